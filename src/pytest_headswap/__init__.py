@@ -1,0 +1,58 @@
+"""Find, swap and test the classification head of any PyTorch model.
+
+Importing this package imports no torch: pytest loads the plugin in every run, also in those that ask
+for nothing of it. The names below are fetched when they are first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pytest_headswap._version import __version__
+
+if TYPE_CHECKING:
+    from pytest_headswap.engine import (
+        REASONS,
+        Head,
+        Heads,
+        HeadSwapError,
+        NoHeadError,
+        Rejected,
+        Swap,
+        find_heads,
+        swap_head,
+    )
+    from pytest_headswap.zoo import ModelSpec, Zoo, ZooError, load_zoo
+
+__all__ = [
+    "REASONS",
+    "Head",
+    "HeadSwapError",
+    "Heads",
+    "ModelSpec",
+    "NoHeadError",
+    "Rejected",
+    "Swap",
+    "Zoo",
+    "ZooError",
+    "__version__",
+    "find_heads",
+    "load_zoo",
+    "swap_head",
+]
+
+_ZOO_NAMES = frozenset({"ModelSpec", "Zoo", "ZooError", "load_zoo"})
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    room = "zoo" if name in _ZOO_NAMES else "engine"
+    value = getattr(import_module(f"{__name__}.{room}"), name)
+    globals()[name] = value  # the next use finds it without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
