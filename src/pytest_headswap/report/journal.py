@@ -1,0 +1,143 @@
+"""The journal: `results.jsonl`, one line for the run and then one a result, written as they come.
+
+Every report is made from this file, so a run that is cut short loses nothing that it had found.
+
+    {"headswap_journal": 1, "versions": {"torch": "2.8.0", ...}, "options": {...}, "python": ..., "platform": ...}
+    {"zoo": "timm", "model": "resnet18", "check": "output_shape", "outcome": "passed", ...}
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pytest_headswap.report.result import Result
+
+JOURNAL_NAME = "results.jsonl"
+_FORMAT = 1
+_FORMAT_KEY = "headswap_journal"
+
+
+class JournalError(Exception):
+    """The journal cannot be written or read; the message says which file and what to do."""
+
+
+@dataclass(frozen=True)
+class JournalHeader:
+    """What the results depend on beside the models: the first line of a journal."""
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    python: str = field(default_factory=platform.python_version)
+    platform: str = field(default_factory=platform.platform)
+    started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON types, with the version of the format first."""
+        return {
+            _FORMAT_KEY: _FORMAT,
+            "versions": dict(self.versions),
+            "options": dict(self.options),
+            "python": self.python,
+            "platform": self.platform,
+            "started": self.started,
+        }
+
+
+class JournalWriter:
+    """Owns the file of one run. An older journal in the same folder is replaced."""
+
+    def __init__(self, folder: Path, header: JournalHeader) -> None:
+        self.path = folder / JOURNAL_NAME
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise JournalError(
+                f"cannot write the report to {folder}: {error.strerror or error}. "
+                "Choose a folder that can be written with --headswap-report"
+            ) from error
+        self._write(header.to_json())
+
+    def write(self, result: Result) -> None:
+        """Append a result; it is in the file when this returns."""
+        self._write(result.to_json())
+
+    def _write(self, data: Mapping[str, Any]) -> None:
+        # ASCII only: a model's name may hold characters that break lines or cannot be encoded
+        self._file.write(json.dumps(data) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; more than once does no harm."""
+        self._file.close()
+
+    def __enter__(self) -> JournalWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_journal(path: Path) -> tuple[JournalHeader, list[Result]]:
+    """Read a journal: the file, or the folder it lies in.
+
+    A last line that was cut off by a crash of the run is left out.
+
+    Raises:
+        JournalError: the file cannot be read, or is no journal.
+    """
+    if path.is_dir():
+        path = path / JOURNAL_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise JournalError(f"cannot read the journal {path}: {error}") from error
+    lines = text.split("\n")
+    lines.pop()  # empty, or cut off: a written line ends with a newline
+    if not lines:
+        raise JournalError(f"{path} is no journal of headswap: it has no complete line")
+    header = _read_header(path, lines[0])
+    results = []
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            results.append(Result.from_json(_object(line)))
+        except (ValueError, TypeError) as error:
+            raise JournalError(f"{path}, line {number}: not a result ({error})") from error
+    return header, results
+
+
+def _read_header(path: Path, line: str) -> JournalHeader:
+    try:
+        data = _object(line)
+    except ValueError as error:
+        raise JournalError(f"{path}, line 1: not the header of a headswap journal ({error})") from error
+    if _FORMAT_KEY not in data:
+        raise JournalError(f"{path}, line 1: not the header of a headswap journal (it has no {_FORMAT_KEY!r})")
+    if data[_FORMAT_KEY] != _FORMAT:
+        raise JournalError(
+            f"{path} has format {data[_FORMAT_KEY]!r}, and this version reads format {_FORMAT}: "
+            "read it with the version of pytest-headswap that wrote it"
+        )
+    return JournalHeader(
+        data.get("versions", {}),
+        data.get("options", {}),
+        data.get("python", ""),
+        data.get("platform", ""),
+        data.get("started", ""),
+    )
+
+
+def _object(line: str) -> dict[str, Any]:
+    data = json.loads(line)
+    if not isinstance(data, dict):
+        raise ValueError(f"expected a JSON object, found {type(data).__name__}")
+    return data

@@ -1,0 +1,103 @@
+"""The journal keeps everything that was written, says what is wrong with a file, and never adds to an old run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_headswap.report import JOURNAL_NAME, JournalError, JournalHeader, JournalWriter, Result, read_journal
+
+HEADER = JournalHeader({"torch": "2.4.1"}, {"zoo": ["builtin"], "num_classes": 7})
+PASSED = Result("builtin", "linear", "output_shape", "passed", evidence="structure", heads=("fc",))
+SKIPPED = Result("builtin", "no\u2028head\nat all \ud800", "output_shape", "skipped", reason="output_is_backbone")
+
+
+def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+    with JournalWriter(tmp_path, HEADER) as journal:
+        journal.write(PASSED)
+        journal.write(SKIPPED)
+    header, results = read_journal(journal.path)
+    assert header == HEADER
+    assert results == [PASSED, SKIPPED]
+
+
+def test_the_folder_can_be_read_instead_of_the_file(tmp_path: Path) -> None:
+    JournalWriter(tmp_path, HEADER).close()
+    assert read_journal(tmp_path) == (HEADER, [])
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    JournalWriter(folder, HEADER).close()
+    assert (folder / JOURNAL_NAME).is_file()
+
+
+def test_the_header_says_what_the_results_depend_on(tmp_path: Path) -> None:
+    JournalWriter(tmp_path, HEADER).close()
+    header = json.loads((tmp_path / JOURNAL_NAME).read_text(encoding="utf-8"))
+    assert header["versions"] == {"torch": "2.4.1"}
+    assert header["options"] == {"zoo": ["builtin"], "num_classes": 7}
+    assert header["python"].startswith("3.")
+    assert header["platform"]
+    assert header["started"].endswith("+00:00")
+
+
+def test_a_result_is_in_the_file_before_the_journal_is_closed(tmp_path: Path) -> None:
+    journal = JournalWriter(tmp_path, HEADER)
+    journal.write(PASSED)
+    assert read_journal(tmp_path)[1] == [PASSED]
+    journal.close()
+
+
+def test_a_new_run_replaces_the_journal_of_the_last(tmp_path: Path) -> None:
+    for _ in range(2):
+        with JournalWriter(tmp_path, HEADER) as journal:
+            journal.write(PASSED)
+    assert read_journal(tmp_path)[1] == [PASSED]
+
+
+def test_a_folder_that_is_a_file_is_refused_with_the_option_to_change(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("", encoding="utf-8")
+    with pytest.raises(JournalError, match=r"cannot write the report to .*taken: .*--headswap-report"):
+        JournalWriter(tmp_path / "taken", HEADER)
+
+
+def test_a_folder_below_a_file_is_refused_too(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("", encoding="utf-8")
+    with pytest.raises(JournalError, match="--headswap-report"):
+        JournalWriter(tmp_path / "taken" / "below", HEADER)
+
+
+def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    with JournalWriter(tmp_path, HEADER) as journal:
+        journal.write(PASSED)
+        journal.write(SKIPPED)
+    text = journal.path.read_text(encoding="utf-8")
+    journal.path.write_text(text[:-20], encoding="utf-8")
+    assert read_journal(tmp_path)[1] == [PASSED]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no complete line"),
+        ("{}\n", "line 1: not the header"),
+        ("no json\n", "line 1: not the header"),
+        ("[1]\n", "expected a JSON object, found list"),
+        ('{"headswap_journal": 99}\n', "has format 99, and this version reads format 1"),
+        ('{"headswap_journal": 1}\n{"zoo": "a"}\n', "line 2: not a result .*model, check, outcome"),
+        ('{"headswap_journal": 1}\nnope\n', "line 2: not a result"),
+    ],
+)
+def test_a_file_that_is_no_journal_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / JOURNAL_NAME
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(JournalError, match=message):
+        read_journal(path)
+
+
+def test_a_journal_that_does_not_exist_is_refused_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match=r"cannot read the journal .*nowhere\.jsonl"):
+        read_journal(tmp_path / "nowhere.jsonl")
