@@ -1,0 +1,20 @@
+"""Find the classification head of a PyTorch model by its data flow, swap it, and undo the swap."""
+
+from pytest_headswap.engine.abstract import AbstractRun, abstract_run
+from pytest_headswap.engine.errors import REASONS, HeadSwapError, NoHeadError
+from pytest_headswap.engine.heads import Head, Heads, Rejected
+from pytest_headswap.engine.swap import Swap, find_heads, swap_head
+
+__all__ = [
+    "REASONS",
+    "AbstractRun",
+    "Head",
+    "HeadSwapError",
+    "Heads",
+    "NoHeadError",
+    "Rejected",
+    "Swap",
+    "abstract_run",
+    "find_heads",
+    "swap_head",
+]

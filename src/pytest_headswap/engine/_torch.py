@@ -1,0 +1,43 @@
+"""Everything the engine uses of torch that is private or has moved between versions, in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["TorchDispatchMode", "is_pointwise", "mutated_tensors", "op_name", "storage_key"]
+
+
+def op_name(op: Any) -> str:
+    """`aten::addmm` for `torch.ops.aten.addmm.default`: the operation without its overload."""
+    return str(op._schema.name)
+
+
+def is_pointwise(op: Any) -> bool:
+    """Whether torch itself marks the operation as acting on each element alone."""
+    return torch.Tag.pointwise in op.tags
+
+
+def mutated_tensors(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The arguments that the operation writes to, by its schema (`add_`, `copy_`, `out=`)."""
+    schema = op._schema
+    if not schema.is_mutable:
+        return []
+    written: list[torch.Tensor] = []
+    for position, argument in enumerate(schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        value = args[position] if position < len(args) else kwargs.get(argument.name)
+        values = value if isinstance(value, (list, tuple)) else [value]
+        written.extend(item for item in values if isinstance(item, torch.Tensor))
+    return written
+
+
+def storage_key(tensor: torch.Tensor) -> int | None:
+    """An identifier shared by all views of one storage, valid while one of them is alive."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):  # sparse and other tensors without a storage
+        return None

@@ -1,0 +1,178 @@
+"""Run a model without touching it: on the meta device, with stand-ins for all its tensors.
+
+For the length of a run every module's `__dict__` is replaced by one whose parameters, buffers and
+other tensors are meta tensors and whose containers are copies. What forward writes lands there, and
+the originals come back afterwards, whatever happened.
+"""
+
+from __future__ import annotations
+
+import collections
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.inputs import Inputs, as_inputs
+
+_CONTAINERS = (list, dict, set, collections.OrderedDict, collections.deque, collections.defaultdict)
+# what nn.Module keeps its children in: the dict is copied, the children are handled one by one
+_MODULE_DICTS = ("_modules",)
+
+
+@dataclass(frozen=True)
+class AbstractRun:
+    """What came out of an abstract run.
+
+    `outputs` has the structure that `forward` returned, with meta tensors in it. `parameters` and
+    `buffers` map full names to the stand-ins that were used; tied ones appear under each name.
+    """
+
+    outputs: Any
+    parameters: dict[str, torch.Tensor]
+    buffers: dict[str, torch.Tensor]
+
+
+def abstract_run(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    training: bool = False,
+    before: Callable[[StandIns], Any] | None = None,
+) -> AbstractRun:
+    """Run `model` on meta tensors in train or eval mode; the model, the inputs and all RNG stay as they are.
+
+    Stand-ins keep shape, stride, dtype and `requires_grad`, so under `torch.enable_grad()` the outputs
+    have the autograd graph that a real run would have. `before` is called with the stand-ins just before
+    forward and may return a context manager that is then active around it.
+
+    Raises:
+        HeadSwapError: `forward_failed`, with the model's own exception as `__cause__`.
+    """
+    inputs = as_inputs(example_inputs)
+    with preserved(model) as stand_ins:
+        model.train(training)
+        meta_inputs = inputs.map_tensors(stand_ins.of)
+        with ExitStack() as stack:
+            stack.enter_context(torch.device("meta"))
+            context = before(stand_ins) if before is not None else None
+            if context is not None:
+                stack.enter_context(context)
+            outputs = _call(model, meta_inputs, inputs, training)
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        buffers = dict(model.named_buffers(remove_duplicate=False))
+    return AbstractRun(outputs, parameters, buffers)
+
+
+def _call(model: nn.Module, meta_inputs: Inputs, inputs: Inputs, training: bool) -> Any:
+    try:
+        return model(*meta_inputs.args, **(meta_inputs.kwargs or {}))
+    except Exception as error:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
+        mode = "train" if training else "eval"
+        raise HeadSwapError(
+            "forward_failed",
+            f"{type(model).__name__}.forward raised {type(error).__name__} in {mode} mode on inputs of shape {shapes}: "
+            f"{_first_line(error)}. Pass example_inputs that the model accepts",
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else "no message"
+
+
+class StandIns:
+    """Meta tensors in the place of real ones: one for each tensor object, so what is shared stays shared."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, Any] = {}
+        self._kept: list[Any] = []  # ids stay valid only while the originals live
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The stand-in of a parameter, buffer or plain tensor."""
+        made = self._made.get(id(tensor))
+        if made is None:
+            if torch.nn.parameter.is_lazy(tensor):
+                raise HeadSwapError(
+                    "unsupported_model",
+                    "the model has uninitialised lazy parameters: run it once on a real batch before the swap",
+                )
+            meta = torch.empty_like(tensor.detach(), device="meta")
+            if isinstance(tensor, nn.Parameter):
+                made = nn.Parameter(meta, requires_grad=tensor.requires_grad)
+            else:
+                made = meta.requires_grad_(tensor.requires_grad) if tensor.is_leaf else meta
+            self._remember(tensor, made)
+        return made  # type: ignore[no-any-return]
+
+    def copy(self, value: Any) -> Any:
+        """A copy of an attribute: tensors become stand-ins, builtin containers are copied, the rest is kept."""
+        if isinstance(value, torch.Tensor):
+            return self.of(value)
+        kind = type(value)
+        if kind is tuple:
+            items = tuple(self.copy(item) for item in value)
+            return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+        if kind not in _CONTAINERS:
+            return value
+        made = self._made.get(id(value))
+        if made is None:
+            made = value.copy()
+            self._remember(value, made)  # before its items: containers may hold themselves
+            if isinstance(made, dict):
+                for key, item in made.items():
+                    made[key] = self.copy(item)
+            elif not isinstance(made, set):
+                for index, item in enumerate(made):
+                    made[index] = self.copy(item)
+        return made
+
+    def _remember(self, original: Any, made: Any) -> None:
+        self._made[id(original)] = made
+        self._kept.append(original)
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[StandIns]:
+    """Give every module of `model` stand-ins for the length of the block, and all of its own state back after it.
+
+    RNG states of Python, NumPy and torch, the default dtype, grad mode and thread-local modes come back too.
+    """
+    modules = list(model.modules())
+    originals = [dict(module.__dict__) for module in modules]
+    with _preserved_globals():
+        try:
+            stand_ins = StandIns()
+            for module, state in zip(modules, originals, strict=True):
+                for key, value in state.items():
+                    module.__dict__[key] = dict(value) if key in _MODULE_DICTS else stand_ins.copy(value)
+            yield stand_ins
+        finally:
+            for module, state in zip(modules, originals, strict=True):
+                module.__dict__.clear()
+                module.__dict__.update(state)
+
+
+@contextmanager
+def _preserved_globals() -> Iterator[None]:
+    python_state = random.getstate()
+    numpy = sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy is not None else None
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python_state)
+        if numpy is not None:
+            numpy.random.set_state(numpy_state)
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)

@@ -1,0 +1,120 @@
+"""Output dimensions that a layer of the model may set, each with the reason why it is or is not a head's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pytest_headswap.engine.graph import BUFFER, PARAMETER, Graph
+from pytest_headswap.engine.heads import Rejected
+from pytest_headswap.engine.trace import Axis, Projection, Trace, Tracer, source_name
+
+
+@dataclass(frozen=True)
+class ClassOutput:
+    """A dimension of a labelled output, in one mode, with its size."""
+
+    label: str
+    dim: int
+    size: int
+    training: bool
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a candidate is no head: a reason code, the tensor at fault, a sentence."""
+
+    reason: str
+    tensor: str
+    sentence: str
+
+
+@dataclass
+class Candidate:
+    """An output dimension, the way back from it, and the weights of the projections that were met there.
+
+    `weights` are the tensors of the model that the projections multiply with, in the order of
+    `trace.projections`; None for one that is not the model's own.
+    """
+
+    output: ClassOutput
+    axis: Axis
+    trace: Trace
+    weights: list[Axis | None]
+    fault: Fault | None = None
+
+    def own_sources(self) -> list[Axis]:
+        """The model's parameters and buffers at which the dimension begins."""
+        return [axis for axis in self.trace.sources if axis.value.origin in (PARAMETER, BUFFER)]
+
+
+def find_candidates(graph: Graph, tracer: Tracer) -> Iterator[Candidate]:
+    """Every dimension of every output that does not come from the model's inputs, last dimensions first."""
+    for label, value in graph.outputs.items():
+        for dim in reversed(range(len(value.shape))):
+            size = value.shape[dim]
+            axis = Axis(value, dim)
+            trace = tracer.back(axis, size)
+            if size == 0 or trace.from_input or not (trace.projections or trace.sources):
+                continue
+            weights = [_weight(projection, tracer, size) for projection in trace.projections]
+            candidate = Candidate(ClassOutput(label, dim, size, graph.training), axis, trace, weights)
+            candidate.fault = _fault(candidate, tracer)
+            yield candidate
+
+
+def _weight(projection: Projection, tracer: Tracer, size: int) -> Axis | None:
+    """The tensor of the model that is multiplied with: of all it is made from, the one of most dimensions.
+
+    It is made from several when the layer normalises or reparametrises its weight.
+    """
+    sources = tracer.back(projection.weight, size).sources
+    own = [axis for axis in sources if axis.value.origin in (PARAMETER, BUFFER)]
+    return max(own, key=lambda axis: len(axis.value.shape), default=None)
+
+
+def _fault(candidate: Candidate, tracer: Tracer) -> Fault | None:
+    trace = candidate.trace
+    if not trace.projections:
+        names = [axis.value.name for axis in trace.sources if axis.value.names]
+        return Fault("no_layer_sets_output", min(names, default=""), "no projection of features sets this dimension")
+    for projection, weight in zip(trace.projections, candidate.weights, strict=True):
+        name = weight.value.name if weight else ""
+        consumer = tracer.consumer(projection.output, trace.size)
+        if consumer is not None:
+            return Fault("output_is_backbone", name, f"{consumer} consumes its output, so it belongs to the backbone")
+        if weight is None:
+            operation, source = projection.node.name, source_name(projection.weight.value)
+            return Fault("unsupported_layer", source, f"the weight of {operation} is no parameter or buffer of the model")
+    if trace.broken:
+        reason, sentence = trace.broken[0]
+        return Fault(reason, candidate.weights[0].value.name if candidate.weights[0] else "", sentence)
+    return None
+
+
+def rejections(candidates: list[Candidate], tracers: list[Tracer]) -> list[Rejected]:
+    """The layers that set an output's dimension without being a head, and those right before the heads."""
+    found: dict[str, str] = {}
+    for candidate in candidates:
+        if candidate.fault is not None:
+            where = f"{candidate.output.label}, dimension {candidate.output.dim}"
+            found.setdefault(_layer(candidate.fault.tensor), f"{where}: {candidate.fault.sentence}")
+    for candidate in candidates:
+        if candidate.fault is None:
+            for projection, weight in zip(candidate.trace.projections, candidate.weights, strict=True):
+                for name in _before(projection, tracers[candidate.output.training]):
+                    reader = weight.value.name if weight else "the head"
+                    found.setdefault(_layer(name), f"sets features that {reader} reads, so it belongs to the backbone")
+    return [Rejected(path, reason) for path, reason in found.items() if path]
+
+
+def _before(projection: Projection, tracer: Tracer) -> list[str]:
+    """The nearest weight that sets the width of the features that a projection reads."""
+    features = projection.features
+    for before in tracer.back(features, features.value.shape[features.dim]).projections[:1]:
+        return [source_name(before.weight.value)]
+    return []
+
+
+def _layer(tensor: str) -> str:
+    return tensor.rpartition(".")[0]

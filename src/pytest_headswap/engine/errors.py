@@ -1,0 +1,57 @@
+"""The errors of the engine. Each carries a reason code, and a message that says what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# Reason codes, and what each one means. They are part of the public interface: reports, expectation
+# files and users' `except` clauses rely on them, so a code is never renamed.
+REASONS: dict[str, str] = {
+    # the model has no classification head, nor a place for one (NoHeadError)
+    "no_tensor_output": "no output of the model is a floating-point tensor with a class dimension",
+    "output_from_input": "every dimension of the outputs comes from the inputs, none from a layer",
+    "output_is_backbone": "the width of the outputs is consumed by other layers: these are features",
+    "no_layer_sets_output": "no projection layer sets the width of the outputs",
+    "declared_headless": "the model says that it has no classes, and has no Identity where a head would go",
+    # there is a head, but the engine will not swap it (HeadSwapError)
+    "ambiguous": "several heads with different class counts, and nothing says which one is meant",
+    "unknown_head": "the head asked for is not among those that were found",
+    "concatenated": "the class dimension is put together from several layers",
+    "composite": "the class count cannot be told apart from other factors of the layer's width",
+    "unsupported_layer": "the layer that sets the class dimension cannot be resized",
+    "verification_failed": "after the swap an output did not follow the new class count",
+    # the arguments or the model cannot be used
+    "bad_num_classes": "num_classes is not a positive whole number",
+    "bad_inputs": "the example inputs cannot be used",
+    "no_inputs": "no example inputs were given and none could be worked out",
+    "unsupported_model": "the model is of a kind that cannot be changed, such as a script module",
+    "not_a_module": "the model is not a torch.nn.Module",
+    "forward_failed": "the model's forward raised",
+}
+
+
+class HeadSwapError(Exception):
+    """The head was not swapped; the model is as it was before the call.
+
+    `reason` is a code from `REASONS`; the message names the tensors or layers and the next step.
+    `rejected` holds what was looked at and why it was turned down, one sentence each.
+    """
+
+    def __init__(self, reason: str, message: str, rejected: Sequence[str] = ()) -> None:
+        if reason not in REASONS:
+            raise ValueError(f"unknown reason code {reason!r}")
+        super().__init__(f"[{reason}] {message}")
+        self.reason = reason
+        self.rejected = tuple(rejected)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # the default would call __init__ with the formatted text alone
+        return _rebuild, (type(self), self.reason, str(self), self.rejected)
+
+
+class NoHeadError(HeadSwapError):
+    """The model has no classification head, nor a place where one belongs."""
+
+
+def _rebuild(kind: type[HeadSwapError], reason: str, text: str, rejected: tuple[str, ...]) -> HeadSwapError:
+    return kind(reason, text.removeprefix(f"[{reason}] "), rejected)

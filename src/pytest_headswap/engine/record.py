@@ -1,0 +1,182 @@
+"""Record the data flow of a forward pass, below autograd, so that frozen and `no_grad` models look the same."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine._torch import TorchDispatchMode, is_pointwise, mutated_tensors, op_name, storage_key
+from pytest_headswap.engine.abstract import StandIns, abstract_run
+from pytest_headswap.engine.graph import (
+    ATTRIBUTE,
+    BUFFER,
+    CONSTANT,
+    INPUT,
+    PARAMETER,
+    Graph,
+    IdentityCall,
+    Node,
+    Value,
+)
+from pytest_headswap.engine.inputs import as_inputs
+from pytest_headswap.engine.outputs import flatten_outputs
+
+ALIASED_WRITE = "headswap::aliased_write"
+"""Stands for "this tensor was changed through another view of its storage" (`out[:, 0] = ...`)."""
+
+
+def record(model: nn.Module, example_inputs: Any, *, training: bool = False) -> Graph:
+    """Run the model abstractly and return its data flow.
+
+    Raises:
+        HeadSwapError: `forward_failed` or `bad_inputs`.
+    """
+    graph = Graph(training)
+    recorder = _Recorder(graph)
+    inputs = as_inputs(example_inputs)
+
+    @contextmanager
+    def recording(stand_ins: StandIns) -> Iterator[None]:
+        recorder.name_sources(model)
+        for index, tensor in enumerate(inputs.tensors()):
+            recorder.add_source(stand_ins.of(tensor), INPUT, f"input[{index}]")
+        watcher = _IdentityWatcher(model, recorder)
+        with torch.no_grad(), watcher, recorder:
+            yield
+
+    run = abstract_run(model, inputs, training=training, before=recording)
+    for label, tensor in flatten_outputs(run.outputs):
+        if tensor.is_floating_point():
+            graph.outputs[label] = recorder.value_of(tensor)
+    return graph
+
+
+class _Recorder(TorchDispatchMode):
+    """Turns each operation into a Node. Keeps every tensor alive, so that object ids stay unique."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self._graph = graph
+        self._values: dict[int, Value] = {}
+        self._kept: list[torch.Tensor] = []
+        self._by_storage: defaultdict[int | None, list[torch.Tensor]] = defaultdict(list)
+
+    def name_sources(self, model: nn.Module) -> None:
+        """Tell the recorder what the model's own tensors are called."""
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            self.add_source(parameter, PARAMETER, name)
+        for name, buffer in model.named_buffers(remove_duplicate=False):
+            self.add_source(buffer, BUFFER, name)
+        for path, module in model.named_modules():
+            for key, value in module.__dict__.items():
+                if isinstance(value, torch.Tensor):
+                    self.add_source(value, ATTRIBUTE, f"{path}.{key}" if path else key)
+
+    def add_source(self, tensor: torch.Tensor, origin: str, name: str) -> None:
+        """Register a tensor that no recorded operation makes."""
+        value = self._values.get(id(tensor))
+        if value is None:
+            value = self._new(tensor, Value(tuple(tensor.shape), origin=origin))
+        value.names = (*value.names, name)
+
+    def value_of(self, tensor: torch.Tensor) -> Value:
+        """The present value of a tensor; one never seen before is a constant."""
+        value = self._values.get(id(tensor))
+        if value is None:
+            value = self._new(tensor, Value(tuple(tensor.shape), origin=CONSTANT))
+        return value
+
+    def _new(self, tensor: torch.Tensor, value: Value) -> Value:
+        self._values[id(tensor)] = value
+        self._kept.append(tensor)
+        self._by_storage[storage_key(tensor)].append(tensor)
+        return value
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        inputs: list[Value] = []
+        node = Node(
+            op_name(func),
+            tuple(self._as_values(value, inputs) for value in args),
+            {key: self._as_values(value, inputs) for key, value in kwargs.items()},
+            inputs,
+            is_pointwise(func),
+        )
+        result = func(*args, **kwargs)
+        self._graph.nodes.append(node)
+        from_input = any(value.from_input for value in inputs)
+        for value in inputs:
+            value.consumers.append(node)
+        written = mutated_tensors(func, args, kwargs)
+        for tensor in result if isinstance(result, (list, tuple)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self._output(node, tensor, from_input)
+        for tensor in written:
+            value = self._values[id(tensor)]
+            if value.node is not node:  # an operation that returns something else than what it wrote to
+                value = self._output(node, tensor, from_input)
+            self._changed_through(tensor, value)
+        return result
+
+    def _as_values(self, argument: Any, inputs: list[Value]) -> Any:
+        if isinstance(argument, torch.Tensor):
+            value = self.value_of(argument)
+            inputs.append(value)
+            return value
+        if isinstance(argument, (list, tuple)):
+            return tuple(self._as_values(item, inputs) for item in argument)
+        return argument
+
+    def _output(self, node: Node, tensor: torch.Tensor, from_input: bool) -> Value:
+        value = Value(tuple(tensor.shape), node, len(node.outputs))
+        value.from_input = from_input
+        node.outputs.append(value)
+        if id(tensor) in self._values:
+            self._values[id(tensor)] = value
+            return value
+        return self._new(tensor, value)
+
+    def _changed_through(self, written: torch.Tensor, value: Value) -> None:
+        """Every other tensor of the written storage now depends on what was written."""
+        for tensor in self._by_storage[storage_key(written)]:
+            if tensor is not written and tensor.shape != ():
+                before = self._values[id(tensor)]
+                node = Node(ALIASED_WRITE, (before, value), {}, [before, value], pointwise=False)
+                self._graph.nodes.append(node)
+                before.consumers.append(node)
+                value.consumers.append(node)
+                self._output(node, tensor, before.from_input or value.from_input)
+
+
+class _IdentityWatcher:
+    """Notes each `nn.Identity` that is executed, for models that were built without a head."""
+
+    def __init__(self, model: nn.Module, recorder: _Recorder) -> None:
+        self._recorder = recorder
+        self._leaves = [
+            (path, module) for path, module in model.named_modules() if not any(True for _ in module.children())
+        ]
+        self._handles: list[Any] = []
+        self._executed = 0
+
+    def __enter__(self) -> None:
+        for path, module in self._leaves:
+            self._handles.append(module.register_forward_hook(self._hook(path, type(module) is nn.Identity)))
+
+    def __exit__(self, *exc: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook(self, path: str, is_identity: bool) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            self._executed += 1
+            if is_identity and isinstance(output, torch.Tensor):
+                value = self._recorder.value_of(output)
+                self._recorder._graph.identities.append(IdentityCall(path, value, self._executed))
+
+        return hook

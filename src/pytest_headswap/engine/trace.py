@@ -1,0 +1,192 @@
+"""Follow one dimension of an output back to the tensors that set its size, and forward to all that uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pytest_headswap.engine.dims import Link, Relation, relation
+from pytest_headswap.engine.graph import INPUT, Graph, Node, Value, ancestors
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The class index within dimension `dim` of a tensor.
+
+    The dimension may be larger than the class count, as a layer's width of anchors times classes is;
+    the class index then is the factor that varies with stride `inner`.
+    """
+
+    value: Value
+    dim: int
+    inner: int = 1
+
+    def outer(self, size: int) -> int:
+        """How often the whole run of classes is repeated in the dimension."""
+        return self.value.shape[self.dim] // (size * self.inner)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A product of features with a tensor of the model's own that gives its output the class dimension."""
+
+    node: Node
+    weight: Axis
+    features: Axis
+    output: Axis
+
+    @property
+    def in_features(self) -> int:
+        """How many features are multiplied and summed."""
+        return self.features.value.shape[self.features.dim]
+
+
+@dataclass
+class Trace:
+    """What was met on the way back from an output's dimension.
+
+    `sources`: tensors of the model, inputs and constants at which the dimension begins.
+    `projections`: where features meet a weight that sets the dimension. `broken`: why the way could
+    not be followed. `operations`: names of what was applied on the way, the last first.
+    """
+
+    size: int
+    sources: list[Axis] = field(default_factory=list)
+    projections: list[Projection] = field(default_factory=list)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    operations: list[str] = field(default_factory=list)
+
+    @property
+    def from_input(self) -> bool:
+        """Whether an input of the model sets the dimension."""
+        return any(axis.value.origin == INPUT for axis in self.sources)
+
+
+class Tracer:
+    """Traces of one recorded graph. Relations are worked out once for each operation that is met."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._relations: dict[Node, Relation] = {}
+        self._live = graph.live()
+
+    def _relation(self, node: Node) -> Relation:
+        found = self._relations.get(node)
+        if found is None:
+            found = self._relations[node] = relation(node)
+        return found
+
+    def back(self, start: Axis, size: int) -> Trace:
+        """Follow the class index of `start` back to where it begins; stops early at an input of the model."""
+        trace = Trace(size)
+        seen: set[Axis] = set()
+        stack = [start]
+        while stack and not trace.from_input:
+            axis = stack.pop()
+            if axis in seen:
+                continue
+            seen.add(axis)
+            if axis.value.node is None:
+                trace.sources.append(axis)
+            else:
+                trace.operations.append(axis.value.node.name.split("::")[-1])
+                stack.extend(self._step(axis, axis.value.node, trace))
+        return trace
+
+    def _step(self, axis: Axis, node: Node, trace: Trace) -> Iterator[Axis]:
+        known = self._relation(node)
+        links = [x for x in known.links if x.output == axis.value.index and x.out_dim == axis.dim]
+        broken = known.partial.get((axis.value.index, axis.dim))
+        if broken:
+            kind = "concatenated" if "concatenated" in broken else "composite"
+            trace.broken.append((kind, f"the dimension {broken} ({node.name})"))
+        followed = False
+        for link in links:
+            before = _through(axis, link, node, trace.size)
+            if before is not None:
+                followed = True
+                features = _features(known, link.operand, node)
+                if features is not None and not before.value.from_input:
+                    trace.projections.append(Projection(node, before, features, axis))
+                yield before
+        if links and not followed:
+            trace.broken.append(("composite", f"the dimension is merged from several ({node.name})"))
+
+    def consumer(self, start: Axis, size: int) -> str | None:
+        """The name of a tensor of the model that consumes the class index of `start`, if there is one.
+
+        Follows the index forward through everything that any output depends on. A head's class index
+        ends in the outputs; that of a backbone layer is summed over with the weights of the next layer.
+        """
+        seen: set[Axis] = set()
+        stack = [start]
+        while stack:
+            axis = stack.pop()
+            if axis in seen:
+                continue
+            seen.add(axis)
+            for node in axis.value.consumers:
+                if node not in self._live:
+                    continue
+                known = self._relation(node)
+                operands = [index for index, value in enumerate(node.inputs) if value is axis.value]
+                for pair in known.contracted:
+                    for (operand, dim), (other, _) in (pair, pair[::-1]):
+                        if operand in operands and dim == axis.dim and not node.inputs[other].from_input:
+                            return source_name(node.inputs[other])
+                for link in known.links:
+                    if link.operand in operands and link.in_dim == axis.dim:
+                        after = _forward(axis, link, node, size)
+                        if after is not None:
+                            stack.append(after)
+        return None
+
+    def tail(self, start: Axis, size: int) -> list[Axis]:
+        """The way back from `start` for as long as nothing but parameterless operations on one tensor is met."""
+        way = [start]
+        while True:
+            axis = way[-1]
+            node = axis.value.node
+            if node is None or any(not value.from_input for value in node.inputs):
+                return way
+            steps = set(self._step(axis, node, Trace(size)))
+            if len(steps) != 1:
+                return way
+            way.append(steps.pop())
+
+
+def _through(axis: Axis, link: Link, node: Node, size: int) -> Axis | None:
+    """The axis on the input side of a link, None when the class index is not wholly within the link."""
+    if axis.inner % link.out_inner:
+        return None
+    stride = axis.inner // link.out_inner
+    if link.size % (stride * size):
+        return None
+    return Axis(node.inputs[link.operand], link.in_dim, link.in_inner * stride)
+
+
+def _forward(axis: Axis, link: Link, node: Node, size: int) -> Axis | None:
+    if axis.inner % link.in_inner:
+        return None
+    stride = axis.inner // link.in_inner
+    if link.size % (stride * size):
+        return None
+    return Axis(node.outputs[link.output], link.out_dim, link.out_inner * stride)
+
+
+def _features(known: Relation, operand: int, node: Node) -> Axis | None:
+    """What `operand` is multiplied with and summed over, when that comes from the model's input."""
+    for a, b in known.contracted:
+        for (mine, _), (other, dim) in ((a, b), (b, a)):
+            if mine == operand and node.inputs[other].from_input:
+                return Axis(node.inputs[other], dim)
+    return None
+
+
+def source_name(value: Value) -> str:
+    """The name of a tensor of the model, or of the first one that a derived tensor is made from."""
+    if value.node is None:
+        return value.name
+    names = sorted(
+        source.name for node in ancestors([value]) for source in node.inputs if source.node is None and source.names
+    )
+    return names[0] if names else "a constant"

@@ -1,0 +1,77 @@
+"""What a zoo is: names, and for each name how to build the model. Nothing is built until it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class ZooError(Exception):
+    """A zoo or a model name cannot be used; the message says what to type instead."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One architecture of a zoo.
+
+    Attributes:
+        name: unique in its zoo; stands in test ids and reports.
+        build: returns the model as the zoo ships it, with random weights, on the current default
+            device (so that `with torch.device("meta")` builds it without memory).
+        example_inputs: given the built model, returns what `forward` takes: a tensor, a tuple of
+            positional inputs or a mapping of keyword inputs. None: the engine works them out.
+        native: given a class count, returns the model as the zoo itself builds it for that count,
+            or raises. None: the zoo cannot do that, and parity is not compared.
+        family: groups architectures in reports, such as `resnet`.
+        tags: free labels.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    example_inputs: Callable[[nn.Module], Any] | None = None
+    native: Callable[[int], nn.Module] | None = None
+    family: str = ""
+    tags: tuple[str, ...] = ()
+    notes: Callable[[nn.Module], tuple[str, ...]] | None = field(default=None)
+    """What the library itself says of the model's head, to be reported beside what was found."""
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """A named collection of architectures, sorted by name.
+
+    `make(name)` gives the `ModelSpec` of one of `names`; it must be cheap and build nothing.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    make: Callable[[str], ModelSpec]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the libraries that the models come from, for reports."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(sorted(self.names)))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[ModelSpec]:
+        return (self.make(name) for name in self.names)
+
+    def __getitem__(self, name: str) -> ModelSpec:
+        if name not in self.names:
+            raise ZooError(unknown_name("model", name, self.names, f"zoo {self.name!r}"))
+        return self.make(name)
+
+
+def unknown_name(what: str, name: str, known: tuple[str, ...], where: str) -> str:
+    """The message for a name that does not exist, with those that come close."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=5, cutoff=0.6)
+    hint = f"did you mean {', '.join(close)}?" if close else f"it has {len(known)} names, the first are {', '.join(known[:5])}"
+    return f"unknown {what} {name!r} in {where}: {hint}"
