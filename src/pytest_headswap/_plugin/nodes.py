@@ -1,0 +1,132 @@
+"""The collection tree: a zoo, its models, and the checks of each. Nothing is built before a model's first test.
+
+    <ZooNode timm>
+      <ModelNode resnet18>
+        <CheckItem output_shape>
+        <CheckItem native_parity>
+
+A tree and not parametrization: pytest sets a model up once for all its checks, and tears it down before the next.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_headswap._plugin.failure import describe, headline
+from pytest_headswap._plugin.ids import CheckId, escape, repro_command
+from pytest_headswap._plugin.options import DEFAULT_NUM_CLASSES, Settings
+
+if TYPE_CHECKING:
+    from pytest_headswap.checks import Case, Finding
+    from pytest_headswap.zoo import Zoo
+
+
+class ZooNode(pytest.Collector):
+    """A zoo, with the models that were selected."""
+
+    def __init__(self, zoo: Zoo, models: tuple[str, ...], settings: Settings, **kwargs: Any) -> None:
+        # the id of a child of the session would begin with `::`
+        super().__init__(name=escape(zoo.name), nodeid=escape(zoo.name), **kwargs)
+        self.zoo = zoo
+        self.models = models
+        self.settings = settings
+        self._frozen = False
+
+    def collect(self) -> Iterable[pytest.Collector]:
+        """One node a model."""
+        return [ModelNode.from_parent(self, model=name) for name in self.models]
+
+    def collect_garbage(self) -> None:
+        """Free what a model left behind. Objects that outlive the first model are then left out: 4 ms and not 100."""
+        gc.collect()
+        if not self._frozen:
+            gc.freeze()
+            self._frozen = True
+
+    def teardown(self) -> None:
+        """Give back to the garbage collection what was left out of it."""
+        gc.unfreeze()
+
+
+class ModelNode(pytest.Collector):
+    """A model, built and swapped when its first check is set up, and released after its last."""
+
+    parent: ZooNode
+
+    def __init__(self, model: str, **kwargs: Any) -> None:
+        super().__init__(name=escape(model), **kwargs)
+        self.model = model
+        self.case: Case | None = None
+        self.skip_reason = ""
+        self.heads: tuple[str, ...] = ()
+        if self.name != model:
+            self.extra_keyword_matches.add(model)
+
+    def collect(self) -> Iterable[pytest.Item]:
+        """One item a check."""
+        return [CheckItem.from_parent(self, name=name) for name in self.parent.settings.checks]
+
+    def setup(self) -> None:
+        """Build the case. Pytest remembers what is raised here, so a model that fails is not tried again."""
+        from pytest_headswap.checks import build_case
+        from pytest_headswap.engine import NoHeadError
+
+        zoo = self.parent.zoo
+        try:
+            self.case = build_case(zoo.name, zoo[self.model], self.parent.settings.num_classes)
+        except NoHeadError as error:
+            self.skip_reason = error.reason
+            pytest.skip(str(error))
+        self.heads = tuple(head.path for head in self.case.swap.heads)
+
+    def teardown(self) -> None:
+        """Let go of the model before the next one is built; modules with hooks are cycles, so this needs the gc."""
+        self.case = None
+        self.parent.collect_garbage()
+
+
+class CheckItem(pytest.Item):
+    """One check of one model."""
+
+    parent: ModelNode
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.finding: Finding | None = None
+
+    @property
+    def check_id(self) -> CheckId:
+        """The names of zoo, model and check."""
+        return CheckId(self.parent.parent.zoo.name, self.parent.model, self.name)
+
+    @property
+    def repro(self) -> str:
+        """The command that repeats this test."""
+        return repro_command(self.check_id, self.parent.parent.settings.num_classes, DEFAULT_NUM_CLASSES)
+
+    def runtest(self) -> None:
+        """Make the check, and raise what it found."""
+        from pytest_headswap.checks import run_check
+
+        assert self.parent.case is not None, "pytest calls a test only after its setup"
+        self.finding = run_check(self.name, self.parent.case)
+        if self.finding.exception is not None:
+            raise self.finding.exception
+        if self.finding.outcome == "skipped":
+            pytest.skip(f"[{self.finding.reason}] {self.finding.message}")
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """A few lines, unless the user asks for a certain style of traceback."""
+        if self.config.getoption("fulltrace") or self.config.getoption("tbstyle") not in ("auto", "line", "no"):
+            return super().repr_failure(excinfo, style)
+        return describe(excinfo.value, self.repro)
+
+    def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
+        """A place of its own for each zoo: the models of a zoo lie in no file of the project."""
+        return Path(self.config.rootpath, self.parent.parent.name), None, headline(self.check_id)

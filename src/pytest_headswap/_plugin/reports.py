@@ -1,0 +1,93 @@
+"""From pytest's reports to results.
+
+The process that runs a test knows what was found; the controller of xdist writes it down. The facts travel
+as a dict on the report, in an attribute that xdist carries over as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_headswap._plugin.failure import message_of
+
+if TYPE_CHECKING:
+    from pytest_headswap._plugin.nodes import CheckItem
+    from pytest_headswap.report import Outcome
+
+ATTRIBUTE = "headswap"
+
+
+def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+    """Put what is known about a test on the report of one of its phases, and give the report our texts."""
+    error = call.excinfo.value if call.excinfo is not None else None
+    if report.when == "setup" and report.failed and call.excinfo is not None:
+        report.longrepr = item.repr_failure(call.excinfo)  # pytest asks the item itself only for the call
+    if report.skipped and isinstance(report.longrepr, tuple):
+        # where the skip was raised is a line of this plugin, which tells a user nothing
+        report.longrepr = (item.parent.parent.name, None, report.longrepr[2])  # type: ignore[assignment]
+
+    facts: dict[str, Any] = {}
+    outcome = _outcome(item, report)
+    if outcome is not None:
+        test, finding = item.check_id, item.finding
+        facts = {
+            "zoo": test.zoo,
+            "model": test.model,
+            "check": test.check,
+            "outcome": outcome,
+            "evidence": finding.evidence if finding is not None else "",
+            "message": _message(item, report, error),
+            "repro": item.repro,
+            "nodeid": item.nodeid,
+            "reason": _reason(item, outcome, error),
+            "family": item.parent.parent.zoo[test.model].family,
+            "peak_memory_mb": peak_memory_mb(),
+            "heads": list(item.parent.heads),
+        }
+    setattr(report, ATTRIBUTE, facts)
+
+
+def _outcome(item: CheckItem, report: pytest.TestReport) -> Outcome | None:
+    """The verdict that a phase brings; None while it is still open."""
+    if hasattr(report, "wasxfail"):
+        return "xfailed" if report.skipped else "xpassed"
+    if report.skipped:
+        return "skipped"
+    if report.failed:
+        if report.when != "call":
+            return "error"
+        if item.finding is None or item.finding.outcome == "passed":
+            return "xpassed"  # only pytest's strict xfail makes a failure of a check that passed
+        return "failed" if item.finding.outcome == "failed" else "error"
+    return "passed" if report.when == "call" else None
+
+
+def _message(item: CheckItem, report: pytest.TestReport, error: BaseException | None) -> str:
+    if isinstance(error, pytest.skip.Exception):
+        return str(error.msg)
+    if error is not None:
+        return message_of(error)
+    if isinstance(report.longrepr, str):
+        return report.longrepr
+    return item.finding.message if item.finding is not None else ""
+
+
+def _reason(item: CheckItem, outcome: Outcome, error: BaseException | None) -> str:
+    if item.finding is not None:
+        return item.finding.reason
+    if outcome == "skipped":
+        return item.parent.skip_reason
+    return str(getattr(error, "reason", ""))
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory that this process has held so far; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

@@ -1,0 +1,80 @@
+"""The hooks of a run in which a zoo takes part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_headswap._plugin.ids import escape
+from pytest_headswap._plugin.nodes import CheckItem, ZooNode
+from pytest_headswap._plugin.options import Settings
+from pytest_headswap._plugin.reports import annotate
+
+
+class ZooRun:
+    """Collects the zoos, and tells reports what was found. In the controller and in each worker."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def pytest_report_header(self) -> str:
+        """What runs, in one line."""
+        zoos = ", ".join(f"{zoo.name} ({len(names)} of {len(zoo)} models)" for zoo, names in self.settings.zoos)
+        return f"headswap: {zoos}; {', '.join(self.settings.checks)}; {self.settings.num_classes} classes"
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Add the zoos to what the session holds."""
+        report = yield
+        if isinstance(collector, pytest.Session) and self.settings.scope == "beside":
+            report.result = [*report.result, *self._nodes(collector)]
+        return report
+
+    @pytest.hookimpl(tryfirst=True, specname="pytest_make_collect_report")
+    def pytest_make_collect_report_only(self, collector: pytest.Collector) -> pytest.CollectReport | None:
+        """Answer for the session, so that pytest does not look for the tests of the project."""
+        if isinstance(collector, pytest.Session) and self.settings.scope == "only":
+            return pytest.CollectReport("", "passed", None, list(self._nodes(collector)))
+        return None
+
+    def _nodes(self, session: pytest.Session) -> list[ZooNode]:
+        return [
+            ZooNode.from_parent(session, zoo=zoo, models=names, settings=self.settings)
+            for zoo, names in self.settings.zoos
+            if names
+        ]
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Outermost, so that the outcome is the final one, after marks such as xfail."""
+        report = yield
+        if isinstance(item, CheckItem):
+            annotate(item, call, report)
+        return report
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker of xdist what only the controller knows."""
+        node.workerinput["headswap_scope"] = self.settings.scope
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """Keep the checks of a model on one worker."""
+        from pytest_headswap._plugin.scheduling import make_scheduler
+
+        return make_scheduler(config, log, frozenset(escape(zoo.name) for zoo, _ in self.settings.zoos))
+
+
+def share_cores(worker_count: int) -> None:
+    """Give each of several workers its part of the cores, unless the user has decided already."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // worker_count))
