@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from pytest_headswap.engine import Head
 
 
 class ZooError(Exception):
@@ -26,18 +29,21 @@ class ModelSpec:
             positional inputs or a mapping of keyword inputs. None: the engine works them out.
         native: given a class count, returns the model as the zoo itself builds it for that count,
             or raises. None: the zoo cannot do that, and parity is not compared.
+        head: path of the one head to swap, for a model whose heads mean different things.
         family: groups architectures in reports, such as `resnet`.
         tags: free labels.
+        notes: given the model and the heads that were found, what the library itself says of its head
+            where that differs, in sentences for the report.
     """
 
     name: str
     build: Callable[[], nn.Module]
     example_inputs: Callable[[nn.Module], Any] | None = None
     native: Callable[[int], nn.Module] | None = None
+    head: str | None = None
     family: str = ""
     tags: tuple[str, ...] = ()
-    notes: Callable[[nn.Module], tuple[str, ...]] | None = field(default=None)
-    """What the library itself says of the model's head, to be reported beside what was found."""
+    notes: Callable[[nn.Module, Sequence[Head]], tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,10 @@ class Zoo:
         return self.make(name)
 
 
-def unknown_name(what: str, name: str, known: tuple[str, ...], where: str) -> str:
+def unknown_name(what: str, name: str, known: Sequence[str], where: str) -> str:
     """The message for a name that does not exist, with those that come close."""
-    import difflib
-
     close = difflib.get_close_matches(name, known, n=5, cutoff=0.6)
-    hint = f"did you mean {', '.join(close)}?" if close else f"it has {len(known)} names, the first are {', '.join(known[:5])}"
+    hint = f"did you mean {', '.join(close)}?" if close else f"it has {', '.join(known[:5])}"
+    if not close and len(known) > 5:
+        hint += f" and {len(known) - 5} more"
     return f"unknown {what} {name!r} in {where}: {hint}"
