@@ -140,22 +140,28 @@ def _select(zoos: list[Zoo], patterns: str) -> tuple[tuple[Zoo, tuple[str, ...]]
     parts = [stripped for part in patterns.split(",") if (stripped := part.strip())]
     if not parts:
         return tuple((zoo, zoo.names) for zoo in zoos)
+    if len(zoos) == 1:
+        try:
+            return ((zoos[0], select_models(zoos[0], patterns)),)
+        except ZooError as error:
+            raise pytest.UsageError(f"--headswap-models: {error}") from error
     errors: dict[str, list[ZooError]] = {part: [] for part in parts}
     selected = []
     for zoo in zoos:
-        fitting = []
+        included: set[str] = set(zoo.names) if all(part.startswith("!") for part in parts) else set()
+        excluded: set[str] = set()
         for part in parts:
             try:
-                select_models(zoo, part)
+                if part.startswith("!"):
+                    excluded.update(select_models(zoo, part[1:].strip()))
+                else:
+                    included.update(select_models(zoo, part))
             except ZooError as error:
                 errors[part].append(error)
-            else:
-                fitting.append(part)
-        if any(not part.startswith("!") for part in fitting) or all(part.startswith("!") for part in parts):
-            selected.append((zoo, select_models(zoo, ",".join(fitting)) if fitting else zoo.names))
+        selected.append((zoo, tuple(name for name in zoo.names if name in included - excluded)))
     for failures in errors.values():
         if len(failures) == len(zoos):
             raise pytest.UsageError(f"--headswap-models: {failures[0]}")
     if not any(names for _, names in selected):
-        raise pytest.UsageError(f"--headswap-models={patterns} leaves no model to test: take away one of the !globs")
+        raise pytest.UsageError(f"--headswap-models={patterns} leaves no model to test: leave out less")
     return tuple(selected)

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from pytest_headswap.engine import HeadSwapError, Swap, abstract_run, swap_head
+from pytest_headswap.engine import AbstractRun, HeadSwapError, Swap, abstract_run, swap_head
 from pytest_headswap.engine.outputs import flatten_outputs
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
 
-Shapes = dict[str, tuple[int, ...]]
-
 
 @dataclass(frozen=True)
 class ModeRun:
-    """What a model returned in one mode: the shape of each output, or why it did not run."""
+    """What a model returned in one mode, or why it did not run: one of the two is None."""
 
-    shapes: Shapes = field(default_factory=dict)
+    run: AbstractRun | None = None
     error: HeadSwapError | None = None
+
+    @cached_property
+    def outputs(self) -> dict[str, torch.Tensor]:
+        """Each tensor that was returned, by its label; empty when the model did not run."""
+        return dict(flatten_outputs(self.run.outputs)) if self.run is not None else {}
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each output."""
+        return {label: tuple(tensor.shape) for label, tensor in self.outputs.items()}
 
 
 @dataclass
@@ -37,7 +47,7 @@ class Case:
         model: the model after the swap.
         inputs: what `forward` takes.
         swap: what the engine did.
-        before: the outputs of the model as the zoo built it, for `False` (eval) and `True` (train).
+        before: the runs of the model as the zoo built it, in eval mode (`False`) and train mode (`True`).
     """
 
     zoo: str
@@ -50,8 +60,9 @@ class Case:
 
     @cached_property
     def after(self) -> dict[bool, ModeRun]:
-        """The outputs after the swap, in both modes. Run once, when a check first asks."""
-        return run_modes(self.model, self.inputs)
+        """The runs after the swap, with gradients and all but the new head frozen. Made when a check first asks."""
+        with only_trainable(self.model, self.swap.parameters()), torch.enable_grad():
+            return run_modes(self.model, self.inputs)
 
 
 def build_case(zoo: str, spec: ModelSpec, num_classes: int) -> Case:
@@ -65,8 +76,9 @@ def build_case(zoo: str, spec: ModelSpec, num_classes: int) -> Case:
     with torch.device("meta"):
         model = spec.build()
         inputs = spec.example_inputs(model) if spec.example_inputs is not None else None
-    before = run_modes(model, inputs)
-    swap = swap_head(model, num_classes, inputs)
+    with torch.no_grad():
+        before = run_modes(model, inputs)
+    swap = swap_head(model, num_classes, inputs, head=spec.head)
     return Case(zoo, spec, num_classes, swap.model, inputs, swap, before)
 
 
@@ -77,11 +89,23 @@ def run_modes(model: nn.Module, inputs: Any) -> dict[bool, ModeRun]:
 
 def _run_mode(model: nn.Module, inputs: Any, training: bool) -> ModeRun:
     try:
-        with torch.no_grad():
-            outputs = abstract_run(model, inputs, training=training).outputs
+        return ModeRun(abstract_run(model, inputs, training=training))
     except HeadSwapError as error:
         return ModeRun(error=error)
-    return ModeRun({label: tuple(tensor.shape) for label, tensor in flatten_outputs(outputs)})
+
+
+@contextmanager
+def only_trainable(model: nn.Module, trainable: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Freeze all parameters but these for the length of the block."""
+    chosen = {id(parameter) for parameter in trainable}
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(id(parameter) in chosen)
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def mode_name(training: bool) -> str:

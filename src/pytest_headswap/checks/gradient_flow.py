@@ -12,16 +12,13 @@ in each mode in which the model runs; auxiliary and distillation heads in at lea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from typing import cast
 
 import torch
-from torch import nn
 
 from pytest_headswap.checks.case import Case, mode_name
 from pytest_headswap.checks.finding import CheckFailed
-from pytest_headswap.engine import abstract_run
-from pytest_headswap.engine.outputs import flatten_outputs
 
 
 def gradient_flow(case: Case) -> str:
@@ -36,8 +33,7 @@ def gradient_flow(case: Case) -> str:
         if case.after[training].error is not None:
             notes.append(f"{mode_name(training)} was not looked at, the model does not run in it")
             continue
-        with _only_trainable(case.model, new.values()):
-            in_mode = _reached_by_loss(case, new.keys(), training)
+        in_mode = _reached_by_loss(case, new, training)
         cut = sorted(main - in_mode)
         if cut:
             raise CheckFailed(f"in {mode_name(training)} no gradient of the class outputs reaches {', '.join(cut)}")
@@ -48,46 +44,30 @@ def gradient_flow(case: Case) -> str:
     return "; ".join(notes)
 
 
-@contextmanager
-def _only_trainable(model: nn.Module, trainable: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Freeze all parameters but these for the length of the block."""
-    chosen = {id(parameter) for parameter in trainable}
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(id(parameter) in chosen)
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
 def _reached_by_loss(case: Case, new: Iterable[str], training: bool) -> set[str]:
     """Names of the new parameters that the loss reaches; raises when it reaches anything else."""
+    mode = case.after[training]
+    assert mode.run is not None
+    labels = {label for head in case.swap.heads for label in head.outputs}
     with torch.enable_grad():
-        run = abstract_run(case.model, case.inputs, training=training)
-        labels = {label for head in case.swap.heads for label in head.outputs}
-        outputs = [tensor for label, tensor in flatten_outputs(run.outputs) if label in labels]
-        loss = sum(output.sum() for output in outputs if output.requires_grad)
+        loss = sum(tensor.sum() for label, tensor in mode.outputs.items() if label in labels and tensor.requires_grad)
     if not isinstance(loss, torch.Tensor):
         raise CheckFailed(f"in {mode_name(training)} no class output has a gradient: the head is cut off from the loss")
 
-    expected = {name: run.parameters[name] for name in new}
-    leaves = _leaves(loss)
-    allowed = {id(tensor) for tensor in expected.values()}
-    strangers = [leaf for leaf in leaves if id(leaf) not in allowed]
+    trainable = {name: mode.run.parameters[name] for name in new}
+    allowed = {id(tensor) for tensor in trainable.values()}
+    strangers = [leaf for leaf in _leaves(loss) if id(leaf) not in allowed]
     if strangers:
-        names = {id(tensor): name for name, tensor in run.parameters.items()}
-        described = sorted(
-            names.get(id(leaf), f"a tensor of shape {tuple(leaf.shape)} that is no parameter") for leaf in strangers
-        )
-        raise CheckFailed(
-            f"in {mode_name(training)} the frozen model still trains {', '.join(described[:5])}"
-            + (f" and {len(described) - 5} more" if len(described) > 5 else "")
-        )
-    reachable = {name: tensor for name, tensor in expected.items() if tensor.requires_grad}
-    gradients: tuple[torch.Tensor | None, ...]
-    gradients = torch.autograd.grad(loss, list(reachable.values()), allow_unused=True)
+        names = {id(tensor): name for name, tensor in mode.run.parameters.items()}
+        unnamed = "a tensor of shape {} that is no parameter"
+        listed = sorted(names.get(id(leaf), unnamed.format(tuple(leaf.shape))) for leaf in strangers)
+        more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
+        raise CheckFailed(f"in {mode_name(training)} the frozen model still trains {', '.join(listed[:5])}{more}")
+    reachable = {name: tensor for name, tensor in trainable.items() if tensor.requires_grad}
+    gradients = cast(
+        "tuple[torch.Tensor | None, ...]",  # torch declares no None, also where unused tensors are allowed
+        torch.autograd.grad(loss, list(reachable.values()), allow_unused=True, retain_graph=True),
+    )
     return {name for name, gradient in zip(reachable, gradients, strict=True) if gradient is not None}
 
 

@@ -1,0 +1,137 @@
+"""The command line: `headswap explain timm:levit_128` and `headswap zoos`.
+
+Exit codes: 0, 1 when the model has no head or cannot be followed, 2 when something was typed that does not exist.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from pytest_headswap._version import __version__
+
+if TYPE_CHECKING:
+    from pytest_headswap.engine import Head, Heads, HeadSwapError
+    from pytest_headswap.zoo import ModelSpec
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    code: int = arguments.run(arguments)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="headswap", description="Where the classification head of a model is, and why."
+    )
+    parser.add_argument("--version", action="version", version=f"headswap {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    explain = commands.add_parser("explain", help="print each head of a model, its evidence, and what was rejected")
+    explain.add_argument("model", metavar="ZOO:MODEL", help="such as timm:levit_128")
+    explain.set_defaults(run=_explain)
+    zoos = commands.add_parser("zoos", help="list the zoos")
+    zoos.set_defaults(run=_zoos)
+    return parser
+
+
+def _zoos(_: argparse.Namespace) -> int:
+    from pytest_headswap.zoo import zoo_names
+
+    for name in zoo_names():
+        print(name)
+    return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from pytest_headswap.zoo import ZooError, load_zoo
+
+    zoo_name, colon, model_name = arguments.model.partition(":")
+    if not (zoo_name and colon and model_name):
+        return _fail(2, f"{arguments.model!r} is not ZOO:MODEL, such as timm:levit_128; `headswap zoos` lists the zoos")
+    try:
+        spec = load_zoo(zoo_name)[model_name]
+    except ZooError as error:
+        return _fail(2, str(error))
+
+    from pytest_headswap.engine import HeadSwapError
+
+    out = Console(soft_wrap=True, highlight=False)
+    try:
+        heads, notes = _find(spec)
+    except HeadSwapError as error:
+        _print_rejected(Console(stderr=True, soft_wrap=True, highlight=False), error)
+        return _fail(1, f"{arguments.model}: {error}")
+    except Exception as error:  # noqa: BLE001 - the code of a zoo's library may raise anything
+        return _fail(1, f"{arguments.model} cannot be built: {type(error).__name__}: {error}")
+    count = "1 head" if len(heads) == 1 else f"{len(heads)} heads"
+    out.print(
+        Text(f"{arguments.model}: {count}, found by {_EVIDENCE.get(heads.evidence, heads.evidence)}", style="bold")
+    )
+    for head in heads:
+        _print_head(out, head)
+    _print_list(out, "Rejected", (f"{item.path or 'the model itself'}: {item.reason}" for item in heads.rejected))
+    _print_list(out, "Notes", notes)
+    return 0
+
+
+_EVIDENCE = {
+    "meta": "an abstract run on the meta device",
+    "fake": "a run under fake tensors",
+    "real": "a run with real tensors",
+}
+
+
+def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
+    """The heads of a model that takes no memory, and what the engine and the zoo have to add."""
+    import torch
+
+    from pytest_headswap.engine import find_heads
+
+    with torch.device("meta"):
+        model = spec.build()
+        inputs = spec.example_inputs(model) if spec.example_inputs is not None else None
+    heads = find_heads(model, inputs)
+    said_by_zoo = spec.notes(model, heads) if spec.notes is not None else ()
+    return heads, (*heads.notes, *said_by_zoo)
+
+
+def _print_head(out: Console, head: Head) -> None:
+    rows = [
+        ("aliases", ", ".join(head.aliases)),
+        ("kind", f"{head.kind}, {head.in_features} -> {head.num_classes or 'no classes yet'}"),
+        ("role", head.role),
+        ("class dimension", str(head.class_dim)),
+        ("activation", head.activation or "none"),
+        ("outputs", ", ".join(head.outputs)),
+        ("tensors", ", ".join(head.tensors)),
+    ]
+    rows += [("" if number else "evidence", sentence) for number, sentence in enumerate(head.evidence)]
+    out.print()
+    out.print(Text(head.path or "the model itself", style="bold green"))
+    for title, value in rows:
+        if value:
+            out.print(Text.assemble((f"  {title:<17}", "dim"), value))
+
+
+def _print_list(out: Console, title: str, sentences: Iterable[str]) -> None:
+    lines = list(sentences)
+    if lines:
+        out.print()
+        out.print(Text(title, style="bold"))
+        for line in lines:
+            out.print(Text(f"  {line}"))
+
+
+def _print_rejected(out: Console, error: HeadSwapError) -> None:
+    _print_list(out, "Rejected", error.rejected)
+
+
+def _fail(code: int, message: str) -> int:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(f"headswap: {message}"))
+    return code
