@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["TorchDispatchMode", "is_pointwise", "mutated_tensors", "op_name", "storage_key"]
+__all__ = [
+    "TorchDispatchMode",
+    "initialised_cuda_devices",
+    "is_pointwise",
+    "mutated_tensors",
+    "op_name",
+    "storage_key",
+]
+
+
+def initialised_cuda_devices() -> list[int]:
+    """The CUDA devices of this process; none when CUDA has not been used, so that asking does not start it."""
+    is_initialised: Callable[[], bool] = torch.cuda.is_initialized
+    return list(range(torch.cuda.device_count())) if is_initialised() else []
 
 
 def op_name(op: Any) -> str:

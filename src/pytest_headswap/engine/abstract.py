@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pytest_headswap.engine._torch import initialised_cuda_devices
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.inputs import Inputs, as_inputs
 
@@ -65,7 +66,7 @@ def abstract_run(
             if context is not None:
                 stack.enter_context(context)
             outputs = _call(model, meta_inputs, inputs, training)
-        parameters = dict(model.named_parameters(remove_duplicate=False))
+        parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
         buffers = dict(model.named_buffers(remove_duplicate=False))
     return AbstractRun(outputs, parameters, buffers)
 
@@ -110,7 +111,8 @@ class StandIns:
             else:
                 made = meta.requires_grad_(tensor.requires_grad) if tensor.is_leaf else meta
             self._remember(tensor, made)
-        return made  # type: ignore[no-any-return]
+        stand_in: torch.Tensor = made
+        return stand_in
 
     def copy(self, value: Any) -> Any:
         """A copy of an attribute: tensors become stand-ins, builtin containers are copied, the rest is kept."""
@@ -166,9 +168,8 @@ def _preserved_globals() -> Iterator[None]:
     numpy = sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy is not None else None
     dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     try:
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(initialised_cuda_devices()):
             yield
     finally:
         random.setstate(python_state)

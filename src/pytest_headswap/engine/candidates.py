@@ -9,6 +9,8 @@ from pytest_headswap.engine.graph import BUFFER, PARAMETER, Graph
 from pytest_headswap.engine.heads import Rejected
 from pytest_headswap.engine.trace import Axis, Projection, Trace, Tracer, source_name
 
+_CUT = "is only a part of the class dimension: it is concatenated with others or cut"
+
 
 @dataclass(frozen=True)
 class ClassOutput:
@@ -55,12 +57,13 @@ def find_candidates(graph: Graph, tracer: Tracer) -> Iterator[Candidate]:
             size = value.shape[dim]
             axis = Axis(value, dim)
             trace = tracer.back(axis, size)
-            if size == 0 or trace.from_input or not (trace.projections or trace.sources):
+            if size == 0 or trace.from_input or not (trace.projections or trace.sources or trace.pieces):
                 continue
             weights = [_weight(projection, tracer, size) for projection in trace.projections]
             candidate = Candidate(ClassOutput(label, dim, size, graph.training), axis, trace, weights)
             candidate.fault = _fault(candidate, tracer)
-            yield candidate
+            if candidate.fault is None or candidate.fault.tensor:
+                yield candidate
 
 
 def _weight(projection: Projection, tracer: Tracer, size: int) -> Axis | None:
@@ -75,20 +78,37 @@ def _weight(projection: Projection, tracer: Tracer, size: int) -> Axis | None:
 
 def _fault(candidate: Candidate, tracer: Tracer) -> Fault | None:
     trace = candidate.trace
+    consumed = _consumed(trace, tracer)
+    if consumed:
+        return consumed
+    for projection, weight in zip(trace.projections, candidate.weights, strict=True):
+        if weight is None:
+            operation, source = projection.node.name, source_name(projection.weight.value)
+            return Fault(
+                "unsupported_layer", source, f"the weight of {operation} is no parameter or buffer of the model"
+            )
+    for piece in trace.pieces:
+        part = tracer.back(piece, piece.value.shape[piece.dim])
+        fault = _consumed(part, tracer)
+        if fault is None and part.projections:
+            fault = Fault("concatenated", source_name(part.projections[0].weight.value), f"its output {_CUT}")
+        if fault:
+            return fault
     if not trace.projections:
         names = [axis.value.name for axis in trace.sources if axis.value.names]
         return Fault("no_layer_sets_output", min(names, default=""), "no projection of features sets this dimension")
-    for projection, weight in zip(trace.projections, candidate.weights, strict=True):
-        name = weight.value.name if weight else ""
-        consumer = tracer.consumer(projection.output, trace.size)
-        if consumer is not None:
-            return Fault("output_is_backbone", name, f"{consumer} consumes its output, so it belongs to the backbone")
-        if weight is None:
-            operation, source = projection.node.name, source_name(projection.weight.value)
-            return Fault("unsupported_layer", source, f"the weight of {operation} is no parameter or buffer of the model")
     if trace.broken:
         reason, sentence = trace.broken[0]
         return Fault(reason, candidate.weights[0].value.name if candidate.weights[0] else "", sentence)
+    return None
+
+
+def _consumed(trace: Trace, tracer: Tracer) -> Fault | None:
+    for projection in trace.projections:
+        consumer = tracer.consumer(projection.output, trace.size)
+        if consumer is not None:
+            name = source_name(projection.weight.value)
+            return Fault("output_is_backbone", name, f"{consumer} consumes its output, so it belongs to the backbone")
     return None
 
 

@@ -84,12 +84,12 @@ def search(model: nn.Module, inputs: Inputs) -> Search:
     except HeadSwapError as error:
         notes.append(f"train mode could not be probed, so heads that only appear there are not seen: {error}")
     if not any(value.shape for graph in graphs for value in graph.outputs.values()):
-        raise NoHeadError("no_tensor_output", f"{type(model).__name__} returns no floating-point tensor with dimensions")
+        raise NoHeadError(
+            "no_tensor_output", f"{type(model).__name__} returns no floating-point tensor with dimensions"
+        )
     tracers = [Tracer(graph) for graph in graphs]
     candidates = [
-        candidate
-        for graph, tracer in zip(graphs, tracers, strict=True)
-        for candidate in find_candidates(graph, tracer)
+        candidate for graph, tracer in zip(graphs, tracers, strict=True) for candidate in find_candidates(graph, tracer)
     ]
     rejected = rejections(candidates, tracers)
     declared = declared_num_classes(model)

@@ -56,11 +56,11 @@ def record(model: nn.Module, example_inputs: Any, *, training: bool = False) -> 
     return graph
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """Turns each operation into a Node. Keeps every tensor alive, so that object ids stay unique."""
 
     def __init__(self, graph: Graph) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
         self._graph = graph
         self._values: dict[int, Value] = {}
         self._kept: list[torch.Tensor] = []
@@ -173,7 +173,7 @@ class _IdentityWatcher:
             handle.remove()
 
     def _hook(self, path: str, is_identity: bool) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
             self._executed += 1
             if is_identity and isinstance(output, torch.Tensor):
                 value = self._recorder.value_of(output)

@@ -57,7 +57,7 @@ def resize_heads(
             fresh.update(_fill_place(model, item.place, num_classes, changes))
         for tensor in item.tensors:
             old = _lookup(model, tensor.names[0])
-            new = _resized(old, tensor, num_classes, item)
+            new = _resized(old, tensor, num_classes)
             if isinstance(new, nn.Parameter):
                 fresh[tensor.names[0]] = new
             for module in model.modules():
@@ -76,7 +76,7 @@ def resize_heads(
 def _lookup(model: nn.Module, name: str) -> torch.Tensor:
     path, _, key = name.rpartition(".")
     module = model.get_submodule(path)
-    found = module._parameters.get(key)
+    found: torch.Tensor | None = module._parameters.get(key)
     if found is None:
         found = module._buffers.get(key)
     if found is None:
@@ -84,7 +84,7 @@ def _lookup(model: nn.Module, name: str) -> torch.Tensor:
     return found
 
 
-def _resized(old: torch.Tensor, tensor: ClassTensor, num_classes: int, item: Found) -> torch.Tensor:
+def _resized(old: torch.Tensor, tensor: ClassTensor, num_classes: int) -> torch.Tensor:
     shape = list(old.shape)
     shape[tensor.dim] = tensor.outer * num_classes * tensor.inner
     new = torch.zeros(shape, dtype=old.dtype, device=old.device)
@@ -93,7 +93,7 @@ def _resized(old: torch.Tensor, tensor: ClassTensor, num_classes: int, item: Fou
     if not (old.is_floating_point() or old.is_complex()):
         raise HeadSwapError(
             "unsupported_layer",
-            f"{tensor.names[0]} of head {item.head.path!r} has dtype {old.dtype}: swap the head before quantising the model",
+            f"{tensor.names[0]} has dtype {old.dtype}: swap the head before quantising the model",
         )
     return nn.Parameter(new, requires_grad=True)
 

@@ -83,8 +83,7 @@ def swap_head(model: nn.Module, num_classes: int, example_inputs: Any = None, *,
         HeadSwapError: nothing was swapped; `reason` says why.
     """
     _checked_model(model)
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-        raise HeadSwapError("bad_num_classes", f"num_classes must be a whole number of at least 1, not {num_classes!r}")
+    _check_num_classes(num_classes)
     inputs = as_inputs(example_inputs)
     result = search(model, inputs)
     chosen = _choose(result, head)
@@ -105,6 +104,11 @@ def _checked_model(model: Any) -> nn.Module:
     return model
 
 
+def _check_num_classes(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise HeadSwapError("bad_num_classes", f"num_classes must be a whole number of at least 1, not {value!r}")
+
+
 def _choose(result: Search, path: str | None) -> Sequence[Found]:
     known = {name: item for item in result.found for name in (item.head.path, *item.head.aliases)}
     listing = ", ".join(f"{item.head.path!r} ({item.head.num_classes} classes)" for item in result.found)
@@ -117,7 +121,9 @@ def _choose(result: Search, path: str | None) -> Sequence[Found]:
         return result.found
     chosen = [item for item in result.found if item.head.num_classes == result.declared]
     if not chosen:
-        raise HeadSwapError("ambiguous", f"several heads with different class counts: {listing}. Pass head=PATH for one")
+        raise HeadSwapError(
+            "ambiguous", f"several heads with different class counts: {listing}. Pass head=PATH for one"
+        )
     return chosen
 
 

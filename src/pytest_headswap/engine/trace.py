@@ -47,13 +47,15 @@ class Trace:
 
     `sources`: tensors of the model, inputs and constants at which the dimension begins.
     `projections`: where features meet a weight that sets the dimension. `broken`: why the way could
-    not be followed. `operations`: names of what was applied on the way, the last first.
+    not be followed, and `pieces` what was concatenated there. `operations`: names of what was applied
+    on the way, the last first.
     """
 
     size: int
     sources: list[Axis] = field(default_factory=list)
     projections: list[Projection] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
+    pieces: list[Axis] = field(default_factory=list)
     operations: list[str] = field(default_factory=list)
 
     @property
@@ -97,15 +99,17 @@ class Tracer:
         links = [x for x in known.links if x.output == axis.value.index and x.out_dim == axis.dim]
         broken = known.partial.get((axis.value.index, axis.dim))
         if broken:
-            kind = "concatenated" if "concatenated" in broken else "composite"
-            trace.broken.append((kind, f"the dimension {broken} ({node.name})"))
+            trace.broken.append(
+                ("concatenated" if node.name.endswith("cat") else "composite", f"the dimension {broken} ({node.name})")
+            )
+            trace.pieces += [Axis(value, axis.dim) for value in node.inputs if len(value.shape) > axis.dim]
         followed = False
         for link in links:
             before = _through(axis, link, node, trace.size)
             if before is not None:
                 followed = True
                 features = _features(known, link.operand, node)
-                if features is not None and not before.value.from_input:
+                if features is not None and not before.value.from_input and source_name(before.value):
                     trace.projections.append(Projection(node, before, features, axis))
                 yield before
         if links and not followed:
@@ -132,7 +136,9 @@ class Tracer:
                 for pair in known.contracted:
                     for (operand, dim), (other, _) in (pair, pair[::-1]):
                         if operand in operands and dim == axis.dim and not node.inputs[other].from_input:
-                            return source_name(node.inputs[other])
+                            name = source_name(node.inputs[other])
+                            if name:
+                                return name
                 for link in known.links:
                     if link.operand in operands and link.in_dim == axis.dim:
                         after = _forward(axis, link, node, size)
@@ -183,10 +189,10 @@ def _features(known: Relation, operand: int, node: Node) -> Axis | None:
 
 
 def source_name(value: Value) -> str:
-    """The name of a tensor of the model, or of the first one that a derived tensor is made from."""
+    """The name of a tensor of the model, or of the first one that a derived tensor is made from; "" for constants."""
     if value.node is None:
-        return value.name
-    names = sorted(
+        return min(value.names, default="")
+    names = [
         source.name for node in ancestors([value]) for source in node.inputs if source.node is None and source.names
-    )
-    return names[0] if names else "a constant"
+    ]
+    return min(names, default="")

@@ -46,7 +46,9 @@ def simple_cnn(num_classes: int) -> nn.Module:
 
 def nested(num_classes: int) -> nn.Module:
     """Its second example: the head is buried in Sequentials, behind another classifier layer."""
-    classifier = nn.Sequential(nn.Sequential(nn.Linear(WIDTH, 32), nn.ReLU()), nn.Sequential(nn.Linear(32, num_classes)))
+    classifier = nn.Sequential(
+        nn.Sequential(nn.Linear(WIDTH, 32), nn.ReLU()), nn.Sequential(nn.Linear(32, num_classes))
+    )
     return nn.Sequential(pooled(), nn.Sequential(nn.Dropout(0.1), classifier), nn.Identity())
 
 
@@ -235,7 +237,9 @@ def with_tail(tail: nn.Module, num_classes: int) -> nn.Module:
 
 def batch_norm_behind(num_classes: int) -> nn.Module:
     """A batch norm with one entry a class behind the head."""
-    return nn.Sequential(nn.Linear(WIDTH, 16), nn.ReLU(), nn.Linear(16, num_classes, bias=False), nn.BatchNorm1d(num_classes))
+    return nn.Sequential(
+        nn.Linear(WIDTH, 16), nn.ReLU(), nn.Linear(16, num_classes, bias=False), nn.BatchNorm1d(num_classes)
+    )
 
 
 class ClassScale(nn.Module):

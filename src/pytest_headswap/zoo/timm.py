@@ -45,4 +45,8 @@ def _classifier_note(model: nn.Module, heads: Sequence[Head]) -> tuple[str, ...]
     found = {head.path for head in heads}
     if not named or named == found:
         return ()
-    return (f"timm's metadata names {', '.join(sorted(named))} as the classifier; the data flow shows {', '.join(sorted(found))}",)
+    return (f"timm's metadata names {_listed(named)} as the classifier; the data flow shows {_listed(found)}",)
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names))

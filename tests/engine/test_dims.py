@@ -1,0 +1,196 @@
+"""Each rule about dimensions is held against the operation itself: a linked dimension that grows, grows the output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from pytest_headswap.engine.dims import relation, view_factors
+from pytest_headswap.engine.graph import ATTRIBUTE, Graph
+from pytest_headswap.engine.record import _Recorder
+from pytest_headswap.engine.trace import Axis, Tracer
+
+Shape = tuple[int, ...]
+
+
+def recorded(function: Callable[..., Any], shapes: list[Shape]) -> Graph:
+    """The data flow of `function` on tensors that are called 0, 1, ...; its last tensor is the output."""
+    graph = Graph(training=False)
+    recorder = _Recorder(graph)
+    tensors = [torch.empty(shape, device="meta") for shape in shapes]
+    for index, tensor in enumerate(tensors):
+        recorder.add_source(tensor, ATTRIBUTE, str(index))
+    with torch.no_grad(), recorder:
+        function(*tensors)
+    graph.outputs["output"] = graph.nodes[-1].outputs[0]
+    return graph
+
+
+def links_through(graph: Graph) -> set[tuple[int, int, int]]:
+    """(input number, its dimension, output dimension) for every whole dimension that reaches the output."""
+    tracer = Tracer(graph)
+    output = graph.outputs["output"]
+    return {
+        (int(axis.value.name), axis.dim, dim)
+        for dim, size in enumerate(output.shape)
+        for axis in tracer.back(Axis(output, dim), size).sources
+        if axis.value.names and axis.value.shape[axis.dim] == size
+    }
+
+
+# name, function of fresh inputs, shapes, the links that there are: (input, its dimension, output dimension)
+CASES: list[tuple[str, Callable[..., Any], list[Shape], set[tuple[int, int, int]]]] = [
+    ("add", torch.add, [(2, 5), (5,)], {(0, 0, 0), (0, 1, 1), (1, 0, 1)}),
+    ("add_stretched", torch.add, [(2, 5), (2, 1)], {(0, 0, 0), (0, 1, 1), (1, 0, 0)}),
+    ("where", lambda c, x, y: torch.where(c > 0, x, y), [(2, 5), (2, 5), (5,)],
+     {(0, 0, 0), (0, 1, 1), (1, 0, 0), (1, 1, 1), (2, 0, 1)}),
+    ("mm", torch.mm, [(2, 3), (3, 5)], {(0, 0, 0), (1, 1, 1)}),
+    ("bmm", torch.bmm, [(4, 2, 3), (4, 3, 5)], {(0, 0, 0), (1, 0, 0), (0, 1, 1), (1, 2, 2)}),
+    ("mv", torch.mv, [(5, 3), (3,)], {(0, 0, 0)}),
+    ("addmm", torch.addmm, [(5,), (2, 3), (3, 5)], {(0, 0, 1), (1, 0, 0), (2, 1, 1)}),
+    ("linear_2d", functional.linear, [(2, 3), (5, 3), (5,)], {(0, 0, 0), (1, 0, 1), (2, 0, 1)}),
+    ("linear_3d", functional.linear, [(2, 4, 3), (5, 3), (5,)], {(0, 0, 0), (0, 1, 1), (1, 0, 2), (2, 0, 2)}),
+    ("einsum", partial(torch.einsum, "btk,ck->btc"), [(2, 4, 3), (5, 3)], {(0, 0, 0), (0, 1, 1), (1, 0, 2)}),
+    ("conv1d", functional.conv1d, [(2, 3, 9), (5, 3, 3), (5,)], {(0, 0, 0), (1, 0, 1), (2, 0, 1)}),
+    ("conv2d", lambda x, w: functional.conv2d(x, w, padding=1), [(2, 3, 8, 9), (5, 3, 3, 3)],
+     {(0, 0, 0), (1, 0, 1), (0, 2, 2), (0, 3, 3)}),
+    ("conv_transpose2d", lambda x, w: functional.conv_transpose2d(x, w, stride=2), [(2, 3, 8, 9), (3, 5, 2, 2)],
+     {(0, 0, 0), (1, 1, 1)}),
+    ("permute", lambda x: x.permute(2, 0, 1), [(2, 3, 5)], {(0, 2, 0), (0, 0, 1), (0, 1, 2)}),
+    ("transpose", lambda x: x.transpose(-1, 0), [(2, 3, 5)], {(0, 2, 0), (0, 1, 1), (0, 0, 2)}),
+    ("t", lambda x: x.t(), [(2, 3)], {(0, 1, 0), (0, 0, 1)}),
+    ("select", lambda x: x.select(1, 0), [(2, 3, 5)], {(0, 0, 0), (0, 2, 1)}),
+    ("slice", lambda x: x[:, 1:], [(2, 3, 5)], {(0, 0, 0), (0, 2, 2)}),
+    ("split", lambda x: x.split(2, dim=1), [(2, 4, 5)], {(0, 0, 0), (0, 2, 2)}),
+    ("unbind", lambda x: x.unbind(1), [(2, 3, 5)], {(0, 0, 0), (0, 2, 1)}),
+    ("squeeze", lambda x: x.squeeze(-1), [(2, 5, 1)], {(0, 0, 0), (0, 1, 1)}),
+    ("squeeze_all", lambda x: x.squeeze(), [(2, 1, 5, 1)], {(0, 0, 0), (0, 2, 1)}),
+    ("unsqueeze", lambda x: x.unsqueeze(1), [(2, 5)], {(0, 0, 0), (0, 1, 2)}),
+    ("flatten_ones", lambda x: x.flatten(1), [(2, 5, 1, 1)], {(0, 0, 0), (0, 1, 1)}),
+    ("expand", lambda x: x.expand(4, -1), [(1, 5)], {(0, 1, 1)}),
+    ("repeat", lambda x: x.repeat(3, 1), [(2, 5)], {(0, 1, 1)}),
+    ("cat", lambda x, y: torch.cat([x, y], 1), [(2, 3, 5), (2, 4, 5)], {(0, 0, 0), (1, 0, 0), (0, 2, 2), (1, 2, 2)}),
+    ("stack", lambda x, y: torch.stack([x, y], 1), [(2, 5), (2, 5)], {(0, 0, 0), (1, 0, 0), (0, 1, 2), (1, 1, 2)}),
+    ("index", lambda x: x[:, torch.zeros(4, dtype=torch.long, device="meta")], [(2, 3, 5)], {(0, 0, 0), (0, 2, 2)}),
+    ("index_select", lambda x: x.index_select(1, torch.zeros(4, dtype=torch.long, device="meta")), [(2, 3, 5)],
+     {(0, 0, 0), (0, 2, 2)}),
+    ("mean", lambda x: x.mean(1), [(2, 3, 5)], {(0, 0, 0), (0, 2, 1)}),
+    ("mean_keep", lambda x: x.mean((1,), keepdim=True), [(2, 3, 5)], {(0, 0, 0), (0, 2, 2)}),
+    ("sum", lambda x: x.sum((0, 1)), [(2, 3, 5)], {(0, 2, 0)}),
+    ("amax", lambda x: x.amax(-2), [(2, 3, 5)], {(0, 0, 0), (0, 2, 1)}),
+    ("max_dim", lambda x: x.max(1), [(2, 3, 5)], {(0, 0, 0), (0, 2, 1)}),
+    ("logsumexp", lambda x: x.logsumexp(1), [(2, 3, 5)], {(0, 0, 0), (0, 2, 1)}),
+    ("norm", lambda x: x.norm(dim=1), [(2, 3, 5)], {(0, 0, 0), (0, 2, 1)}),
+    ("normalize", functional.normalize, [(2, 5)], {(0, 0, 0), (0, 1, 1)}),
+    ("softmax", lambda x: x.softmax(-1), [(2, 5)], {(0, 0, 0), (0, 1, 1)}),
+    ("layer_norm", lambda x, w: functional.layer_norm(x, (5,), w), [(2, 5), (5,)], {(0, 0, 0), (0, 1, 1), (1, 0, 1)}),
+    ("batch_norm", functional.batch_norm, [(2, 5, 4), (5,), (5,), (5,)],
+     {(0, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 1), (2, 0, 1), (3, 0, 1)}),
+    ("group_norm", lambda x, w: functional.group_norm(x, 1, w), [(2, 5, 4), (5,)],
+     {(0, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 1)}),
+    ("adaptive_avg_pool2d", lambda x: functional.adaptive_avg_pool2d(x, 1), [(2, 5, 4, 4)], {(0, 0, 0), (0, 1, 1)}),
+    ("max_pool2d", lambda x: functional.max_pool2d(x, 2), [(2, 5, 4, 6)], {(0, 0, 0), (0, 1, 1)}),
+    ("interpolate", lambda x: functional.interpolate(x, scale_factor=2, mode="bilinear"), [(2, 5, 4, 6)],
+     {(0, 0, 0), (0, 1, 1)}),
+    ("attention", functional.scaled_dot_product_attention, [(2, 3, 7, 8), (2, 3, 9, 8), (2, 3, 9, 6)],
+     {(0, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 0), (1, 1, 1), (2, 0, 0), (2, 1, 1), (2, 3, 3)}),
+    ("cdist", torch.cdist, [(2, 3), (5, 3)], {(0, 0, 0), (1, 0, 1)}),
+    ("roll", lambda x: x.roll(1, 1), [(2, 5)], {(0, 0, 0), (0, 1, 1)}),
+    ("written_slice", lambda x, y: x[:, 1].copy_(y) is None or x.relu(), [(2, 3, 5), (2, 5)],
+     {(0, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 0), (1, 1, 2)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "shapes", "expected"), [case[1:] for case in CASES], ids=[c[0] for c in CASES])
+def test_exactly_the_true_links_are_stated(
+    function: Callable[..., Any], shapes: list[Shape], expected: set[tuple[int, int, int]]
+) -> None:
+    assert links_through(recorded(function, shapes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (torch.mm, [(2, 3), (3, 5)]),
+        (torch.bmm, [(4, 2, 3), (4, 3, 5)]),
+        (torch.cdist, [(2, 3), (5, 3)]),
+        (functional.linear, [(2, 4, 3), (5, 3)]),
+        (functional.conv2d, [(2, 3, 8, 8), (5, 3, 1, 1)]),
+    ],
+)  # fmt: skip
+def test_products_say_what_they_sum_over(function: Callable[..., Any], shapes: list[Shape]) -> None:
+    (node,) = [node for node in recorded(function, shapes).nodes if relation(node).contracted]
+    ((a, a_dim), (b, b_dim)) = relation(node).contracted[0]
+    assert node.inputs[a].shape[a_dim] == node.inputs[b].shape[b_dim] == 3
+
+
+@st.composite
+def reshapes(draw: st.DrawFn) -> tuple[Shape, Shape]:
+    """Two shapes of one number of elements: groupings of one list of small factors, with ones strewn in."""
+    factors = draw(st.lists(st.integers(1, 4), min_size=1, max_size=6))
+
+    def grouping() -> Shape:
+        shape: list[int] = []
+        current = 1
+        for factor in factors:
+            current *= factor
+            if draw(st.booleans()):
+                shape.append(current)
+                current = 1
+        shape.append(current)
+        return tuple(shape)
+
+    return grouping(), grouping()
+
+
+def position(flat: int, shape: Shape) -> list[int]:
+    found: list[int] = []
+    for size in reversed(shape):
+        found.insert(0, flat % size)
+        flat //= size
+    return found
+
+
+@given(reshapes())
+def test_the_common_factors_of_a_view_run_over_the_same_index(shapes: tuple[Shape, Shape]) -> None:
+    old, new = shapes
+    for flat in range(math.prod(old)):
+        before, after = position(flat, old), position(flat, new)
+        for in_dim, in_inner, out_dim, out_inner, size in view_factors(old, new):
+            assert before[in_dim] // in_inner % size == after[out_dim] // out_inner % size
+
+
+@given(reshapes())
+def test_shapes_that_are_groupings_of_each_other_are_followed_completely(shapes: tuple[Shape, Shape]) -> None:
+    old, _ = shapes
+    for new in ((math.prod(old),), old):
+        covered = math.prod(size for *_, size in view_factors(old, new))
+        assert covered == math.prod(old)
+        assert math.prod(size for *_, size in view_factors(new, old)) == math.prod(old)
+
+
+def test_shapes_without_a_common_boundary_have_no_common_factor_there() -> None:
+    assert [factor[-1] for factor in view_factors((2, 4, 9), (2, 6, 6))] == [2]
+    assert [factor[-1] for factor in view_factors((2, 4, 6), (2, 6, 4))] == [2]
+
+
+def test_every_rule_is_for_an_operation_that_torch_has() -> None:
+    from pytest_headswap.engine.dims import _RULES
+
+    known = {*dir(torch.ops.aten), *torch._C._dispatch_get_all_op_names()}
+    known |= {name.partition("::")[2].partition(".")[0] for name in known}
+    since_2_4 = {"_fused_rms_norm", "_batch_norm_with_update", "_batch_norm_no_update",
+                 "_scaled_dot_product_fused_attention_overrideable"}  # fmt: skip
+    assert {rule for rule in _RULES if rule not in known} <= since_2_4
+
+
+def test_an_unknown_operation_is_read_by_its_sizes() -> None:
+    assert links_through(recorded(lambda x: torch.linalg.qr(x)[0], [(3, 7, 5)])) == {(0, 0, 0), (0, 1, 1), (0, 2, 2)}

@@ -1,0 +1,187 @@
+"""Looking at a model changes nothing: tensors, RNG, modes, hooks, attributes and global state stay as they were."""
+
+from __future__ import annotations
+
+import collections
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pytest_headswap.engine import HeadSwapError, abstract_run, find_heads, swap_head
+from pytest_headswap.zoo import load_zoo
+
+
+class Tracks(nn.Module):
+    """Writes to everything that it can reach in forward."""
+
+    counter: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))
+        self.bn = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 5)
+        self.register_buffer("counter", torch.zeros(()))
+        self.table = torch.arange(4.0)  # a tensor that is neither parameter nor buffer
+        self.calls = 0
+        self.history: list[Any] = []
+        self.cache: dict[str, Any] = {"nested": {"list": [1]}}
+        self.recent: collections.deque[int] = collections.deque(maxlen=2)
+        self.same = self.history
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.history.append(x)
+        self.cache["nested"]["list"].append(2)
+        self.cache["input"] = x
+        self.recent.append(self.calls)
+        self.counter += 1
+        self.new_attribute = x
+        if random.random() < 2 and np.random.rand() < 2:
+            x = x + torch.rand(()) * self.table.sum()
+        x = nn.functional.dropout(self.bn(self.conv(x)), training=self.training)
+        self.last = x
+        self.table.mul_(2)
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def state_of(model: nn.Module) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        for key, value in module.__dict__.items():
+            found[f"{path}:{key}"] = (id(value), repr(value))
+        for kind in ("_parameters", "_buffers"):
+            for key, tensor in getattr(module, kind).items():
+                if tensor is not None:
+                    found[f"{path}:{kind}:{key}"] = (
+                        id(tensor), tensor.detach().clone().tolist(), tensor._version, tensor.requires_grad, tensor.grad
+                    )  # fmt: skip
+    return found
+
+
+def surroundings() -> tuple[Any, ...]:
+    return (
+        random.getstate(),
+        str(np.random.get_state()),
+        torch.get_rng_state().tolist(),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.get_default_device(),
+        torch.get_num_threads(),
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_finding_changes_nothing_in_the_model_or_around_it(training: bool) -> None:
+    model = Tracks().train(training)
+    model.bn.eval()
+    inputs = torch.randn(2, 3, 8, 8)
+    copy = inputs.clone()
+    before = state_of(model), surroundings()
+    find_heads(model, inputs)
+    assert (state_of(model), surroundings()) == before
+    assert torch.equal(inputs, copy)
+    assert model.same is model.history
+
+
+@pytest.mark.parametrize("name", load_zoo("builtin").names)
+def test_no_model_of_the_builtin_zoo_is_changed_by_a_look_at_it(name: str) -> None:
+    spec = load_zoo("builtin")[name]
+    model = spec.build()
+    assert spec.example_inputs is not None
+    inputs = spec.example_inputs(model)
+    before = state_of(model), surroundings()
+    try:
+        find_heads(model, inputs)
+    except HeadSwapError:
+        assert name == "encoder_without_head"
+    assert (state_of(model), surroundings()) == before
+
+
+def test_a_forward_that_raises_leaves_everything_as_it_was() -> None:
+    class Breaks(Tracks):
+        def forward(self, x: Tensor) -> Tensor:
+            super().forward(x)
+            torch.set_default_dtype(torch.float64)
+            torch.set_grad_enabled(False)
+            raise RuntimeError("broken")
+
+    model, inputs = Breaks(), torch.randn(2, 3, 8, 8)
+    before = state_of(model), surroundings()
+    with pytest.raises(HeadSwapError, match=r"Breaks.forward raised RuntimeError in eval mode .* broken"):
+        find_heads(model, inputs)
+    assert (state_of(model), surroundings()) == before
+
+
+def test_a_swap_that_fails_leaves_everything_as_it_was() -> None:
+    class Stubborn(Tracks):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).reshape(-1, 5)
+
+    model = Stubborn()
+    before = state_of(model)
+    with pytest.raises(HeadSwapError) as caught:
+        swap_head(model, 3, torch.randn(2, 3, 8, 8))
+    assert caught.value.reason == "verification_failed"
+    assert state_of(model) == before
+
+
+def test_a_swap_touches_nothing_but_the_head() -> None:
+    model = Tracks()
+    before = state_of(model)
+    swap = swap_head(model, 3, torch.randn(2, 3, 8, 8))
+    after = state_of(model)
+    # the registries of all modules stay the same objects, and repr of the model itself is not kept
+    changed = {key for key in before if before[key] != after[key]}
+    assert {key for key in changed if not key.startswith(("fc:", ":_modules"))} == set()
+    swap.restore()
+    assert state_of(model) == before
+
+
+def test_a_batch_of_one_in_train_mode_with_batch_norm_is_said_and_does_not_stop_the_search() -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    heads = find_heads(model, torch.randn(1, 8))
+    assert [head.path for head in heads] == ["2"]
+    assert "train mode could not be probed" in heads.notes[0]
+
+
+def test_a_model_that_overrides_train_is_asked_as_it_wants_to_be() -> None:
+    class FrozenNorm(nn.Sequential):
+        def train(self, mode: bool = True) -> FrozenNorm:
+            super().train(mode)
+            self[1].eval()
+            return self
+
+    model = FrozenNorm(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    assert find_heads(model, torch.randn(1, 8)).notes == ()
+
+
+def test_user_hooks_stay_and_see_the_abstract_run() -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 3))
+    seen: list[bool] = []
+    model[1].register_forward_hook(lambda module, args, output: seen.append(output.is_meta))
+    hooks = dict(model[1]._forward_hooks)
+    find_heads(model, torch.randn(2, 8))
+    assert seen == [True, True]
+    assert dict(model[1]._forward_hooks) == hooks
+
+
+def test_an_abstract_run_records_gradients_for_what_requires_them() -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 3))
+    model[0].requires_grad_(requires_grad=False)
+    run = abstract_run(model, torch.randn(2, 8))
+    grads = torch.autograd.grad(run.outputs.sum(), [run.parameters["1.weight"], run.parameters["1.bias"]])
+    assert [grad.shape for grad in grads] == [(3, 4), (3,)]
+    assert not run.parameters["0.weight"].requires_grad
+    assert model[1].weight.grad is None
+
+
+def test_uninitialised_lazy_layers_are_refused_with_what_to_do() -> None:
+    with pytest.raises(HeadSwapError, match="run it once on a real batch") as caught:
+        find_heads(nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 3)), torch.randn(2, 8))
+    assert caught.value.reason == "unsupported_model"
