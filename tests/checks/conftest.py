@@ -1,0 +1,92 @@
+"""A model with a switch for each fault, and cases made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pytest_headswap.checks import Case, build_case
+from pytest_headswap.zoo import ModelSpec
+
+BATCH, WIDTH, OLD, NEW = 2, 16, 10, 5
+
+
+class FaultyNet(nn.Module):
+    """Returns logits and features; in train mode also the logits of an auxiliary head.
+
+    `fault` is set after the swap, so that the engine sees a sound model and the checks a broken one.
+    """
+
+    def __init__(self, num_classes: int = OLD) -> None:
+        super().__init__()
+        self.backbone = nn.Linear(8, WIDTH)
+        self.bn = nn.BatchNorm1d(WIDTH)
+        self.fc = nn.Linear(WIDTH, num_classes)
+        self.aux = nn.Linear(WIDTH, num_classes)
+        self.hidden: list[torch.Tensor] = []  # a list, so that it is neither parameter nor buffer
+        self.fault = ""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Compute logits, with the fault that is switched on."""
+        fault, training = self.fault, self.training
+        if fault == "backbone unfreezes itself":
+            self.backbone.weight.requires_grad_()
+        if fault == "raises in train mode" and training:
+            raise RuntimeError("out of luck")
+        features = self.bn(self.backbone(x)).relu()
+        if fault == "hidden tensor is trained":
+            features = features * self.hidden[0]
+        logits = self._head(self.fc, features)
+        if fault == "old width" or (fault == "old width in train mode" and training):
+            logits = F.pad(logits, (0, OLD - NEW))
+        if fault == "classes in the wrong dimension":
+            logits = logits.T
+        if fault == "features follow the class count":
+            features = features[:, :NEW]
+        outputs = {"logits": logits, "features": features}
+        if fault == "output lost":
+            del outputs["features"]
+        if training:
+            aux = self._head(self.aux, features if features.shape[1] == WIDTH else F.pad(features, (0, WIDTH - NEW)))
+            outputs["aux"] = aux.detach() if fault == "auxiliary head detached" else aux
+        return outputs
+
+    def _head(self, layer: nn.Linear, features: torch.Tensor) -> torch.Tensor:
+        main = layer is self.fc
+        if self.fault == "head without gradients" and main:
+            with torch.no_grad():
+                return layer(features)  # type: ignore[no-any-return]
+        if self.fault == "weight detached" and main:
+            return F.linear(features, layer.weight.detach(), layer.bias)
+        if self.fault == "head detached in train mode" and main and self.training:
+            return layer(features).detach()  # type: ignore[no-any-return]
+        return layer(features)  # type: ignore[no-any-return]
+
+
+def _inputs(_: nn.Module) -> torch.Tensor:
+    return torch.zeros(BATCH, 8)
+
+
+@pytest.fixture
+def make_case() -> Callable[..., Case]:
+    """Build a model, swap its head for one with 5 classes, then switch a fault on."""
+
+    def make(
+        fault: str = "",
+        *,
+        build: Callable[[], nn.Module] = FaultyNet,
+        native: Callable[[int], nn.Module] | None = FaultyNet,
+        num_classes: int = NEW,
+    ) -> Case:
+        case = build_case("testzoo", ModelSpec("net", build, _inputs, native), num_classes)
+        if fault:
+            model: Any = case.model
+            model.fault = fault
+        return case
+
+    return make

@@ -1,0 +1,77 @@
+"""A case is built without memory, keeps what the model did before the swap, and is left alone by the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_headswap.checks import CHECKS, Case, build_case, run_check
+from pytest_headswap.engine import HeadSwapError, NoHeadError
+from pytest_headswap.zoo import ModelSpec
+
+MakeCase = Callable[..., Case]
+
+
+def _inputs(_: nn.Module) -> torch.Tensor:
+    return torch.zeros(2, 8)
+
+
+def test_the_model_is_built_on_meta_and_its_head_is_new(make_case: MakeCase) -> None:
+    case = make_case()
+    assert {parameter.device.type for parameter in case.model.parameters()} == {"meta"}
+    assert case.model.get_parameter("fc.weight").shape == (5, 16)
+    assert case.num_classes == 5
+    assert case.before[False].shapes["output['logits']"] == (2, 10)
+
+
+def test_the_checks_leave_the_model_as_it_is(make_case: MakeCase) -> None:
+    case = make_case()
+    case.model.train()
+    state = {key: (id(value), value._version) for key, value in case.model.state_dict(keep_vars=True).items()}
+    for name in CHECKS:
+        assert run_check(name, case).outcome == "passed"
+    assert {key: (id(value), value._version) for key, value in case.model.state_dict(keep_vars=True).items()} == state
+    assert all(module.training for module in case.model.modules())
+
+
+def test_a_model_without_a_head_raises_no_head_error() -> None:
+    class Identity(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+    with pytest.raises(NoHeadError):
+        build_case("testzoo", ModelSpec("identity", Identity, _inputs), 5)
+
+
+def test_inputs_of_the_wrong_shape_raise_with_the_shape() -> None:
+    spec = ModelSpec("linear", lambda: nn.Linear(9, 3), _inputs)
+    with pytest.raises(HeadSwapError, match=r"shape \(2, 8\)") as caught:
+        build_case("testzoo", spec, 5)
+    assert caught.value.reason == "forward_failed"
+
+
+def test_a_build_that_raises_is_not_hidden() -> None:
+    def build() -> nn.Module:
+        raise ValueError("no such depth")
+
+    with pytest.raises(ValueError, match="no such depth"):
+        build_case("testzoo", ModelSpec("broken", build, _inputs), 5)
+
+
+def test_the_head_that_the_zoo_names_is_the_one_that_is_swapped() -> None:
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.species = nn.Linear(8, 30)
+            self.colour = nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.species(x), self.colour(x)
+
+    case = build_case("testzoo", ModelSpec("two", TwoHeads, _inputs, head="colour"), 5)
+    assert [head.path for head in case.swap.heads] == ["colour"]
+    assert run_check("output_shape", case).outcome == "passed"
+    assert case.after[False].shapes == {"output[0]": (2, 30), "output[1]": (2, 5)}

@@ -1,0 +1,73 @@
+"""`gradient_flow` passes when exactly the new head learns, and fails when it does not or something else does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_headswap.checks import Case, run_check
+
+MakeCase = Callable[..., Case]
+
+
+def test_a_sound_swap_passes(make_case: MakeCase) -> None:
+    case = make_case()
+    finding = run_check("gradient_flow", case)
+    assert (finding.outcome, finding.message, finding.evidence) == ("passed", "", "structure")
+    assert {name for name, _ in case.swap.named_parameters()} == {"fc.weight", "fc.bias", "aux.weight", "aux.bias"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("head without gradients", "in eval mode no class output has a gradient"),
+        ("weight detached", "in eval mode no gradient of the class outputs reaches fc.weight"),
+        ("head detached in train mode", "in train mode no gradient of the class outputs reaches fc.bias, fc.weight"),
+        ("auxiliary head detached", "no gradient of the class outputs reaches aux.bias, aux.weight in any mode"),
+        ("backbone unfreezes itself", "in eval mode the frozen model still trains backbone.weight"),
+        ("hidden tensor is trained", "the frozen model still trains a tensor of shape (16,) that is no parameter"),
+    ],
+)
+def test_a_planted_fault_fails(make_case: MakeCase, fault: str, message: str) -> None:
+    case = make_case(fault)
+    model: Any = case.model
+    model.hidden.append(torch.zeros(16, requires_grad=True))
+    finding = run_check("gradient_flow", case)
+    assert finding.outcome == "failed"
+    assert message in finding.message
+
+
+def test_a_swap_without_new_parameters_fails(make_case: MakeCase) -> None:
+    case = make_case()
+    case.swap._fresh = {}
+    finding = run_check("gradient_flow", case)
+    assert (finding.outcome, "nothing to train" in finding.message) == ("failed", True)
+
+
+def test_a_part_of_the_backbone_among_the_new_parameters_fails(make_case: MakeCase) -> None:
+    case = make_case()
+    case.swap._fresh = {**dict(case.swap.named_parameters()), "bn.weight": nn.Parameter(torch.zeros(16))}
+    finding = run_check("gradient_flow", case)
+    assert (finding.outcome, "reaches bn.weight in any mode" in finding.message) == ("failed", True)
+
+
+def test_a_model_that_was_frozen_before_the_swap_still_learns_in_its_head(make_case: MakeCase) -> None:
+    def frozen() -> nn.Module:
+        model: nn.Module = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10))
+        return model.requires_grad_(False)
+
+    assert run_check("gradient_flow", make_case(build=frozen)).outcome == "passed"
+
+
+def test_every_flag_is_put_back(make_case: MakeCase) -> None:
+    case = make_case("head without gradients")
+    backbone = case.model.get_parameter("backbone.bias")
+    backbone.requires_grad_(False)
+    before = {name: parameter.requires_grad for name, parameter in case.model.named_parameters()}
+    run_check("gradient_flow", case)
+    assert {name: parameter.requires_grad for name, parameter in case.model.named_parameters()} == before
+    assert all(parameter.grad is None for parameter in case.model.parameters())

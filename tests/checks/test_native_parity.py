@@ -1,0 +1,91 @@
+"""`native_parity` compares keys and shapes with what the zoo builds, and says so when it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_headswap.checks import Case, run_check
+
+MakeCase = Callable[..., Case]
+
+
+def test_a_model_like_its_native_twin_passes(make_case: MakeCase) -> None:
+    finding = run_check("native_parity", make_case())
+    assert (finding.outcome, finding.evidence) == ("passed", "structure")
+
+
+def _lose_a_key(model: nn.Module) -> None:
+    model.get_submodule("backbone").register_parameter("bias", None)
+
+
+def _add_a_key(model: nn.Module) -> None:
+    model.register_buffer("extra", torch.zeros(3))
+
+
+def _rename_a_layer(model: nn.Module) -> None:
+    model.add_module("classifier", model.get_submodule("fc"))
+    del model.fc
+
+
+def _leave_the_old_width(model: nn.Module) -> None:
+    model.add_module("aux", nn.Linear(16, 10))
+
+
+def _wrap_the_head(model: nn.Module) -> None:
+    model.add_module("fc", nn.Sequential(nn.Dropout(), model.get_submodule("fc")))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (_lose_a_key, "missing: backbone.bias (16,)"),
+        (_add_a_key, "unexpected: extra (3,)"),
+        (_rename_a_layer, "missing: fc.weight (5, 16), fc.bias (5,); unexpected: classifier.weight (5, 16)"),
+        (_leave_the_old_width, "wrong shape: aux.weight is (10, 16), natively (5, 16)"),
+        (_wrap_the_head, "unexpected: fc.1.weight (5, 16)"),
+    ],
+)
+def test_a_planted_fault_fails(make_case: MakeCase, fault: Callable[[nn.Module], None], message: str) -> None:
+    case = make_case()
+    fault(case.model)
+    finding = run_check("native_parity", case)
+    assert finding.outcome == "failed"
+    assert message in finding.message
+    assert finding.message.startswith("the state_dict differs from that of net built with 5 classes")
+
+
+def test_a_long_list_of_differences_is_cut(make_case: MakeCase) -> None:
+    finding = run_check("native_parity", make_case(native=lambda num_classes: nn.Linear(num_classes, 1)))
+    assert "unexpected: backbone.weight (16, 8), backbone.bias (16,)" in finding.message
+    assert finding.message.count("bn.") == 3
+    assert finding.message.endswith("and 6 more")
+
+
+def test_a_zoo_that_cannot_build_natively_skips_with_its_reason(make_case: MakeCase) -> None:
+    finding = run_check("native_parity", make_case(native=None))
+    assert (finding.outcome, finding.reason) == ("skipped", "no_native")
+    assert finding.message == "the zoo testzoo does not say how net is built natively"
+
+
+def test_a_native_build_that_raises_skips_with_the_exception(make_case: MakeCase) -> None:
+    def refuse(num_classes: int) -> nn.Module:
+        raise AssertionError(f"{num_classes} classes are not supported")
+
+    finding = run_check("native_parity", make_case(native=refuse))
+    assert (finding.outcome, finding.reason) == ("skipped", "no_native")
+    assert finding.message.endswith("cannot build net with 5 classes: AssertionError: 5 classes are not supported")
+
+
+def test_the_native_model_takes_no_memory(make_case: MakeCase) -> None:
+    devices = []
+
+    def build(num_classes: int) -> nn.Module:
+        devices.append(torch.empty(0).device.type)
+        return nn.Linear(1, num_classes)
+
+    run_check("native_parity", make_case(native=build))
+    assert devices == ["meta"]

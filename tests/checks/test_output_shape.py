@@ -1,0 +1,96 @@
+"""`output_shape` passes sound models, and fails whatever gives a loss the wrong number of classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_headswap.checks import Case, run_check
+
+MakeCase = Callable[..., Case]
+
+
+def test_a_sound_swap_passes_in_both_modes(make_case: MakeCase) -> None:
+    case = make_case()
+    finding = run_check("output_shape", case)
+    assert (finding.outcome, finding.message, finding.evidence) == ("passed", "", "structure")
+    assert case.after[True].shapes == {
+        "output['logits']": (2, 5),
+        "output['features']": (2, 16),
+        "output['aux']": (2, 5),
+    }
+
+
+def test_the_old_class_count_can_be_kept(make_case: MakeCase) -> None:
+    assert run_check("output_shape", make_case(num_classes=10)).outcome == "passed"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("old width", r"in eval mode output\['logits'\] has shape \(2, 10\) after the swap, expected \(2, 5\)"),
+        ("old width in train mode", r"in train mode output\['logits'\] has shape \(2, 10\)"),
+        ("classes in the wrong dimension", r"has shape \(5, 2\) after the swap, expected \(2, 5\)"),
+        (
+            "features follow the class count",
+            r"output\['features'\] is no class output, and its shape went from \(2, 16\) to \(2, 5\)",
+        ),
+        (
+            "output lost",
+            r"returned .*output\['features'\] \(2, 16\) before the swap and output\['logits'\] \(2, 5\) after",
+        ),
+        ("raises in train mode", "train mode ran before the swap and raises after it: .*out of luck"),
+    ],
+)
+def test_a_planted_fault_fails(make_case: MakeCase, fault: str, message: str) -> None:
+    finding = run_check("output_shape", make_case(fault))
+    assert finding.outcome == "failed"
+    assert re.search(message, finding.message)
+
+
+def test_a_head_that_reaches_an_output_which_is_never_returned_fails(make_case: MakeCase) -> None:
+    case = make_case()
+    case.swap.old_heads = (*case.swap.old_heads, replace(case.swap.old_heads[0], outputs=("output['ghost']",)))
+    finding = run_check("output_shape", case)
+    assert finding.outcome == "failed"
+    assert "output['ghost'], but the model returns no such output in any mode" in finding.message
+
+
+def test_heads_that_reach_no_output_fail(make_case: MakeCase) -> None:
+    case = make_case()
+    case.swap.old_heads = tuple(replace(head, outputs=()) for head in case.swap.old_heads)
+    finding = run_check("output_shape", case)
+    assert (finding.outcome, "no output follows the class count" in finding.message) == ("failed", True)
+
+
+def test_a_wrong_belief_about_the_old_class_count_fails(make_case: MakeCase) -> None:
+    case = make_case()
+    case.swap.old_heads = tuple(replace(head, num_classes=11) for head in case.swap.old_heads)
+    finding = run_check("output_shape", case)
+    assert finding.outcome == "failed"
+    assert "had shape (2, 10) before the swap, without 11 at dimension 1" in finding.message
+
+
+class OnlyEval(nn.Module):
+    """Cannot be run in train mode at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Linear(8, 16)
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            raise RuntimeError("for inference only")
+        return self.fc(self.backbone(x).relu())  # type: ignore[no-any-return]
+
+
+def test_a_mode_that_never_ran_is_named_and_not_held_against_the_swap(make_case: MakeCase) -> None:
+    finding = run_check("output_shape", make_case(build=OnlyEval))
+    assert finding.outcome == "passed"
+    assert finding.message == "train mode was not compared, the model as built does not run in it"
