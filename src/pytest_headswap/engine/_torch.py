@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,10 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
     "TorchDispatchMode",
+    "fake_tensor_mode",
     "initialised_cuda_devices",
     "is_pointwise",
     "mutated_tensors",
     "op_name",
+    "plain_kernels",
     "storage_key",
 ]
 
@@ -22,6 +25,26 @@ def initialised_cuda_devices() -> list[int]:
     """The CUDA devices of this process; none when CUDA has not been used, so that asking does not start it."""
     is_initialised: Callable[[], bool] = torch.cuda.is_initialized
     return list(range(torch.cuda.device_count())) if is_initialised() else []
+
+
+def fake_tensor_mode() -> Any:
+    """A context in which tensors have shape, dtype and device but no memory; `from_tensor` brings a tensor into it."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Without the fused kernels that hide the steps of attention and recurrent layers."""
+    attention, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    torch.backends.mha.set_fastpath_enabled(value=False)
+    torch._C._set_mkldnn_enabled(False)  # its public form also sets a flag that warns
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(value=attention)
+        torch._C._set_mkldnn_enabled(onednn)
 
 
 def op_name(op: Any) -> str:

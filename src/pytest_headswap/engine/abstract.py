@@ -1,7 +1,7 @@
-"""Run a model without touching it: on the meta device, with stand-ins for all its tensors.
+"""Run a model without touching it, with stand-ins for all its tensors: on the meta device where that does.
 
 For the length of a run every module's `__dict__` is replaced by one whose parameters, buffers and
-other tensors are meta tensors and whose containers are copies. What forward writes lands there, and
+other tensors are stand-ins and whose containers are copies. What forward writes lands there, and
 the originals come back afterwards, whatever happened.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_headswap.engine._torch import initialised_cuda_devices
+from pytest_headswap.engine._torch import fake_tensor_mode, initialised_cuda_devices, plain_kernels
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.inputs import Inputs, as_inputs
 
@@ -27,17 +27,25 @@ _CONTAINERS = (list, dict, set, collections.OrderedDict, collections.deque, coll
 _MODULE_DICTS = ("_modules",)
 
 
+META, FAKE, REAL = "meta", "fake", "real"
+WAYS = (META, FAKE, REAL)
+"""How a model can be run, the cheapest first. `meta`: shapes alone. `fake`: shapes that know their device, and
+constants that know their value, for models that compute with them. `real`: copies of all tensors, real arithmetic."""
+
+
 @dataclass(frozen=True)
 class AbstractRun:
     """What came out of an abstract run.
 
-    `outputs` has the structure that `forward` returned, with meta tensors in it. `parameters` and
+    `outputs` has the structure that `forward` returned, with stand-in tensors in it. `parameters` and
     `buffers` map full names to the stand-ins that were used; tied ones appear under each name.
+    `way` is how the model was run: `meta`, `fake` or `real`.
     """
 
     outputs: Any
     parameters: dict[str, torch.Tensor]
     buffers: dict[str, torch.Tensor]
+    way: str
 
 
 def abstract_run(
@@ -45,43 +53,59 @@ def abstract_run(
     example_inputs: Any,
     *,
     training: bool = False,
+    ways: Sequence[str] = WAYS,
     before: Callable[[StandIns], Any] | None = None,
 ) -> AbstractRun:
-    """Run `model` on meta tensors in train or eval mode; the model, the inputs and all RNG stay as they are.
+    """Run `model` on stand-ins in train or eval mode; the model, the inputs and all RNG stay as they are.
 
     Stand-ins keep shape, stride, dtype and `requires_grad`, so under `torch.enable_grad()` the outputs
-    have the autograd graph that a real run would have. `before` is called with the stand-ins just before
-    forward and may return a context manager that is then active around it.
+    have the autograd graph that a real run would have. The ways are tried in their order until one
+    succeeds. `before` is called with the stand-ins just before each forward and may return a context
+    manager that is then active around it.
 
     Raises:
         HeadSwapError: `forward_failed`, with the model's own exception as `__cause__`.
     """
     inputs = as_inputs(example_inputs)
-    with preserved(model) as stand_ins:
+    failed: Exception | None = None
+    for way in ways:
+        if way != META and (any(t.is_meta for t in model.parameters()) or any(t.is_meta for t in inputs.tensors())):
+            continue  # without values there is nothing to be more real with
+        try:
+            return _run(model, inputs, training, way, before)
+        except HeadSwapError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a model raises, the next way may do
+            failed = error
+    assert failed is not None, "the first way is always tried"
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
+    raise HeadSwapError(
+        "forward_failed",
+        f"{type(model).__name__}.forward raised {type(failed).__name__} in {'train' if training else 'eval'} mode on "
+        f"inputs of shape {shapes}: {_first_line(failed)}. Pass example_inputs that the model accepts",
+    ) from failed
+
+
+def _run(
+    model: nn.Module, inputs: Inputs, training: bool, way: str, before: Callable[[StandIns], Any] | None
+) -> AbstractRun:
+    with ExitStack() as stack:
+        fake = fake_tensor_mode() if way == FAKE else None
+        stand_ins = stack.enter_context(preserved(model, StandIns(way, fake)))
         model.train(training)
-        meta_inputs = inputs.map_tensors(stand_ins.of)
-        with ExitStack() as stack:
+        given = inputs.map_tensors(stand_ins.of)
+        stack.enter_context(plain_kernels())
+        if way == META:
             stack.enter_context(torch.device("meta"))
-            context = before(stand_ins) if before is not None else None
-            if context is not None:
-                stack.enter_context(context)
-            outputs = _call(model, meta_inputs, inputs, training)
+        elif fake is not None:
+            stack.enter_context(fake)
+        context = before(stand_ins) if before is not None else None
+        if context is not None:
+            stack.enter_context(context)
+        outputs = model(*given.args, **(given.kwargs or {}))
         parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
         buffers = dict(model.named_buffers(remove_duplicate=False))
-    return AbstractRun(outputs, parameters, buffers)
-
-
-def _call(model: nn.Module, meta_inputs: Inputs, inputs: Inputs, training: bool) -> Any:
-    try:
-        return model(*meta_inputs.args, **(meta_inputs.kwargs or {}))
-    except Exception as error:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
-        mode = "train" if training else "eval"
-        raise HeadSwapError(
-            "forward_failed",
-            f"{type(model).__name__}.forward raised {type(error).__name__} in {mode} mode on inputs of shape {shapes}: "
-            f"{_first_line(error)}. Pass example_inputs that the model accepts",
-        ) from error
+        return AbstractRun(outputs, parameters, buffers, way)
 
 
 def _first_line(error: BaseException) -> str:
@@ -90,9 +114,11 @@ def _first_line(error: BaseException) -> str:
 
 
 class StandIns:
-    """Meta tensors in the place of real ones: one for each tensor object, so what is shared stays shared."""
+    """Other tensors in the place of a model's: one for each tensor object, so what is shared stays shared."""
 
-    def __init__(self) -> None:
+    def __init__(self, way: str = META, fake: Any = None) -> None:
+        self._way = way
+        self._fake = fake
         self._made: dict[int, Any] = {}
         self._kept: list[Any] = []  # ids stay valid only while the originals live
 
@@ -105,14 +131,22 @@ class StandIns:
                     "unsupported_model",
                     "the model has uninitialised lazy parameters: run it once on a real batch before the swap",
                 )
-            meta = torch.empty_like(tensor.detach(), device="meta")
+            bare = self._bare(tensor.detach())
             if isinstance(tensor, nn.Parameter):
-                made = nn.Parameter(meta, requires_grad=tensor.requires_grad)
+                made = nn.Parameter(bare, requires_grad=tensor.requires_grad)
             else:
-                made = meta.requires_grad_(tensor.requires_grad) if tensor.is_leaf else meta
+                made = bare.requires_grad_(tensor.requires_grad) if tensor.is_leaf else bare
             self._remember(tensor, made)
         stand_in: torch.Tensor = made
         return stand_in
+
+    def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._way == META:
+            return torch.empty_like(tensor, device="meta")
+        if self._way == FAKE:
+            made: torch.Tensor = self._fake.from_tensor(tensor)
+            return made
+        return tensor.clone()
 
     def copy(self, value: Any) -> Any:
         """A copy of an attribute: tensors become stand-ins, builtin containers are copied, the rest is kept."""
@@ -142,7 +176,7 @@ class StandIns:
 
 
 @contextmanager
-def preserved(model: nn.Module) -> Iterator[StandIns]:
+def preserved(model: nn.Module, stand_ins: StandIns) -> Iterator[StandIns]:
     """Give every module of `model` stand-ins for the length of the block, and all of its own state back after it.
 
     RNG states of Python, NumPy and torch, the default dtype, grad mode and thread-local modes come back too.
@@ -151,7 +185,6 @@ def preserved(model: nn.Module) -> Iterator[StandIns]:
     originals = [dict(module.__dict__) for module in modules]
     with _preserved_globals():
         try:
-            stand_ins = StandIns()
             for module, state in zip(modules, originals, strict=True):
                 for key, value in state.items():
                     module.__dict__[key] = dict(value) if key in _MODULE_DICTS else stand_ins.copy(value)

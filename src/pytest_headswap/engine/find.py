@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from pytest_headswap.engine.abstract import WAYS
 from pytest_headswap.engine.candidates import Candidate, ClassOutput, find_candidates, rejections
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
 from pytest_headswap.engine.graph import BUFFER, Graph
@@ -56,18 +57,20 @@ class Found:
 class Search:
     """Everything that was found out about a model in one probe of each mode.
 
-    `shapes`: of the labelled outputs, for each mode that could be run (False: eval, True: train).
+    `shapes`: of the labelled outputs, for each mode that could be run (False: eval, True: train), and
+    `ways`: how it was run there.
     """
 
     found: tuple[Found, ...]
     rejected: tuple[Rejected, ...]
     notes: tuple[str, ...]
     shapes: dict[bool, dict[str, tuple[int, ...]]]
+    ways: dict[bool, str]
     declared: int | None
 
     def heads(self) -> Heads:
         """The public view."""
-        return Heads(tuple(item.head for item in self.found), self.rejected, self.notes)
+        return Heads(tuple(item.head for item in self.found), self.rejected, self.notes, self.ways[False])
 
 
 def search(model: nn.Module, inputs: Inputs) -> Search:
@@ -80,7 +83,7 @@ def search(model: nn.Module, inputs: Inputs) -> Search:
     graphs = [record(model, inputs, training=False)]
     notes: list[str] = []
     try:
-        graphs.append(record(model, inputs, training=True))
+        graphs.append(record(model, inputs, training=True, ways=WAYS[WAYS.index(graphs[0].way) :]))
     except HeadSwapError as error:
         notes.append(f"train mode could not be probed, so heads that only appear there are not seen: {error}")
     if not any(value.shape for graph in graphs for value in graph.outputs.values()):
@@ -102,7 +105,8 @@ def search(model: nn.Module, inputs: Inputs) -> Search:
             raise _no_head(model, candidates, rejected)
         notes.append("the model was built without a head: the Identity at its end becomes one")
     shapes = {graph.training: {label: value.shape for label, value in graph.outputs.items()} for graph in graphs}
-    return Search(tuple(found), tuple(rejected), tuple(notes), shapes, declared)
+    ways = {graph.training: graph.way for graph in graphs}
+    return Search(tuple(found), tuple(rejected), tuple(notes), shapes, ways, declared)
 
 
 def declared_num_classes(model: nn.Module) -> int | None:

@@ -38,18 +38,26 @@ class Node:
     """One operation: `inputs` are its tensor arguments in order, those in lists included.
 
     `args` and `kwargs` are the arguments as they were passed, with each tensor replaced by its Value.
+    `module` is the path of the module without children in whose forward it ran, "" for none.
     """
 
-    __slots__ = ("args", "inputs", "kwargs", "name", "outputs", "pointwise")
+    __slots__ = ("args", "inputs", "kwargs", "module", "name", "outputs", "pointwise")
 
     def __init__(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Value], pointwise: bool
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inputs: list[Value],
+        pointwise: bool,
+        module: str = "",
     ) -> None:
         self.name = name
         self.args = args
         self.kwargs = kwargs
         self.inputs = inputs
         self.pointwise = pointwise
+        self.module = module
         self.outputs: list[Value] = []
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
@@ -69,13 +77,10 @@ class IdentityCall:
 
 @dataclass
 class Graph:
-    """The recorded data flow of one run in one mode.
-
-    `outputs` are the labelled floating-point outputs of the model; `order` lists the paths of modules
-    without children in the order of their execution.
-    """
+    """The recorded data flow of one run in one mode. `outputs` are the labelled floating-point outputs."""
 
     training: bool
+    way: str = ""
     nodes: list[Node] = field(default_factory=list)
     outputs: dict[str, Value] = field(default_factory=dict)
     identities: list[IdentityCall] = field(default_factory=list)

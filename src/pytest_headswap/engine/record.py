@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine._torch import TorchDispatchMode, is_pointwise, mutated_tensors, op_name, storage_key
-from pytest_headswap.engine.abstract import StandIns, abstract_run
+from pytest_headswap.engine.abstract import WAYS, StandIns, abstract_run
 from pytest_headswap.engine.graph import (
     ATTRIBUTE,
     BUFFER,
@@ -30,26 +30,31 @@ ALIASED_WRITE = "headswap::aliased_write"
 """Stands for "this tensor was changed through another view of its storage" (`out[:, 0] = ...`)."""
 
 
-def record(model: nn.Module, example_inputs: Any, *, training: bool = False) -> Graph:
+def record(
+    model: nn.Module, example_inputs: Any, *, training: bool = False, ways: Sequence[str] = WAYS
+) -> Graph:
     """Run the model abstractly and return its data flow.
 
     Raises:
         HeadSwapError: `forward_failed` or `bad_inputs`.
     """
-    graph = Graph(training)
-    recorder = _Recorder(graph)
     inputs = as_inputs(example_inputs)
+    recorders: list[_Recorder] = []
 
     @contextmanager
     def recording(stand_ins: StandIns) -> Iterator[None]:
+        recorder = _Recorder(Graph(training))
+        recorders.append(recorder)
         recorder.name_sources(model)
         for index, tensor in enumerate(inputs.tensors()):
             recorder.add_source(stand_ins.of(tensor), INPUT, f"input[{index}]")
-        watcher = _IdentityWatcher(model, recorder)
-        with torch.no_grad(), watcher, recorder:
+        with torch.no_grad(), _ModuleWatcher(model, recorder), recorder:
             yield
 
-    run = abstract_run(model, inputs, training=training, before=recording)
+    run = abstract_run(model, inputs, training=training, ways=ways, before=recording)
+    recorder = recorders[-1]
+    graph = recorder.graph
+    graph.way = run.way
     for label, tensor in flatten_outputs(run.outputs):
         if tensor.is_floating_point():
             graph.outputs[label] = recorder.value_of(tensor)
@@ -61,7 +66,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
-        self._graph = graph
+        self.graph = graph
+        self.module = ""
         self._values: dict[int, Value] = {}
         self._kept: list[torch.Tensor] = []
         self._by_storage: defaultdict[int | None, list[torch.Tensor]] = defaultdict(list)
@@ -106,9 +112,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
             {key: self._as_values(value, inputs) for key, value in kwargs.items()},
             inputs,
             is_pointwise(func),
+            self.module,
         )
         result = func(*args, **kwargs)
-        self._graph.nodes.append(node)
+        self.graph.nodes.append(node)
         from_input = any(value.from_input for value in inputs)
         for value in inputs:
             value.consumers.append(node)
@@ -146,37 +153,43 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         for tensor in self._by_storage[storage_key(written)]:
             if tensor is not written and tensor.shape != ():
                 before = self._values[id(tensor)]
-                node = Node(ALIASED_WRITE, (before, value), {}, [before, value], pointwise=False)
-                self._graph.nodes.append(node)
+                node = Node(ALIASED_WRITE, (before, value), {}, [before, value], pointwise=False, module=self.module)
+                self.graph.nodes.append(node)
                 before.consumers.append(node)
                 value.consumers.append(node)
                 self._output(node, tensor, before.from_input or value.from_input)
 
 
-class _IdentityWatcher:
-    """Notes each `nn.Identity` that is executed, for models that were built without a head."""
+class _ModuleWatcher:
+    """Tells the recorder which module without children is running, and notes each `nn.Identity`."""
 
     def __init__(self, model: nn.Module, recorder: _Recorder) -> None:
         self._recorder = recorder
-        self._leaves = [
-            (path, module) for path, module in model.named_modules() if not any(True for _ in module.children())
-        ]
+        self._leaves = [(path, module) for path, module in model.named_modules() if next(module.children(), None) is None]
         self._handles: list[Any] = []
         self._executed = 0
 
     def __enter__(self) -> None:
         for path, module in self._leaves:
-            self._handles.append(module.register_forward_hook(self._hook(path, type(module) is nn.Identity)))
+            before, after = self._hooks(path, type(module) is nn.Identity)
+            self._handles.append(module.register_forward_pre_hook(before))
+            self._handles.append(module.register_forward_hook(after))
 
     def __exit__(self, *exc: object) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def _hook(self, path: str, is_identity: bool) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+    def _hooks(self, path: str, is_identity: bool) -> tuple[Any, Any]:
+        recorder = self._recorder
+
+        def before(_module: nn.Module, _args: Any) -> None:
+            recorder.module = path
+
+        def after(_module: nn.Module, _args: Any, output: Any) -> None:
+            recorder.module = ""
             self._executed += 1
             if is_identity and isinstance(output, torch.Tensor):
-                value = self._recorder.value_of(output)
-                self._recorder._graph.identities.append(IdentityCall(path, value, self._executed))
+                call = IdentityCall(path, recorder.value_of(output), self._executed)
+                recorder.graph.identities.append(call)
 
-        return hook
+        return before, after

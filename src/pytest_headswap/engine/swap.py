@@ -132,7 +132,7 @@ def _verify(model: nn.Module, inputs: Inputs, result: Search, chosen: Sequence[F
     outputs = {(o.training, o.label, o.dim): o for item in chosen for o in item.outputs}
     for training, before in result.shapes.items():
         try:
-            run = abstract_run(model, inputs, training=training)
+            run = abstract_run(model, inputs, training=training, ways=(result.ways[training],))
         except HeadSwapError as error:
             raise HeadSwapError("verification_failed", f"with the new head {error}") from error
         after = {label: tuple(t.shape) for label, t in flatten_outputs(run.outputs) if t.is_floating_point()}
