@@ -111,9 +111,10 @@ class Recorder:
 
 
 def _explained(reason: str) -> str:
+    from pytest_headswap.checks import SKIP_REASONS
     from pytest_headswap.engine import REASONS
 
-    return f"[{reason}] {REASONS[reason]}" if reason in REASONS else f"[{reason or 'without a reason code'}]"
+    return f"[{reason}] {(SKIP_REASONS | REASONS)[reason]}" if reason else "without a reason code"
 
 
 def _versions(settings: Settings) -> dict[str, str]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytest_headswap.checks.case import Case, build_case
-from pytest_headswap.checks.finding import STRUCTURE, CheckFailed, CheckSkipped, Finding
+from pytest_headswap.checks.finding import SKIP_REASONS, STRUCTURE, CheckFailed, CheckSkipped, Finding
 from pytest_headswap.checks.gradient_flow import gradient_flow
 from pytest_headswap.checks.native_parity import native_parity
 from pytest_headswap.checks.output_shape import output_shape
 from pytest_headswap.engine import HeadSwapError
 
-__all__ = ["CHECKS", "Case", "CheckFailed", "CheckSkipped", "Finding", "build_case", "run_check"]
+__all__ = ["CHECKS", "SKIP_REASONS", "Case", "CheckFailed", "CheckSkipped", "Finding", "build_case", "run_check"]
 
 # In the order in which they run and are listed: the cheapest and most telling first.
 CHECKS: dict[str, Callable[[Case], str]] = {

@@ -7,6 +7,9 @@ from typing import Literal
 
 STRUCTURE = "structure"
 
+# Why a check does not apply, beside the reason codes of the engine.
+SKIP_REASONS = {"no_native": "the zoo cannot build the model with that class count itself"}
+
 
 class CheckFailed(Exception):
     """The check found a fault. The message names the tensors and shapes."""
@@ -16,6 +19,8 @@ class CheckSkipped(Exception):
     """The check does not apply to this model; `reason` is a code that reports can group by."""
 
     def __init__(self, reason: str, message: str) -> None:
+        if reason not in SKIP_REASONS:
+            raise ValueError(f"unknown reason code {reason!r}")
         super().__init__(message)
         self.reason = reason
         self.message = message

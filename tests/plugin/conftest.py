@@ -1,0 +1,145 @@
+"""A project with a zoo of its own, made small and odd, in which pytest runs inside of pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_headswap.report import Result, read_journal
+
+# Registers `testzoo` in the way a plugin would. BUILDS counts how often each model was built.
+CONFTEST = """
+import os
+import pytest
+import torch
+from torch import nn
+from pytest_headswap.zoo import ModelSpec, Zoo, register
+
+class Net(nn.Module):
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.backbone = nn.Linear(8, 16)
+        self.fc = nn.Linear(16, num_classes)
+    def forward(self, x):
+        return self.fc(self.backbone(x).relu())
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return x * 2
+
+class Raising(Net):
+    def forward(self, x):
+        raise RuntimeError("the forward of this model raises")
+
+def unbuildable():
+    raise ValueError("no such depth")
+
+def refuse(num_classes):
+    raise TypeError("takes no class count")
+
+def crash():
+    os._exit(17)
+
+def images(model):
+    return torch.zeros(2, 8)
+
+def wrong_images(model):
+    return torch.zeros(2, 9)
+
+BUILDS = os.path.join(os.path.dirname(__file__), "builds.txt")
+
+def counted(name, build):
+    def wrapped():
+        with open(BUILDS, "a") as file:
+            file.write(f"{name} {os.getpid()}\\n")
+        return build()
+    return wrapped
+
+SPECS = {
+    "alpha": dict(build=Net, native=Net, family="nets"),
+    "beta.v1_5": dict(build=Net, native=Net),
+    "doubled": dict(build=Doubled),
+    "lonely": dict(build=Net, native=refuse),
+    "mismatched": dict(build=Net, native=lambda num_classes: nn.Linear(num_classes, 1)),
+    "raising": dict(build=Raising, native=Net),
+    "unbuildable": dict(build=unbuildable),
+    "wrong_inputs": dict(build=Net, native=Net, example_inputs=wrong_images),
+}
+
+def load():
+    def make(name):
+        options = {"example_inputs": images, **SPECS[name]}
+        return ModelSpec(name, **{**options, "build": counted(name, options["build"])})
+    return Zoo("testzoo", tuple(SPECS), make, {"testlib": "1.2"})
+
+def without_library():
+    raise ModuleNotFoundError("No module named 'ghostlib'", name="ghostlib")
+
+register("testzoo", load)
+register("ghosts", without_library, library="ghostlib")
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> None:
+    """Import all that a run imports: pytester forgets modules first imported inside it, which torch does not bear."""
+    import torch
+    from torch import nn
+
+    from pytest_headswap import cli  # noqa: F401
+    from pytest_headswap._plugin import recorder, run  # noqa: F401
+    from pytest_headswap.checks import CHECKS, build_case, run_check
+    from pytest_headswap.zoo import ModelSpec, builtin  # noqa: F401
+
+    case = build_case("warm", ModelSpec("linear", lambda: nn.Linear(8, 3), lambda _: torch.zeros(2, 8)), 5)
+    for name in CHECKS:
+        run_check(name, case)
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A project with one test of its own, and `testzoo` at hand."""
+    for name in ("CI", "BUILD_NUMBER", "PYTEST_ADDOPTS"):  # these change what pytest prints
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(test_own="def test_mine():\n    pass\n")
+    return pytester
+
+
+@pytest.fixture
+def extend_conftest(project: pytest.Pytester) -> Callable[[str], None]:
+    """Add lines to the conftest of the project."""
+
+    def extend(text: str) -> None:
+        with (project.path / "conftest.py").open("a", encoding="utf-8") as file:
+            file.write(f"\n{text}\n")
+
+    return extend
+
+
+@pytest.fixture
+def journal(project: pytest.Pytester) -> Callable[..., dict[str, Result]]:
+    """Read the journal of the last run: results by id."""
+
+    def read(folder: str = "headswap-report") -> dict[str, Result]:
+        _, results = read_journal(project.path / folder)
+        by_id = {result.nodeid: result for result in results}
+        assert len(by_id) == len(results), "each test has one line"
+        return by_id
+
+    return read
+
+
+@pytest.fixture
+def builds(project: pytest.Pytester) -> Callable[[], list[str]]:
+    """The names of the models that were built, in order."""
+
+    def read() -> list[str]:
+        path: Path = project.path / "builds.txt"
+        return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+    return read
