@@ -1,7 +1,7 @@
 """Find the classification head of a PyTorch model by its data flow, swap it, and undo the swap."""
 
 from pytest_headswap.engine.abstract import AbstractRun, abstract_run
-from pytest_headswap.engine.errors import REASONS, HeadSwapError, NoHeadError
+from pytest_headswap.engine.errors import REASONS, HeadSwapError, HeadSwapWarning, NoHeadError
 from pytest_headswap.engine.heads import Head, Heads, Rejected
 from pytest_headswap.engine.swap import Swap, find_heads, swap_head
 
@@ -10,6 +10,7 @@ __all__ = [
     "AbstractRun",
     "Head",
     "HeadSwapError",
+    "HeadSwapWarning",
     "Heads",
     "NoHeadError",
     "Rejected",

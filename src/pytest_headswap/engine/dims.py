@@ -446,6 +446,27 @@ def _embedding(node: Node) -> Relation:
     return Relation([*links, Link(0, 1, 0, len(out) - 1, out[-1])])
 
 
+def _trilinear(node: Node) -> Relation:
+    """`_trilinear(a, b, c, expand_a, expand_b, expand_c, sum)`: what `nn.Bilinear` runs.
+
+    Each operand has all dimensions of the product but those in its `expand` list; those in `sum` go.
+    """
+    summed = set(node.argument(6, "sumdim", ()))
+    total = len(node.inputs[0].shape) + len(node.argument(3, "expand1", ()))
+    kept = [dim for dim in range(total) if dim not in summed]
+    result = Relation()
+    holders: dict[int, list[tuple[int, int]]] = {}
+    for operand in range(3):
+        own = [dim for dim in range(total) if dim not in node.argument(3 + operand, f"expand{operand + 1}", ())]
+        for position, dim in enumerate(own):
+            if dim in summed:
+                holders.setdefault(dim, []).append((operand, position))
+            else:
+                result.links.append(Link(operand, position, 0, kept.index(dim), node.inputs[operand].shape[position]))
+    result.contracted = [(own[0], other) for own in holders.values() for other in own[1:]]
+    return result
+
+
 def _cdist(node: Node) -> Relation:
     """Distances of rows: (..., n, k), (..., m, k) to (..., n, m)."""
     a, b, out = node.inputs[0].shape, node.inputs[1].shape, node.outputs[0].shape
@@ -520,7 +541,7 @@ _RULES: dict[str, Callable[[Node], Relation]] = {
         ),
         _first_only,
     ),
-    **dict.fromkeys(("mm", "bmm", "matmul", "mv", "dot"), _mm),
+    **dict.fromkeys(("mm", "bmm", "matmul", "mv", "dot", "vdot"), _mm),
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), _addmm),
     "linear": _linear,
     **dict.fromkeys(("convolution", "_convolution", "convolution_overrideable"), _convolution),
@@ -536,5 +557,6 @@ _RULES: dict[str, Callable[[Node], Relation]] = {
         _attention,
     ),
     "embedding": _embedding,
+    "_trilinear": _trilinear,
     **dict.fromkeys(("_cdist_forward", "cdist", "_euclidean_dist"), _cdist),
 }

@@ -20,7 +20,9 @@ REASONS: dict[str, str] = {
     "composite": "the class count cannot be told apart from other factors of the layer's width",
     "unsupported_layer": "the layer that sets the class dimension cannot be resized",
     "verification_failed": "after the swap an output did not follow the new class count",
+    "activation_in_forward": "the activation behind the head is no module of its own and cannot be dropped",
     # the arguments or the model cannot be used
+    "bad_argument": "an argument of swap_head cannot be used",
     "bad_num_classes": "num_classes is not a positive whole number",
     "bad_inputs": "the example inputs cannot be used",
     "no_inputs": "no example inputs were given and none could be worked out",
@@ -51,6 +53,10 @@ class HeadSwapError(Exception):
 
 class NoHeadError(HeadSwapError):
     """The model has no classification head, nor a place where one belongs."""
+
+
+class HeadSwapWarning(UserWarning):
+    """The swap holds, and there is something about the model that a user has to know before training it."""
 
 
 def _rebuild(kind: type[HeadSwapError], reason: str, text: str, rejected: tuple[str, ...]) -> HeadSwapError:

@@ -8,49 +8,15 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from pytest_headswap.engine.abstract import WAYS
-from pytest_headswap.engine.candidates import Candidate, ClassOutput, find_candidates, rejections
+from pytest_headswap.engine.candidates import Candidate, find_candidates, rejections
+from pytest_headswap.engine.describe import Found, describe_heads
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
-from pytest_headswap.engine.graph import BUFFER, Graph
+from pytest_headswap.engine.graph import Graph
 from pytest_headswap.engine.heads import Head, Heads, Rejected
-from pytest_headswap.engine.identity import Place, find_places
+from pytest_headswap.engine.identity import find_places
 from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.record import record
-from pytest_headswap.engine.trace import Axis, Projection, Tracer
-
-_ACTIVATIONS = {
-    "_softmax": "softmax",
-    "softmax": "softmax",
-    "_log_softmax": "log_softmax",
-    "log_softmax": "log_softmax",
-    "sigmoid": "sigmoid",
-}
-
-
-@dataclass(frozen=True)
-class ClassTensor:
-    """A parameter or buffer with one entry a class: dimension `dim` is `outer * num_classes * inner` long.
-
-    `names` are all the names under which it is registered.
-    """
-
-    names: tuple[str, ...]
-    dim: int
-    outer: int
-    inner: int
-    is_buffer: bool
-
-
-@dataclass(frozen=True)
-class Found:
-    """A head with what the swap needs to know of it.
-
-    `place` says where and how a layer is to be made when the model was built without one.
-    """
-
-    head: Head
-    tensors: tuple[ClassTensor, ...]
-    outputs: tuple[ClassOutput, ...]
-    place: Place | None = None
+from pytest_headswap.engine.trace import Tracer
 
 
 @dataclass(frozen=True)
@@ -98,7 +64,7 @@ def search(model: nn.Module, inputs: Inputs) -> Search:
     declared = declared_num_classes(model)
     sound = [candidate for candidate in candidates if candidate.fault is None]
     if sound and declared != 0:
-        found = _heads(sound)
+        found = describe_heads(model, sound, tracers)
     else:
         found = _gained(graphs, tracers, candidates)
         if not found:
@@ -117,79 +83,6 @@ def declared_num_classes(model: nn.Module) -> int | None:
             if isinstance(value, int) and not isinstance(value, bool):
                 return value
     return None
-
-
-def _heads(candidates: list[Candidate]) -> list[Found]:
-    """One head for each weight; other tensors with one entry a class go to the head they stand next to or behind."""
-    found: dict[tuple[str, ...], Found] = {}
-    taken: set[tuple[str, ...]] = set()
-    main = candidates[0].output
-    for candidate in candidates:
-        tensors = {axis.value.names: _class_tensor(axis, candidate.trace.size) for axis in candidate.own_sources()}
-        keys = [weight.value.names for weight in reversed(candidate.weights) if weight is not None]
-        projections = dict(zip(keys, reversed(candidate.trace.projections), strict=True))
-        for key, projection in projections.items():
-            if key not in found:
-                taken.add(key)
-                found[key] = Found(_describe(candidate, projection, key, main), (tensors[key],), ())
-            item = found[key]
-            beside = {names for names in tensors if names not in taken and _module(names[0]) == item.head.path}
-            taken |= beside
-            found[key] = replace(
-                item,
-                tensors=item.tensors + tuple(tensors[names] for names in tensors if names in beside),
-                outputs=(*item.outputs, candidate.output),
-            )
-        behind = [names for names in tensors if names not in taken]
-        taken.update(behind)
-        item = found[keys[0]]
-        found[keys[0]] = replace(item, tensors=item.tensors + tuple(tensors[names] for names in behind))
-    return [_with_names(item) for item in found.values()]
-
-
-def _class_tensor(axis: Axis, size: int) -> ClassTensor:
-    return ClassTensor(axis.value.names, axis.dim, axis.outer(size), axis.inner, axis.value.origin == BUFFER)
-
-
-def _describe(candidate: Candidate, projection: Projection, key: tuple[str, ...], main: ClassOutput) -> Head:
-    output = candidate.output
-    path, *aliases = dict.fromkeys(_module(name) for name in key)
-    operation = projection.node.name.split("::")[-1]
-    kind = f"conv{len(projection.output.value.shape) - 2}d" if "conv" in operation else "linear"
-    if "dist" in path:
-        role = "distillation"  # the name decides this label only, never what is swapped
-    else:
-        role = "main" if (output.label, output.training) == (main.label, main.training) else "auxiliary"
-    evidence = (
-        f"dimension {output.dim} of {output.label}, {output.size} long, is set by {key[0]} in {operation}",
-        f"{operation} reads {projection.in_features} features that come from the input",
-        "no other layer consumes what it gives: it ends in the output",
-    )
-    return Head(
-        path=path,
-        kind=kind,
-        in_features=projection.in_features,
-        num_classes=output.size,
-        class_dim=output.dim,
-        role=role,
-        activation=next((_ACTIVATIONS[op] for op in candidate.trace.operations if op in _ACTIVATIONS), None),
-        aliases=tuple(aliases),
-        evidence=evidence,
-    )
-
-
-def _with_names(item: Found) -> Found:
-    outputs = tuple(dict.fromkeys(output.label for output in item.outputs))
-    behind = [tensor.names[0] for tensor in item.tensors if _module(tensor.names[0]) != item.head.path]
-    evidence = item.head.evidence
-    if behind:
-        evidence += (f"{', '.join(behind)} have one entry a class and follow it",)
-    tensors = tuple(tensor.names[0] for tensor in item.tensors)
-    return replace(item, head=replace(item.head, outputs=outputs, tensors=tensors, evidence=evidence))
-
-
-def _module(tensor: str) -> str:
-    return tensor.rpartition(".")[0]
 
 
 def _gained(graphs: Sequence[Graph], tracers: Sequence[Tracer], candidates: list[Candidate]) -> list[Found]:

@@ -30,9 +30,7 @@ ALIASED_WRITE = "headswap::aliased_write"
 """Stands for "this tensor was changed through another view of its storage" (`out[:, 0] = ...`)."""
 
 
-def record(
-    model: nn.Module, example_inputs: Any, *, training: bool = False, ways: Sequence[str] = WAYS
-) -> Graph:
+def record(model: nn.Module, example_inputs: Any, *, training: bool = False, ways: Sequence[str] = WAYS) -> Graph:
     """Run the model abstractly and return its data flow.
 
     Raises:
@@ -165,7 +163,9 @@ class _ModuleWatcher:
 
     def __init__(self, model: nn.Module, recorder: _Recorder) -> None:
         self._recorder = recorder
-        self._leaves = [(path, module) for path, module in model.named_modules() if next(module.children(), None) is None]
+        self._leaves = [
+            (path, module) for path, module in model.named_modules() if next(module.children(), None) is None
+        ]
         self._handles: list[Any] = []
         self._executed = 0
 

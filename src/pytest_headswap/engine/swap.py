@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
-from pytest_headswap.engine.abstract import abstract_run
-from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.find import Found, Search, search
+from pytest_headswap.engine.classes import ClassMap, old_classes
+from pytest_headswap.engine.counts import update_counts
+from pytest_headswap.engine.describe import Found
+from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
+from pytest_headswap.engine.find import search
+from pytest_headswap.engine.guess import inputs_for
 from pytest_headswap.engine.heads import Head, Heads
-from pytest_headswap.engine.inputs import Inputs, as_inputs
-from pytest_headswap.engine.outputs import flatten_outputs
-from pytest_headswap.engine.resize import Transaction, resize_heads
+from pytest_headswap.engine.init import Init, check_init, seeded
+from pytest_headswap.engine.replace import NewHead, drop_activation, head_module, place_new_head, strip
+from pytest_headswap.engine.resize import registered, resize
+from pytest_headswap.engine.transaction import Transaction
+from pytest_headswap.engine.verify import verify
+from pytest_headswap.engine.wrappers import check_swappable, unwrap
 
 
 @dataclass
@@ -23,8 +31,8 @@ class Swap:
 
     Attributes:
         model: the model that was passed in, changed in place.
-        num_classes: the class count of the new heads.
-        heads: the heads as they are now.
+        num_classes: the class count of the new heads; 0 when they were taken out.
+        heads: the heads as they are now; none when they were taken out.
         old_heads: the heads as they were.
         notes: what a user should know beside the heads.
     """
@@ -34,16 +42,42 @@ class Swap:
     heads: tuple[Head, ...]
     old_heads: tuple[Head, ...]
     notes: tuple[str, ...]
-    _fresh: dict[str, nn.Parameter]
+    _names: tuple[str, ...]
     _changes: Transaction
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the new heads, for the optimizer."""
-        return iter(self._fresh.values())
+        return (parameter for _, parameter in self.named_parameters())
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters of the new heads with their names in the model."""
-        return iter(self._fresh.items())
+        for name in self._names:
+            value = registered(self.model, name)
+            if isinstance(value, nn.Parameter):
+                yield name, value
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The tensors of the new heads alone, under their names in the model: all that fine-tuning a head changes."""
+        return {name: registered(self.model, name).detach() for name in self._names}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Copy the tensors of a head that was saved with `state_dict` into the model.
+
+        Raises:
+            HeadSwapError: `bad_argument`, when names or shapes are not those of this head.
+        """
+        mine = self.state_dict()
+        missing, unknown = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
+        wrong = [name for name in mine.keys() & state.keys() if mine[name].shape != state[name].shape]
+        if missing or unknown or wrong:
+            shapes = ", ".join(f"{n} {tuple(state[n].shape)} into {tuple(mine[n].shape)}" for n in sorted(wrong))
+            raise HeadSwapError(
+                "bad_argument",
+                f"this is not the state of this head: missing {missing}, unknown {unknown}, wrong shapes: {shapes or 'none'}",
+            )
+        with torch.no_grad():
+            for name, value in mine.items():
+                value.copy_(state[name])
 
     def restore(self) -> None:
         """Put the old heads back: the very tensors, layers and attributes that were there before."""
@@ -55,17 +89,32 @@ def find_heads(model: nn.Module, example_inputs: Any = None) -> Heads:
 
     Args:
         model: any module, on any device and in any dtype, also on `meta`.
-        example_inputs: a tensor, a tuple of positional inputs or a mapping of keyword inputs; only
-            shapes and dtypes matter. With batch norm in the model, a batch of at least 2.
+        example_inputs: a tensor, a tuple of positional inputs or a mapping of keyword inputs; mostly only
+            shapes and dtypes matter. With batch norm in the model, a batch of at least 2. None: worked out.
 
     Raises:
         NoHeadError: the model has no head, nor a place for one.
         HeadSwapError: the model cannot be run, or its outputs cannot be followed.
     """
-    return search(_checked_model(model), as_inputs(example_inputs)).heads()
+    inner, path = unwrap(model)
+    heads = search(inner, inputs_for(inner, example_inputs)).heads()
+    rejected = tuple(replace(item, path=path + item.path) for item in heads.rejected)
+    return replace(heads, heads=tuple(_within(head, path) for head in heads), rejected=rejected)
 
 
-def swap_head(model: nn.Module, num_classes: int, example_inputs: Any = None, *, head: str | None = None) -> Swap:
+def swap_head(
+    model: nn.Module,
+    num_classes: int,
+    example_inputs: Any = None,
+    *,
+    head: str | Sequence[str] | None = None,
+    new_head: NewHead | None = None,
+    init: Init = "default",
+    class_map: ClassMap | None = None,
+    class_names: Sequence[str] | None = None,
+    activation: str = "keep",
+    generator: torch.Generator | None = None,
+) -> Swap:
     """Replace the classification heads of `model`, in place, by new ones for `num_classes` classes.
 
     All heads that share the class count of the main one are swapped together. Layers keep their class,
@@ -74,52 +123,117 @@ def swap_head(model: nn.Module, num_classes: int, example_inputs: Any = None, *,
 
     Args:
         model: any module, on any device and in any dtype, also on `meta`.
-        num_classes: class count of the new head, at least 1.
+        num_classes: class count of the new head; 0 takes the head out, so that the model returns features.
         example_inputs: as for `find_heads`.
-        head: path of the one head to swap, for models whose heads mean different things.
+        head: path of the one head to swap, or several, for models whose heads mean different things.
+        new_head: a module to put in the head's place, or a function of `(in_features, num_classes)`
+            that makes one; it is moved to the device and dtype of the old head.
+        init: values of the new head. `default`: as the layer does when it is built. `zeros`. `normal`:
+            weights with a deviation of 0.01. `statistics`: mean and deviation of the old head. `prior`: as
+            `normal`, with a bias for a probability of 0.01 (Lin et al. 2017, focal loss). Or a function of
+            `(name, tensor)` that fills the tensor.
+        class_map: old classes whose values are carried over: a mapping of new index to old index or
+            name, or a sequence with one old index, name or None for each new class.
+        class_names: names of the new classes, for models that keep them (`id2label`).
+        activation: `keep`, or `drop` to take out the softmax or sigmoid behind the head, for logits.
+        generator: the source of all random numbers of the new head, for a reproducible one.
 
     Raises:
         NoHeadError: the model has no head, nor a place for one.
         HeadSwapError: nothing was swapped; `reason` says why.
     """
-    _checked_model(model)
-    _check_num_classes(num_classes)
-    inputs = as_inputs(example_inputs)
-    result = search(model, inputs)
-    chosen = _choose(result, head)
+    inner, prefix = unwrap(model)
+    _check_arguments(num_classes, new_head, activation, class_names)
+    check_init(init)
+    check_swappable(model)
+    inputs = inputs_for(inner, example_inputs)
+    result = search(inner, inputs)
+    chosen = _choose(result.found, result.declared, head, prefix)
+    if isinstance(new_head, nn.Module) and len(chosen) > 1:
+        raise HeadSwapError(
+            "bad_argument", f"one new_head for {len(chosen)} heads: pass a function of (in_features, num_classes)"
+        )
+    classes = old_classes(inner, class_map, num_classes, chosen[0].head.num_classes)
     changes = Transaction()
+    names: list[str] = []
     try:
-        fresh = resize_heads(model, chosen, num_classes, changes)
-        _verify(model, inputs, result, chosen, num_classes)
+        with seeded(generator):
+            for item in chosen:
+                names += _swap_one(inner, item, num_classes, new_head, init, classes, changes)
+                if activation == "drop":
+                    drop_activation(inner, item, changes)
+        old_counts = {item.head.num_classes for item in chosen}
+        update_counts(inner, old_counts, num_classes, class_names, changes)
+        notes = (*result.notes, *verify(inner, inputs, result, chosen, num_classes, names))
     except BaseException:
         changes.roll_back()
         raise
-    heads = tuple(_after(item.head, num_classes, fresh) for item in chosen)
-    return Swap(model, num_classes, heads, tuple(item.head for item in chosen), result.notes, fresh, changes)
+    for note in notes[len(result.notes) :]:
+        warnings.warn(note, HeadSwapWarning, stacklevel=2)
+    heads = tuple(_within(_after(inner, item, num_classes, activation), prefix) for item in chosen if num_classes)
+    old = tuple(_within(item.head, prefix) for item in chosen)
+    return Swap(model, num_classes, heads, old, notes, tuple(prefix + name for name in names), changes)
 
 
-def _checked_model(model: Any) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise HeadSwapError("not_a_module", f"model must be a torch.nn.Module, not {type(model).__name__}")
-    return model
+def _swap_one(
+    model: nn.Module,
+    item: Found,
+    num_classes: int,
+    new_head: NewHead | None,
+    init: Init,
+    classes: dict[int, int],
+    changes: Transaction,
+) -> list[str]:
+    """Change one head; returns the names of its new tensors."""
+    if num_classes == 0:
+        if item.place is None:
+            strip(model, item, changes)
+        return []
+    if new_head is None and item.place is None:
+        return list(resize(model, item, item.tensors, num_classes, init, classes, changes))
+    made = place_new_head(model, item, num_classes, new_head, changes)
+    if callable(init):
+        for name, parameter in made.items():
+            init(name, parameter)
+    path = head_module(item)
+    behind = [tensor for tensor in item.tensors if tensor.module != path]
+    tensors = [f"{path}.{name}" for name in model.get_submodule(path).state_dict()]
+    return [*tensors, *resize(model, item, behind, num_classes, init, classes, changes)]
 
 
-def _check_num_classes(value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise HeadSwapError("bad_num_classes", f"num_classes must be a whole number of at least 1, not {value!r}")
+def _check_arguments(num_classes: Any, new_head: Any, activation: Any, names: Sequence[str] | None) -> None:
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
+        raise HeadSwapError(
+            "bad_num_classes",
+            f"num_classes must be a whole number of at least 1, or 0 to take the head out, not {num_classes!r}",
+        )
+    if num_classes == 0 and new_head is not None:
+        raise HeadSwapError("bad_argument", "num_classes=0 takes the head out, so there is no place for new_head")
+    if new_head is not None and not callable(new_head):
+        raise HeadSwapError(
+            "bad_argument",
+            f"new_head must be a module or a function of (in_features, num_classes), not {type(new_head).__name__}",
+        )
+    if activation not in ("keep", "drop"):
+        raise HeadSwapError("bad_argument", f"activation must be 'keep' or 'drop', not {activation!r}")
+    if names is not None and (isinstance(names, str) or len(names) != num_classes):
+        raise HeadSwapError("bad_argument", f"class_names must be {num_classes} names, one for each new class")
 
 
-def _choose(result: Search, path: str | None) -> Sequence[Found]:
-    known = {name: item for item in result.found for name in (item.head.path, *item.head.aliases)}
-    listing = ", ".join(f"{item.head.path!r} ({item.head.num_classes} classes)" for item in result.found)
-    if path is not None:
-        if path not in known:
-            raise HeadSwapError("unknown_head", f"no head at {path!r}; this model has {listing}")
-        return [known[path]]
-    counts = {item.head.num_classes for item in result.found}
-    if len(counts) == 1:
-        return result.found
-    chosen = [item for item in result.found if item.head.num_classes == result.declared]
+def _choose(
+    found: Sequence[Found], declared: int | None, wanted: str | Sequence[str] | None, prefix: str
+) -> Sequence[Found]:
+    listing = ", ".join(f"{prefix + item.head.path!r} ({item.head.num_classes} classes)" for item in found)
+    if wanted is not None:
+        known = {prefix + name: item for item in found for name in (item.head.path, *item.head.aliases)}
+        paths = [wanted] if isinstance(wanted, str) else list(wanted)
+        for path in paths:
+            if path not in known:
+                raise HeadSwapError("unknown_head", f"no head at {path!r}; this model has {listing}")
+        return list({id(known[path]): known[path] for path in paths}.values())
+    if len({item.head.num_classes for item in found}) == 1:
+        return found
+    chosen = [item for item in found if item.head.num_classes == declared]
     if not chosen:
         raise HeadSwapError(
             "ambiguous", f"several heads with different class counts: {listing}. Pass head=PATH for one"
@@ -127,33 +241,20 @@ def _choose(result: Search, path: str | None) -> Sequence[Found]:
     return chosen
 
 
-def _verify(model: nn.Module, inputs: Inputs, result: Search, chosen: Sequence[Found], num_classes: int) -> None:
-    """Run the model again in each mode that was probed: class dimensions must follow, all others stay."""
-    outputs = {(o.training, o.label, o.dim): o for item in chosen for o in item.outputs}
-    for training, before in result.shapes.items():
-        try:
-            run = abstract_run(model, inputs, training=training, ways=(result.ways[training],))
-        except HeadSwapError as error:
-            raise HeadSwapError("verification_failed", f"with the new head {error}") from error
-        after = {label: tuple(t.shape) for label, t in flatten_outputs(run.outputs) if t.is_floating_point()}
-        wanted = {
-            label: tuple(num_classes if (training, label, dim) in outputs else size for dim, size in enumerate(shape))
-            for label, shape in before.items()
-        }
-        for label, shape in wanted.items():
-            if after.get(label) != shape:
-                mode = "train" if training else "eval"
-                raise HeadSwapError(
-                    "verification_failed",
-                    f"in {mode} mode {label} should have become {shape} and is {after.get(label)}: the model is as it "
-                    "was. Please report this architecture",
-                )
+def _within(head: Head, prefix: str) -> Head:
+    """The head with names as they are in the wrapped model."""
+    if not prefix:
+        return head
+    named = {field: tuple(prefix + name for name in getattr(head, field)) for field in ("aliases", "tensors")}
+    return replace(head, path=(prefix + head.path).rstrip("."), **named)
 
 
-def _after(head: Head, num_classes: int, fresh: dict[str, nn.Parameter]) -> Head:
-    if head.kind != "identity":
-        return replace(head, num_classes=num_classes)
-    names = tuple(name for name in fresh if name.rpartition(".")[0] == head.path)
-    weight = fresh[f"{head.path}.weight"]
-    kind = "linear" if weight.dim() == 2 else f"conv{weight.dim() - 2}d"
-    return replace(head, num_classes=num_classes, kind=kind, tensors=names)
+def _after(model: nn.Module, item: Found, num_classes: int, activation: str) -> Head:
+    head = replace(
+        item.head, num_classes=num_classes, activation=None if activation == "drop" else item.head.activation
+    )
+    if item.place is None:
+        return head
+    layer = model.get_submodule(item.place.path)
+    kind = f"conv{item.place.spatial}d" if item.place.spatial else "linear"
+    return replace(head, kind=kind, tensors=tuple(f"{item.place.path}.{name}" for name, _ in layer.named_parameters()))

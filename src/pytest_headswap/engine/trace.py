@@ -47,8 +47,9 @@ class Trace:
 
     `sources`: tensors of the model, inputs and constants at which the dimension begins.
     `projections`: where features meet a weight that sets the dimension. `broken`: why the way could
-    not be followed, and `pieces` what was concatenated there. `operations`: names of what was applied
-    on the way, the last first.
+    not be followed, and `pieces` what was concatenated there. `nodes`: the operations on the way, the
+    last first. `joins`: for a tensor of the model, the operation and its operand through which it joins
+    what comes from the input.
     """
 
     size: int
@@ -56,7 +57,8 @@ class Trace:
     projections: list[Projection] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
     pieces: list[Axis] = field(default_factory=list)
-    operations: list[str] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    joins: dict[Axis, tuple[Node, int]] = field(default_factory=dict)
 
     @property
     def from_input(self) -> bool:
@@ -81,27 +83,30 @@ class Tracer:
         """Follow the class index of `start` back to where it begins; stops early at an input of the model."""
         trace = Trace(size)
         seen: set[Axis] = set()
-        stack = [start]
+        stack: list[tuple[Axis, tuple[Node, int] | None]] = [(start, None)]
         while stack and not trace.from_input:
-            axis = stack.pop()
+            axis, join = stack.pop()
             if axis in seen:
                 continue
             seen.add(axis)
             if axis.value.node is None:
                 trace.sources.append(axis)
-            else:
-                trace.operations.append(axis.value.node.name.split("::")[-1])
-                stack.extend(self._step(axis, axis.value.node, trace))
+                if join is not None:
+                    trace.joins[axis] = join
+                continue
+            trace.nodes.append(axis.value.node)
+            for operand, before in self._step(axis, axis.value.node, trace):
+                joins_here = axis.value.from_input and not before.value.from_input
+                stack.append((before, (axis.value.node, operand) if joins_here else join))
         return trace
 
-    def _step(self, axis: Axis, node: Node, trace: Trace) -> Iterator[Axis]:
+    def _step(self, axis: Axis, node: Node, trace: Trace) -> Iterator[tuple[int, Axis]]:
         known = self._relation(node)
         links = [x for x in known.links if x.output == axis.value.index and x.out_dim == axis.dim]
         broken = known.partial.get((axis.value.index, axis.dim))
         if broken:
-            trace.broken.append(
-                ("concatenated" if node.name.endswith("cat") else "composite", f"the dimension {broken} ({node.name})")
-            )
+            reason = "concatenated" if node.name.endswith("cat") else "composite"
+            trace.broken.append((reason, f"the dimension {broken} ({node.name})"))
             trace.pieces += [Axis(value, axis.dim) for value in node.inputs if len(value.shape) > axis.dim]
         followed = False
         for link in links:
@@ -111,7 +116,7 @@ class Tracer:
                 features = _features(known, link.operand, node)
                 if features is not None and not before.value.from_input and source_name(before.value):
                     trace.projections.append(Projection(node, before, features, axis))
-                yield before
+                yield link.operand, before
         if links and not followed:
             trace.broken.append(("composite", f"the dimension is merged from several ({node.name})"))
 
@@ -146,6 +151,52 @@ class Tracer:
                             stack.append(after)
         return None
 
+    def companions(self, sources: list[Axis], size: int) -> list[Axis]:
+        """Tensors of the model that are multiplied with the class index of `sources` while the weight is made.
+
+        A reparametrised layer has them, such as the singular vector that spectral norm keeps.
+        """
+        found: list[Axis] = []
+        seen: set[Axis] = set()
+        stack = list(sources)
+        while stack:
+            axis = stack.pop()
+            if axis in seen:
+                continue
+            seen.add(axis)
+            for node in axis.value.consumers:
+                if any(value.from_input for value in node.inputs):
+                    continue
+                known = self._relation(node)
+                operands = [index for index, value in enumerate(node.inputs) if value is axis.value]
+                for pair in known.contracted:
+                    for (operand, dim), (other, other_dim) in (pair, pair[::-1]):
+                        if operand in operands and dim == axis.dim:
+                            partner = self.back(Axis(node.inputs[other], other_dim), size).sources
+                            found += [item for item in partner if item.value.names and item not in (*sources, *found)]
+                for link in known.links:
+                    if link.operand in operands and link.in_dim == axis.dim:
+                        after = _forward(axis, link, node, size)
+                        if after is not None:
+                            stack.append(after)
+        return found
+
+    def uses(self, value: Value) -> list[Node]:
+        """Where a tensor of the model, or what is made from it alone, meets something that comes from the input."""
+        found: list[Node] = []
+        seen: set[Node] = set()
+        stack = list(value.consumers)
+        while stack:
+            node = stack.pop()
+            if node in seen or node not in self._live:
+                continue
+            seen.add(node)
+            if any(output.from_input for output in node.outputs):
+                found.append(node)
+            else:
+                stack.extend(consumer for output in node.outputs for consumer in output.consumers)
+        return found
+
     def tail(self, start: Axis, size: int) -> list[Axis]:
         """The way back from `start` for as long as nothing but parameterless operations on one tensor is met."""
         way = [start]
@@ -154,7 +205,7 @@ class Tracer:
             node = axis.value.node
             if node is None or any(not value.from_input for value in node.inputs):
                 return way
-            steps = set(self._step(axis, node, Trace(size)))
+            steps = {before for _, before in self._step(axis, node, Trace(size))}
             if len(steps) != 1:
                 return way
             way.append(steps.pop())

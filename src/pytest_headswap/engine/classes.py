@@ -1,0 +1,51 @@
+"""Which old class a new class takes its values from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from pytest_headswap.engine.counts import class_names
+from pytest_headswap.engine.errors import HeadSwapError
+
+ClassMap = Mapping[int, int | str] | Sequence[int | str | None]
+
+
+def old_classes(model: nn.Module, class_map: ClassMap | None, new_count: int, old_count: int) -> dict[int, int]:
+    """Read `class_map`: new class index to old class index.
+
+    Raises:
+        HeadSwapError: `bad_argument`, for an index out of range or a name that the model does not have.
+    """
+    if class_map is None:
+        return {}
+    if isinstance(class_map, Mapping):
+        pairs = list(class_map.items())
+    elif isinstance(class_map, Sequence) and not isinstance(class_map, str):
+        if len(class_map) > new_count:
+            raise HeadSwapError("bad_argument", f"class_map has {len(class_map)} entries for {new_count} new classes")
+        pairs = [(new, old) for new, old in enumerate(class_map) if old is not None]
+    else:
+        raise HeadSwapError(
+            "bad_argument",
+            "class_map must be a mapping of new class index to old index or name, or a sequence of old ones, "
+            f"not {class_map!r}",
+        )
+    names = class_names(model)
+    return {_index(new, new_count, "new"): _old(old, old_count, names) for new, old in pairs}
+
+
+def _old(value: object, count: int, names: Mapping[str, int]) -> int:
+    if not isinstance(value, str):
+        return _index(value, count, "old")
+    if value not in names:
+        known = f"it has {', '.join(list(names)[:5])}" if names else "it keeps no class names (id2label)"
+        raise HeadSwapError("bad_argument", f"class_map names {value!r}, which the model does not know: {known}")
+    return names[value]
+
+
+def _index(value: object, count: int, which: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
+        raise HeadSwapError("bad_argument", f"{value!r} is no {which} class: there are {count}, from 0 to {count - 1}")
+    return value

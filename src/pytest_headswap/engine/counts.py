@@ -1,0 +1,64 @@
+"""Keep the numbers and names that a model states about its classes in step with its head.
+
+These attributes are bookkeeping: losses and reports read them. None is ever used to find a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from pytest_headswap.engine.transaction import Transaction
+
+COUNTS = ("num_classes", "num_labels", "n_classes", "nb_classes", "num_class", "n_class", "num_outputs", "_num_labels")
+WIDTHS = ("out_features", "out_channels", "num_features", "num_embeddings", "out_dim", "output_dim")
+_NAMES = ("id2label", "label2id")
+
+
+def update_widths(layer: nn.Module, old: set[int], new: int, changes: Transaction) -> None:
+    """The width that a layer of the head states of itself."""
+    _update(layer.__dict__, (*COUNTS, *WIDTHS), old, new, changes)
+
+
+def update_counts(model: nn.Module, old: set[int], new: int, names: Sequence[str] | None, changes: Transaction) -> None:
+    """The class counts and label names of the model, its parts and their configurations.
+
+    `names` are the names of the new classes; None makes `LABEL_0`, `LABEL_1`, ...
+    """
+    seen: set[int] = set()
+    for module in model.modules():
+        for owner in (module, getattr(module, "config", None)):
+            state = getattr(owner, "__dict__", None)
+            if state is None or id(owner) in seen:
+                continue
+            seen.add(id(owner))
+            _update(state, COUNTS, old, new, changes)
+            _update_label_names(state, old, new, names, changes)
+
+
+def class_names(model: nn.Module) -> dict[str, int]:
+    """The names of the present classes, where the model's configuration states them (`id2label`)."""
+    for owner in (getattr(model, "config", None), model):
+        labels = getattr(owner, "id2label", None)
+        if isinstance(labels, Mapping):
+            return {str(name): int(index) for index, name in labels.items()}
+    return {}
+
+
+def _update(state: dict[str, Any], keys: Iterable[str], old: set[int], new: int, changes: Transaction) -> None:
+    for key in keys:
+        value = state.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value in old:
+            changes.set(state, key, new)
+
+
+def _update_label_names(
+    state: dict[str, Any], old: set[int], new: int, names: Sequence[str] | None, changes: Transaction
+) -> None:
+    fresh = {index: (names[index] if names is not None else f"LABEL_{index}") for index in range(new)}
+    for key in _NAMES:
+        value = state.get(key)
+        if isinstance(value, Mapping) and len(value) in old:
+            changes.set(state, key, fresh if key == "id2label" else {name: index for index, name in fresh.items()})
