@@ -101,8 +101,10 @@ def _warm() -> None:
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A project with one test of its own, and `testzoo` at hand."""
-    for name in ("CI", "BUILD_NUMBER", "PYTEST_ADDOPTS"):  # these change what pytest prints
+    for name in ("CI", "BUILD_NUMBER"):  # these change what pytest prints
         monkeypatch.delenv(name, raising=False)
+    # plugins that happen to be here would be imported anew by every run, and rewritten
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("COLUMNS", "200")
     pytester.makeconftest(CONFTEST)

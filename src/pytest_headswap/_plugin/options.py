@@ -64,7 +64,7 @@ def asked_scope(config: pytest.Config) -> Scope | None:
         return None
     workerinput = getattr(config, "workerinput", None)
     if workerinput is not None:  # a worker of xdist is always given paths; the controller knows what the user typed
-        scope: Scope | None = workerinput["headswap_scope"]
+        scope: Scope | None = workerinput.get("headswap_scope")
         return scope
     paths = config.args_source is pytest.Config.ArgsSource.ARGS
     if given:

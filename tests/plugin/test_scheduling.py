@@ -1,0 +1,136 @@
+"""The scheduler hands out whole models, and neither repeats a crash nor leaves a worker waiting."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("xdist")
+
+from pytest_headswap._plugin.scheduling import ModelScheduling, make_scheduler
+
+
+class Worker:
+    """Stands in for xdist's controller of a worker: notes what it is told to run."""
+
+    def __init__(self, name: str) -> None:
+        self.gateway = SimpleNamespace(id=name)
+        self.ids: list[str] = []
+        self.queue: list[str] = []
+        self.shutting_down = False
+
+    def send_runtest_some(self, indices: list[int]) -> None:
+        """Take tests by their index in the collection."""
+        self.queue += [self.ids[index] for index in indices]
+
+    def shutdown(self) -> None:
+        """Be told that nothing more comes."""
+        self.shutting_down = True
+
+    @property
+    def may_run(self) -> bool:
+        """A worker starts a test only when it knows the next one, or that there is none."""
+        return len(self.queue) >= 2 or (bool(self.queue) and self.shutting_down)
+
+
+class Config:
+    """The options of xdist that its scheduler reads."""
+
+    def __init__(self, dist: str = "load") -> None:
+        self.dist = dist
+        self.option = SimpleNamespace(loadscopereorder=False)
+
+    def getvalue(self, name: str) -> Any:
+        """As in pytest's Config."""
+        return {"dist": self.dist, "tx": ["2*popen"]}[name]
+
+
+def _scheduler(ids: list[str], dist: str = "load") -> tuple[ModelScheduling, list[Worker]]:
+    config: Any = Config(dist)
+    log: Any = SimpleNamespace(loadscopesched=lambda *args: None)
+    scheduler = ModelScheduling(config, log, frozenset({"zoo"}))
+    workers = [Worker("a"), Worker("b")]
+    for worker in workers:
+        _join(scheduler, worker, ids)
+    scheduler.schedule()
+    return scheduler, workers
+
+
+def _join(scheduler: ModelScheduling, worker: Worker, ids: list[str]) -> None:
+    worker.ids = ids
+    scheduler.add_node(worker)
+    scheduler.add_node_collection(worker, ids)
+
+
+def _run(
+    scheduler: ModelScheduling, workers: list[Worker], crashing: frozenset[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Run until nobody can run; returns who ran each test, and the crashes in their order."""
+    ran: dict[str, str] = {}
+    crashed: list[str] = []
+    while any(worker.may_run for worker in workers):
+        worker = next(worker for worker in workers if worker.may_run)
+        test = worker.queue.pop(0)
+        if test in crashing:
+            workers.remove(worker)
+            worker.shutting_down = True
+            crashed.append(scheduler.remove_node(worker) or "nothing")
+            fresh = Worker(f"{worker.gateway.id}+")
+            workers.append(fresh)
+            _join(scheduler, fresh, worker.ids)
+            scheduler.schedule()
+        else:
+            assert test not in ran, "a test runs once"
+            ran[test] = worker.gateway.id
+            scheduler.mark_test_complete(worker, worker.ids.index(test))
+    assert not any(worker.queue for worker in workers), "nobody is left waiting with a test"
+    return ran, crashed
+
+
+IDS = [f"zoo::m{model}::{check}" for model in range(6) for check in ("a", "b", "c")]
+
+
+def test_the_checks_of_a_model_run_on_one_worker_and_all_run() -> None:
+    ran, crashed = _run(*_scheduler(IDS), crashing=frozenset())
+    assert set(ran) == set(IDS)
+    assert crashed == []
+    for model in range(6):
+        assert len({ran[test] for test in IDS if f"::m{model}::" in test}) == 1
+
+
+def test_tests_of_the_project_are_handed_out_one_by_one() -> None:
+    own = [f"test_own.py::test_{n}" for n in range(40)]
+    ran, _ = _run(*_scheduler([*own, *IDS]), crashing=frozenset())
+    assert set(ran) == {*own, *IDS}
+    scheduler, _ = _scheduler(own)
+    assert scheduler._split_scope(own[0]) == own[0]
+
+
+def test_loadscope_keeps_the_modules_of_the_project_together() -> None:
+    scheduler, _ = _scheduler(IDS, dist="loadscope")
+    assert scheduler._split_scope("test_own.py::test_1") == "test_own.py"
+    assert scheduler._split_scope("zoo::m1::a") == "zoo::m1"
+
+
+@pytest.mark.parametrize("crashing", [*IDS, "every second", "all"])
+def test_a_crash_is_reported_once_and_everything_else_still_runs(crashing: str) -> None:
+    chosen = {"every second": frozenset(IDS[::2]), "all": frozenset(IDS)}.get(crashing, frozenset({crashing}))
+    ran, crashed = _run(*_scheduler(IDS), crashing=chosen)
+    assert sorted(crashed) == sorted(chosen)
+    assert set(ran) == set(IDS) - chosen
+
+
+def test_a_worker_that_ends_without_work_crashed_on_nothing() -> None:
+    scheduler, workers = _scheduler(IDS[:3])
+    idle = next(worker for worker in workers if not worker.queue)
+    assert idle.shutting_down
+    assert idle not in scheduler.nodes
+
+
+@pytest.mark.parametrize("dist", ["loadfile", "loadgroup", "worksteal", "each", "no"])
+def test_other_ways_of_distribution_are_left_to_xdist(dist: str) -> None:
+    config: Any = Config(dist)
+    log: Any = SimpleNamespace()
+    assert make_scheduler(config, log, frozenset({"zoo"})) is None

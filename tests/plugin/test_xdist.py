@@ -1,0 +1,91 @@
+"""With xdist the results are the same, a model stays on one worker, and a crash costs one result."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from pytest_headswap.report import Result, read_journal
+
+pytest.importorskip("xdist")
+
+Journal = Callable[..., dict[str, Result]]
+Extend = Callable[[str], None]
+
+
+def _comparable(results: dict[str, Result]) -> list[Result]:
+    """Without what differs from run to run."""
+    return sorted(
+        (replace(result, seconds=0, peak_memory_mb=None) for result in results.values()), key=lambda item: item.nodeid
+    )
+
+
+def test_two_workers_give_the_same_results_as_none(project: pytest.Pytester, journal: Journal) -> None:
+    alone = project.runpytest_subprocess("--headswap-zoo=testzoo", "--headswap-num-classes=3")
+    results = journal()
+    header, _ = read_journal(project.path / "headswap-report")
+    (project.path / "builds.txt").unlink()
+    shared = project.runpytest_subprocess("--headswap-zoo=testzoo", "--headswap-num-classes=3", "-n", "2", "-v")
+    assert shared.ret == alone.ret == pytest.ExitCode.TESTS_FAILED
+    assert _comparable(journal()) == _comparable(results)
+    assert read_journal(project.path / "headswap-report")[0].options == header.options
+    counts = "testzoo: 24 results: 10 passed, 1 failed, 4 skipped, 9 error"
+    alone.stdout.fnmatch_lines([counts])
+    shared.stdout.fnmatch_lines(["scheduling tests via ModelScheduling", "*", counts])
+
+    built = [line.split() for line in (project.path / "builds.txt").read_text().splitlines()]
+    assert len(built) == len({model for model, _ in built}) == 8, "each model is built once, on one worker"
+    assert len({worker for _, worker in built}) == 2, "both workers had models"
+
+
+def test_a_crash_is_a_result_and_the_run_goes_on(
+    project: pytest.Pytester, extend_conftest: Extend, journal: Journal
+) -> None:
+    extend_conftest(
+        "SPECS = {'alpha': SPECS['alpha'], 'crashing': dict(build=crash, family='bad'), 'zeta': dict(build=Net)}"
+    )
+    result = project.runpytest_subprocess(
+        "--headswap-zoo=testzoo", "--headswap-checks=output_shape,gradient_flow", "-n", "2"
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    results = journal()
+    assert {item.nodeid: item.outcome for item in results.values()} == {
+        "testzoo::alpha::output_shape": "passed",
+        "testzoo::alpha::gradient_flow": "passed",
+        "testzoo::crashing::output_shape": "crashed",
+        "testzoo::crashing::gradient_flow": "crashed",
+        "testzoo::zeta::output_shape": "passed",
+        "testzoo::zeta::gradient_flow": "passed",
+    }
+    crashed = results["testzoo::crashing::output_shape"]
+    assert re.fullmatch(r"worker '\w+' crashed while running 'testzoo::crashing::output_shape'", crashed.message)
+    assert crashed.repro == ("pytest --headswap-zoo=testzoo --headswap-models=crashing --headswap-checks=output_shape")
+    assert (crashed.zoo, crashed.model, crashed.check, crashed.family) == ("testzoo", "crashing", "output_shape", "bad")
+    result.stdout.fnmatch_lines(["testzoo: 6 results: 4 passed, 2 crashed"])
+
+
+def test_a_zoo_of_the_ini_file_and_the_tests_of_the_project_share_the_workers(
+    project: pytest.Pytester, journal: Journal
+) -> None:
+    project.makeini("[pytest]\nheadswap_zoo = testzoo\nheadswap_models = alpha\n")
+    project.makepyfile(test_own="import pytest\n@pytest.mark.parametrize('n', range(5))\ndef test_mine(n):\n    pass\n")
+    project.runpytest_subprocess("-n", "2").assert_outcomes(passed=8)
+    assert len(journal()) == 3
+    project.runpytest_subprocess("-n", "2", "test_own.py").assert_outcomes(passed=5)
+    assert len(journal()) == 3, "given paths, the run has nothing to do with the zoo and leaves its journal alone"
+
+
+def test_what_is_typed_wrong_ends_the_run_before_a_worker_starts(project: pytest.Pytester) -> None:
+    result = project.runpytest_subprocess("--headswap-zoo=testzoo", "--headswap-models=alpa", "-n", "2")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*unknown model 'alpa'*did you mean alpha*"])
+    assert "workers" not in result.stdout.str()
+
+
+def test_without_xdist_installed_a_zoo_runs(project: pytest.Pytester) -> None:
+    project.runpytest_subprocess("--headswap-zoo=testzoo", "--headswap-models=alpha", "-p", "no:xdist").assert_outcomes(
+        passed=3
+    )

@@ -1,0 +1,56 @@
+"""What the project says of itself holds: its version, its entry points, the test command that CI takes from README."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import pytest
+
+import pytest_headswap
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert version("pytest-headswap") == pytest_headswap.__version__
+    assert f'"{pytest_headswap.__version__}"' not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_the_changelog_has_a_part_for_this_version() -> None:
+    assert f"## {pytest_headswap.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_entry_points_can_be_loaded() -> None:
+    (plugin,) = entry_points(group="pytest11", name="headswap")
+    assert plugin.load().pytest_addoption
+    (script,) = entry_points(group="console_scripts", name="headswap")
+    assert callable(script.load())
+
+
+def test_the_package_is_marked_as_typed() -> None:
+    assert (Path(pytest_headswap.__file__).parent / "py.typed").exists()
+
+
+def test_ci_takes_the_test_command_from_the_readme() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    found = re.search(r"^command=\$\((awk .*)\)$", script, re.MULTILINE)
+    assert found, ".ci/run extracts the command with one line of awk"
+    done = subprocess.run(["bash", "-c", found[1]], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = done.stdout.strip()
+    assert command.splitlines() == [command], "it can be pasted as one line"
+    assert command.endswith(".venv/bin/pytest")
+    assert command in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_first_screen_of_the_readme_holds_both_commands() -> None:
+    screen = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:40])
+    assert "--headswap-zoo=builtin" in screen
+    assert "<!-- test-command -->" in screen
+
+
+@pytest.mark.parametrize("name", [".ci/run"])
+def test_scripts_can_be_executed(name: str) -> None:
+    assert (ROOT / name).stat().st_mode & 0o111
