@@ -63,8 +63,8 @@ def test_every_way_leaves_the_model_as_it_was(kind: type[Shapes]) -> None:
         def prepare(self, x: Tensor) -> Tensor:
             self.calls += 1
             x.add_(1)
-            x = super().prepare(self.drop(self.bn(x.transpose(1, 2)).transpose(1, 2)))
-            return x
+            prepared: Tensor = super().prepare(self.drop(self.bn(x.transpose(1, 2)).transpose(1, 2)))
+            return prepared
 
     model, inputs = Writes(), torch.randn(2, 3, 8)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = [
     "TorchDispatchMode",
     "fake_tensor_mode",
+    "gradient_leaves",
     "initialised_cuda_devices",
     "is_pointwise",
     "mutated_tensors",
@@ -19,6 +20,22 @@ __all__ = [
     "plain_kernels",
     "storage_key",
 ]
+
+
+def gradient_leaves(tensors: Collection[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors at the ends of the autograd graph: what a backward pass from `tensors` would give a gradient."""
+    leaves = [tensor for tensor in tensors if tensor.requires_grad and tensor.grad_fn is None]
+    seen: set[Any] = set()
+    stack: list[Any] = [tensor.grad_fn for tensor in tensors]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):  # only the nodes that accumulate gradients have it
+            leaves.append(node.variable)
+        stack.extend(before for before, _ in node.next_functions)
+    return leaves
 
 
 def initialised_cuda_devices() -> list[int]:

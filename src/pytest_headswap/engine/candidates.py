@@ -9,7 +9,7 @@ from pytest_headswap.engine.graph import BUFFER, PARAMETER, Graph
 from pytest_headswap.engine.heads import Rejected
 from pytest_headswap.engine.trace import Axis, Projection, Trace, Tracer, source_name
 
-_CUT = "is only a part of the class dimension: it is concatenated with others or cut"
+_CUT = "it sets only a part of the class dimension, which is put together with others or cut"
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ def _fault(candidate: Candidate, tracer: Tracer) -> Fault | None:
             return Fault(
                 "unsupported_layer", source, f"the weight of {operation} is no parameter or buffer of the model"
             )
-    for piece in trace.pieces:
+    for reason, piece in trace.pieces:
         part = tracer.back(piece, piece.value.shape[piece.dim])
         fault = _consumed(part, tracer)
         if fault is None and part.projections:
-            fault = Fault("concatenated", source_name(part.projections[0].weight.value), f"its output {_CUT}")
+            fault = Fault(reason, source_name(part.projections[0].weight.value), _CUT)
         if fault:
             return fault
     if not trace.projections:

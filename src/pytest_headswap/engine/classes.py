@@ -20,17 +20,19 @@ def old_classes(model: nn.Module, class_map: ClassMap | None, new_count: int, ol
     """
     if class_map is None:
         return {}
-    if isinstance(class_map, Mapping):
-        pairs = list(class_map.items())
-    elif isinstance(class_map, Sequence) and not isinstance(class_map, str):
-        if len(class_map) > new_count:
-            raise HeadSwapError("bad_argument", f"class_map has {len(class_map)} entries for {new_count} new classes")
-        pairs = [(new, old) for new, old in enumerate(class_map) if old is not None]
+    pairs: list[tuple[object, object]]
+    given: object = class_map
+    if isinstance(given, Mapping):
+        pairs = list(given.items())
+    elif isinstance(given, Sequence) and not isinstance(given, str):
+        if len(given) > new_count:
+            raise HeadSwapError("bad_argument", f"class_map has {len(given)} entries for {new_count} new classes")
+        pairs = [(new, old) for new, old in enumerate(given) if old is not None]
     else:
         raise HeadSwapError(
             "bad_argument",
             "class_map must be a mapping of new class index to old index or name, or a sequence of old ones, "
-            f"not {class_map!r}",
+            f"not {given!r}",
         )
     names = class_names(model)
     return {_index(new, new_count, "new"): _old(old, old_count, names) for new, old in pairs}

@@ -70,7 +70,7 @@ class Found:
 
 
 def module_of(tensor: str) -> str:
-    """The path of the layer that a tensor belongs to: `fc` for `fc.weight` and `fc.parametrizations.weight.original0`."""
+    """The path of the layer that a tensor belongs to: `fc` for `fc.weight`, `fc.parametrizations.weight.original0`."""
     head, mark, _ = tensor.partition("parametrizations.")
     return head.rstrip(".") if mark else tensor.rpartition(".")[0]
 
@@ -151,7 +151,7 @@ class _Sharing:
         if not names or "" in mine or mine & others:
             raise HeadSwapError(
                 "unsupported_layer",
-                f"{value.name} is the head's weight and is used by {foreign[0].module or foreign[0].name} as well, so a "
+                f"{value.name} is the head's weight, and {foreign[0].module or foreign[0].name} uses it as well, so a "
                 "new size would change the backbone: give the head a weight of its own first",
             )
         shared = [name for name in value.names if name not in names]

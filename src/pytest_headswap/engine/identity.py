@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from pytest_headswap.engine.candidates import Candidate
@@ -25,7 +26,7 @@ class Place:
     spatial: int
     like: str
 
-    def build(self, num_classes: int, like: nn.Parameter) -> nn.Module:
+    def build(self, num_classes: int, like: torch.Tensor) -> nn.Module:
         """A layer for `num_classes` classes."""
         device, dtype = like.device, like.dtype
         if self.spatial == 0:

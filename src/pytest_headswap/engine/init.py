@@ -132,4 +132,5 @@ def carry_over(tensors: Sequence[NewTensor], classes: dict[int, int], count: int
 
 def _by_class(tensor: torch.Tensor, spec: ClassTensor, count: int) -> torch.Tensor:
     """A view of shape (outer, classes, inner, ...)."""
-    return tensor.movedim(spec.dim, 0).unflatten(0, (spec.outer, count, spec.inner))
+    first = tensor.movedim(spec.dim, 0)
+    return first.view(spec.outer, count, spec.inner, *first.shape[1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from pytest_headswap.engine.describe import Found
@@ -54,6 +55,7 @@ def place_new_head(
     A module or factory of the user's is moved to the device and dtype of what it replaces.
     """
     path = head_module(item)
+    like: torch.Tensor
     if item.place is not None:
         like = model.get_parameter(item.place.like) if item.place.like else next(model.parameters())
     else:

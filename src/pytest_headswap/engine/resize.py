@@ -41,8 +41,7 @@ def resize(
         for name in spec.names:
             path, _, key = name.rpartition(".")
             owner = model.get_submodule(path)
-            registry = owner._parameters if key in owner._parameters else owner._buffers
-            changes.set(registry, key, new)  # type: ignore[arg-type]
+            changes.set(owner._parameters if key in owner._parameters else owner._buffers, key, new)
             layers[model.get_submodule(spec.module)] = None
         by_owner.setdefault(model.get_submodule(spec.names[0].rpartition(".")[0]), []).append(
             NewTensor(spec, spec.names[0].rpartition(".")[2], old, new)

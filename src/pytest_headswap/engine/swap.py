@@ -73,7 +73,7 @@ class Swap:
             shapes = ", ".join(f"{n} {tuple(state[n].shape)} into {tuple(mine[n].shape)}" for n in sorted(wrong))
             raise HeadSwapError(
                 "bad_argument",
-                f"this is not the state of this head: missing {missing}, unknown {unknown}, wrong shapes: {shapes or 'none'}",
+                f"not the state of this head: missing {missing}, unknown {unknown}, wrong shapes: {shapes or 'none'}",
             )
         with torch.no_grad():
             for name, value in mine.items():
@@ -245,8 +245,12 @@ def _within(head: Head, prefix: str) -> Head:
     """The head with names as they are in the wrapped model."""
     if not prefix:
         return head
-    named = {field: tuple(prefix + name for name in getattr(head, field)) for field in ("aliases", "tensors")}
-    return replace(head, path=(prefix + head.path).rstrip("."), **named)
+    return replace(
+        head,
+        path=(prefix + head.path).rstrip("."),
+        aliases=tuple(prefix + name for name in head.aliases),
+        tensors=tuple(prefix + name for name in head.tensors),
+    )
 
 
 def _after(model: nn.Module, item: Found, num_classes: int, activation: str) -> Head:

@@ -47,7 +47,7 @@ class Trace:
 
     `sources`: tensors of the model, inputs and constants at which the dimension begins.
     `projections`: where features meet a weight that sets the dimension. `broken`: why the way could
-    not be followed, and `pieces` what was concatenated there. `nodes`: the operations on the way, the
+    not be followed, and `pieces` what was put together there. `nodes`: the operations on the way, the
     last first. `joins`: for a tensor of the model, the operation and its operand through which it joins
     what comes from the input.
     """
@@ -56,7 +56,7 @@ class Trace:
     sources: list[Axis] = field(default_factory=list)
     projections: list[Projection] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
-    pieces: list[Axis] = field(default_factory=list)
+    pieces: list[tuple[str, Axis]] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     joins: dict[Axis, tuple[Node, int]] = field(default_factory=dict)
 
@@ -107,7 +107,7 @@ class Tracer:
         if broken:
             reason = "concatenated" if node.name.endswith("cat") else "composite"
             trace.broken.append((reason, f"the dimension {broken} ({node.name})"))
-            trace.pieces += [Axis(value, axis.dim) for value in node.inputs if len(value.shape) > axis.dim]
+            trace.pieces += [(reason, Axis(value, axis.dim)) for value in node.inputs if len(value.shape) > axis.dim]
         followed = False
         for link in links:
             before = _through(axis, link, node, trace.size)
@@ -119,6 +119,7 @@ class Tracer:
                 yield link.operand, before
         if links and not followed:
             trace.broken.append(("composite", f"the dimension is merged from several ({node.name})"))
+            trace.pieces += [("composite", Axis(node.inputs[link.operand], link.in_dim)) for link in links]
 
     def consumer(self, start: Axis, size: int) -> str | None:
         """The name of a tensor of the model that consumes the class index of `start`, if there is one.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from pytest_headswap.engine._torch import gradient_leaves
 from pytest_headswap.engine.abstract import StandIns, abstract_run
 from pytest_headswap.engine.describe import Found
 from pytest_headswap.engine.errors import HeadSwapError
@@ -43,7 +44,7 @@ def verify(
                     f"in {'train' if training else 'eval'} mode {label} should have become {wanted} and is "
                     f"{outputs.get(label)}: the model is as it was. Please report this architecture",
                 )
-    cut = [name for name in names if name not in reached and isinstance(_parameter(model, name), nn.Parameter)]
+    cut = [name for name in names if name not in reached and _parameter(model, name) is not None]
     return [_unreachable(cut)] if cut else []
 
 
@@ -65,21 +66,20 @@ def _run(
     except HeadSwapError as error:
         raise HeadSwapError("verification_failed", f"with the new head {error}") from error
     outputs = {label: tensor for label, tensor in flatten_outputs(run.outputs) if tensor.is_floating_point()}
-    new = {name: run.parameters[name] for name in names if name in run.parameters}
-    ends = [tensor.sum() for tensor in outputs.values() if tensor.requires_grad]
-    grads = torch.autograd.grad(ends, list(new.values()), allow_unused=True) if ends and new else ()
-    reached = {name for name, grad in zip(new, grads, strict=False) if grad is not None}
+    leaves = {id(leaf) for leaf in gradient_leaves(list(outputs.values()))}
+    reached = {name for name in names if id(run.parameters.get(name)) in leaves}
     return {label: tuple(tensor.shape) for label, tensor in outputs.items()}, reached
 
 
 def _parameter(model: nn.Module, name: str) -> torch.Tensor | None:
     path, _, key = name.rpartition(".")
-    return model.get_submodule(path)._parameters.get(key)
+    registry: Mapping[str, torch.Tensor | None] = model.get_submodule(path)._parameters
+    return registry.get(key)
 
 
 def _unreachable(names: Sequence[str]) -> str:
     return (
-        f"with the backbone frozen no gradient reaches {', '.join(names)}, so it cannot be trained that way. If forward "
-        "checkpoints the part with the head, pass use_reentrant=False to torch.utils.checkpoint; otherwise look for "
-        "no_grad or detach behind the head"
+        f"with the backbone frozen no gradient reaches {', '.join(names)}, so it cannot be trained that way. If "
+        "forward checkpoints the part with the head, pass use_reentrant=False to torch.utils.checkpoint; otherwise "
+        "look for no_grad or detach behind it"
     )

@@ -28,8 +28,8 @@ def unwrap(model: Any) -> tuple[nn.Module, str]:
         if isinstance(module, torch.jit.ScriptModule):
             raise HeadSwapError(
                 "unsupported_model",
-                f"{name or 'the model'} is a script module, whose layers cannot be changed: swap the head of the Python "
-                "model and script it afterwards",
+                f"{name or 'the model'} is a script module, whose layers cannot be changed: swap the head of the "
+                "Python model and script it afterwards",
             )
     return model, path
 
