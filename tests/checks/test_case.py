@@ -53,6 +53,15 @@ def test_inputs_of_the_wrong_shape_raise_with_the_shape() -> None:
     assert caught.value.reason == "forward_failed"
 
 
+def test_inputs_are_worked_out_where_the_zoo_gives_none() -> None:
+    spec = ModelSpec("linear", lambda: nn.Sequential(nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, 3)))
+    case = build_case("testzoo", spec, 5)
+    assert {name: run_check(name, case).outcome for name in ("output_shape", "gradient_flow")} == {
+        "output_shape": "passed",
+        "gradient_flow": "passed",
+    }
+
+
 def test_a_build_that_raises_is_not_hidden() -> None:
     def build() -> nn.Module:
         raise ValueError("no such depth")

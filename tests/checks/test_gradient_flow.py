@@ -41,18 +41,21 @@ def test_a_planted_fault_fails(make_case: MakeCase, fault: str, message: str) ->
     assert message in finding.message
 
 
-def test_a_swap_without_new_parameters_fails(make_case: MakeCase) -> None:
+def test_a_swap_without_new_parameters_fails(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case()
-    case.swap._fresh = {}
+    monkeypatch.setattr(case.swap, "named_parameters", lambda: iter(()))
     finding = run_check("gradient_flow", case)
     assert (finding.outcome, "nothing to train" in finding.message) == ("failed", True)
 
 
-def test_a_part_of_the_backbone_among_the_new_parameters_fails(make_case: MakeCase) -> None:
+def test_a_new_parameter_that_forward_does_not_use_fails(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case()
-    case.swap._fresh = {**dict(case.swap.named_parameters()), "bn.weight": nn.Parameter(torch.zeros(16))}
+    unused = nn.Parameter(torch.zeros(5, device="meta"))
+    case.model.register_parameter("unused", unused)
+    new = [*case.swap.named_parameters(), ("unused", unused)]
+    monkeypatch.setattr(case.swap, "named_parameters", lambda: iter(new))
     finding = run_check("gradient_flow", case)
-    assert (finding.outcome, "reaches bn.weight in any mode" in finding.message) == ("failed", True)
+    assert (finding.outcome, "reaches unused in any mode" in finding.message) == ("failed", True)
 
 
 def test_a_model_that_was_frozen_before_the_swap_still_learns_in_its_head(make_case: MakeCase) -> None:

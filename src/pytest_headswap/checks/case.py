@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine import AbstractRun, HeadSwapError, Swap, abstract_run, swap_head
+from pytest_headswap.engine.guess import inputs_for
 from pytest_headswap.engine.outputs import flatten_outputs
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def build_case(zoo: str, spec: ModelSpec, num_classes: int) -> Case:
     """
     with torch.device("meta"):
         model = spec.build()
-        inputs = spec.example_inputs(model) if spec.example_inputs is not None else None
+        given = spec.example_inputs(model) if spec.example_inputs is not None else None
+    inputs = inputs_for(model, given)
     with torch.no_grad():
         before = run_modes(model, inputs)
     swap = swap_head(model, num_classes, inputs, head=spec.head)
