@@ -53,13 +53,14 @@ def seeded(generator: torch.Generator | None) -> Iterator[None]:
 
 
 @torch.no_grad()
-def initialise(owner: nn.Module, tensors: Sequence[NewTensor], init: Init, changes: Transaction) -> None:
-    """Give the new tensors of one layer values, and no other tensor of it.
+def initialise(owner: nn.Module, tensors: Sequence[NewTensor], init: Init, changes: Transaction) -> list[str]:
+    """Give the new tensors of one layer values; returns the names in it of buffers that were renewed as well.
 
     `default` is what the layer does when it is built (`reset_parameters`), or Kaiming uniform for
     weights and the mean of the old values for anything with one number a class.
     """
-    if not _reset(owner, tensors, changes):
+    renewed = _reset(owner, tensors, changes)
+    if renewed is None:
         for item in tensors:
             _default(item)
     for item in tensors:
@@ -67,21 +68,25 @@ def initialise(owner: nn.Module, tensors: Sequence[NewTensor], init: Init, chang
             init(item.spec.names[0], item.new)
         elif not item.spec.is_buffer:
             _otherwise(init, item)
+    return renewed or []
 
 
-def _reset(owner: nn.Module, tensors: Sequence[NewTensor], changes: Transaction) -> bool:
-    """Let the layer initialise itself, when all of its parameters are new anyway."""
+def _reset(owner: nn.Module, tensors: Sequence[NewTensor], changes: Transaction) -> list[str] | None:
+    """Let the layer initialise itself, when all of its parameters are new anyway; None when it cannot.
+
+    Its other buffers, such as `num_batches_tracked`, are reset with them: copies, whose names are returned.
+    """
     new = {item.key for item in tensors}
     reset = getattr(owner, "reset_parameters", None)
     derived = any(isinstance(value, torch.Tensor) for value in owner.__dict__.values())  # by weight_norm's hook
     own = {key for key, value in owner._parameters.items() if value is not None}
     if not callable(reset) or derived or not own <= new or not own:
-        return False
-    for key, buffer in owner._buffers.items():
-        if buffer is not None and key not in new:  # a counter such as num_batches_tracked is reset as well
-            changes.set(owner._buffers, key, buffer.clone())
+        return None
+    others = {key: buffer for key, buffer in owner._buffers.items() if buffer is not None and key not in new}
+    for key, buffer in others.items():
+        changes.set(owner._buffers, key, buffer.clone())
     reset()
-    return True
+    return list(others)
 
 
 def _default(item: NewTensor) -> None:

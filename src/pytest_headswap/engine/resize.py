@@ -26,8 +26,8 @@ def resize(
     init: Init,
     classes: dict[int, int],
     changes: Transaction,
-) -> dict[str, torch.Tensor]:
-    """Resize class-sized tensors of a head; returns the new ones by name.
+) -> list[str]:
+    """Resize class-sized tensors of a head; returns the names of all that is new.
 
     New tensors have the device and dtype of what they replace, and new parameters require gradients.
     `classes` maps new class indices to old ones whose values are carried over.
@@ -46,12 +46,15 @@ def resize(
         by_owner.setdefault(model.get_submodule(spec.names[0].rpartition(".")[0]), []).append(
             NewTensor(spec, spec.names[0].rpartition(".")[2], old, new)
         )
+    names: list[str] = []
     for owner, made in by_owner.items():
-        initialise(owner, made, init, changes)
+        path = made[0].spec.names[0].rpartition(".")[0]
+        renewed = initialise(owner, made, init, changes)
         carry_over(made, classes, num_classes, old_count)
+        names += [item.spec.names[0] for item in made] + [f"{path}.{key}".lstrip(".") for key in renewed]
     for layer in layers:
         update_widths(layer, {old_count}, num_classes, changes)
-    return {item.spec.names[0]: item.new for made in by_owner.values() for item in made}
+    return names
 
 
 def registered(model: nn.Module, name: str) -> torch.Tensor:

@@ -190,7 +190,7 @@ def _swap_one(
             strip(model, item, changes)
         return []
     if new_head is None and item.place is None:
-        return list(resize(model, item, item.tensors, num_classes, init, classes, changes))
+        return resize(model, item, item.tensors, num_classes, init, classes, changes)
     made = place_new_head(model, item, num_classes, new_head, changes)
     if callable(init):
         for name, parameter in made.items():
