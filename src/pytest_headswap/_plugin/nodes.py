@@ -43,7 +43,7 @@ class ZooNode(pytest.Collector):
         return [ModelNode.from_parent(self, model=name) for name in self.models]
 
     def collect_garbage(self) -> None:
-        """Free what a model left behind. Objects that outlive the first model are then left out: 4 ms and not 100."""
+        """Free what a model left behind. Objects that outlive the first model are then left out: 1 ms and not 180."""
         gc.collect()
         if not self._frozen:
             gc.freeze()
