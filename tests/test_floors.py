@@ -16,7 +16,8 @@ PACKAGE = Path(pytest_headswap.__file__).parent
 
 # Lowest floor first. `""` stands for the modules beside the rooms: the plugin, the command line.
 FLOORS = {"engine": 1, "zoo": 2, "checks": 3, "report": 4, "_plugin": 5, "": 5}
-ROOF = {"plugin", "cli", "__init__"}
+ROOF = {"plugin", "cli", "strategies", "__init__"}
+ON_REQUEST = {"strategies"}  # imported by the tests of users alone, never by the package, so free to import torch
 SHARED = {"_version"}  # a constant, which any floor may read
 
 FORBIDDEN = {
@@ -93,7 +94,7 @@ def test_a_room_knows_nothing_that_is_not_its_business(path: Path) -> None:
 @pytest.mark.parametrize(
     "path",
     # the other files of the zoo room are each imported when their zoo is asked for
-    [path for path in MODULES if _room(path) in ("", "_plugin", "report")]
+    [path for path in MODULES if _room(path) in ("", "_plugin", "report") and path.stem not in ON_REQUEST]
     + [PACKAGE / "zoo" / f"{name}.py" for name in ("__init__", "model", "registry")],
     ids=lambda path: str(path.relative_to(PACKAGE)),
 )
@@ -105,6 +106,12 @@ def test_torch_is_not_imported_by_what_every_run_may_import(path: Path) -> None:
 
 def _is_in(name: str, module: str) -> bool:
     return name == module or name.startswith(f"{module}.")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_is_there_on_request_is_imported_by_no_room(path: Path) -> None:
+    names = {f"pytest_headswap.{module}" for module in ON_REQUEST}
+    assert not [name for name in _imports(path) if any(_is_in(name, module) for module in names)]
 
 
 def test_the_list_of_floors_is_complete() -> None:
