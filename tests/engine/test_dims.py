@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from pytest_headswap.engine.dims import relation, view_factors
+from pytest_headswap.engine.dims import RULES, relation
+from pytest_headswap.engine.dims.views import view_factors
 from pytest_headswap.engine.graph import ATTRIBUTE, Graph
 from pytest_headswap.engine.record import _Recorder
 from pytest_headswap.engine.trace import Axis, Tracer
@@ -183,13 +184,12 @@ def test_shapes_without_a_common_boundary_have_no_common_factor_there() -> None:
 
 
 def test_every_rule_is_for_an_operation_that_torch_has() -> None:
-    from pytest_headswap.engine.dims import _RULES
 
     known = {*dir(torch.ops.aten), *torch._C._dispatch_get_all_op_names()}
     known |= {name.partition("::")[2].partition(".")[0] for name in known}
     since_2_4 = {"_fused_rms_norm", "_batch_norm_with_update", "_batch_norm_no_update",
                  "_scaled_dot_product_fused_attention_overrideable"}  # fmt: skip
-    assert {rule for rule in _RULES if rule not in known} <= since_2_4
+    assert {rule for rule in RULES if rule not in known} <= since_2_4
 
 
 def test_an_unknown_operation_is_read_by_its_sizes() -> None:
