@@ -11,7 +11,7 @@ import collections
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,12 @@ from torch import nn
 from pytest_headswap.engine._torch import fake_tensor_mode, initialised_cuda_devices, plain_kernels
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.inputs import Inputs, as_inputs
+from pytest_headswap.engine.meta import MetaMode
 
+_PLAIN = frozenset((bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device))
 _CONTAINERS = (list, dict, set, collections.OrderedDict, collections.deque, collections.defaultdict)
-# what nn.Module keeps its children in: the dict is copied, the children are handled one by one
-_MODULE_DICTS = ("_modules",)
+# The registries of nn.Module are never shared between modules. Its children are handled one by one.
+_REGISTRIES = frozenset(key for key, value in nn.Module().__dict__.items() if isinstance(value, dict))
 
 
 META, FAKE, REAL = "meta", "fake", "real"
@@ -48,20 +50,24 @@ class AbstractRun:
     way: str
 
 
+Around = Callable[["StandIns"], AbstractContextManager[None]]
+
+
 def abstract_run(
     model: nn.Module,
     example_inputs: Any,
     *,
     training: bool = False,
     ways: Sequence[str] = WAYS,
-    before: Callable[[StandIns], Any] | None = None,
+    around: Around | None = None,
+    recorded: bool = False,
 ) -> AbstractRun:
     """Run `model` on stand-ins in train or eval mode; the model, the inputs and all RNG stay as they are.
 
     Stand-ins keep shape, stride, dtype and `requires_grad`, so under `torch.enable_grad()` the outputs
     have the autograd graph that a real run would have. The ways are tried in their order until one
-    succeeds. `before` is called with the stand-ins just before each forward and may return a context
-    manager that is then active around it.
+    succeeds. `around` is called with the stand-ins and returns a context manager that is active around
+    forward; `recorded` says that it brings a dispatch mode of its own, which runs the operations.
 
     Raises:
         HeadSwapError: `forward_failed`, with the model's own exception as `__cause__`.
@@ -72,7 +78,7 @@ def abstract_run(
         if way != META and (any(t.is_meta for t in model.parameters()) or any(t.is_meta for t in inputs.tensors())):
             continue  # without values there is nothing to be more real with
         try:
-            return _run(model, inputs, training, way, before)
+            return _run(model, inputs, training, way, around, recorded)
         except HeadSwapError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a model raises, the next way may do
@@ -87,7 +93,7 @@ def abstract_run(
 
 
 def _run(
-    model: nn.Module, inputs: Inputs, training: bool, way: str, before: Callable[[StandIns], Any] | None
+    model: nn.Module, inputs: Inputs, training: bool, way: str, around: Around | None, recorded: bool
 ) -> AbstractRun:
     with ExitStack() as stack:
         fake = fake_tensor_mode() if way == FAKE else None
@@ -99,9 +105,10 @@ def _run(
             stack.enter_context(torch.device("meta"))
         elif fake is not None:
             stack.enter_context(fake)
-        context = before(stand_ins) if before is not None else None
-        if context is not None:
-            stack.enter_context(context)
+        if around is not None:
+            stack.enter_context(around(stand_ins))
+        if way == META and not recorded:
+            stack.enter_context(MetaMode())  # type: ignore[no-untyped-call, unused-ignore]
         outputs = model(*given.args, **(given.kwargs or {}))
         parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
         buffers = dict(model.named_buffers(remove_duplicate=False))
@@ -150,9 +157,11 @@ class StandIns:
 
     def copy(self, value: Any) -> Any:
         """A copy of an attribute: tensors become stand-ins, builtin containers are copied, the rest is kept."""
+        kind = type(value)
+        if kind in _PLAIN:
+            return value
         if isinstance(value, torch.Tensor):
             return self.of(value)
-        kind = type(value)
         if kind is tuple:
             items = tuple(self.copy(item) for item in value)
             return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
@@ -187,7 +196,10 @@ def preserved(model: nn.Module, stand_ins: StandIns) -> Iterator[StandIns]:
         try:
             for module, state in zip(modules, originals, strict=True):
                 for key, value in state.items():
-                    module.__dict__[key] = dict(value) if key in _MODULE_DICTS else stand_ins.copy(value)
+                    if key in _REGISTRIES and (not value or key == "_modules"):
+                        module.__dict__[key] = value.copy()
+                    else:
+                        module.__dict__[key] = stand_ins.copy(value)
             yield stand_ins
         finally:
             for module, state in zip(modules, originals, strict=True):

@@ -24,6 +24,7 @@ from pytest_headswap.engine.graph import (
     Value,
 )
 from pytest_headswap.engine.inputs import as_inputs
+from pytest_headswap.engine.meta import run_on_meta
 from pytest_headswap.engine.outputs import flatten_outputs
 
 ALIASED_WRITE = "headswap::aliased_write"
@@ -49,7 +50,7 @@ def record(model: nn.Module, example_inputs: Any, *, training: bool = False, way
         with torch.no_grad(), _ModuleWatcher(model, recorder), recorder:
             yield
 
-    run = abstract_run(model, inputs, training=training, ways=ways, before=recording)
+    run = abstract_run(model, inputs, training=training, ways=ways, around=recording, recorded=True)
     recorder = recorders[-1]
     graph = recorder.graph
     graph.way = run.way
@@ -112,7 +113,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
             is_pointwise(func),
             self.module,
         )
-        result = func(*args, **kwargs)
+        result = run_on_meta(func, args, kwargs)
         self.graph.nodes.append(node)
         from_input = any(value.from_input for value in inputs)
         for value in inputs:

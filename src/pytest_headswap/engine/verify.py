@@ -62,7 +62,7 @@ def _run(
             yield
 
     try:
-        run = abstract_run(model, inputs, training=training, ways=(way,), before=frozen)
+        run = abstract_run(model, inputs, training=training, ways=(way,), around=frozen)
     except HeadSwapError as error:
         raise HeadSwapError("verification_failed", f"with the new head {error}") from error
     outputs = {label: tensor for label, tensor in flatten_outputs(run.outputs) if tensor.is_floating_point()}
