@@ -66,7 +66,7 @@ def test_functions_in_place_return_what_they_were_given(name: str) -> None:
 def test_arithmetic(name: str, other: str, layout: str) -> None:
     function: Any = getattr(torch, name)
     x = LAYOUTS[layout](torch.float32)
-    y: Any = {
+    others: dict[str, Callable[[], Any]] = {
         "same": lambda: LAYOUTS[layout](torch.float32),
         "channels last": lambda: LAYOUTS["channels last"](torch.float32),
         "float16": lambda: LAYOUTS[layout](torch.float16),
@@ -77,7 +77,8 @@ def test_arithmetic(name: str, other: str, layout: str) -> None:
         "whole": lambda: 2,
         "number": lambda: 2.0,
         "scalar tensor": lambda: torch.tensor(2.0),
-    }[other]()
+    }
+    y = others[other]()
     assert_same(function, x, y)
     assert_same(lambda a: torch.add(a, y, alpha=2), x)
 
