@@ -29,6 +29,8 @@ class ModelSpec:
             positional inputs or a mapping of keyword inputs. None: the engine works them out.
         native: given a class count, returns the model as the zoo itself builds it for that count,
             or raises. None: the zoo cannot do that, and parity is not compared.
+        refusal: why the model cannot be swapped here, when the zoo knows: it has no classes, or needs a
+            package that is not installed. It is then skipped by name and never built.
         head: path of the one head to swap, for a model whose heads mean different things.
         family: groups architectures in reports, such as `resnet`.
         tags: free labels.
@@ -40,6 +42,7 @@ class ModelSpec:
     build: Callable[[], nn.Module]
     example_inputs: Callable[[nn.Module], Any] | None = None
     native: Callable[[int], nn.Module] | None = None
+    refusal: str = ""
     head: str | None = None
     family: str = ""
     tags: tuple[str, ...] = ()
