@@ -330,3 +330,36 @@ def test_quantised_weights_are_refused_before_anything_changes() -> None:
     with pytest.raises(HeadSwapError, match="before quantising"):
         swap_head(model, 3, X)
     assert model.weight.shape == (5, 8)
+
+
+class Boxes(nn.Module):
+    """Coordinates for each class, as in Faster R-CNN, with or without scores beside them."""
+
+    def __init__(self, scores: bool) -> None:
+        super().__init__()
+        self.scores = nn.Linear(8, 5) if scores else None
+        self.boxes = nn.Linear(8, 5 * 4)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        boxes = self.boxes(x)
+        outputs = [boxes.reshape(len(x), -1, 4)]
+        return [self.scores(x), *outputs] if self.scores is not None else outputs
+
+
+def test_coordinates_times_classes_follow_the_scores_beside_them() -> None:
+    model = Boxes(scores=True)
+    swap = swap_head(model, 3, X)
+    scores, boxes = model(X)
+    assert (scores.shape, boxes.shape) == ((4, 3), (4, 3, 4))
+    assert model.boxes.weight.shape == (12, 8)
+    assert {head.path for head in swap.heads} == {"scores", "boxes"}
+
+
+def test_two_factors_of_one_layer_are_told_apart_by_the_declared_count_or_not_at_all() -> None:
+    model: Any = Boxes(scores=False)
+    with pytest.raises(HeadSwapError, match=r"set model\.num_classes") as caught:
+        swap_head(model, 3, X)
+    assert caught.value.reason == "ambiguous"
+    model.num_classes = 5
+    swap_head(model, 3, X)
+    assert model(X)[0].shape == (4, 3, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.graph import BUFFER, PARAMETER, Graph
 from pytest_headswap.engine.heads import Rejected
 from pytest_headswap.engine.trace import Axis, Projection, Trace, Tracer, source_name
@@ -110,6 +111,39 @@ def _consumed(trace: Trace, tracer: Tracer) -> Fault | None:
             name = source_name(projection.weight.value)
             return Fault("output_is_backbone", name, f"{consumer} consumes its output, so it belongs to the backbone")
     return None
+
+
+def settled(candidates: list[Candidate], declared: int | None) -> list[Candidate]:
+    """Of several dimensions of one output that one weight sets, the one that counts classes.
+
+    A weight of classes times coordinates sets both dimensions of (batch, classes, 4). The one is chosen
+    whose size is the class count of another head, or the one that the model declares.
+
+    Raises:
+        HeadSwapError: `ambiguous`, when that does not leave exactly one.
+    """
+    groups: dict[tuple[bool, str, str], dict[int, Candidate]] = {}
+    for candidate in candidates:
+        output = candidate.output
+        for weight in candidate.weights:
+            if weight is not None:
+                group = groups.setdefault((output.training, output.label, weight.value.name), {})
+                group[output.dim] = candidate
+    counts = {candidate.output.size for group in groups.values() if len(group) == 1 for candidate in group.values()}
+    dropped: set[int] = set()
+    for (_, label, name), group in groups.items():
+        if len(group) < 2:
+            continue
+        fitting = [candidate for candidate in group.values() if candidate.output.size in counts | {declared}]
+        if len(fitting) != 1:
+            sizes = " and ".join(f"{dim} ({candidate.output.size} long)" for dim, candidate in sorted(group.items()))
+            raise HeadSwapError(
+                "ambiguous",
+                f"{name} sets the dimensions {sizes} of {label}, and nothing says which of them counts classes: set "
+                "model.num_classes to the class count",
+            )
+        dropped |= {id(candidate) for candidate in group.values() if candidate is not fitting[0]}
+    return [candidate for candidate in candidates if id(candidate) not in dropped]
 
 
 def rejections(candidates: list[Candidate], tracers: list[Tracer]) -> list[Rejected]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from pytest_headswap.engine.transaction import Transaction
 
-COUNTS = ("num_classes", "num_labels", "n_classes", "nb_classes", "num_class", "n_class", "num_outputs", "_num_labels")
+COUNTS = ("num_classes", "num_labels", "n_classes", "nb_classes", "num_class", "n_class", "num_outputs", "num_columns")
 WIDTHS = ("out_features", "out_channels", "num_features", "num_embeddings", "out_dim", "output_dim")
 _NAMES = ("id2label", "label2id")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from pytest_headswap.engine.abstract import WAYS
-from pytest_headswap.engine.candidates import Candidate, find_candidates, rejections
+from pytest_headswap.engine.candidates import Candidate, find_candidates, rejections, settled
 from pytest_headswap.engine.describe import Found, describe_heads
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
 from pytest_headswap.engine.graph import Graph
@@ -62,7 +62,7 @@ def search(model: nn.Module, inputs: Inputs) -> Search:
     ]
     rejected = rejections(candidates, tracers)
     declared = declared_num_classes(model)
-    sound = [candidate for candidate in candidates if candidate.fault is None]
+    sound = settled([candidate for candidate in candidates if candidate.fault is None], declared)
     if sound and declared != 0:
         found = describe_heads(model, sound, tracers)
     else:

@@ -1,0 +1,113 @@
+"""The zoo of torchvision: every model of its registry, with random weights.
+
+Detection models return boxes that depend on the data, or losses: neither has a class dimension. Here they
+stand in an adapter that returns what their class-sized layers give, in the layout in which the library
+itself reads it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision import models
+
+from pytest_headswap.zoo.model import ModelSpec, Zoo
+
+BATCH = 2  # batch norm cannot be trained on one sample
+IMAGE = 224
+FRAMES = 16
+DETECTION_IMAGE = 320  # what the smallest detector is made for
+_OPTIONS: dict[str, Any] = {
+    "weights": None,
+    "weights_backbone": None,  # else segmentation and detection would download a backbone
+    "aux_loss": True,  # segmentation has its auxiliary head only on request
+    "init_weights": False,  # GoogLeNet and Inception draw theirs for minutes
+}
+
+
+def load() -> Zoo:
+    """List the models; builds none."""
+    return Zoo("torchvision", tuple(models.list_models()), _spec, {"torchvision": torchvision.__version__})
+
+
+def _spec(name: str) -> ModelSpec:
+    namespace, module = _origin(name)
+    refusal = "optical flow has no classes" if namespace == "optical_flow" else ""
+    return ModelSpec(
+        name,
+        build=partial(_build, name),
+        example_inputs=partial(_inputs, name),
+        native=lambda num_classes: _build(name, num_classes=num_classes),
+        refusal=refusal,
+        family=module,
+        tags=(namespace,),
+    )
+
+
+def _origin(name: str) -> tuple[str, str]:
+    """Namespace and module: `("video", "resnet")` for `torchvision.models.video.resnet`."""
+    _, _, *parts = models.get_model_builder(name).__module__.split(".")
+    return (parts[0] if len(parts) > 1 else "classification"), parts[-1]
+
+
+def _build(name: str, **options: Any) -> nn.Module:
+    accepted = _accepted(models.get_model_builder(name))
+    given = {key: value for key, value in _OPTIONS.items() if key in accepted}
+    model: nn.Module = models.get_model(name, **given, **options)
+    return ClassOutputs(model) if _origin(name)[0] == "detection" else model
+
+
+def _accepted(builder: Any) -> set[str]:
+    """The options of a builder; those that it hands on to the class are known for the few that need one."""
+    names = set(inspect.signature(builder).parameters)
+    if builder.__module__.endswith(("googlenet", "inception")):
+        names.add("init_weights")
+    return names
+
+
+def _inputs(name: str, _: nn.Module) -> Tensor:
+    """Images (2, 3, size, size), or clips (2, 3, 16, size, size), of the smallest size from 224 on that it takes."""
+    namespace, module = _origin(name)
+    if namespace == "detection":
+        return torch.zeros(BATCH, 3, DETECTION_IMAGE, DETECTION_IMAGE)
+    sizes = [weights.meta.get("min_size", (1, 1))[0] for weights in models.get_model_weights(name)]
+    size = max(IMAGE, min(sizes)) if module != "inception" else 299  # its auxiliary head needs more than min_size
+    return torch.zeros(BATCH, 3, FRAMES, size, size) if namespace == "video" else torch.zeros(BATCH, 3, size, size)
+
+
+class ClassOutputs(nn.Module):
+    """A detection model that returns the raw outputs of its class-sized layers.
+
+    For one-stage models that is their head on the feature maps: (B, anchors, classes). For two-stage
+    models one region as large as the image is taken: class scores (B, classes), boxes (B, classes, 4)
+    and, where there are any, masks (B, classes, height, width).
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps = self.model.backbone(images)
+        maps = list(maps.values()) if isinstance(maps, dict) else [maps]
+        if not hasattr(self.model, "roi_heads"):
+            return {"cls_logits": self.model.head(maps)["cls_logits"]}
+        heads = self.model.roi_heads
+        region = heads.box_head(self._region(maps[0], heads.box_roi_pool))
+        scores, boxes = heads.box_predictor(region)
+        # four coordinates a class, as roi_heads reads them
+        outputs = {"cls_logits": scores, "boxes": boxes.reshape(len(boxes), -1, 4)}
+        if heads.has_mask():
+            region = heads.mask_head(self._region(maps[0], heads.mask_roi_pool))
+            outputs["masks"] = heads.mask_predictor(region)
+        return outputs
+
+    @staticmethod
+    def _region(features: Tensor, pool: Any) -> Tensor:
+        return functional.adaptive_avg_pool2d(features, pool.output_size)
