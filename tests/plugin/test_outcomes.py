@@ -57,12 +57,13 @@ def test_every_model_of_a_mixed_zoo_gets_its_own_outcome(project: pytest.Pyteste
     }
 
 
-def test_a_model_is_built_once_for_all_its_checks_also_when_that_fails(
+def test_a_model_is_built_once_for_all_its_checks_and_twice_when_that_fails(
     project: pytest.Pytester, builds: Callable[[], list[str]]
 ) -> None:
     project.runpytest_inprocess(ZOO)
-    models = ["alpha", "beta.v1_5", "doubled", "lonely", "mismatched", "raising", "unbuildable", "wrong_inputs"]
-    assert builds() == models
+    sound = ["alpha", "beta.v1_5", "doubled", "lonely", "mismatched"]
+    broken = ["raising", "unbuildable", "wrong_inputs"]  # they are given memory, in case that is what they lack
+    assert builds() == sorted(sound + broken + broken)
 
 
 def test_a_model_is_let_go_before_the_next_one_is_built(project: pytest.Pytester, extend_conftest: Extend) -> None:

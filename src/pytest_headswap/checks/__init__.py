@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytest_headswap.checks.case import Case, build_case
-from pytest_headswap.checks.finding import SKIP_REASONS, STRUCTURE, CheckFailed, CheckSkipped, Finding
+from pytest_headswap.checks.finding import SKIP_REASONS, CheckFailed, CheckSkipped, Finding
 from pytest_headswap.checks.gradient_flow import gradient_flow
 from pytest_headswap.checks.native_parity import native_parity
 from pytest_headswap.checks.output_shape import output_shape
@@ -29,11 +29,11 @@ def run_check(name: str, case: Case) -> Finding:
     try:
         note = CHECKS[name](case)
     except CheckFailed as failure:
-        return Finding("failed", str(failure), STRUCTURE, exception=failure)
+        return Finding("failed", str(failure), case.evidence, exception=failure)
     except CheckSkipped as skip:
         return Finding("skipped", skip.message, reason=skip.reason)
     except HeadSwapError as error:
         return Finding("error", str(error), reason=error.reason, exception=error)
     except Exception as error:  # noqa: BLE001 - a model's own code may raise anything
         return Finding("error", f"{type(error).__name__}: {error}", exception=error)
-    return Finding("passed", note, STRUCTURE)
+    return Finding("passed", note, case.evidence)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
-from pytest_headswap.engine import AbstractRun, HeadSwapError, Swap, abstract_run, swap_head
+from pytest_headswap.checks.finding import STRUCTURE
+from pytest_headswap.engine import AbstractRun, HeadSwapError, NoHeadError, Swap, abstract_run, swap_head
 from pytest_headswap.engine.guess import inputs_for
 from pytest_headswap.engine.outputs import flatten_outputs
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,12 @@ class Case:
     swap: Swap
     before: dict[bool, ModeRun]
 
+    @property
+    def evidence(self) -> str:
+        """What a verdict on this case rests on: `structure`, and how the model was run where meta did not do."""
+        run = self.before[False].run
+        return STRUCTURE if run is None or run.way == "meta" else f"{STRUCTURE}, {run.way} tensors"
+
     @cached_property
     def after(self) -> dict[bool, ModeRun]:
         """The runs after the swap, with gradients and all but the new head frozen. Made when a check first asks."""
@@ -67,21 +77,37 @@ class Case:
 
 
 def build_case(zoo: str, spec: ModelSpec, num_classes: int) -> Case:
-    """Build the model of `spec` without memory, note what it returns, and swap its head.
+    """Build the model of `spec`, without memory where that is possible, note what it returns, and swap its head.
 
     Raises:
-        NoHeadError: the model has no head.
+        NoHeadError: the model has no head, or the zoo refuses it.
         HeadSwapError: the head was not swapped, or the model does not run on its own inputs.
         Exception: whatever the zoo raises while building the model or its inputs.
     """
-    with torch.device("meta"):
-        model = spec.build()
-        given = spec.example_inputs(model) if spec.example_inputs is not None else None
-    inputs = inputs_for(model, given)
+    if spec.refusal:
+        raise NoHeadError("zoo_refused", f"{spec.name}: {spec.refusal}")
     with torch.no_grad():
-        before = run_modes(model, inputs)
+        model, inputs, before = on_meta_if_possible(lambda: _built(spec))
     swap = swap_head(model, num_classes, inputs, head=spec.head)
     return Case(zoo, spec, num_classes, swap.model, inputs, swap, before)
+
+
+def on_meta_if_possible(build: Callable[[], T]) -> T:
+    """Build on meta, and again with memory if that raises: some models compute with values in their initialisers."""
+    with suppress(Exception), torch.device("meta"):  # what remains of it is raised by the second attempt
+        return build()
+    return build()
+
+
+def _built(spec: ModelSpec) -> tuple[nn.Module, Any, dict[bool, ModeRun]]:
+    """A model, inputs for it, and its runs; raises when it does not run in eval mode, since memory may be missing."""
+    model = spec.build()
+    inputs = inputs_for(model, spec.example_inputs(model) if spec.example_inputs is not None else None)
+    before = run_modes(model, inputs)
+    error = before[False].error
+    if error is not None:
+        raise error
+    return model, inputs, before
 
 
 def run_modes(model: nn.Module, inputs: Any) -> dict[bool, ModeRun]:

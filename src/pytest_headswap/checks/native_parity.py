@@ -12,9 +12,11 @@ other way round): a layer was renamed, wrapped, left at the old width, or added 
 
 from __future__ import annotations
 
-from torch import device, nn
+from functools import partial
 
-from pytest_headswap.checks.case import Case
+from torch import nn
+
+from pytest_headswap.checks.case import Case, on_meta_if_possible
 from pytest_headswap.checks.finding import CheckFailed, CheckSkipped
 
 _SHOWN = 5
@@ -48,8 +50,7 @@ def _build_native(case: Case) -> nn.Module:
     if case.spec.native is None:
         raise CheckSkipped("no_native", f"the zoo {case.zoo} does not say how {case.spec.name} is built natively")
     try:
-        with device("meta"):
-            return case.spec.native(case.num_classes)
+        return on_meta_if_possible(partial(case.spec.native, case.num_classes))
     except Exception as error:
         raise CheckSkipped(
             "no_native",

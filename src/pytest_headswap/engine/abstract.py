@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_headswap.engine._torch import fake_tensor_mode, initialised_cuda_devices, plain_kernels
+from pytest_headswap.engine._torch import fake_tensor_mode, initialised_cuda_devices, plain_kernels, quiet_fake_tensors
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.inputs import Inputs, as_inputs
 from pytest_headswap.engine.meta import MetaMode
@@ -104,6 +104,7 @@ def _run(
         if way == META:
             stack.enter_context(torch.device("meta"))
         elif fake is not None:
+            stack.enter_context(quiet_fake_tensors())
             stack.enter_context(fake)
         if around is not None:
             stack.enter_context(around(stand_ins))

@@ -19,7 +19,8 @@ class Result:
         zoo, model, check: which check of which model, unescaped.
         outcome: one of `OUTCOMES`. `failed`: the check found a fault. `error`: the check could not be
             made, because the model could not be built, swapped or run. `crashed`: the process died.
-        evidence: what the verdict rests on (`structure` or `numeric`); empty where there is no verdict.
+        evidence: what the verdict rests on (`structure`, with how the model was run
+            where meta tensors did not do, or `numeric`); empty where there is no verdict.
         seconds: wall time of the test. The first check of a model includes building and swapping it.
         message: why, in words; empty for a plain pass.
         repro: the command that runs this check of this model alone.
