@@ -15,6 +15,8 @@ from rich.text import Text
 from pytest_headswap._version import __version__
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pytest_headswap.engine import Head, Heads, HeadSwapError
     from pytest_headswap.zoo import ModelSpec
 
@@ -51,7 +53,7 @@ def _zoos(_: argparse.Namespace) -> int:
 def _explain(arguments: argparse.Namespace) -> int:
     from pytest_headswap.zoo import ZooError, load_zoo
 
-    zoo_name, colon, model_name = arguments.model.partition(":")
+    zoo_name, colon, model_name = _split(arguments.model)
     if not (zoo_name and colon and model_name):
         return _fail(2, f"{arguments.model!r} is not ZOO:MODEL, such as timm:levit_128; `headswap zoos` lists the zoos")
     try:
@@ -80,6 +82,13 @@ def _explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _split(text: str) -> tuple[str, str, str]:
+    """The zoo and the model: a zoo of the user's (`package.module:ATTR`) has a colon of its own."""
+    from pytest_headswap.zoo import zoo_names
+
+    return text.partition(":") if text.partition(":")[0] in zoo_names() or text.count(":") < 2 else text.rpartition(":")
+
+
 _EVIDENCE = {
     "meta": "an abstract run on the meta device",
     "fake": "a run under fake tensors",
@@ -88,15 +97,23 @@ _EVIDENCE = {
 
 
 def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
-    """The heads of a model that takes no memory, and what the engine and the zoo have to add."""
-    import torch
+    """The heads of a model, without memory where that is possible, and what the engine and the zoo have to add."""
+    from pytest_headswap.checks.case import on_meta_if_possible
+    from pytest_headswap.engine import NoHeadError, find_heads
 
-    from pytest_headswap.engine import find_heads
-
-    with torch.device("meta"):
+    def find() -> tuple[nn.Module, Heads | NoHeadError]:
         model = spec.build()
         inputs = spec.example_inputs(model) if spec.example_inputs is not None else None
-    heads = find_heads(model, inputs)
+        try:
+            return model, find_heads(model, inputs)
+        except NoHeadError as error:  # a finding too, which memory does not change
+            return model, error
+
+    if spec.refusal:
+        raise NoHeadError("zoo_refused", spec.refusal)
+    model, heads = on_meta_if_possible(find)
+    if isinstance(heads, NoHeadError):
+        raise heads
     said_by_zoo = spec.notes(model, heads) if spec.notes is not None else ()
     return heads, (*heads.notes, *said_by_zoo)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from pytest_headswap.zoo.model import Zoo, ZooError, unknown_name
+from pytest_headswap.zoo.user import entry_point_names, load_entry_point, load_reference
 
 
 @dataclass(frozen=True)
@@ -28,31 +29,44 @@ def register(name: str, load: Callable[[], Zoo], library: str = "") -> None:
 
 
 def zoo_names() -> tuple[str, ...]:
-    """The names of all zoos that are known, sorted."""
-    return tuple(sorted(_ENTRIES))
+    """The names of all zoos that are known, those that installed distributions offer included, sorted."""
+    return tuple(sorted({*_ENTRIES, *entry_point_names()}))
 
 
 def load_zoo(name: str) -> Zoo:
     """The zoo called `name`, with its listing but without a single model built.
 
+    `name` is that of a known zoo, or `package.module:ATTR`, or `file.py:ATTR`.
+
     Raises:
-        ZooError: there is no such zoo, or its library is not installed.
+        ZooError: there is no such zoo, its library is not installed, or it is not well formed.
     """
-    if name in _LOADED:
-        return _LOADED[name]
-    if name not in _ENTRIES:
-        raise ZooError(unknown_name("zoo", name, zoo_names(), "the installed zoos"))
-    entry = _ENTRIES[name]
+    if name not in _LOADED:
+        _LOADED[name] = _load(name)
+    return _LOADED[name]
+
+
+def _load(name: str) -> Zoo:
+    if name in _ENTRIES:
+        return _load_known(name, _ENTRIES[name])
+    if name in entry_point_names():
+        return load_entry_point(name)
+    if ":" in name:
+        return load_reference(name)
+    raise ZooError(
+        unknown_name("zoo", name, zoo_names(), "the installed zoos") + ". A zoo of your own is package.module:ATTR"
+    )
+
+
+def _load_known(name: str, entry: _Entry) -> Zoo:
     try:
-        zoo = entry.load()
+        return entry.load()
     except ImportError as error:
         library = entry.library or name
         if (error.name or "").partition(".")[0] != library:
             raise ZooError(f"zoo {name!r} cannot be used: importing {library} failed: {error}") from error
         install = f"pip install 'pytest-headswap[{library}]'"
         raise ZooError(f"zoo {name!r} needs {library}, which is not installed: {install}") from error
-    _LOADED[name] = zoo
-    return zoo
 
 
 def select_models(zoo: Zoo, patterns: str = "") -> tuple[str, ...]:
