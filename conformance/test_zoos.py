@@ -23,7 +23,7 @@ else:
     import tomli as tomllib  # a dependency of pytest there
 
 HERE = Path(__file__).parent
-LIBRARIES = {"builtin": "torch", "timm": "timm", "torchvision": "torchvision"}
+LIBRARIES = {"builtin": "torch", "timm": "timm", "torchvision": "torchvision", "transformers": "transformers"}
 
 
 @pytest.mark.conformance

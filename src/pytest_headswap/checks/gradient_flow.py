@@ -19,6 +19,7 @@ import torch
 
 from pytest_headswap.checks.case import Case, mode_name
 from pytest_headswap.checks.finding import CheckFailed
+from pytest_headswap.engine._torch import gradient_leaves
 
 
 def gradient_flow(case: Case) -> str:
@@ -56,7 +57,9 @@ def _reached_by_loss(case: Case, new: Iterable[str], training: bool) -> set[str]
 
     trainable = {name: mode.run.parameters[name] for name in new}
     allowed = {id(tensor) for tensor in trainable.values()}
-    strangers = [leaf for leaf in _leaves(loss) if id(leaf) not in allowed]
+    # a leaf that forward itself makes is no part of the model, and no optimizer will ever see it
+    held = {id(tensor) for tensor in mode.run.held}
+    strangers = [leaf for leaf in gradient_leaves([loss]) if id(leaf) in held and id(leaf) not in allowed]
     if strangers:
         names = {id(tensor): name for name, tensor in mode.run.parameters.items()}
         unnamed = "a tensor of shape {} that is no parameter"
@@ -69,19 +72,3 @@ def _reached_by_loss(case: Case, new: Iterable[str], training: bool) -> set[str]
         torch.autograd.grad(loss, list(reachable.values()), allow_unused=True, retain_graph=True),
     )
     return {name for name, gradient in zip(reachable, gradients, strict=True) if gradient is not None}
-
-
-def _leaves(loss: torch.Tensor) -> list[torch.Tensor]:
-    """The tensors at the ends of the autograd graph: what `loss.backward()` would give a gradient."""
-    leaves = []
-    seen = set()
-    pending = [loss.grad_fn]
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):  # only the nodes that accumulate gradients have it
-            leaves.append(node.variable)
-        pending.extend(following for following, _ in node.next_functions)
-    return leaves

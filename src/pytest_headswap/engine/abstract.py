@@ -41,12 +41,14 @@ class AbstractRun:
 
     `outputs` has the structure that `forward` returned, with stand-in tensors in it. `parameters` and
     `buffers` map full names to the stand-ins that were used; tied ones appear under each name.
-    `way` is how the model was run: `meta`, `fake` or `real`.
+    `held` are all stand-ins for tensors of the model, those included that are neither parameter nor
+    buffer. `way` is how the model was run: `meta`, `fake` or `real`.
     """
 
     outputs: Any
     parameters: dict[str, torch.Tensor]
     buffers: dict[str, torch.Tensor]
+    held: tuple[torch.Tensor, ...]
     way: str
 
 
@@ -75,8 +77,8 @@ def abstract_run(
     inputs = as_inputs(example_inputs)
     failed: Exception | None = None
     for way in ways:
-        if way != META and (any(t.is_meta for t in model.parameters()) or any(t.is_meta for t in inputs.tensors())):
-            continue  # without values there is nothing to be more real with
+        if way == REAL and any(tensor.is_meta for tensor in (*model.parameters(), *inputs.tensors())):
+            continue  # there are no values
         try:
             return _run(model, inputs, training, way, around, recorded)
         except HeadSwapError:
@@ -98,6 +100,7 @@ def _run(
     with ExitStack() as stack:
         fake = fake_tensor_mode() if way == FAKE else None
         stand_ins = stack.enter_context(preserved(model, StandIns(way, fake)))
+        held = stand_ins.tensors()
         model.train(training)
         given = inputs.map_tensors(stand_ins.of)
         stack.enter_context(plain_kernels())
@@ -113,7 +116,7 @@ def _run(
         outputs = model(*given.args, **(given.kwargs or {}))
         parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
         buffers = dict(model.named_buffers(remove_duplicate=False))
-        return AbstractRun(outputs, parameters, buffers, way)
+        return AbstractRun(outputs, parameters, buffers, held, way)
 
 
 def _first_line(error: BaseException) -> str:
@@ -151,6 +154,9 @@ class StandIns:
     def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._way == META:
             return torch.empty_like(tensor, device="meta")
+        if self._way == FAKE and tensor.is_meta:  # fake tensors on the CPU, since meta is what did not do
+            with self._fake:
+                return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
         if self._way == FAKE:
             made: torch.Tensor = self._fake.from_tensor(tensor)
             return made
@@ -179,6 +185,10 @@ class StandIns:
                 for index, item in enumerate(made):
                     made[index] = self.copy(item)
         return made
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All stand-ins that were made so far."""
+        return tuple(made for made in self._made.values() if isinstance(made, torch.Tensor))
 
     def _remember(self, original: Any, made: Any) -> None:
         self._made[id(original)] = made

@@ -43,8 +43,6 @@ def inputs_for(model: nn.Module, example_inputs: Any = None) -> Inputs:
                 tried.append(", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors()))
             else:
                 return inputs
-        if any(parameter.is_meta for parameter in model.parameters()):
-            break  # there are no values for the other ways
     shapes = "; ".join(dict.fromkeys(tried))
     raise HeadSwapError(
         "no_inputs",

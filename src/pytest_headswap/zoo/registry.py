@@ -110,3 +110,4 @@ def _file_of_the_zoo_room(name: str) -> Callable[[], Zoo]:
 register("builtin", _file_of_the_zoo_room("builtin"))
 register("timm", _file_of_the_zoo_room("timm"), library="timm")
 register("torchvision", _file_of_the_zoo_room("torchvision"), library="torchvision")
+register("transformers", _file_of_the_zoo_room("transformers"), library="transformers")

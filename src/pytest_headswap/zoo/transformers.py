@@ -1,0 +1,76 @@
+"""The zoo of transformers: every class of its classification mappings, small, from configuration alone.
+
+Widths stay as the configuration has them, since nearly every constraint between the fields of a configuration
+is about widths. What makes a model large otherwise (layers, experts, vocabulary, inner width) is cut down.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs the hub, and some classes would ask it
+
+import transformers
+from torch import nn
+from transformers.models.auto import modeling_auto
+
+from pytest_headswap.zoo._transformers_config import small_config
+from pytest_headswap.zoo._transformers_inputs import inputs_for
+from pytest_headswap.zoo.model import ModelSpec, Zoo, ZooError
+
+TASKS = ("image", "sequence", "token", "audio", "video")
+# packages that classes ask for only when they are built
+_NEEDS = {"layoutlmv2": "detectron2", "dinat": "natten"}
+_WITHOUT_CLASSES = {"shieldgemma2": "its two classes are words of the language model, which no swap can change"}
+
+
+def load() -> Zoo:
+    """List the classes; imports none of their modules."""
+    origins = _origins()
+    return Zoo("transformers", tuple(origins), partial(_spec, origins), {"transformers": transformers.__version__})
+
+
+def _origins() -> dict[str, tuple[str, str]]:
+    """Model type and task of each class, the first that the library gives."""
+    origins: dict[str, tuple[str, str]] = {}
+    for task in TASKS:
+        mapping = getattr(modeling_auto, f"MODEL_FOR_{task.upper()}_CLASSIFICATION_MAPPING_NAMES")
+        for model_type, names in mapping.items():
+            for name in (names,) if isinstance(names, str) else names:
+                origins.setdefault(name, (model_type, task))
+    return origins
+
+
+def _spec(origins: dict[str, tuple[str, str]], name: str) -> ModelSpec:
+    model_type, task = origins[name]
+    return ModelSpec(
+        name,
+        build=partial(_build, name, model_type),
+        example_inputs=partial(inputs_for, task),
+        native=partial(_build, name, model_type),
+        refusal=_refusal(model_type),
+        family=model_type,
+        tags=(task,),
+    )
+
+
+def _refusal(model_type: str) -> str:
+    package = _NEEDS.get(model_type)
+    if package is not None and find_spec(package) is None:
+        return f"it needs {package}, which is not installed: pip install {package}"
+    return _WITHOUT_CLASSES.get(model_type, "")
+
+
+def _build(name: str, model_type: str, num_labels: int | None = None) -> nn.Module:
+    """A model with random weights; with the default number of labels where none is given."""
+    model_class = getattr(transformers, name)
+    config = small_config(model_type, model_class)
+    if num_labels is not None:
+        config.num_labels = num_labels
+    model: Any = model_class(config)
+    if not isinstance(model, nn.Module):
+        raise ZooError(f"transformers.{name} is not a model here: {model!r}")
+    return model

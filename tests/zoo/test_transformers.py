@@ -1,0 +1,71 @@
+"""The zoo of transformers: a sample over all tasks and kinds of head, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_headswap.checks import CHECKS, build_case, run_check
+from pytest_headswap.engine import NoHeadError
+from pytest_headswap.zoo import load_zoo
+
+pytest.importorskip("transformers")
+
+SAMPLE = {
+    "ViTForImageClassification": "classifier",
+    "LevitForImageClassificationWithTeacher": "classifier.linear",  # two heads, averaged
+    "SegformerForImageClassification": "classifier",
+    "PerceiverForImageClassificationLearned": "perceiver.decoder.decoder.final_layer",
+    "BertForSequenceClassification": "classifier",
+    "RobertaForTokenClassification": "classifier",
+    "GPT2ForSequenceClassification": "score",
+    "LlamaForSequenceClassification": "score",
+    "T5ForTokenClassification": "classifier",
+    "BartForSequenceClassification": "classification_head.out_proj",  # looks for a token: run for real
+    "Wav2Vec2ForSequenceClassification": "classifier",
+    "WhisperForAudioClassification": "classifier",
+    "VideoMAEForVideoClassification": "classifier",
+}
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_every_check_passes(name: str) -> None:
+    case = build_case("transformers", load_zoo("transformers")[name], 7)
+    findings = {check: run_check(check, case) for check in CHECKS}
+    assert {check: (f.outcome, f.message) for check, f in findings.items()} == dict.fromkeys(CHECKS, ("passed", ""))
+    assert case.swap.heads[0].path == SAMPLE[name]
+    assert case.model.config.num_labels == len(case.model.config.id2label) == 7  # type: ignore[union-attr, arg-type]
+
+
+def test_the_evidence_says_how_a_model_was_run() -> None:
+    zoo = load_zoo("transformers")
+    evidence = {
+        name: build_case("transformers", zoo[name], 7).evidence
+        for name in ("ViTForImageClassification", "LlamaForSequenceClassification", "BartForSequenceClassification")
+    }
+    assert list(evidence.values()) == ["structure", "structure, fake tensors", "structure, real tensors"]
+
+
+def test_every_class_of_the_five_mappings_is_listed_once() -> None:
+    zoo = load_zoo("transformers")
+    assert len(zoo) > 200
+    assert list(zoo.names) == sorted(set(zoo.names))
+    assert {tag for spec in zoo for tag in spec.tags} == {"image", "sequence", "token", "audio", "video"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ShieldGemma2ForImageClassification", "words of the language model"),
+        ("LayoutLMv2ForTokenClassification", "detectron2"),
+    ],
+)
+def test_what_cannot_be_swapped_here_is_refused_by_name(name: str, text: str) -> None:
+    with pytest.raises(NoHeadError, match=text) as caught:
+        build_case("transformers", load_zoo("transformers")[name], 7)
+    assert caught.value.reason == "zoo_refused"
+
+
+def test_the_native_model_has_the_labels_that_were_asked_for() -> None:
+    spec = load_zoo("transformers")["BertForSequenceClassification"]
+    assert spec.native is not None
+    assert spec.native(9).config.num_labels == 9  # type: ignore[union-attr]
