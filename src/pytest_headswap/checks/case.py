@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from pytest_headswap.checks.finding import STRUCTURE
 from pytest_headswap.engine import AbstractRun, HeadSwapError, NoHeadError, Swap, abstract_run, swap_head
+from pytest_headswap.engine.abstract import META, WAYS
 from pytest_headswap.engine.guess import inputs_for
 from pytest_headswap.engine.outputs import flatten_outputs
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_CHEAP = 2**30  # bytes of parameters that may be made real for the sake of train mode
+
 
 @dataclass(frozen=True)
 class ModeRun:
@@ -29,6 +32,10 @@ class ModeRun:
 
     run: AbstractRun | None = None
     error: HeadSwapError | None = None
+
+    def without_stand_ins(self) -> ModeRun:
+        """The same without the copies of all tensors that a real run is made with."""
+        return replace(self, run=replace(self.run, parameters={}, buffers={}, held=())) if self.run else self
 
     @cached_property
     def outputs(self) -> dict[str, torch.Tensor]:
@@ -66,8 +73,9 @@ class Case:
     @property
     def evidence(self) -> str:
         """What a verdict on this case rests on: `structure`, and how the model was run where meta did not do."""
-        run = self.before[False].run
-        return STRUCTURE if run is None or run.way == "meta" else f"{STRUCTURE}, {run.way} tensors"
+        ways = {mode.run.way for mode in self.before.values() if mode.run is not None}
+        way = next((way for way in reversed(WAYS) if way in ways), META)
+        return STRUCTURE if way == META else f"{STRUCTURE}, {way} tensors"
 
     @cached_property
     def after(self) -> dict[bool, ModeRun]:
@@ -100,19 +108,32 @@ def on_meta_if_possible(build: Callable[[], T]) -> T:
 
 
 def _built(spec: ModelSpec) -> tuple[nn.Module, Any, dict[bool, ModeRun]]:
-    """A model, inputs for it, and its runs; raises when it does not run in eval mode, since memory may be missing."""
+    """A model, inputs for it, and its runs.
+
+    Raises when it does not run and memory may be what is missing: in eval mode, or in train mode where that
+    costs little (some models draw masks with NumPy while they train).
+    """
     model = spec.build()
     inputs = inputs_for(model, spec.example_inputs(model) if spec.example_inputs is not None else None)
-    before = run_modes(model, inputs)
+    before = run_modes(model, inputs, outputs_only=True)
     error = before[False].error
+    if before[True].error is not None and 0 < _meta_bytes(model) <= _CHEAP:
+        error = error or before[True].error
     if error is not None:
         raise error
     return model, inputs, before
 
 
-def run_modes(model: nn.Module, inputs: Any) -> dict[bool, ModeRun]:
-    """Run the model abstractly in eval and in train mode."""
-    return {training: _run_mode(model, inputs, training) for training in (False, True)}
+def _meta_bytes(model: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in model.parameters() if parameter.is_meta)
+
+
+def run_modes(model: nn.Module, inputs: Any, outputs_only: bool = False) -> dict[bool, ModeRun]:
+    """Run the model abstractly in eval and in train mode; `outputs_only` lets go of the stand-ins of a run."""
+    runs = {training: _run_mode(model, inputs, training) for training in (False, True)}
+    if outputs_only:
+        runs = {training: mode.without_stand_ins() for training, mode in runs.items()}
+    return runs
 
 
 def _run_mode(model: nn.Module, inputs: Any, training: bool) -> ModeRun:
