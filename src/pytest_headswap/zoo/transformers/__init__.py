@@ -17,9 +17,9 @@ import transformers
 from torch import nn
 from transformers.models.auto import modeling_auto
 
-from pytest_headswap.zoo._transformers_config import small_config
-from pytest_headswap.zoo._transformers_inputs import inputs_for
 from pytest_headswap.zoo.model import ModelSpec, Zoo, ZooError
+from pytest_headswap.zoo.transformers.config import small_config
+from pytest_headswap.zoo.transformers.inputs import inputs_for
 
 TASKS = ("image", "sequence", "token", "audio", "video")
 # packages that classes ask for only when they are built
@@ -60,7 +60,7 @@ def _spec(origins: dict[str, tuple[str, str]], name: str) -> ModelSpec:
 def _refusal(model_type: str) -> str:
     package = _NEEDS.get(model_type)
     if package is not None and find_spec(package) is None:
-        return f"it needs {package}, which is not installed: pip install {package}"
+        return f"it needs {package}, which is not installed"
     return _WITHOUT_CLASSES.get(model_type, "")
 
 
