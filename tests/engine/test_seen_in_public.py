@@ -137,3 +137,68 @@ def test_the_count_of_a_squeezenet_follows_and_its_tail_stays() -> None:
     assert model.num_classes == 3
     assert list(model.classifier)[2:] == tail
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 3)
+
+
+def test_a_plain_tensor_with_one_entry_a_class_is_named_with_the_remedy() -> None:
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 5)
+            self.class_weights = torch.ones(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) * self.class_weights  # type: ignore[no-any-return]
+
+    with pytest.raises(
+        HeadSwapError, match=r"class_weights: it has one entry a class.*register it as a buffer"
+    ) as caught:
+        swap_head(Weighted(), 3, X)
+    assert caught.value.reason == "unsupported_layer"
+
+
+def test_two_dimensions_of_one_output_are_never_swapped_together() -> None:
+    class Mixer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.channels = nn.Linear(3, 5), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.channels(self.tokens(x.mT).mT)  # type: ignore[no-any-return]
+
+    model, inputs = Mixer(), torch.randn(2, 3, 8)
+    with pytest.raises(HeadSwapError, match="several dimensions of one output") as caught:
+        swap_head(model, 4, inputs)
+    assert caught.value.reason == "ambiguous"
+    swap_head(model, 4, inputs, head="channels")
+    assert model(inputs).shape == (2, 5, 4)
+
+
+def test_a_swap_in_inference_mode_gives_a_head_that_can_be_trained() -> None:
+    model: Any = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 5))
+    with torch.inference_mode():
+        swap_head(model, 3, X)
+    model(X.clone()).sum().backward()
+    assert model[1].weight.grad is not None
+    assert not model[1].weight.is_inference()
+
+
+def test_a_sample_without_a_batch_is_followed_too() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 5))
+    assert swap_head(model, 3, X[0]).heads[0].class_dim == 0
+    assert model(X[0]).shape == (3,)
+
+
+def test_a_warning_points_to_the_line_that_swapped() -> None:
+    from pytest_headswap.engine import HeadSwapWarning
+
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x).detach()  # type: ignore[no-any-return]
+
+    with pytest.warns(HeadSwapWarning, match="no gradient reaches fc.weight") as caught:
+        swap_head(Cut(), 3, X)
+    assert caught[0].filename == __file__

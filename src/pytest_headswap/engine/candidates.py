@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.graph import BUFFER, PARAMETER, Graph
+from pytest_headswap.engine.graph import ATTRIBUTE, BUFFER, PARAMETER, Graph
 from pytest_headswap.engine.heads import Rejected
 from pytest_headswap.engine.trace import Axis, Projection, Trace, Tracer, source_name
 
@@ -88,6 +88,10 @@ def _fault(candidate: Candidate, tracer: Tracer) -> Fault | None:
             return Fault(
                 "unsupported_layer", source, f"the weight of {operation} is no parameter or buffer of the model"
             )
+    for axis in trace.sources:
+        if axis.value.origin == ATTRIBUTE:
+            sentence = "it has one entry a class and is a plain attribute: register it as a buffer"
+            return Fault("unsupported_layer", axis.value.name, sentence)
     for reason, piece in trace.pieces:
         part = tracer.back(piece, piece.value.shape[piece.dim])
         fault = _consumed(part, tracer)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -23,6 +24,9 @@ from pytest_headswap.engine.resize import registered, resize
 from pytest_headswap.engine.transaction import Transaction
 from pytest_headswap.engine.verify import verify
 from pytest_headswap.engine.wrappers import check_swappable, unwrap
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass
@@ -84,6 +88,18 @@ class Swap:
         self._changes.roll_back()
 
 
+def _outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
+    """Tensors made in inference mode could never be trained, and operations look different there."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        with torch.inference_mode(mode=False):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+@_outside_inference_mode
 def find_heads(model: nn.Module, example_inputs: Any = None) -> Heads:
     """Find the classification heads of `model` without changing anything.
 
@@ -102,6 +118,7 @@ def find_heads(model: nn.Module, example_inputs: Any = None) -> Heads:
     return replace(heads, heads=tuple(_within(head, path) for head in heads), rejected=rejected)
 
 
+@_outside_inference_mode
 def swap_head(
     model: nn.Module,
     num_classes: int,
@@ -169,7 +186,7 @@ def swap_head(
         changes.roll_back()
         raise
     for note in notes[len(result.notes) :]:
-        warnings.warn(note, HeadSwapWarning, stacklevel=2)
+        warnings.warn(note, HeadSwapWarning, stacklevel=3)
     heads = tuple(_within(_after(inner, item, num_classes, activation), prefix) for item in chosen if num_classes)
     old = tuple(_within(item.head, prefix) for item in chosen)
     return Swap(model, num_classes, heads, old, notes, tuple(prefix + name for name in names), changes)
@@ -231,12 +248,17 @@ def _choose(
             if path not in known:
                 raise HeadSwapError("unknown_head", f"no head at {path!r}; this model has {listing}")
         return list({id(known[path]): known[path] for path in paths}.values())
-    if len({item.head.num_classes for item in found}) == 1:
-        return found
-    chosen = [item for item in found if item.head.num_classes == declared]
+    chosen = list(found)
+    if len({item.head.num_classes for item in found}) > 1:
+        chosen = [item for item in found if item.head.num_classes == declared]
     if not chosen:
         raise HeadSwapError(
             "ambiguous", f"several heads with different class counts: {listing}. Pass head=PATH for one"
+        )
+    outputs = {output for item in chosen for output in item.outputs}
+    if len({(output.training, output.label) for output in outputs}) < len(outputs):
+        raise HeadSwapError(
+            "ambiguous", f"several dimensions of one output follow a head: {listing}. Pass head=PATH for one"
         )
     return chosen
 
