@@ -59,11 +59,8 @@ class Trace:
     pieces: list[tuple[str, Axis]] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     joins: dict[Axis, tuple[Node, int]] = field(default_factory=dict)
-
-    @property
-    def from_input(self) -> bool:
-        """Whether an input of the model sets the dimension."""
-        return any(axis.value.origin == INPUT for axis in self.sources)
+    from_input: bool = False
+    """Whether an input of the model sets the dimension; the way is not followed further then."""
 
 
 class Tracer:
@@ -91,6 +88,7 @@ class Tracer:
             seen.add(axis)
             if axis.value.node is None:
                 trace.sources.append(axis)
+                trace.from_input = axis.value.origin == INPUT
                 if join is not None:
                     trace.joins[axis] = join
                 continue

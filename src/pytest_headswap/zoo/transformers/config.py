@@ -98,6 +98,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     # as in the library's own image models: the channels of the position encodings are not divisible by 8
     "perceiver": {"num_cross_attention_heads": 1, "num_self_attends_per_block": LAYERS, "pad_token_id": 0},
+    "reformer": {"axial_pos_shape": (4, 4)},  # it is trained on sequences of their product alone, here 16
     "t5": {"decoder_start_token_id": 0},
     "xmod": {"default_language": "en_XX"},
     # its hybrid layers share weights with the first of them, so there have to be two
