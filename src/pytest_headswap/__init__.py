@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Rejected,
         Swap,
         find_heads,
+        freeze_backbone,
         swap_head,
     )
     from pytest_headswap.zoo import ModelSpec, Zoo, ZooError, load_zoo
@@ -40,6 +41,7 @@ __all__ = [
     "ZooError",
     "__version__",
     "find_heads",
+    "freeze_backbone",
     "load_zoo",
     "swap_head",
 ]

@@ -2,12 +2,14 @@
 
 from pytest_headswap.engine.abstract import AbstractRun, abstract_run
 from pytest_headswap.engine.errors import REASONS, HeadSwapError, HeadSwapWarning, NoHeadError
+from pytest_headswap.engine.freeze import Frozen, freeze_backbone
 from pytest_headswap.engine.heads import Head, Heads, Rejected
 from pytest_headswap.engine.swap import Swap, find_heads, swap_head
 
 __all__ = [
     "REASONS",
     "AbstractRun",
+    "Frozen",
     "Head",
     "HeadSwapError",
     "HeadSwapWarning",
@@ -17,5 +19,6 @@ __all__ = [
     "Swap",
     "abstract_run",
     "find_heads",
+    "freeze_backbone",
     "swap_head",
 ]

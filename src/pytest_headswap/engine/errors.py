@@ -21,6 +21,7 @@ REASONS: dict[str, str] = {
     "composite": "the class count cannot be told apart from other factors of the layer's width",
     "unsupported_layer": "the layer that sets the class dimension cannot be resized",
     "verification_failed": "after the swap an output did not follow the new class count",
+    "not_freezable": "the backbone changes, or computes with chance or the batch, also in eval mode",
     "activation_in_forward": "the activation behind the head is no module of its own and cannot be dropped",
     # the arguments or the model cannot be used
     "bad_argument": "an argument of swap_head cannot be used",

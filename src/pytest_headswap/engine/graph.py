@@ -77,13 +77,18 @@ class IdentityCall:
 
 @dataclass
 class Graph:
-    """The recorded data flow of one run in one mode. `outputs` are the labelled floating-point outputs."""
+    """The recorded data flow of one run in one mode.
+
+    `outputs` are the labelled floating-point outputs; `written` the names of the model's own tensors that
+    forward wrote to.
+    """
 
     training: bool
     way: str = ""
     nodes: list[Node] = field(default_factory=list)
     outputs: dict[str, Value] = field(default_factory=dict)
     identities: list[IdentityCall] = field(default_factory=list)
+    written: tuple[str, ...] = ()
 
     def live(self) -> set[Node]:
         """The operations that any output depends on."""

@@ -54,6 +54,7 @@ def record(model: nn.Module, example_inputs: Any, *, training: bool = False, way
     recorder = recorders[-1]
     graph = recorder.graph
     graph.way = run.way
+    graph.written = recorder.written_sources()
     for label, tensor in flatten_outputs(run.outputs):
         if tensor.is_floating_point():
             graph.outputs[label] = recorder.value_of(tensor)
@@ -69,6 +70,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         self.module = ""
         self._values: dict[int, Value] = {}
         self._kept: list[torch.Tensor] = []
+        self._sources: list[tuple[torch.Tensor, Value]] = []
         self._by_storage: defaultdict[int | None, list[torch.Tensor]] = defaultdict(list)
 
     def name_sources(self, model: nn.Module) -> None:
@@ -87,7 +89,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         value = self._values.get(id(tensor))
         if value is None:
             value = self._new(tensor, Value(tuple(tensor.shape), origin=origin))
+            self._sources.append((tensor, value))
         value.names = (*value.names, name)
+
+    def written_sources(self) -> tuple[str, ...]:
+        """Names of the model's own tensors that forward has written to, through whatever view of them."""
+        return tuple(
+            value.name
+            for tensor, value in self._sources
+            if value.origin != INPUT and (self._values[id(tensor)] is not value)
+        )
 
     def value_of(self, tensor: torch.Tensor) -> Value:
         """The present value of a tensor; one never seen before is a constant."""
@@ -149,7 +160,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
 
     def _changed_through(self, written: torch.Tensor, value: Value) -> None:
         """Every other tensor of the written storage now depends on what was written."""
-        for tensor in self._by_storage[storage_key(written)]:
+        key = storage_key(written)
+        for tensor in self._by_storage[key] if key is not None else ():
             if tensor is not written and tensor.shape != ():
                 before = self._values[id(tensor)]
                 node = Node(ALIASED_WRITE, (before, value), {}, [before, value], pointwise=False, module=self.module)

@@ -1,0 +1,184 @@
+"""Freeze all of a model but its new head, so that it stays frozen whatever is done to the model later.
+
+`requires_grad=False` alone leaves batch norm statistics drifting and dropout on, and eval mode is undone by
+the next `model.train()`. Here every module of the backbone gets a `train` of its own that leaves it in eval
+mode; it is part of the module, and so of its copies and pickles. Keys of the state_dict stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.graph import Graph, Node, ancestors
+from pytest_headswap.engine.guess import inputs_for
+from pytest_headswap.engine.record import record
+from pytest_headswap.engine.swap import Swap
+from pytest_headswap.engine.wrappers import unwrap
+
+_CHANCE = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial", "exponential_", "poisson")
+_BATCH_NORMS = {"native_batch_norm": 5, "_native_batch_norm_legit": 5, "cudnn_batch_norm": 5, "miopen_batch_norm": 5}
+
+
+@dataclass
+class Frozen:
+    """A model whose backbone is frozen, and the way back."""
+
+    model: nn.Module
+    notes: tuple[str, ...]
+    _undo: list[Callable[[], object]]
+
+    def unfreeze(self) -> None:
+        """Give the backbone back its gradients and modes, as they were before. A second call changes nothing."""
+        while self._undo:
+            self._undo.pop()()
+
+
+def freeze_backbone(swap: Swap, example_inputs: Any = None) -> Frozen:
+    """Freeze everything but the new heads of `swap`, and verify that it is.
+
+    From then on, through every `train()`, copy and pickle: parameters and buffers of the backbone stay
+    bit-identical while the heads train, and the features of a sample do not depend on the others in its
+    batch or on chance (batch norm, dropout and stochastic depth of the backbone are in eval mode). Modules
+    that hold a head somewhere inside keep their modes, so that auxiliary outputs stay, unless chance or
+    the batch would then reach the features.
+
+    Args:
+        swap: what `swap_head` returned.
+        example_inputs: as for `find_heads`; with batch norm, a batch of at least 2.
+
+    Raises:
+        HeadSwapError: `not_freezable`, when forward writes to the backbone or draws random numbers in eval
+            mode too; nothing is frozen then.
+    """
+    model, prefix = unwrap(swap.model)
+    names = {name.removeprefix(prefix) for name in swap.state_dict()}
+    heads = _head_modules(model, names, swap, prefix)
+    holders = [module for module in model.modules() if module not in heads and heads & set(module.modules())]
+    backbone = [module for module in model.modules() if module not in heads and module not in holders]
+    undo = _remember(model)
+    new = {id(parameter) for parameter in swap.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in new:
+            parameter.requires_grad_(False)
+            parameter.grad = None  # an optimizer would still apply it
+    _keep_in_eval(backbone)
+    frozen = Frozen(swap.model, (), undo)
+    watch = _Watch(names, {path for path, module in model.named_modules() if module in heads})
+    try:
+        inputs = inputs_for(model, example_inputs)
+        graph = _train_graph(model, inputs)
+        if watch.unsteady(graph):
+            _keep_in_eval(holders)
+            note = (
+                "parts of the backbone draw random numbers in a forward method of their own, so the modules around "
+                "the head stay in eval mode as well: outputs that only appear in train mode do not"
+            )
+            frozen.notes = (note,)
+            graph = _train_graph(model, inputs)
+        watch.verify(graph)
+        if graph is None:
+            frozen.notes = ("the model does not run in train mode on these inputs, so this is not verified",)
+    except BaseException:
+        frozen.unfreeze()
+        raise
+    return frozen
+
+
+def _head_modules(model: nn.Module, names: Iterable[str], swap: Swap, prefix: str) -> set[nn.Module]:
+    """The modules that own a new tensor, and all that is inside a head's module."""
+    modules = {
+        model.get_submodule(name.rpartition(".")[0].partition("parametrizations")[0].rstrip(".")) for name in names
+    }
+    for head in swap.heads:
+        path = f"{head.path}.".removeprefix(prefix).rstrip(".")
+        if path:
+            modules |= set(model.get_submodule(path).modules())
+    return modules
+
+
+def _remember(model: nn.Module) -> list[Callable[[], object]]:
+    """What puts modes, `train` methods and `requires_grad` back."""
+    undo: list[Callable[[], object]] = [
+        partial(_put_back, module, module.training, module.__dict__.get("train")) for module in model.modules()
+    ]
+    undo += [partial(parameter.requires_grad_, parameter.requires_grad) for parameter in model.parameters()]
+    return undo
+
+
+def _put_back(module: nn.Module, training: bool, train: Any) -> None:
+    module.training = training
+    if train is None:
+        module.__dict__.pop("train", None)
+    else:
+        module.__dict__["train"] = train
+
+
+def _keep_in_eval(modules: Iterable[nn.Module]) -> None:
+    for module in modules:
+        module.training = False
+        module.__dict__["train"] = partial(_stay_in_eval, module)
+
+
+def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
+    """The `train` of a frozen module: it stays in eval mode, and what is inside it decides for itself."""
+    for child in module.children():
+        child.train(mode)
+    module.training = False
+    return module
+
+
+def _train_graph(model: nn.Module, inputs: Any) -> Graph | None:
+    try:
+        return record(model, inputs, training=True)
+    except HeadSwapError:
+        return None
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Looks in the data flow for what would break the promise.
+
+    `names` are the tensors of the heads, `inside` the paths of their modules.
+    """
+
+    names: set[str]
+    inside: set[str]
+
+    def unsteady(self, graph: Graph | None) -> list[Node]:
+        """The operations before a head that draw random numbers or use the statistics of the batch."""
+        if graph is None:
+            return []
+        heads = {node for node in graph.nodes if any(self.names & set(value.names) for value in node.inputs)}
+        before = ancestors(value for node in heads for value in node.inputs if value.from_input)
+        return [node for node in before - heads if node.module not in self.inside and _is_unsteady(node)]
+
+    def verify(self, graph: Graph | None) -> None:
+        """Raises HeadSwapError `not_freezable` with the tensor or the operation."""
+        if graph is None:
+            return
+        written = [name for name in graph.written if name not in self.names]
+        if written:
+            raise HeadSwapError(
+                "not_freezable",
+                f"forward writes to {', '.join(written[:5])} in eval mode too: make it do so only in train mode",
+            )
+        unsteady = self.unsteady(graph)
+        if unsteady:
+            where = unsteady[0].module or "a forward method"
+            raise HeadSwapError(
+                "not_freezable",
+                f"{unsteady[0].name} in {where} acts on the features in eval mode too: let it depend on self.training",
+            )
+
+
+def _is_unsteady(node: Node) -> bool:
+    name = node.name.split("::")[-1]
+    if name in _BATCH_NORMS:
+        return bool(node.argument(_BATCH_NORMS[name], "training", False))
+    return any(word in name for word in _CHANCE)

@@ -1,0 +1,268 @@
+"""A frozen backbone stays frozen through training, `train()`, copies and pickles; the head learns."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pytest_headswap.engine import HeadSwapError, freeze_backbone, swap_head
+from pytest_headswap.engine.outputs import flatten_outputs
+from pytest_headswap.zoo import load_zoo
+
+# `frozen` is frozen as the zoo builds it; the others draw nothing in a forward method of their own
+NAMES = [name for name in load_zoo("builtin").names if name not in ("encoder_without_head", "bfloat16")]
+
+
+class Backbone(nn.Module):
+    """Everything that drifts: batch norm of each kind, instance norm with statistics, spectral norm, dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.zeros(1, 8))  # owned by the root of the model
+        self.body = nn.Sequential(
+            nn.utils.parametrizations.spectral_norm(nn.Linear(8, 16)), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5)
+        )
+        self.image = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.InstanceNorm2d(4, track_running_stats=True)
+        )
+        self.head = nn.Linear(20, 5)
+
+    def features(self, x: Tensor) -> Tensor:
+        x = x + self.pos_embed
+        return torch.cat([self.body(x), self.image(x.view(-1, 1, 2, 4).repeat(1, 1, 4, 2)).mean((2, 3))], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))  # type: ignore[no-any-return]
+
+
+def batch(size: int = 6) -> Tensor:
+    return torch.randn(size, 8, generator=torch.Generator().manual_seed(size))
+
+
+def ready() -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    model = Backbone()
+    swap = swap_head(model, 3, batch())
+    return model, swap
+
+
+def train(model: nn.Module, parameters: Any, inputs: Any, steps: int = 3) -> None:
+    """Some steps with all that moves weights: momentum and weight decay, over every parameter of the model."""
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.1)
+    for _ in range(steps):
+        model.train()
+        optimizer.zero_grad()
+        outputs = [tensor for _, tensor in flatten_outputs(model(inputs)) if tensor.requires_grad]
+        sum((tensor.float() ** 2).mean() + tensor.float().mean() for tensor in outputs).backward()  # type: ignore[union-attr]
+        optimizer.step()
+
+
+def test_training_moves_the_head_and_no_bit_of_the_backbone() -> None:
+    model, swap = ready()
+    freeze_backbone(swap, batch())
+    before = copy.deepcopy(model.state_dict())
+    train(model, model.parameters(), batch())
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_of_the_builtin_zoo_can_be_frozen(name: str) -> None:
+    torch.manual_seed(0)
+    spec = load_zoo("builtin")[name]
+    model = spec.build()
+    assert spec.example_inputs is not None
+    inputs = spec.example_inputs(model)
+    swap = swap_head(model, 3, inputs, head=spec.head)
+    freeze_backbone(swap, inputs)
+    new = set(swap.state_dict())
+    before = copy.deepcopy(model.state_dict())
+    train(model, model.parameters(), inputs)
+    moved = {key for key, value in model.state_dict(keep_vars=False).items() if not torch.equal(value, before[key])}
+    own = {
+        key
+        for key in model.state_dict()
+        if any(model.state_dict()[key].data_ptr() == swap.state_dict()[n].data_ptr() for n in new)
+    }
+    assert moved <= own
+    assert moved
+
+
+def test_features_of_a_sample_do_not_depend_on_its_batch_or_on_chance() -> None:
+    model, swap = ready()
+    freeze_backbone(swap, batch())
+    model.train()
+    alone = model.features(batch()[:1])
+    assert torch.equal(model.features(batch())[:1], model.features(batch())[:1])
+    assert torch.allclose(model.features(batch())[:1], alone, atol=1e-6)
+
+
+def test_it_holds_through_train_and_eval_of_the_model_and_of_any_part() -> None:
+    model, swap = ready()
+    freeze_backbone(swap, batch())
+    model.eval()
+    model.train()
+    model.body.train()
+    for module in model.body:
+        module.train()
+    assert [name for name, module in model.named_modules() if module.training] == ["", "head"]
+
+
+def pickled(model: Any) -> Any:
+    return pickle.loads(pickle.dumps(model))
+
+
+def saved(model: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, pickled, saved])
+def test_it_holds_in_copies(way: Any) -> None:
+    torch.manual_seed(0)
+    model: Any = Backbone()
+    nn.utils.parametrize.remove_parametrizations(model.body[0], "weight")  # torch pickles no parametrized module
+    freeze_backbone(swap_head(model, 3, batch()), batch())
+    again = way(model)
+    before = copy.deepcopy(again.state_dict())
+    train(again, again.parameters(), batch())
+    moved = {name for name, value in again.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"head.weight", "head.bias"}
+    assert again.body.__dict__["train"].args[0] is again.body
+
+
+def test_every_parameter_that_is_not_of_the_head_is_frozen_those_of_the_root_too() -> None:
+    model, swap = ready()
+    freeze_backbone(swap, batch())
+    assert [name for name, value in model.named_parameters() if value.requires_grad] == ["head.weight", "head.bias"]
+
+
+def test_stale_gradients_are_cleared_so_that_no_optimizer_applies_them() -> None:
+    model, swap = ready()
+    model(batch()).sum().backward()
+    assert model.pos_embed.grad is not None
+    freeze_backbone(swap, batch())
+    assert model.pos_embed.grad is None
+    assert model.body[1].weight.grad is None
+
+
+def test_keys_and_types_stay_as_they_were() -> None:
+    model, swap = ready()
+    keys, types = list(model.state_dict()), [type(module) for module in model.modules()]
+    freeze_backbone(swap, batch())
+    assert (list(model.state_dict()), [type(module) for module in model.modules()]) == (keys, types)
+
+
+def test_layers_of_the_head_keep_their_statistics_and_chance() -> None:
+    spec = load_zoo("builtin")["batch_norm_behind"]
+    model: Any = spec.build()
+    swap = swap_head(model, 3, torch.randn(4, 24))
+    freeze_backbone(swap, torch.randn(4, 24))
+    model.train()(torch.randn(4, 24) + 3)
+    assert model[3].num_batches_tracked == 1
+
+    other: Any = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 5))
+    swap = swap_head(other, 3, batch(), new_head=lambda width, n: nn.Sequential(nn.Dropout(0.5), nn.Linear(width, n)))
+    freeze_backbone(swap, batch())
+    assert other.train()[1][0].training
+
+
+def test_unfreezing_gives_back_gradients_modes_and_drift() -> None:
+    model, swap = ready()
+    model.body[1].eval()
+    model.pos_embed.requires_grad_(requires_grad=False)
+    modes = [module.training for module in model.modules()]
+    frozen = freeze_backbone(swap, batch())
+    frozen.unfreeze()
+    assert [module.training for module in model.modules()] == modes
+    assert [name for name, value in model.named_parameters() if not value.requires_grad] == ["pos_embed"]
+    assert not any("train" in module.__dict__ for module in model.modules())
+    model.train()(batch())
+    assert model.body[1].num_batches_tracked == 1
+    frozen.unfreeze()  # once more changes nothing
+
+
+class Functional(nn.Module):
+    """Dropout in a forward method, as the argument says."""
+
+    def __init__(self, always: bool) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(8, 16), nn.Linear(16, 5)
+        self.always = always
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.dropout(self.body(x), 0.5, training=self.training or self.always)
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+def test_dropout_in_the_forward_of_the_model_itself_is_off_and_said_to_be() -> None:
+    model = Functional(always=False)
+    frozen = freeze_backbone(swap_head(model, 3, batch()), batch())
+    assert "stay in eval mode as well" in frozen.notes[0]
+    model.train()
+    assert torch.equal(model(batch()), model(batch()))
+
+
+def test_dropout_that_is_on_in_eval_mode_is_refused_and_nothing_frozen() -> None:
+    model = Functional(always=True)
+    with pytest.raises(HeadSwapError, match=r"let it depend on self\.training") as caught:
+        freeze_backbone(swap_head(model, 3, batch()), batch())
+    assert caught.value.reason == "not_freezable"
+    assert all(value.requires_grad for value in model.parameters())
+    assert model.body.training
+
+
+@pytest.mark.parametrize("through_data", [True, False])
+def test_a_forward_that_writes_to_the_backbone_is_refused_with_the_name(through_data: bool) -> None:
+    class Writes(nn.Module):
+        counter: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(8, 16), nn.Linear(16, 5)
+            self.register_buffer("counter", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if through_data:
+                self.body.weight.data.mul_(0.9)
+            else:
+                self.counter += 1
+            return self.head(self.body(x))  # type: ignore[no-any-return]
+
+    name = "body.weight" if through_data else "counter"
+    with pytest.raises(HeadSwapError, match=f"forward writes to {name} in eval mode too") as caught:
+        freeze_backbone(swap_head(Writes(), 3, batch()), batch())
+    assert caught.value.reason == "not_freezable"
+
+
+def test_auxiliary_heads_of_train_mode_are_trained_too() -> None:
+    model: Any = load_zoo("builtin")["train_only_aux"].build()
+    images = torch.randn(2, 3, 32, 32)
+    freeze_backbone(swap_head(model, 3, images), images)
+    logits, aux = model.train()(images)
+    (logits.sum() + aux.sum()).backward()
+    assert model.aux[2].weight.grad is not None
+
+
+def test_a_train_mode_that_cannot_be_run_is_said_not_to_be_verified() -> None:
+    class EvalOnly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(8, 16), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                raise RuntimeError("targets are needed")
+            return self.head(self.body(x))  # type: ignore[no-any-return]
+
+    frozen = freeze_backbone(swap_head(EvalOnly(), 3, batch()), batch())
+    assert "not verified" in frozen.notes[0]
