@@ -271,3 +271,16 @@ def test_a_train_mode_that_cannot_be_run_is_said_not_to_be_verified() -> None:
 
     frozen = freeze_backbone(swap_head(EvalOnly(), 3, batch()), batch())
     assert "not verified" in frozen.notes[0]
+
+
+@pytest.mark.parametrize("norm", [nn.InstanceNorm1d(4), nn.GroupNorm(2, 4)], ids=["instance", "group"])
+def test_norms_of_a_single_sample_do_not_stand_in_the_way(norm: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv1d(1, 4, 3), norm, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 5))
+    waves = torch.randn(3, 1, 8)
+    assert freeze_backbone(swap_head(model, 3, waves), waves).notes == ()
+
+
+def test_batch_statistics_that_are_used_in_eval_mode_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16, track_running_stats=False), nn.Linear(16, 5))
+    with pytest.raises(HeadSwapError, match="native_batch_norm in 1 acts on the features in eval mode too"):
+        freeze_backbone(swap_head(model, 3, batch()), batch())

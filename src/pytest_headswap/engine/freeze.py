@@ -180,5 +180,6 @@ class _Watch:
 def _is_unsteady(node: Node) -> bool:
     name = node.name.split("::")[-1]
     if name in _BATCH_NORMS:
-        return bool(node.argument(_BATCH_NORMS[name], "training", False))
+        # instance norm is run as a batch norm of one sample, with the batch among the channels
+        return bool(node.argument(_BATCH_NORMS[name], "training", False)) and node.inputs[0].shape[0] > 1
     return any(word in name for word in _CHANCE)
