@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from pytest_headswap.engine.dims import Link, Relation, relation
+from pytest_headswap.engine.dims import Relation, relation
 from pytest_headswap.engine.graph import INPUT, Graph, Node, Value, ancestors
 
 
@@ -108,9 +108,10 @@ class Tracer:
             trace.pieces += [(reason, Axis(value, axis.dim)) for value in node.inputs if len(value.shape) > axis.dim]
         followed = False
         for link in links:
-            before = _through(axis, link, node, trace.size)
-            if before is not None:
+            inner = _carried(axis.inner, trace.size, link.out_inner, link.in_inner, link.size)
+            if inner is not None:
                 followed = True
+                before = Axis(node.inputs[link.operand], link.in_dim, inner)
                 features = _features(known, link.operand, node)
                 if features is not None and not before.value.from_input and source_name(before.value):
                     trace.projections.append(Projection(node, before, features, axis))
@@ -125,6 +126,27 @@ class Tracer:
         Follows the index forward through everything that any output depends on. A head's class index
         ends in the outputs; that of a backbone layer is summed over with the weights of the next layer.
         """
+        for axis, node in self._forward(start, size, lambda node: node in self._live):
+            for partner in self._partners(axis, node):
+                name = "" if partner.value.from_input else source_name(partner.value)
+                if name:
+                    return name
+        return None
+
+    def companions(self, sources: list[Axis], size: int) -> list[Axis]:
+        """Tensors of the model that are multiplied with the class index of `sources` while the weight is made.
+
+        A reparametrised layer has them, such as the singular vector that spectral norm keeps.
+        """
+        found: dict[Axis, None] = {}
+        for source in sources:
+            for axis, node in self._forward(source, size, lambda node: not any(v.from_input for v in node.inputs)):
+                for partner in self._partners(axis, node):
+                    found.update(dict.fromkeys(item for item in self.back(partner, size).sources if item.value.names))
+        return [axis for axis in found if axis not in sources]
+
+    def _forward(self, start: Axis, size: int, wanted: Callable[[Node], bool]) -> Iterator[tuple[Axis, Node]]:
+        """Every place to which the class index of `start` goes, and the wanted operations that use it there."""
         seen: set[Axis] = set()
         stack = [start]
         while stack:
@@ -133,52 +155,23 @@ class Tracer:
                 continue
             seen.add(axis)
             for node in axis.value.consumers:
-                if node not in self._live:
-                    continue
-                known = self._relation(node)
-                operands = [index for index, value in enumerate(node.inputs) if value is axis.value]
-                for pair in known.contracted:
-                    for (operand, dim), (other, _) in (pair, pair[::-1]):
-                        if operand in operands and dim == axis.dim and not node.inputs[other].from_input:
-                            name = source_name(node.inputs[other])
-                            if name:
-                                return name
-                for link in known.links:
-                    if link.operand in operands and link.in_dim == axis.dim:
-                        after = _forward(axis, link, node, size)
-                        if after is not None:
-                            stack.append(after)
-        return None
+                if wanted(node):
+                    yield axis, node
+                    stack.extend(self._after(axis, node, size))
 
-    def companions(self, sources: list[Axis], size: int) -> list[Axis]:
-        """Tensors of the model that are multiplied with the class index of `sources` while the weight is made.
+    def _after(self, axis: Axis, node: Node, size: int) -> Iterator[Axis]:
+        for link in self._relation(node).links:
+            if node.inputs[link.operand] is axis.value and link.in_dim == axis.dim:
+                inner = _carried(axis.inner, size, link.in_inner, link.out_inner, link.size)
+                if inner is not None:
+                    yield Axis(node.outputs[link.output], link.out_dim, inner)
 
-        A reparametrised layer has them, such as the singular vector that spectral norm keeps.
-        """
-        found: list[Axis] = []
-        seen: set[Axis] = set()
-        stack = list(sources)
-        while stack:
-            axis = stack.pop()
-            if axis in seen:
-                continue
-            seen.add(axis)
-            for node in axis.value.consumers:
-                if any(value.from_input for value in node.inputs):
-                    continue
-                known = self._relation(node)
-                operands = [index for index, value in enumerate(node.inputs) if value is axis.value]
-                for pair in known.contracted:
-                    for (operand, dim), (other, other_dim) in (pair, pair[::-1]):
-                        if operand in operands and dim == axis.dim:
-                            partner = self.back(Axis(node.inputs[other], other_dim), size).sources
-                            found += [item for item in partner if item.value.names and item not in (*sources, *found)]
-                for link in known.links:
-                    if link.operand in operands and link.in_dim == axis.dim:
-                        after = _forward(axis, link, node, size)
-                        if after is not None:
-                            stack.append(after)
-        return found
+    def _partners(self, axis: Axis, node: Node) -> Iterator[Axis]:
+        """What the dimension of `axis` is multiplied with and summed over together."""
+        for pair in self._relation(node).contracted:
+            for (operand, dim), (other, other_dim) in (pair, pair[::-1]):
+                if node.inputs[operand] is axis.value and dim == axis.dim:
+                    yield Axis(node.inputs[other], other_dim)
 
     def uses(self, value: Value) -> list[Node]:
         """Where a tensor of the model, or what is made from it alone, meets something that comes from the input."""
@@ -210,23 +203,11 @@ class Tracer:
             way.append(steps.pop())
 
 
-def _through(axis: Axis, link: Link, node: Node, size: int) -> Axis | None:
-    """The axis on the input side of a link, None when the class index is not wholly within the link."""
-    if axis.inner % link.out_inner:
+def _carried(inner: int, size: int, own_inner: int, other_inner: int, shared: int) -> int | None:
+    """The stride of a class index on the other side of a link; None when it is not wholly within what is shared."""
+    if inner % own_inner or shared % (inner // own_inner * size):
         return None
-    stride = axis.inner // link.out_inner
-    if link.size % (stride * size):
-        return None
-    return Axis(node.inputs[link.operand], link.in_dim, link.in_inner * stride)
-
-
-def _forward(axis: Axis, link: Link, node: Node, size: int) -> Axis | None:
-    if axis.inner % link.in_inner:
-        return None
-    stride = axis.inner // link.in_inner
-    if link.size % (stride * size):
-        return None
-    return Axis(node.outputs[link.output], link.out_dim, link.out_inner * stride)
+    return inner // own_inner * other_inner
 
 
 def _features(known: Relation, operand: int, node: Node) -> Axis | None:
