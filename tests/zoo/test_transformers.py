@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
+import torch
 
 from pytest_headswap.checks import CHECKS, build_case, run_check
-from pytest_headswap.engine import NoHeadError
+from pytest_headswap.engine import NoHeadError, swap_head
 from pytest_headswap.zoo import load_zoo
 
 pytest.importorskip("transformers")
@@ -36,6 +40,43 @@ def test_every_check_passes(name: str) -> None:
     assert case.model.config.num_labels == len(case.model.config.id2label) == 7  # type: ignore[union-attr, arg-type]
 
 
+@pytest.mark.parametrize("name", SAMPLE)
+def test_a_swapped_model_runs_for_real_and_has_the_tensors_of_the_native_one(name: str) -> None:
+    spec = load_zoo("transformers")[name]
+    assert spec.example_inputs is not None
+    assert spec.native is not None
+    model = spec.build().eval()
+    inputs = spec.example_inputs(model)
+    assert _logits(model, inputs).shape[-1] == 5
+    swap_head(model, 7, inputs)
+    logits = _logits(model, inputs)
+    assert logits.shape[-1] == 7
+    assert logits.isfinite().all()
+    assert _shapes(model) == _shapes(spec.native(7))
+
+
+def _logits(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = model(**inputs).logits
+    return logits
+
+
+def _shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def test_listing_imports_no_model() -> None:
+    code = """if True:
+        import sys
+        from pytest_headswap.zoo import load_zoo
+        assert all(spec.family for spec in load_zoo("transformers"))
+        modules = [name for name in sys.modules if ".modeling_" in name and name.startswith("transformers.models.")]
+        print([name for name in modules if not name.startswith("transformers.models.auto.")])
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
 def test_the_evidence_says_how_a_model_was_run() -> None:
     zoo = load_zoo("transformers")
     evidence = {
@@ -59,7 +100,8 @@ def test_every_class_of_the_five_mappings_is_listed_once() -> None:
         ("LayoutLMv2ForTokenClassification", "detectron2"),
     ],
 )
-def test_what_cannot_be_swapped_here_is_refused_by_name(name: str, text: str) -> None:
+def test_what_cannot_be_swapped_here_is_refused_by_name(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_headswap.zoo.transformers.find_spec", lambda _: None)
     with pytest.raises(NoHeadError, match=text) as caught:
         build_case("transformers", load_zoo("transformers")[name], 7)
     assert caught.value.reason == "zoo_refused"
