@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -111,3 +112,57 @@ def test_the_native_model_has_the_labels_that_were_asked_for() -> None:
     spec = load_zoo("transformers")["BertForSequenceClassification"]
     assert spec.native is not None
     assert spec.native(9).config.num_labels == 9  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("ViTForImageClassification", (2,)),
+        ("GPT2ForSequenceClassification", (2,)),
+        ("BertForTokenClassification", (2, 16)),
+        ("WhisperForAudioClassification", (2,)),
+        ("VJEPA2ForVideoClassification", (2,)),
+    ],
+)
+def test_a_swapped_model_learns_the_last_of_the_new_classes(name: str, labels: tuple[int, ...]) -> None:
+    spec = load_zoo("transformers")[name]
+    model = spec.build()
+    assert spec.example_inputs is not None
+    inputs = spec.example_inputs(model)
+    swap = swap_head(model, 7, inputs)
+    outputs = model(**inputs, labels=torch.full(labels, 6))
+    assert outputs["logits"].shape == (*labels, 7)
+    outputs["loss"].backward()
+    assert outputs["loss"].isfinite()
+    assert all(parameter.grad is not None for parameter in swap.parameters())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CohereCompassTextForSequenceClassification",
+        "DeepseekV3ForSequenceClassification",  # experts
+        "EfficientNetForImageClassification",
+        "FalconForSequenceClassification",
+        "GPTJForSequenceClassification",
+        "LukeForSequenceClassification",  # a vocabulary of entities
+        "ZambaForSequenceClassification",  # hybrid
+    ],
+)
+def test_models_of_billions_of_parameters_are_small_here(name: str) -> None:
+    with torch.device("meta"):
+        model = load_zoo("transformers")[name].build()
+    assert sum(parameter.numel() for parameter in model.parameters()) < 150e6
+
+
+def test_the_zoo_leaves_the_environment_as_it_is() -> None:
+    script = """
+import os
+before = dict(os.environ)
+from pytest_headswap.zoo import load_zoo
+load_zoo("transformers")["BertForSequenceClassification"].build()
+new = set(os.environ.items()) - set(before.items())
+assert not any(key.startswith(("HF_", "TRANSFORMERS_")) for key, _ in new), new
+"""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)

@@ -1,17 +1,14 @@
 """The zoo of transformers: every class of its classification mappings, small, from configuration alone.
 
-Widths stay as the configuration has them, since nearly every constraint between the fields of a configuration
-is about widths. What makes a model large otherwise (layers, experts, vocabulary, inner width) is cut down.
+Layers, experts, vocabulary and inner widths are cut down. The width of a model is only halved together with its
+number of heads, since nearly every constraint between the fields of a configuration is about the size of a head.
 """
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs the hub, and some classes would ask it
 
 import transformers
 from torch import nn

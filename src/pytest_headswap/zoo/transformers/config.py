@@ -1,4 +1,4 @@
-"""Small configurations of transformers: fewer layers, experts and words, and everything else as it is."""
+"""Small configurations of transformers: fewer layers, experts and words, and fewer heads where they are many."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ NUM_LABELS = 5
 LAYERS = 2
 WORDS = 1000
 INNER = 128
+WIDTH = 512
 EXPERTS = 16
 
 _LAYER_COUNTS = (
     *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers"),
-    *("num_encoder_layers", "num_decoder_layers", "num_hidden_groups"),
+    *("num_encoder_layers", "num_decoder_layers", "num_hidden_groups", "num_spatial_layers", "num_temporal_layers"),
 )
 _INNER_WIDTHS = (
     *("intermediate_size", "moe_intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "d_inner"),
     *("n_inner", "shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "dim_feedforward"),
 )
+_WIDTHS = ("hidden_size", "n_embd", "emb_dim", "d_model")
+_HEAD_COUNTS = (
+    *("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads"),
+    *("linear_num_value_heads", "linear_num_key_heads", "n_mamba_heads"),
+)
+_KEY_VALUE_HEAD_COUNTS = ("num_key_value_heads", "num_kv_heads")
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _PER_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_layers", "attn_layers", "block_types")
 
@@ -37,6 +44,7 @@ def small_config(model_type: str, model_class: Any) -> Any:
 
 def _shrink(config: Any, model_type: str) -> None:
     layers = _one_layer_of_each_kind(config)
+    _narrow(config)
     for key, value in list(vars(config).items()):
         if isinstance(value, transformers.PretrainedConfig):
             _shrink(value, model_type)
@@ -47,6 +55,27 @@ def _shrink(config: Any, model_type: str) -> None:
     for key, value in SPECIAL.get(getattr(config, "model_type", model_type), {}).items():
         setattr(config, key, value)
     _fill_in(config)
+
+
+def _narrow(config: Any) -> None:
+    """Halve width and heads together, as long as that leaves at least 512: the size of a head stays as it is."""
+    fields = vars(config)
+    heads = [fields[key] for key in _HEAD_COUNTS if isinstance(fields.get(key), int)]
+    width = next((fields[key] for key in _WIDTHS if key in fields), None)
+    if not isinstance(width, int) or not heads:
+        return
+    parts = 1
+    while width % (2 * parts) == 0 and width // (2 * parts) >= WIDTH and not any(n % (2 * parts) for n in heads):
+        parts *= 2
+    for key, value in list(fields.items()):
+        if not isinstance(value, int):
+            continue
+        if key in _HEAD_COUNTS:
+            setattr(config, key, value // parts)
+        elif key in _KEY_VALUE_HEAD_COUNTS:
+            setattr(config, key, max(1, value // parts))
+        elif value and value % width == 0 and key.endswith((*_WIDTHS, "_size", "_dim")):
+            setattr(config, key, value // parts)
 
 
 def _one_layer_of_each_kind(config: Any) -> int:
@@ -68,7 +97,7 @@ def _smaller(key: str, value: int, layers: int) -> int:
         return min(value, INNER)
     if key in _EXPERT_COUNTS:
         return min(value, EXPERTS)
-    if key == "vocab_size":
+    if key.endswith("vocab_size"):
         return min(value, WORDS)
     if key.endswith(("_token_id", "_token_index")):
         return min(value, WORDS - 1)
@@ -94,12 +123,19 @@ _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 # Fields with values of their own, by model type, for the few architectures that the rules above break.
 SPECIAL: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}},
+    # the smallest of its family: the default is the largest, with 55 blocks
+    "efficientnet": {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280, "image_size": 224},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "falcon": {"hidden_size": WIDTH, "num_attention_heads": 8},  # 71 heads by default
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     # as in the library's own image models: the channels of the position encodings are not divisible by 8
     "perceiver": {"num_cross_attention_heads": 1, "num_self_attends_per_block": LAYERS, "pad_token_id": 0},
     "reformer": {"axial_pos_shape": (4, 4)},  # it is trained on sequences of their product alone, here 16
     "t5": {"decoder_start_token_id": 0},
+    "textnet": {"image_size": 224},
+    "videoprism_vision_model": {"num_frames": 4},
+    "vivit": {"num_frames": 4},
+    "vjepa2": {"frames_per_clip": 4, "crop_size": 64},
     "xmod": {"default_language": "en_XX"},
     # its hybrid layers share weights with the first of them, so there have to be two
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
