@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +38,18 @@ TEXT = "tiny"
 EMPTY = {}
 NUMBER = {"three": 3}
 WRONG = {"a": ModelSpec("b", build=Tiny)}
+BUILT = {"one": Tiny()}
+NO_BUILD = [ModelSpec("a", build=3)]
+def asks(something):
+    return ZOO
+def mixed():
+    return Zoo("inner", ("x", 1), OBJECT.make)
+def stops():
+    raise SystemExit("wrong arguments")
+class Told(Tiny):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+TOLD = {"told": Told}
 """
 
 
@@ -74,6 +88,38 @@ def test_native_is_known_where_the_factory_takes_num_classes() -> None:
     assert zoo["fixed"].native is None
 
 
+def test_a_factory_that_has_to_be_told_a_class_count_is_built_with_ten() -> None:
+    spec = load_zoo("zoo_of_user:TOLD")["told"]
+    assert spec.build().fc.out_features == 10  # type: ignore[union-attr]
+    assert spec.native is not None
+    assert spec.native(3).fc.out_features == 3  # type: ignore[union-attr]
+
+
+def test_two_files_of_one_name_are_two_zoos_and_their_models_can_be_pickled(tmp_path: Path) -> None:
+    for folder, name in (("one", "tiny"), ("two", "other")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "zoo_of_user.py").write_text(MODELS.replace('"tiny": Tiny', f'"{name}": Tiny'))
+    zoos = [load_zoo("one/zoo_of_user.py:ZOO"), load_zoo("two/zoo_of_user.py:ZOO")]
+    assert [zoo.names for zoo in zoos] == [("fixed", "tiny"), ("fixed", "other")]
+    for zoo in zoos:
+        model = zoo["fixed"].build()
+        assert type(pickle.loads(pickle.dumps(model))) is type(model)
+
+
+def test_two_zoos_of_one_file_share_its_classes() -> None:
+    one, two = load_zoo("zoo_of_user.py:ZOO"), load_zoo("zoo_of_user.py:SPECS")
+    assert type(one["tiny"].build()) is type(two["a"].build())
+
+
+def test_a_file_that_failed_is_read_again(tmp_path: Path) -> None:
+    (tmp_path / "later.py").write_text("raise RuntimeError('not yet')")
+    with pytest.raises(ZooError, match="not yet"):
+        load_zoo("later.py:ZOO")
+    (tmp_path / "later.py").write_text(MODELS)
+    importlib.invalidate_caches()
+    assert load_zoo("later.py:ZOO").names == ("fixed", "tiny")
+
+
 def test_a_module_in_a_package_is_found(tmp_path: Path) -> None:
     package = tmp_path / "mypkg" / "sub"
     package.mkdir(parents=True)
@@ -90,6 +136,13 @@ def test_a_module_in_a_package_is_found(tmp_path: Path) -> None:
         ("missing.py:ZOO", "there is no file 'missing.py'"),
         ("no_such_module:ZOO", "importing no_such_module raised ModuleNotFoundError: No module named 'no_such_module'"),
         ("zoo_of_user:breaks", "raised RuntimeError: not today .*zoo_of_user.py, line 18"),
+        ("zoo_of_user:stops", "raised SystemExit: wrong arguments .*zoo_of_user.py"),
+        ("zoo_of_user:asks", "calling 'zoo_of_user:asks' raised TypeError: .*missing 1 required"),
+        ("zoo_of_user:mixed", "zoo 'inner' calls a model 1: names have to be text .*zoo_of_user.py, line"),
+        ("zoo_of_user:BUILT", "has Tiny Tiny.* as 'one': it has to be a factory"),
+        ("zoo_of_user:NO_BUILD", "ModelSpec 'a' of zoo 'zoo_of_user:NO_BUILD' has int 3 as build: give a function"),
+        ("zoo_of_user::ZOO", "write package.module:ATTR or file.py:ATTR"),
+        ("zoo_of_user.py::ZOO", "write package.module:ATTR or file.py:ATTR"),
         ("zoo_of_user:TEXT", "is str 'tiny': it has to be a mapping of names"),
         ("zoo_of_user:EMPTY", "holds no models"),
         ("zoo_of_user:NUMBER", "has int 3 as 'three': it has to be a factory"),
@@ -109,15 +162,25 @@ def test_a_file_that_raises_says_where(tmp_path: Path) -> None:
         load_zoo("broken.py:ZOO")
 
 
+def test_a_file_that_cannot_be_parsed_says_where(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("x = 1\nZOO = {\n")
+    with pytest.raises(ZooError, match=r"importing broken.py raised SyntaxError: .*broken.py, line 2"):
+        load_zoo("broken.py:ZOO")
+
+
 @pytest.mark.parametrize("key", [3, "", None, ("a",)])
 def test_names_have_to_be_text(key: Any) -> None:
     with pytest.raises(ZooError, match="names have to be text"):
-        as_zoo("mine", {key: nn.Identity})
+        as_zoo("mine", {key: nn.Identity, "b": nn.Identity})
+    with pytest.raises(ZooError, match="names have to be text"):
+        as_zoo("mine", [ModelSpec("b", build=nn.Identity), ModelSpec(key, build=nn.Identity)])
 
 
 def test_names_have_to_be_unique() -> None:
     with pytest.raises(ZooError, match="two models called 'a'"):
         as_zoo("mine", [ModelSpec("a", build=nn.Identity), ModelSpec("a", build=nn.Identity)])
+    with pytest.raises(ZooError, match="two models called 'a'"):
+        Zoo("mine", ("a", "b", "a"), lambda name: ModelSpec(name, build=nn.Identity))
 
 
 def test_a_list_of_something_else_is_refused() -> None:
@@ -125,10 +188,32 @@ def test_a_list_of_something_else_is_refused() -> None:
         as_zoo("mine", [3])
 
 
-def test_a_factory_that_returns_no_module_is_named_when_it_is_built() -> None:
-    zoo = as_zoo("mine", {"odd": lambda: "a string"})
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"odd": lambda: "a string"},
+        {"odd": lambda num_classes: "a string"},
+        [ModelSpec("odd", build=lambda: "a string")],  # type: ignore[arg-type, return-value]
+        Zoo("inner", ("odd",), lambda name: ModelSpec(name, build=lambda: "a string")),  # type: ignore[arg-type, return-value]
+    ],
+)
+def test_a_factory_that_returns_no_module_is_named_when_it_is_built(value: Any) -> None:
+    spec = as_zoo("mine", value)["odd"]
     with pytest.raises(ZooError, match="the factory of 'odd' in zoo 'mine' returned str 'a string'"):
-        zoo["odd"].build()
+        spec.build()
+
+
+def test_a_native_model_that_is_none_is_told() -> None:
+    spec = as_zoo("mine", {"odd": lambda num_classes=None: num_classes or nn.Identity()})["odd"]
+    assert spec.native is not None
+    with pytest.raises(ZooError, match="the factory of 'odd' in zoo 'mine' returned int 7"):
+        spec.native(7)
+
+
+def test_a_zoo_object_that_makes_something_else_is_told() -> None:
+    zoo = as_zoo("mine", Zoo("inner", ("a",), lambda _: ModelSpec("b", build=nn.Identity)))
+    with pytest.raises(ZooError, match="ModelSpec 'b' under the name 'a'"):
+        zoo["a"]
 
 
 def test_an_installed_distribution_can_offer_a_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,3 +239,24 @@ def test_versions_of_a_zoo_object_are_kept() -> None:
     assert as_zoo(
         "mine", Zoo("inner", ("x",), lambda name: ModelSpec(name, build=nn.Identity), {"lib": "1"})
     ).versions == {"lib": "1"}
+
+
+def test_a_file_is_tested_from_the_command_line(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(models=MODELS + 'ZOO["odd"] = lambda: "a string"\n')
+    run = pytester.runpytest_subprocess("--headswap-zoo=models.py:ZOO", "--headswap-checks=output_shape", "-v")
+    run.stdout.fnmatch_lines_random(
+        [
+            "models.py:ZOO::tiny::output_shape PASSED*",
+            "models.py:ZOO::fixed::output_shape PASSED*",
+            "models.py:ZOO::odd::output_shape ERROR*",
+            "ZooError: the factory of 'odd' in zoo 'models.py:ZOO' returned str 'a string'*",
+        ]
+    )
+    run.assert_outcomes(passed=2, errors=1)
+
+
+def test_a_wrong_attribute_stops_the_run_with_one_line(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(models=MODELS)
+    run = pytester.runpytest_subprocess("--headswap-zoo=models.py:ZOOO")
+    run.stderr.fnmatch_lines(["ERROR: --headswap-zoo: unknown attribute 'ZOOO' in models.py: did you mean ZOO?"])
+    assert run.ret == pytest.ExitCode.USAGE_ERROR

@@ -54,6 +54,9 @@ class Zoo:
     """A named collection of architectures, sorted by name.
 
     `make(name)` gives the `ModelSpec` of one of `names`; it must be cheap and build nothing.
+
+    Raises:
+        ZooError: a name is not text or is empty, or two are the same.
     """
 
     name: str
@@ -63,6 +66,14 @@ class Zoo:
     """Versions of the libraries that the models come from, for reports."""
 
     def __post_init__(self) -> None:
+        names: tuple[Any, ...] = self.names  # the type says text, users may not
+        seen: set[str] = set()
+        for name in names:
+            if not isinstance(name, str) or not name:
+                raise ZooError(f"zoo {self.name!r} calls a model {name!r}: names have to be text that is not empty")
+            if name in seen:
+                raise ZooError(f"zoo {self.name!r} has two models called {name!r}: names have to be unique")
+            seen.add(name)
         object.__setattr__(self, "names", tuple(sorted(self.names)))
 
     def __len__(self) -> int:

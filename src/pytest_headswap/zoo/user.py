@@ -1,28 +1,38 @@
 """Zoos of users: `package.module:ATTR`, `file.py:ATTR`, entry points, and what may stand there.
 
 ZOO = {"tiny": TinyNet, "small": lambda num_classes=10: Net(num_classes, depth=2)}
+
+A factory that takes `num_classes` also builds the model to compare with. Where it has no default for it, the
+model is built with 10 classes first.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_headswap.zoo.model import ModelSpec, Zoo, ZooError, unknown_name
 
+T = TypeVar("T")
+
 ENTRY_POINTS = "headswap.zoos"
+NUM_CLASSES = 10  # of a factory that has to be told
 _KINDS = (
     "a mapping of names to factories, model classes or ModelSpec, an iterable of ModelSpec, a Zoo, or a function "
     "that returns one of these"
 )
+_HERE = str(Path(__file__).parents[1])
 
 
 def entry_point_names() -> tuple[str, ...]:
@@ -33,7 +43,7 @@ def entry_point_names() -> tuple[str, ...]:
 def load_entry_point(name: str) -> Zoo:
     """The zoo that a distribution offers under `name`."""
     (entry, *_) = entry_points(group=ENTRY_POINTS, name=name)
-    return as_zoo(name, _importing(f"entry point {entry.value!r}", entry.load))
+    return as_zoo(name, _done(f"importing entry point {entry.value!r}", entry.load))
 
 
 def load_reference(reference: str) -> Zoo:
@@ -43,17 +53,18 @@ def load_reference(reference: str) -> Zoo:
         ZooError: it cannot be imported, there is no such attribute, or what is there is no zoo.
     """
     where, _, attribute = reference.rpartition(":")
-    if not where or not attribute:
+    if not where or not attribute or where.endswith(":"):
         raise ZooError(f"{reference!r} is no zoo: write package.module:ATTR or file.py:ATTR")
     if where.endswith(".py"):
         path = Path(where)
         if not path.is_file():
             raise ZooError(f"there is no file {where!r} for zoo {reference!r}, seen from {Path.cwd()}")
-        module = _importing(where, lambda: _import_file(path))
+        module = _done(f"importing {where}", lambda: _import_file(path))
     else:
-        module = _importing(where, lambda: _import_module(where))
+        module = _done(f"importing {where}", lambda: _import_module(where))
     if not hasattr(module, attribute):
-        raise ZooError(unknown_name("attribute", attribute, sorted(vars(module)), where))
+        public = sorted(name for name in vars(module) if not name.startswith("_"))
+        raise ZooError(unknown_name("attribute", attribute, public, where))
     return as_zoo(reference, getattr(module, attribute))
 
 
@@ -65,25 +76,35 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a file under a name of its own, so that it stands in for no other module; models stay picklable."""
-    name = f"headswap_zoo_{path.stem}"
+    """Import a file once, under a name that no other module and no other file has; so its models can be pickled."""
+    name = f"headswap_zoo_{path.stem}_{hashlib.sha256(bytes(path.resolve())).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, "the name ends in .py"
     assert spec.loader is not None, "files have a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # half of a module is not to be found by the next attempt
+        raise
     return module
 
 
-def _importing(what: str, load: Callable[[], Any]) -> Any:
+def _done(what: str, run: Callable[[], T]) -> T:
+    """The result of `run`; what it raises becomes an error that says where in the user's code."""
     try:
-        return load()
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise ZooError(
-            f"importing {what} raised {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
-        ) from error
+        return run()
+    except (Exception, SystemExit) as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_outside(frame.filename)]
+        where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        raise ZooError(f"{what} raised {type(error).__name__}: {error}{where}") from error
+
+
+def _is_outside(filename: str) -> bool:
+    return not filename.startswith(("<", _HERE)) and filename != importlib.__file__
 
 
 def as_zoo(name: str, value: Any) -> Zoo:
@@ -93,23 +114,19 @@ def as_zoo(name: str, value: Any) -> Zoo:
         ZooError: it is nothing of the kind, or its names are no strings or not unique.
     """
     if inspect.isfunction(value):
-        value = _importing(f"what {name!r} returns", value)
+        value = _done(f"calling {name!r}", value)
     if isinstance(value, Zoo):
-        return Zoo(name, value.names, value.make, value.versions)
+        make = value.make
+        return Zoo(name, value.names, lambda model: _spec(name, model, make(model)), value.versions)
     if isinstance(value, Mapping):
         specs = [_spec(name, key, item) for key, item in value.items()]
     elif isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         specs = [_listed(name, item) for item in value]
     else:
         raise ZooError(f"zoo {name!r} is {_described(value)}: it has to be {_KINDS}")
-    by_name: dict[str, ModelSpec] = {}
-    for spec in specs:
-        if spec.name in by_name:
-            raise ZooError(f"zoo {name!r} has two models called {spec.name!r}: names have to be unique")
-        by_name[spec.name] = spec
-    if not by_name:
+    if not specs:
         raise ZooError(f"zoo {name!r} holds no models")
-    return Zoo(name, tuple(by_name), by_name.__getitem__)
+    return Zoo(name, tuple(spec.name for spec in specs), lambda wanted: next(s for s in specs if s.name == wanted))
 
 
 def _listed(zoo: str, item: Any) -> ModelSpec:
@@ -119,35 +136,49 @@ def _listed(zoo: str, item: Any) -> ModelSpec:
 
 
 def _spec(zoo: str, name: Any, item: Any) -> ModelSpec:
-    if not isinstance(name, str) or not name:
-        raise ZooError(f"zoo {zoo!r} calls a model {name!r}: names have to be text that is not empty")
+    """One model, whose factories are held to return one."""
     if isinstance(item, ModelSpec):
         if item.name != name:
             raise ZooError(f"zoo {zoo!r} has ModelSpec {item.name!r} under the name {name!r}: make them the same")
-        return item
-    if not callable(item):
+        if not callable(item.build):
+            raise ZooError(f"ModelSpec {name!r} of zoo {zoo!r} has {_described(item.build)} as build: give a function")
+        native = item.native and partial(_built, zoo, name, item.native)
+        return replace(item, build=partial(_built, zoo, name, item.build), native=native)
+    if not callable(item) or _is_model(item):
         raise ZooError(
             f"zoo {zoo!r} has {_described(item)} as {name!r}: it has to be a factory, a class or a ModelSpec"
         )
-    native = (lambda n: _checked(zoo, name, item(num_classes=n))) if _takes_num_classes(item) else None
-    return ModelSpec(name, build=lambda: _checked(zoo, name, item()), native=native)
+    takes = _num_classes_of(item)
+    if takes is None:
+        return ModelSpec(name, build=partial(_built, zoo, name, item))
+    native = partial(_built, zoo, name, lambda num_classes: item(num_classes=num_classes))
+    return ModelSpec(
+        name,
+        build=partial(native, NUM_CLASSES) if takes.default is takes.empty else partial(_built, zoo, name, item),
+        native=native,
+    )
 
 
-def _takes_num_classes(factory: Callable[..., Any]) -> bool:
+def _num_classes_of(factory: Callable[..., Any]) -> inspect.Parameter | None:
     try:
-        return "num_classes" in inspect.signature(factory).parameters
+        return inspect.signature(factory).parameters.get("num_classes")
     except (TypeError, ValueError):  # of a builtin
-        return False
+        return None
 
 
-def _checked(zoo: str, name: str, model: Any) -> Any:
-    from torch import nn
-
-    if not isinstance(model, nn.Module):
+def _built(zoo: str, name: str, factory: Callable[..., Any], *num_classes: int) -> Any:
+    model = factory(*num_classes)
+    if not _is_model(model):
         raise ZooError(f"the factory of {name!r} in zoo {zoo!r} returned {_described(model)}, not a torch.nn.Module")
     return model
 
 
+def _is_model(value: Any) -> bool:
+    from torch import nn
+
+    return isinstance(value, nn.Module)
+
+
 def _described(value: Any) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return f"{type(value).__name__} {text if len(text) < 60 else text[:57] + '...'}"
