@@ -1,0 +1,118 @@
+"""The zoo of torchvision: swapped detectors train on and predict the new classes, and inputs fit every namespace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pytest_headswap import find_heads, swap_head
+from pytest_headswap.zoo import load_zoo
+
+pytest.importorskip("torchvision")
+
+CLASSES = 7
+SIZE = 320
+
+
+def swapped(name: str, **options: Any) -> tuple[Any, Any]:
+    """A detector without its adapter, for real and small, with seven classes; and the swap."""
+    spec = load_zoo("torchvision")[name]
+    assert spec.example_inputs is not None
+    torch.manual_seed(0)
+    adapter: Any = spec.build()
+    swap = swap_head(adapter, CLASSES, spec.example_inputs(adapter), **options)
+    adapter.model.transform.min_size = (SIZE,)
+    return adapter.model, swap
+
+
+def images() -> list[Tensor]:
+    return list(torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)))
+
+
+def targets() -> list[dict[str, Tensor]]:
+    """One box of the last class in each image."""
+    return [{"boxes": torch.tensor([[20.0, 20, 120, 120]]), "labels": torch.tensor([CLASSES - 1])}] * 2
+
+
+DETECTORS = [
+    "fasterrcnn_mobilenet_v3_large_320_fpn",  # scores, and four coordinates a class
+    "ssdlite320_mobilenet_v3_large",  # six heads, anchors times classes
+    "retinanet_resnet50_fpn_v2",  # one head for all feature maps, anchors times classes
+    "fcos_resnet50_fpn",
+]
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_swapped_detector_trains_on_the_last_of_the_new_classes(name: str) -> None:
+    model, swap = swapped(name)
+    loss = sum(model.train()(images(), targets()).values())
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad is not None for parameter in swap.parameters())
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_swapped_detector_predicts_new_classes_only(name: str) -> None:
+    model, _ = swapped(name)
+    owner = model if hasattr(model, "score_thresh") else model.roi_heads
+    owner.score_thresh = 0.0  # random weights are sure of nothing
+    with torch.no_grad():
+        found = torch.cat([image["labels"] for image in model.eval()(images())])
+    assert len(found) > 0
+    assert int(found.max()) < CLASSES
+
+
+def test_a_prior_makes_the_first_loss_that_of_the_native_model() -> None:
+    """One-stage detectors start from a small probability for each of many thousand anchors."""
+    model, _ = swapped("retinanet_resnet50_fpn_v2", init="prior")
+    native = load_zoo("torchvision")["retinanet_resnet50_fpn_v2"].native
+    assert native is not None
+    torch.manual_seed(0)
+    other: Any = native(CLASSES)
+    other.model.transform.min_size = (SIZE,)
+    losses = [m.train()(images(), targets())["classification"].item() for m in (model, other.model)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_the_adapter_returns_what_has_classes_and_nothing_else() -> None:
+    spec = load_zoo("torchvision")["maskrcnn_resnet50_fpn"]
+    assert spec.native is not None
+    assert spec.example_inputs is not None
+    with torch.device("meta"):
+        model = spec.native(CLASSES)
+        outputs = model(spec.example_inputs(model))
+    shapes = {label: tuple(output.shape) for label, output in outputs.items()}
+    assert shapes == {"cls_logits": (2, 7), "boxes": (2, 7, 4), "masks": (2, 7, 28, 28)}
+
+
+def test_the_heads_of_a_detector_do_not_include_its_region_proposals() -> None:
+    spec = load_zoo("torchvision")["maskrcnn_resnet50_fpn"]
+    assert spec.example_inputs is not None
+    with torch.device("meta"):
+        model = spec.build()
+        heads = find_heads(model, spec.example_inputs(model))
+    assert {head.path for head in heads} == {
+        "model.roi_heads.box_predictor.cls_score",
+        "model.roi_heads.box_predictor.bbox_pred",
+        "model.roi_heads.mask_predictor.mask_fcn_logits",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("resnet18", (2, 3, 224, 224)),
+        ("inception_v3", (2, 3, 299, 299)),  # its auxiliary head needs more than the smallest image
+        ("quantized_resnet18", (2, 3, 224, 224)),
+        ("r3d_18", (2, 3, 16, 224, 224)),
+        ("fcn_resnet50", (2, 3, 224, 224)),
+        ("ssd300_vgg16", (2, 3, 320, 320)),
+    ],
+)
+def test_inputs_are_of_the_kind_that_the_namespace_takes(name: str, shape: tuple[int, ...]) -> None:
+    spec = load_zoo("torchvision")[name]
+    assert spec.example_inputs is not None
+    assert tuple(spec.example_inputs(torch.nn.Identity()).shape) == shape
