@@ -133,6 +133,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "reformer": {"axial_pos_shape": (4, 4)},  # it is trained on sequences of their product alone, here 16
     "t5": {"decoder_start_token_id": 0},
     "textnet": {"image_size": 224},
+    "timesformer": {"num_frames": 4},
+    "videomae": {"num_frames": 4},
     "videoprism_vision_model": {"num_frames": 4},
     "vivit": {"num_frames": 4},
     "vjepa2": {"frames_per_clip": 4, "crop_size": 64},
