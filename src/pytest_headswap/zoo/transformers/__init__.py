@@ -20,7 +20,7 @@ from pytest_headswap.zoo.transformers.inputs import inputs_for
 
 TASKS = ("image", "sequence", "token", "audio", "video")
 # packages that classes ask for only when they are built
-_NEEDS = {"layoutlmv2": "detectron2", "dinat": "natten"}
+_NEEDS = {"layoutlmv2": "detectron2", "dinat": "natten", "nat": "natten", "qdqbert": "pytorch_quantization"}
 _WITHOUT_CLASSES = {"shieldgemma2": "its two classes are words of the language model, which no swap can change"}
 
 

@@ -127,7 +127,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "efficientnet": {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280, "image_size": 224},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "falcon": {"hidden_size": WIDTH, "num_attention_heads": 8},  # 71 heads by default
-    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    # without its kernels it runs on the CPU in every version
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
     # as in the library's own image models: the channels of the position encodings are not divisible by 8
     "perceiver": {"num_cross_attention_heads": 1, "num_self_attends_per_block": LAYERS, "pad_token_id": 0},
     "reformer": {"axial_pos_shape": (4, 4)},  # it is trained on sequences of their product alone, here 16

@@ -69,7 +69,8 @@ def _audio(model: Any) -> dict[str, Tensor]:
 
 def _tokens(model: Any) -> dict[str, Tensor]:
     """Token ids (2, 16) without padding, the last one that ends a text, with boxes for models of layouts."""
-    fields = vars(model.config.get_text_config())
+    text_config = getattr(model.config, "get_text_config", lambda: model.config)  # transformers 4.44 has none
+    fields = vars(text_config())
     ids = torch.full((BATCH, TOKENS), WORD if fields.get("pad_token_id") != WORD else WORD + 1)
     end = fields.get("eos_token_id")
     if isinstance(end, int) and end != WORD:
