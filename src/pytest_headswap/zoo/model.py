@@ -36,6 +36,9 @@ class ModelSpec:
         tags: free labels.
         notes: given the model and the heads that were found, what the library itself says of its head
             where that differs, in sentences for the report.
+        small: gives the spec of the same architecture built for the smallest input that it can be built
+            for, where arithmetic costs less; what changes beside the input are position tables and the
+            like, never the head. None: the architecture as it ships, on whatever smaller input it takes.
     """
 
     name: str
@@ -47,6 +50,7 @@ class ModelSpec:
     family: str = ""
     tags: tuple[str, ...] = ()
     notes: Callable[[nn.Module, Sequence[Head]], tuple[str, ...]] | None = None
+    small: Callable[[], ModelSpec] | None = None
 
 
 @dataclass(frozen=True)

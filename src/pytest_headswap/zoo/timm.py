@@ -14,6 +14,8 @@ from pytest_headswap.engine import Head
 from pytest_headswap.zoo.model import ModelSpec, Zoo
 
 BATCH = 2  # batch norm cannot be trained on one sample
+_ONE_SIZE = {"efficientformer"}  # does not heed img_size
+_TWO_GRIDS = {"byoanet", "crossvit"}  # blocks, or two patch sizes, have to fit as well: half of what they ship for does
 
 
 def load() -> Zoo:
@@ -21,20 +23,38 @@ def load() -> Zoo:
     return Zoo("timm", tuple(timm.list_models()), _spec, {"timm": timm.__version__})
 
 
-def _spec(name: str) -> ModelSpec:
+def _spec(name: str, size: int | None = None) -> ModelSpec:
+    """The architecture as it ships, or built for images of `size` x `size`."""
+    build = partial(timm.create_model, name, **({} if size is None else {"img_size": size}))
+    family = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
+    fixed = timm.get_pretrained_cfg_value(name, "fixed_input_size")
     return ModelSpec(
         name,
-        build=partial(timm.create_model, name),
-        example_inputs=_images,
-        native=lambda num_classes: timm.create_model(name, num_classes=num_classes),
-        family=timm.models.model_entrypoint(name).__module__.rpartition(".")[2],
+        build=build,
+        example_inputs=partial(_images, size=size),
+        native=lambda num_classes: build(num_classes=num_classes),
+        family=family,
         notes=_classifier_note,
+        small=partial(_small, name, family) if fixed and size is None and family not in _ONE_SIZE else None,
     )
 
 
-def _images(model: Any) -> torch.Tensor:
-    """A batch of images of the size that the architecture was made for: (2, 3, height, width)."""
-    return torch.zeros(BATCH, *model.default_cfg["input_size"])
+def _small(name: str, family: str) -> ModelSpec:
+    """For an architecture that takes images of one size only: the same, built for two cells by two of its coarsest map.
+
+    One cell would do for most, but leaves attention nothing to choose from, and batch norm one value an image.
+    """
+    with torch.device("meta"):
+        model: Any = timm.create_model(name)
+    if family in _TWO_GRIDS:
+        return _spec(name, model.default_cfg["input_size"][-1] // 2)
+    return _spec(name, 2 * max(int(stage["reduction"]) for stage in model.feature_info))
+
+
+def _images(model: Any, size: int | None = None) -> torch.Tensor:
+    """A batch of images (2, 3, height, width), of the size that the architecture ships for or of another."""
+    channels, height, width = model.default_cfg["input_size"]
+    return torch.zeros(BATCH, channels, size or height, size or width)
 
 
 def _classifier_note(model: nn.Module, heads: Sequence[Head]) -> tuple[str, ...]:

@@ -1,0 +1,99 @@
+"""Small specs: timm architectures that take images of one size only, built for the smallest that will do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pytest_headswap import find_heads
+from pytest_headswap.zoo import ModelSpec, load_zoo
+
+pytest.importorskip("timm")
+
+SIZES = {
+    "vit_tiny_patch16_224": 32,  # two patches by two
+    "vit_small_patch14_dinov2": 28,
+    "xcit_nano_12_p8_224": 16,
+    "mixer_b32_224": 64,
+    "deit_tiny_distilled_patch16_224": 32,  # two heads
+    "swin_tiny_patch4_window7_224": 64,  # windows larger than the last maps
+    "maxvit_rmlp_pico_rw_256": 64,  # windows that are a part of the image
+    "levit_128s": 128,  # a stride of 64
+    "volo_d1_224": 32,  # main and auxiliary head, summed
+    "crossvit_9_240": 120,  # two patch sizes
+    "halo2botnet50ts_256": 128,  # attention in blocks of eight by eight
+}
+
+
+def small(name: str) -> ModelSpec:
+    spec = load_zoo("timm")[name]
+    assert spec.small is not None
+    return spec.small()
+
+
+def built(spec: ModelSpec) -> tuple[nn.Module, Tensor]:
+    """The model and its inputs, both on meta."""
+    assert spec.example_inputs is not None
+    with torch.device("meta"):
+        model = spec.build()
+        return model, spec.example_inputs(model)
+
+
+def shapes(outputs: Any) -> Any:
+    return [shapes(output) for output in outputs] if isinstance(outputs, tuple | list) else tuple(outputs.shape)
+
+
+@pytest.mark.parametrize(("name", "size"), SIZES.items())
+def test_a_small_spec_gives_the_outputs_of_the_shipped_one(name: str, size: int) -> None:
+    model, images = built(load_zoo("timm")[name])
+    small_model, small_images = built(small(name))
+    assert small_images.shape == (2, 3, size, size)
+    for training in (False, True):
+        outputs = model.train(training)(images)
+        assert shapes(small_model.train(training)(small_images)) == shapes(outputs)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224", "crossvit_9_240"])
+def test_a_small_spec_has_the_heads_of_the_shipped_one(name: str) -> None:
+    model, images = built(load_zoo("timm")[name])
+    small_model, small_images = built(small(name))
+    heads = [(head.path, head.num_classes) for head in find_heads(model, images)]
+    assert [(head.path, head.num_classes) for head in find_heads(small_model, small_images)] == heads
+
+
+def test_a_small_spec_has_a_native_model_of_its_size() -> None:
+    spec = small("vit_tiny_patch16_224")
+    assert spec.native is not None
+    with torch.device("meta"):
+        shipped, native = spec.build(), spec.native(7)
+    expected = {name: tensor.shape for name, tensor in shipped.state_dict().items()}
+    expected |= {"head.weight": torch.Size([7, 192]), "head.bias": torch.Size([7])}
+    assert {name: tensor.shape for name, tensor in native.state_dict().items()} == expected
+
+
+def test_a_small_spec_has_no_smaller_one_and_is_the_same_in_all_else() -> None:
+    spec, smaller = load_zoo("timm")["vit_tiny_patch16_224"], small("vit_tiny_patch16_224")
+    assert smaller.small is None
+    assert (smaller.name, smaller.family, smaller.notes) == (spec.name, spec.family, spec.notes)
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "levit_128s", "xcit_nano_12_p8_224"])
+def test_a_small_model_computes_finite_and_different_outputs(name: str) -> None:
+    spec = small(name)
+    assert spec.example_inputs is not None
+    torch.manual_seed(0)
+    model = spec.build()
+    images = torch.randn_like(spec.example_inputs(model))
+    for training in (False, True):
+        outputs = model.train(training)(images)
+        for output in outputs if isinstance(outputs, tuple) else (outputs,):
+            assert output.isfinite().all()
+            assert not torch.equal(output[0], output[1])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientformer_l1"])
+def test_a_model_of_any_size_and_one_of_a_single_size_have_no_small_spec(name: str) -> None:
+    assert load_zoo("timm")[name].small is None
