@@ -51,13 +51,11 @@ def _zoos(_: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from pytest_headswap.zoo import ZooError, load_zoo
+    from pytest_headswap._plugin.subject import load_model
+    from pytest_headswap.zoo import ZooError
 
-    zoo_name, colon, model_name = _split(arguments.model)
-    if not (zoo_name and colon and model_name):
-        return _fail(2, f"{arguments.model!r} is not ZOO:MODEL, such as timm:levit_128; `headswap zoos` lists the zoos")
     try:
-        spec = load_zoo(zoo_name)[model_name]
+        _, spec = load_model(arguments.model)
     except ZooError as error:
         return _fail(2, str(error))
 
@@ -82,13 +80,6 @@ def _explain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _split(text: str) -> tuple[str, str, str]:
-    """The zoo and the model: a zoo of the user's (`package.module:ATTR`) has a colon of its own."""
-    from pytest_headswap.zoo import zoo_names
-
-    return text.partition(":") if text.partition(":")[0] in zoo_names() or text.count(":") < 2 else text.rpartition(":")
-
-
 _EVIDENCE = {
     "meta": "an abstract run on the meta device",
     "fake": "a run under fake tensors",
@@ -98,7 +89,7 @@ _EVIDENCE = {
 
 def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
     """The heads of a model, without memory where that is possible, and what the engine and the zoo have to add."""
-    from pytest_headswap.checks.case import on_meta_if_possible
+    from pytest_headswap.checks.lean import on_meta_if_possible
     from pytest_headswap.engine import NoHeadError, find_heads
 
     def find() -> tuple[nn.Module, Heads | NoHeadError]:

@@ -6,8 +6,6 @@
     @given(planted_models())
     def test_finder(planted):
         assert my_finder(planted.model, planted.example_inputs) == planted.heads
-
-Needs hypothesis, which is not a dependency of the package.
 """
 
 from __future__ import annotations

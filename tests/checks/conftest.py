@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,28 +25,32 @@ class FaultyNet(nn.Module):
 
     def __init__(self, num_classes: int = OLD) -> None:
         super().__init__()
+        self.num_classes = num_classes
+        self.config = SimpleNamespace(
+            num_labels=num_classes, id2label={index: str(index) for index in range(num_classes)}
+        )
         self.backbone = nn.Linear(8, WIDTH)
         self.bn = nn.BatchNorm1d(WIDTH)
         self.fc = nn.Linear(WIDTH, num_classes)
         self.aux = nn.Linear(WIDTH, num_classes)
+        self.register_buffer("steps", torch.zeros(()))
         self.hidden: list[torch.Tensor] = []  # a list, so that it is neither parameter nor buffer
         self.fault = ""
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Compute logits, with the fault that is switched on."""
         fault, training = self.fault, self.training
-        if fault == "backbone unfreezes itself":
-            self.backbone.weight.requires_grad_()
-        if fault == "raises in train mode" and training:
-            raise RuntimeError("out of luck")
+        self._misbehave()
         features = self.bn(self.backbone(x)).relu()
+        if fault == "batch mixed":
+            features = features - features.mean(0)
+        if fault == "chance":
+            features = F.dropout(features)
         if fault == "hidden tensor is trained":
             features = features * self.hidden[0]
-        logits = self._head(self.fc, features)
-        if fault == "old width" or (fault == "old width in train mode" and training):
-            logits = F.pad(logits, (0, OLD - NEW))
-        if fault == "classes in the wrong dimension":
-            logits = logits.T
+        if fault == "tensor made on the CPU":
+            features = features + torch.ones(WIDTH, device="cpu")
+        logits = self._broken(self._head(self.fc, features))
         if fault == "features follow the class count":
             features = features[:, :NEW]
         outputs = {"logits": logits, "features": features}
@@ -56,6 +61,34 @@ class FaultyNet(nn.Module):
             outputs["aux"] = aux.detach() if fault == "auxiliary head detached" else aux
         return outputs
 
+    def _misbehave(self) -> None:
+        if self.fault == "backbone unfreezes itself":
+            self.backbone.weight.requires_grad_()
+        if self.fault == "raises in train mode" and self.training:
+            raise RuntimeError("out of luck")
+        if self.fault == "buffer written":
+            self.get_buffer("steps").add_(1)
+        if self.fault == "weight written through .data":
+            self.backbone.weight.data.mul_(0.5)
+
+    def _broken(self, logits: torch.Tensor) -> torch.Tensor:
+        fault = self.fault
+        if fault == "old width" or (fault == "old width in train mode" and self.training):
+            return F.pad(logits, (0, OLD - NEW))
+        if fault == "classes in the wrong dimension":
+            return logits.T
+        if fault == "class count written into forward":
+            return logits.reshape(-1, NEW)
+        if fault == "NaN":
+            return logits / torch.zeros((), device=logits.device)
+        if fault == "infinite gradient":
+            return logits + (logits * 0).abs().sqrt()
+        if fault == "no gradient left":
+            return logits * 0
+        if fault == "outputs on the CPU":
+            return logits.to("cpu")
+        return logits
+
     def _head(self, layer: nn.Linear, features: torch.Tensor) -> torch.Tensor:
         main = layer is self.fc
         if self.fault == "head without gradients" and main:
@@ -65,10 +98,15 @@ class FaultyNet(nn.Module):
             return F.linear(features, layer.weight.detach(), layer.bias)
         if self.fault == "head detached in train mode" and main and self.training:
             return layer(features).detach()  # type: ignore[no-any-return]
+        if self.fault == "head kept aside" and main:  # a tensor that no `to` moves
+            return F.linear(features, self.hidden[1])
+        if self.fault == "head is not called" and main:
+            return F.linear(features, torch.ones(NEW, WIDTH, device=features.device))
         return layer(features)  # type: ignore[no-any-return]
 
 
-def _inputs(_: nn.Module) -> torch.Tensor:
+def inputs(_: nn.Module) -> torch.Tensor:
+    """Placeholders for two samples."""
     return torch.zeros(BATCH, 8)
 
 
@@ -82,11 +120,14 @@ def make_case() -> Callable[..., Case]:
         build: Callable[[], nn.Module] = FaultyNet,
         native: Callable[[int], nn.Module] | None = FaultyNet,
         num_classes: int = NEW,
+        evidence: str = "auto",
+        device: str = "auto",
     ) -> Case:
-        case = build_case("testzoo", ModelSpec("net", build, _inputs, native), num_classes)
+        case = build_case("testzoo", ModelSpec("net", build, inputs, native), num_classes, evidence, device)
         if fault:
             model: Any = case.model
             model.fault = fault
+            model.hidden += [torch.zeros(WIDTH, requires_grad=True), torch.zeros(NEW, WIDTH)]
         return case
 
     return make

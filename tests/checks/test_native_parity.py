@@ -60,9 +60,9 @@ def test_a_planted_fault_fails(make_case: MakeCase, fault: Callable[[nn.Module],
 
 def test_a_long_list_of_differences_is_cut(make_case: MakeCase) -> None:
     finding = run_check("native_parity", make_case(native=lambda num_classes: nn.Linear(num_classes, 1)))
-    assert "unexpected: backbone.weight (16, 8), backbone.bias (16,)" in finding.message
-    assert finding.message.count("bn.") == 3
-    assert finding.message.endswith("and 6 more")
+    assert "unexpected: steps (), backbone.weight (16, 8), backbone.bias (16,)" in finding.message
+    assert finding.message.count("bn.") == 2
+    assert finding.message.endswith("and 7 more")
 
 
 def test_a_zoo_that_cannot_build_natively_skips_with_its_reason(make_case: MakeCase) -> None:

@@ -6,14 +6,23 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_headswap.checks import CHECKS, Case, CheckFailed, CheckSkipped, run_check
+from pytest_headswap.checks import CHECKS, Case, Check, CheckFailed, CheckSkipped, run_check
 from pytest_headswap.engine import HeadSwapError
 
 MakeCase = Callable[..., Case]
 
 
 def test_the_checks_have_a_fixed_order() -> None:
-    assert list(CHECKS) == ["output_shape", "native_parity", "gradient_flow"]
+    assert list(CHECKS) == [
+        "output_shape",
+        "native_parity",
+        "metadata",
+        "state_dict",
+        "gradient_flow",
+        "frozen_backbone",
+        "round_trip",
+        "device_placement",
+    ]
 
 
 def _raising(error: Exception) -> Callable[[Case], str]:
@@ -26,7 +35,7 @@ def _raising(error: Exception) -> Callable[[Case], str]:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (CheckFailed("wrong width"), ("failed", "wrong width", "structure", "")),
+        (CheckFailed("wrong width"), ("failed", "wrong width", "numeric", "")),
         (CheckSkipped("no_native", "cannot build"), ("skipped", "cannot build", "", "no_native")),
         (
             HeadSwapError("forward_failed", "it raised"),
@@ -36,18 +45,16 @@ def _raising(error: Exception) -> Callable[[Case], str]:
     ],
 )
 def test_an_exception_becomes_a_finding(
-    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: tuple[str, str, str, str]
+    make_case: MakeCase, error: Exception, expected: tuple[str, str, str, str]
 ) -> None:
-    monkeypatch.setitem(CHECKS, "planted", _raising(error))
-    finding = run_check("planted", make_case())
+    finding = run_check(Check("planted", _raising(error)), make_case())
     assert (finding.outcome, finding.message, finding.evidence, finding.reason) == expected
     assert finding.exception is (None if isinstance(error, CheckSkipped) else error)
 
 
-def test_an_interrupt_is_not_swallowed(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_not_swallowed(make_case: MakeCase) -> None:
     def interrupted(case: Case) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(CHECKS, "planted", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_check("planted", make_case())
+        run_check(Check("planted", interrupted), make_case())

@@ -6,34 +6,81 @@ A check returns a note (empty, or what it had to leave out), or raises `CheckFai
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
 
-from pytest_headswap.checks.case import Case, build_case
+from pytest_headswap.checks import device_placement as placement
+from pytest_headswap.checks.build import build_case
+from pytest_headswap.checks.case import Case
+from pytest_headswap.checks.device_placement import device_placement
 from pytest_headswap.checks.finding import SKIP_REASONS, CheckFailed, CheckSkipped, Finding
+from pytest_headswap.checks.frozen_backbone import frozen_backbone
 from pytest_headswap.checks.gradient_flow import gradient_flow
+from pytest_headswap.checks.metadata import metadata
 from pytest_headswap.checks.native_parity import native_parity
 from pytest_headswap.checks.output_shape import output_shape
+from pytest_headswap.checks.round_trip import round_trip
+from pytest_headswap.checks.state_dict import state_dict
 from pytest_headswap.engine import HeadSwapError
 
-__all__ = ["CHECKS", "SKIP_REASONS", "Case", "CheckFailed", "CheckSkipped", "Finding", "build_case", "run_check"]
+__all__ = [
+    "CHECKS",
+    "SKIP_REASONS",
+    "Case",
+    "Check",
+    "CheckFailed",
+    "CheckSkipped",
+    "Finding",
+    "build_case",
+    "run_check",
+]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check by name.
+
+    Attributes:
+        name: stands in ids and options.
+        run: looks at a case and leaves it as it is; returns a note for the report or nothing, or raises
+            `CheckFailed` or `CheckSkipped`.
+        evidence: what a verdict of it on a case rests on; by default that of the case.
+    """
+
+    name: str
+    run: Callable[[Case], str | None]
+    evidence: Callable[[Case], str] = attrgetter("evidence")
+
 
 # In the order in which they run and are listed: the cheapest and most telling first.
-CHECKS: dict[str, Callable[[Case], str]] = {
-    "output_shape": output_shape,
-    "native_parity": native_parity,
-    "gradient_flow": gradient_flow,
+CHECKS: dict[str, Check] = {
+    check.name: check
+    for check in (
+        Check("output_shape", output_shape),
+        Check("native_parity", native_parity, attrgetter("structure")),
+        Check("metadata", metadata, attrgetter("structure")),
+        Check("state_dict", state_dict),
+        Check("gradient_flow", gradient_flow),
+        Check("frozen_backbone", frozen_backbone),
+        Check("round_trip", round_trip),
+        Check("device_placement", device_placement, placement.evidence),
+    )
 }
 
 
-def run_check(name: str, case: Case) -> Finding:
-    """Run one check; whatever it raises becomes part of the finding."""
+def run_check(check: str | Check, case: Case) -> Finding:
+    """Run one check, with random numbers of its own; whatever it raises becomes part of the finding."""
+    if isinstance(check, str):
+        check = CHECKS[check]
     try:
-        note = CHECKS[name](case)
+        with case.seeded(check.name):
+            note = check.run(case) or ""
     except CheckFailed as failure:
-        return Finding("failed", str(failure), case.evidence, exception=failure)
+        return Finding("failed", str(failure), check.evidence(case), exception=failure)
     except CheckSkipped as skip:
         return Finding("skipped", skip.message, reason=skip.reason)
     except HeadSwapError as error:
         return Finding("error", str(error), reason=error.reason, exception=error)
     except Exception as error:  # noqa: BLE001 - a model's own code may raise anything
         return Finding("error", f"{type(error).__name__}: {error}", exception=error)
-    return Finding("passed", note, case.evidence)
+    return Finding("passed", note, check.evidence(case))

@@ -1,51 +1,30 @@
-"""A case: one model of a zoo, built once, its head swapped, and the runs that the checks share."""
+"""A case: one model of a zoo with its head swapped, and what the checks share about it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from pytest_headswap.checks.finding import STRUCTURE
-from pytest_headswap.engine import AbstractRun, HeadSwapError, NoHeadError, Swap, abstract_run, swap_head
-from pytest_headswap.engine.abstract import META, WAYS
-from pytest_headswap.engine.guess import inputs_for
-from pytest_headswap.engine.outputs import flatten_outputs
+from pytest_headswap.checks.finding import NUMERIC, STRUCTURE, CheckSkipped
+from pytest_headswap.checks.lean import on_meta_if_possible
+from pytest_headswap.checks.record import Record
+from pytest_headswap.checks.runs import ModeRun, only_trainable, run_modes
+from pytest_headswap.checks.samples import seeded
+from pytest_headswap.checks.snapshot import Snapshot
+from pytest_headswap.checks.training import Training, train
+from pytest_headswap.engine import Swap
+from pytest_headswap.engine.abstract import META, WAYS, preserved
+from pytest_headswap.engine.inputs import Inputs
+from pytest_headswap.engine.placed import Aliases
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
-
-
-T = TypeVar("T")
-
-_CHEAP = 2**30  # bytes of parameters that may be made real for the sake of train mode
-
-
-@dataclass(frozen=True)
-class ModeRun:
-    """What a model returned in one mode, or why it did not run: one of the two is None."""
-
-    run: AbstractRun | None = None
-    error: HeadSwapError | None = None
-
-    def without_stand_ins(self) -> ModeRun:
-        """The same without the copies of all tensors that a real run is made with."""
-        return replace(self, run=replace(self.run, parameters={}, buffers={}, held=())) if self.run else self
-
-    @cached_property
-    def outputs(self) -> dict[str, torch.Tensor]:
-        """Each tensor that was returned, by its label; empty when the model did not run."""
-        return dict(flatten_outputs(self.run.outputs)) if self.run is not None else {}
-
-    @cached_property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each output."""
-        return {label: tuple(tensor.shape) for label, tensor in self.outputs.items()}
 
 
 @dataclass
@@ -57,106 +36,105 @@ class Case:
         spec: where the model came from.
         num_classes: class count that was asked for.
         model: the model after the swap.
-        inputs: what `forward` takes.
+        inputs: what `forward` takes; random numbers where the model has values.
         swap: what the engine did.
-        before: the runs of the model as the zoo built it, in eval mode (`False`) and train mode (`True`).
+        before: the abstract runs of the model as the zoo built it, in eval mode (`False`) and train mode (`True`).
+        as_built: what the model was before the swap: its modules, their attributes and its tensors.
+        values: what the tensors held before the swap; None where the model has none, which is structure evidence.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`: where `device_placement` goes.
     """
 
     zoo: str
     spec: ModelSpec
     num_classes: int
     model: nn.Module
-    inputs: Any
+    inputs: Inputs
     swap: Swap
     before: dict[bool, ModeRun]
+    as_built: Record
+    values: Snapshot | None = None
+    device: str = "auto"
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the model has values, so that checks can compute with it."""
+        return self.values is not None
 
     @property
     def evidence(self) -> str:
-        """What a verdict on this case rests on: `structure`, and how the model was run where meta did not do."""
+        """What a verdict on this case rests on."""
+        return NUMERIC if self.numeric else self.structure
+
+    @property
+    def structure(self) -> str:
+        """`structure`, and how the model was run abstractly where meta did not do."""
         ways = {mode.run.way for mode in self.before.values() if mode.run is not None}
         way = next((way for way in reversed(WAYS) if way in ways), META)
         return STRUCTURE if way == META else f"{STRUCTURE}, {way} tensors"
 
     @cached_property
     def after(self) -> dict[bool, ModeRun]:
-        """The runs after the swap, with gradients and all but the new head frozen. Made when a check first asks."""
+        """The abstract runs after the swap, with gradients and all but the new head frozen; made when first asked."""
         with only_trainable(self.model, self.swap.parameters()), torch.enable_grad():
             return run_modes(self.model, self.inputs)
 
+    @cached_property
+    def training(self) -> Training:
+        """A short training of the new head with real numbers; made when first asked, and undone."""
+        assert self.values is not None, "only a model with values can be trained"
+        with self.seeded("training"):
+            return train(self.swap, self.inputs, self.values, self.trainable_mode)
 
-def build_case(zoo: str, spec: ModelSpec, num_classes: int) -> Case:
-    """Build the model of `spec`, without memory where that is possible, note what it returns, and swap its head.
+    @cached_property
+    def eval_outputs(self) -> Any:
+        """What a real forward pass in eval mode returns after the swap; made when first asked."""
+        return self.forward()
 
-    Raises:
-        NoHeadError: the model has no head, or the zoo refuses it.
-        HeadSwapError: the head was not swapped, or the model does not run on its own inputs.
-        Exception: whatever the zoo raises while building the model or its inputs.
-    """
-    if spec.refusal:
-        raise NoHeadError("zoo_refused", f"{spec.name}: {spec.refusal}")
-    with torch.no_grad():
-        model, inputs, before = on_meta_if_possible(lambda: _built(spec))
-    swap = swap_head(model, num_classes, inputs, head=spec.head)
-    return Case(zoo, spec, num_classes, swap.model, inputs, swap, before)
+    @cached_property
+    def native(self) -> nn.Module:
+        """The model as the zoo builds it for the new class count, on meta where that is possible.
 
+        Raises:
+            CheckSkipped: `no_native`, when the zoo cannot.
+        """
+        if self.spec.native is None:
+            raise CheckSkipped("no_native", f"the zoo {self.zoo} does not say how {self.spec.name} is built natively")
+        try:
+            return on_meta_if_possible(partial(self.spec.native, self.num_classes))
+        except Exception as error:
+            raise CheckSkipped(
+                "no_native",
+                f"the zoo {self.zoo} cannot build {self.spec.name} with {self.num_classes} classes: "
+                f"{type(error).__name__}: {error}",
+            ) from error
 
-def on_meta_if_possible(build: Callable[[], T]) -> T:
-    """Build on meta, and again with memory if that raises: some models compute with values in their initialisers."""
-    with suppress(Exception), torch.device("meta"):  # what remains of it is raised by the second attempt
-        return build()
-    return build()
+    @property
+    def trainable_mode(self) -> bool:
+        """Train mode, unless the model as built does not run in it."""
+        return self.before[True].error is None
 
+    def forward(self, inputs: Inputs | None = None) -> Any:
+        """What a real forward pass in eval mode returns, on the inputs of the case where no others are given."""
+        given = self.inputs if inputs is None else inputs
+        try:
+            with preserved(self.model, Aliases()), self.seeded("forward"), torch.no_grad():
+                self.model.eval()
+                return self.model(*given.args, **(given.kwargs or {}))
+        finally:
+            if self.values is not None:
+                self.values.put_back()  # what forward has written to
 
-def _built(spec: ModelSpec) -> tuple[nn.Module, Any, dict[bool, ModeRun]]:
-    """A model, inputs for it, and its runs.
+    @contextmanager
+    def seeded(self, *names: str) -> Iterator[None]:
+        """A block with random numbers of its own, the same in every process; those of the user go on after it."""
+        with seeded(self.zoo, self.spec.name, *names):
+            yield
 
-    Raises when it does not run and memory may be what is missing: in eval mode, or in train mode where that
-    costs little (some models draw masks with NumPy while they train).
-    """
-    model = spec.build()
-    inputs = inputs_for(model, spec.example_inputs(model) if spec.example_inputs is not None else None)
-    before = run_modes(model, inputs, outputs_only=True)
-    error = before[False].error
-    if before[True].error is not None and 0 < _meta_bytes(model) <= _CHEAP:
-        error = error or before[True].error
-    if error is not None:
-        raise error
-    return model, inputs, before
-
-
-def _meta_bytes(model: nn.Module) -> int:
-    return sum(parameter.nbytes for parameter in model.parameters() if parameter.is_meta)
-
-
-def run_modes(model: nn.Module, inputs: Any, outputs_only: bool = False) -> dict[bool, ModeRun]:
-    """Run the model abstractly in eval and in train mode; `outputs_only` lets go of the stand-ins of a run."""
-    runs = {training: _run_mode(model, inputs, training) for training in (False, True)}
-    if outputs_only:
-        runs = {training: mode.without_stand_ins() for training, mode in runs.items()}
-    return runs
-
-
-def _run_mode(model: nn.Module, inputs: Any, training: bool) -> ModeRun:
-    try:
-        return ModeRun(abstract_run(model, inputs, training=training))
-    except HeadSwapError as error:
-        return ModeRun(error=error)
-
-
-@contextmanager
-def only_trainable(model: nn.Module, trainable: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Freeze all parameters but these for the length of the block."""
-    chosen = {id(parameter) for parameter in trainable}
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(id(parameter) in chosen)
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
-def mode_name(training: bool) -> str:
-    """The mode in words."""
-    return "train mode" if training else "eval mode"
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """A block in which the model is as it was built."""
+        self.swap.restore()
+        try:
+            yield
+        finally:
+            self.swap.reapply()

@@ -2,9 +2,12 @@
 
 **Promise.** When every parameter but those of the new head has `requires_grad=False`, a loss over the class
 outputs gives each tensor of the new head a gradient, and reaches no other tensor. Main heads are held to it
-in each mode in which the model runs; auxiliary and distillation heads in at least one.
+in each mode in which the model runs; auxiliary and distillation heads in at least one. With values: after
+`freeze_backbone` and a backward pass in train mode those gradients are finite and not all zero, and no
+other parameter holds one, not even from before it was frozen.
 
 **Evidence.** The autograd graph of abstract runs: which tensors it reaches, not how large the gradients are.
+With values, the gradients themselves.
 
 **A failure means** that fine-tuning would leave a head at its random start (its path to the loss is cut by a
 `detach` or `no_grad`), or would train a part of the backbone that was meant to stay frozen.
@@ -17,8 +20,10 @@ from typing import cast
 
 import torch
 
-from pytest_headswap.checks.case import Case, mode_name
+from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.finding import CheckFailed
+from pytest_headswap.checks.names import listed
+from pytest_headswap.checks.runs import mode_name
 from pytest_headswap.engine._torch import gradient_leaves
 
 
@@ -42,6 +47,8 @@ def gradient_flow(case: Case) -> str:
     never = sorted(new.keys() - reached)
     if never:
         raise CheckFailed(f"no gradient of the class outputs reaches {', '.join(never)} in any mode")
+    if case.numeric:
+        notes += _gradients(case, main)
     return "; ".join(notes)
 
 
@@ -63,12 +70,33 @@ def _reached_by_loss(case: Case, new: Iterable[str], training: bool) -> set[str]
     if strangers:
         names = {id(tensor): name for name, tensor in mode.run.parameters.items()}
         unnamed = "a tensor of shape {} that is no parameter"
-        listed = sorted(names.get(id(leaf), unnamed.format(tuple(leaf.shape))) for leaf in strangers)
-        more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
-        raise CheckFailed(f"in {mode_name(training)} the frozen model still trains {', '.join(listed[:5])}{more}")
+        found = sorted(names.get(id(leaf), unnamed.format(tuple(leaf.shape))) for leaf in strangers)
+        raise CheckFailed(f"in {mode_name(training)} the frozen model still trains {listed(found)}")
     reachable = {name: tensor for name, tensor in trainable.items() if tensor.requires_grad}
     gradients = cast(
         "tuple[torch.Tensor | None, ...]",  # torch declares no None, also where unused tensors are allowed
         torch.autograd.grad(loss, list(reachable.values()), allow_unused=True, retain_graph=True),
     )
     return {name for name, gradient in zip(reachable, gradients, strict=True) if gradient is not None}
+
+
+def _gradients(case: Case, main: set[str]) -> list[str]:
+    """The gradients of a real backward pass; raises for what is missing, not finite, zero or not the head's."""
+    training = case.training
+    if training.refused is not None:
+        return ["real gradients were not looked at, the backbone cannot be frozen"]
+    if training.strangers:
+        raise CheckFailed(f"outside of the new head there are gradients in {listed(training.strangers)}")
+    missing = sorted(name for name in main if training.gradients.get(name) is None)
+    if missing:
+        raise CheckFailed(f"a real backward pass gives no gradient to {listed(missing)}")
+    real = {name: gradient for name, gradient in training.gradients.items() if gradient is not None}
+    infinite = sorted(name for name, gradient in real.items() if not bool(gradient.isfinite().all()))
+    if infinite:
+        raise CheckFailed(f"gradients are not finite in {listed(infinite)}")
+    for head in case.swap.heads:
+        # of a head and not of each tensor: the gradient of a bias in front of a batch norm is zero
+        mine = {name: real[name] for name in head.tensors if name in real}
+        if mine and not any(bool(gradient.any()) for gradient in mine.values()):
+            raise CheckFailed(f"all gradients are zero in {listed(sorted(mine))}")
+    return []

@@ -12,19 +12,16 @@ other way round): a layer was renamed, wrapped, left at the old width, or added 
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import nn
 
-from pytest_headswap.checks.case import Case, on_meta_if_possible
-from pytest_headswap.checks.finding import CheckFailed, CheckSkipped
-
-_SHOWN = 5
+from pytest_headswap.checks.case import Case
+from pytest_headswap.checks.finding import CheckFailed
+from pytest_headswap.checks.names import listed
 
 
 def native_parity(case: Case) -> str:
     """Compare with the native model; skipped where the zoo cannot build one."""
-    native = _state_shapes(_build_native(case))
+    native = _state_shapes(case.native)
     swapped = _state_shapes(case.model)
     missing = [f"{key} {native[key]}" for key in native if key not in swapped]
     unexpected = [f"{key} {swapped[key]}" for key in swapped if key not in native]
@@ -34,7 +31,7 @@ def native_parity(case: Case) -> str:
         if key in swapped and swapped[key] != shape
     ]
     problems = [
-        f"{title}: {_bounded(entries)}"
+        f"{title}: {listed(entries)}"
         for title, entries in (("missing", missing), ("unexpected", unexpected), ("wrong shape", different))
         if entries
     ]
@@ -46,24 +43,6 @@ def native_parity(case: Case) -> str:
     return ""
 
 
-def _build_native(case: Case) -> nn.Module:
-    if case.spec.native is None:
-        raise CheckSkipped("no_native", f"the zoo {case.zoo} does not say how {case.spec.name} is built natively")
-    try:
-        return on_meta_if_possible(partial(case.spec.native, case.num_classes))
-    except Exception as error:
-        raise CheckSkipped(
-            "no_native",
-            f"the zoo {case.zoo} cannot build {case.spec.name} with {case.num_classes} classes: "
-            f"{type(error).__name__}: {error}",
-        ) from error
-
-
 def _state_shapes(model: nn.Module) -> dict[str, tuple[int, ...] | None]:
     # what a module adds through get_extra_state has no shape
     return {key: tuple(value.shape) if hasattr(value, "shape") else None for key, value in model.state_dict().items()}
-
-
-def _bounded(entries: list[str]) -> str:
-    more = f" and {len(entries) - _SHOWN} more" if len(entries) > _SHOWN else ""
-    return ", ".join(entries[:_SHOWN]) + more

@@ -2,18 +2,33 @@
 
 **Promise.** In eval and in train mode the swapped model returns the same tensors as before, with the same
 shapes, except that the class dimension of each output of a head went from the old to the new class count.
+It holds for other class counts and batch sizes too: some are drawn (with hypothesis, from a seed that
+depends on the model and the check alone), and the smallest that fails is told.
 
-**Evidence.** Shapes only: abstract runs of the model as the zoo built it and of the swapped model. The
-outputs before the swap come from a run of their own, not from what the engine believes about the model.
+**Evidence.** Abstract runs of the model as the zoo built it and of the swapped model. The outputs before the
+swap come from a run of their own, not from what the engine believes about the model. With values, a real
+forward pass in eval mode has to return the same shapes, and finite numbers.
 
 **A failure means** that fine-tuning would train on the wrong number of classes, or that the loss would
-raise on the first batch: some output still has the old width, or one that is no class output changed.
+raise or be NaN on the first batch: some output still has the old width, or one that is no class output changed.
 """
 
 from __future__ import annotations
 
-from pytest_headswap.checks.case import Case, ModeRun, mode_name
+from functools import cache
+from typing import Any
+
+import torch
+
+from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.finding import CheckFailed
+from pytest_headswap.checks.runs import ModeRun, mode_name, run_mode
+from pytest_headswap.checks.samples import batch_of, seed_of, with_batch
+from pytest_headswap.engine.outputs import flatten_outputs
+from pytest_headswap.engine.swap import swap_again
+
+EXAMPLES = 2
+_MOST_CLASSES, _MOST_SAMPLES = 1000, 4
 
 ClassDims = dict[str, tuple[int, int]]
 """For the label of each class output: its class dimension and the class count before the swap."""
@@ -31,10 +46,13 @@ def output_shape(case: Case) -> str:
             continue
         if after.error is not None:
             raise CheckFailed(f"{mode_name(training)} ran before the swap and raises after it: {after.error}")
-        compared |= _compare(before, after, dims, case.num_classes, mode_name(training))
+        compared |= _compare(before, after, dims, case.num_classes, f"in {mode_name(training)}")
     unseen = [label for label in dims if label not in compared]
     if unseen:
         raise CheckFailed(f"the head reaches {', '.join(unseen)}, but the model returns no such output in any mode")
+    if case.numeric:
+        _compare_real(case)
+    _compare_drawn(case, dims)
     return "; ".join(notes)
 
 
@@ -48,27 +66,84 @@ def _class_dims(case: Case) -> ClassDims:
     return dims
 
 
-def _compare(before: ModeRun, after: ModeRun, dims: ClassDims, new: int, mode: str) -> set[str]:
+def _compare(before: ModeRun, after: ModeRun, dims: ClassDims, new: int, where: str) -> set[str]:
     """Raise on the first difference that the swap does not explain; returns the class outputs that were seen."""
     if list(before.shapes) != list(after.shapes):
-        raise CheckFailed(f"in {mode} the model returned {_names(before)} before the swap and {_names(after)} after it")
+        raise CheckFailed(f"{where} the model returned {_names(before)} before the swap and {_names(after)} after it")
     seen = [label for label in before.shapes if label in dims]
     if not seen:
-        raise CheckFailed(f"in {mode} no output follows the class count: the model returns {_names(before)}")
+        raise CheckFailed(f"{where} no output follows the class count: the model returns {_names(before)}")
     for label, was in before.shapes.items():
         now = after.shapes[label]
         if label not in dims:
             if now != was:
-                raise CheckFailed(f"in {mode} {label} is no class output, and its shape went from {was} to {now}")
+                raise CheckFailed(f"{where} {label} is no class output, and its shape went from {was} to {now}")
             continue
         dim, old = dims[label]
         if dim >= len(was) or was[dim] != old:
-            raise CheckFailed(f"in {mode} {label} had shape {was} before the swap, without {old} at dimension {dim}")
+            raise CheckFailed(f"{where} {label} had shape {was} before the swap, without {old} at dimension {dim}")
         expected = (*was[:dim], new, *was[dim + 1 :])
         if now != expected:
-            raise CheckFailed(f"in {mode} {label} has shape {now} after the swap, expected {expected} (it was {was})")
+            raise CheckFailed(f"{where} {label} has shape {now} after the swap, expected {expected} (it was {was})")
     return set(seen)
 
 
 def _names(run: ModeRun) -> str:
     return ", ".join(f"{label} {shape}" for label, shape in run.shapes.items()) or "no tensor"
+
+
+def _compare_real(case: Case) -> None:
+    """A real forward pass in eval mode: the shapes that the abstract run promised, and finite numbers."""
+    try:
+        outputs = dict(flatten_outputs(case.eval_outputs))
+    except Exception as error:
+        raise CheckFailed(f"with real numbers forward raises {type(error).__name__}: {error}") from error
+    for label, shape in case.after[False].shapes.items():
+        real = tuple(outputs[label].shape) if label in outputs else "nothing"
+        if real != shape:
+            raise CheckFailed(f"{label} should have shape {shape}, and with real numbers forward returns {real}")
+    for label, tensor in outputs.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            count = int((~tensor.isfinite()).sum())
+            raise CheckFailed(f"{count} of {tensor.numel()} numbers in {label} are not finite in eval mode")
+
+
+def _compare_drawn(case: Case, dims: ClassDims) -> None:
+    """Other class counts and batch sizes: on each, the model as built and the model swapped for that count."""
+    import hypothesis
+    from hypothesis import strategies
+
+    @cache
+    def as_built(batch: int, training: bool) -> ModeRun:
+        return run_mode(case.model, with_batch(case.inputs, batch), training).without_stand_ins()
+
+    def follows(num_classes: int, batch: int, training: bool) -> None:
+        before = as_built(batch, training)
+        if before.error is not None:
+            return  # such as batch norm on a single sample
+        swap = swap_again(case.swap, num_classes, verified=False)
+        try:
+            after = run_mode(case.model, with_batch(case.inputs, batch), training)
+        finally:
+            swap.restore()
+        where = f"with {num_classes} classes and a batch of {batch} in {mode_name(training)}"
+        if after.error is not None:
+            raise CheckFailed(f"{where} the swapped model raises: {after.error}")
+        _compare(before, after, dims, num_classes, where)
+
+    draw: Any = hypothesis.given(
+        num_classes=strategies.integers(1, _MOST_CLASSES),
+        batch=strategies.integers(1, _MOST_SAMPLES).filter(lambda size: size != batch_of(case.inputs)),
+        training=strategies.booleans(),
+    )(follows)
+    settings = hypothesis.settings(
+        max_examples=EXAMPLES,
+        database=None,
+        deadline=None,
+        derandomize=False,
+        report_multiple_bugs=False,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+    )
+    with case.restored(), torch.no_grad():
+        hypothesis.seed(seed_of(case.zoo, case.spec.name, "output_shape"))(settings(draw))()

@@ -17,6 +17,7 @@ __all__ = [
     "initialised_cuda_devices",
     "is_pointwise",
     "mutated_tensors",
+    "needs_values",
     "op_name",
     "plain_kernels",
     "quiet_fake_tensors",
@@ -46,11 +47,22 @@ def initialised_cuda_devices() -> list[int]:
     return list(range(torch.cuda.device_count())) if is_initialised() else []
 
 
-def fake_tensor_mode() -> Any:
-    """A context in which tensors have shape, dtype and device but no memory; `from_tensor` brings a tensor into it."""
+def fake_tensor_mode(*, real_kernels: bool = True) -> Any:
+    """A context in which tensors have shape, dtype and device but no memory; `from_tensor` brings a tensor into it.
+
+    `real_kernels`: operations that have no abstract form are run on zeros, which needs the device.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    return FakeTensorMode(allow_non_fake_inputs=True)
+    return FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=real_kernels)
+
+
+def needs_values(error: BaseException) -> bool:
+    """Whether fake tensors raised this because they were asked for what they cannot know: values, or support."""
+    from torch._subclasses import fake_tensor
+
+    kinds = ("DataDependentOutputException", "DynamicOutputShapeException", "UnsupportedOperatorException")
+    return isinstance(error, tuple(getattr(fake_tensor, kind) for kind in kinds if hasattr(fake_tensor, kind)))
 
 
 @contextmanager

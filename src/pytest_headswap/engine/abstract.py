@@ -142,7 +142,7 @@ class StandIns:
                     "unsupported_model",
                     "the model has uninitialised lazy parameters: run it once on a real batch before the swap",
                 )
-            bare = self._bare(tensor.detach())
+            bare = self._bare(tensor)
             if isinstance(tensor, nn.Parameter):
                 made = nn.Parameter(bare, requires_grad=tensor.requires_grad)
             else:
@@ -153,14 +153,14 @@ class StandIns:
 
     def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._way == META:
-            return torch.empty_like(tensor, device="meta")
+            return torch.empty_like(tensor, device="meta", requires_grad=False)
         if self._way == FAKE and tensor.is_meta:  # fake tensors on the CPU, since meta is what did not do
             with self._fake:
                 return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
         if self._way == FAKE:
-            made: torch.Tensor = self._fake.from_tensor(tensor)
+            made: torch.Tensor = self._fake.from_tensor(tensor.detach())
             return made
-        return tensor.clone()
+        return tensor.detach().clone()
 
     def copy(self, value: Any) -> Any:
         """A copy of an attribute: tensors become stand-ins, builtin containers are copied, the rest is kept."""
@@ -203,7 +203,7 @@ def preserved(model: nn.Module, stand_ins: StandIns) -> Iterator[StandIns]:
     """
     modules = list(model.modules())
     originals = [dict(module.__dict__) for module in modules]
-    with _preserved_globals():
+    with preserved_globals():
         try:
             for module, state in zip(modules, originals, strict=True):
                 for key, value in state.items():
@@ -219,7 +219,8 @@ def preserved(model: nn.Module, stand_ins: StandIns) -> Iterator[StandIns]:
 
 
 @contextmanager
-def _preserved_globals() -> Iterator[None]:
+def preserved_globals() -> Iterator[None]:
+    """Give RNG states of Python, NumPy and torch, the default dtype and grad mode back after the block."""
     python_state = random.getstate()
     numpy = sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy is not None else None

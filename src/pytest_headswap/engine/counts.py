@@ -5,7 +5,7 @@ These attributes are bookkeeping: losses and reports read them. None is ever use
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -22,13 +22,23 @@ def update_widths(layer: nn.Module, old: set[int], new: int, changes: Transactio
     _update(layer.__dict__, (*COUNTS, *WIDTHS), old, new, changes)
 
 
-def update_counts(model: nn.Module, old: set[int], new: int, names: Sequence[str] | None, changes: Transaction) -> None:
+def update_counts(
+    model: nn.Module,
+    old: set[int],
+    new: int,
+    names: Sequence[str] | None,
+    changes: Transaction,
+    around: Collection[str] | None = None,
+) -> None:
     """The class counts and label names of the model, its parts and their configurations.
 
-    `names` are the names of the new classes; None makes `LABEL_0`, `LABEL_1`, ...
+    `names` are the names of the new classes; None makes `LABEL_0`, `LABEL_1`, ... Given the paths of heads as
+    `around`, only the parts that hold one: a part without classes is not meant where a model without gains some.
     """
     seen: set[int] = set()
-    for module in model.modules():
+    for path, module in model.named_modules():
+        if around is not None and not any(not path or head.startswith(f"{path}.") for head in around):
+            continue
         for owner in (module, getattr(module, "config", None)):
             state = getattr(owner, "__dict__", None)
             if state is None or id(owner) in seen:

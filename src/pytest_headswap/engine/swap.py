@@ -11,14 +11,16 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import nn
 
+from pytest_headswap.engine.choose import check_arguments, choose
 from pytest_headswap.engine.classes import ClassMap, old_classes
 from pytest_headswap.engine.counts import update_counts
 from pytest_headswap.engine.describe import Found
 from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
-from pytest_headswap.engine.find import search
+from pytest_headswap.engine.find import Search, search
 from pytest_headswap.engine.guess import inputs_for
 from pytest_headswap.engine.heads import Head, Heads
 from pytest_headswap.engine.init import Init, check_init, seeded
+from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.replace import NewHead, drop_activation, head_module, place_new_head, strip
 from pytest_headswap.engine.resize import registered, resize
 from pytest_headswap.engine.transaction import Transaction
@@ -27,6 +29,17 @@ from pytest_headswap.engine.wrappers import check_swappable, unwrap
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where the heads of a model are: all that a swap needs to know beside what to put there."""
+
+    model: nn.Module
+    prefix: str
+    inputs: Inputs
+    search: Search
+    chosen: tuple[Found, ...]
 
 
 @dataclass
@@ -48,6 +61,7 @@ class Swap:
     notes: tuple[str, ...]
     _names: tuple[str, ...]
     _changes: Transaction
+    _plan: _Plan
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the new heads, for the optimizer."""
@@ -86,6 +100,10 @@ class Swap:
     def restore(self) -> None:
         """Put the old heads back: the very tensors, layers and attributes that were there before."""
         self._changes.roll_back()
+
+    def reapply(self) -> None:
+        """Put the new heads in again after `restore`: the very same, with what they had learnt."""
+        self._changes.replay()
 
 
 def _outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
@@ -160,36 +178,66 @@ def swap_head(
         HeadSwapError: nothing was swapped; `reason` says why.
     """
     inner, prefix = unwrap(model)
-    _check_arguments(num_classes, new_head, activation, class_names)
+    check_arguments(num_classes, new_head, activation, class_names)
     check_init(init)
     check_swappable(model)
     inputs = inputs_for(inner, example_inputs)
     result = search(inner, inputs)
-    chosen = _choose(result.found, result.declared, head, prefix)
+    chosen = choose(result.found, result.declared, head, prefix)
     if isinstance(new_head, nn.Module) and len(chosen) > 1:
         raise HeadSwapError(
             "bad_argument", f"one new_head for {len(chosen)} heads: pass a function of (in_features, num_classes)"
         )
     classes = old_classes(inner, class_map, num_classes, chosen[0].head.num_classes)
+    plan = _Plan(inner, prefix, inputs, result, tuple(chosen))
+    with seeded(generator):
+        swap = _carry_out(model, plan, num_classes, new_head, init, classes, class_names, activation)
+    for note in swap.notes[len(result.notes) :]:
+        warnings.warn(note, HeadSwapWarning, stacklevel=3)
+    return swap
+
+
+@_outside_inference_mode
+def swap_again(swap: Swap, num_classes: int, *, verified: bool = True) -> Swap:
+    """Swap the heads of a swap that was restored for another class count, without looking for them again.
+
+    Without `verified` the model is not run: for those who look at the outputs themselves.
+    """
+    return _carry_out(swap.model, swap._plan, num_classes, None, "default", {}, None, "keep", verified=verified)
+
+
+def _carry_out(
+    model: nn.Module,
+    plan: _Plan,
+    num_classes: int,
+    new_head: NewHead | None,
+    init: Init,
+    classes: dict[int, int],
+    class_names: Sequence[str] | None,
+    activation: str,
+    *,
+    verified: bool = True,
+) -> Swap:
+    inner, prefix, chosen, result = plan.model, plan.prefix, plan.chosen, plan.search
     changes = Transaction()
     names: list[str] = []
+    notes = result.notes
     try:
-        with seeded(generator):
-            for item in chosen:
-                names += _swap_one(inner, item, num_classes, new_head, init, classes, changes)
-                if activation == "drop":
-                    drop_activation(inner, item, changes)
+        for item in chosen:
+            names += _swap_one(inner, item, num_classes, new_head, init, classes, changes)
+            if activation == "drop":
+                drop_activation(inner, item, changes)
         old_counts = {item.head.num_classes for item in chosen}
-        update_counts(inner, old_counts, num_classes, class_names, changes)
-        notes = (*result.notes, *verify(inner, inputs, result, chosen, num_classes, names))
+        gained = [item.place.path for item in chosen if item.place is not None]
+        update_counts(inner, old_counts, num_classes, class_names, changes, gained or None)
+        if verified:
+            notes = (*notes, *verify(inner, plan.inputs, result, chosen, num_classes, names))
     except BaseException:
         changes.roll_back()
         raise
-    for note in notes[len(result.notes) :]:
-        warnings.warn(note, HeadSwapWarning, stacklevel=3)
     heads = tuple(_within(_after(inner, item, num_classes, activation), prefix) for item in chosen if num_classes)
     old = tuple(_within(item.head, prefix) for item in chosen)
-    return Swap(model, num_classes, heads, old, notes, tuple(prefix + name for name in names), changes)
+    return Swap(model, num_classes, heads, old, notes, tuple(prefix + name for name in names), changes, plan)
 
 
 def _swap_one(
@@ -216,51 +264,6 @@ def _swap_one(
     behind = [tensor for tensor in item.tensors if tensor.module != path]
     tensors = [f"{path}.{name}" for name in model.get_submodule(path).state_dict()]
     return [*tensors, *resize(model, item, behind, num_classes, init, classes, changes)]
-
-
-def _check_arguments(num_classes: Any, new_head: Any, activation: Any, names: Sequence[str] | None) -> None:
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
-        raise HeadSwapError(
-            "bad_num_classes",
-            f"num_classes must be a whole number of at least 1, or 0 to take the head out, not {num_classes!r}",
-        )
-    if num_classes == 0 and new_head is not None:
-        raise HeadSwapError("bad_argument", "num_classes=0 takes the head out, so there is no place for new_head")
-    if new_head is not None and not callable(new_head):
-        raise HeadSwapError(
-            "bad_argument",
-            f"new_head must be a module or a function of (in_features, num_classes), not {type(new_head).__name__}",
-        )
-    if activation not in ("keep", "drop"):
-        raise HeadSwapError("bad_argument", f"activation must be 'keep' or 'drop', not {activation!r}")
-    if names is not None and (isinstance(names, str) or len(names) != num_classes):
-        raise HeadSwapError("bad_argument", f"class_names must be {num_classes} names, one for each new class")
-
-
-def _choose(
-    found: Sequence[Found], declared: int | None, wanted: str | Sequence[str] | None, prefix: str
-) -> Sequence[Found]:
-    listing = ", ".join(f"{prefix + item.head.path!r} ({item.head.num_classes} classes)" for item in found)
-    if wanted is not None:
-        known = {prefix + name: item for item in found for name in (item.head.path, *item.head.aliases)}
-        paths = [wanted] if isinstance(wanted, str) else list(wanted)
-        for path in paths:
-            if path not in known:
-                raise HeadSwapError("unknown_head", f"no head at {path!r}; this model has {listing}")
-        return list({id(known[path]): known[path] for path in paths}.values())
-    chosen = list(found)
-    if len({item.head.num_classes for item in found}) > 1:
-        chosen = [item for item in found if item.head.num_classes == declared]
-    if not chosen:
-        raise HeadSwapError(
-            "ambiguous", f"several heads with different class counts: {listing}. Pass head=PATH for one"
-        )
-    outputs = {output for item in chosen for output in item.outputs}
-    if len({(output.training, output.label) for output in outputs}) < len(outputs):
-        raise HeadSwapError(
-            "ambiguous", f"several dimensions of one output follow a head: {listing}. Pass head=PATH for one"
-        )
-    return chosen
 
 
 def _within(head: Head, prefix: str) -> Head:

@@ -1,0 +1,142 @@
+"""Random values for parameters that were built without memory: one stretch of memory that every model is laid over.
+
+A model of a billion parameters then costs what its largest layers cost, and nothing is drawn anew for the next one.
+Each model is laid out in the same way whatever came before it. Layers of one model share values only where it has
+more parameters than the arena.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import nn
+
+_CHUNK = 2**18  # elements, 1 MB of float32
+_CHUNKS = 2**7
+_DEVIATIONS = range(2, 8)  # 1/4 to 1/128, for 16 to 16,384 inputs a neuron
+_STEP = 4099  # where the arena is laid over itself: by how much, so that two layers of one shape differ
+
+
+class Arena:
+    """Values of one standard deviation and dtype, drawn chunk by chunk as they are needed."""
+
+    def __init__(self, exponent: int, dtype: torch.dtype) -> None:
+        self._exponent = exponent
+        self._values = torch.empty(_CHUNKS * _CHUNK, dtype=dtype)
+        self._digests: list[int] = []
+        self._next = self._used = self._laps = 0
+
+    def clear(self) -> None:
+        """Begin with the layout of another model."""
+        self._next = self._used = self._laps = 0
+
+    def take(self, parameter: torch.Tensor) -> torch.Tensor:
+        """Values with the shape of `parameter`, as a view of the arena."""
+        needed = parameter.numel()
+        if self._next + needed > len(self._values):
+            self._laps += 1
+            self._next = self._laps * _STEP
+        if self._next + needed > len(self._values):  # larger than all before; models that are gone free the old one
+            size = math.ceil((self._next + needed) / _CHUNK) * _CHUNK
+            self._values = torch.empty(size, dtype=self._values.dtype)
+            self._digests = []
+        start, self._next = self._next, self._next + needed
+        self._used = max(self._used, self._next)
+        while len(self._digests) * _CHUNK < self._used:
+            index = len(self._digests)
+            self._draw(index)
+            self._digests.append(self._digest(index))
+        return self._values[start : self._next].view(parameter.shape)
+
+    def changed(self) -> list[int]:
+        """The chunks in use that no longer hold what was drawn; nearly as fast as memory is read."""
+        used = math.ceil(self._used / _CHUNK)
+        return [index for index in range(used) if self._digest(index) != self._digests[index]]
+
+    def mend(self, chunks: Iterable[int]) -> None:
+        """Draw chunks again."""
+        for index in chunks:
+            self._draw(index)
+
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor lies in this arena."""
+        return tensor.untyped_storage().data_ptr() == self._values.untyped_storage().data_ptr()
+
+    def touches(self, tensor: torch.Tensor, chunks: set[int]) -> bool:
+        """Whether a tensor in this arena has values in one of the chunks."""
+        first, last = tensor.storage_offset(), tensor.storage_offset() + tensor.numel() - 1
+        return not chunks.isdisjoint(range(first // _CHUNK, last // _CHUNK + 1))
+
+    def drawn_anew(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What was drawn for a tensor in this arena, whatever it holds now."""
+        first, size = tensor.storage_offset(), tensor.numel()
+        chunks = range(first // _CHUNK, (first + size - 1) // _CHUNK + 1)
+        values = torch.cat([self._drawn(index) for index in chunks])
+        start = first - chunks[0] * _CHUNK
+        return values[start : start + size].view(tensor.shape)
+
+    def _draw(self, index: int) -> None:
+        self._chunk(index).copy_(self._drawn(index))
+
+    def _drawn(self, index: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(index)
+        values = torch.randn(_CHUNK, generator=generator, device="cpu", dtype=torch.float32)
+        return (values * 2.0**-self._exponent).to(self._values.dtype)
+
+    def _chunk(self, index: int) -> torch.Tensor:
+        return self._values[index * _CHUNK : (index + 1) * _CHUNK]
+
+    def _digest(self, index: int) -> int:
+        words = self._chunk(index).view(torch.int64)
+        return int((words * _weights()[: len(words)]).sum())  # wraps around, which is what a hash does
+
+
+@cache
+def _weights() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    bounds = (-(2**62), 2**62)
+    return torch.randint(*bounds, (_CHUNK,), generator=generator, device="cpu", dtype=torch.int64) | 1
+
+
+@dataclass(frozen=True)
+class Arenas:
+    """The arenas of this process, by deviation and dtype."""
+
+    made: dict[tuple[int, torch.dtype], Arena]
+
+    def fill(self, model: nn.Module) -> None:
+        """Give every parameter of `model` that is on the meta device values, under all of its names."""
+        for arena in self.made.values():
+            arena.clear()
+        filled: dict[int, nn.Parameter] = {}
+        for module in model.modules():
+            for key, parameter in module._parameters.items():
+                if parameter is not None and parameter.is_meta:
+                    if id(parameter) not in filled:
+                        made = nn.Parameter(self._of(parameter).take(parameter), parameter.requires_grad)
+                        made.__dict__.update(parameter.__dict__)  # marks that libraries put on parameters
+                        filled[id(parameter)] = made
+                    module._parameters[key] = filled[id(parameter)]
+
+    def holding(self, tensor: torch.Tensor) -> Arena | None:
+        """The arena that a tensor lies in."""
+        return next((arena for arena in self.made.values() if arena.holds(tensor)), None)
+
+    def __iter__(self) -> Iterator[Arena]:
+        return iter(self.made.values())
+
+    def _of(self, parameter: torch.Tensor) -> Arena:
+        inputs_of_a_neuron = parameter.numel() / parameter.shape[0]
+        # signals neither die nor explode when a neuron's weights have a variance of one over their number
+        exponent = min(max(round(math.log2(inputs_of_a_neuron) / 2), _DEVIATIONS[0]), _DEVIATIONS[-1])
+        key = (exponent, parameter.dtype)
+        if key not in self.made:
+            self.made[key] = Arena(*key)
+        return self.made[key]
+
+
+ARENAS = Arenas({})

@@ -1,0 +1,123 @@
+"""Build a case: a model, inputs for it, what it does before the swap, and the swap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from pytest_headswap.checks.arena import ARENAS
+from pytest_headswap.checks.case import Case
+from pytest_headswap.checks.finding import NUMERIC, STRUCTURE
+from pytest_headswap.checks.lean import lean_if_possible, on_meta_if_possible
+from pytest_headswap.checks.record import Record
+from pytest_headswap.checks.runs import ModeRun, run_modes
+from pytest_headswap.checks.samples import drawn, seed_of, seeded, smallest
+from pytest_headswap.checks.snapshot import Snapshot
+from pytest_headswap.engine import NoHeadError, swap_head
+from pytest_headswap.engine.guess import inputs_for
+from pytest_headswap.engine.inputs import Inputs
+
+if TYPE_CHECKING:
+    from pytest_headswap.zoo import ModelSpec
+
+_CHEAP = 2**30  # bytes of parameters that may be made real for the sake of train mode
+_AFFORDABLE = 2**32  # bytes of values that a model may have of its own before `auto` is content with structure
+
+_Built = tuple[nn.Module, Inputs, dict[bool, ModeRun]]
+
+
+def build_case(
+    zoo: str,
+    spec: ModelSpec,
+    num_classes: int,
+    evidence: str = "auto",
+    device: str = "auto",
+    *,
+    own_memory: bool = False,
+) -> Case:
+    """Build the model of `spec`, note what it returns, and swap its head.
+
+    Args:
+        zoo: name of the zoo, for ids and seeds.
+        spec: where the model comes from.
+        num_classes: class count of the new head.
+        evidence: `structure`: the model is built without memory, where that is possible, as the zoo ships it.
+            `numeric`: it gets values, and the smallest input that it takes; large parameters share their memory
+            with those of other cases. `auto`: as `numeric`, but for models that need too much memory of their own.
+        device: where `device_placement` goes: `auto`, `cpu`, `cuda` or `cuda:N`.
+        own_memory: the model as the zoo ships it, with memory of its own for everything, for those who train it.
+
+    Raises:
+        NoHeadError: the model has no head, or the zoo refuses it.
+        HeadSwapError: the head was not swapped, or the model does not run on its own inputs.
+        Exception: whatever the zoo raises while building the model or its inputs.
+    """
+    if spec.refusal:
+        raise NoHeadError("zoo_refused", f"{spec.name}: {spec.refusal}")
+    if spec.small is not None and evidence != STRUCTURE and not own_memory:
+        spec = spec.small()
+    with seeded(zoo, spec.name):
+        return _built(zoo, spec, num_classes, evidence, device, own_memory)
+
+
+def _built(zoo: str, spec: ModelSpec, num_classes: int, evidence: str, device: str, own_memory: bool) -> Case:
+    with torch.no_grad():
+        if own_memory:
+            built = _probed(spec, spec.build())
+        elif evidence == STRUCTURE:
+            built = on_meta_if_possible(lambda: _probed(spec, spec.build()))
+        else:
+            built = _with_values(spec, evidence)
+    model, inputs, before = built
+    numeric = not any(tensor.is_meta for tensor in (*model.parameters(), *inputs.tensors()))
+    if numeric:
+        inputs = drawn(inputs, seed_of(zoo, spec.name))
+    as_built = Record(model)
+    values = Snapshot(model) if numeric and evidence != STRUCTURE else None
+    swap = swap_head(model, num_classes, inputs, head=spec.head)
+    return Case(zoo, spec, num_classes, swap.model, inputs, swap, before, as_built, values, device)
+
+
+def _with_values(spec: ModelSpec, evidence: str) -> _Built:
+    built = _lean_or_real(lambda build: _probed(spec, build(spec.build), small=True))
+    model = built[0]
+    own = sum(parameter.nbytes for parameter in model.parameters() if not parameter.is_meta)
+    if evidence != NUMERIC and own > _AFFORDABLE:
+        return on_meta_if_possible(lambda: _probed(spec, spec.build(), small=True))
+    ARENAS.fill(model)
+    return built
+
+
+def _lean_or_real(probe: Callable[[Callable[[Callable[[], nn.Module]], nn.Module]], _Built]) -> _Built:
+    """Some models can be built without memory and not be run without it."""
+    try:
+        return probe(lean_if_possible)
+    except Exception:  # noqa: BLE001 - whatever the code of the model raises, memory may be what is missing
+        return probe(lambda build: build())
+
+
+def _probed(spec: ModelSpec, model: nn.Module, small: bool = False) -> _Built:
+    """A model, inputs for it, and its runs.
+
+    Raises when it does not run and memory may be what is missing: in eval mode, or in train mode where that
+    costs little (some models draw masks with NumPy while they train).
+    """
+    given: Any = spec.example_inputs(model) if spec.example_inputs is not None else None
+    inputs = inputs_for(model, given)
+    if small:
+        inputs, before = smallest(model, inputs)
+    else:
+        before = run_modes(model, inputs, outputs_only=True)
+    error = before[False].error
+    if before[True].error is not None and 0 < _meta_bytes(model) <= _CHEAP:
+        error = error or before[True].error
+    if error is not None:
+        raise error
+    return model, inputs, before
+
+
+def _meta_bytes(model: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in model.parameters() if parameter.is_meta)

@@ -1,0 +1,176 @@
+"""`device_placement`: the swapped model runs where it is put, all of it.
+
+**Promise.** A head that is swapped into a model on a device, in a dtype, is on that device and in that dtype.
+A swapped model can be moved, before or after the swap and from one device to another, and then its outputs
+and the gradients of its head are there too.
+
+**Evidence.** On each CUDA device that is there, for real: in the dtype of the model, in bfloat16 and in
+float16 where the model as built supports it. Where there is none, `simulated`: fake tensors that know their
+device, and the meta device in bfloat16 for the swap of a model that is not on the CPU.
+
+**A failure means** that the first batch on a GPU raises, because a head was left on the CPU or forward makes
+tensors there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import cast
+
+import torch
+
+from pytest_headswap.checks.case import Case
+from pytest_headswap.checks.finding import SIMULATED, CheckFailed, CheckSkipped
+from pytest_headswap.checks.names import listed
+from pytest_headswap.checks.runs import mode_name
+from pytest_headswap.engine._torch import needs_values
+from pytest_headswap.engine.inputs import Inputs
+from pytest_headswap.engine.outputs import flatten_outputs
+from pytest_headswap.engine.placed import moved, on_meta, simulated_run
+from pytest_headswap.engine.swap import Swap, swap_again
+
+_SIMULATED_DEVICE = torch.device("cuda:0")
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def devices_of(case: Case) -> list[torch.device]:
+    """The CUDA devices on which the case can be run for real; none when it has no values or there is no device."""
+    if not case.numeric or case.device == "cpu" or not torch.cuda.is_available():
+        return []
+    if case.device in ("auto", "cuda"):
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [torch.device(case.device)]
+
+
+def evidence(case: Case) -> str:
+    """The devices, or `simulated`."""
+    return ", ".join(str(device) for device in devices_of(case)) or SIMULATED
+
+
+def device_placement(case: Case) -> str:
+    """Run the model elsewhere; returns the dtypes in which the model as built does not run."""
+    devices = devices_of(case)
+    _head_follows_the_model(case)
+    if not devices:
+        for training in (False, True):
+            if case.after[training].error is None:
+                _simulate(case, training)
+        return ""
+    notes = [on_device(case, device) for device in devices]
+    for one, other in itertools.pairwise(devices):
+        _from_one_to_another(case, one, other)
+    return "; ".join(dict.fromkeys(note for note in notes if note))
+
+
+def _head_follows_the_model(case: Case) -> None:
+    """Swapped into a model that is neither on the CPU nor in float32, the head is where the model is."""
+    with case.restored(), on_meta(case.model, torch.bfloat16):
+        swap = swap_again(case.swap, case.num_classes, verified=False)
+        try:
+            _check_placed(swap, torch.device("meta"), torch.bfloat16, "swapped into a model on")
+        finally:
+            swap.restore()
+
+
+def _check_placed(swap: Swap, device: torch.device, dtype: torch.dtype | None, how: str) -> None:
+    tensors = swap.state_dict()
+    elsewhere = [f"{name} on {tensor.device}" for name, tensor in tensors.items() if tensor.device != device]
+    if elsewhere:
+        raise CheckFailed(f"{how} {device}, the head has {listed(elsewhere)}")
+    other = [
+        f"{name} in {tensor.dtype}"
+        for name, tensor in tensors.items()
+        if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype
+    ]
+    if other:
+        raise CheckFailed(f"{how} {device} in {dtype}, the head has {listed(other)}")
+
+
+def _simulate(case: Case, training: bool) -> None:
+    try:
+        outputs = simulated_run(case.model, case.inputs, _SIMULATED_DEVICE, training=training)
+    except Exception as error:
+        if needs_values(error):
+            raise CheckSkipped("not_simulated", f"no device can be simulated for {case.spec.name}: {error}") from error
+        raise CheckFailed(
+            f"on {_SIMULATED_DEVICE} in {mode_name(training)} forward raises {type(error).__name__}: {error}"
+        ) from error
+    _check_outputs(case, outputs, _SIMULATED_DEVICE, training)
+
+
+def _check_outputs(case: Case, returned: object, device: torch.device, training: bool) -> None:
+    outputs = dict(flatten_outputs(returned))
+    labels = {label for head in case.swap.heads for label in head.outputs}
+    elsewhere = [f"{n} on {t.device}" for n, t in outputs.items() if n in labels and t.device != device]
+    if elsewhere:
+        raise CheckFailed(f"with the model on {device}, {mode_name(training)} returns {listed(elsewhere)}")
+    if labels.isdisjoint(outputs):
+        raise CheckFailed(f"with the model on {device}, {mode_name(training)} returns no output of a head")
+
+
+def on_device(case: Case, device: torch.device) -> str:
+    """Move the model, before and after the swap, in each dtype; returns the dtypes that the model does not support."""
+    with moved(case.model, device):
+        _check_placed(case.swap, device, None, "moved after the swap to")
+        _forward_and_backward(case, case.swap, device, None, "moved after the swap to")
+    unsupported = []
+    for dtype in (None, *_HALF):
+        with case.restored(), moved(case.model, device, dtype):
+            if dtype is not None and not _runs(case, device, dtype):
+                unsupported.append(str(dtype))
+                continue
+            swap = swap_again(case.swap, case.num_classes, verified=False)
+            try:
+                _check_placed(swap, device, dtype, "swapped into a model on")
+                _forward_and_backward(case, swap, device, dtype, "swapped on")
+            finally:
+                swap.restore()
+    return f"as built it does not run in {', '.join(unsupported)}" if unsupported else ""
+
+
+def _inputs_on(case: Case, device: torch.device, dtype: torch.dtype | None) -> Inputs:
+    return case.inputs.map_tensors(
+        lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() and dtype is not None else tensor.dtype)
+    )
+
+
+def _runs(case: Case, device: torch.device, dtype: torch.dtype) -> bool:
+    try:
+        case.forward(inputs=_inputs_on(case, device, dtype))
+    except Exception:  # noqa: BLE001 - whatever it raises, this dtype is not one of the model's
+        return False
+    return True
+
+
+def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: torch.dtype | None, how: str) -> None:
+    training = case.trainable_mode
+    inputs = _inputs_on(case, device, dtype)
+    labels = {label for head in swap.heads for label in head.outputs}
+    case.model.train(training)
+    try:
+        with case.seeded("forward"), torch.enable_grad():
+            outputs = case.model(*inputs.args, **(inputs.kwargs or {}))
+            loss = [tensor.float().square().mean() for label, tensor in flatten_outputs(outputs) if label in labels]
+            wanted = dict(swap.named_parameters())
+            gradients = cast(
+                "tuple[torch.Tensor | None, ...]",  # torch declares no None, also where unused tensors are allowed
+                torch.autograd.grad(torch.stack(loss).sum(), list(wanted.values()), allow_unused=True),
+            )
+    except Exception as error:
+        where = f"{how} {device} in {dtype or 'its own dtype'}"
+        raise CheckFailed(f"{where} it raises {type(error).__name__}: {error}") from error
+    _check_outputs(case, outputs, device, training)
+    for name, gradient in zip(wanted, gradients, strict=True):
+        if gradient is not None and gradient.device != device:
+            raise CheckFailed(f"{how} {device}, the gradient of {name} is on {gradient.device}")
+
+
+def _from_one_to_another(case: Case, one: torch.device, other: torch.device) -> None:
+    with case.restored(), moved(case.model, one):
+        swap = swap_again(case.swap, case.num_classes, verified=False)
+        try:
+            case.model.to(other)
+            _check_placed(swap, other, None, f"swapped on {one} and moved to")
+            _forward_and_backward(case, swap, other, None, f"swapped on {one} and moved to")
+        finally:
+            swap.restore()

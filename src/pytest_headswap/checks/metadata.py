@@ -1,0 +1,111 @@
+"""`metadata`: what the model says about its classes is what it has.
+
+**Promise.** Every number and every collection that depends on the class count is what the zoo itself would set
+it to: `num_classes`, `num_labels`, `out_features`, `id2label` and the like, in the model, its layers and its
+configuration, whatever they are called. Where the zoo builds no model for the new count, no attribute whose
+name says that it counts classes still has the old count. The heads that the swap names are there.
+
+**Evidence.** Attributes of two models: the swapped one, and one that the zoo has built with the new count.
+
+**A failure means** that a loss reshapes logits with the old count, that a report names the wrong classes, or
+that the model is saved with a configuration that builds another model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from pytest_headswap.checks.case import Case
+from pytest_headswap.checks.finding import CheckFailed, CheckSkipped
+from pytest_headswap.checks.names import listed
+
+_COUNTS_CLASSES = re.compile(r"(^|_)(num|n|nb|number_of)_?(class|classes|labels|cls)$")
+_SIZE = "of {} entries"
+
+
+def metadata(case: Case) -> str:
+    """Compare with the native model, or with the old count where there is none; returns which."""
+    _heads_are_there(case)
+    old = {head.num_classes for head in case.swap.old_heads}
+    stated = dict(_stated(case.model))
+    try:
+        native = dict(_stated(case.native))
+    except CheckSkipped as skip:
+        _no_old_count(case, stated)
+        return f"only attributes that are named after classes were looked at: {skip.message}"
+    out_of_step = [
+        f"{name} is {stated[name]}, natively {value}"
+        for name, value in native.items()
+        if name in stated and stated[name] != value and not _is_collection_of_its_own(stated[name], old)
+    ]
+    if out_of_step:
+        raise CheckFailed(f"out of step with {case.num_classes} classes: {listed(out_of_step)}")
+    _no_old_count(case, stated)
+    return ""
+
+
+def _is_collection_of_its_own(stated: str, old: set[int]) -> bool:
+    """Whether it holds something else than one entry a class, such as the arguments that a model was built with."""
+    return stated.endswith("entries") and stated not in {_SIZE.format(count) for count in old}
+
+
+def _heads_are_there(case: Case) -> None:
+    if case.swap.num_classes != case.num_classes:
+        raise CheckFailed(f"the swap says {case.swap.num_classes} classes, {case.num_classes} were asked for")
+    tensors = case.model.state_dict(keep_vars=True)
+    for head in case.swap.heads:
+        if head.num_classes != case.num_classes:
+            raise CheckFailed(f"the head {head.path!r} says {head.num_classes} classes after the swap")
+        lost = [name for name in head.tensors if name not in tensors]
+        if lost:
+            raise CheckFailed(f"the head {head.path!r} names tensors that the model does not have: {listed(lost)}")
+        module = case.model.get_submodule(head.path)
+        other = [alias for alias in head.aliases if case.model.get_submodule(alias) is not module]
+        if other:
+            raise CheckFailed(f"{listed(other)} should be the same layer as the head {head.path!r}, and is another")
+
+
+def _no_old_count(case: Case, stated: dict[str, str]) -> None:
+    """Nothing that is named after a count of classes has kept the old one."""
+    for head in case.swap.old_heads:
+        if head.num_classes in (0, case.num_classes):
+            continue
+        stale = [
+            name
+            for name, value in stated.items()
+            if value == str(head.num_classes) and _COUNTS_CLASSES.search(name.rpartition(".")[2])
+        ]
+        if stale and not _others_have_it(case, head.num_classes):
+            raise CheckFailed(f"still {head.num_classes}, the old class count: {listed(stale)}")
+
+
+def _others_have_it(case: Case, count: int) -> bool:
+    """Whether a head that was not swapped has that class count, so that an attribute may speak of it."""
+    shapes = [shape for mode in case.after.values() for shape in mode.shapes.values()]
+    return any(count in shape[1:] for shape in shapes)
+
+
+def _stated(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Whole numbers, and the sizes of collections, in the modules of a model and in their configurations."""
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for place, owner in ((path, module), (f"{path}.config".lstrip("."), getattr(module, "config", None))):
+            state: dict[str, Any] | None = getattr(owner, "__dict__", None)
+            if state is None or id(owner) in seen:
+                continue
+            seen.add(id(owner))
+            for key, value in state.items():
+                name = f"{place}.{key}".lstrip(".")
+                if key in _REGISTRIES or isinstance(value, (bool, nn.Module)):
+                    continue
+                if isinstance(value, int):
+                    yield name, str(value)
+                elif isinstance(value, (dict, list, tuple, set)):
+                    yield name, _SIZE.format(len(value))
+
+
+_REGISTRIES = frozenset(nn.Module().__dict__)

@@ -1,0 +1,30 @@
+"""Names of tensors, in the model and in messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from pytest_headswap.engine import Swap
+from pytest_headswap.engine.resize import registered
+
+_SHOWN = 5
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def names_of(state: Mapping[str, object], values: Iterable[object]) -> set[str]:
+    """All names under which these very objects stand in `state`; one that is shared has several."""
+    ids = {id(value) for value in values}
+    return {name for name, value in state.items() if id(value) in ids}
+
+
+def head_names(swap: Swap) -> set[str]:
+    """All names of the tensors of the new heads."""
+    model = swap.model
+    state: dict[str, object] = dict(model.named_parameters(remove_duplicate=False))
+    state.update(model.named_buffers(remove_duplicate=False))
+    return names_of(state, (registered(model, name) for name in swap.state_dict()))

@@ -1,0 +1,185 @@
+"""`round_trip`: a swap can be undone, done again, copied and saved.
+
+**Promise.** `restore()` gives back the very modules, tensors and attributes that the model was built with;
+`reapply()` gives back the new head. The swapped model can be swapped again: its new head is found where the
+swap has put it. A frozen, swapped model can be copied with `copy.deepcopy`, saved with `torch.save` and loaded:
+the same keys, shapes and modes, it stays frozen, and with values it computes the same outputs.
+
+**Evidence.** Identities and attributes; abstract runs for the second swap; with values, every bit of the
+tensors, and the outputs but for rounding (kernels round differently where memory is aligned differently). In
+the copies large tensors of the backbone are left out, since it is the model and not torch's way to save a
+tensor that is looked at.
+
+**A failure means** that an experiment cannot be undone, or that a fine-tuned model changes when it is saved.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from pytest_headswap.checks.case import Case
+from pytest_headswap.checks.finding import CheckFailed
+from pytest_headswap.checks.names import listed
+from pytest_headswap.checks.record import Record
+from pytest_headswap.checks.training import woken
+from pytest_headswap.engine import HeadSwapError, freeze_backbone, swap_head
+from pytest_headswap.engine.abstract import StandIns, preserved
+from pytest_headswap.engine.outputs import flatten_outputs
+
+_LIGHT = 2**16  # elements of a tensor that a copy takes with it
+
+
+def round_trip(case: Case) -> str:
+    """Undo and redo, swap again, copy, save and load; returns what could not be looked at."""
+    _undo_and_redo(case)
+    _swap_again(case)
+    return _copy_and_save(case)
+
+
+def _undo_and_redo(case: Case) -> None:
+    swapped = Record(case.model)
+    with case.restored():
+        different = case.as_built.differences()
+        if not different and case.values is not None:
+            different = [f"{name} has other values" for name in case.values.changed()]
+    if different:
+        raise CheckFailed(f"restore() does not give back what was there: {listed(different)}")
+    different = swapped.differences()
+    if different:
+        raise CheckFailed(f"reapply() does not give back the new head: {listed(different)}")
+
+
+def _swap_again(case: Case) -> None:
+    """On top of the first swap: heads whose class count the model does not declare are named, as the user would."""
+    heads = [head.path for head in case.swap.heads]
+    try:
+        second = swap_head(case.model, case.num_classes + 1, case.inputs, head=heads)
+    except HeadSwapError as error:
+        raise CheckFailed(f"the swapped model cannot be swapped again: {error}") from error
+    second.restore()
+    found = [head.path for head in second.heads]
+    if sorted(found) != sorted(heads):
+        raise CheckFailed(
+            f"the second swap found its heads at {listed(found)}, the first had put them at {listed(heads)}"
+        )
+
+
+def _copy_and_save(case: Case) -> str:
+    try:
+        frozen, notes = freeze_backbone(case.swap, case.inputs), []
+    except HeadSwapError:
+        frozen, notes = None, ["the copies were not frozen, since the backbone cannot be"]
+    try:
+        expected = _facts(case.model)
+        try:
+            loaded = _saved_and_loaded(case)
+        except Exception as error:
+            with case.restored():
+                reason = _cannot_be_copied(case)
+            if not reason:
+                raise CheckFailed(
+                    f"the swapped model cannot be copied and saved: {type(error).__name__}: {error}"
+                ) from error
+            return f"copies were not looked at, since the model as built cannot be copied: {reason}"
+        copied = _facts(loaded)
+        different = [name for name in expected | copied if expected.get(name) != copied.get(name)]
+        if different:
+            raise CheckFailed(f"after copying, saving and loading, {listed(different)} is not what it was")
+        awake = woken(loaded, case.swap) if frozen is not None else []
+        if awake:
+            raise CheckFailed(f"in a copy of the frozen model train() puts {listed(awake)} into train mode")
+        if case.numeric:
+            _same_outputs(case, loaded)
+        return "; ".join(notes)
+    finally:
+        if frozen is not None:
+            frozen.unfreeze()
+
+
+def _facts(model: nn.Module) -> dict[str, object]:
+    """What a copy has to have in common with the original, by name."""
+    facts: dict[str, object] = {
+        name: (tuple(value.shape), value.dtype, value.requires_grad) for name, value in model.named_parameters()
+    }
+    facts.update((name, (tuple(value.shape), value.dtype)) for name, value in model.named_buffers())
+    facts.update((f"the mode of {path or 'the model'}", module.training) for path, module in model.named_modules())
+    return facts
+
+
+def _saved_and_loaded(case: Case) -> nn.Module:
+    """A copy of a copy of the model, without the values of large tensors of the backbone."""
+    with _light(case):
+        file = io.BytesIO()
+        torch.save(copy.deepcopy(case.model), file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    assert isinstance(loaded, nn.Module)
+    return loaded
+
+
+def _cannot_be_copied(case: Case) -> str:
+    try:
+        _saved_and_loaded(case)
+    except Exception as error:  # noqa: BLE001 - pickle and the model's own methods may raise anything
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+@contextmanager
+def _light(case: Case) -> Iterator[None]:
+    head = {id(tensor) for tensor in case.swap.parameters()}
+    with preserved(case.model, _Light(head)):
+        yield
+
+
+class _Light(StandIns):
+    """Large tensors without memory, all others with the memory that they have."""
+
+    def __init__(self, kept: set[int]) -> None:
+        super().__init__()
+        self._kept_whole = kept
+
+    def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.numel() <= _LIGHT or id(tensor) in self._kept_whole:
+            return tensor.detach()
+        return super()._bare(tensor)
+
+
+def _same_outputs(case: Case, loaded: nn.Module) -> None:
+    """Give a copy the large tensors back, and compare what it computes in eval mode."""
+    originals = dict(case.model.named_parameters()) | dict(case.model.named_buffers())
+    for path, module in loaded.named_modules(remove_duplicate=False):
+        for registry in (module._parameters, module._buffers):
+            for key, value in registry.items():
+                if value is not None and value.is_meta:
+                    registry[key] = originals[f"{path}.{key}".lstrip(".")]
+    loaded.eval()
+    with case.seeded("forward"), torch.no_grad():
+        try:
+            outputs = loaded(*case.inputs.args, **(case.inputs.kwargs or {}))
+        except Exception as error:
+            raise CheckFailed(f"a copy of the model cannot be run: {type(error).__name__}: {error}") from error
+    copied = dict(flatten_outputs(outputs))
+    different = [
+        label
+        for label, tensor in flatten_outputs(case.eval_outputs)
+        if label not in copied or not _close(tensor, copied[label])
+    ]
+    if different:
+        raise CheckFailed(f"a copy of the model computes other numbers in {listed(different)}")
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if not one.is_floating_point() or not one.numel():
+        return torch.equal(one, other)
+    allowed = math.sqrt(torch.finfo(one.dtype).eps) * float(one.abs().max())
+    return float((one - other).abs().max()) <= allowed

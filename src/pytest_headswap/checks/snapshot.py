@@ -1,0 +1,73 @@
+"""The values of a model at one time: what has changed since, bit by bit, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import nn
+
+from pytest_headswap.checks.arena import ARENAS
+
+
+class Snapshot:
+    """The values of every parameter and buffer of a model, by all its names.
+
+    Values that lie in an arena are not copied: the arena knows what it has drawn.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._tensors = dict(_named(model))
+        self._copies: dict[int, torch.Tensor] = {}
+        for tensor in self._tensors.values():
+            if not tensor.is_meta and ARENAS.holding(tensor) is None and id(tensor) not in self._copies:
+                self._copies[id(tensor)] = tensor.detach().clone()
+
+    @torch.no_grad()
+    def changed(self, without: Collection[str] = ()) -> list[str]:
+        """Names under which the model has other values now, or another tensor with other values, or none."""
+        altered = {id(arena): set(arena.changed()) for arena in ARENAS}
+        now = dict(_named(self._model))
+        return [
+            name
+            for name, tensor in self._tensors.items()
+            if name not in without and (name not in now or self._differs(tensor, now[name], altered))
+        ]
+
+    def _differs(self, was: torch.Tensor, now: torch.Tensor, altered: dict[int, set[int]]) -> bool:
+        if was.is_meta:
+            return not now.is_meta
+        arena = ARENAS.holding(was)
+        if arena is None:
+            return not same_bits(now, self._copies[id(was)])
+        same_place = ARENAS.holding(now) is arena and now.data_ptr() == was.data_ptr()
+        if same_place and not arena.touches(was, altered[id(arena)]):
+            return False
+        return not same_bits(now, arena.drawn_anew(was))
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Give every tensor that was there at the time its values back."""
+        for arena in ARENAS:
+            arena.mend(arena.changed())
+        for tensor in self._tensors.values():
+            copy = self._copies.get(id(tensor))
+            if copy is not None and not same_bits(tensor, copy):
+                tensor.data.copy_(copy)
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors are alike in dtype, shape and every bit; NaN is then equal to itself."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(_bits(one), _bits(other))
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)

@@ -1,0 +1,126 @@
+"""`state_dict`: the backbone stays what it was, loads anywhere, and the head can be saved alone.
+
+**Promise.** The swap leaves every key and tensor of the backbone in `state_dict()` as it was, the very same
+tensors. What is not the head's loads strictly into the unswapped model, with the head's keys as the only ones
+missing. `swap.state_dict()` holds the head alone: saved, loaded and put back it gives the same head, in this
+model and in a freshly swapped one.
+
+**Evidence.** Keys, identities and shapes; with values, every bit.
+
+**A failure means** that a pretrained checkpoint no longer loads after the swap, that the weights of the
+backbone were changed by it, or that a fine-tuned head cannot be kept apart from a backbone of gigabytes.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+
+import torch
+
+from pytest_headswap.checks.case import Case
+from pytest_headswap.checks.finding import CheckFailed
+from pytest_headswap.checks.names import head_names, listed, names_of
+from pytest_headswap.checks.snapshot import same_bits
+from pytest_headswap.engine import HeadSwapError
+from pytest_headswap.engine.swap import swap_again
+
+
+def state_dict(case: Case) -> str:
+    """Compare the state before and after the swap, and carry both parts elsewhere."""
+    head = case.swap.state_dict()
+    if not head:
+        raise CheckFailed("the swap has no tensors of its own: there is no head to save")
+    after = case.model.state_dict(keep_vars=True)
+    new = head_names(case.swap)
+    with case.restored():
+        before = case.model.state_dict(keep_vars=True)
+        old_head = [before[name] for old in case.swap.old_heads for name in old.tensors if name in before]
+        replaced = names_of(before, old_head) | (new & before.keys())
+        _backbone_is_the_same(before, after, replaced, new)
+        _backbone_loads(case, {key: value for key, value in after.items() if key not in new}, replaced)
+    if case.values is not None:
+        changed = case.values.changed(without=new)
+        if changed:
+            raise CheckFailed(f"the swap changed the values of {listed(changed)}")
+    return _head_alone(case, head)
+
+
+def _backbone_is_the_same(
+    before: Mapping[str, object], after: Mapping[str, object], old_head: set[str], new_head: set[str]
+) -> None:
+    lost = [key for key in before if key not in after and key not in old_head]
+    if lost:
+        raise CheckFailed(f"the swapped model has lost {listed(lost)} from its state_dict")
+    added = [key for key in after if key not in before and key not in new_head]
+    if added:
+        raise CheckFailed(f"the swapped model has gained {listed(added)} in its state_dict, outside of the head")
+    other = [
+        key
+        for key, value in before.items()
+        if key in after and key not in new_head and isinstance(value, torch.Tensor) and after[key] is not value
+    ]
+    if other:
+        raise CheckFailed(f"the swap has put other tensors in the place of {listed(other)}, outside of the head")
+
+
+def _backbone_loads(case: Case, backbone: dict[str, torch.Tensor], replaced: set[str]) -> None:
+    """Into the unswapped model, which the case is at this moment."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on meta torch warns of what is meant: nothing is copied
+            answer = case.model.load_state_dict(backbone, strict=False)
+    except RuntimeError as error:  # a shape that does not fit
+        raise CheckFailed(f"the backbone does not load into an unswapped model: {error}") from error
+    if answer.unexpected_keys:
+        raise CheckFailed(f"an unswapped model does not know {listed(answer.unexpected_keys)} of the backbone")
+    missing = [key for key in answer.missing_keys if key not in replaced]
+    if missing:
+        raise CheckFailed(f"the backbone lacks {listed(missing)}, which an unswapped model needs")
+
+
+def _head_alone(case: Case, head: dict[str, torch.Tensor]) -> str:
+    whole = sorted(
+        name for name, tensor in head.items() if tensor.untyped_storage().nbytes() > 2 * tensor.nbytes + 1024
+    )
+    if whole:
+        raise CheckFailed(f"saving the head would save more than it: {listed(whole)} are parts of larger tensors")
+    file = io.BytesIO()
+    torch.save(head, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    kept = {name: tensor.clone() for name, tensor in head.items()}
+    try:
+        for tensor in head.values():
+            tensor.zero_()
+        _loads(case, saved, kept, "this model")
+    finally:
+        case.swap.load_state_dict(kept)
+    with case.restored():
+        fresh = swap_again(case.swap, case.num_classes, verified=False)
+        try:
+            fresh.load_state_dict(saved)
+            different = _different(fresh.state_dict(), kept)
+        except HeadSwapError as error:
+            raise CheckFailed(f"the head does not load into a freshly swapped model: {error}") from error
+        finally:
+            fresh.restore()
+        if different:
+            raise CheckFailed(f"loaded into a freshly swapped model, {listed(different)} are not what was saved")
+    return ""
+
+
+def _loads(case: Case, saved: dict[str, torch.Tensor], kept: dict[str, torch.Tensor], where: str) -> None:
+    try:
+        case.swap.load_state_dict(saved)
+    except HeadSwapError as error:
+        raise CheckFailed(f"the head that was saved does not load into {where}: {error}") from error
+    different = _different(case.swap.state_dict(), kept)
+    if different:
+        raise CheckFailed(f"loaded into {where}, {listed(different)} are not what was saved")
+
+
+def _different(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> list[str]:
+    names = [name for name in one if name not in other or one[name].shape != other[name].shape]
+    return names or [n for n, tensor in one.items() if not tensor.is_meta and not same_bits(tensor, other[n])]

@@ -1,0 +1,188 @@
+"""A short training of a new head with the rest frozen, and what it did to the model; it is undone afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_headswap.checks.names import head_names
+from pytest_headswap.checks.samples import batch_of, seed_of, with_other_companions
+from pytest_headswap.checks.snapshot import Snapshot, same_bits
+from pytest_headswap.engine import HeadSwapError, Swap, freeze_backbone
+from pytest_headswap.engine.abstract import preserved
+from pytest_headswap.engine.inputs import Inputs
+from pytest_headswap.engine.outputs import flatten_outputs
+from pytest_headswap.engine.placed import Aliases
+
+_LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 0.01
+
+
+@dataclass
+class Training:
+    """What was seen in two steps, on batches that share their first sample alone.
+
+    Attributes:
+        refused: why the backbone could not be frozen, by the engine; nothing else is known then.
+        gradients: of each new parameter after the first backward pass, None where there is none.
+        strangers: parameters outside of the head that had a gradient then.
+        infinite: labels of outputs that were not finite.
+        changed: tensors outside of the head that are not, bit for bit, what they were.
+        woken: modules of the backbone that `train()` put into train mode.
+        moved: parameters of the head that changed.
+        mixed: heads whose input for the first sample depended on the rest of the batch, with by how much.
+        notes: what was not looked at.
+    """
+
+    refused: HeadSwapError | None = None
+    gradients: dict[str, torch.Tensor | None] = field(default_factory=dict)
+    strangers: list[str] = field(default_factory=list)
+    infinite: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    woken: list[str] = field(default_factory=list)
+    moved: set[str] = field(default_factory=set)
+    mixed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def train(swap: Swap, inputs: Inputs, values: Snapshot, training: bool) -> Training:
+    """Freeze all but the heads of `swap`, take two steps with momentum and weight decay, and look at everything.
+
+    `values` is what the model held before; `training` is False for a model that does not run in train mode.
+    """
+    seen = Training()
+    head = {name: tensor.clone() for name, tensor in swap.state_dict().items()}
+    try:
+        with preserved(swap.model, Aliases()):
+            _leave_gradients(swap)
+            try:
+                frozen = freeze_backbone(swap, inputs)
+            except HeadSwapError as error:
+                seen.refused = error
+                return seen
+            seen.notes += frozen.notes
+            seen.woken = woken(swap.model, swap)
+            _take_steps(swap.model, swap, inputs, training, seen)
+            now = swap.state_dict()
+            seen.moved = {name for name, tensor in head.items() if not same_bits(tensor, now[name])}
+            seen.changed = values.changed(without=head_names(swap))
+    finally:
+        swap.load_state_dict(head)
+        values.put_back()
+    return seen
+
+
+def _leave_gradients(swap: Swap) -> None:
+    """What earlier training leaves behind, and an optimizer would apply to a "frozen" weight."""
+    new = {id(parameter) for parameter in swap.parameters()}
+    for parameter in swap.model.parameters():
+        if id(parameter) not in new and parameter.is_floating_point():
+            parameter.grad = torch.zeros((), dtype=parameter.dtype, device=parameter.device).expand_as(parameter)
+
+
+def woken(model: nn.Module, swap: Swap) -> list[str]:
+    """Paths of the backbone's modules that `train()` puts into train mode; the modes come back.
+
+    The backbone is what neither holds a tensor of a head, nor lies inside of one, nor around one.
+    """
+    inside = {name.rpartition(".")[0] for name in swap.state_dict()} | {head.path for head in swap.heads}
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.train()
+        awake = [path for path, module in model.named_modules() if module.training]
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    around = {prefix for path in inside for prefix in _prefixes(path)}
+    return [path for path in awake if path not in around and not any(_is_in(path, head) for head in inside if head)]
+
+
+def _prefixes(path: str) -> Iterator[str]:
+    yield ""
+    parts = path.split(".")
+    yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+
+
+def _is_in(path: str, other: str) -> bool:
+    return path.startswith(f"{other}.")
+
+
+def untouched_by_freeze(model: nn.Module, swap: Swap) -> list[str]:
+    """Names of parameters outside of the head that would be trained."""
+    new = {id(parameter) for parameter in swap.parameters()}
+    return [name for name, value in model.named_parameters() if value.requires_grad and id(value) not in new]
+
+
+def _take_steps(model: nn.Module, swap: Swap, inputs: Inputs, training: bool, seen: Training) -> None:
+    new = dict(swap.named_parameters())
+    optimizer = torch.optim.SGD(model.parameters(), lr=_LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
+    labels = {label for head in swap.heads for label in head.outputs}
+    features: list[dict[str, torch.Tensor]] = []
+    for step, batch in enumerate((inputs, with_other_companions(inputs, seed_of("companions")))):
+        model.train(training)
+        with _head_inputs(model, swap) as into_heads, torch.enable_grad():
+            outputs = dict(flatten_outputs(model(*batch.args, **(batch.kwargs or {}))))
+            loss = _loss([tensor for label, tensor in outputs.items() if label in labels])
+            if loss is not None:
+                loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
+        features.append({path: _first_sample(tensor, batch_of(inputs)) for path, tensor in into_heads.items()})
+        seen.infinite += [
+            f"{label} in step {step + 1}"
+            for label, tensor in outputs.items()
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+        ]
+        if step == 0:
+            seen.gradients = {name: parameter.grad for name, parameter in new.items()}
+            seen.gradients = {n: g.clone() if g is not None else None for n, g in seen.gradients.items()}
+            seen.strangers = [
+                name for name, value in model.named_parameters() if name not in new and value.grad is not None
+            ]
+        optimizer.step()
+    seen.mixed = _differences(*features)
+    if not features[0]:
+        seen.notes.append("the features were not compared: no head is a module of its own")
+
+
+def _loss(outputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """A random weight for each element, since the sum of a softmax has no gradient."""
+    terms = [(tensor.float() * torch.randn_like(tensor.float())).mean() for tensor in outputs if tensor.requires_grad]
+    return torch.stack(terms).sum() if terms else None
+
+
+@contextmanager
+def _head_inputs(model: nn.Module, swap: Swap) -> Iterator[dict[str, torch.Tensor]]:
+    """What flows into each head during the block, by the head's path; left out where the model itself is the head."""
+    seen: dict[str, torch.Tensor] = {}
+    handles = []
+    for path in {head.path for head in swap.heads if head.path}:
+
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: str = path) -> None:
+            tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+            if tensors:
+                seen[path] = tensors[0].detach().clone()
+
+        handles.append(model.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _first_sample(tensor: torch.Tensor, batch: int) -> torch.Tensor:
+    """What belongs to the first sample: `tensor` is (batch, ...), (steps, batch, ...) or (batch * parts, ...)."""
+    if tensor.dim() > 1 and tensor.shape[0] != batch and tensor.shape[1] == batch:
+        return tensor[:, 0]
+    return tensor[: max(1, tensor.shape[0] // batch)]
+
+
+def _differences(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
+    return [
+        f"{path} by up to {float((tensor.float() - other[path].float()).abs().max()):.2g}"
+        for path, tensor in one.items()
+        if path in other and tensor.shape == other[path].shape and not torch.equal(tensor, other[path])
+    ]

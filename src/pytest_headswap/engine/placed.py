@@ -1,0 +1,81 @@
+"""A model on another device for the length of a block: moved for real, or simulated where there is no such device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine._torch import fake_tensor_mode, plain_kernels, quiet_fake_tensors
+from pytest_headswap.engine.abstract import FAKE, REAL, StandIns, preserved
+from pytest_headswap.engine.inputs import Inputs
+
+
+@contextmanager
+def moved(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> Iterator[None]:
+    """Move the model with its own `to`, and give back what it was; its tensors are copied and not touched.
+
+    `dtype` is for floating-point tensors; None: they keep theirs.
+    """
+    there = any(parameter.device == device for parameter in model.parameters())
+    with preserved(model, StandIns(REAL) if there else Aliases()):
+        model.to(device=device, dtype=dtype)
+        yield
+
+
+@contextmanager
+def on_meta(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """The model on the meta device in another floating-point type: the nearest to a foreign device without memory."""
+    with preserved(model, StandIns()):
+        model.to(dtype=dtype)
+        yield
+
+
+def simulated_run(model: nn.Module, inputs: Inputs, device: torch.device, *, training: bool) -> Any:
+    """What the model returns on a device that need not be there: fake tensors, which know where they would be.
+
+    Parameters, buffers and inputs are on the device; tensors that are neither stay where they are, as
+    `Module.to` leaves them. Without gradients: recording them can abort the process where torch was built
+    without CUDA.
+
+    Raises:
+        Exception: whatever the model raises; for tensors on different devices what torch raises there.
+    """
+    fake = fake_tensor_mode(real_kernels=False)
+    on_device = [*model.parameters(), *model.buffers(), *inputs.tensors()]
+    stand_ins = _Elsewhere(fake, device, on_device)
+    with ExitStack() as stack:
+        stack.enter_context(preserved(model, stand_ins))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(plain_kernels())
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it would start the CUDA driver
+        stack.enter_context(quiet_fake_tensors())
+        stack.enter_context(fake)
+        model.train(training)
+        given = inputs.map_tensors(stand_ins.of)
+        return model(*given.args, **(given.kwargs or {}))
+
+
+class Aliases(StandIns):
+    """Other tensor objects with the same memory: flags, gradients and attributes come back, values do not."""
+
+    def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach()
+
+
+class _Elsewhere(StandIns):
+    """Fake tensors, some of them on another device."""
+
+    def __init__(self, fake: Any, device: torch.device, on_device: list[torch.Tensor]) -> None:
+        super().__init__(FAKE, fake)
+        self._device = device
+        self._on_device = {id(tensor) for tensor in on_device}
+
+    def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in self._on_device:
+            return super()._bare(tensor)
+        with self._fake:
+            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=self._device)

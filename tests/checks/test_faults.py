@@ -1,0 +1,354 @@
+"""Broken engines and broken models: for each fault the named check fails, with a message that names what is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_headswap.checks import CHECKS, Case, run_check, training
+from pytest_headswap.engine import Frozen, Swap, freeze, freeze_backbone, resize, swap
+from pytest_headswap.engine.transaction import Transaction
+
+MakeCase = Callable[..., Case]
+Patch = pytest.MonkeyPatch
+
+
+# --- engines that are broken before a case is built: each takes a monkeypatch
+
+
+def _new_tensors_on_the_cpu(patch: Patch) -> None:
+    real = resize._resized
+    patch.setattr(resize, "_resized", lambda *args: nn.Parameter(torch.zeros(real(*args).shape, dtype=args[0].dtype)))
+
+
+def _new_tensors_in_float32(patch: Patch) -> None:
+    real = resize._resized
+    patch.setattr(resize, "_resized", lambda *args: nn.Parameter(real(*args).detach().float()))
+
+
+def _counts_are_left_alone(patch: Patch) -> None:
+    patch.setattr(swap, "update_counts", lambda *args: None)
+
+
+def _layer_widths_are_left_alone(patch: Patch) -> None:
+    patch.setattr(resize, "update_widths", lambda *args: None)
+
+
+def _only_requires_grad_is_set(patch: Patch) -> None:
+    """What most people write."""
+
+    def naive(swap: Swap, _: object = None) -> Frozen:
+        new = {id(parameter) for parameter in swap.parameters()}
+        for parameter in swap.model.parameters():
+            parameter.requires_grad_(id(parameter) in new)
+            parameter.grad = None
+        return Frozen(swap.model, (), [])
+
+    patch.setattr(training, "freeze_backbone", naive)
+
+
+def _freezing_is_not_verified(patch: Patch) -> None:
+    patch.setattr(freeze._Watch, "verify", lambda *args: None)
+
+
+def _a_layer_is_forgotten(patch: Patch) -> None:
+    real = freeze_backbone
+
+    def forgetful(swap: Swap, inputs: Any = None) -> Frozen:
+        frozen = real(swap, inputs)
+        swap.model.get_parameter("backbone.bias").requires_grad_()
+        return frozen
+
+    patch.setattr(training, "freeze_backbone", forgetful)
+
+
+def _stale_gradients_are_left(patch: Patch) -> None:
+    real = freeze_backbone
+
+    def careless(swap: Swap, inputs: Any = None) -> Frozen:
+        left = {name: parameter.grad for name, parameter in swap.model.named_parameters()}
+        frozen = real(swap, inputs)
+        for name, parameter in swap.model.named_parameters():
+            parameter.grad = left[name]
+        return frozen
+
+    patch.setattr(training, "freeze_backbone", careless)
+
+
+def _eval_mode_does_not_stick(patch: Patch) -> None:
+    patch.setattr(freeze, "_keep_in_eval", lambda modules: [module.eval() for module in modules])
+    patch.setattr(freeze._Watch, "verify", lambda *args: None)
+    patch.setattr(freeze._Watch, "unsteady", lambda *args: [])
+
+
+def _eval_mode_sticks_to_the_original_alone(patch: Patch) -> None:
+    def keep(modules: Any) -> None:
+        for module in modules:
+            module.training = False
+            module.__dict__["train"] = _Uncopied(module)
+
+    patch.setattr(freeze, "_keep_in_eval", keep)
+
+
+class _Uncopied:
+    """A `train` that a copy takes for the module's ordinary one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        return freeze._stay_in_eval(self.module, mode)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial, (type(self.module).train, self.module)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        import copy
+
+        return partial(type(self.module).train, copy.deepcopy(self.module, memo))
+
+
+def _restore_forgets_the_first_change(patch: Patch) -> None:
+    real = Transaction.roll_back
+
+    def forgetful(self: Transaction) -> None:
+        del self._done[:1]
+        real(self)
+
+    patch.setattr(Transaction, "roll_back", forgetful)
+
+
+def _restore_gives_copies(patch: Patch) -> None:
+    real = Transaction.roll_back
+
+    def copying(self: Transaction) -> None:
+        self._done[:] = [
+            (mapping, key, nn.Parameter(old.detach().clone()) if isinstance(old, nn.Parameter) else old, new)
+            for mapping, key, old, new in self._done
+        ]
+        real(self)
+
+    patch.setattr(Transaction, "roll_back", copying)
+
+
+def _reapply_does_nothing(patch: Patch) -> None:
+    patch.setattr(Transaction, "replay", lambda self: None)
+
+
+def _state_dict_has_no_biases(patch: Patch) -> None:
+    real = Swap.state_dict
+    patch.setattr(Swap, "state_dict", lambda self: {k: v for k, v in real(self).items() if not k.endswith("bias")})
+
+
+def _loading_a_head_does_nothing(patch: Patch) -> None:
+    patch.setattr(Swap, "load_state_dict", lambda self, state: None)
+
+
+# --- what a broken engine or model has done to a case: each takes the case
+
+
+def _switch(fault: str) -> Callable[[Case], None]:
+    def switch(case: Case) -> None:
+        model: Any = case.model
+        model.fault = fault
+        model.hidden += [torch.zeros(16, requires_grad=True), torch.zeros(5, 16)]
+
+    return switch
+
+
+def _change(path: str, registry: str, key: str, value: Callable[[Any], Any]) -> Callable[[Case], None]:
+    """Part of the swap, so that `restore` takes it back."""
+
+    def change(case: Case) -> None:
+        mapping = getattr(case.model.get_submodule(path), registry)
+        case.swap._changes.set(mapping, key, value(mapping.get(key)))
+
+    return change
+
+
+def _write_to_the_backbone(case: Case) -> None:
+    with torch.no_grad():
+        case.model.get_parameter("backbone.weight").mul_(2)
+
+
+def _write_to_the_old_head(case: Case) -> None:
+    with case.restored(), torch.no_grad():
+        case.model.get_parameter("fc.weight").mul_(2)
+
+
+def _freeze_the_new_head(case: Case) -> None:
+    case.swap.parameters = lambda: iter(())  # type: ignore[method-assign]
+
+
+def _say_another_count(case: Case) -> None:
+    case.swap.heads = tuple(replace(head, num_classes=10) for head in case.swap.heads)
+
+
+def _name_another_layer_as_alias(case: Case) -> None:
+    case.swap.heads = tuple(replace(head, aliases=("aux",)) for head in case.swap.heads)
+
+
+def _attribute(owner: str, key: str, value: Any) -> Callable[[Case], None]:
+    def set_it(case: Case) -> None:
+        target: Any = case.model
+        for part in owner.split(".") if owner else ():
+            target = getattr(target, part)
+        setattr(target, key, value)
+
+    return set_it
+
+
+def _copies_lose_the_scale(case: Case) -> None:
+    """A model whose forward depends on something that does not survive pickling."""
+    model: Any = case.model
+    model.backbone.register_forward_hook(_Doubling())
+
+
+class _Doubling:
+    """Doubles what a layer returns, until it is pickled."""
+
+    factor = 2.0
+
+    def __call__(self, _module: nn.Module, _args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output * self.factor
+
+    def __setstate__(self, state: Any) -> None:
+        self.factor = 1.0
+
+    def __getstate__(self) -> dict[str, float]:
+        return {"factor": 1.0}
+
+
+def _unpicklable_since_the_swap(case: Case) -> None:
+    case.swap._changes.set(case.model.get_submodule("fc").__dict__, "note", lambda: None)
+
+
+def _second_heads_are_elsewhere(case: Case) -> None:
+    case.swap.heads = (case.swap.heads[0],)
+    case.swap.heads = tuple(replace(head, path="backbone") for head in case.swap.heads)
+
+
+THROUGH_DATA = "weight written through .data"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault, the check that has to see it, and what it has to say."""
+
+    check: str
+    says: str
+    engine: Callable[[Patch], None] | None = None
+    case: Callable[[Case], None] | None = None
+    evidence: str = "auto"
+    native: bool = True
+
+    def __str__(self) -> str:
+        made_by = self.engine or self.case
+        return f"{self.check}: {self.says} {getattr(made_by, '__name__', '')} {self.evidence}"
+
+
+FAULTS = [
+    Fault("output_shape", r"in eval mode output\['logits'\] has shape \(2, 10\)", case=_switch("old width")),
+    Fault("output_shape", r"in train mode output\['logits'\] has shape", case=_switch("old width in train mode")),
+    Fault("output_shape", r"shape \(5, 2\) after", case=_switch("classes in the wrong dimension")),
+    Fault("output_shape", r"output\['features'\] is no class output", case=_switch("features follow the class count")),
+    Fault("output_shape", r"returned .*features.* before", case=_switch("output lost")),
+    Fault("output_shape", "train mode ran before .*out of luck", case=_switch("raises in train mode")),
+    Fault("output_shape", r"10 of 10 numbers in output\['logits'\] are not finite", case=_switch("NaN")),
+    Fault(
+        "output_shape",
+        r"with \d+ classes and a batch of \d .*output\['logits'\]|with \d+ classes .*raises",
+        case=_switch("class count written into forward"),
+    ),
+    Fault("native_parity", "missing: backbone.bias", case=_change("backbone", "_parameters", "bias", lambda _: None)),
+    Fault("native_parity", r"unexpected: extra \(3,\)", case=_change("", "_buffers", "extra", lambda _: torch.ones(3))),
+    Fault(
+        "native_parity", r"aux.weight is \(10, 16\)", case=_change("", "_modules", "aux", lambda _: nn.Linear(16, 10))
+    ),
+    Fault("metadata", "num_classes is 10, natively 5", engine=_counts_are_left_alone),
+    Fault("metadata", "fc.out_features is 10, natively 5", engine=_layer_widths_are_left_alone),
+    Fault(
+        "metadata", "config.id2label is of 10 entries", case=_attribute("config", "id2label", dict.fromkeys(range(10)))
+    ),
+    Fault("metadata", "still 10, the old class count: num_classes", engine=_counts_are_left_alone, native=False),
+    Fault("metadata", "says 10 classes after the swap", case=_say_another_count),
+    Fault("metadata", "aux should be the same layer as the head 'fc'", case=_name_another_layer_as_alias),
+    Fault("state_dict", "has lost backbone.weight", case=_change("", "_modules", "backbone", nn.Sequential)),
+    Fault(
+        "state_dict",
+        "other tensors in the place of backbone.weight",
+        case=_change("backbone", "_parameters", "weight", lambda old: nn.Parameter(old.detach().clone())),
+    ),
+    Fault("state_dict", "changed the values of backbone.weight", case=_write_to_the_backbone),
+    Fault(
+        "state_dict",
+        "fc.weight are parts of larger tensors",
+        case=_change("fc", "_parameters", "weight", lambda old: nn.Parameter(torch.randn(500, 16)[: len(old)])),
+    ),
+    Fault("state_dict", "other tensors in the place of .*fc.bias", engine=_state_dict_has_no_biases),
+    Fault(
+        "state_dict", "loaded into this model, fc.weight.* are not what was saved", engine=_loading_a_head_does_nothing
+    ),
+    Fault("gradient_flow", "in eval mode no class output has a gradient", case=_switch("head without gradients")),
+    Fault("gradient_flow", "no gradient .* reaches fc.weight", case=_switch("weight detached")),
+    Fault("gradient_flow", "in eval mode no .*", case=_switch("head is not called")),
+    Fault("gradient_flow", "in train mode .* fc.bias, fc.weight", case=_switch("head detached in train mode")),
+    Fault("gradient_flow", "reaches aux.bias, aux.weight in any mode", case=_switch("auxiliary head detached")),
+    Fault("gradient_flow", "still trains backbone.weight", case=_switch("backbone unfreezes itself")),
+    Fault("gradient_flow", r"still trains a tensor of shape \(16,\)", case=_switch("hidden tensor is trained")),
+    Fault("gradient_flow", "gradients in backbone.bias", engine=_a_layer_is_forgotten),
+    Fault("gradient_flow", "gradients in backbone.weight, backbone.bias", engine=_stale_gradients_are_left),
+    Fault("gradient_flow", "not finite in fc.bias, fc.weight", case=_switch("infinite gradient")),
+    Fault("gradient_flow", "all gradients are zero in fc.bias, fc.weight", case=_switch("no gradient left")),
+    Fault("frozen_backbone", r"train\(\) puts backbone, bn", engine=_only_requires_grad_is_set),
+    Fault("frozen_backbone", r"train\(\) puts backbone, bn", engine=_eval_mode_does_not_stick),
+    Fault("frozen_backbone", "train.. puts backbone, bn", engine=_eval_mode_does_not_stick, evidence="structure"),
+    Fault("frozen_backbone", "writes to steps", case=_switch("buffer written")),
+    Fault("frozen_backbone", "writes to steps", case=_switch("buffer written"), evidence="structure"),
+    Fault("frozen_backbone", "writes to backbone.weight", case=_switch(THROUGH_DATA)),
+    Fault("frozen_backbone", "changed steps of", _freezing_is_not_verified, _switch("buffer written")),
+    Fault("frozen_backbone", "changed backbone.weight", _freezing_is_not_verified, _switch(THROUGH_DATA)),
+    Fault("frozen_backbone", "bernoulli_ in a forward method", case=_switch("chance"), evidence="structure"),
+    Fault("frozen_backbone", "same sample changes .* (aux|fc) by", case=_switch("batch mixed")),
+    Fault("frozen_backbone", "left the head fc as it was", case=_switch("head without gradients")),
+    Fault("round_trip", "does not give back what was there: fc.weight", engine=_restore_forgets_the_first_change),
+    Fault("round_trip", "fc.weight is another Parameter", engine=_restore_gives_copies),
+    Fault("round_trip", "fc.weight has other values", case=_write_to_the_old_head),
+    Fault("round_trip", r"reapply\(\) does not give back", engine=_reapply_does_nothing),
+    Fault("round_trip", "cannot be swapped again: .*backbone", case=_second_heads_are_elsewhere),
+    Fault("round_trip", "cannot be copied and saved", case=_unpicklable_since_the_swap),
+    Fault("round_trip", "a copy of the frozen model", engine=_eval_mode_sticks_to_the_original_alone),
+    Fault("round_trip", r"other numbers in output\['logits'\]", case=_copies_lose_the_scale),
+    Fault("device_placement", "the head has fc.weight on cpu", engine=_new_tensors_on_the_cpu),
+    Fault("device_placement", "the head has fc.weight in torch.float32", engine=_new_tensors_in_float32),
+    Fault("device_placement", "on cuda:0 in eval mode forward raises .*cpu", case=_switch("tensor made on the CPU")),
+    Fault("device_placement", "on cuda:0 in eval mode forward raises .*cpu", case=_switch("head kept aside")),
+    Fault("device_placement", r"returns output\['logits'\] on cpu", case=_switch("outputs on the CPU")),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_a_planted_fault_fails_its_check(fault: Fault, make_case: MakeCase, monkeypatch: Patch) -> None:
+    if fault.engine is not None and fault.case is None:
+        fault.engine(monkeypatch)
+    case = make_case(evidence=fault.evidence, **({} if fault.native else {"native": None}))
+    if fault.engine is not None and fault.case is not None:
+        fault.engine(monkeypatch)
+    if fault.case is not None:
+        fault.case(case)
+    finding = run_check(fault.check, case)
+    assert finding.outcome == "failed", finding
+    assert re.search(fault.says, finding.message), finding.message
+    assert finding.evidence.startswith({"native_parity": "structure", "metadata": "structure"}.get(fault.check, ""))
+
+
+def test_every_check_has_at_least_three_faults() -> None:
+    for name in CHECKS:
+        assert len({fault.says for fault in FAULTS if fault.check == name}) >= 3, name
