@@ -1,0 +1,160 @@
+"""Models without memory of their own: what they are filled with, what is noticed, and what is put back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_headswap.checks import arena
+from pytest_headswap.checks.arena import Arenas
+from pytest_headswap.checks.lean import LARGE, lean_if_possible
+from pytest_headswap.checks.snapshot import Snapshot, same_bits
+
+
+class Wide(nn.Module):
+    """Two large layers of one shape, one small one, one that is shared, and a buffer made of a small parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(256, 256)
+        self.two = nn.Linear(256, 256)
+        self.norm = nn.LayerNorm(256)
+        self.small = nn.Linear(8, 8)
+        self.embed = nn.Embedding(256, 256)
+        self.out = nn.Linear(256, 256, bias=False)
+        self.out.weight = self.embed.weight
+        self.register_buffer("table", torch.arange(5.0))
+
+
+class MakesABufferOfAWeight(nn.Module):
+    """Cannot be built without memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(256, 256)
+        self.register_buffer("mean", self.layer.weight.detach().mean(0))
+
+
+class Asks(nn.Module):
+    """Looks at the values that it has drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(256, 256)
+        self.scale = 1 / self.layer.weight.detach().std().item()
+
+
+@pytest.fixture
+def arenas(monkeypatch: pytest.MonkeyPatch) -> Arenas:
+    fresh = Arenas({})
+    monkeypatch.setattr("pytest_headswap.checks.snapshot.ARENAS", fresh)
+    return fresh
+
+
+def _filled(arenas: Arenas) -> Wide:
+    model = lean_if_possible(Wide)
+    assert isinstance(model, Wide)
+    arenas.fill(model)
+    return model
+
+
+def test_only_large_parameters_are_built_without_memory() -> None:
+    model = lean_if_possible(Wide)
+    on_meta = {name for name, value in model.named_parameters() if value.is_meta}
+    assert on_meta == {"one.weight", "two.weight", "embed.weight"}
+    assert all(value.numel() < LARGE or value.is_meta for value in model.parameters())
+    assert torch.equal(model.get_buffer("table"), torch.arange(5.0))
+    assert bool((model.get_parameter("norm.weight") == 1).all())
+
+
+def test_a_shared_parameter_stays_shared(arenas: Arenas) -> None:
+    model = _filled(arenas)
+    assert model.out.weight is model.embed.weight
+    assert not model.out.weight.is_meta
+
+
+@pytest.mark.parametrize("build", [MakesABufferOfAWeight, Asks])
+def test_a_model_that_needs_values_to_be_built_gets_memory(build: type[nn.Module]) -> None:
+    assert not any(value.is_meta for value in [*build().parameters(), *lean_if_possible(build).buffers()])
+    assert not any(value.is_meta for value in lean_if_possible(build).parameters())
+
+
+def test_after_a_lean_build_modules_are_built_as_always() -> None:
+    lean_if_possible(Wide)
+    assert not any(value.is_meta for value in Wide().parameters())
+
+
+def test_layers_differ_and_are_scaled_by_their_inputs(arenas: Arenas) -> None:
+    model = _filled(arenas)
+    assert not torch.equal(model.one.weight, model.two.weight)
+    assert float(model.one.weight.detach().std()) == pytest.approx(1 / 16, rel=0.05)
+
+
+def test_a_model_is_filled_alike_whatever_was_filled_before(arenas: Arenas) -> None:
+    first = {name: value.detach().clone() for name, value in _filled(arenas).named_parameters() if value.dim() > 1}
+    other = lean_if_possible(lambda: nn.Sequential(*(nn.Linear(300, 300) for _ in range(5))))
+    arenas.fill(other)
+    again = dict(_filled(arenas).named_parameters())
+    assert all(torch.equal(first[name], again[name]) for name in ("one.weight", "two.weight", "embed.weight"))
+
+
+def test_a_write_through_data_is_noticed_by_name_and_put_back(arenas: Arenas) -> None:
+    model = _filled(arenas)
+    before = model.two.weight.detach().clone()
+    snapshot = Snapshot(model)
+    assert snapshot.changed() == []
+    model.two.weight.data[3, 4] += 1e-6
+    assert snapshot.changed() == ["two.weight"]
+    assert snapshot.changed(without={"two.weight"}) == []
+    snapshot.put_back()
+    assert snapshot.changed() == []
+    assert same_bits(model.two.weight, before)
+
+
+def test_a_sign_that_is_flipped_everywhere_is_noticed(arenas: Arenas) -> None:
+    model = _filled(arenas)
+    snapshot = Snapshot(model)
+    model.one.weight.data.neg_()
+    assert snapshot.changed() == ["one.weight"]
+
+
+def test_small_tensors_buffers_and_shared_names_are_noticed(arenas: Arenas) -> None:
+    model = _filled(arenas)
+    snapshot = Snapshot(model)
+    with torch.no_grad():
+        model.small.bias.add_(1)
+        model.get_buffer("table").neg_()
+        model.embed.weight[0, 0] += 1
+    assert snapshot.changed() == ["small.bias", "embed.weight", "out.weight", "table"]
+    snapshot.put_back()
+    assert snapshot.changed() == []
+
+
+def test_a_tensor_that_was_replaced_or_lost_is_noticed(arenas: Arenas) -> None:
+    model = _filled(arenas)
+    snapshot = Snapshot(model)
+    model.register_buffer("table", torch.zeros(5))
+    model.one.register_parameter("weight", None)
+    model.two.weight = nn.Parameter(model.two.weight.detach().clone())
+    assert snapshot.changed() == ["one.weight", "table"], "a copy with the same values has not changed"
+
+
+def test_a_parameter_larger_than_the_arena_enlarges_it(arenas: Arenas, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arena, "_CHUNKS", 1)
+    model = lean_if_possible(lambda: nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 1024)))
+    arenas.fill(model)
+    assert not torch.equal(model.get_parameter("0.weight"), model.get_parameter("1.weight"))
+    snapshot = Snapshot(model)
+    with torch.no_grad():
+        model.get_parameter("1.weight")[5] = 0
+    assert "1.weight" in snapshot.changed()
+    snapshot.put_back()
+    assert snapshot.changed() == []
+
+
+def test_bits_are_compared_and_not_numbers() -> None:
+    nan = torch.tensor([float("nan"), 0.0])
+    assert same_bits(nan, nan.clone())
+    assert not same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
+    assert not same_bits(torch.zeros(2), torch.zeros(2, dtype=torch.float64))

@@ -1,0 +1,104 @@
+"""A swap that was restored can be put in again, and the same heads can be swapped for another count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_headswap import HeadSwapError, swap_head
+from pytest_headswap.engine.swap import swap_again
+from pytest_headswap.engine.transaction import Transaction
+
+
+def _model() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+def test_reapply_puts_the_very_same_head_in_again() -> None:
+    model = _model()
+    old = model[2].weight
+    swap = swap_head(model, 5)
+    new = model[2].weight
+    swap.restore()
+    assert model[2].weight is old
+    swap.reapply()
+    swap.reapply()
+    assert model[2].weight is new
+    assert model[2].out_features == 5
+    swap.restore()
+    assert model[2].weight is old
+
+
+def test_a_restored_swap_can_be_made_for_another_count() -> None:
+    model = _model()
+    swap = swap_head(model, 5)
+    swap.restore()
+    again = swap_again(swap, 3)
+    assert model(torch.zeros(1, 8)).shape == (1, 3)
+    assert again.heads[0].num_classes == 3
+    again.restore()
+    swap.reapply()
+    assert model(torch.zeros(1, 8)).shape == (1, 5)
+
+
+def test_another_count_is_verified_too() -> None:
+    class Stubborn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 10)
+            self.most = 10
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = self.fc(x)
+            return logits.reshape(-1, 7) if logits.shape[1] == 7 * 3 else logits  # type: ignore[no-any-return]
+
+    model = Stubborn()
+    swap = swap_head(model, 5)
+    swap.restore()
+    weight = model.fc.weight
+    with pytest.raises(HeadSwapError, match="verification_failed"):
+        swap_again(swap, 21)
+    assert model.fc.weight is weight
+    assert swap_again(swap, 21, verified=False).num_classes == 21
+
+
+def test_changes_are_replayed_in_their_order() -> None:
+    mapping: dict[str, Any] = {"a": 1}
+    changes = Transaction()
+    changes.set(mapping, "a", 2)
+    changes.set(mapping, "b", 3)
+    changes.set(mapping, "a", 4)
+    changes.roll_back()
+    assert mapping == {"a": 1}
+    changes.replay()
+    assert mapping == {"a": 4, "b": 3}
+    changes.roll_back()
+    assert mapping == {"a": 1}
+
+
+def test_a_part_without_classes_stays_without_where_the_model_gains_some() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_classes = 0
+            self.layer = nn.Linear(8, 16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x).relu()  # type: ignore[no-any-return]
+
+    class Headless(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_classes = 0
+            self.encoder = Encoder()
+            self.head = nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.encoder(x))  # type: ignore[no-any-return]
+
+    model = Headless()
+    swap_head(model, 5)
+    assert (model.num_classes, model.encoder.num_classes) == (5, 0)

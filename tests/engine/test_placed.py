@@ -1,0 +1,101 @@
+"""A model on another device for a while: moved, simulated, or on meta; afterwards it is what it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_headswap.engine._torch import needs_values
+from pytest_headswap.engine.inputs import as_inputs
+from pytest_headswap.engine.placed import moved, on_meta, simulated_run
+
+CUDA = torch.device("cuda:0")
+
+
+class Net(nn.Module):
+    """Has a buffer, and a tensor that is neither parameter nor buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 3)
+        self.register_buffer("scale", torch.ones(3))
+        self.loose = torch.ones(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        return self.fc(x) * self.scale  # type: ignore[no-any-return]
+
+
+class UsesLoose(Net):
+    """Uses what `to` does not move."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        return super().forward(x) * self.loose
+
+
+class AsksForValues(Net):
+    """Branches on a number."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        return super().forward(x if x.sum().item() > 0 else -x)
+
+
+def _state(model: nn.Module) -> list[tuple[str, int, torch.device, torch.dtype]]:
+    state = model.state_dict(keep_vars=True)
+    return [(name, id(value), value.device, value.dtype) for name, value in state.items()]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_simulated_run_returns_tensors_on_the_device(training: bool) -> None:
+    model = Net()
+    before = _state(model)
+    output = simulated_run(model, as_inputs(torch.randn(2, 8)), CUDA, training=training)
+    assert (output.device, tuple(output.shape)) == (CUDA, (2, 3))
+    assert _state(model) == before
+
+
+def test_a_model_on_meta_can_be_simulated_too() -> None:
+    with torch.device("meta"):
+        model = Net()
+    assert simulated_run(model, as_inputs(torch.zeros(2, 8)), CUDA, training=False).device == CUDA
+
+
+def test_a_tensor_that_is_not_moved_is_where_it_was() -> None:
+    with pytest.raises(RuntimeError, match=r"cuda:0.*cpu|cpu.*cuda:0") as caught:
+        simulated_run(UsesLoose(), as_inputs(torch.randn(2, 8)), CUDA, training=False)
+    assert not needs_values(caught.value)
+
+
+def test_a_model_that_asks_for_values_is_told_apart_from_one_that_is_wrong() -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - the type is torch's own
+        simulated_run(AsksForValues(), as_inputs(torch.randn(2, 8)), CUDA, training=False)
+    assert needs_values(caught.value)
+
+
+def test_a_recurrent_layer_does_not_start_the_driver() -> None:
+    model = nn.LSTM(4, 3, batch_first=True)
+    output, _ = simulated_run(model, as_inputs(torch.randn(2, 5, 4)), CUDA, training=False)
+    assert output.device == CUDA
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_model_is_moved_and_comes_back(dtype: torch.dtype | None) -> None:
+    model = Net()
+    before = _state(model)
+    with moved(model, torch.device("cpu"), dtype):
+        assert model.fc.weight.dtype == (dtype or torch.float32)
+        with torch.no_grad():
+            model.fc.weight.zero_()
+    assert _state(model) == before
+    assert bool(model.fc.weight.any())
+
+
+def test_on_meta_a_model_has_the_dtype_and_no_memory() -> None:
+    model = Net()
+    before = _state(model)
+    with on_meta(model, torch.float16):
+        assert {(value.device.type, value.dtype) for value in model.state_dict().values()} == {("meta", torch.float16)}
+    assert _state(model) == before
