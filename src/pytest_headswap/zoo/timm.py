@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -25,9 +26,10 @@ def load() -> Zoo:
 
 def _spec(name: str, size: int | None = None) -> ModelSpec:
     """The architecture as it ships, or built for images of `size` x `size`."""
-    build = partial(timm.create_model, name, **({} if size is None else {"img_size": size}))
+    build = partial(timm.create_model, name, **({} if size is None else {"img_size": (size, size)}))
     family = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
-    fixed = timm.get_pretrained_cfg_value(name, "fixed_input_size")
+    config = timm.get_pretrained_cfg(name)  # None for a few of older versions
+    fixed = config is not None and config.fixed_input_size
     return ModelSpec(
         name,
         build=build,
@@ -44,11 +46,20 @@ def _small(name: str, family: str) -> ModelSpec:
 
     One cell would do for most, but leaves attention nothing to choose from, and batch norm one value an image.
     """
-    with torch.device("meta"):
-        model: Any = timm.create_model(name)
     if family in _TWO_GRIDS:
-        return _spec(name, model.default_cfg["input_size"][-1] // 2)
-    return _spec(name, 2 * max(int(stage["reduction"]) for stage in model.feature_info))
+        return _spec(name, timm.get_pretrained_cfg(name).input_size[-1] // 2)
+    return _spec(name, 2 * _stride(name))
+
+
+def _stride(name: str) -> int:
+    """Pixels on a side of one cell of the coarsest map.
+
+    It is 32 where the model does not say, or cannot be built on the meta device, as many of timm 1.0.3 cannot.
+    """
+    with suppress(Exception), torch.device("meta"):
+        model: Any = timm.create_model(name)
+        return max(int(stage["reduction"]) for stage in model.feature_info)
+    return 32
 
 
 def _images(model: Any, size: int | None = None) -> torch.Tensor:
