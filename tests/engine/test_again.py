@@ -102,3 +102,18 @@ def test_a_part_without_classes_stays_without_where_the_model_gains_some() -> No
     model = Headless()
     swap_head(model, 5)
     assert (model.num_classes, model.encoder.num_classes) == (5, 0)
+
+
+def test_a_layer_for_several_values_a_class_states_its_new_width() -> None:
+    class Boxes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scores = nn.Linear(8, 10)
+            self.boxes = nn.Linear(8, 10 * 4)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.scores(x), self.boxes(x).reshape(len(x), -1, 4)
+
+    model = Boxes()
+    swap_head(model, 5, torch.zeros(2, 8))
+    assert (model.scores.out_features, model.boxes.out_features, model.boxes.weight.shape[0]) == (5, 20, 20)

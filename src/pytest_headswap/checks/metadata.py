@@ -30,7 +30,7 @@ _SIZE = "of {} entries"
 def metadata(case: Case) -> str:
     """Compare with the native model, or with the old count where there is none; returns which."""
     _heads_are_there(case)
-    old = {head.num_classes for head in case.swap.old_heads}
+    old = {head.num_classes for head in case.swap.old_heads} - {0}
     stated = dict(_stated(case.model))
     try:
         native = dict(_stated(case.native))

@@ -13,6 +13,7 @@ backbone were changed by it, or that a fine-tuned head cannot be kept apart from
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 from collections.abc import Mapping
@@ -39,7 +40,7 @@ def state_dict(case: Case) -> str:
         old_head = [before[name] for old in case.swap.old_heads for name in old.tensors if name in before]
         replaced = names_of(before, old_head) | (new & before.keys())
         _backbone_is_the_same(before, after, replaced, new)
-        _backbone_loads(case, {key: value for key, value in after.items() if key not in new}, replaced)
+        _backbone_loads(case, _without(after, new), replaced)
     if case.values is not None:
         changed = case.values.changed(without=new)
         if changed:
@@ -65,7 +66,16 @@ def _backbone_is_the_same(
         raise CheckFailed(f"the swap has put other tensors in the place of {listed(other)}, outside of the head")
 
 
-def _backbone_loads(case: Case, backbone: dict[str, torch.Tensor], replaced: set[str]) -> None:
+def _without(state: Mapping[str, object], names: set[str]) -> Mapping[str, object]:
+    """The rest of a state_dict, with the versions of its modules: what deleting keys leaves."""
+    rest = copy.copy(state)
+    assert isinstance(rest, dict)
+    for name in names & rest.keys():
+        del rest[name]
+    return rest
+
+
+def _backbone_loads(case: Case, backbone: Mapping[str, object], replaced: set[str]) -> None:
     """Into the unswapped model, which the case is at this moment."""
     try:
         with warnings.catch_warnings():

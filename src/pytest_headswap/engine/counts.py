@@ -17,9 +17,9 @@ WIDTHS = ("out_features", "out_channels", "num_features", "num_embeddings", "out
 _NAMES = ("id2label", "label2id")
 
 
-def update_widths(layer: nn.Module, old: set[int], new: int, changes: Transaction) -> None:
-    """The width that a layer of the head states of itself."""
-    _update(layer.__dict__, (*COUNTS, *WIDTHS), old, new, changes)
+def update_widths(layer: nn.Module, widths: Mapping[int, int], changes: Transaction) -> None:
+    """The width that a layer of the head states of itself; `widths` maps old ones to new ones."""
+    _update(layer.__dict__, (*COUNTS, *WIDTHS), widths, changes)
 
 
 def update_counts(
@@ -44,7 +44,7 @@ def update_counts(
             if state is None or id(owner) in seen:
                 continue
             seen.add(id(owner))
-            _update(state, COUNTS, old, new, changes)
+            _update(state, COUNTS, dict.fromkeys(old, new), changes)
             _update_label_names(state, old, new, names, changes)
 
 
@@ -57,11 +57,11 @@ def class_names(model: nn.Module) -> dict[str, int]:
     return {}
 
 
-def _update(state: dict[str, Any], keys: Iterable[str], old: set[int], new: int, changes: Transaction) -> None:
+def _update(state: dict[str, Any], keys: Iterable[str], numbers: Mapping[int, int], changes: Transaction) -> None:
     for key in keys:
         value = state.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value in old:
-            changes.set(state, key, new)
+        if isinstance(value, int) and not isinstance(value, bool) and value in numbers:
+            changes.set(state, key, numbers[value])
 
 
 def _update_label_names(

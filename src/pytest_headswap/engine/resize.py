@@ -34,7 +34,7 @@ def resize(
     """
     old_count = item.head.num_classes
     by_owner: dict[nn.Module, list[NewTensor]] = {}
-    layers: dict[nn.Module, None] = {}
+    widths: dict[nn.Module, dict[int, int]] = {}
     for spec in tensors:
         old = registered(model, spec.names[0])
         new = _resized(old, spec, num_classes)
@@ -42,7 +42,8 @@ def resize(
             path, _, key = name.rpartition(".")
             owner = model.get_submodule(path)
             changes.set(owner._parameters if key in owner._parameters else owner._buffers, key, new)
-            layers[model.get_submodule(spec.module)] = None
+            of_layer = widths.setdefault(model.get_submodule(spec.module), {old_count: num_classes})
+            of_layer[old.shape[spec.dim]] = new.shape[spec.dim]  # such as anchors x classes
         by_owner.setdefault(model.get_submodule(spec.names[0].rpartition(".")[0]), []).append(
             NewTensor(spec, spec.names[0].rpartition(".")[2], old, new)
         )
@@ -52,8 +53,8 @@ def resize(
         renewed = initialise(owner, made, init, changes)
         carry_over(made, classes, num_classes, old_count)
         names += [item.spec.names[0] for item in made] + [f"{path}.{key}".lstrip(".") for key in renewed]
-    for layer in layers:
-        update_widths(layer, {old_count}, num_classes, changes)
+    for layer, of_layer in widths.items():
+        update_widths(layer, of_layer, changes)
     return names
 
 
