@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap.checks import CHECKS, Case, run_check, training
+from pytest_headswap.checks import CHECKS, Case, run_check
 from pytest_headswap.engine import Frozen, Swap, freeze, freeze_backbone, resize, swap
 from pytest_headswap.engine.transaction import Transaction
 
@@ -51,7 +51,7 @@ def _only_requires_grad_is_set(patch: Patch) -> None:
             parameter.grad = None
         return Frozen(swap.model, (), [])
 
-    patch.setattr(training, "freeze_backbone", naive)
+    patch.setattr("pytest_headswap.checks.case.freeze_backbone", naive)
 
 
 def _freezing_is_not_verified(patch: Patch) -> None:
@@ -66,7 +66,7 @@ def _a_layer_is_forgotten(patch: Patch) -> None:
         swap.model.get_parameter("backbone.bias").requires_grad_()
         return frozen
 
-    patch.setattr(training, "freeze_backbone", forgetful)
+    patch.setattr("pytest_headswap.checks.case.freeze_backbone", forgetful)
 
 
 def _stale_gradients_are_left(patch: Patch) -> None:
@@ -79,7 +79,7 @@ def _stale_gradients_are_left(patch: Patch) -> None:
             parameter.grad = left[name]
         return frozen
 
-    patch.setattr(training, "freeze_backbone", careless)
+    patch.setattr("pytest_headswap.checks.case.freeze_backbone", careless)
 
 
 def _eval_mode_does_not_stick(patch: Patch) -> None:
@@ -322,7 +322,7 @@ FAULTS = [
     Fault("round_trip", "fc.weight is another Parameter", engine=_restore_gives_copies),
     Fault("round_trip", "fc.weight has other values", case=_write_to_the_old_head),
     Fault("round_trip", r"reapply\(\) does not give back", engine=_reapply_does_nothing),
-    Fault("round_trip", "cannot be swapped again: .*backbone", case=_second_heads_are_elsewhere),
+    Fault("round_trip", "swapped again, the head 'backbone' is not found", case=_second_heads_are_elsewhere),
     Fault("round_trip", "cannot be copied and saved", case=_unpicklable_since_the_swap),
     Fault("round_trip", "a copy of the frozen model", engine=_eval_mode_sticks_to_the_original_alone),
     Fault("round_trip", r"other numbers in output\['logits'\]", case=_copies_lose_the_scale),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,20 +14,17 @@ from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.finding import NUMERIC, STRUCTURE
 from pytest_headswap.checks.lean import lean_if_possible, on_meta_if_possible
 from pytest_headswap.checks.record import Record
-from pytest_headswap.checks.runs import ModeRun, run_modes
-from pytest_headswap.checks.samples import drawn, seed_of, seeded, smallest
+from pytest_headswap.checks.samples import drawn, seed_of, seeded, sizes
 from pytest_headswap.checks.snapshot import Snapshot
-from pytest_headswap.engine import NoHeadError, swap_head
+from pytest_headswap.engine import HeadSwapError, NoHeadError
 from pytest_headswap.engine.guess import inputs_for
-from pytest_headswap.engine.inputs import Inputs
+from pytest_headswap.engine.swap import Plan, plan_swap, swap_planned
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
 
 _CHEAP = 2**30  # bytes of parameters that may be made real for the sake of train mode
 _AFFORDABLE = 2**32  # bytes of values that a model may have of its own before `auto` is content with structure
-
-_Built = tuple[nn.Module, Inputs, dict[bool, ModeRun]]
 
 
 def build_case(
@@ -66,57 +64,58 @@ def build_case(
 def _built(zoo: str, spec: ModelSpec, num_classes: int, evidence: str, device: str, own_memory: bool) -> Case:
     with torch.no_grad():
         if own_memory:
-            built = _probed(spec, spec.build())
+            plan = _planned(spec, spec.build())
         elif evidence == STRUCTURE:
-            built = on_meta_if_possible(lambda: _probed(spec, spec.build()))
+            plan = on_meta_if_possible(lambda: _planned(spec, spec.build()))
         else:
-            built = _with_values(spec, evidence)
-    model, inputs, before = built
-    numeric = not any(tensor.is_meta for tensor in (*model.parameters(), *inputs.tensors()))
+            plan = _with_values(spec, evidence)
+    inputs = plan.inputs
+    numeric = not any(tensor.is_meta for tensor in (*plan.outer.parameters(), *inputs.tensors()))
     if numeric:
         inputs = drawn(inputs, seed_of(zoo, spec.name))
-    as_built = Record(model)
-    values = Snapshot(model) if numeric and evidence != STRUCTURE else None
-    swap = swap_head(model, num_classes, inputs, head=spec.head)
-    return Case(zoo, spec, num_classes, swap.model, inputs, swap, before, as_built, values, device)
+    as_built = Record(plan.outer)
+    values = Snapshot(plan.outer) if numeric and evidence != STRUCTURE else None
+    # not verified by the engine: the checks look for themselves, and more closely
+    swap = swap_planned(plan, num_classes, verified=False)
+    return Case(zoo, spec, num_classes, plan.outer, inputs, swap, plan, as_built, values, device)
 
 
-def _with_values(spec: ModelSpec, evidence: str) -> _Built:
-    built = _lean_or_real(lambda build: _probed(spec, build(spec.build), small=True))
-    model = built[0]
-    own = sum(parameter.nbytes for parameter in model.parameters() if not parameter.is_meta)
+def _with_values(spec: ModelSpec, evidence: str) -> Plan:
+    plan = _lean_or_real(lambda build: _planned(spec, build(spec.build), small=True))
+    own = sum(parameter.nbytes for parameter in plan.outer.parameters() if not parameter.is_meta)
     if evidence != NUMERIC and own > _AFFORDABLE:
-        return on_meta_if_possible(lambda: _probed(spec, spec.build(), small=True))
-    ARENAS.fill(model)
-    return built
+        return on_meta_if_possible(lambda: _planned(spec, spec.build(), small=True))
+    ARENAS.fill(plan.outer)
+    return plan
 
 
-def _lean_or_real(probe: Callable[[Callable[[Callable[[], nn.Module]], nn.Module]], _Built]) -> _Built:
+def _lean_or_real(plan: Callable[[Callable[[Callable[[], nn.Module]], nn.Module]], Plan]) -> Plan:
     """Some models can be built without memory and not be run without it."""
     try:
-        return probe(lean_if_possible)
+        return plan(lean_if_possible)
+    except NoHeadError:
+        raise  # which memory does not change
     except Exception:  # noqa: BLE001 - whatever the code of the model raises, memory may be what is missing
-        return probe(lambda build: build())
+        return plan(lambda build: build())
 
 
-def _probed(spec: ModelSpec, model: nn.Module, small: bool = False) -> _Built:
-    """A model, inputs for it, and its runs.
+def _planned(spec: ModelSpec, model: nn.Module, small: bool = False) -> Plan:
+    """Find the heads of a model, on the smallest image that it takes in both modes where `small`.
 
     Raises when it does not run and memory may be what is missing: in eval mode, or in train mode where that
     costs little (some models draw masks with NumPy while they train).
     """
     given: Any = spec.example_inputs(model) if spec.example_inputs is not None else None
     inputs = inputs_for(model, given)
-    if small:
-        inputs, before = smallest(model, inputs)
-    else:
-        before = run_modes(model, inputs, outputs_only=True)
-    error = before[False].error
-    if before[True].error is not None and 0 < _meta_bytes(model) <= _CHEAP:
-        error = error or before[True].error
-    if error is not None:
-        raise error
-    return model, inputs, before
+    for smaller in sizes(inputs) if small else ():
+        with suppress(HeadSwapError):
+            plan = plan_swap(model, smaller, spec.head)
+            if plan.search.train_error is None:
+                return plan
+    plan = plan_swap(model, inputs, spec.head)
+    if plan.search.train_error is not None and 0 < _meta_bytes(model) <= _CHEAP:
+        raise plan.search.train_error
+    return plan
 
 
 def _meta_bytes(model: nn.Module) -> int:

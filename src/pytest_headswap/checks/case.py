@@ -14,14 +14,15 @@ from torch import nn
 from pytest_headswap.checks.finding import NUMERIC, STRUCTURE, CheckSkipped
 from pytest_headswap.checks.lean import on_meta_if_possible
 from pytest_headswap.checks.record import Record
-from pytest_headswap.checks.runs import ModeRun, only_trainable, run_modes
+from pytest_headswap.checks.runs import ModeRun, Probe, only_trainable, probes, run_modes
 from pytest_headswap.checks.samples import seeded
 from pytest_headswap.checks.snapshot import Snapshot
 from pytest_headswap.checks.training import Training, train
-from pytest_headswap.engine import Swap
+from pytest_headswap.engine import Frozen, HeadSwapError, Swap, freeze_backbone
 from pytest_headswap.engine.abstract import META, WAYS, preserved
 from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.placed import Aliases
+from pytest_headswap.engine.swap import Plan
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
@@ -38,7 +39,7 @@ class Case:
         model: the model after the swap.
         inputs: what `forward` takes; random numbers where the model has values.
         swap: what the engine did.
-        before: the abstract runs of the model as the zoo built it, in eval mode (`False`) and train mode (`True`).
+        plan: where the engine found the heads, with what it saw of the model as it was built.
         as_built: what the model was before the swap: its modules, their attributes and its tensors.
         values: what the tensors held before the swap; None where the model has none, which is structure evidence.
         device: `auto`, `cpu`, `cuda` or `cuda:N`: where `device_placement` goes.
@@ -50,10 +51,11 @@ class Case:
     model: nn.Module
     inputs: Inputs
     swap: Swap
-    before: dict[bool, ModeRun]
+    plan: Plan
     as_built: Record
     values: Snapshot | None = None
     device: str = "auto"
+    _frozen: Frozen | HeadSwapError | None = None
 
     @property
     def numeric(self) -> bool:
@@ -68,9 +70,14 @@ class Case:
     @property
     def structure(self) -> str:
         """`structure`, and how the model was run abstractly where meta did not do."""
-        ways = {mode.run.way for mode in self.before.values() if mode.run is not None}
+        ways = {probe.way for probe in self.before.values()}
         way = next((way for way in reversed(WAYS) if way in ways), META)
         return STRUCTURE if way == META else f"{STRUCTURE}, {way} tensors"
+
+    @cached_property
+    def before(self) -> dict[bool, Probe]:
+        """What shapes the model as the zoo built it returned, in eval mode (`False`) and train mode (`True`)."""
+        return probes(self.plan.search)
 
     @cached_property
     def after(self) -> dict[bool, ModeRun]:
@@ -83,7 +90,7 @@ class Case:
         """A short training of the new head with real numbers; made when first asked, and undone."""
         assert self.values is not None, "only a model with values can be trained"
         with self.seeded("training"):
-            return train(self.swap, self.inputs, self.values, self.trainable_mode)
+            return train(self, self.values)
 
     @cached_property
     def eval_outputs(self) -> Any:
@@ -129,6 +136,27 @@ class Case:
         """A block with random numbers of its own, the same in every process; those of the user go on after it."""
         with seeded(self.zoo, self.spec.name, *names):
             yield
+
+    @contextmanager
+    def frozen(self) -> Iterator[Frozen]:
+        """A block in which the backbone is frozen; the engine verifies that the first time.
+
+        Raises:
+            HeadSwapError: `not_freezable`.
+        """
+        if self._frozen is None:
+            try:
+                self._frozen = freeze_backbone(self.swap, self.inputs)
+            except HeadSwapError as error:
+                self._frozen = error
+        elif isinstance(self._frozen, Frozen):
+            self._frozen.refreeze()
+        if isinstance(self._frozen, HeadSwapError):
+            raise self._frozen
+        try:
+            yield self._frozen
+        finally:
+            self._frozen.unfreeze()
 
     @contextmanager
     def restored(self) -> Iterator[None]:

@@ -27,7 +27,7 @@ from pytest_headswap.engine._torch import needs_values
 from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.outputs import flatten_outputs
 from pytest_headswap.engine.placed import moved, on_meta, simulated_run
-from pytest_headswap.engine.swap import Swap, swap_again
+from pytest_headswap.engine.swap import Swap, swap_planned
 
 _SIMULATED_DEVICE = torch.device("cuda:0")
 _HALF = (torch.bfloat16, torch.float16)
@@ -65,7 +65,7 @@ def device_placement(case: Case) -> str:
 def _head_follows_the_model(case: Case) -> None:
     """Swapped into a model that is neither on the CPU nor in float32, the head is where the model is."""
     with case.restored(), on_meta(case.model, torch.bfloat16):
-        swap = swap_again(case.swap, case.num_classes, verified=False)
+        swap = swap_planned(case.plan, case.num_classes, verified=False)
         try:
             _check_placed(swap, torch.device("meta"), torch.bfloat16, "swapped into a model on")
         finally:
@@ -119,7 +119,7 @@ def on_device(case: Case, device: torch.device) -> str:
             if dtype is not None and not _runs(case, device, dtype):
                 unsupported.append(str(dtype))
                 continue
-            swap = swap_again(case.swap, case.num_classes, verified=False)
+            swap = swap_planned(case.plan, case.num_classes, verified=False)
             try:
                 _check_placed(swap, device, dtype, "swapped into a model on")
                 _forward_and_backward(case, swap, device, dtype, "swapped on")
@@ -167,7 +167,7 @@ def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: t
 
 def _from_one_to_another(case: Case, one: torch.device, other: torch.device) -> None:
     with case.restored(), moved(case.model, one):
-        swap = swap_again(case.swap, case.num_classes, verified=False)
+        swap = swap_planned(case.plan, case.num_classes, verified=False)
         try:
             case.model.to(other)
             _check_placed(swap, other, None, f"swapped on {one} and moved to")

@@ -21,7 +21,7 @@ from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.finding import CheckFailed
 from pytest_headswap.checks.names import listed
 from pytest_headswap.checks.training import Training, untouched_by_freeze, woken
-from pytest_headswap.engine import Head, HeadSwapError, freeze_backbone
+from pytest_headswap.engine import Head, HeadSwapError
 
 
 def frozen_backbone(case: Case) -> str:
@@ -29,17 +29,14 @@ def frozen_backbone(case: Case) -> str:
     if case.numeric:
         return _trained(case.training, case.swap.heads)
     try:
-        frozen = freeze_backbone(case.swap, case.inputs)
+        with case.frozen() as frozen:
+            _stays_asleep(woken(case.model, case.swap))
+            trainable = untouched_by_freeze(case.model, case.swap)
+            if trainable:
+                raise CheckFailed(f"the frozen backbone still trains {listed(trainable)}")
+            return "; ".join(frozen.notes)
     except HeadSwapError as error:
         raise CheckFailed(f"the backbone cannot be frozen: {error}") from error
-    try:
-        _stays_asleep(woken(case.model, case.swap))
-        trainable = untouched_by_freeze(case.model, case.swap)
-        if trainable:
-            raise CheckFailed(f"the frozen backbone still trains {listed(trainable)}")
-        return "; ".join(frozen.notes)
-    finally:
-        frozen.unfreeze()
 
 
 def _stays_asleep(modules: Sequence[str]) -> None:

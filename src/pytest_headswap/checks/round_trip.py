@@ -19,7 +19,7 @@ import copy
 import io
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
@@ -29,8 +29,9 @@ from pytest_headswap.checks.finding import CheckFailed
 from pytest_headswap.checks.names import listed
 from pytest_headswap.checks.record import Record
 from pytest_headswap.checks.training import woken
-from pytest_headswap.engine import HeadSwapError, freeze_backbone, swap_head
+from pytest_headswap.engine import HeadSwapError
 from pytest_headswap.engine.abstract import StandIns, preserved
+from pytest_headswap.engine.find import search
 from pytest_headswap.engine.outputs import flatten_outputs
 
 _LIGHT = 2**16  # elements of a tensor that a copy takes with it
@@ -39,7 +40,7 @@ _LIGHT = 2**16  # elements of a tensor that a copy takes with it
 def round_trip(case: Case) -> str:
     """Undo and redo, swap again, copy, save and load; returns what could not be looked at."""
     _undo_and_redo(case)
-    _swap_again(case)
+    _found_again(case)
     return _copy_and_save(case)
 
 
@@ -56,27 +57,30 @@ def _undo_and_redo(case: Case) -> None:
         raise CheckFailed(f"reapply() does not give back the new head: {listed(different)}")
 
 
-def _swap_again(case: Case) -> None:
-    """On top of the first swap: heads whose class count the model does not declare are named, as the user would."""
-    heads = [head.path for head in case.swap.heads]
+def _found_again(case: Case) -> None:
+    """The engine finds the new heads where it has put them, with their class count."""
+    inner = case.plan.model
     try:
-        second = swap_head(case.model, case.num_classes + 1, case.inputs, head=heads)
+        found = search(inner, case.plan.inputs, train_mode=False).found
     except HeadSwapError as error:
         raise CheckFailed(f"the swapped model cannot be swapped again: {error}") from error
-    second.restore()
-    found = [head.path for head in second.heads]
-    if sorted(found) != sorted(heads):
-        raise CheckFailed(
-            f"the second swap found its heads at {listed(found)}, the first had put them at {listed(heads)}"
-        )
+    counts = {case.plan.prefix + item.head.path: item.head.num_classes for item in found}
+    eval_outputs = case.before[False].shapes.keys()
+    for head in case.swap.heads:
+        if eval_outputs.isdisjoint(head.outputs):
+            continue  # it shows in train mode alone
+        if counts.get(head.path) != case.num_classes:
+            now = ", ".join(f"{path!r} with {count} classes" for path, count in counts.items())
+            raise CheckFailed(f"swapped again, the head {head.path!r} is not found where it was put: found {now}")
 
 
 def _copy_and_save(case: Case) -> str:
-    try:
-        frozen, notes = freeze_backbone(case.swap, case.inputs), []
-    except HeadSwapError:
-        frozen, notes = None, ["the copies were not frozen, since the backbone cannot be"]
-    try:
+    with ExitStack() as stack:
+        notes = []
+        try:
+            stack.enter_context(case.frozen())
+        except HeadSwapError:
+            notes.append("the copies were not frozen, since the backbone cannot be")
         expected = _facts(case.model)
         try:
             loaded = _saved_and_loaded(case)
@@ -92,15 +96,12 @@ def _copy_and_save(case: Case) -> str:
         different = [name for name in expected | copied if expected.get(name) != copied.get(name)]
         if different:
             raise CheckFailed(f"after copying, saving and loading, {listed(different)} is not what it was")
-        awake = woken(loaded, case.swap) if frozen is not None else []
+        awake = woken(loaded, case.swap) if not notes else []
         if awake:
             raise CheckFailed(f"in a copy of the frozen model train() puts {listed(awake)} into train mode")
         if case.numeric:
             _same_outputs(case, loaded)
         return "; ".join(notes)
-    finally:
-        if frozen is not None:
-            frozen.unfreeze()
 
 
 def _facts(model: nn.Module) -> dict[str, object]:

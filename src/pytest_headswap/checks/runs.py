@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,24 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine import AbstractRun, HeadSwapError, abstract_run
+from pytest_headswap.engine.abstract import META
+from pytest_headswap.engine.find import Search
 from pytest_headswap.engine.outputs import flatten_outputs
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What shapes a model returned in one mode, by label, and how it was run; or why it did not run."""
+
+    shapes: dict[str, tuple[int, ...]]
+    way: str = META
+    error: HeadSwapError | None = None
+
+
+def probes(search: Search) -> dict[bool, Probe]:
+    """What the engine saw when it ran the model as it was built, in eval mode (`False`) and train mode (`True`)."""
+    seen = {training: Probe(search.shapes[training], search.ways[training]) for training in search.shapes}
+    return {False: seen[False], True: seen.get(True) or Probe({}, error=search.train_error)}
 
 
 @dataclass(frozen=True)
@@ -22,14 +39,11 @@ class ModeRun:
     run: AbstractRun | None = None
     error: HeadSwapError | None = None
 
-    def without_stand_ins(self) -> ModeRun:
-        """The same without the copies of all tensors that a real run is made with."""
-        return replace(self, run=replace(self.run, parameters={}, buffers={}, held=())) if self.run else self
-
     @cached_property
     def outputs(self) -> dict[str, torch.Tensor]:
-        """Each tensor that was returned, by its label; empty when the model did not run."""
-        return dict(flatten_outputs(self.run.outputs)) if self.run is not None else {}
+        """Each floating-point tensor that was returned, by its label; none when the model did not run."""
+        outputs = flatten_outputs(self.run.outputs) if self.run is not None else []
+        return {label: tensor for label, tensor in outputs if tensor.is_floating_point()}
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -37,12 +51,9 @@ class ModeRun:
         return {label: tuple(tensor.shape) for label, tensor in self.outputs.items()}
 
 
-def run_modes(model: nn.Module, inputs: Any, outputs_only: bool = False) -> dict[bool, ModeRun]:
-    """Run the model abstractly in eval and in train mode; `outputs_only` lets go of the stand-ins of a run."""
-    runs = {training: run_mode(model, inputs, training) for training in (False, True)}
-    if outputs_only:
-        runs = {training: mode.without_stand_ins() for training, mode in runs.items()}
-    return runs
+def run_modes(model: nn.Module, inputs: Any) -> dict[bool, ModeRun]:
+    """Run the model abstractly in eval and in train mode."""
+    return {training: run_mode(model, inputs, training) for training in (False, True)}
 
 
 def run_mode(model: nn.Module, inputs: Any, training: bool) -> ModeRun:

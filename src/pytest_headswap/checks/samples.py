@@ -7,9 +7,7 @@ from contextlib import contextmanager
 from zlib import crc32
 
 import torch
-from torch import nn
 
-from pytest_headswap.checks.runs import ModeRun, run_modes
 from pytest_headswap.engine.abstract import preserved_globals
 from pytest_headswap.engine.inputs import Inputs
 
@@ -29,17 +27,8 @@ def seeded(*names: str) -> Iterator[None]:
         yield
 
 
-def smallest(model: nn.Module, inputs: Inputs) -> tuple[Inputs, dict[bool, ModeRun]]:
-    """The smallest square images that the model takes in both modes, and its abstract runs on them."""
-    for candidate in _smaller(inputs):
-        runs = run_modes(model, candidate, outputs_only=True)
-        if runs[False].error is None and runs[True].error is None:
-            return candidate, runs
-    return inputs, run_modes(model, inputs, outputs_only=True)
-
-
-def _smaller(inputs: Inputs) -> Iterator[Inputs]:
-    """Where the only image among the inputs is larger than it might be: the same with smaller ones."""
+def sizes(inputs: Inputs) -> Iterator[Inputs]:
+    """The inputs with smaller and smaller square images, the smallest first, where an image is all there is."""
     images = [tensor for tensor in inputs.tensors() if tensor.dim() >= 4 and tensor.is_floating_point()]
     if len(images) != 1 or len(inputs.tensors()) != 1 or images[0].shape[-1] != images[0].shape[-2]:
         return

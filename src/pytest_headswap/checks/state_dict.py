@@ -25,7 +25,7 @@ from pytest_headswap.checks.finding import CheckFailed
 from pytest_headswap.checks.names import head_names, listed, names_of
 from pytest_headswap.checks.snapshot import same_bits
 from pytest_headswap.engine import HeadSwapError
-from pytest_headswap.engine.swap import swap_again
+from pytest_headswap.engine.swap import swap_planned
 
 
 def state_dict(case: Case) -> str:
@@ -108,7 +108,7 @@ def _head_alone(case: Case, head: dict[str, torch.Tensor]) -> str:
     finally:
         case.swap.load_state_dict(kept)
     with case.restored():
-        fresh = swap_again(case.swap, case.num_classes, verified=False)
+        fresh = swap_planned(case.plan, case.num_classes, verified=False)
         try:
             fresh.load_state_dict(saved)
             different = _different(fresh.state_dict(), kept)

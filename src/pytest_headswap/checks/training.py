@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,11 +13,14 @@ from torch import nn
 from pytest_headswap.checks.names import head_names
 from pytest_headswap.checks.samples import batch_of, seed_of, with_other_companions
 from pytest_headswap.checks.snapshot import Snapshot, same_bits
-from pytest_headswap.engine import HeadSwapError, Swap, freeze_backbone
+from pytest_headswap.engine import HeadSwapError, Swap
 from pytest_headswap.engine.abstract import preserved
 from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.outputs import flatten_outputs
 from pytest_headswap.engine.placed import Aliases
+
+if TYPE_CHECKING:
+    from pytest_headswap.checks.case import Case
 
 _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 0.01
 
@@ -49,28 +52,31 @@ class Training:
     notes: list[str] = field(default_factory=list)
 
 
-def train(swap: Swap, inputs: Inputs, values: Snapshot, training: bool) -> Training:
-    """Freeze all but the heads of `swap`, take two steps with momentum and weight decay, and look at everything.
+def train(case: Case, values: Snapshot) -> Training:
+    """Freeze all but the heads of a case, take two steps with momentum and weight decay, and look at everything.
 
-    `values` is what the model held before; `training` is False for a model that does not run in train mode.
+    `values` is what the model held before. Where it does not run in train mode, it is trained in eval mode.
     """
     seen = Training()
+    swap = case.swap
     head = {name: tensor.clone() for name, tensor in swap.state_dict().items()}
+    gradients = [(parameter, parameter.grad) for parameter in swap.model.parameters()]
+    _leave_gradients(swap)
     try:
-        with preserved(swap.model, Aliases()):
-            _leave_gradients(swap)
-            try:
-                frozen = freeze_backbone(swap, inputs)
-            except HeadSwapError as error:
-                seen.refused = error
-                return seen
+        with case.frozen() as frozen:
             seen.notes += frozen.notes
+            seen.strangers = [name for name, value in swap.model.named_parameters() if value.grad is not None]
             seen.woken = woken(swap.model, swap)
-            _take_steps(swap.model, swap, inputs, training, seen)
-            now = swap.state_dict()
-            seen.moved = {name for name, tensor in head.items() if not same_bits(tensor, now[name])}
-            seen.changed = values.changed(without=head_names(swap))
+            with preserved(swap.model, Aliases()):
+                _take_steps(swap.model, swap, case.inputs, case.trainable_mode, seen)
+                now = swap.state_dict()
+                seen.moved = {name for name, tensor in head.items() if not same_bits(tensor, now[name])}
+                seen.changed = values.changed(without=head_names(swap))
+    except HeadSwapError as error:
+        seen.refused = error
     finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
         swap.load_state_dict(head)
         values.put_back()
     return seen
@@ -138,7 +144,7 @@ def _take_steps(model: nn.Module, swap: Swap, inputs: Inputs, training: bool, se
         if step == 0:
             seen.gradients = {name: parameter.grad for name, parameter in new.items()}
             seen.gradients = {n: g.clone() if g is not None else None for n, g in seen.gradients.items()}
-            seen.strangers = [
+            seen.strangers += [
                 name for name, value in model.named_parameters() if name not in new and value.grad is not None
             ]
         optimizer.step()

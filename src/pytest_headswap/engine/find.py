@@ -24,7 +24,7 @@ class Search:
     """Everything that was found out about a model in one probe of each mode.
 
     `shapes`: of the labelled outputs, for each mode that could be run (False: eval, True: train), and
-    `ways`: how it was run there.
+    `ways`: how it was run there. `train_error`: why train mode could not be run.
     """
 
     found: tuple[Found, ...]
@@ -33,14 +33,15 @@ class Search:
     shapes: dict[bool, dict[str, tuple[int, ...]]]
     ways: dict[bool, str]
     declared: int | None
+    train_error: HeadSwapError | None = None
 
     def heads(self) -> Heads:
         """The public view."""
         return Heads(tuple(item.head for item in self.found), self.rejected, self.notes, self.ways[False])
 
 
-def search(model: nn.Module, inputs: Inputs) -> Search:
-    """Probe the model in eval and in train mode and collect its heads.
+def search(model: nn.Module, inputs: Inputs, *, train_mode: bool = True) -> Search:
+    """Probe the model in eval and in train mode and collect its heads; without `train_mode`, those of eval mode.
 
     Raises:
         NoHeadError: it has none, nor a place for one.
@@ -48,9 +49,12 @@ def search(model: nn.Module, inputs: Inputs) -> Search:
     """
     graphs = [record(model, inputs, training=False)]
     notes: list[str] = []
+    train_error: HeadSwapError | None = None
     try:
-        graphs.append(record(model, inputs, training=True, ways=WAYS[WAYS.index(graphs[0].way) :]))
+        if train_mode:
+            graphs.append(record(model, inputs, training=True, ways=WAYS[WAYS.index(graphs[0].way) :]))
     except HeadSwapError as error:
+        train_error = error
         notes.append(f"train mode could not be probed, so heads that only appear there are not seen: {error}")
     if not any(value.shape for graph in graphs for value in graph.outputs.values()):
         raise NoHeadError(
@@ -72,7 +76,7 @@ def search(model: nn.Module, inputs: Inputs) -> Search:
         notes.append("the model was built without a head: the Identity at its end becomes one")
     shapes = {graph.training: {label: value.shape for label, value in graph.outputs.items()} for graph in graphs}
     ways = {graph.training: graph.way for graph in graphs}
-    return Search(tuple(found), tuple(rejected), tuple(notes), shapes, ways, declared)
+    return Search(tuple(found), tuple(rejected), tuple(notes), shapes, ways, declared, train_error)
 
 
 def declared_num_classes(model: nn.Module) -> int | None:

@@ -8,7 +8,7 @@ mode; it is part of the module, and so of its copies and pickles. Keys of the st
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -32,11 +32,24 @@ class Frozen:
     model: nn.Module
     notes: tuple[str, ...]
     _undo: list[Callable[[], object]]
+    _redo: list[Callable[[], object]] = field(default_factory=list)
 
     def unfreeze(self) -> None:
         """Give the backbone back its gradients and modes, as they were before. A second call changes nothing."""
+        if self._undo:
+            self._redo = _remember(self.model)
         while self._undo:
             self._undo.pop()()
+
+    def refreeze(self) -> None:
+        """Freeze the same again after `unfreeze`, without verifying it again. A second call changes nothing."""
+        if self._redo:
+            self._undo = _remember(self.model)
+        while self._redo:
+            self._redo.pop()()
+        for parameter in self.model.parameters():
+            if not parameter.requires_grad:
+                parameter.grad = None  # what was learnt meanwhile, and an optimizer would still apply
 
 
 def freeze_backbone(swap: Swap, example_inputs: Any = None) -> Frozen:
@@ -59,7 +72,7 @@ def freeze_backbone(swap: Swap, example_inputs: Any = None) -> Frozen:
     model, prefix = unwrap(swap.model)
     names = {name.removeprefix(prefix) for name in swap.state_dict()}
     heads = _head_modules(model, names, swap, prefix)
-    holders = [module for module in model.modules() if module not in heads and heads & set(module.modules())]
+    holders = _holders(model, heads)
     backbone = [module for module in model.modules() if module not in heads and module not in holders]
     undo = _remember(model)
     new = {id(parameter) for parameter in swap.parameters()}
@@ -100,6 +113,14 @@ def _head_modules(model: nn.Module, names: Iterable[str], swap: Swap, prefix: st
         if path:
             modules |= set(model.get_submodule(path).modules())
     return modules
+
+
+def _holders(model: nn.Module, heads: set[nn.Module]) -> list[nn.Module]:
+    """The modules that hold a head somewhere inside."""
+    named = dict(model.named_modules(remove_duplicate=False))
+    parts = [path.split(".") for path, module in named.items() if module in heads and path]
+    around = {".".join(part[:count]) for part in parts for count in range(len(part))}
+    return list(dict.fromkeys(module for path, module in named.items() if path in around and module not in heads))
 
 
 def _remember(model: nn.Module) -> list[Callable[[], object]]:

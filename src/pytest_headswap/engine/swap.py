@@ -32,9 +32,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """Where the heads of a model are: all that a swap needs to know beside what to put there."""
+class Plan:
+    """Where the heads of a model are: all that a swap needs to know beside what to put there.
 
+    Attributes:
+        outer: the model that was passed in.
+        model: the model inside of wrappers, and `prefix`: its path in `outer`.
+        inputs: what forward takes.
+        search: what was found out about the model.
+        chosen: the heads to swap.
+    """
+
+    outer: nn.Module
     model: nn.Module
     prefix: str
     inputs: Inputs
@@ -61,7 +70,7 @@ class Swap:
     notes: tuple[str, ...]
     _names: tuple[str, ...]
     _changes: Transaction
-    _plan: _Plan
+    _plan: Plan
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the new heads, for the optimizer."""
@@ -177,38 +186,43 @@ def swap_head(
         NoHeadError: the model has no head, nor a place for one.
         HeadSwapError: nothing was swapped; `reason` says why.
     """
-    inner, prefix = unwrap(model)
     check_arguments(num_classes, new_head, activation, class_names)
     check_init(init)
-    check_swappable(model)
-    inputs = inputs_for(inner, example_inputs)
-    result = search(inner, inputs)
-    chosen = choose(result.found, result.declared, head, prefix)
+    plan = plan_swap(model, example_inputs, head)
+    inner, chosen = plan.model, plan.chosen
     if isinstance(new_head, nn.Module) and len(chosen) > 1:
         raise HeadSwapError(
             "bad_argument", f"one new_head for {len(chosen)} heads: pass a function of (in_features, num_classes)"
         )
     classes = old_classes(inner, class_map, num_classes, chosen[0].head.num_classes)
-    plan = _Plan(inner, prefix, inputs, result, tuple(chosen))
     with seeded(generator):
-        swap = _carry_out(model, plan, num_classes, new_head, init, classes, class_names, activation)
-    for note in swap.notes[len(result.notes) :]:
+        swap = _carry_out(plan, num_classes, new_head, init, classes, class_names, activation)
+    for note in swap.notes[len(plan.search.notes) :]:
         warnings.warn(note, HeadSwapWarning, stacklevel=3)
     return swap
 
 
 @_outside_inference_mode
-def swap_again(swap: Swap, num_classes: int, *, verified: bool = True) -> Swap:
-    """Swap the heads of a swap that was restored for another class count, without looking for them again.
+def plan_swap(model: nn.Module, example_inputs: Any, head: str | Sequence[str] | None = None) -> Plan:
+    """Find the heads to swap, as `swap_head` does, and change nothing."""
+    inner, prefix = unwrap(model)
+    check_swappable(model)
+    inputs = inputs_for(inner, example_inputs)
+    result = search(inner, inputs)
+    return Plan(model, inner, prefix, inputs, result, tuple(choose(result.found, result.declared, head, prefix)))
+
+
+@_outside_inference_mode
+def swap_planned(plan: Plan, num_classes: int, *, verified: bool = True) -> Swap:
+    """Swap the heads of a plan; the model has to be as it was when the plan was made.
 
     Without `verified` the model is not run: for those who look at the outputs themselves.
     """
-    return _carry_out(swap.model, swap._plan, num_classes, None, "default", {}, None, "keep", verified=verified)
+    return _carry_out(plan, num_classes, None, "default", {}, None, "keep", verified=verified)
 
 
 def _carry_out(
-    model: nn.Module,
-    plan: _Plan,
+    plan: Plan,
     num_classes: int,
     new_head: NewHead | None,
     init: Init,
@@ -237,7 +251,7 @@ def _carry_out(
         raise
     heads = tuple(_within(_after(inner, item, num_classes, activation), prefix) for item in chosen if num_classes)
     old = tuple(_within(item.head, prefix) for item in chosen)
-    return Swap(model, num_classes, heads, old, notes, tuple(prefix + name for name in names), changes, plan)
+    return Swap(plan.outer, num_classes, heads, old, notes, tuple(prefix + name for name in names), changes, plan)
 
 
 def _swap_one(
