@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from pytest_headswap.engine._torch import needs_values
 from pytest_headswap.engine.inputs import as_inputs
-from pytest_headswap.engine.placed import moved, on_meta, simulated_run
+from pytest_headswap.engine.placed import moved, on_meta, simulated
 
 CUDA = torch.device("cuda:0")
+
+
+def simulated_run(model: nn.Module, x: torch.Tensor, training: bool = False) -> Any:
+    """One run on a simulated CUDA device."""
+    with simulated(model, as_inputs(x), CUDA) as run:
+        return run(training)
 
 
 class Net(nn.Module):
@@ -52,7 +60,7 @@ def _state(model: nn.Module) -> list[tuple[str, int, torch.device, torch.dtype]]
 def test_a_simulated_run_returns_tensors_on_the_device(training: bool) -> None:
     model = Net()
     before = _state(model)
-    output = simulated_run(model, as_inputs(torch.randn(2, 8)), CUDA, training=training)
+    output = simulated_run(model, torch.randn(2, 8), training)
     assert (output.device, tuple(output.shape)) == (CUDA, (2, 3))
     assert _state(model) == before
 
@@ -60,24 +68,24 @@ def test_a_simulated_run_returns_tensors_on_the_device(training: bool) -> None:
 def test_a_model_on_meta_can_be_simulated_too() -> None:
     with torch.device("meta"):
         model = Net()
-    assert simulated_run(model, as_inputs(torch.zeros(2, 8)), CUDA, training=False).device == CUDA
+    assert simulated_run(model, torch.zeros(2, 8)).device == CUDA
 
 
 def test_a_tensor_that_is_not_moved_is_where_it_was() -> None:
     with pytest.raises(RuntimeError, match=r"cuda:0.*cpu|cpu.*cuda:0") as caught:
-        simulated_run(UsesLoose(), as_inputs(torch.randn(2, 8)), CUDA, training=False)
+        simulated_run(UsesLoose(), torch.randn(2, 8))
     assert not needs_values(caught.value)
 
 
 def test_a_model_that_asks_for_values_is_told_apart_from_one_that_is_wrong() -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - the type is torch's own
-        simulated_run(AsksForValues(), as_inputs(torch.randn(2, 8)), CUDA, training=False)
+        simulated_run(AsksForValues(), torch.randn(2, 8))
     assert needs_values(caught.value)
 
 
 def test_a_recurrent_layer_does_not_start_the_driver() -> None:
     model = nn.LSTM(4, 3, batch_first=True)
-    output, _ = simulated_run(model, as_inputs(torch.randn(2, 5, 4)), CUDA, training=False)
+    output, _ = simulated_run(model, torch.randn(2, 5, 4))
     assert output.device == CUDA
 
 

@@ -26,7 +26,7 @@ from pytest_headswap.checks.runs import mode_name
 from pytest_headswap.engine._torch import needs_values
 from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.outputs import flatten_outputs
-from pytest_headswap.engine.placed import moved, on_meta, simulated_run
+from pytest_headswap.engine.placed import moved, on_meta, simulated
 from pytest_headswap.engine.swap import Swap, swap_planned
 
 _SIMULATED_DEVICE = torch.device("cuda:0")
@@ -52,9 +52,7 @@ def device_placement(case: Case) -> str:
     devices = devices_of(case)
     _head_follows_the_model(case)
     if not devices:
-        for training in (False, True):
-            if case.after[training].error is None:
-                _simulate(case, training)
+        _simulate(case)
         return ""
     notes = [on_device(case, device) for device in devices]
     for one, other in itertools.pairwise(devices):
@@ -86,16 +84,21 @@ def _check_placed(swap: Swap, device: torch.device, dtype: torch.dtype | None, h
         raise CheckFailed(f"{how} {device} in {dtype}, the head has {listed(other)}")
 
 
-def _simulate(case: Case, training: bool) -> None:
-    try:
-        outputs = simulated_run(case.model, case.inputs, _SIMULATED_DEVICE, training=training)
-    except Exception as error:
-        if needs_values(error):
-            raise CheckSkipped("not_simulated", f"no device can be simulated for {case.spec.name}: {error}") from error
-        raise CheckFailed(
-            f"on {_SIMULATED_DEVICE} in {mode_name(training)} forward raises {type(error).__name__}: {error}"
-        ) from error
-    _check_outputs(case, outputs, _SIMULATED_DEVICE, training)
+def _simulate(case: Case) -> None:
+    modes = [training for training in (False, True) if case.after[training].error is None]
+    with simulated(case.model, case.inputs, _SIMULATED_DEVICE) as run:
+        for training in modes:
+            try:
+                outputs = run(training)
+            except Exception as error:
+                if needs_values(error):
+                    raise CheckSkipped(
+                        "not_simulated", f"no device can be simulated for {case.spec.name}: {error}"
+                    ) from error
+                raise CheckFailed(
+                    f"on {_SIMULATED_DEVICE} in {mode_name(training)} forward raises {type(error).__name__}: {error}"
+                ) from error
+            _check_outputs(case, outputs, _SIMULATED_DEVICE, training)
 
 
 def _check_outputs(case: Case, returned: object, device: torch.device, training: bool) -> None:

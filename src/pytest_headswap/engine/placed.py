@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -34,29 +34,32 @@ def on_meta(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
-def simulated_run(model: nn.Module, inputs: Inputs, device: torch.device, *, training: bool) -> Any:
-    """What the model returns on a device that need not be there: fake tensors, which know where they would be.
+@contextmanager
+def simulated(model: nn.Module, inputs: Inputs, device: torch.device) -> Iterator[Callable[[bool], Any]]:
+    """The model on a device that need not be there: fake tensors, which know where they would be.
 
-    Parameters, buffers and inputs are on the device; tensors that are neither stay where they are, as
-    `Module.to` leaves them. Without gradients: recording them can abort the process where torch was built
-    without CUDA.
-
-    Raises:
-        Exception: whatever the model raises; for tensors on different devices what torch raises there.
+    Yields a function that runs the model, in train mode where its argument is True, and returns its outputs.
+    It raises whatever the model raises; for tensors on different devices what torch raises there. Parameters,
+    buffers and inputs are on the device; tensors that are neither stay where they are, as `Module.to` leaves
+    them. Without gradients: recording them can abort the process where torch was built without CUDA.
     """
     fake = fake_tensor_mode(real_kernels=False)
     on_device = [*model.parameters(), *model.buffers(), *inputs.tensors()]
     stand_ins = _Elsewhere(fake, device, on_device)
+
+    def run(training: bool) -> Any:
+        model.train(training)
+        return model(*given.args, **(given.kwargs or {}))
+
     with ExitStack() as stack:
         stack.enter_context(preserved(model, stand_ins))
+        given = inputs.map_tensors(stand_ins.of)
         stack.enter_context(torch.no_grad())
         stack.enter_context(plain_kernels())
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it would start the CUDA driver
         stack.enter_context(quiet_fake_tensors())
         stack.enter_context(fake)
-        model.train(training)
-        given = inputs.map_tensors(stand_ins.of)
-        return model(*given.args, **(given.kwargs or {}))
+        yield run
 
 
 class Aliases(StandIns):
