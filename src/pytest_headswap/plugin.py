@@ -1,13 +1,16 @@
-"""The pytest plugin: declares the options, and registers the rest once a zoo is asked for.
+"""The pytest plugin: declares options, hooks, the marker and its fixtures, and joins the run once a zoo is asked for.
 
 Every pytest run on a machine where this is installed imports this module, so it imports as little as it can:
-no torch, and nothing of the package but the options.
+no torch, and nothing of the package but what declares.
 """
 
 from __future__ import annotations
 
 import pytest
 
+from pytest_headswap._plugin import fixtures, newhooks, parametrize
+from pytest_headswap._plugin.added import add_zoos, known_checks
+from pytest_headswap._plugin.marker import MARKER
 from pytest_headswap._plugin.options import add_options, asked_scope, read_settings
 
 
@@ -16,15 +19,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
 
 
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks."""
+    pluginmanager.add_hookspecs(newhooks)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Validate what was asked for and join the run. Last, so that a conftest can add its zoos before."""
+    config.addinivalue_line("markers", MARKER)
+    config.pluginmanager.register(fixtures, "headswap-fixtures")
+    config.pluginmanager.register(parametrize, "headswap-parametrize")
     if config.option.help or config.option.version or config.option.markers:
         return  # these end here, and should do so whatever stands in the ini file
+    add_zoos(config)
     scope = asked_scope(config)
     if scope is None:
         return
-    settings = read_settings(config, scope)
+    settings = read_settings(config, scope, known_checks(config))
 
     from pytest_headswap._plugin.recorder import Recorder
     from pytest_headswap._plugin.run import ZooRun, share_cores
@@ -32,6 +44,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(ZooRun(settings), "headswap-run")
     workerinput = getattr(config, "workerinput", None)
     if workerinput is None:
-        config.pluginmanager.register(Recorder(settings), "headswap-recorder")
+        config.pluginmanager.register(Recorder(config, settings), "headswap-recorder")
     else:
         share_cores(workerinput["workercount"])

@@ -88,8 +88,8 @@ def _warm() -> None:
     import torch
     from torch import nn
 
-    from pytest_headswap import cli  # noqa: F401
-    from pytest_headswap._plugin import recorder, run  # noqa: F401
+    from pytest_headswap import api, cli  # noqa: F401
+    from pytest_headswap._plugin import parametrize, recorder, run  # noqa: F401
     from pytest_headswap.checks import CHECKS, build_case, run_check
     from pytest_headswap.zoo import ModelSpec, builtin  # noqa: F401
 

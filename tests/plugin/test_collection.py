@@ -12,8 +12,9 @@ from pytest_headswap.report import Result
 Journal = Callable[..., dict[str, Result]]
 Extend = Callable[[str], None]
 
-SOUND = ("--headswap-zoo=testzoo", "--headswap-models=alpha,beta*")
 CHECKS = ("output_shape", "native_parity", "gradient_flow")
+THREE = f"--headswap-checks={','.join(CHECKS)}"
+SOUND = ("--headswap-zoo=testzoo", "--headswap-models=alpha,beta*", THREE)
 
 
 def _collected(result: pytest.RunResult) -> list[str]:
@@ -60,7 +61,7 @@ def test_paths_beside_a_zoo_on_the_command_line_run_too(project: pytest.Pytester
 
 
 def test_a_zoo_of_the_ini_file_runs_beside_the_tests_of_the_project(project: pytest.Pytester) -> None:
-    project.makeini("[pytest]\nheadswap_zoo = testzoo\nheadswap_models = alpha")
+    project.makeini("[pytest]\nheadswap_zoo = testzoo\nheadswap_models = alpha\nheadswap_checks = " + ",".join(CHECKS))
     result = project.runpytest_inprocess("--collect-only", "-q")
     assert _collected(result) == ["test_own.py::test_mine", *(f"testzoo::alpha::{check}" for check in CHECKS)]
 
@@ -87,10 +88,9 @@ def test_the_usual_ways_of_selecting_work(project: pytest.Pytester, flags: list[
 
 
 def test_only_what_failed_runs_again_with_lf(project: pytest.Pytester, journal: Journal) -> None:
-    project.runpytest_inprocess("--headswap-zoo=testzoo", "--headswap-models=alpha,mismatched,raising")
-    result = project.runpytest_inprocess(
-        "--headswap-zoo=testzoo", "--headswap-models=alpha,mismatched,raising", "--lf", "-v"
-    )
+    flags = ["--headswap-zoo=testzoo", "--headswap-models=alpha,mismatched,raising", THREE]
+    project.runpytest_inprocess(*flags)
+    result = project.runpytest_inprocess(*flags, "--lf", "-v")
     result.assert_outcomes(failed=1, errors=3)
     assert {item.model for item in journal().values()} == {"mismatched", "raising"}
 
@@ -129,15 +129,15 @@ def test_an_odd_name_that_failed_is_found_again_with_lf(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(f"SPECS = dict.fromkeys({ODD_NAMES!r}, dict(build=Net, native=lambda n: nn.Linear(1, 1)))")
-    project.runpytest_inprocess("--headswap-zoo=testzoo").assert_outcomes(failed=9, passed=18)
-    project.runpytest_inprocess("--headswap-zoo=testzoo", "--lf").assert_outcomes(failed=9)
+    project.runpytest_inprocess("--headswap-zoo=testzoo", THREE).assert_outcomes(failed=9, passed=18)
+    project.runpytest_inprocess("--headswap-zoo=testzoo", THREE, "--lf").assert_outcomes(failed=9)
     assert sorted(item.model for item in journal().values()) == sorted(ODD_NAMES)
 
 
 def test_thousands_of_tests_are_collected_in_seconds(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest("SPECS = {f'm{i}': dict(build=unbuildable) for i in range(2742)}")
     start = time.perf_counter()
-    result = project.runpytest_inprocess("--headswap-zoo=testzoo", "--collect-only", "-qq")
+    result = project.runpytest_inprocess("--headswap-zoo=testzoo", THREE, "--collect-only", "-qq")
     seconds = time.perf_counter() - start
     result.stdout.fnmatch_lines(["testzoo: 8226"])
     assert seconds < 3

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_headswap._plugin.asked import CaseOptions
 from pytest_headswap._plugin.ids import CheckId, escape, parse_id, repro_command, unescape
 
 NAMES = st.text(st.characters() | st.sampled_from(":%[]/ "), min_size=1)
@@ -49,7 +50,7 @@ def test_other_ids_are_not_taken_for_ours(nodeid: str) -> None:
 
 
 def test_the_repro_command_is_quoted_for_a_shell() -> None:
-    command = repro_command(CheckId("zoo", "a b's", "output_shape"), 7, 7)
+    command = repro_command(CheckId("zoo", "a b's", "output_shape"), CaseOptions())
     assert shlex.split(command) == [
         "pytest",
         "--headswap-zoo=zoo",
@@ -58,5 +59,7 @@ def test_the_repro_command_is_quoted_for_a_shell() -> None:
     ]
 
 
-def test_the_repro_command_names_a_class_count_that_is_not_the_default() -> None:
-    assert repro_command(CheckId("z", "m", "c"), 3, 7).endswith(" --headswap-num-classes=3")
+def test_the_repro_command_names_what_is_not_the_default() -> None:
+    options = CaseOptions(3, "numeric", "cuda:1")
+    flags = " --headswap-num-classes=3 --headswap-evidence=numeric --headswap-device=cuda:1"
+    assert repro_command(CheckId("z", "m", "c"), options).endswith(flags)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 
+from pytest_headswap import ModelSpec, checks
 from pytest_headswap.report import Result, read_journal
 
 USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
@@ -24,12 +26,22 @@ BAD_FLAGS = {
     ),
     "unknown check": (
         ["--headswap-zoo=testzoo", "--headswap-checks=output_shapes"],
-        "*unknown check 'output_shapes'*did you mean output_shape*output_shape, native_parity, gradient_flow*",
+        "*unknown check 'output_shapes'*did you mean output_shape*The checks are output_shape, native_parity, *",
     ),
     "unknown check among known ones": (
         ["--headswap-zoo=testzoo", "--headswap-checks=output_shape,nonsense"],
-        "*unknown check 'nonsense'*The checks are output_shape, native_parity, gradient_flow*",
+        "*unknown check 'nonsense'*The checks are output_shape, native_parity, *",
     ),
+    "unknown evidence": (
+        ["--headswap-zoo=testzoo", "--headswap-evidence=numerical"],
+        "*--headswap-evidence must be one of auto, structure, numeric, not 'numerical': did you mean numeric*",
+    ),
+    "unknown device": (
+        ["--headswap-zoo=testzoo", "--headswap-device=cuda:"],
+        "*--headswap-device must be auto, cpu, cuda, or cuda:N*such as cuda:0, not 'cuda:': did you mean cuda*",
+    ),
+    "device without a number": (["--headswap-zoo=testzoo", "--headswap-device=cuda:one"], "*not 'cuda:one'*"),
+    "device of another kind": (["--headswap-zoo=testzoo", "--headswap-device=meta"], "*must be auto, cpu, cuda*"),
 }
 
 
@@ -50,6 +62,54 @@ def test_a_class_count_that_is_no_positive_whole_number_is_refused(project: pyte
     result = project.runpytest_inprocess("--headswap-zoo=testzoo", f"--headswap-num-classes={text}")
     assert result.ret == USAGE_ERROR
     result.stderr.fnmatch_lines([f"*--headswap-num-classes must be a positive whole number, not '{text}'*such as 7*"])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "message"),
+    [
+        (0, "cuda", "*--headswap-device is 'cuda', but torch * give cpu, or auto, which takes what there is"),
+        (0, "cuda:0", "*--headswap-device is 'cuda:0', but torch * give cpu, or auto*"),
+        (1, "cuda:1", "*--headswap-device is 'cuda:1', but cuda:0 is the only one here"),
+        (4, "cuda:4", "*--headswap-device is 'cuda:4', but the last one is cuda:3 here"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_refused_with_what_is_there(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, gpus: int, asked: str, message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    result = project.runpytest_inprocess("--headswap-zoo=testzoo", f"--headswap-device={asked}")
+    assert result.ret == USAGE_ERROR
+    result.stderr.fnmatch_lines([message])
+
+
+def test_evidence_and_device_reach_the_case_the_journal_and_the_repro_command(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, journal: Callable[..., dict[str, Result]]
+) -> None:
+    asked = []
+
+    def build_case(zoo: str, spec: ModelSpec, num_classes: int, evidence: str, device: str) -> checks.Case:
+        asked.append((num_classes, evidence, device))
+        return build(zoo, spec, num_classes)
+
+    build = checks.build_case
+    monkeypatch.setattr(checks, "build_case", build_case)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    flags = ["--headswap-evidence=numeric", "--headswap-device=cuda:1"]
+    project.makeini("[pytest]\nheadswap_evidence = structure\nheadswap_device = cpu\n")
+    only = ["--headswap-zoo=testzoo", "--headswap-models=alpha", "--headswap-checks=output_shape"]
+    result = project.runpytest_inprocess(*only, *flags)
+    result.stdout.fnmatch_lines(["headswap: *7 classes; numeric evidence; on cuda:1"])
+    (item,) = journal().values()
+    assert item.repro.endswith(" ".join(flags))
+    options = read_journal(project.path / "headswap-report")[0].options
+    assert (options["evidence"], options["device"]) == ("numeric", "cuda:1")
+
+    project.runpytest_inprocess(*only)
+    (item,) = journal().values()
+    assert item.repro.endswith(" --headswap-evidence=structure --headswap-device=cpu"), "those of the ini file"
+    assert asked == [(7, "numeric", "cuda:1"), (7, "structure", "cpu")]
 
 
 @pytest.mark.parametrize("value", ["0", "true", "seven", "2.5"])
@@ -75,7 +135,7 @@ def test_a_wrong_ini_file_does_not_stand_in_the_way_of_help(project: pytest.Pyte
 
 def test_help_lists_each_option_with_its_default(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess("--help")
-    for name in ("zoo", "models", "checks", "num-classes", "report"):
+    for name in ("zoo", "models", "checks", "num-classes", "evidence", "device", "report"):
         result.stdout.fnmatch_lines([f"*--headswap-{name}=*"])
         result.stdout.fnmatch_lines([f"*headswap_{name.replace('-', '_')} (*"])
     result.stdout.fnmatch_lines(["*default: 7*"])
@@ -101,6 +161,8 @@ def test_each_option_works_as_an_ini_key(project: pytest.Pytester, journal: Call
         "models": "alpha, lonely",
         "checks": ["output_shape"],
         "num_classes": 3,
+        "evidence": "auto",
+        "device": "auto",
     }
 
 
@@ -148,7 +210,6 @@ def test_a_pattern_that_fits_none_of_several_zoos_is_refused(project: pytest.Pyt
 
 
 def test_the_header_says_what_runs(project: pytest.Pytester) -> None:
-    result = project.runpytest_inprocess("--headswap-zoo=testzoo", "--headswap-models=alpha,beta*", "--collect-only")
-    result.stdout.fnmatch_lines(
-        ["headswap: testzoo (2 of 8 models); output_shape, native_parity, gradient_flow; 7 classes"]
-    )
+    flags = ["--headswap-zoo=testzoo", "--headswap-models=alpha,beta*", "--headswap-checks=native_parity,output_shape"]
+    result = project.runpytest_inprocess(*flags, "--collect-only")
+    result.stdout.fnmatch_lines(["headswap: testzoo (2 of 8 models); output_shape, native_parity; 7 classes"])

@@ -15,6 +15,8 @@ pytest.importorskip("xdist")
 Journal = Callable[..., dict[str, Result]]
 Extend = Callable[[str], None]
 
+THREE = "--headswap-checks=output_shape,native_parity,gradient_flow"
+
 
 def _comparable(results: dict[str, Result]) -> list[Result]:
     """Without what differs from run to run."""
@@ -24,11 +26,11 @@ def _comparable(results: dict[str, Result]) -> list[Result]:
 
 
 def test_two_workers_give_the_same_results_as_none(project: pytest.Pytester, journal: Journal) -> None:
-    alone = project.runpytest_subprocess("--headswap-zoo=testzoo", "--headswap-num-classes=3")
+    alone = project.runpytest_subprocess("--headswap-zoo=testzoo", THREE, "--headswap-num-classes=3")
     results = journal()
     header, _ = read_journal(project.path / "headswap-report")
     (project.path / "builds.txt").unlink()
-    shared = project.runpytest_subprocess("--headswap-zoo=testzoo", "--headswap-num-classes=3", "-n", "2", "-v")
+    shared = project.runpytest_subprocess("--headswap-zoo=testzoo", THREE, "--headswap-num-classes=3", "-n", "2", "-v")
     assert shared.ret == alone.ret == pytest.ExitCode.TESTS_FAILED
     assert _comparable(journal()) == _comparable(results)
     assert read_journal(project.path / "headswap-report")[0].options == header.options
@@ -71,7 +73,8 @@ def test_a_crash_is_a_result_and_the_run_goes_on(
 def test_a_zoo_of_the_ini_file_and_the_tests_of_the_project_share_the_workers(
     project: pytest.Pytester, journal: Journal
 ) -> None:
-    project.makeini("[pytest]\nheadswap_zoo = testzoo\nheadswap_models = alpha\n")
+    checks = "output_shape,metadata,round_trip"
+    project.makeini(f"[pytest]\nheadswap_zoo = testzoo\nheadswap_models = alpha\nheadswap_checks = {checks}\n")
     project.makepyfile(test_own="import pytest\n@pytest.mark.parametrize('n', range(5))\ndef test_mine(n):\n    pass\n")
     project.runpytest_subprocess("-n", "2").assert_outcomes(passed=8)
     assert len(journal()) == 3
@@ -87,6 +90,6 @@ def test_what_is_typed_wrong_ends_the_run_before_a_worker_starts(project: pytest
 
 
 def test_without_xdist_installed_a_zoo_runs(project: pytest.Pytester) -> None:
-    project.runpytest_subprocess("--headswap-zoo=testzoo", "--headswap-models=alpha", "-p", "no:xdist").assert_outcomes(
-        passed=3
-    )
+    project.runpytest_subprocess(
+        "--headswap-zoo=testzoo", "--headswap-models=alpha", THREE, "-p", "no:xdist"
+    ).assert_outcomes(passed=3)

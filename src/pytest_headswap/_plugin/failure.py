@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_headswap._plugin.ids import CheckId
+
+if TYPE_CHECKING:
+    import pytest
 
 _FRAMES = 3
 _PACKAGE = Path(__file__).parent.parent
 _OWN_ROOMS = tuple(_PACKAGE / room for room in ("_plugin", "checks", "engine"))  # the zoo room holds models
 
 
-def describe(error: BaseException, repro: str) -> str:
+def tells_in_words(config: pytest.Config) -> bool:
+    """Whether failures are told in our words; not when the user asks for a style of traceback."""
+    return not config.getoption("fulltrace") and config.getoption("tbstyle") in ("auto", "line", "no")
+
+
+def describe(error: BaseException, repro: str = "") -> str:
     """The text of a failure. The first line stands in pytest's short summary, so it holds the message.
 
     A fault that a check found needs no traceback: the check is right, the model is not. For an exception
@@ -26,7 +35,9 @@ def describe(error: BaseException, repro: str) -> str:
         lines += [line.rstrip() for line in traceback.format_list(_telling_frames(root))]
         if root is not error:
             lines.append(f"{type(root).__name__}: {root}")
-    return "\n".join([*lines, f"Repeat with: {repro}"])
+    if repro:
+        lines.append(f"Repeat with: {repro}")
+    return "\n".join(lines)
 
 
 def _telling_frames(error: BaseException) -> list[traceback.FrameSummary]:

@@ -12,6 +12,11 @@ import shlex
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
+from pytest_headswap._plugin.asked import CaseOptions
+
+UNNAMED_ZOO = "models"
+"""The zoo of models that come without the name of one."""
+
 # `[` starts a parametrization for pytest, and `::` separates the parts
 _RESERVED = re.compile(r"[%\[]|^:|:\Z|:(?=:)|(?<=:):")
 
@@ -44,14 +49,14 @@ def parse_id(nodeid: str) -> CheckId | None:
     return CheckId(*map(unescape, parts)) if len(parts) == 3 else None
 
 
-def repro_command(test: CheckId, num_classes: int, default_num_classes: int) -> str:
+def repro_command(test: CheckId, options: CaseOptions) -> str:
     """The command line that runs this test alone."""
-    command = [
-        "pytest",
-        f"--headswap-zoo={test.zoo}",
-        f"--headswap-models={test.model}",
-        f"--headswap-checks={test.check}",
-    ]
-    if num_classes != default_num_classes:
-        command.append(f"--headswap-num-classes={num_classes}")
-    return shlex.join(command)
+    return shlex.join(
+        [
+            "pytest",
+            f"--headswap-zoo={test.zoo}",
+            f"--headswap-models={test.model}",
+            f"--headswap-checks={test.check}",
+            *options.flags(),
+        ]
+    )

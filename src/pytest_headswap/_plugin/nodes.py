@@ -13,17 +13,20 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._plugin.failure import describe, headline
+from pytest_headswap._plugin.facts import head_paths, told
+from pytest_headswap._plugin.failure import describe, headline, tells_in_words
 from pytest_headswap._plugin.ids import CheckId, escape, repro_command
-from pytest_headswap._plugin.options import DEFAULT_NUM_CLASSES, Settings
+from pytest_headswap._plugin.memory import forget_last_failure
+from pytest_headswap._plugin.options import Settings
 
 if TYPE_CHECKING:
-    from pytest_headswap.checks import Case, Finding
+    from pytest_headswap.checks import Case, Check, Finding
     from pytest_headswap.zoo import Zoo
 
 
@@ -70,24 +73,26 @@ class ModelNode(pytest.Collector):
 
     def collect(self) -> Iterable[pytest.Item]:
         """One item a check."""
-        return [CheckItem.from_parent(self, name=name) for name in self.parent.settings.checks]
+        return [CheckItem.from_parent(self, check=check) for check in self.parent.settings.checks]
 
     def setup(self) -> None:
         """Build the case. Pytest remembers what is raised here, so a model that fails is not tried again."""
         from pytest_headswap.checks import build_case
         from pytest_headswap.engine import NoHeadError
 
-        zoo = self.parent.zoo
+        zoo, options = self.parent.zoo, self.parent.settings.options
         try:
-            self.case = build_case(zoo.name, zoo[self.model], self.parent.settings.num_classes)
+            self.case = build_case(zoo.name, zoo[self.model], options.num_classes, options.evidence, options.device)
         except NoHeadError as error:
             self.skip_reason = error.reason
             pytest.skip(str(error))
-        self.heads = tuple(head.path for head in self.case.swap.heads)
+        self.heads = head_paths(self.case)
+        self.config.hook.pytest_headswap_case(config=self.config, case=self.case)
 
     def teardown(self) -> None:
         """Let go of the model before the next one is built; modules with hooks are cycles, so this needs the gc."""
         self.case = None
+        forget_last_failure()
         self.parent.collect_garbage()
 
 
@@ -96,8 +101,9 @@ class CheckItem(pytest.Item):
 
     parent: ModelNode
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, check: Check, **kwargs: Any) -> None:
+        super().__init__(name=check.name, **kwargs)
+        self.check = check
         self.finding: Finding | None = None
 
     @property
@@ -108,18 +114,20 @@ class CheckItem(pytest.Item):
     @property
     def repro(self) -> str:
         """The command that repeats this test."""
-        return repro_command(self.check_id, self.parent.parent.settings.num_classes, DEFAULT_NUM_CLASSES)
+        return repro_command(self.check_id, self.parent.parent.settings.options)
 
     def runtest(self) -> None:
         """Make the check, and raise what it found."""
         from pytest_headswap.checks import run_check
 
         assert self.parent.case is not None, "pytest calls a test only after its setup"
-        self.finding = run_check(self.name, self.parent.case)
-        if self.finding.exception is not None:
-            raise self.finding.exception
-        if self.finding.outcome == "skipped":
-            pytest.skip(f"[{self.finding.reason}] {self.finding.message}")
+        finding = run_check(self.check, self.parent.case)
+        # the traceback holds the model, and the item lives as long as the session
+        self.finding = replace(finding, exception=None)
+        if finding.exception is not None:
+            raise finding.exception
+        if finding.outcome == "skipped":
+            pytest.skip(told(finding))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A few lines, unless the user asks for a certain style of traceback."""
@@ -132,7 +140,7 @@ class CheckItem(pytest.Item):
     @property
     def tells_in_words(self) -> bool:
         """Whether failures are told in our words; not when the user asks for a style of traceback."""
-        return not self.config.getoption("fulltrace") and self.config.getoption("tbstyle") in ("auto", "line", "no")
+        return tells_in_words(self.config)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         """A place of its own for each zoo: the models of a zoo lie in no file of the project.

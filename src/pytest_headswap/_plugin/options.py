@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-if TYPE_CHECKING:
-    from pytest_headswap.zoo import Zoo
+from pytest_headswap._plugin.asked import (
+    DEFAULT_NUM_CLASSES,
+    DEVICES,
+    EVIDENCE,
+    AskedError,
+    CaseOptions,
+    class_count,
+    device_name,
+    evidence_kind,
+    listed,
+    select_checks,
+)
+from pytest_headswap._plugin.selection import Selected, load_zoos, select
 
-DEFAULT_NUM_CLASSES = 7
+if TYPE_CHECKING:
+    from pytest_headswap.checks import Check
+
 DEFAULT_REPORT = "headswap-report"
 
 Scope = Literal["only", "beside"]
@@ -23,10 +36,9 @@ Scope = Literal["only", "beside"]
 class Settings:
     """What was asked for, valid."""
 
-    zoos: tuple[tuple[Zoo, tuple[str, ...]], ...]
-    """Each zoo with the names of the models to run."""
-    checks: tuple[str, ...]
-    num_classes: int
+    zoos: Selected
+    checks: tuple[Check, ...]
+    options: CaseOptions
     report: Path
     scope: Scope
     models: str
@@ -54,6 +66,8 @@ def add_options(parser: pytest.Parser) -> None:
     add("models", "GLOBS", "comma-separated globs of models to test, !glob leaves out (default: all)")
     add("checks", "NAMES", "comma-separated checks to make (default: all)")
     add("num-classes", "N", f"class count of the new heads (default: {DEFAULT_NUM_CLASSES})")
+    add("evidence", "KIND", f"what verdicts rest on: {', '.join(EVIDENCE)} (default: auto, numbers where that fits)")
+    add("device", "DEVICE", f"where numbers are computed: {DEVICES} (default: auto)")
     add("report", "FOLDER", f"folder of the report (default: {DEFAULT_REPORT})")
 
 
@@ -72,34 +86,46 @@ def asked_scope(config: pytest.Config) -> Scope | None:
     return None if paths else "beside"
 
 
-def read_settings(config: pytest.Config, scope: Scope) -> Settings:
+def asked_zoos(config: pytest.Config) -> tuple[str, ...]:
+    """The zoos of the command line, or else of the ini file."""
+    return tuple(dict.fromkeys(config.getoption("headswap_zoo") or config.getini("headswap_zoo")))
+
+
+def text_of(config: pytest.Config, name: str) -> str:
+    """An option as it was typed on the command line, or else in the ini file."""
+    given = config.getoption(f"headswap_{name}")
+    return str(config.getini(f"headswap_{name}") if given is None else given).strip()
+
+
+def read_case_options(config: pytest.Config) -> CaseOptions:
+    """How cases are to be made.
+
+    Raises:
+        AskedError: something cannot be had; the message says what to type instead.
+    """
+    usual = CaseOptions()
+    return CaseOptions(
+        class_count(text_of(config, "num_classes") or usual.num_classes, "--headswap-num-classes"),
+        evidence_kind(text_of(config, "evidence") or usual.evidence, "--headswap-evidence"),
+        device_name(text_of(config, "device") or usual.device, "--headswap-device"),
+    )
+
+
+def read_settings(config: pytest.Config, scope: Scope, known_checks: Mapping[str, Check]) -> Settings:
     """Load the zoos that were asked for and validate everything that was typed.
 
     Raises:
         pytest.UsageError: something cannot be used; the message says what to type instead.
     """
-    num_classes = _num_classes(_text(config, "num_classes"))
-    zoo_names = tuple(dict.fromkeys(config.getoption("headswap_zoo") or config.getini("headswap_zoo")))
-    patterns = _text(config, "models")
-    zoos = _select(_load(zoo_names), patterns)
-    checks = _checks(_text(config, "checks"))
-    return Settings(zoos, checks, num_classes, _report(config), scope, patterns)
-
-
-def _text(config: pytest.Config, name: str) -> str:
-    given = config.getoption(f"headswap_{name}")
-    return str(config.getini(f"headswap_{name}") if given is None else given).strip()
-
-
-def _num_classes(text: str) -> int:
-    if not text:
-        return DEFAULT_NUM_CLASSES
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise pytest.UsageError(
-            f"--headswap-num-classes must be a positive whole number, not {text!r}: "
-            f"give the class count of the new heads, such as {DEFAULT_NUM_CLASSES}"
-        )
-    return int(text)
+    try:
+        options = read_case_options(config)
+        patterns = text_of(config, "models")
+        zoos = select(load_zoos(asked_zoos(config), "--headswap-zoo"), patterns, "--headswap-models")
+        asked = listed(text_of(config, "checks")) or known_checks
+        checks = select_checks(asked, known_checks, "--headswap-checks")
+    except AskedError as error:
+        raise pytest.UsageError(str(error)) from error
+    return Settings(zoos, checks, options, _report(config), scope, patterns)
 
 
 def _report(config: pytest.Config) -> Path:
@@ -108,60 +134,3 @@ def _report(config: pytest.Config) -> Path:
     if given is None and ini:
         return config.rootpath / ini
     return config.invocation_params.dir / (given or DEFAULT_REPORT)
-
-
-def _checks(text: str) -> tuple[str, ...]:
-    from pytest_headswap.checks import CHECKS
-
-    asked = [name for part in text.split(",") if (name := part.strip())]
-    for name in asked:
-        if name not in CHECKS:
-            close = difflib.get_close_matches(name, CHECKS, n=3)
-            hint = f"did you mean {' or '.join(close)}? " if close else ""
-            raise pytest.UsageError(
-                f"unknown check {name!r} in --headswap-checks: {hint}The checks are {', '.join(CHECKS)}"
-            )
-    return tuple(name for name in CHECKS if name in asked or not asked)
-
-
-def _load(names: tuple[str, ...]) -> list[Zoo]:
-    from pytest_headswap.zoo import ZooError, load_zoo
-
-    try:
-        return [load_zoo(name) for name in names]
-    except ZooError as error:
-        raise pytest.UsageError(f"--headswap-zoo: {error}") from error
-
-
-def _select(zoos: list[Zoo], patterns: str) -> tuple[tuple[Zoo, tuple[str, ...]], ...]:
-    """The models of each zoo. With several zoos, a pattern has to fit in one of them, not in each."""
-    from pytest_headswap.zoo import ZooError, select_models
-
-    parts = [stripped for part in patterns.split(",") if (stripped := part.strip())]
-    if not parts:
-        return tuple((zoo, zoo.names) for zoo in zoos)
-    if len(zoos) == 1:
-        try:
-            return ((zoos[0], select_models(zoos[0], patterns)),)
-        except ZooError as error:
-            raise pytest.UsageError(f"--headswap-models: {error}") from error
-    errors: dict[str, list[ZooError]] = {part: [] for part in parts}
-    selected = []
-    for zoo in zoos:
-        included: set[str] = set(zoo.names) if all(part.startswith("!") for part in parts) else set()
-        excluded: set[str] = set()
-        for part in parts:
-            try:
-                if part.startswith("!"):
-                    excluded.update(select_models(zoo, part[1:].strip()))
-                else:
-                    included.update(select_models(zoo, part))
-            except ZooError as error:
-                errors[part].append(error)
-        selected.append((zoo, tuple(name for name in zoo.names if name in included - excluded)))
-    for failures in errors.values():
-        if len(failures) == len(zoos):
-            raise pytest.UsageError(f"--headswap-models: {failures[0]}")
-    if not any(names for _, names in selected):
-        raise pytest.UsageError(f"--headswap-models={patterns} leaves no model to test: leave out less")
-    return tuple(selected)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pytest
 
 from pytest_headswap._plugin.ids import CheckId, parse_id, repro_command
-from pytest_headswap._plugin.options import DEFAULT_NUM_CLASSES, Settings
+from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.reports import ATTRIBUTE
 from pytest_headswap.report import OUTCOMES, JournalError, JournalHeader, JournalWriter, Result
 
@@ -17,7 +18,8 @@ from pytest_headswap.report import OUTCOMES, JournalError, JournalHeader, Journa
 class Recorder:
     """Turns the reports of the phases of a test into one result."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config = config
         self.settings = settings
         self.journal: JournalWriter | None = None
         self.counts: dict[str, Counter[str]] = {}
@@ -34,8 +36,8 @@ class Recorder:
         options = {
             "zoo": [zoo.name for zoo, _ in settings.zoos],
             "models": settings.models,
-            "checks": list(settings.checks),
-            "num_classes": settings.num_classes,
+            "checks": [check.name for check in settings.checks],
+            **asdict(settings.options),
         }
         try:
             self.journal = JournalWriter(settings.report, JournalHeader(_versions(settings), options))
@@ -74,7 +76,7 @@ class Recorder:
                 "crashed",
                 seconds=round(seconds, 4),
                 message=str(report.longrepr),
-                repro=repro_command(test, self.settings.num_classes, DEFAULT_NUM_CLASSES),
+                repro=repro_command(test, self.settings.options),
                 nodeid=report.nodeid,
                 family=zoo[test.model].family,
             )
@@ -86,6 +88,7 @@ class Recorder:
     def _write(self, result: Result) -> None:
         if self.journal is not None:
             self.journal.write(result)
+        self.config.hook.pytest_headswap_result(config=self.config, result=result)
         self.counts.setdefault(result.zoo, Counter())[result.outcome] += 1
         if result.outcome == "skipped":
             self.skips[result.reason] += 1
@@ -114,7 +117,9 @@ def _explained(reason: str) -> str:
     from pytest_headswap.checks import SKIP_REASONS
     from pytest_headswap.engine import REASONS
 
-    return f"[{reason}] {(SKIP_REASONS | REASONS)[reason]}" if reason else "without a reason code"
+    if not reason:
+        return "without a reason code"
+    return f"[{reason}] {(SKIP_REASONS | REASONS).get(reason, '')}".rstrip()  # a check of the user's has its own codes
 
 
 def _versions(settings: Settings) -> dict[str, str]:

@@ -6,11 +6,11 @@ as a dict on the report, in an attribute that xdist carries over as it is.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_headswap._plugin.facts import facts_of, reason_of
 from pytest_headswap._plugin.failure import message_of
 
 if TYPE_CHECKING:
@@ -32,21 +32,16 @@ def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestRe
     facts: dict[str, Any] = {}
     outcome = _outcome(item, report)
     if outcome is not None:
-        test, finding = item.check_id, item.finding
-        facts = {
-            "zoo": test.zoo,
-            "model": test.model,
-            "check": test.check,
-            "outcome": outcome,
-            "evidence": finding.evidence if finding is not None else "",
-            "message": _message(item, report, error),
-            "repro": item.repro,
-            "nodeid": item.nodeid,
-            "reason": _reason(item, outcome, error),
-            "family": item.parent.parent.zoo[test.model].family,
-            "peak_memory_mb": peak_memory_mb(),
-            "heads": list(item.parent.heads),
-        }
+        facts = facts_of(
+            item.check_id,
+            outcome,
+            message=_message(item, report, error),
+            reason=_reason(item, outcome, error),
+            finding=item.finding,
+            repro=item.repro,
+            family=item.parent.parent.zoo[item.parent.model].family,
+            heads=item.parent.heads,
+        )
     setattr(report, ATTRIBUTE, facts)
 
 
@@ -80,14 +75,4 @@ def _reason(item: CheckItem, outcome: Outcome, error: BaseException | None) -> s
         return item.finding.reason
     if outcome == "skipped":
         return item.parent.skip_reason
-    return str(getattr(error, "reason", ""))
-
-
-def peak_memory_mb() -> float | None:
-    """The most memory that this process has held so far; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+    return reason_of(error)

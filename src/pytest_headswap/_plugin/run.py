@@ -23,7 +23,11 @@ class ZooRun:
     def pytest_report_header(self) -> str:
         """What runs, in one line."""
         zoos = ", ".join(f"{zoo.name} ({len(names)} of {len(zoo)} models)" for zoo, names in self.settings.zoos)
-        return f"headswap: {zoos}; {', '.join(self.settings.checks)}; {self.settings.num_classes} classes"
+        options = self.settings.options
+        parts = [zoos, ", ".join(check.name for check in self.settings.checks), f"{options.num_classes} classes"]
+        parts += [f"{options.evidence} evidence"] if options.evidence != "auto" else []
+        parts += [f"on {options.device}"] if options.device != "auto" else []
+        return f"headswap: {'; '.join(parts)}"
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(

@@ -1,0 +1,92 @@
+"""What plugins and conftest files add through hooks: zoos and checks, under names that are theirs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_headswap.checks import Check
+
+_CHECKS = pytest.StashKey["Mapping[str, Check]"]()
+_added_zoos: set[str] = set()  # names that this run, or an earlier one of this process, may give anew
+
+
+def add_zoos(config: pytest.Config) -> None:
+    """Make the zoos of hooks known. They are read when they are asked for; a run without such a hook does nothing.
+
+    Raises:
+        pytest.UsageError: a name cannot be used; the message names the plugin.
+    """
+    owners: dict[str, str] = {}
+    for plugin, name, value in _entries(config, "pytest_headswap_zoos"):
+        from pytest_headswap.zoo import register, zoo_names
+        from pytest_headswap.zoo.user import as_zoo
+
+        if not isinstance(name, str) or not name.strip():
+            raise pytest.UsageError(
+                f"{plugin}: pytest_headswap_zoos calls a zoo {name!r}: names have to be text that is not empty"
+            )
+        if name in owners or (name in zoo_names() and name not in _added_zoos):
+            raise pytest.UsageError(
+                f"{plugin}: pytest_headswap_zoos returns a zoo {name!r}, which is there already"
+                f"{f' from {owners[name]}' if name in owners else ''}: give it another name"
+            )
+        owners[name] = plugin
+        _added_zoos.add(name)
+        register(name, partial(as_zoo, name, value))
+
+
+def known_checks(config: pytest.Config) -> Mapping[str, Check]:
+    """All checks by name, in running order: those that come with the package, and then those of hooks.
+
+    Raises:
+        pytest.UsageError: a check of a hook cannot be used; the message names the plugin.
+    """
+    if _CHECKS not in config.stash:
+        config.stash[_CHECKS] = _read_checks(config)
+    return config.stash[_CHECKS]
+
+
+def _read_checks(config: pytest.Config) -> Mapping[str, Check]:
+    from pytest_headswap.checks import CHECKS, Check
+
+    owners: dict[str, str] = {}
+    known = dict(CHECKS)
+    for plugin, name, value in _entries(config, "pytest_headswap_checks"):
+        where = f"{plugin}: pytest_headswap_checks"
+        if not isinstance(name, str) or not name.isidentifier():
+            raise pytest.UsageError(
+                f"{where} calls a check {name!r}: names stand in ids, so they have to be identifiers, such as my_check"
+            )
+        if name in known:
+            raise pytest.UsageError(
+                f"{where} returns a check {name!r}, which is there already"
+                f"{f' from {owners[name]}' if name in owners else ''}: give it another name"
+            )
+        if isinstance(value, Check):
+            if value.name != name:
+                raise pytest.UsageError(f"{where} has the check {value.name!r} under the name {name!r}: make them one")
+        elif not callable(value):
+            raise pytest.UsageError(f"{where} has {value!r} as {name!r}: it has to be a function of a case, or a Check")
+        owners[name] = plugin
+        known[name] = value if isinstance(value, Check) else Check(name, value)
+    return known
+
+
+def _entries(config: pytest.Config, hook: str) -> Iterator[tuple[str, Any, Any]]:
+    """What each plugin returns, entry by entry: the plugin, the name and the value."""
+    manager = config.pluginmanager
+    for implementation in getattr(config.hook, hook).get_hookimpls():
+        others = [plugin for plugin in manager.get_plugins() if plugin is not implementation.plugin]
+        for returned in manager.subset_hook_caller(hook, others)(config=config):
+            if not isinstance(returned, Mapping):
+                raise pytest.UsageError(
+                    f"{implementation.plugin_name}: {hook} returns {type(returned).__name__}, "
+                    "where a mapping of names is expected"
+                )
+            for name, value in returned.items():
+                yield implementation.plugin_name, name, value

@@ -1,0 +1,119 @@
+"""What can be asked of a case and its checks, with pytest and without: each error says what to type instead."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_headswap.checks import Check
+
+DEFAULT_NUM_CLASSES = 7
+EVIDENCE = ("auto", "structure", "numeric")
+DEVICES = "auto, cpu, cuda, or cuda:N with a number"
+
+
+class AskedError(ValueError):
+    """What was asked for cannot be had; the message says what to ask for instead."""
+
+
+@dataclass(frozen=True)
+class CaseOptions:
+    """How the case of a model is made."""
+
+    num_classes: int = DEFAULT_NUM_CLASSES
+    evidence: str = "auto"
+    device: str = "auto"
+
+    def flags(self) -> list[str]:
+        """The options of the command line that ask for the same; none for what is so anyway."""
+        changed = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
+        return [f"--headswap-{name.replace('_', '-')}={getattr(self, name)}" for name in changed]
+
+
+def class_count(value: Any, where: str) -> int:
+    """`value` as a class count.
+
+    Raises:
+        AskedError: it is no positive whole number; `where` is how the user calls it.
+    """
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise AskedError(
+            f"{where} must be a positive whole number, not {value!r}: "
+            f"give the class count of the new heads, such as {DEFAULT_NUM_CLASSES}"
+        )
+    return number
+
+
+def evidence_kind(value: Any, where: str) -> str:
+    """`value` as a kind of evidence.
+
+    Raises:
+        AskedError: there is no such kind.
+    """
+    if value not in EVIDENCE:
+        raise AskedError(f"{where} must be one of {', '.join(EVIDENCE)}, not {value!r}{_did_you_mean(value, EVIDENCE)}")
+    return str(value)
+
+
+def device_name(value: Any, where: str) -> str:
+    """`value` as the name of a device that is there; torch is asked only where it names a GPU.
+
+    Raises:
+        AskedError: there is no such device, here or anywhere.
+    """
+    if value in ("auto", "cpu"):
+        return str(value)
+    found = re.fullmatch(r"cuda(?::(0|[1-9]\d*))?", value, re.ASCII) if isinstance(value, str) else None
+    if found is None:
+        hint = _did_you_mean(value, ("auto", "cpu", "cuda"))
+        raise AskedError(f"{where} must be {DEVICES}, such as cuda:0, not {value!r}{hint}")
+
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        built = "finds no GPU" if torch.version.cuda or torch.version.hip else "is built for the CPU alone"
+        raise AskedError(
+            f"{where} is {value!r}, but torch {torch.__version__} {built}: give cpu, or auto, which takes what there is"
+        )
+    if found[1] is not None and int(found[1]) >= count:
+        there = "cuda:0 is the only one" if count == 1 else f"the last one is cuda:{count - 1}"
+        raise AskedError(f"{where} is {value!r}, but {there} here")
+    return str(value)
+
+
+def select_checks(asked: Iterable[Any], known: Mapping[str, Check], where: str) -> tuple[Check, ...]:
+    """The checks that are asked for, by name or as they are, in running order: those that are known first.
+
+    Raises:
+        AskedError: there is no such check, or two have one name.
+    """
+    from pytest_headswap.checks import Check
+
+    chosen: dict[str, Check] = {}
+    for item in asked:
+        name = item.name if isinstance(item, Check) else item
+        if not isinstance(item, Check) and name not in known:
+            raise AskedError(
+                f"unknown check {name!r} in {where}{_did_you_mean(name, known)} The checks are {', '.join(known)}"
+            )
+        check = item if isinstance(item, Check) else known[name]
+        if chosen.setdefault(name, check) != check:
+            raise AskedError(f"two checks in {where} are called {name!r}: rename one")
+    order = {name: position for position, name in enumerate(known)}
+    return tuple(sorted(chosen.values(), key=lambda check: order.get(check.name, len(order))))
+
+
+def listed(text: str) -> list[str]:
+    """The names in a text that separates them by commas."""
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def _did_you_mean(value: Any, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(value), list(known), n=3)
+    return f": did you mean {' or '.join(close)}?" if close else "."

@@ -1,0 +1,113 @@
+"""Fixtures that give the models of a zoo to the tests of a user, each test a model of its own."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_headswap._plugin.asked import AskedError
+from pytest_headswap._plugin.marker import NO_ZOO, Wanted, wanted_by
+from pytest_headswap._plugin.memory import forget_last_failure
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pytest_headswap.checks import Case
+    from pytest_headswap.engine import Swap
+
+
+@pytest.fixture
+def headswap_case(request: pytest.FixtureRequest) -> Case:
+    """A model of a zoo, built with memory and with its head swapped: case.model, case.inputs, case.swap, case.spec.
+
+    The test runs once for each model that `@pytest.mark.headswap(zoo=..., models=...)` selects. The model is the
+    test's own: it may be trained, and is let go afterwards.
+    """
+    wanted = getattr(request, "param", None)
+    if wanted is None:
+        pytest.fail(NO_ZOO, pytrace=False)
+    return build_own(request.config, wanted)
+
+
+@pytest.fixture
+def headswap_model(headswap_case: Case) -> nn.Module:
+    """The model of `headswap_case`, a `torch.nn.Module` with a new head."""
+    return headswap_case.model
+
+
+@pytest.fixture
+def headswap_swap(headswap_case: Case) -> Swap:
+    """What the engine did to the model of `headswap_case`: swap.heads, swap.parameters(), swap.restore()."""
+    return headswap_case.swap
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for a case once for each model."""
+    if "headswap_case" not in metafunc.fixturenames:
+        return
+    test = metafunc.definition
+    try:
+        wanted = wanted_by(test, metafunc.config)
+    except (AskedError, pytest.UsageError) as error:
+        message = f"@pytest.mark.headswap of {test.nodeid}: {error}"
+        raise pytest.fail.Exception(message, pytrace=False) from None
+    if wanted is None:
+        return  # the fixture says what is missing, as an error of this test alone
+    parameters = [pytest.param(item, id=str(item)) for item in wanted]
+    if not wanted:
+        reason = "--headswap-models selects no model of the zoo of this test"
+        parameters = [pytest.param(None, id="none", marks=pytest.mark.skip(reason=reason))]
+    metafunc.parametrize("headswap_case", parameters, indirect=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let go of the model after the test. Not in the fixture: there pytest still holds what the test was given."""
+    try:
+        return (yield)
+    finally:
+        if "headswap_case" in getattr(item, "fixturenames", ()):
+            forget_last_failure()
+            gc.collect()
+
+
+def build_own(config: pytest.Config, wanted: Wanted) -> Case:
+    """The case of a model, once the checks that the test asks for have passed on it. Skips where there is no head."""
+    from pytest_headswap._plugin.failure import describe, tells_in_words
+    from pytest_headswap.checks import build_case
+    from pytest_headswap.engine import NoHeadError
+
+    zoo, options = wanted.zoo, wanted.options
+    try:
+        case = build_case(
+            zoo.name, zoo[wanted.model], options.num_classes, options.evidence, options.device, own_memory=True
+        )
+    except NoHeadError as error:
+        pytest.skip(str(error))
+    except Exception as error:
+        if not tells_in_words(config):
+            raise
+        raise pytest.fail.Exception(describe(error), pytrace=False) from None
+    config.hook.pytest_headswap_case(config=config, case=case)
+    _require(config, wanted, case)
+    return case
+
+
+def _require(config: pytest.Config, wanted: Wanted, case: Case) -> None:
+    """Make the checks that have to pass before the test."""
+    from pytest_headswap._plugin.facts import told
+    from pytest_headswap._plugin.failure import describe, tells_in_words
+    from pytest_headswap.checks import run_check
+
+    for check in wanted.checks:
+        finding = run_check(check, case)
+        if finding.outcome == "skipped":
+            pytest.skip(f"{check.name} does not apply: {told(finding)}")
+        if finding.exception is not None:
+            if not tells_in_words(config):
+                raise finding.exception
+            verdict = "failed" if finding.outcome == "failed" else "could not be made"
+            pytest.fail(f"{check.name} {verdict}: {describe(finding.exception)}", pytrace=False)

@@ -1,0 +1,132 @@
+"""The marker `headswap`: which models the fixtures of a test give, and what has to be true of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_headswap._plugin.added import known_checks
+from pytest_headswap._plugin.asked import AskedError, CaseOptions, class_count, listed, select_checks
+from pytest_headswap._plugin.ids import UNNAMED_ZOO, escape
+from pytest_headswap._plugin.options import asked_zoos, read_case_options, text_of
+from pytest_headswap._plugin.selection import Selected, load_zoos, narrowed, select
+
+if TYPE_CHECKING:
+    from pytest_headswap.checks import Check
+    from pytest_headswap.zoo import ModelSpec, Zoo
+
+MARKER = (
+    "headswap(zoo=None, models=None, checks=None, num_classes=None): the models that the fixtures headswap_case, "
+    "headswap_model and headswap_swap give to a test, one after the other. zoo: a name, a list of names, or a zoo as "
+    "an object, such as a dict of factories. models: globs, comma-separated or as a list. checks: those that have to "
+    "pass on a model before the test runs. num_classes: class count of the new head. What is left out is taken from "
+    "the mark of the class or module, and then from --headswap-zoo, --headswap-models and --headswap-num-classes or "
+    "their ini keys."
+)
+NO_ZOO = (
+    "no zoo to take models from: mark the test with @pytest.mark.headswap(zoo='builtin'), or set headswap_zoo in the "
+    "ini file, or give --headswap-zoo"
+)
+_ARGUMENTS = ("zoo", "models", "checks", "num_classes")
+
+
+@dataclass(frozen=True, repr=False)
+class Wanted:
+    """One model for a test. Nothing of it is built."""
+
+    zoo: Zoo
+    model: str
+    checks: tuple[Check, ...]
+    """Those that have to pass before the test runs."""
+    options: CaseOptions
+
+    def __repr__(self) -> str:  # the id of the parameter
+        return f"{escape(self.zoo.name)}::{escape(self.model)}"
+
+
+def wanted_by(test: pytest.Item, config: pytest.Config) -> list[Wanted] | None:
+    """The models for a test; None when no zoo is named anywhere.
+
+    Raises:
+        AskedError: an argument of a marker or an option cannot be used.
+    """
+    arguments = _arguments(test)
+    zoos = _zoos(arguments["zoo"]) if "zoo" in arguments else load_zoos(asked_zoos(config), "--headswap-zoo")
+    if not zoos:
+        return None
+    options = read_case_options(config)
+    if "num_classes" in arguments:
+        count = class_count(arguments["num_classes"], "num_classes")
+        options = CaseOptions(count, options.evidence, options.device)
+    checks: tuple[Check, ...] = ()
+    if "checks" in arguments:
+        checks = select_checks(as_list(arguments["checks"]), known_checks(config), "checks")
+    selected = _select(zoos, arguments, text_of(config, "models"))
+    return [Wanted(zoo, name, checks, options) for zoo, names in selected for name in names]
+
+
+def _arguments(test: pytest.Item) -> dict[str, Any]:
+    """What the marks say, the closest first. None stands for what is left out."""
+    arguments: dict[str, Any] = {}
+    for mark in test.iter_markers("headswap"):
+        if mark.args:
+            raise AskedError(f"its arguments are given by name ({', '.join(_ARGUMENTS)}), not as {mark.args[0]!r}")
+        for name, value in mark.kwargs.items():
+            if name not in _ARGUMENTS:
+                close = difflib.get_close_matches(name, _ARGUMENTS, n=1)
+                hint = f"did you mean {close[0]}? " if close else ""
+                raise AskedError(f"unknown argument {name!r}: {hint}It takes {', '.join(_ARGUMENTS)}")
+            if value is not None:
+                arguments.setdefault(name, value)
+    return arguments
+
+
+def _select(zoos: Sequence[Zoo], arguments: dict[str, Any], of_run: str) -> Selected:
+    """The models of the marker. Those of the command line narrow a zoo of the marker down as far as they fit in it."""
+    if "models" in arguments:
+        models = as_list(arguments["models"])
+        if not all(isinstance(name, str) for name in models):
+            raise AskedError(f"models has to be globs, comma-separated or as a list, not {arguments['models']!r}")
+        return select(zoos, ",".join(models), "models")
+    if "zoo" in arguments:
+        return narrowed(zoos, of_run)
+    return select(zoos, of_run, "--headswap-models")
+
+
+def as_list(value: Any) -> list[Any]:
+    """The items of an argument that may be one, a text with commas between, or a collection."""
+    if isinstance(value, str):
+        return listed(value)
+    return list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
+
+
+def _zoos(value: Any) -> list[Zoo]:
+    """The zoos that an argument names or is."""
+    from pytest_headswap.zoo import ModelSpec, ZooError
+
+    of_specs = isinstance(value, (list, tuple)) and any(isinstance(item, ModelSpec) for item in value)
+    items = value if isinstance(value, (list, tuple)) and not of_specs else [value]
+    if not items:
+        raise AskedError("zoo is an empty list: name a zoo, such as builtin")
+    zoos: dict[str, Zoo] = {}
+    for item in items:
+        try:
+            (zoo,) = load_zoos([item], "zoo") if isinstance(item, str) else [_of_object(item)]
+        except ZooError as error:
+            raise AskedError(f"zoo: {error}") from error
+        if zoos.setdefault(zoo.name, zoo) is not zoo:
+            raise AskedError(f"two zoos are called {zoo.name!r}: make one a Zoo with a name of its own")
+    return list(zoos.values())
+
+
+def _of_object(value: Zoo | ModelSpec | Any) -> Zoo:
+    from pytest_headswap.zoo import ModelSpec, Zoo
+    from pytest_headswap.zoo.user import as_zoo
+
+    if isinstance(value, ModelSpec):
+        value = [value]
+    return as_zoo(value.name if isinstance(value, Zoo) else UNNAMED_ZOO, value)

@@ -1,0 +1,15 @@
+"""Letting go of models: what else holds one after its test."""
+
+from __future__ import annotations
+
+import sys
+
+
+def forget_last_failure() -> None:
+    """Delete what pytest keeps of a failure for a debugger, which holds the frames of the test, and so the model.
+
+    Pytest does the same, but only when the next model has been built already.
+    """
+    for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+        if hasattr(sys, name):
+            delattr(sys, name)

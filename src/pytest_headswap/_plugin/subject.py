@@ -1,0 +1,116 @@
+"""What is checked outside of a run over a zoo: a model that is there, one of a zoo by name, or a `ModelSpec`."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pytest_headswap._plugin.asked import CaseOptions
+from pytest_headswap._plugin.ids import UNNAMED_ZOO, CheckId, repro_command
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pytest_headswap.checks import Case
+    from pytest_headswap.zoo import ModelSpec
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with the name of its zoo.
+
+    Attributes:
+        by_name: whether a run over the zoo finds the very same, so that a command line can repeat a check.
+    """
+
+    zoo: str
+    spec: ModelSpec
+    by_name: bool = False
+
+    def id_of(self, check: str) -> CheckId:
+        """The names that a result of this check has."""
+        return CheckId(self.zoo, self.spec.name, check)
+
+    def repro(self, check: str, options: CaseOptions) -> str:
+        """The command that repeats a check; empty where none can."""
+        return repro_command(self.id_of(check), options) if self.by_name else ""
+
+    def build(self, options: CaseOptions) -> Case:
+        """Build the case. A model that was passed in has its new head until `case.swap.restore()`."""
+        from pytest_headswap.checks import build_case
+
+        return build_case(self.zoo, self.spec, options.num_classes, options.evidence, options.device)
+
+
+def subject_of(
+    model: Any,
+    example_inputs: Any = None,
+    native: Callable[[int], nn.Module] | None = None,
+    name: str | None = None,
+    head: str | None = None,
+) -> Subject:
+    """The subject that a user names; whatever is given beside the model takes the place of what the zoo says.
+
+    Raises:
+        ZooError: there is no such zoo or model.
+        TypeError: `model` is no `torch.nn.Module`, no `ModelSpec` and no text.
+    """
+    from torch import nn
+
+    from pytest_headswap.zoo import ModelSpec
+
+    changes: dict[str, Any] = {"native": native, "name": name, "head": head}
+    if example_inputs is not None:
+        changes["example_inputs"] = lambda _: example_inputs
+    changes = {key: value for key, value in changes.items() if value is not None}
+    if isinstance(model, str):
+        zoo, spec = load_model(model)
+        return Subject(zoo, replace(spec, **changes), by_name=not changes)
+    if isinstance(model, nn.Module):
+        spec = ModelSpec(type(model).__name__, build=lambda: model)
+    elif isinstance(model, ModelSpec):
+        spec = model
+    else:
+        hint = f": pass {model.__name__}() and not the class" if isinstance(model, type) else ""
+        raise TypeError(f"{model!r} is no torch.nn.Module, no ModelSpec and no text such as 'timm:resnet18'{hint}")
+    return Subject(UNNAMED_ZOO, replace(spec, **changes))
+
+
+def load_model(text: str) -> tuple[str, ModelSpec]:
+    """The zoo's name and the model of `ZOO:MODEL`, such as `timm:levit_128`.
+
+    Raises:
+        ZooError: there is no such zoo or model, or the text has not this form.
+    """
+    from pytest_headswap.zoo import ZooError, load_zoo, zoo_names
+
+    zoo, colon, model = text.partition(":")
+    if zoo not in zoo_names() and text.count(":") > 1:
+        zoo, colon, model = text.rpartition(":")  # a zoo of the user's (`package.module:ATTR`) has a colon of its own
+    if not (zoo and colon and model):
+        raise ZooError(f"{text!r} is not ZOO:MODEL, such as timm:levit_128; `headswap zoos` lists the zoos")
+    return zoo, load_zoo(zoo)[model]
+
+
+@contextmanager
+def same_random_state() -> Iterator[None]:
+    """Put the random generators back after the block, as if nothing had been drawn."""
+    import torch
+
+    python, cpu = random.getstate(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    numpy = sys.modules.get("numpy")
+    legacy = numpy.random.get_state() if numpy is not None else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        if numpy is not None:
+            numpy.random.set_state(legacy)
