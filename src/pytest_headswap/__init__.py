@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_headswap._version import __version__
 
 if TYPE_CHECKING:
+    from pytest_headswap._plugin.parametrize import parametrize_with_checks
+    from pytest_headswap.api import check_headswap
+    from pytest_headswap.checks import Case, Check, CheckFailed, CheckSkipped
     from pytest_headswap.engine import (
         REASONS,
         Head,
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "REASONS",
+    "Case",
+    "Check",
+    "CheckFailed",
+    "CheckSkipped",
     "Head",
     "HeadSwapError",
     "HeadSwapWarning",
@@ -40,20 +47,27 @@ __all__ = [
     "Zoo",
     "ZooError",
     "__version__",
+    "check_headswap",
     "find_heads",
     "freeze_backbone",
     "load_zoo",
+    "parametrize_with_checks",
     "swap_head",
 ]
 
-_ZOO_NAMES = frozenset({"ModelSpec", "Zoo", "ZooError", "load_zoo"})
+# where a name comes from, when that is not the engine
+_ROOMS = {
+    **dict.fromkeys(("ModelSpec", "Zoo", "ZooError", "load_zoo"), "zoo"),
+    **dict.fromkeys(("Case", "Check", "CheckFailed", "CheckSkipped"), "checks"),
+    "check_headswap": "api",
+    "parametrize_with_checks": "_plugin.parametrize",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = "zoo" if name in _ZOO_NAMES else "engine"
-    value = getattr(import_module(f"{__name__}.{room}"), name)
+    value = getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'engine')}"), name)
     globals()[name] = value  # the next use finds it without this function
     return value
 

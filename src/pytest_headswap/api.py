@@ -1,0 +1,126 @@
+"""The checks without pytest: `check_headswap(model)` gives the results that a run of pytest over a zoo writes down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from pytest_headswap._plugin.asked import (
+    CaseOptions,
+    class_count,
+    device_name,
+    evidence_kind,
+    listed,
+    select_checks,
+)
+from pytest_headswap._plugin.facts import facts_of, head_paths, reason_of, told
+from pytest_headswap._plugin.failure import message_of
+from pytest_headswap._plugin.subject import Subject, same_random_state, subject_of
+from pytest_headswap.report import Result
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pytest_headswap.checks import Check
+    from pytest_headswap.report import Outcome
+    from pytest_headswap.zoo import ModelSpec
+
+
+def check_headswap(
+    model: nn.Module | ModelSpec | str,
+    num_classes: int = 7,
+    example_inputs: Any = None,
+    *,
+    checks: str | Iterable[str | Check] | None = None,
+    native: Callable[[int], nn.Module] | None = None,
+    evidence: str = "auto",
+    device: str = "auto",
+    name: str | None = None,
+    head: str | None = None,
+) -> list[Result]:
+    """Swap the head of a model and make the checks on it; nothing is raised for what they find.
+
+    >>> for result in check_headswap(torch.nn.Linear(8, 1000)):
+    ...     print(result.check, result.outcome, result.message)
+
+    Args:
+        model: a module, which is left exactly as it was; or `zoo:model`, such as `timm:resnet18`; or a `ModelSpec`.
+        num_classes: class count of the new head.
+        example_inputs: as for `swap_head`: a tensor, a tuple or a mapping of keywords. None: worked out.
+        checks: names of checks, as a list or with commas between, or a `Check` of your own. None: all.
+        native: given a class count, returns the model as it is built for that count, for `native_parity`.
+        evidence: `auto`, `structure` or `numeric`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        name: what the model is called in the results, in place of the name of its class.
+        head: path of the one head to swap, for a model whose heads mean different things.
+
+    Returns:
+        One result for each check, in running order. A model that cannot be built, swapped or run has `error` for
+        all of them, and one without a head `skipped` with the reason code.
+
+    Raises:
+        ZooError: there is no such zoo or model.
+        ValueError: another argument cannot be used.
+        TypeError: `model` is none.
+    """
+    chosen = chosen_checks(checks)
+    options = case_options(num_classes, evidence, device)
+    subject = subject_of(model, example_inputs, native, name, head)
+    with same_random_state():
+        return _results(subject, chosen, options)
+
+
+def case_options(num_classes: int, evidence: str, device: str) -> CaseOptions:
+    """The options of a case, from arguments of these names."""
+    return CaseOptions(
+        class_count(num_classes, "num_classes"),
+        evidence_kind(evidence, "evidence"),
+        device_name(str(device), "device"),
+    )
+
+
+def chosen_checks(checks: str | Iterable[str | Check] | None) -> tuple[Check, ...]:
+    """The checks that an argument of that name asks for; all for None."""
+    from pytest_headswap.checks import CHECKS
+
+    if checks is None:
+        return tuple(CHECKS.values())
+    return select_checks(listed(checks) if isinstance(checks, str) else checks, CHECKS, "checks")
+
+
+def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) -> list[Result]:
+    from pytest_headswap.checks import run_check
+    from pytest_headswap.engine import NoHeadError
+
+    last = time.perf_counter()
+
+    def result(check: Check, outcome: Outcome, message: str, reason: str, **more: Any) -> Result:
+        nonlocal last
+        start, last = last, time.perf_counter()
+        facts = facts_of(
+            subject.id_of(check.name),
+            outcome,
+            message=message,
+            reason=reason,
+            repro=subject.repro(check.name, options),
+            family=subject.spec.family,
+            **more,
+        )
+        return Result.from_json({**facts, "seconds": round(last - start, 4)})
+
+    try:
+        case = subject.build(options)
+    except NoHeadError as error:
+        return [result(check, "skipped", str(error), error.reason) for check in checks]
+    except Exception as error:  # noqa: BLE001 - the code of a model may raise anything
+        return [result(check, "error", message_of(error), reason_of(error)) for check in checks]
+    results = []
+    try:
+        heads = head_paths(case)
+        for check in checks:
+            finding = run_check(check, case)
+            results.append(result(check, finding.outcome, told(finding), finding.reason, finding=finding, heads=heads))
+    finally:
+        case.swap.restore()
+    return results

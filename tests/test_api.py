@@ -1,0 +1,263 @@
+"""`check_headswap` gives the results of a pytest run, without pytest, and leaves the model as it was."""
+
+from __future__ import annotations
+
+import copy
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pytest_headswap import Case, Check, CheckFailed, CheckSkipped, ModelSpec, Zoo, ZooError, check_headswap
+from pytest_headswap.checks import CHECKS
+from pytest_headswap.report import Result, read_journal
+from pytest_headswap.zoo import registry
+
+
+class Net(nn.Module):
+    """Batch norm and dropout, so that a run in train mode would leave traces."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout(0.5))
+        self.fc = nn.Linear(16, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.backbone(x).relu())  # type: ignore[no-any-return]
+
+
+class Doubled(nn.Module):
+    """No head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2
+
+
+class Raising(Net):
+    """Cannot be run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("the forward of this model raises")
+
+
+def _unbuildable() -> nn.Module:
+    raise ValueError("no such depth")
+
+
+def _inputs(model: nn.Module) -> Tensor:
+    return torch.zeros(2, 8)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm() -> None:
+    """Import what torch imports late: pytester forgets modules first imported inside it, which torch does not bear."""
+    import torch._dynamo  # noqa: F401
+
+
+@pytest.fixture
+def zoo(monkeypatch: pytest.MonkeyPatch) -> Zoo:
+    """A zoo with a model for each outcome, registered for the length of a test."""
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    monkeypatch.setattr(registry, "_LOADED", dict(registry._LOADED))
+    specs = {
+        "doubled": ModelSpec("doubled", Doubled, _inputs),
+        "lonely": ModelSpec("lonely", Net, _inputs),
+        "mismatched": ModelSpec("mismatched", Net, _inputs, lambda num_classes: nn.Linear(num_classes, 1)),
+        "raising": ModelSpec("raising", Raising, _inputs, Raising),
+        "refused": ModelSpec("refused", Net, _inputs, refusal="it has no classes"),
+        "sound": ModelSpec("sound", Net, _inputs, Net, family="nets"),
+        "unbuildable": ModelSpec("unbuildable", _unbuildable, _inputs),
+    }
+    zoo = Zoo("apizoo", tuple(specs), lambda name: specs[name])
+    registry.register("apizoo", lambda: zoo)
+    return zoo
+
+
+def _by_check(results: list[Result]) -> dict[str, Result]:
+    return {result.check: result for result in results}
+
+
+def _without_measurements(results: list[Result]) -> list[Result]:
+    return [replace(result, seconds=0, peak_memory_mb=None) for result in results]
+
+
+@pytest.mark.parametrize("num_classes", [7, 3])
+def test_results_are_those_of_a_pytest_run(pytester: pytest.Pytester, zoo: Zoo, num_classes: int) -> None:
+    own = [result for name in zoo.names for result in check_headswap(f"apizoo:{name}", num_classes)]
+    pytester.runpytest_inprocess("--headswap-zoo=apizoo", f"--headswap-num-classes={num_classes}")
+    _, of_pytest = read_journal(Path("headswap-report"))
+    assert len(own) == len(zoo) * len(CHECKS)
+    assert {result.outcome for result in own} == {"passed", "failed", "skipped", "error"}
+    assert _without_measurements(own) == _without_measurements(of_pytest)
+
+
+def test_results_of_the_builtin_zoo_are_those_of_a_pytest_run(pytester: pytest.Pytester) -> None:
+    names = ["distilled", "encoder_without_head", "headless", "root_linear", "seed_two_heads"]
+    own = [result for name in names for result in check_headswap(f"builtin:{name}", evidence="structure")]
+    pytester.runpytest_inprocess(
+        "--headswap-zoo=builtin", f"--headswap-models={','.join(names)}", "--headswap-evidence=structure"
+    )
+    _, of_pytest = read_journal(Path("headswap-report"))
+    assert _without_measurements(own) == _without_measurements(of_pytest)
+
+
+def test_a_module_is_checked_under_the_name_of_its_class() -> None:
+    results = check_headswap(Net(), example_inputs=torch.zeros(2, 8), native=Net)
+    assert [result.check for result in results] == list(CHECKS)
+    assert {result.outcome for result in results} == {"passed"}
+    first = results[0]
+    assert (first.zoo, first.model, first.nodeid) == ("models", "Net", f"models::Net::{first.check}")
+    assert (first.repro, first.heads) == ("", ("fc",))
+    assert first.evidence
+    assert all(0 < result.seconds < 60 for result in results)
+
+
+def _traces(module: nn.Module) -> list[Any]:
+    """All that could be left changed."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return [
+        [(name, id(tensor), tensor.requires_grad, tensor.grad) for name, tensor in tensors.items()],
+        [(name, id(child), child.training, sorted(vars(child))) for name, child in module.named_modules()],
+        [
+            len(hooks)
+            for child in module.modules()
+            for hooks in (child._forward_hooks, child._forward_pre_hooks, child._backward_hooks)
+        ],
+    ]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("evidence", ["auto", "structure", "numeric"])
+def test_a_module_is_left_exactly_as_it_was(training: bool, evidence: str) -> None:
+    def drawing(case: Case) -> str:
+        return f"{random.random()} {torch.rand(1)} {np.random.rand()}"
+
+    model = Net().train(training)
+    model.backbone[0].requires_grad_(False)
+    model.backbone[2].train(not training)
+    before, values = _traces(model), copy.deepcopy(model.state_dict())
+    torch.manual_seed(3)
+    random.seed(3)
+    np.random.seed(3)
+    checks: list[str | Check] = [*CHECKS, Check("drawing", drawing)]
+    results = check_headswap(model, example_inputs=torch.zeros(2, 8), checks=checks, evidence=evidence)
+    drawn = (torch.rand(1).item(), random.random(), np.random.rand())
+    assert "passed" in {result.outcome for result in results}
+    assert _traces(model) == before
+    assert all(torch.equal(values[name], tensor) for name, tensor in model.state_dict().items())
+    torch.manual_seed(3)
+    random.seed(3)
+    np.random.seed(3)
+    assert drawn == (torch.rand(1).item(), random.random(), np.random.rand()), "not a number was drawn"
+
+
+def test_a_module_is_left_as_it_was_also_when_something_unforeseen_is_raised() -> None:
+    def interrupted(case: Case) -> None:
+        raise KeyboardInterrupt
+
+    model = Net()
+    before = _traces(model)
+    with pytest.raises(KeyboardInterrupt):
+        check_headswap(model, example_inputs=torch.zeros(2, 8), checks=[Check("interrupted", interrupted)])
+    assert _traces(model) == before
+
+
+def test_a_head_can_be_named_and_the_model_too() -> None:
+    class TwoHeads(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Any:
+            features = self.backbone(x)
+            return self.fc(features), self.other(features)
+
+    results = check_headswap(
+        TwoHeads(), 4, torch.zeros(2, 8), checks="output_shape", head="other", name="two", evidence="structure"
+    )
+    assert [(result.model, result.heads, result.outcome) for result in results] == [("two", ("other",), "passed")]
+
+
+def test_a_spec_is_built_and_what_is_given_beside_it_takes_the_place_of_its_own() -> None:
+    spec = ModelSpec("net", Net, lambda _: torch.zeros(2, 9), family="nets")
+    (result,) = check_headswap(spec, checks="output_shape")
+    assert (result.outcome, result.reason, result.family) == ("error", "forward_failed", "nets")
+    (result,) = check_headswap(spec, example_inputs=torch.zeros(2, 8), checks="output_shape")
+    assert result.outcome == "passed"
+    assert result.repro == ""
+
+
+def test_a_model_of_a_zoo_that_is_changed_has_no_command_that_repeats_it(zoo: Zoo) -> None:
+    (result,) = check_headswap("apizoo:sound", checks="output_shape", evidence="structure")
+    assert result.repro.endswith("--headswap-checks=output_shape --headswap-evidence=structure")
+    (result,) = check_headswap("apizoo:sound", checks="output_shape", name="changed")
+    assert (result.model, result.repro) == ("changed", "")
+
+
+def test_checks_of_ones_own_are_made_beside_those_that_are_named() -> None:
+    def refusing(case: Case) -> None:
+        raise CheckFailed(f"{case.num_classes} is no number of mine")
+
+    def skipping(case: Case) -> None:
+        raise CheckSkipped("my_reason", "not today")
+
+    own = [Check("refusing", refusing, evidence=lambda case: "opinion"), Check("skipping", skipping)]
+    results = check_headswap(Net(), example_inputs=torch.zeros(2, 8), checks=[*own, "output_shape"])
+    assert [result.check for result in results] == ["output_shape", "refusing", "skipping"], "ours come first"
+    _, refused, skipped = results
+    assert (refused.outcome, refused.message, refused.evidence) == ("failed", "7 is no number of mine", "opinion")
+    assert (skipped.outcome, skipped.reason, skipped.message) == ("skipped", "my_reason", "[my_reason] not today")
+
+
+WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "zoo": ({"model": "apizo:sound"}, ZooError, "unknown zoo 'apizo'.*did you mean apizoo"),
+    "model": ({"model": "apizoo:soun"}, ZooError, "unknown model 'soun'.*did you mean sound"),
+    "form": ({"model": "sound"}, ZooError, "'sound' is not ZOO:MODEL"),
+    "class": ({"model": Net}, TypeError, r"pass Net\(\) and not the class"),
+    "object": ({"model": 3}, TypeError, "3 is no torch.nn.Module"),
+    "class count": ({"num_classes": 0}, ValueError, "num_classes must be a positive whole number, not 0"),
+    "truth for a class count": ({"num_classes": True}, ValueError, "not True"),
+    "check": (
+        {"checks": "output_shap"},
+        ValueError,
+        "unknown check 'output_shap' in checks: did you mean output_shape",
+    ),
+    "checks of one name": (
+        {"checks": [Check("a", lambda _: None), Check("a", lambda _: None)]},
+        ValueError,
+        "two checks in checks are called 'a'",
+    ),
+    "evidence": (
+        {"evidence": "numbers"},
+        ValueError,
+        "evidence must be one of auto, structure, numeric, not 'numbers'",
+    ),
+    "device": ({"device": "gpu"}, ValueError, "device must be auto, cpu, cuda, or cuda:N"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "kind", "message"), WRONG.values(), ids=WRONG.keys())
+def test_an_argument_that_cannot_be_used_is_an_error_that_names_the_fix(
+    zoo: Zoo, arguments: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        check_headswap(**{"model": "apizoo:sound", **arguments})
+
+
+def test_neither_the_import_nor_a_check_needs_pytest() -> None:
+    code = (
+        "import sys\n"
+        "from pytest_headswap import check_headswap\n"
+        "assert 'torch' not in sys.modules\n"
+        "results = check_headswap('builtin:root_linear', checks='output_shape')\n"
+        "assert [result.outcome for result in results] == ['passed'], results\n"
+        "assert not {'pytest', '_pytest'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
