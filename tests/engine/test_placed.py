@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap.engine._torch import needs_values
+from pytest_headswap.engine._torch import cannot_be_simulated
 from pytest_headswap.engine.inputs import as_inputs
 from pytest_headswap.engine.placed import moved, on_meta, simulated
 
@@ -74,13 +74,13 @@ def test_a_model_on_meta_can_be_simulated_too() -> None:
 def test_a_tensor_that_is_not_moved_is_where_it_was() -> None:
     with pytest.raises(RuntimeError, match=r"cuda:0.*cpu|cpu.*cuda:0") as caught:
         simulated_run(UsesLoose(), torch.randn(2, 8))
-    assert not needs_values(caught.value)
+    assert not cannot_be_simulated(caught.value)
 
 
 def test_a_model_that_asks_for_values_is_told_apart_from_one_that_is_wrong() -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - the type is torch's own
         simulated_run(AsksForValues(), torch.randn(2, 8))
-    assert needs_values(caught.value)
+    assert cannot_be_simulated(caught.value)
 
 
 def test_a_recurrent_layer_does_not_start_the_driver() -> None:

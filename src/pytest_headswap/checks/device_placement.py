@@ -23,7 +23,7 @@ from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.finding import SIMULATED, CheckFailed, CheckSkipped
 from pytest_headswap.checks.names import listed
 from pytest_headswap.checks.runs import mode_name
-from pytest_headswap.engine._torch import needs_values
+from pytest_headswap.engine._torch import cannot_be_simulated
 from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.outputs import flatten_outputs
 from pytest_headswap.engine.placed import moved, on_meta, simulated
@@ -91,7 +91,7 @@ def _simulate(case: Case) -> None:
             try:
                 outputs = run(training)
             except Exception as error:
-                if needs_values(error):
+                if cannot_be_simulated(error):
                     raise CheckSkipped(
                         "not_simulated", f"no device can be simulated for {case.spec.name}: {error}"
                     ) from error

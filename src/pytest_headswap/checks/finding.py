@@ -12,7 +12,7 @@ SIMULATED = "simulated"
 # Why a check does not apply, beside the reason codes of the engine. Checks of users have codes of their own.
 SKIP_REASONS = {
     "no_native": "the zoo cannot build the model with that class count itself",
-    "not_simulated": "the forward computes with values, or with an operation that a simulated device does not have",
+    "not_simulated": "the forward needs what a simulated device does not have: values, or some operation",
 }
 
 

@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
     "TorchDispatchMode",
+    "cannot_be_simulated",
     "fake_tensor_mode",
     "gradient_leaves",
     "initialised_cuda_devices",
     "is_pointwise",
     "mutated_tensors",
-    "needs_values",
     "op_name",
     "plain_kernels",
     "quiet_fake_tensors",
@@ -57,12 +57,18 @@ def fake_tensor_mode(*, real_kernels: bool = True) -> Any:
     return FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=real_kernels)
 
 
-def needs_values(error: BaseException) -> bool:
-    """Whether fake tensors raised this because they were asked for what they cannot know: values, or support."""
+def cannot_be_simulated(error: BaseException) -> bool:
+    """Whether fake tensors raised this because they are none: asked for values, for an operation that has no abstract
+    form, or (in torch 2.4, also where a copy is all that is made) for the driver of a device that is not there.
+    """
     from torch._subclasses import fake_tensor
 
-    kinds = ("DataDependentOutputException", "DynamicOutputShapeException", "UnsupportedOperatorException")
-    return isinstance(error, tuple(getattr(fake_tensor, kind) for kind in kinds if hasattr(fake_tensor, kind)))
+    names = ("DataDependentOutputException", "DynamicOutputShapeException", "UnsupportedOperatorException")
+    kinds = tuple(getattr(fake_tensor, name) for name in names if hasattr(fake_tensor, name))
+    return isinstance(error, kinds) or any(sign in str(error) for sign in _NO_DRIVER)
+
+
+_NO_DRIVER = ("CUDA driver version is insufficient", "Found no NVIDIA driver", "not compiled with CUDA enabled")
 
 
 @contextmanager

@@ -207,7 +207,9 @@ def preserved(model: nn.Module, stand_ins: StandIns) -> Iterator[StandIns]:
         try:
             for module, state in zip(modules, originals, strict=True):
                 for key, value in state.items():
-                    if key in _REGISTRIES and (not value or key == "_modules"):
+                    if key in _REGISTRIES and not value:
+                        module.__dict__[key] = type(value)()
+                    elif key == "_modules":
                         module.__dict__[key] = value.copy()
                     else:
                         module.__dict__[key] = stand_ins.copy(value)
