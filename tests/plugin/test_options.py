@@ -112,6 +112,15 @@ def test_evidence_and_device_reach_the_case_the_journal_and_the_repro_command(
     assert asked == [(7, "numeric", "cuda:1"), (7, "structure", "cpu")]
 
 
+@pytest.mark.parametrize("kind", ["structure", "numeric"])
+def test_results_rest_on_the_evidence_that_was_asked_for(
+    project: pytest.Pytester, journal: Callable[..., dict[str, Result]], kind: str
+) -> None:
+    flags = ["--headswap-zoo=testzoo", "--headswap-models=alpha", "--headswap-checks=frozen_backbone"]
+    project.runpytest_inprocess(*flags, f"--headswap-evidence={kind}").assert_outcomes(passed=1)
+    assert [item.evidence for item in journal().values()] == [kind]
+
+
 @pytest.mark.parametrize("value", ["0", "true", "seven", "2.5"])
 def test_the_class_count_of_the_ini_file_is_held_to_the_same(project: pytest.Pytester, value: str) -> None:
     project.makeini(f"[pytest]\nheadswap_zoo = testzoo\nheadswap_num_classes = {value}\n")

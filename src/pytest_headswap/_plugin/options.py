@@ -66,8 +66,8 @@ def add_options(parser: pytest.Parser) -> None:
     add("models", "GLOBS", "comma-separated globs of models to test, !glob leaves out (default: all)")
     add("checks", "NAMES", "comma-separated checks to make (default: all)")
     add("num-classes", "N", f"class count of the new heads (default: {DEFAULT_NUM_CLASSES})")
-    add("evidence", "KIND", f"what verdicts rest on: {', '.join(EVIDENCE)} (default: auto, numbers where that fits)")
-    add("device", "DEVICE", f"where numbers are computed: {DEVICES} (default: auto)")
+    add("evidence", "KIND", f"what verdicts rest on: {', '.join(EVIDENCE)} (default: auto, numeric if memory allows)")
+    add("device", "DEVICE", f"where device_placement puts models: {DEVICES} (default: auto, what there is)")
     add("report", "FOLDER", f"folder of the report (default: {DEFAULT_REPORT})")
 
 

@@ -23,8 +23,8 @@ class Result:
             where meta tensors did not do, or `numeric`); empty where there is no verdict.
         seconds: wall time of the test. The first check of a model includes building and swapping it.
         message: why, in words; empty for a plain pass.
-        repro: the command that runs this check of this model alone.
-        nodeid: the id of the pytest item; empty when the check ran without pytest.
+        repro: the command that runs this check of this model alone; empty for a model that no zoo holds.
+        nodeid: the id, as pytest has it: zoo, model and check with `::` between them.
         reason: the reason code of a skip or an error, such as `output_is_backbone`.
         family: the architecture family that the zoo names.
         peak_memory_mb: the most memory the process had held by then, earlier models included.
