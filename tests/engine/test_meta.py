@@ -108,8 +108,49 @@ def test_products_with_bias(shapes: tuple[tuple[int, ...], ...], dtype: torch.dt
     assert_same(torch.addmm, operands[0].float(), *operands[1:])
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bias": False},
+        {"stride": 2, "padding": 1},
+        {"stride": (1, 2), "padding": (2, 0), "dilation": (2, 1)},
+        {"groups": 3},
+        {"kernel_size": 1},
+        {"kernel_size": 7},
+        {"kernel_size": (4, 5), "padding": "valid"},
+        {"padding": "same"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_convolutions(options: dict[str, Any], layout: str, dtype: torch.dtype) -> None:
+    layer = nn.Conv2d(3, 6, **{"kernel_size": 3, **options}, device="meta")
+    assert_same(layer, LAYOUTS[layout](dtype))
+    assert_same(layer.to(memory_format=torch.channels_last), LAYOUTS[layout](dtype))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 9), (2, 4, 9), (3, 9), (2, 3, 1), (0, 3, 9), (2, 3, 9, 9)], ids=str)
+def test_convolutions_along_a_line(shape: tuple[int, ...]) -> None:
+    x = torch.empty(shape, device="meta")
+    assert_same(nn.Conv1d(3, 6, 3, padding=1, device="meta"), x)
+    assert_same(nn.Conv1d(3, 6, 3, stride=2, dilation=2, device="meta"), x)
+    assert_same(nn.ConvTranspose1d(3, 6, 3, device="meta"), x)
+    assert_same(lambda t: nn.functional.conv1d(t, torch.empty(6, 3, 3, device="meta"), stride=3), x)
+    assert_same(lambda t: nn.functional.conv1d(t, torch.empty(6, 3, 3, device="meta", dtype=torch.float64)), x)
+
+
+def test_convolutions_of_pixels_and_of_clips() -> None:
+    pixel = torch.empty(2, 3, 1, 1, device="meta")
+    assert_same(nn.Conv2d(3, 6, 1, device="meta"), pixel)
+    assert_same(nn.Conv2d(3, 6, 1, device="meta").to(memory_format=torch.channels_last), pixel)
+    assert_same(nn.Conv3d(3, 6, (1, 3, 3), padding=(0, 1, 1), device="meta"), torch.empty(2, 3, 4, 8, 8, device="meta"))
+
+
 def test_every_shortcut_is_held_against_torch_here() -> None:
     tested = {
+        "convolution",
         "add",
         "sub",
         "mul",

@@ -6,6 +6,7 @@ their input these follow at once; everything else goes to torch. Nothing here is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,6 +80,26 @@ def _addmm(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor
     return a.new_empty((a.shape[0], b.shape[1])) if fits and bias.dtype == a.dtype == b.dtype else None
 
 
+def _convolution(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> torch.Tensor | None:
+    bias, strides, paddings, dilations, transposed, _, groups = rest
+    plain = x.is_contiguous() and weight.is_contiguous() and weight.is_meta and x.dtype == weight.dtype
+    if transposed or not plain or x.dim() != weight.dim() or x.shape[1] != weight.shape[1] * groups:
+        return None
+    if bias is not None and (bias.dtype != x.dtype or bias.shape != weight.shape[:1]):
+        return None
+    if weight.stride(-1) != 1 or weight.stride(1) != math.prod(weight.shape[2:]):
+        return None  # contiguous either way, but laid out with the channels last, which older versions hand on
+    count = x.dim() - 2
+    strides, paddings, dilations = ((list(given) * count)[:count] for given in (strides, paddings, dilations))
+    sizes = [
+        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for size, kernel, stride, padding, dilation in zip(
+            x.shape[2:], weight.shape[2:], strides, paddings, dilations, strict=True
+        )
+    ]
+    return x.new_empty((x.shape[0], weight.shape[0], *sizes)) if min(sizes, default=0) > 0 else None
+
+
 def _statistics(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return x.new_empty(shape, dtype=torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype)
 
@@ -110,6 +131,7 @@ def _softmax(x: torch.Tensor, *rest: Any) -> torch.Tensor | None:
 _SHORTCUTS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("aten::add", "aten::sub", "aten::mul", "aten::div"), _arithmetic),
     "aten::addmm": _addmm,
+    "aten::convolution": _convolution,
     "aten::native_batch_norm": _batch_norm,
     "aten::native_layer_norm": _layer_norm,
     "aten::native_group_norm": _group_norm,
