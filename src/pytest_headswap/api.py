@@ -16,7 +16,7 @@ from pytest_headswap._plugin.asked import (
 )
 from pytest_headswap._plugin.facts import facts_of, head_paths, reason_of, told
 from pytest_headswap._plugin.failure import message_of
-from pytest_headswap._plugin.subject import Subject, same_random_state, subject_of
+from pytest_headswap._plugin.subject import Subject, subject_of
 from pytest_headswap.report import Result
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def check_headswap(
     chosen = chosen_checks(checks)
     options = case_options(num_classes, evidence, device)
     subject = subject_of(model, example_inputs, native, name, head)
-    with same_random_state():
-        return _results(subject, chosen, options)
+    return _results(subject, chosen, options)
 
 
 def case_options(num_classes: int, evidence: str, device: str) -> CaseOptions:

@@ -59,6 +59,26 @@ def test_each_test_gets_a_model_of_its_own(project: pytest.Pytester, builds: Bui
     assert builds() == ["alpha", "beta.v1_5"] * 2
 
 
+def test_a_model_is_what_the_zoo_ships_with_memory_that_no_other_has(project: pytest.Pytester) -> None:
+    text = """
+from pytest_headswap import ModelSpec
+
+class Shipped(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(8, 4096), nn.Linear(4096, 10))
+
+def small():
+    return ModelSpec("a", lambda: nn.Linear(8, 10))
+
+@pytest.mark.headswap(zoo=[ModelSpec("a", Shipped, small=small), ModelSpec("b", Shipped)])
+def test_a(headswap_model, headswap_case):
+    assert isinstance(headswap_model, Shipped), "not the small one"
+    sizes = [(tensor.untyped_storage().nbytes(), tensor.nbytes) for tensor in headswap_model.parameters()]
+    assert all(held == needed for held, needed in sizes), "it lies in memory that others use"
+"""
+    _run(project, text).assert_outcomes(passed=2)
+
+
 def test_nothing_is_built_by_a_listing(project: pytest.Pytester, builds: Builds) -> None:
     mark = "@pytest.mark.headswap(zoo='testzoo', models='al*,unbuildable')\n"
     assert _listed(project, f"{mark}def test_a(headswap_swap):\n    pass") == [
@@ -164,6 +184,12 @@ def test_without_a_zoo_anywhere_the_test_is_an_error_that_says_what_to_add(proje
     result = _run(project, f"{PLAIN}\ndef test_b():\n    pass")
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["no zoo to take models from: *pytest.mark.headswap(zoo='builtin')*headswap_zoo*"])
+
+
+def test_a_fixture_that_is_asked_for_too_late_is_an_error_that_says_so(project: pytest.Pytester) -> None:
+    mark = "@pytest.mark.headswap(zoo='testzoo')\n"
+    result = _run(project, f"{mark}def test_a(request):\n    request.getfixturevalue('headswap_model')")
+    result.stdout.fnmatch_lines(["*the models are chosen when the tests are collected: name headswap_case*"])
 
 
 WRONG = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_headswap._plugin.asked import AskedError
-from pytest_headswap._plugin.marker import NO_ZOO, Wanted, wanted_by
+from pytest_headswap._plugin.marker import NO_ZOO, NOT_AN_ARGUMENT, Wanted, wanted_by
 from pytest_headswap._plugin.memory import forget_last_failure
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def headswap_case(request: pytest.FixtureRequest) -> Case:
     """
     wanted = getattr(request, "param", None)
     if wanted is None:
-        pytest.fail(NO_ZOO, pytrace=False)
+        late = request.node.get_closest_marker("headswap") is not None
+        pytest.fail(NOT_AN_ARGUMENT if late else NO_ZOO, pytrace=False)
     return build_own(request.config, wanted)
 
 

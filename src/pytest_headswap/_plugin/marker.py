@@ -31,6 +31,10 @@ NO_ZOO = (
     "no zoo to take models from: mark the test with @pytest.mark.headswap(zoo='builtin'), or set headswap_zoo in the "
     "ini file, or give --headswap-zoo"
 )
+NOT_AN_ARGUMENT = (
+    "the models are chosen when the tests are collected: name headswap_case, headswap_model or headswap_swap among the "
+    "arguments of the test or of its fixtures, in place of request.getfixturevalue, and a zoo in its mark"
+)
 _ARGUMENTS = ("zoo", "models", "checks", "num_classes")
 
 

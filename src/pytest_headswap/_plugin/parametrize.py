@@ -87,21 +87,19 @@ class ModelCheck:
         """Make the check on the model that the test was given with it."""
         __tracebackhide__ = True
         from pytest_headswap._plugin.facts import told
-        from pytest_headswap._plugin.subject import same_random_state
         from pytest_headswap.checks import CheckFailed, run_check
         from pytest_headswap.engine import NoHeadError
 
         if model is not self.given:
             raise TypeError("a check takes the model that the test was given with it: write check(model)")
-        with same_random_state():
-            try:
-                case = _shared.case_of(self)
-            except NoHeadError as error:
-                pytest.skip(str(error))
-            try:
-                finding = run_check(self.check, case)
-            finally:
-                case.swap.restore()
+        try:
+            case = _shared.case_of(self)
+        except NoHeadError as error:
+            pytest.skip(str(error))
+        try:
+            finding = run_check(self.check, case)
+        finally:
+            case.swap.restore()
         if finding.outcome == "skipped":
             pytest.skip(told(finding))
         if finding.outcome == "failed":

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -94,23 +91,3 @@ def load_model(text: str) -> tuple[str, ModelSpec]:
     if not (zoo and colon and model):
         raise ZooError(f"{text!r} is not ZOO:MODEL, such as timm:levit_128; `headswap zoos` lists the zoos")
     return zoo, load_zoo(zoo)[model]
-
-
-@contextmanager
-def same_random_state() -> Iterator[None]:
-    """Put the random generators back after the block, as if nothing had been drawn."""
-    import torch
-
-    python, cpu = random.getstate(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    numpy = sys.modules.get("numpy")
-    legacy = numpy.random.get_state() if numpy is not None else None
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
-        if numpy is not None:
-            numpy.random.set_state(legacy)
