@@ -1,11 +1,11 @@
 """Hypothesis strategies for models with a head in a known place, for testing whatever looks for one.
 
-    from hypothesis import given
-    from pytest_headswap.strategies import planted_models
+from hypothesis import given
+from pytest_headswap.strategies import planted_models
 
-    @given(planted_models())
-    def test_finder(planted):
-        assert my_finder(planted.model, planted.example_inputs) == planted.heads
+@given(planted_models())
+def test_finder(planted):
+    assert my_finder(planted.model, planted.example_inputs) == planted.heads
 """
 
 from __future__ import annotations

@@ -12,9 +12,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from pytest_headswap.checks import Case, build_case
-from pytest_headswap.engine._torch import cannot_be_simulated
-from pytest_headswap.engine.inputs import as_inputs
-from pytest_headswap.engine.placed import simulated
 from pytest_headswap.zoo import ModelSpec
 
 BATCH, WIDTH, OLD, NEW = 2, 16, 10, 5
@@ -111,19 +108,6 @@ class FaultyNet(nn.Module):
 def inputs(_: nn.Module) -> torch.Tensor:
     """Placeholders for two samples."""
     return torch.zeros(BATCH, 8)
-
-
-@pytest.fixture(scope="session")
-def can_simulate() -> bool:
-    """Whether this torch can simulate a CUDA device that is not there: 2.4 asks for its driver."""
-    try:
-        with simulated(nn.BatchNorm1d(3), as_inputs(torch.zeros(2, 3)), torch.device("cuda:0")) as run:
-            run(True)
-    except RuntimeError as error:
-        if not cannot_be_simulated(error):
-            raise
-        return False
-    return True
 
 
 @pytest.fixture

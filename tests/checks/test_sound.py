@@ -14,8 +14,6 @@ from pytest_headswap.strategies import PlantedModel, planted_models
 from pytest_headswap.zoo import ModelSpec, load_zoo
 
 BUILTIN = load_zoo("builtin")
-# fused GRU cells have no abstract form, and so no simulated device
-SKIPPED = {("gru_dict_output", "device_placement"): "not_simulated"}
 
 
 def _findings(spec: ModelSpec, evidence: str) -> dict[str, Finding]:
@@ -25,19 +23,18 @@ def _findings(spec: ModelSpec, evidence: str) -> dict[str, Finding]:
 
 @pytest.mark.parametrize("evidence", ["structure", "numeric"])
 @pytest.mark.parametrize("name", BUILTIN.names)
-def test_each_builtin_model_passes_every_check(name: str, evidence: str, can_simulate: bool) -> None:
+def test_each_builtin_model_passes_every_check(name: str, evidence: str) -> None:
     if name == "encoder_without_head":
         with pytest.raises(NoHeadError):
             _findings(BUILTIN[name], evidence)
         return
     for check, finding in _findings(BUILTIN[name], evidence).items():
-        reason = SKIPPED.get((name, check), "")
-        if check == "device_placement" and not can_simulate:
-            assert finding.reason in ("", "not_simulated"), finding
+        if check == "native_parity" and BUILTIN[name].native is None:
+            assert finding.reason == "no_native"
             continue
-        assert (finding.outcome, finding.reason) == ("skipped" if reason else "passed", reason), (check, finding)
-        if check not in ("native_parity", "metadata", "device_placement") and not reason:
-            assert finding.evidence == evidence
+        assert finding.outcome == "passed", (check, finding)
+        rests_on = {"native_parity": "structure", "metadata": "structure", "device_placement": "simulated"}
+        assert finding.evidence == rests_on.get(check, evidence)
 
 
 @seed(20261124)

@@ -10,6 +10,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from pytest_headswap.engine.meta import MetaMode
+
 T = TypeVar("T")
 
 LARGE = 2**14
@@ -18,14 +20,14 @@ LARGE = 2**14
 
 def on_meta_if_possible(build: Callable[[], T]) -> T:
     """Build on meta, and again with memory if that raises: some models compute with values in their initialisers."""
-    with suppress(Exception), torch.device("meta"):  # what remains of it is raised by the second attempt
+    with suppress(Exception), torch.device("meta"), MetaMode():  # type: ignore[no-untyped-call, unused-ignore] # what remains of it is raised by the second attempt
         return build()
     return build()
 
 
 def lean_if_possible(build: Callable[[], nn.Module]) -> nn.Module:
     """Build with large parameters on meta, and again with memory for all if that raises or reaches anything else."""
-    with suppress(Exception), _large_parameters_on_meta():
+    with suppress(Exception), _large_parameters_on_meta(), MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
         model = build()
         others = (value for module in model.modules() for value in chain(module.__dict__.values(), _small(module)))
         if not any(isinstance(value, torch.Tensor) and value.is_meta for value in others):

@@ -52,14 +52,14 @@ class ModeRun:
 
 
 def run_modes(model: nn.Module, inputs: Any) -> dict[bool, ModeRun]:
-    """Run the model abstractly in eval and in train mode."""
-    return {training: run_mode(model, inputs, training) for training in (False, True)}
+    """Run the model abstractly in eval and in train mode, and watch where tensors of the CPU meet the model's."""
+    return {training: run_mode(model, inputs, training, watched=True) for training in (False, True)}
 
 
-def run_mode(model: nn.Module, inputs: Any, training: bool) -> ModeRun:
+def run_mode(model: nn.Module, inputs: Any, training: bool, *, watched: bool = False) -> ModeRun:
     """Run the model abstractly in one mode."""
     try:
-        return ModeRun(abstract_run(model, inputs, training=training))
+        return ModeRun(abstract_run(model, inputs, training=training, watched=watched))
     except HeadSwapError as error:
         return ModeRun(error=error)
 

@@ -11,7 +11,7 @@ import collections
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from pytest_headswap.engine._torch import fake_tensor_mode, initialised_cuda_dev
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.inputs import Inputs, as_inputs
 from pytest_headswap.engine.meta import MetaMode
+from pytest_headswap.engine.watch import DeviceWatch
 
 _PLAIN = frozenset((bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device))
 _CONTAINERS = (list, dict, set, collections.OrderedDict, collections.deque, collections.defaultdict)
@@ -42,7 +43,8 @@ class AbstractRun:
     `outputs` has the structure that `forward` returned, with stand-in tensors in it. `parameters` and
     `buffers` map full names to the stand-ins that were used; tied ones appear under each name.
     `held` are all stand-ins for tensors of the model, those included that are neither parameter nor
-    buffer. `way` is how the model was run: `meta`, `fake` or `real`.
+    buffer. `way` is how the model was run: `meta`, `fake` or `real`. `met` says where tensors of the CPU
+    met those of the model; None where nobody watched.
     """
 
     outputs: Any
@@ -50,6 +52,7 @@ class AbstractRun:
     buffers: dict[str, torch.Tensor]
     held: tuple[torch.Tensor, ...]
     way: str
+    met: tuple[str, ...] | None = None
 
 
 Around = Callable[["StandIns"], AbstractContextManager[None]]
@@ -63,19 +66,24 @@ def abstract_run(
     ways: Sequence[str] = WAYS,
     around: Around | None = None,
     recorded: bool = False,
+    watched: bool = False,
 ) -> AbstractRun:
     """Run `model` on stand-ins in train or eval mode; the model, the inputs and all RNG stay as they are.
 
     Stand-ins keep shape, stride, dtype and `requires_grad`, so under `torch.enable_grad()` the outputs
     have the autograd graph that a real run would have. The ways are tried in their order until one
     succeeds. `around` is called with the stand-ins and returns a context manager that is active around
-    forward; `recorded` says that it brings a dispatch mode of its own, which runs the operations.
+    forward; `recorded` says that it brings a dispatch mode of its own, which runs the operations. `watched`
+    notes where tensors of the CPU meet those of the model, where that is possible.
 
     Raises:
         HeadSwapError: `forward_failed`, with the model's own exception as `__cause__`.
     """
     inputs = as_inputs(example_inputs)
     failed: Exception | None = None
+    if watched:
+        with suppress(Exception):  # the ordinary ways say what is wrong
+            return _watched_run(model, inputs, training)
     for way in ways:
         if way == REAL and any(tensor.is_meta for tensor in (*model.parameters(), *inputs.tensors())):
             continue  # there are no values
@@ -92,6 +100,26 @@ def abstract_run(
         f"{type(model).__name__}.forward raised {type(failed).__name__} in {'train' if training else 'eval'} mode on "
         f"inputs of shape {shapes}: {_first_line(failed)}. Pass example_inputs that the model accepts",
     ) from failed
+
+
+def _watched_run(model: nn.Module, inputs: Inputs, training: bool) -> AbstractRun:
+    on_device = [*model.parameters(), *model.buffers(), *inputs.tensors()]
+    with ExitStack() as stack:
+        stand_ins = stack.enter_context(preserved(model, _OnDevice(on_device)))
+        held = stand_ins.tensors()
+        model.train(training)
+        given = inputs.map_tensors(stand_ins.of)
+        stack.enter_context(plain_kernels())
+        watch = stack.enter_context(DeviceWatch())
+        outputs = model(*given.args, **(given.kwargs or {}))
+        return _as_run(model, outputs, held, META, tuple(watch.met))
+
+
+def _as_run(
+    model: nn.Module, outputs: Any, held: tuple[torch.Tensor, ...], way: str, met: tuple[str, ...] | None
+) -> AbstractRun:
+    parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    return AbstractRun(outputs, parameters, dict(model.named_buffers(remove_duplicate=False)), held, way, met)
 
 
 def _run(
@@ -114,9 +142,7 @@ def _run(
         if way == META and not recorded:
             stack.enter_context(MetaMode())  # type: ignore[no-untyped-call, unused-ignore]
         outputs = model(*given.args, **(given.kwargs or {}))
-        parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-        buffers = dict(model.named_buffers(remove_duplicate=False))
-        return AbstractRun(outputs, parameters, buffers, held, way)
+        return _as_run(model, outputs, held, way, None)
 
 
 def _first_line(error: BaseException) -> str:
@@ -195,6 +221,17 @@ class StandIns:
         self._kept.append(original)
 
 
+class _OnDevice(StandIns):
+    """Meta tensors for what is on the device; the rest is on the CPU, as real as it was."""
+
+    def __init__(self, on_device: list[torch.Tensor]) -> None:
+        super().__init__()
+        self._on_device = {id(tensor) for tensor in on_device}
+
+    def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
+        return super()._bare(tensor) if id(tensor) in self._on_device else tensor.detach().clone()
+
+
 @contextmanager
 def preserved(model: nn.Module, stand_ins: StandIns) -> Iterator[StandIns]:
     """Give every module of `model` stand-ins for the length of the block, and all of its own state back after it.
@@ -206,13 +243,16 @@ def preserved(model: nn.Module, stand_ins: StandIns) -> Iterator[StandIns]:
     with preserved_globals():
         try:
             for module, state in zip(modules, originals, strict=True):
+                current = module.__dict__
                 for key, value in state.items():
+                    if type(value) in _PLAIN:
+                        continue
                     if key in _REGISTRIES and not value:
-                        module.__dict__[key] = type(value)()
+                        current[key] = type(value)()
                     elif key == "_modules":
-                        module.__dict__[key] = value.copy()
+                        current[key] = value.copy()
                     else:
-                        module.__dict__[key] = stand_ins.copy(value)
+                        current[key] = stand_ins.copy(value)
             yield stand_ins
         finally:
             for module, state in zip(modules, originals, strict=True):

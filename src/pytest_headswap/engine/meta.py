@@ -35,17 +35,20 @@ _LIKE_INPUT = frozenset(
     )
 )
 _KINDS = (torch.Tensor, nn.Parameter)
-_IN_PLACE = frozenset(f"{name}_" for name in _LIKE_INPUT)
+_INITIALISERS = ("clamp_", "erfinv_", "fill_", "normal_", "uniform_", "zero_")
+_IN_PLACE = frozenset(f"{name}_" for name in _LIKE_INPUT) | {f"aten::{name}" for name in _INITIALISERS}
 
 
 def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The result of an operation on meta tensors."""
     first: Any = args[0] if args else None
-    if kwargs or type(first) not in _KINDS or not first.is_meta or not first.is_floating_point():
-        return func(*args, **kwargs)  # a keyword may be a dtype for the result
+    if type(first) not in _KINDS or not first.is_meta or not first.is_floating_point():
+        return func(*args, **kwargs)
     name = op_name(func)
     if name in _IN_PLACE:
         return first
+    if kwargs:
+        return func(*args, **kwargs)  # a keyword may be a dtype for the result
     if name in _LIKE_INPUT:
         return torch.empty_like(first)
     shortcut = _SHORTCUTS.get(name)

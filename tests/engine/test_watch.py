@@ -1,0 +1,85 @@
+"""A watched run says where tensors of the CPU meet those of the model, and nothing where they may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_headswap.engine import abstract_run
+
+
+class Doing(nn.Module):
+    """A layer, and something done to what it returns; `loose` is neither parameter nor buffer."""
+
+    def __init__(self, action: Callable[[Doing, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 3)
+        self.register_buffer("table", torch.arange(3.0))
+        self.loose = torch.ones(3)
+        self.action = action
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What the action makes of the features."""
+        return self.action(self, self.fc(x))
+
+
+def _met(action: Callable[[Doing, torch.Tensor], torch.Tensor]) -> tuple[str, ...]:
+    model = Doing(action)
+    run = abstract_run(model, torch.randn(2, 8), watched=True)
+    assert run.way == "meta"
+    assert run.met is not None
+    assert bool((model.loose == 1).all())
+    return run.met
+
+
+ALLOWED: dict[str, Callable[[Doing, torch.Tensor], torch.Tensor]] = {
+    "numbers": lambda m, x: x * 2 + torch.tensor(3.0),
+    "made beside the features": lambda m, x: x + torch.arange(3, device=x.device),
+    "made like the features": lambda m, x: x + torch.ones_like(x),
+    "made as new": lambda m, x: x + x.new_ones(3),
+    "brought over": lambda m, x: x + torch.ones(3).to(x.device),
+    "brought over by type": lambda m, x: x + torch.ones(3, dtype=torch.float64).to(x),
+    "an index": lambda m, x: x[:, torch.tensor([0, 2])],
+    "an index that is computed": lambda m, x: x[:, torch.arange(3).flip(0)],
+    "the buffer": lambda m, x: x * m.get_buffer("table"),
+    "computed on the CPU alone": lambda m, x: x * float(torch.ones(3).sum()),
+    "filled from the CPU": lambda m, x: torch.empty_like(x).copy_(torch.ones(2, 3)),
+}
+SEEN: dict[str, tuple[Callable[[Doing, torch.Tensor], torch.Tensor], str]] = {
+    "made on the CPU": (lambda m, x: x + torch.ones(3), "aten::add is given .* CPU of shape (3,)"),
+    "neither parameter nor buffer": (lambda m, x: x * m.loose, "aten::mul is given .* CPU of shape (3,)"),
+    "joined": (lambda m, x: torch.cat([x, torch.zeros(2, 1)], 1), "aten::cat is given .* CPU of shape (2, 1)"),
+    "multiplied": (lambda m, x: x @ torch.ones(3, 4), "aten::mm is given .* CPU of shape (3, 4)"),
+    "chosen": (lambda m, x: torch.where(torch.ones(3) > 0, x, -x), "aten::where is given .* CPU of shape (3,)"),
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_what_a_device_allows_is_not_noted(name: str) -> None:
+    assert _met(ALLOWED[name]) == ()
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_what_a_device_refuses_is_noted(name: str) -> None:
+    action, words = SEEN[name]
+    operation, shape = words.split(" is given .* ")
+    (sentence,) = _met(action)
+    assert sentence.startswith(f"{operation} is given tensors of the device and one of the ")
+    assert sentence.endswith(shape)
+
+
+def test_what_leaves_the_device_is_on_the_cpu() -> None:
+    run = abstract_run(Doing(lambda m, x: x.cpu()), torch.randn(2, 8), watched=True)
+    assert run.outputs.device.type == "cpu"
+
+
+def test_a_model_that_asks_for_values_is_run_in_the_ordinary_ways() -> None:
+    run = abstract_run(Doing(lambda m, x: x if x.sum().item() > 0 else -x), torch.randn(2, 8), watched=True)
+    assert (run.way, run.met) == ("real", None)
+
+
+def test_without_watching_nothing_is_said() -> None:
+    assert abstract_run(Doing(lambda m, x: x + torch.ones(3)), torch.randn(2, 8)).met is None
