@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from pytest_headswap.checks import arena
 from pytest_headswap.checks.arena import Arenas
-from pytest_headswap.checks.lean import LARGE, lean_if_possible
+from pytest_headswap.checks.lean import LARGE, is_lean, lean_if_possible
 from pytest_headswap.checks.snapshot import Snapshot, same_bits
 
 
@@ -61,9 +63,9 @@ def _filled(arenas: Arenas) -> Wide:
 
 def test_only_large_parameters_are_built_without_memory() -> None:
     model = lean_if_possible(Wide)
-    on_meta = {name for name, value in model.named_parameters() if value.is_meta}
-    assert on_meta == {"one.weight", "two.weight", "embed.weight"}
-    assert all(value.numel() < LARGE or value.is_meta for value in model.parameters())
+    lean = {name for name, value in model.named_parameters() if is_lean(value)}
+    assert lean == {"one.weight", "two.weight", "embed.weight"}
+    assert all(value.numel() < LARGE or is_lean(value) for value in model.parameters())
     assert torch.equal(model.get_buffer("table"), torch.arange(5.0))
     assert bool((model.get_parameter("norm.weight") == 1).all())
 
@@ -71,18 +73,41 @@ def test_only_large_parameters_are_built_without_memory() -> None:
 def test_a_shared_parameter_stays_shared(arenas: Arenas) -> None:
     model = _filled(arenas)
     assert model.out.weight is model.embed.weight
-    assert not model.out.weight.is_meta
+    assert not is_lean(model.out.weight)
 
 
 @pytest.mark.parametrize("build", [MakesABufferOfAWeight, Asks])
 def test_a_model_that_needs_values_to_be_built_gets_memory(build: type[nn.Module]) -> None:
-    assert not any(value.is_meta for value in [*build().parameters(), *lean_if_possible(build).buffers()])
-    assert not any(value.is_meta for value in lean_if_possible(build).parameters())
+    model = lean_if_possible(build)
+    assert not any(is_lean(value) for value in model.state_dict().values())
+
+
+class MakesABufferOnTheDeviceOfAWeight(nn.Module):
+    """Asks a large parameter where it is, and copies layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.Linear(256, 256)
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        layer.weight.data.mul_(2)
+        self.layers = nn.ModuleList([layer, copy.deepcopy(layer)]).to(torch.bfloat16)
+        self.register_buffer("table", torch.arange(5.0, device=layer.weight.device))
+        self.bias = nn.Parameter(torch.zeros_like(layer.weight)[0])
+
+
+def test_a_model_may_ask_for_all_but_values(arenas: Arenas) -> None:
+    model = lean_if_possible(MakesABufferOnTheDeviceOfAWeight)
+    assert [is_lean(model.get_parameter(f"layers.{index}.weight")) for index in (0, 1)] == [True, True]
+    assert torch.equal(model.get_buffer("table"), torch.arange(5.0))
+    arenas.fill(model)
+    one, other = (model.get_parameter(f"layers.{index}.weight") for index in (0, 1))
+    assert one.dtype == torch.bfloat16
+    assert not torch.equal(one, other)
 
 
 def test_after_a_lean_build_modules_are_built_as_always() -> None:
     lean_if_possible(Wide)
-    assert not any(value.is_meta for value in Wide().parameters())
+    assert not any(is_lean(value) for value in Wide().parameters())
 
 
 def test_layers_differ_and_are_scaled_by_their_inputs(arenas: Arenas) -> None:

@@ -15,6 +15,8 @@ from functools import cache
 import torch
 from torch import nn
 
+from pytest_headswap.checks.lean import is_lean
+
 _CHUNK = 2**18  # elements, 1 MB of float32
 _CHUNKS = 2**7
 _DEVIATIONS = range(2, 8)  # 1/4 to 1/128, for 16 to 16,384 inputs a neuron
@@ -109,13 +111,13 @@ class Arenas:
     made: dict[tuple[int, torch.dtype], Arena]
 
     def fill(self, model: nn.Module) -> None:
-        """Give every parameter of `model` that is on the meta device values, under all of its names."""
+        """Give every lean parameter of `model` values, under all of its names."""
         for arena in self.made.values():
             arena.clear()
         filled: dict[int, nn.Parameter] = {}
         for module in model.modules():
             for key, parameter in module._parameters.items():
-                if parameter is not None and parameter.is_meta:
+                if parameter is not None and is_lean(parameter):
                     if id(parameter) not in filled:
                         made = nn.Parameter(self._of(parameter).take(parameter), parameter.requires_grad)
                         made.__dict__.update(parameter.__dict__)  # marks that libraries put on parameters

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from torch import nn
 from pytest_headswap.checks.arena import ARENAS
 from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.finding import NUMERIC, STRUCTURE
-from pytest_headswap.checks.lean import lean_if_possible, on_meta_if_possible
+from pytest_headswap.checks.lean import is_lean, lean_if_possible, on_meta_if_possible
 from pytest_headswap.checks.record import Record
 from pytest_headswap.checks.samples import drawn, seed_of, seeded, sizes
 from pytest_headswap.checks.snapshot import Snapshot
@@ -81,22 +80,13 @@ def _built(zoo: str, spec: ModelSpec, num_classes: int, evidence: str, device: s
 
 
 def _with_values(spec: ModelSpec, evidence: str) -> Plan:
-    plan = _lean_or_real(lambda build: _planned(spec, build(spec.build), small=True))
-    own = sum(parameter.nbytes for parameter in plan.outer.parameters() if not parameter.is_meta)
+    model = lean_if_possible(spec.build)
+    own = sum(parameter.nbytes for parameter in model.parameters() if not is_lean(parameter))
     if evidence != NUMERIC and own > _AFFORDABLE:
+        del model
         return on_meta_if_possible(lambda: _planned(spec, spec.build(), small=True))
-    ARENAS.fill(plan.outer)
-    return plan
-
-
-def _lean_or_real(plan: Callable[[Callable[[Callable[[], nn.Module]], nn.Module]], Plan]) -> Plan:
-    """Some models can be built without memory and not be run without it."""
-    try:
-        return plan(lean_if_possible)
-    except NoHeadError:
-        raise  # which memory does not change
-    except Exception:  # noqa: BLE001 - whatever the code of the model raises, memory may be what is missing
-        return plan(lambda build: build())
+    ARENAS.fill(model)
+    return _planned(spec, model, small=True)
 
 
 def _planned(spec: ModelSpec, model: nn.Module, small: bool = False) -> Plan:
