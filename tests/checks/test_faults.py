@@ -211,6 +211,34 @@ def _copies_lose_the_scale(case: Case) -> None:
     model.backbone.register_forward_hook(_Doubling())
 
 
+def _copies_lose_their_way(case: Case) -> None:
+    case.model.register_forward_pre_hook(_Raising())
+
+
+def _copies_lose_a_feature(case: Case) -> None:
+    case.model.get_submodule("fc").register_forward_hook(_Cutting())
+
+
+class _Raising:
+    """Raises once it was pickled."""
+
+    copied = False
+
+    def __call__(self, _module: nn.Module, _args: Any) -> None:
+        if self.copied:
+            raise RuntimeError("lost")
+
+    def __getstate__(self) -> dict[str, bool]:
+        return {"copied": True}
+
+
+class _Cutting(_Raising):
+    """Cuts the output of a layer once it was pickled."""
+
+    def __call__(self, _module: nn.Module, _args: Any, output: Any = None) -> Any:
+        return output[:, :2] if self.copied else output
+
+
 class _Doubling:
     """Doubles what a layer returns, until it is pickled."""
 
@@ -326,6 +354,8 @@ FAULTS = [
     Fault("round_trip", "cannot be copied and saved", case=_unpicklable_since_the_swap),
     Fault("round_trip", "a copy of the frozen model", engine=_eval_mode_sticks_to_the_original_alone),
     Fault("round_trip", r"other numbers in output\['logits'\]", case=_copies_lose_the_scale),
+    Fault("round_trip", "a copy of the model cannot be run: .*lost", case=_copies_lose_their_way, evidence="structure"),
+    Fault("round_trip", "a copy of the model returns", case=_copies_lose_a_feature, evidence="structure"),
     Fault("device_placement", "the head has fc.weight on cpu", engine=_new_tensors_on_the_cpu),
     Fault("device_placement", "the head has fc.weight in torch.float32", engine=_new_tensors_in_float32),
     Fault("device_placement", "on (cuda:0|a device) in eval mode .*(cpu|CPU)", case=_switch("tensor made on the CPU")),
