@@ -82,6 +82,9 @@ def test_a_model_on_meta_that_needs_values_is_an_error_and_not_a_guess() -> None
     with pytest.raises(HeadSwapError) as caught:
         find_heads(model, torch.randn(2, 3, 8, device="meta"))
     assert caught.value.reason == "forward_failed"
+    assert str(caught.value).endswith(
+        "build the model with memory: on the meta device it has no values to compute with"
+    )
 
 
 def test_the_attention_of_torch_is_seen_through_in_every_way() -> None:

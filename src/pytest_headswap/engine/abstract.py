@@ -95,10 +95,13 @@ def abstract_run(
             failed = error
     assert failed is not None, "the first way is always tried"
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
+    remedy = "Pass example_inputs that the model accepts"
+    if any(parameter.is_meta for parameter in model.parameters()):
+        remedy += ", or build the model with memory: on the meta device it has no values to compute with"
     raise HeadSwapError(
         "forward_failed",
         f"{type(model).__name__}.forward raised {type(failed).__name__} in {'train' if training else 'eval'} mode on "
-        f"inputs of shape {shapes}: {_first_line(failed)}. Pass example_inputs that the model accepts",
+        f"inputs of shape {shapes}: {_first_line(failed)}. {remedy}",
     ) from failed
 
 
