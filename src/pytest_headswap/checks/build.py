@@ -63,30 +63,32 @@ def build_case(
 def _built(zoo: str, spec: ModelSpec, num_classes: int, evidence: str, device: str, own_memory: bool) -> Case:
     with torch.no_grad():
         if own_memory:
-            plan = _planned(spec, spec.build())
+            plan, with_values = _planned(spec, spec.build()), True
         elif evidence == STRUCTURE:
-            plan = on_meta_if_possible(lambda: _planned(spec, spec.build()))
+            plan, with_values = on_meta_if_possible(lambda: _planned(spec, spec.build())), False
         else:
-            plan = _with_values(spec, evidence)
+            plan, with_values = _with_values(spec, evidence)
     inputs = plan.inputs
-    numeric = not any(tensor.is_meta for tensor in (*plan.outer.parameters(), *inputs.tensors()))
-    if numeric:
+    if any(tensor.is_meta for tensor in (*plan.outer.parameters(), *inputs.tensors())):
+        with_values = False  # the zoo, or the user, builds it on meta
+    else:
         inputs = drawn(inputs, seed_of(zoo, spec.name))
     as_built = Record(plan.outer)
-    values = Snapshot(plan.outer) if numeric and evidence != STRUCTURE else None
+    values = Snapshot(plan.outer) if with_values else None
     # not verified by the engine: the checks look for themselves, and more closely
     swap = swap_planned(plan, num_classes, verified=False)
     return Case(zoo, spec, num_classes, plan.outer, inputs, swap, plan, as_built, values, device)
 
 
-def _with_values(spec: ModelSpec, evidence: str) -> Plan:
+def _with_values(spec: ModelSpec, evidence: str) -> tuple[Plan, bool]:
+    """A model with values, unless `evidence` leaves the choice and it would take too much memory of its own."""
     model = lean_if_possible(spec.build)
     own = sum(parameter.nbytes for parameter in model.parameters() if not is_lean(parameter))
     if evidence != NUMERIC and own > _AFFORDABLE:
         del model
-        return on_meta_if_possible(lambda: _planned(spec, spec.build(), small=True))
+        return on_meta_if_possible(lambda: _planned(spec, spec.build(), small=True)), False
     ARENAS.fill(model)
-    return _planned(spec, model, small=True)
+    return _planned(spec, model, small=True), True
 
 
 def _planned(spec: ModelSpec, model: nn.Module, small: bool = False) -> Plan:

@@ -20,8 +20,8 @@ class Inputs:
 
     def map_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
         """The same arguments with `change` applied to each tensor, nested ones included."""
-        kwargs = {key: map_tensors(value, change) for key, value in (self.kwargs or {}).items()}
-        return Inputs(tuple(map_tensors(value, change) for value in self.args), kwargs)
+        args = tuple(map_tensors(value, change) for value in self.args)
+        return Inputs(args, {key: map_tensors(value, change) for key, value in (self.kwargs or {}).items()})
 
     def tensors(self) -> list[torch.Tensor]:
         """All tensors among the arguments, nested ones included."""

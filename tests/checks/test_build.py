@@ -1,0 +1,123 @@
+"""What a case is built from: evidence by what memory allows, the smallest input, numbers that are always the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_headswap.checks import build, build_case, run_check
+from pytest_headswap.checks.arena import ARENAS
+from pytest_headswap.checks.samples import batch_of, drawn, seed_of, sizes, with_batch, with_other_companions
+from pytest_headswap.engine.inputs import Inputs
+from pytest_headswap.zoo import ModelSpec
+
+
+class Net(nn.Module):
+    """Takes images of at least `least` pixels, and has one large layer."""
+
+    def __init__(self, least: int = 1) -> None:
+        super().__init__()
+        self.least = least
+        self.stem = nn.Conv2d(3, 128, 16, 16)
+        self.wide = nn.Linear(128, 256)
+        self.fc = nn.Linear(256, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        assert x.shape[-1] >= self.least, f"{self.least} pixels at least"
+        return self.fc(self.wide(self.stem(x).mean((2, 3))).relu())  # type: ignore[no-any-return]
+
+
+class OwnMemory(Net):
+    """Looks at its weights while it is built."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = float(self.wide.weight.detach().std())
+
+
+def _images(_: nn.Module) -> torch.Tensor:
+    return torch.zeros(2, 3, 320, 320)
+
+
+def test_large_parameters_lie_in_an_arena_and_the_new_head_does_not() -> None:
+    case = build_case("zoo", ModelSpec("net", Net, _images), 5)
+    assert ARENAS.holding(case.model.get_parameter("wide.weight")) is not None
+    assert ARENAS.holding(case.model.get_parameter("fc.weight")) is None
+    assert (case.numeric, case.evidence) == (True, "numeric")
+
+
+def test_structure_needs_no_memory_and_keeps_the_input_as_it_ships() -> None:
+    case = build_case("zoo", ModelSpec("net", Net, _images), 5, "structure")
+    assert all(parameter.is_meta for parameter in case.model.parameters())
+    assert (case.numeric, case.evidence, case.inputs.tensors()[0].shape[-1]) == (False, "structure", 320)
+
+
+@pytest.mark.parametrize(("least", "size"), [(1, 64), (100, 128), (300, 320)])
+def test_numbers_are_computed_on_the_smallest_image_that_a_model_takes(least: int, size: int) -> None:
+    case = build_case("zoo", ModelSpec("net", lambda: Net(least), _images), 5)
+    assert case.inputs.tensors()[0].shape == (2, 3, size, size)
+
+
+def test_the_small_form_of_a_spec_is_used_for_numbers_alone() -> None:
+    small = ModelSpec("net", Net, lambda _: torch.zeros(2, 3, 16, 16), native=lambda count: nn.Linear(1, count))
+    spec = ModelSpec("net", Net, _images, small=lambda: small)
+    assert build_case("zoo", spec, 5).spec is small
+    assert build_case("zoo", spec, 5, "structure").spec is spec
+    assert build_case("zoo", spec, 5, own_memory=True).spec is spec
+
+
+def test_auto_is_content_with_structure_where_memory_does_not_allow_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "_AFFORDABLE", 1000)
+    spec = ModelSpec("net", OwnMemory, _images)
+    assert build_case("zoo", spec, 5).evidence == "structure"
+    assert build_case("zoo", spec, 5, "numeric").evidence == "numeric"
+    assert build_case("zoo", ModelSpec("lean", Net, _images), 5).evidence == "structure", "its small layers count too"
+
+
+def test_a_model_with_memory_of_its_own_shares_nothing() -> None:
+    case = build_case("zoo", ModelSpec("net", Net, _images), 5, own_memory=True)
+    assert all(ARENAS.holding(parameter) is None for parameter in case.model.parameters())
+    assert case.inputs.tensors()[0].shape[-1] == 320
+    assert {run_check(name, case).outcome for name in ("output_shape", "frozen_backbone")} == {"passed"}
+
+
+def test_placeholders_become_random_numbers_and_what_has_meaning_stays() -> None:
+    ids, mask = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.ones(2, 3, dtype=torch.long)
+    boxes = torch.tensor([[0.0, 1.0], [0.5, 1.0]])
+    given = Inputs((torch.zeros(2, 3), ids), {"mask": mask, "boxes": boxes})
+    made = drawn(given, seed_of("zoo", "net"))
+    assert bool(made.args[0].std() > 0)
+    assert made.kwargs is not None
+    assert made.args[1] is ids
+    assert (made.kwargs["mask"] is mask, made.kwargs["boxes"] is boxes) == (True, True)
+    assert torch.equal(drawn(given, seed_of("zoo", "net")).args[0], made.args[0])
+    assert not torch.equal(drawn(given, seed_of("zoo", "other")).args[0], made.args[0])
+
+
+def test_the_first_sample_stays_and_its_companions_change() -> None:
+    given = Inputs((torch.randn(3, 4), torch.arange(12).reshape(3, 4), torch.tensor(2.0)))
+    changed = with_other_companions(given, 0)
+    for before, after in zip(given.args[:2], changed.args[:2], strict=True):
+        assert torch.equal(before[0], after[0])
+        assert not torch.equal(before[1:], after[1:])
+    assert changed.args[2] is given.args[2]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_batch_can_have_another_size(batch: int) -> None:
+    given = Inputs((torch.arange(6).reshape(2, 3), torch.tensor(1.0)), {"names": torch.zeros(7)})
+    made = with_batch(given, batch)
+    assert batch_of(made) == batch
+    assert made.args[0][0].tolist() == [0, 1, 2]
+    assert made.kwargs is not None
+    assert made.kwargs["names"].shape == (7,)
+
+
+def test_only_a_lone_square_image_is_made_smaller() -> None:
+    image = torch.zeros(2, 3, 128, 128)
+    assert [made.tensors()[0].shape[-1] for made in sizes(Inputs((image,)))] == [64, 96]
+    assert list(sizes(Inputs((image, image)))) == []
+    assert list(sizes(Inputs((torch.zeros(2, 3, 128, 64),)))) == []
+    assert [made.tensors()[0].shape for made in sizes(Inputs((torch.zeros(2, 3, 4, 96, 96),)))] == [(2, 3, 4, 64, 64)]
