@@ -96,7 +96,7 @@ def test_a_room_knows_nothing_that_is_not_its_business(path: Path) -> None:
     "path",
     # the other files of the zoo room are each imported when their zoo is asked for
     [path for path in MODULES if _room(path) in ("", "_plugin", "report") and path.stem not in ON_REQUEST]
-    + [PACKAGE / "zoo" / f"{name}.py" for name in ("__init__", "model", "registry")],
+    + [PACKAGE / "zoo" / f"{name}.py" for name in ("__init__", "model", "registry", "costs", "shards")],
     ids=lambda path: str(path.relative_to(PACKAGE)),
 )
 def test_torch_is_not_imported_by_what_every_run_may_import(path: Path) -> None:

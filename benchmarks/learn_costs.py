@@ -1,0 +1,63 @@
+"""Write the costs that are shipped, from journals of whole zoos: `python benchmarks/learn_costs.py JOURNAL...`.
+
+The run should be `pytest --headswap-zoo=timm -n 2` with all checks and nothing else on the machine. Of several journals
+of one zoo, the last that has a model counts. A model is left out whose process died, or that lacks a check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from pytest_headswap.report import JournalHeader, Result, read_journal
+from pytest_headswap.zoo.costs import FOLDER, Cost, costs_to_json
+
+_OURS = ("pytest", "pytest-headswap")  # whose versions change no cost
+
+
+def costs_of(header: JournalHeader, results: list[Result]) -> dict[str, dict[str, Cost]]:
+    """The costs of each zoo of a journal."""
+    by_model: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for result in results:
+        by_model[result.zoo, result.model].append(result)
+    costs: dict[str, dict[str, Cost]] = defaultdict(dict)
+    for (zoo, model), of_model in by_model.items():
+        complete = len(of_model) == len(header.options["checks"])
+        if complete and all(result.outcome != "crashed" for result in of_model):
+            peaks = [result.peak_memory_mb for result in of_model if result.peak_memory_mb is not None]
+            costs[zoo][model] = Cost(sum(result.seconds for result in of_model), max(peaks, default=None))
+    return costs
+
+
+def learn(journals: list[Path], folder: Path) -> list[Path]:
+    """Write a file for each zoo in the journals."""
+    versions: dict[str, dict[str, str]] = {}
+    costs: dict[str, dict[str, Cost]] = defaultdict(dict)
+    for path in journals:
+        header, results = read_journal(path)
+        for zoo, of_zoo in costs_of(header, results).items():
+            costs[zoo].update(of_zoo)
+            versions[zoo] = {name: number for name, number in header.versions.items() if name not in _OURS}
+    written = []
+    for zoo, of_zoo in costs.items():
+        data = {"versions": versions[zoo], "models": costs_to_json(dict(sorted(of_zoo.items())))}
+        path = folder / f"{zoo}.json"
+        path.write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
+        written.append(path)
+        print(f"{path}: {len(of_zoo)} models, {sum(cost.seconds for cost in of_zoo.values()) / 60:.1f} minutes")
+    return written
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("journals", nargs="+", type=Path, metavar="JOURNAL")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    arguments = parser.parse_args()
+    learn(arguments.journals, arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The costs that are shipped, and the script that writes them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pytest_headswap.report import JournalHeader, JournalWriter, Outcome, Result
+from pytest_headswap.zoo import costs
+from pytest_headswap.zoo.costs import Cost, Costs, costs_from_json, costs_to_json, expected_costs
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "learn_costs.py"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the costs of a zoo, in place of the one that is shipped."""
+    monkeypatch.setattr(costs, "FOLDER", tmp_path)
+    data = {"versions": {"lib": "1.0"}, "models": {"a": [1, 100], "b": [9.5, None], "c": [2, 300]}}
+    (tmp_path / "mine.json").write_text(json.dumps(data), encoding="utf-8")
+    return tmp_path
+
+
+def test_costs_that_are_shipped_are_found_by_the_name_of_the_zoo(folder: Path) -> None:
+    found = expected_costs("mine")
+    assert found.versions == {"lib": "1.0"}
+    assert found.models == {"a": Cost(1, 100), "b": Cost(9.5), "c": Cost(2, 300)}
+
+
+def test_a_model_that_nobody_knows_costs_the_median(folder: Path) -> None:
+    assert expected_costs("mine")["new"] == Cost(2, 200)
+    assert expected_costs("unknown")["new"] == Costs()["new"] == Cost(1.0)
+
+
+def test_what_was_learnt_is_laid_over_what_is_shipped(folder: Path) -> None:
+    found = expected_costs("mine", {"a": Cost(50, 7), "new": Cost(3)})
+    assert (found["a"], found["b"], found["new"]) == (Cost(50, 7), Cost(9.5), Cost(3))
+    assert expected_costs("unknown", {"new": Cost(3)})["other"] == Cost(3)
+
+
+@pytest.mark.parametrize("name", ["../mine", "mine.json", "package.module:ATTR", "mine.py:ZOO", "", "x/../mine"])
+def test_the_name_of_a_file_is_no_zoo_with_costs(folder: Path, name: str) -> None:
+    (folder / "x").mkdir()
+    assert expected_costs(name).models == {}
+
+
+def test_costs_survive_the_way_through_json() -> None:
+    models = {"a": Cost(1.234, 100.4), "b": Cost(0.0)}
+    written = json.loads(json.dumps(costs_to_json(models)))
+    assert written == {"a": [1.23, 100], "b": [0.0, None]}
+    assert costs_from_json(written) == {"a": Cost(1.23, 100), "b": Cost(0.0)}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [],
+        "text",
+        {"a": 1},
+        {"a": [1]},
+        {"a": ["1", 2]},
+        {"a": [1, "2"]},
+        {"a": [-1, 2]},
+        {"a": [float("nan"), 2]},
+    ],
+)
+def test_what_is_no_cost_is_refused(data: Any) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        costs_from_json(data)
+
+
+@pytest.mark.parametrize("path", sorted(costs.FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_each_shipped_file_is_well_formed_and_small(path: Path) -> None:
+    found = expected_costs(path.stem)
+    assert {"torch", path.stem} <= found.versions.keys(), "it says what it was measured with"
+    assert list(found.models) == sorted(found.models)
+    assert all(cost.seconds > 0 and cost.peak_mb for cost in found.models.values())
+    assert path.stat().st_size < 60 * len(found.models)
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """The script, as a module."""
+    spec = importlib.util.spec_from_file_location("learn_costs", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _journal(folder: Path, *results: tuple[str, str, str, Outcome, float, float | None]) -> Path:
+    header = JournalHeader({"pytest": "9", "lib": "1.0"}, {"checks": ["x", "y"]})
+    with JournalWriter(folder, header) as writer:
+        for zoo, model, check, outcome, seconds, peak in results:
+            writer.write(Result(zoo, model, check, outcome, seconds=seconds, peak_memory_mb=peak))
+    return folder
+
+
+def test_the_script_sums_the_checks_of_each_model_and_leaves_out_what_is_not_whole(
+    tmp_path: Path, folder: Path, script: ModuleType
+) -> None:
+    journal = _journal(
+        tmp_path / "run",
+        ("mine", "b", "x", "passed", 1.5, 100),
+        ("mine", "b", "y", "failed", 0.25, 120),
+        ("mine", "a", "x", "skipped", 0.5, None),
+        ("mine", "a", "y", "skipped", 0.5, None),
+        ("mine", "cut", "x", "passed", 9, 130),
+        ("mine", "dead", "x", "crashed", 9, 130),
+        ("mine", "dead", "y", "passed", 9, 130),
+    )
+    (path,) = script.learn([journal], folder)
+    assert path == folder / "mine.json"
+    assert json.loads(path.read_text()) == {"versions": {"lib": "1.0"}, "models": {"a": [1.0, None], "b": [1.75, 120]}}
+
+
+def test_of_several_journals_the_last_that_has_a_model_counts(tmp_path: Path, folder: Path, script: ModuleType) -> None:
+    def run(name: str, model: str, seconds: float) -> Path:
+        both = [("mine", model, check, "passed", seconds, 1.0) for check in ("x", "y")]
+        return _journal(tmp_path / name, *both)  # type: ignore[arg-type]
+
+    script.learn([run("1", "a", 1), run("2", "b", 2), run("3", "a", 3)], folder)
+    assert {name: cost.seconds for name, cost in expected_costs("mine").models.items()} == {"a": 6, "b": 4}

@@ -1,0 +1,103 @@
+"""Parts of a zoo for several machines: complete, disjoint, balanced, and stable when the zoo changes."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from pytest_headswap.zoo.costs import Cost, Costs, expected_costs
+from pytest_headswap.zoo.shards import part_of, split
+
+NAMES = tuple(f"model_{number:04}" for number in range(1400))
+
+
+def _long_tailed() -> Costs:
+    """Costs as a zoo has them: most small, a few a hundred times as large."""
+    generator = random.Random(0)
+    return Costs({name: Cost(min(120.0, generator.lognormvariate(0.7, 1.1))) for name in NAMES})
+
+
+ZOOS = {"long-tailed": _long_tailed(), "unknown": Costs()}
+if expected_costs("timm").models:
+    ZOOS["timm"] = expected_costs("timm")
+
+
+def _names(costs: Costs) -> tuple[str, ...]:
+    return tuple(costs.models) or NAMES
+
+
+def _loads(parts: dict[str, int], costs: Costs) -> Counter[int]:
+    loads = Counter[int]()
+    for name, part in parts.items():
+        loads[part] += costs[name].seconds  # type: ignore[assignment]  # counts may be fractions
+    return loads
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 32])
+@pytest.mark.parametrize("costs", ZOOS.values(), ids=ZOOS.keys())
+def test_the_parts_are_all_of_the_zoo_and_the_slowest_is_near_the_mean(costs: Costs, count: int) -> None:
+    names = _names(costs)
+    parts = [part_of(names, costs, number, count) for number in range(1, count + 1)]
+    assert sorted(name for part in parts for name in part) == sorted(names)
+    assert all(list(part) == sorted(part) for part in parts), "in the order of the names"
+    loads = _loads(split(names, costs, count), costs)
+    assert len(loads) == count
+    assert max(loads.values()) <= 1.06 * sum(loads.values()) / count
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("costs", ZOOS.values(), ids=ZOOS.keys())
+def test_one_model_in_a_hundred_more_or_less_moves_few_others(costs: Costs, seed: int) -> None:
+    names = _names(costs)
+    gone = set(random.Random(seed).sample(names, len(names) // 100))
+    before = split(names, costs, 8)
+    after = split([name for name in names if name not in gone], costs, 8)
+    moved = [name for name, part in after.items() if before[name] != part]
+    assert len(moved) < 0.03 * len(names)
+    new = [f"new_{number}" for number in range(len(gone))]
+    after = split([*names, *new], costs, 8)
+    assert len([name for name, part in before.items() if after[name] != part]) < 0.03 * len(names)
+
+
+def test_the_order_of_the_names_changes_nothing() -> None:
+    costs = ZOOS["long-tailed"]
+    assert split(NAMES, costs, 8) == split(NAMES[::-1], costs, 8)
+
+
+@pytest.mark.parametrize("count", [8, 100, 1000])
+def test_a_few_models_on_many_machines_are_spread_and_leave_parts_empty(count: int) -> None:
+    names = NAMES[:5]
+    parts = split(names, Costs(), count)
+    assert len(set(parts.values())) == 5
+    assert part_of(names, Costs(), next(n for n in range(1, count + 1) if n not in parts.values()), count) == ()
+
+
+def test_one_model_that_costs_more_than_all_others_has_a_part_for_itself() -> None:
+    costs = Costs({"huge": Cost(1000), **{name: Cost(1) for name in NAMES[:100]}})
+    parts = split(list(costs.models), costs, 4)
+    assert Counter(parts.values())[parts["huge"]] == 1
+
+
+def test_models_that_cost_nothing_and_odd_names_do_no_harm() -> None:
+    costs = Costs({"zero": Cost(0), "ä::b %": Cost(0), "\udcff": Cost(0)})
+    assert set(split(list(costs.models), costs, 2).values()) == {1, 2}
+    assert split([], costs, 3) == {}
+
+
+def test_another_process_with_another_seed_of_hash_agrees() -> None:
+    code = (
+        "from pytest_headswap.zoo.shards import part_of\n"
+        "from pytest_headswap.zoo.costs import Costs\n"
+        "print(part_of([f'model_{n:04}' for n in range(1400)], Costs(), 2, 8))"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
+    assert outputs == {str(part_of(NAMES, Costs(), 2, 8))}
