@@ -2,8 +2,8 @@
 
 **Promise.** After two training steps in train mode, with momentum and weight decay over all parameters, every
 parameter and buffer outside of the new head is bit for bit what it was, whoever tried to write to it; what
-flows into the head for a sample is the same whatever else is in its batch; the head has moved; and `train()`
-leaves every module of the backbone in eval mode.
+flows into the head for a sample is the same whatever else is in its batch (but for rounding); the head has
+moved; and `train()` leaves every module of the backbone in eval mode.
 
 **Evidence.** Structure: the data flow of a frozen model in train mode has no write to the backbone, no random
 numbers and no statistics of the batch before the head. With values: the training itself.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from pytest_headswap.checks.snapshot import named_tensors
 from pytest_headswap.engine import Swap
 from pytest_headswap.engine.resize import registered
 
@@ -24,7 +25,4 @@ def names_of(state: Mapping[str, object], values: Iterable[object]) -> set[str]:
 
 def head_names(swap: Swap) -> set[str]:
     """All names of the tensors of the new heads."""
-    model = swap.model
-    state: dict[str, object] = dict(model.named_parameters(remove_duplicate=False))
-    state.update(model.named_buffers(remove_duplicate=False))
-    return names_of(state, (registered(model, name) for name in swap.state_dict()))
+    return names_of(dict(named_tensors(swap.model)), (registered(swap.model, name) for name in swap.state_dict()))

@@ -29,6 +29,7 @@ from pytest_headswap.checks.finding import CheckFailed
 from pytest_headswap.checks.names import listed
 from pytest_headswap.checks.record import Record
 from pytest_headswap.checks.runs import run_mode
+from pytest_headswap.checks.snapshot import named_tensors
 from pytest_headswap.checks.training import woken
 from pytest_headswap.engine import HeadSwapError
 from pytest_headswap.engine.abstract import StandIns, preserved
@@ -168,7 +169,7 @@ def _same_shapes(case: Case, loaded: nn.Module) -> None:
 
 def _same_outputs(case: Case, loaded: nn.Module) -> None:
     """Give a copy the large tensors back, and compare what it computes in eval mode."""
-    originals = dict(case.model.named_parameters()) | dict(case.model.named_buffers())
+    originals = dict(named_tensors(case.model))
     for path, module in loaded.named_modules(remove_duplicate=False):
         for registry in (module._parameters, module._buffers):
             for key, value in registry.items():

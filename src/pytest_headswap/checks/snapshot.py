@@ -18,7 +18,7 @@ class Snapshot:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._tensors = dict(_named(model))
+        self._tensors = dict(named_tensors(model))
         self._copies: dict[int, torch.Tensor] = {}
         for tensor in self._tensors.values():
             if not tensor.is_meta and ARENAS.holding(tensor) is None and id(tensor) not in self._copies:
@@ -28,7 +28,7 @@ class Snapshot:
     def changed(self, without: Collection[str] = ()) -> list[str]:
         """Names under which the model has other values now, or another tensor with other values, or none."""
         altered = {id(arena): set(arena.changed()) for arena in ARENAS}
-        now = dict(_named(self._model))
+        now = dict(named_tensors(self._model))
         return [
             name
             for name, tensor in self._tensors.items()
@@ -57,7 +57,8 @@ class Snapshot:
                 tensor.data.copy_(copy)
 
 
-def _named(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters and buffers of a model; one that is shared comes under each of its names."""
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
 
