@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap.checks import build, build_case, run_check
+from pytest_headswap.checks import build_case, run_check
 from pytest_headswap.checks.arena import ARENAS
 from pytest_headswap.checks.samples import batch_of, drawn, seed_of, sizes, with_batch, with_other_companions
 from pytest_headswap.engine.inputs import Inputs
@@ -34,6 +34,7 @@ class OwnMemory(Net):
 
     def __init__(self) -> None:
         super().__init__()
+        self.more = nn.Linear(256, 1024)
         self.scale = float(self.wide.weight.detach().std())
 
 
@@ -68,12 +69,17 @@ def test_the_small_form_of_a_spec_is_used_for_numbers_alone() -> None:
     assert build_case("zoo", spec, 5, own_memory=True).spec is spec
 
 
-def test_auto_is_content_with_structure_where_memory_does_not_allow_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "_AFFORDABLE", 1000)
+def test_auto_is_content_with_structure_where_memory_does_not_allow_more_and_says_why() -> None:
     spec = ModelSpec("net", OwnMemory, _images)
-    assert build_case("zoo", spec, 5).evidence == "structure"
-    assert build_case("zoo", spec, 5, "numeric").evidence == "numeric"
-    assert build_case("zoo", ModelSpec("lean", Net, _images), 5).evidence == "structure", "its small layers count too"
+    case = build_case("zoo", spec, 5, memory=10**6)
+    assert (case.evidence, case.why_structure) == (
+        "structure",
+        "numbers would take 0.0 GiB of its own, more than the 0.0 GiB allowed",
+    )
+    assert build_case("zoo", spec, 5, "numeric", memory=10**6).evidence == "numeric"
+    assert build_case("zoo", ModelSpec("lean", Net, _images), 5, memory=10**6).evidence == "numeric"
+    finding = run_check("state_dict", case)
+    assert (finding.outcome, finding.message) == ("passed", case.why_structure)
 
 
 def test_a_model_with_memory_of_its_own_shares_nothing() -> None:

@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 
+_OF_CASE: Callable[[Case], str] = attrgetter("evidence")
+
+
 @dataclass(frozen=True)
 class Check:
     """A check by name.
@@ -49,7 +52,7 @@ class Check:
 
     name: str
     run: Callable[[Case], str | None]
-    evidence: Callable[[Case], str] = attrgetter("evidence")
+    evidence: Callable[[Case], str] = _OF_CASE
 
 
 # In the order in which they run and are listed: the cheapest and most telling first.
@@ -83,4 +86,5 @@ def run_check(check: str | Check, case: Case) -> Finding:
         return Finding("error", str(error), reason=error.reason, exception=error)
     except Exception as error:  # noqa: BLE001 - a model's own code may raise anything
         return Finding("error", f"{type(error).__name__}: {error}", exception=error)
-    return Finding("passed", note, check.evidence(case))
+    notes = (note, case.why_structure if check.evidence is _OF_CASE else "")
+    return Finding("passed", "; ".join(filter(None, notes)), check.evidence(case))

@@ -14,7 +14,7 @@ from pytest_headswap.checks.finding import NUMERIC, STRUCTURE
 from pytest_headswap.checks.lean import is_lean, lean_if_possible, on_meta_if_possible
 from pytest_headswap.checks.record import Record
 from pytest_headswap.checks.samples import drawn, seed_of, seeded, sizes
-from pytest_headswap.checks.snapshot import Snapshot
+from pytest_headswap.checks.snapshot import Snapshot, named_tensors
 from pytest_headswap.engine import HeadSwapError, NoHeadError
 from pytest_headswap.engine.guess import inputs_for
 from pytest_headswap.engine.swap import Plan, plan_swap, swap_planned
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
 
 _CHEAP = 2**30  # bytes of parameters that may be made real for the sake of train mode
-_AFFORDABLE = 2**32  # bytes of values that a model may have of its own before `auto` is content with structure
+MEMORY = 2**32  # bytes, where nothing else is said
 
 
 def build_case(
@@ -34,6 +34,7 @@ def build_case(
     device: str = "auto",
     *,
     own_memory: bool = False,
+    memory: int = MEMORY,
 ) -> Case:
     """Build the model of `spec`, note what it returns, and swap its head.
 
@@ -46,6 +47,7 @@ def build_case(
             with those of other cases. `auto`: as `numeric`, but for models that need too much memory of their own.
         device: where `device_placement` goes: `auto`, `cpu`, `cuda` or `cuda:N`.
         own_memory: the model as the zoo ships it, with memory of its own for everything, for those who train it.
+        memory: bytes that `auto` may use for values of the model's own, and for what they are compared with.
 
     Raises:
         NoHeadError: the model has no head, or the zoo refuses it.
@@ -57,38 +59,35 @@ def build_case(
     if spec.small is not None and evidence != STRUCTURE and not own_memory:
         spec = spec.small()
     with seeded(zoo, spec.name):
-        return _built(zoo, spec, num_classes, evidence, device, own_memory)
-
-
-def _built(zoo: str, spec: ModelSpec, num_classes: int, evidence: str, device: str, own_memory: bool) -> Case:
-    with torch.no_grad():
-        if own_memory:
-            plan, with_values = _planned(spec, spec.build()), True
-        elif evidence == STRUCTURE:
-            plan, with_values = on_meta_if_possible(lambda: _planned(spec, spec.build())), False
+        with torch.no_grad():
+            if own_memory:
+                plan, why = _planned(spec, spec.build()), ""
+            elif evidence == STRUCTURE:
+                plan, why = on_meta_if_possible(lambda: _planned(spec, spec.build())), ""
+            else:
+                plan, why = _with_values(spec, None if evidence == NUMERIC else memory)
+        inputs = plan.inputs
+        if any(tensor.is_meta for tensor in (*plan.outer.parameters(), *inputs.tensors())):
+            why = why or ("the model is built on the meta device" if evidence != STRUCTURE else "")
         else:
-            plan, with_values = _with_values(spec, evidence)
-    inputs = plan.inputs
-    if any(tensor.is_meta for tensor in (*plan.outer.parameters(), *inputs.tensors())):
-        with_values = False  # the zoo, or the user, builds it on meta
-    else:
-        inputs = drawn(inputs, seed_of(zoo, spec.name))
-    as_built = Record(plan.outer)
-    values = Snapshot(plan.outer) if with_values else None
-    # not verified by the engine: the checks look for themselves, and more closely
-    swap = swap_planned(plan, num_classes, verified=False)
-    return Case(zoo, spec, num_classes, plan.outer, inputs, swap, plan, as_built, values, device)
+            inputs = drawn(inputs, seed_of(zoo, spec.name))
+        as_built = Record(plan.outer)
+        values = None if why or evidence == STRUCTURE else Snapshot(plan.outer)
+        # not verified by the engine: the checks look for themselves, and more closely
+        swap = swap_planned(plan, num_classes, verified=False)
+    return Case(zoo, spec, num_classes, plan.outer, inputs, swap, plan, as_built, values, why, device)
 
 
-def _with_values(spec: ModelSpec, evidence: str) -> tuple[Plan, bool]:
-    """A model with values, unless `evidence` leaves the choice and it would take too much memory of its own."""
+def _with_values(spec: ModelSpec, memory: int | None) -> tuple[Plan, str]:
+    """A model with values; or without, and why, where they and a copy of them would take more than `memory` bytes."""
     model = lean_if_possible(spec.build)
-    own = sum(parameter.nbytes for parameter in model.parameters() if not is_lean(parameter))
-    if evidence != NUMERIC and own > _AFFORDABLE:
+    own = 2 * sum(tensor.nbytes for _, tensor in named_tensors(model) if not is_lean(tensor))
+    if memory is not None and own > memory:
         del model
-        return on_meta_if_possible(lambda: _planned(spec, spec.build(), small=True)), False
+        why = f"numbers would take {own / 2**30:.1f} GiB of its own, more than the {memory / 2**30:.1f} GiB allowed"
+        return on_meta_if_possible(lambda: _planned(spec, spec.build(), small=True)), why
     ARENAS.fill(model)
-    return _planned(spec, model, small=True), True
+    return _planned(spec, model, small=True), ""
 
 
 def _planned(spec: ModelSpec, model: nn.Module, small: bool = False) -> Plan:

@@ -42,6 +42,7 @@ class Case:
         plan: where the engine found the heads, with what it saw of the model as it was built.
         as_built: what the model was before the swap: its modules, their attributes and its tensors.
         values: what the tensors held before the swap; None where the model has none, which is structure evidence.
+        why_structure: why the model has no values although they were not declined; empty where it has.
         device: `auto`, `cpu`, `cuda` or `cuda:N`: where `device_placement` goes.
     """
 
@@ -54,6 +55,7 @@ class Case:
     plan: Plan
     as_built: Record
     values: Snapshot | None = None
+    why_structure: str = ""
     device: str = "auto"
     _frozen: Frozen | HeadSwapError | None = None
 
