@@ -1,6 +1,8 @@
-"""`headswap explain` tells where the head is and why, and says what is wrong with what was typed."""
+"""`headswap explain` tells where the head is and why, `headswap merge` makes one journal of several."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,8 @@ from torch import nn
 
 from pytest_headswap import ModelSpec, Zoo, __version__
 from pytest_headswap.cli import main
+from pytest_headswap.report import JournalHeader, JournalWriter, Result, read_journal
+from pytest_headswap.report.merge import shard_options
 from pytest_headswap.zoo import registry
 
 
@@ -150,3 +154,51 @@ def test_no_command_is_an_error_with_the_usage(capsys: Output) -> None:
         main([])
     assert exit_info.value.code == 2
     assert "usage: headswap" in capsys.readouterr().err
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[str]:
+    """The reports of two machines, a model each."""
+    for number, name in enumerate("ab", start=1):
+        options = {"checks": ["x"], **shard_options(f"{number}/2", {"mine": [name]}, {"mine": ["a", "b"]})}
+        with JournalWriter(tmp_path / name, JournalHeader({}, options)) as writer:
+            writer.write(Result("mine", name, "x", "failed"))
+    return [str(tmp_path / name) for name in "ab"]
+
+
+def test_shards_are_merged_into_one_journal(capsys: Output, shards: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    assert main(["merge", str(out), *shards]) == 0, "what the results say does not matter here"
+    assert capsys.readouterr().out == f"{out / 'results.jsonl'}: 2 results of 2 models\n"
+    header, results = read_journal(out)
+    assert header.merged["whole"] is True
+    assert [result.model for result in results] == ["a", "b"]
+
+
+def test_shards_that_are_not_whole_are_not_merged(capsys: Output, shards: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["merge", str(out), shards[1]]) == 1
+    assert capsys.readouterr() == ("", "headswap: shard 1/2 is missing\n")
+    assert not out.exists()
+
+
+def test_a_part_is_merged_when_asked_for(capsys: Output, shards: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["merge", str(out), shards[1], "--partial"]) == 0
+    assert capsys.readouterr().out == (
+        f"{out / 'results.jsonl'}: 1 results of 1 models, not whole\n  shard 1/2 is missing\n"
+    )
+    assert read_journal(out)[0].merged["missing"] == ["shard 1/2 is missing"]
+
+
+def test_a_shard_is_not_written_over_by_the_merge(capsys: Output, shards: list[str]) -> None:
+    before = Path(shards[0], "results.jsonl").read_text(encoding="utf-8")
+    assert main(["merge", f"{shards[0]}/../a", *shards]) == 2
+    assert "is itself one of the shards" in capsys.readouterr().err
+    assert Path(shards[0], "results.jsonl").read_text(encoding="utf-8") == before
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(capsys: Output, shards: list[str], tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("", encoding="utf-8")
+    assert main(["merge", str(tmp_path / "taken"), *shards]) == 1
+    assert "cannot write the report to" in capsys.readouterr().err

@@ -1,12 +1,14 @@
-"""The command line: `headswap explain timm:levit_128` and `headswap zoos`.
+"""The command line: `headswap explain timm:levit_128`, `headswap zoos` and `headswap merge all shard-*`.
 
-Exit codes: 0, 1 when the model has no head or cannot be followed, 2 when something was typed that does not exist.
+Exit codes: 0, 1 when the model has no head or cannot be followed, or shards cannot be merged, 2 when something was
+typed that cannot be used.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="headswap", description="Where the classification head of a model is, and why."
+        prog="headswap", description="Where the head of a model is and why, and one report of several."
     )
     parser.add_argument("--version", action="version", version=f"headswap {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -39,6 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
     zoos = commands.add_parser("zoos", help="list the zoos")
     zoos.set_defaults(run=_zoos)
+    merge = commands.add_parser("merge", help="make one journal of those of all shards, and prove that it is whole")
+    merge.add_argument("out", type=Path, metavar="OUT", help="folder of the journal to write")
+    merge.add_argument("shards", type=Path, nargs="+", metavar="SHARD_DIR", help="folder of the report of each shard")
+    merge.add_argument("--partial", action="store_true", help="write what there is, and say what is missing")
+    merge.set_defaults(run=_merge)
     return parser
 
 
@@ -47,6 +54,26 @@ def _zoos(_: argparse.Namespace) -> int:
 
     for name in zoo_names():
         print(name)
+    return 0
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from pytest_headswap.report import JournalError
+    from pytest_headswap.report.merge import MergeError, merge
+
+    if arguments.out.resolve() in {folder.resolve() for folder in arguments.shards}:
+        return _fail(2, f"{arguments.out} is itself one of the shards: choose another folder to write to")
+    try:
+        merged = merge(arguments.shards, partial=arguments.partial)
+        path = merged.write(arguments.out)
+    except MergeError as error:
+        return _fail(1, *error.problems)
+    except JournalError as error:
+        return _fail(1, str(error))
+    models = {(result.zoo, result.model) for result in merged.results}
+    print(f"{path}: {len(merged.results)} results of {len(models)} models{', not whole' if merged.missing else ''}")
+    for sentence in merged.missing:
+        print(f"  {sentence}")
     return 0
 
 
@@ -140,6 +167,7 @@ def _print_rejected(out: Console, error: HeadSwapError) -> None:
     _print_list(out, "Rejected", error.rejected)
 
 
-def _fail(code: int, message: str) -> int:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(Text(f"headswap: {message}"))
+def _fail(code: int, *messages: str) -> int:
+    for message in messages:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(Text(f"headswap: {message}"))
     return code

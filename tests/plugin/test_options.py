@@ -144,7 +144,7 @@ def test_a_wrong_ini_file_does_not_stand_in_the_way_of_help(project: pytest.Pyte
 
 def test_help_lists_each_option_with_its_default(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess("--help")
-    for name in ("zoo", "models", "checks", "num-classes", "evidence", "device", "report"):
+    for name in ("zoo", "models", "checks", "num-classes", "evidence", "device", "shard", "report"):
         result.stdout.fnmatch_lines([f"*--headswap-{name}=*"])
         result.stdout.fnmatch_lines([f"*headswap_{name.replace('-', '_')} (*"])
     result.stdout.fnmatch_lines(["*default: 7*"])

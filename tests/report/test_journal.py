@@ -58,15 +58,15 @@ def test_a_new_run_replaces_the_journal_of_the_last(tmp_path: Path) -> None:
     assert read_journal(tmp_path)[1] == [PASSED]
 
 
-def test_a_folder_that_is_a_file_is_refused_with_the_option_to_change(tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("", encoding="utf-8")
-    with pytest.raises(JournalError, match=r"cannot write the report to .*taken: .*--headswap-report"):
+    with pytest.raises(JournalError, match=r"cannot write the report to .*taken: .*Choose a folder"):
         JournalWriter(tmp_path / "taken", HEADER)
 
 
 def test_a_folder_below_a_file_is_refused_too(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("", encoding="utf-8")
-    with pytest.raises(JournalError, match="--headswap-report"):
+    with pytest.raises(JournalError, match="Choose a folder that can be written"):
         JournalWriter(tmp_path / "taken" / "below", HEADER)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 DEFAULT_NUM_CLASSES = 7
 EVIDENCE = ("auto", "structure", "numeric")
+MOST_SHARDS = 10_000
 DEVICES = "auto, cpu, cuda, or cuda:N with a number"
 
 
@@ -32,6 +33,36 @@ class CaseOptions:
         """The options of the command line that ask for the same; none for what is so anyway."""
         changed = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
         return [f"--headswap-{name.replace('_', '-')}={getattr(self, name)}" for name in changed]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` parts of the models, counted from 1."""
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+def shard_of(value: str, where: str) -> Shard | None:
+    """`value` as a part of the models; None where it is empty.
+
+    Raises:
+        AskedError: it is no part of a whole.
+    """
+    if not value:
+        return None
+    found = re.fullmatch(r"([1-9]\d*)\s*/\s*([1-9]\d*)", value, re.ASCII)
+    if found is None:
+        raise AskedError(f"{where} must be I/N, such as 2/8 for the second of eight machines, not {value!r}")
+    shard = Shard(int(found[1]), int(found[2]))
+    if shard.number > shard.count:
+        raise AskedError(f"{where} is {value!r}, but the last of {shard.count} parts is {shard.count}/{shard.count}")
+    if shard.count > MOST_SHARDS:
+        raise AskedError(f"{where} is {value!r}, but there can be no more than {MOST_SHARDS} parts")
+    return shard
 
 
 def class_count(value: Any, where: str) -> int:

@@ -15,13 +15,15 @@ from pytest_headswap._plugin.asked import (
     EVIDENCE,
     AskedError,
     CaseOptions,
+    Shard,
     class_count,
     device_name,
     evidence_kind,
     listed,
     select_checks,
+    shard_of,
 )
-from pytest_headswap._plugin.selection import Selected, load_zoos, select
+from pytest_headswap._plugin.selection import Selected, load_zoos, part_of_each, select
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
@@ -37,6 +39,10 @@ class Settings:
     """What was asked for, valid."""
 
     zoos: Selected
+    """What runs here: of all that was selected, the part of this machine."""
+
+    whole: Selected
+    shard: Shard | None
     checks: tuple[Check, ...]
     options: CaseOptions
     report: Path
@@ -68,6 +74,7 @@ def add_options(parser: pytest.Parser) -> None:
     add("num-classes", "N", f"class count of the new heads (default: {DEFAULT_NUM_CLASSES})")
     add("evidence", "KIND", f"what verdicts rest on: {', '.join(EVIDENCE)} (default: auto, numeric if memory allows)")
     add("device", "DEVICE", f"where device_placement puts models: {DEVICES} (default: auto, what there is)")
+    add("shard", "I/N", "this machine's part of the models, such as 2/8 on the second of eight (default: all)")
     add("report", "FOLDER", f"folder of the report (default: {DEFAULT_REPORT})")
 
 
@@ -120,12 +127,14 @@ def read_settings(config: pytest.Config, scope: Scope, known_checks: Mapping[str
     try:
         options = read_case_options(config)
         patterns = text_of(config, "models")
-        zoos = select(load_zoos(asked_zoos(config), "--headswap-zoo"), patterns, "--headswap-models")
+        shard = shard_of(text_of(config, "shard"), "--headswap-shard")
+        whole = select(load_zoos(asked_zoos(config), "--headswap-zoo"), patterns, "--headswap-models")
         asked = listed(text_of(config, "checks")) or known_checks
         checks = select_checks(asked, known_checks, "--headswap-checks")
     except AskedError as error:
         raise pytest.UsageError(str(error)) from error
-    return Settings(zoos, checks, options, _report(config), scope, patterns)
+    zoos = whole if shard is None else part_of_each(whole, shard)
+    return Settings(zoos, whole, shard, checks, options, _report(config), scope, patterns)
 
 
 def _report(config: pytest.Config) -> Path:

@@ -13,6 +13,7 @@ from pytest_headswap._plugin.ids import CheckId, parse_id, repro_command
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.reports import ATTRIBUTE
 from pytest_headswap.report import OUTCOMES, JournalError, JournalHeader, JournalWriter, Result
+from pytest_headswap.report.merge import shard_options
 
 
 class Recorder:
@@ -39,10 +40,13 @@ class Recorder:
             "checks": [check.name for check in settings.checks],
             **asdict(settings.options),
         }
+        if settings.shard is not None:
+            part = {zoo.name: names for zoo, names in settings.zoos}
+            options |= shard_options(str(settings.shard), part, {zoo.name: names for zoo, names in settings.whole})
         try:
             self.journal = JournalWriter(settings.report, JournalHeader(_versions(settings), options))
         except JournalError as error:
-            raise pytest.UsageError(str(error)) from error
+            raise pytest.UsageError(f"{error} with --headswap-report") from error
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gather the phases of a test, and write its result after the last."""

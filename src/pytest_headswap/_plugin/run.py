@@ -22,7 +22,12 @@ class ZooRun:
 
     def pytest_report_header(self) -> str:
         """What runs, in one line."""
-        zoos = ", ".join(f"{zoo.name} ({len(names)} of {len(zoo)} models)" for zoo, names in self.settings.zoos)
+        shard = self.settings.shard
+        selected = [f"{len(names)} of {len(zoo)} models" for zoo, names in self.settings.whole]
+        if shard is not None:
+            counts = [len(names) for _, names in self.settings.zoos]
+            selected = [f"{text}, shard {shard}: {count}" for text, count in zip(selected, counts, strict=True)]
+        zoos = ", ".join(f"{zoo.name} ({text})" for (zoo, _), text in zip(self.settings.whole, selected, strict=True))
         options = self.settings.options
         parts = [zoos, ", ".join(check.name for check in self.settings.checks), f"{options.num_classes} classes"]
         parts += [f"{options.evidence} evidence"] if options.evidence != "auto" else []
@@ -62,6 +67,13 @@ class ZooRun:
         if isinstance(item, CheckItem):
             annotate(item, call, report)
         return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """A machine that has no model, because there are fewer models than machines, has done its part."""
+        nothing = session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
+        if nothing and self.settings.shard is not None and not self.settings.model_count:
+            session.exitstatus = pytest.ExitCode.OK
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:

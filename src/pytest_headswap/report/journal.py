@@ -37,6 +37,8 @@ class JournalHeader:
     python: str = field(default_factory=platform.python_version)
     platform: str = field(default_factory=platform.platform)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    merged: Mapping[str, Any] = field(default_factory=dict)
+    """For a journal that was merged of several: whether it is whole, what is missing, and the machines."""
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types, with the version of the format first."""
@@ -47,6 +49,7 @@ class JournalHeader:
             "python": self.python,
             "platform": self.platform,
             "started": self.started,
+            **({"merged": dict(self.merged)} if self.merged else {}),
         }
 
 
@@ -60,8 +63,7 @@ class JournalWriter:
             self._file = self.path.open("w", encoding="utf-8")
         except OSError as error:
             raise JournalError(
-                f"cannot write the report to {folder}: {error.strerror or error}. "
-                "Choose a folder that can be written with --headswap-report"
+                f"cannot write the report to {folder}: {error.strerror or error}. Choose a folder that can be written"
             ) from error
         self._write(header.to_json())
 
@@ -133,6 +135,7 @@ def _read_header(path: Path, line: str) -> JournalHeader:
         data.get("python", ""),
         data.get("platform", ""),
         data.get("started", ""),
+        data.get("merged", {}),
     )
 
 

@@ -1,0 +1,215 @@
+"""Journals of shards made into one, with the proof that they are parts of one run and leave nothing out.
+
+Each shard says in its header which part it is, the names of its models, and a digest of all that was selected. So
+what is missing can be named even where a machine died, and parts of two different runs do not pass for one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_headswap.report.journal import JournalError, JournalHeader, JournalWriter, read_journal
+from pytest_headswap.report.result import Result
+
+_OF_SHARD = ("shard", "part", "selection")
+_NAMED = 5
+
+
+class MergeError(Exception):
+    """Shards that cannot be merged; one sentence for each thing that is wrong."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+def shard_options(shard: str, part: Mapping[str, Sequence[str]], whole: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What the header of a shard's journal says beside the other options: names of models by zoo, its own and all."""
+    return {
+        "shard": shard,
+        "part": {zoo: list(names) for zoo, names in part.items()},
+        "selection": {zoo: _selection(names) for zoo, names in whole.items()},
+    }
+
+
+def _selection(names: Iterable[str]) -> dict[str, Any]:
+    text = json.dumps(listed := sorted(names))
+    return {"models": len(listed), "digest": hashlib.sha256(text.encode()).hexdigest()}
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Several journals as one."""
+
+    header: JournalHeader
+    results: list[Result]
+    missing: tuple[str, ...]
+    """What is not there, in sentences; empty where all is."""
+
+    def write(self, folder: Path) -> Path:
+        """Write the journal; returns its path.
+
+        Raises:
+            JournalError: it cannot be written.
+        """
+        with JournalWriter(folder, self.header) as writer:
+            for result in self.results:
+                writer.write(result)
+        return writer.path
+
+
+@dataclass(frozen=True)
+class _Shard:
+    path: Path
+    header: JournalHeader
+    results: list[Result]
+    number: int
+    count: int
+
+    @property
+    def name(self) -> str:
+        return f"shard {self.number}/{self.count} ({self.path})"
+
+    @property
+    def part(self) -> Iterator[tuple[str, str]]:
+        return ((zoo, name) for zoo, names in self.header.options["part"].items() for name in names)
+
+    @property
+    def asked(self) -> Iterator[tuple[str, str, str]]:
+        return ((zoo, model, check) for zoo, model in self.part for check in self.header.options["checks"])
+
+
+def merge(folders: Sequence[Path], *, partial: bool = False) -> Merged:
+    """Merge the journals in these folders.
+
+    Args:
+        folders: of each shard, the folder of its report, or the journal itself.
+        partial: take what there is; what is missing is said in the result and in its header.
+
+    Raises:
+        MergeError: they are not parts of one run, or something is there twice, or missing.
+    """
+    shards: list[_Shard] = []
+    missing: list[str] = []
+    for folder in folders:
+        try:
+            shards.append(_read(folder))
+        except JournalError as error:
+            missing.append(str(error))
+    if not shards:
+        raise MergeError(missing or ["there is nothing to merge"])
+    if wrong := [*_differences(shards), *_doubles(shards)]:
+        raise MergeError(wrong)
+    missing += _missing(shards)
+    if missing and not partial:
+        raise MergeError(missing)
+    order = {check: position for position, check in enumerate(shards[0].header.options["checks"])}
+    results = [result for shard in shards for result in shard.results]
+    results.sort(key=lambda result: (result.zoo, result.model, order[result.check]))
+    return Merged(_header(sorted(shards, key=lambda shard: shard.number), missing), results, tuple(missing))
+
+
+def _read(folder: Path) -> _Shard:
+    header, results = read_journal(folder)
+    options = header.options
+    found = re.fullmatch(r"(\d+)/(\d+)", str(options.get("shard", "")))
+    if found is None or any(key not in options for key in (*_OF_SHARD, "checks")):
+        raise MergeError([f"{folder} is the journal of no shard: make it with --headswap-shard"])
+    return _Shard(folder, header, results, int(found[1]), int(found[2]))
+
+
+def _differences(shards: Sequence[_Shard]) -> Iterator[str]:
+    """What shows that a shard is part of another run than the first."""
+    first = shards[0]
+    for shard in shards[1:]:
+        if shard.count != first.count:
+            yield f"{shard.name} and {first.name} are parts of different counts"
+        for what, ours, theirs in (
+            ("versions", first.header.versions, shard.header.versions),
+            ("options", _shared(first.header), _shared(shard.header)),
+        ):
+            for key in sorted(ours.keys() | theirs.keys()):
+                if ours.get(key) != theirs.get(key):
+                    told = f"{theirs.get(key)!r} here, {ours.get(key)!r} there"
+                    told = "not the same models were selected" if key == "selection" else f"{key}: {told}"
+                    yield f"{shard.name} has other {what} than {first.name}: {told}"
+
+
+def _shared(header: JournalHeader) -> dict[str, Any]:
+    return {key: value for key, value in header.options.items() if key not in ("shard", "part")}
+
+
+def _doubles(shards: Sequence[_Shard]) -> Iterator[str]:
+    """What is there more than once, or should not be there at all."""
+    numbers = Counter(shard.number for shard in shards)
+    for number, times in numbers.items():
+        if times > 1:
+            paths = " and ".join(str(shard.path) for shard in shards if shard.number == number)
+            yield f"shard {number}/{shards[0].count} is there {times} times: {paths}"
+    if max(numbers.values()) == 1:
+        models = Counter(model for shard in shards for model in shard.part)
+        yield from _told("more than one shard has", (model for model, times in models.items() if times > 1), "model")
+    for shard in shards:
+        asked = set(shard.asked)
+        there = Counter((result.zoo, result.model, result.check) for result in shard.results)
+        yield from _told(f"{shard.name} has twice", (key for key, times in there.items() if times > 1))
+        yield from _told(f"{shard.name} does not select, and yet has", (key for key in there if key not in asked))
+
+
+def _missing(shards: Sequence[_Shard]) -> Iterator[str]:
+    count = shards[0].count
+    absent = sorted(set(range(1, count + 1)) - {shard.number for shard in shards})
+    for number in absent:
+        yield f"shard {number}/{count} is missing"
+    for shard in shards:
+        there = {(result.zoo, result.model, result.check) for result in shard.results}
+        yield from _told(f"{shard.name} lacks", (key for key in shard.asked if key not in there))
+    if absent:
+        return
+    models = [model for shard in shards for model in shard.part]
+    for zoo, selection in shards[0].header.options["selection"].items():
+        names = [name for of_zoo, name in models if of_zoo == zoo]
+        if _selection(names) != selection:
+            yield f"the shards have {len(names)} models of {zoo}, and not the {selection['models']} of the selection"
+
+
+def _told(what: str, keys: Iterable[tuple[str, ...]], unit: str = "result") -> Iterator[str]:
+    """One sentence with the first few of what is wrong, none where nothing is."""
+    names = ["::".join(key) for key in keys]
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        plural = "" if len(names) == 1 else "s"
+        yield f"{what} {len(names)} {unit}{plural}: {', '.join(names[:_NAMED])}{more}"
+
+
+def _header(shards: Sequence[_Shard], missing: Sequence[str]) -> JournalHeader:
+    headers = [shard.header for shard in shards]
+    return JournalHeader(
+        headers[0].versions,
+        {key: value for key, value in headers[0].options.items() if key not in _OF_SHARD},
+        python=", ".join(sorted({header.python for header in headers})),
+        platform=", ".join(sorted({header.platform for header in headers})),
+        started=min(header.started for header in headers),
+        merged={
+            "whole": not missing,
+            "missing": list(missing),
+            "selection": headers[0].options["selection"],
+            "machines": [
+                {
+                    "shard": f"{shard.number}/{shard.count}",
+                    "results": len(shard.results),
+                    "python": shard.header.python,
+                    "platform": shard.header.platform,
+                    "started": shard.header.started,
+                }
+                for shard in shards
+            ],
+        },
+    )

@@ -1,0 +1,188 @@
+"""Shards are merged only where they are parts of one run, disjoint and complete; each fault is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_headswap.report import JournalHeader, JournalWriter, Result, read_journal
+from pytest_headswap.report.merge import Merged, MergeError, merge, shard_options
+
+ZOO = ("a", "b", "c", "d", "e")
+PARTS = {1: ("b", "d"), 2: ("a", "e"), 3: ("c",)}
+OPTIONS = {"zoo": ["mine"], "checks": ["y", "x"], "num_classes": 7}
+ALL = [("mine", model, check) for model in ZOO for check in ("y", "x")]
+
+Change = Callable[[JournalHeader, list[Result]], tuple[JournalHeader, list[Result]]]
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[Path]:
+    """The reports of three machines that shared a zoo of five models."""
+    for number, names in PARTS.items():
+        options = {**OPTIONS, **shard_options(f"{number}/3", {"mine": names}, {"mine": ZOO})}
+        header = JournalHeader(
+            {"torch": "2.8", "lib": "1"}, options, python=f"3.{9 + number}", platform="Linux", started=f"2026-0{number}"
+        )
+        with JournalWriter(tmp_path / f"s{number}", header) as writer:
+            for name in names:
+                for check in ("y", "x"):
+                    writer.write(Result("mine", name, check, "failed" if name == "e" else "passed"))
+    return [tmp_path / f"s{number}" for number in PARTS]
+
+
+def _change(folder: Path, change: Change) -> None:
+    header, results = change(*read_journal(folder))
+    with JournalWriter(folder, header) as writer:
+        for result in results:
+            writer.write(result)
+
+
+def _with_options(**changes: Any) -> Change:
+    return lambda header, results: (replace(header, options={**header.options, **changes}), results)
+
+
+def _problems(folders: list[Path], **options: bool) -> str:
+    with pytest.raises(MergeError) as error_info:
+        merge(folders, **options)
+    return "\n".join(error_info.value.problems)
+
+
+def _keys(merged: Merged) -> list[tuple[str, str, str]]:
+    return [(result.zoo, result.model, result.check) for result in merged.results]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_all_shards_together_are_the_whole_run_in_its_order(
+    shards: list[Path], tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    merged = merge([shards[index] for index in order])
+    assert merged.missing == ()
+    assert _keys(merged) == ALL
+    header, results = read_journal(merged.write(tmp_path / "out"))
+    assert results == merged.results
+    assert header.options == OPTIONS, "as those of a run on one machine"
+    assert header.versions == {"torch": "2.8", "lib": "1"}
+    assert (header.python, header.platform, header.started) == ("3.10, 3.11, 3.12", "Linux", "2026-01")
+    assert header.merged["whole"] is True
+    assert [machine["shard"] for machine in header.merged["machines"]] == ["1/3", "2/3", "3/3"]
+    assert [machine["python"] for machine in header.merged["machines"]] == ["3.10", "3.11", "3.12"]
+    assert header.merged["selection"]["mine"]["models"] == 5
+
+
+def test_the_journals_themselves_may_be_named_in_place_of_their_folders(shards: list[Path]) -> None:
+    assert _keys(merge([folder / "results.jsonl" for folder in shards])) == ALL
+
+
+def test_a_shard_without_a_model_belongs_to_the_whole(shards: list[Path], tmp_path: Path) -> None:
+    for folder in shards:
+        shard = f"{folder.name[1]}/4"
+        _change(folder, _with_options(shard=shard))
+    header, _ = read_journal(shards[0])
+    empty = {**OPTIONS, **shard_options("4/4", {"mine": ()}, {"mine": ZOO})}
+    JournalWriter(tmp_path / "s4", replace(header, options=empty)).close()
+    assert _keys(merge([*shards, tmp_path / "s4"])) == ALL
+    assert _problems(shards) == "shard 4/4 is missing"
+
+
+def test_a_missing_shard_is_named(shards: list[Path]) -> None:
+    assert _problems(shards[1:]) == "shard 1/3 is missing"
+    assert _problems(shards[1:2]) == "shard 1/3 is missing\nshard 3/3 is missing"
+
+
+def test_missing_results_are_named(shards: list[Path]) -> None:
+    _change(shards[1], lambda header, results: (header, results[:-1]))
+    assert _problems(shards) == f"shard 2/3 ({shards[1]}) lacks 1 result: mine::e::x"
+    _change(shards[0], lambda header, results: (header, []))
+    named = "mine::b::y, mine::b::x, mine::d::y, mine::d::x"
+    assert f"shard 1/3 ({shards[0]}) lacks 4 results: {named}" in _problems(shards)
+
+
+def test_of_many_missing_results_the_first_are_named(shards: list[Path]) -> None:
+    names = [f"n{number}" for number in range(50)]
+    options = shard_options("1/3", {"mine": names}, {"mine": names})
+    _change(shards[0], lambda header, _: (replace(header, options={**OPTIONS, **options}), []))
+    named = "mine::n0::y, mine::n0::x, mine::n1::y, mine::n1::x, mine::n2::y and 95 more"
+    assert f"lacks 100 results: {named}" in _problems(shards[:1])
+
+
+def test_a_model_that_no_shard_has_is_noticed_by_the_digest(shards: list[Path]) -> None:
+    _change(shards[1], _with_options(part={"mine": ["a"]}))
+    _change(shards[1], lambda header, results: (header, [result for result in results if result.model == "a"]))
+    assert _problems(shards) == "the shards have 4 models of mine, and not the 5 of the selection"
+
+
+def test_as_many_models_but_others_are_noticed_by_the_digest(shards: list[Path]) -> None:
+    _change(shards[1], _with_options(part={"mine": ["a", "z"]}))
+    _change(
+        shards[1],
+        lambda header, results: (header, [replace(item, model=item.model.replace("e", "z")) for item in results]),
+    )
+    assert _problems(shards) == "the shards have 5 models of mine, and not the 5 of the selection"
+
+
+def test_a_shard_that_is_there_twice_is_named_even_for_a_part(shards: list[Path]) -> None:
+    for partial in (False, True):
+        told = _problems([*shards, shards[0]], partial=partial)
+        assert told == f"shard 1/3 is there 2 times: {shards[0]} and {shards[0]}"
+
+
+def test_a_result_that_is_there_twice_is_named(shards: list[Path]) -> None:
+    _change(shards[2], lambda header, results: (header, [*results, results[0]]))
+    assert _problems(shards) == f"shard 3/3 ({shards[2]}) has twice 1 result: mine::c::y"
+
+
+def test_a_model_in_two_shards_is_named(shards: list[Path]) -> None:
+    _change(shards[2], _with_options(part={"mine": ["c", "a"]}))
+    assert _problems(shards) == "more than one shard has 1 model: mine::a"
+
+
+def test_a_result_that_a_shard_did_not_select_is_named(shards: list[Path]) -> None:
+    _change(shards[2], lambda header, results: (header, [*results, Result("other", "c", "z", "passed")]))
+    assert _problems(shards) == f"shard 3/3 ({shards[2]}) does not select, and yet has 1 result: other::c::z"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda header, results: (replace(header, versions={"torch": "2.9", "lib": "1"}), results),
+            "torch: '2.9' here",
+        ),
+        (lambda header, results: (replace(header, versions={"torch": "2.8"}), results), "lib: None here, '1' there"),
+        (_with_options(num_classes=3), "num_classes: 3 here, 7 there"),
+        (_with_options(evidence="numeric"), "evidence: 'numeric' here, None there"),
+        (_with_options(selection={"mine": {"models": 5, "digest": "0"}}), "not the same models were selected"),
+        (_with_options(shard="2/4"), "are parts of different counts"),
+    ],
+)
+def test_shards_of_different_runs_are_refused_even_for_a_part(shards: list[Path], change: Change, told: str) -> None:
+    _change(shards[1], change)
+    for partial in (False, True):
+        assert told in _problems(shards, partial=partial)
+
+
+def test_the_journal_of_a_run_on_one_machine_is_no_shard(shards: list[Path]) -> None:
+    _change(shards[1], lambda header, results: (replace(header, options=OPTIONS), results))
+    assert _problems(shards) == f"{shards[1]} is the journal of no shard: make it with --headswap-shard"
+
+
+def test_a_part_is_merged_when_asked_for_and_says_what_is_missing(shards: list[Path], tmp_path: Path) -> None:
+    _change(shards[1], lambda header, results: (header, results[:-1]))
+    (tmp_path / "empty").mkdir()
+    merged = merge([shards[1], shards[0], tmp_path / "empty"], partial=True)
+    assert len(merged.results) == 7
+    assert "cannot read the journal" in merged.missing[0]
+    assert merged.missing[1:] == ("shard 3/3 is missing", f"shard 2/3 ({shards[1]}) lacks 1 result: mine::e::x")
+    header, _ = read_journal(merged.write(tmp_path / "out"))
+    assert header.merged["whole"] is False
+    assert tuple(header.merged["missing"]) == merged.missing
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_nothing_at_all_cannot_be_merged(tmp_path: Path, partial: bool) -> None:
+    assert "cannot read the journal" in _problems([tmp_path / "nowhere"], partial=partial)
