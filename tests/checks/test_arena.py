@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 
 from pytest_headswap.checks import arena
 from pytest_headswap.checks.arena import Arenas
-from pytest_headswap.checks.lean import LARGE, is_lean, lean_if_possible
+from pytest_headswap.checks.lean import LARGE, lean_if_possible
 from pytest_headswap.checks.snapshot import Snapshot, same_bits
 
 
@@ -55,17 +57,19 @@ def arenas(monkeypatch: pytest.MonkeyPatch) -> Arenas:
 
 
 def _filled(arenas: Arenas) -> Wide:
-    model = lean_if_possible(Wide)
-    assert isinstance(model, Wide)
-    arenas.fill(model)
-    return model
+    lean = lean_if_possible(Wide)
+    arenas.fill(lean)
+    assert isinstance(lean.model, Wide)
+    return lean.model
 
 
 def test_only_large_parameters_are_built_without_memory() -> None:
-    model = lean_if_possible(Wide)
-    lean = {name for name, value in model.named_parameters() if is_lean(value)}
-    assert lean == {"one.weight", "two.weight", "embed.weight"}
-    assert all(value.numel() < LARGE or is_lean(value) for value in model.parameters())
+    lean = lean_if_possible(Wide)
+    model = lean.model
+    without = {name for name, value in model.named_parameters() if lean.holds(value)}
+    assert without == {"one.weight", "two.weight", "embed.weight"}
+    assert all(value.numel() < LARGE or lean.holds(value) for value in model.parameters())
+    assert all(value.is_contiguous() for value in model.parameters()), "layers ask for it before they draw values"
     assert torch.equal(model.get_buffer("table"), torch.arange(5.0))
     assert bool((model.get_parameter("norm.weight") == 1).all())
 
@@ -73,13 +77,12 @@ def test_only_large_parameters_are_built_without_memory() -> None:
 def test_a_shared_parameter_stays_shared(arenas: Arenas) -> None:
     model = _filled(arenas)
     assert model.out.weight is model.embed.weight
-    assert not is_lean(model.out.weight)
+    assert float(model.out.weight.detach().std()) > 0
 
 
 @pytest.mark.parametrize("build", [MakesABufferOfAWeight, Asks])
 def test_a_model_that_needs_values_to_be_built_gets_memory(build: type[nn.Module]) -> None:
-    model = lean_if_possible(build)
-    assert not any(is_lean(value) for value in model.state_dict().values())
+    assert lean_if_possible(build).storages == frozenset()
 
 
 class MakesABufferOnTheDeviceOfAWeight(nn.Module):
@@ -96,10 +99,11 @@ class MakesABufferOnTheDeviceOfAWeight(nn.Module):
 
 
 def test_a_model_may_ask_for_all_but_values(arenas: Arenas) -> None:
-    model = lean_if_possible(MakesABufferOnTheDeviceOfAWeight)
-    assert [is_lean(model.get_parameter(f"layers.{index}.weight")) for index in (0, 1)] == [True, True]
+    lean = lean_if_possible(MakesABufferOnTheDeviceOfAWeight)
+    model = lean.model
+    assert [lean.holds(model.get_parameter(f"layers.{index}.weight")) for index in (0, 1)] == [True, True]
     assert torch.equal(model.get_buffer("table"), torch.arange(5.0))
-    arenas.fill(model)
+    arenas.fill(lean)
     one, other = (model.get_parameter(f"layers.{index}.weight") for index in (0, 1))
     assert one.dtype == torch.bfloat16
     assert not torch.equal(one, other)
@@ -107,7 +111,7 @@ def test_a_model_may_ask_for_all_but_values(arenas: Arenas) -> None:
 
 def test_after_a_lean_build_modules_are_built_as_always() -> None:
     lean_if_possible(Wide)
-    assert not any(is_lean(value) for value in Wide().parameters())
+    assert float(Wide().one.weight.detach().std()) > 0
 
 
 def test_layers_differ_and_are_scaled_by_their_inputs(arenas: Arenas) -> None:
@@ -167,8 +171,9 @@ def test_a_tensor_that_was_replaced_or_lost_is_noticed(arenas: Arenas) -> None:
 
 def test_a_parameter_larger_than_the_arena_enlarges_it(arenas: Arenas, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arena, "_CHUNKS", 1)
-    model = lean_if_possible(lambda: nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 1024)))
-    arenas.fill(model)
+    lean = lean_if_possible(lambda: nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 1024)))
+    arenas.fill(lean)
+    model = lean.model
     assert not torch.equal(model.get_parameter("0.weight"), model.get_parameter("1.weight"))
     snapshot = Snapshot(model)
     with torch.no_grad():
@@ -183,3 +188,27 @@ def test_bits_are_compared_and_not_numbers() -> None:
     assert same_bits(nan, nan.clone())
     assert not same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
     assert not same_bits(torch.zeros(2), torch.zeros(2, dtype=torch.float64))
+
+
+def test_what_is_not_written_costs_no_memory() -> None:
+    script = """
+import resource
+from torch import nn
+from pytest_headswap.checks.lean import lean_if_possible
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+lean_if_possible(lambda: nn.Sequential(nn.Conv2d(3, 64, 3), nn.Linear(512, 512)))
+before = peak()
+def layers():
+    convolutions = [nn.Conv2d(1024, 1024, 3) for _ in range(20)]
+    linear = [nn.Linear(4096, 4096) for _ in range(10)]
+    for layer in linear:
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        nn.init.xavier_uniform_(layer.weight)
+    return nn.Sequential(*convolutions, *linear)
+lean = lean_if_possible(layers)
+assert lean.storages
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 200, "megabytes, of the 1,400 that the values would take"

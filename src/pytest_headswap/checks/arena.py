@@ -15,7 +15,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from pytest_headswap.checks.lean import is_lean
+from pytest_headswap.checks.lean import Lean
 
 _CHUNK = 2**18  # elements, 1 MB of float32
 _CHUNKS = 2**7
@@ -110,14 +110,14 @@ class Arenas:
 
     made: dict[tuple[int, torch.dtype], Arena]
 
-    def fill(self, model: nn.Module) -> None:
-        """Give every lean parameter of `model` values, under all of its names."""
+    def fill(self, lean: Lean) -> None:
+        """Give every parameter without values some, under all of its names."""
         for arena in self.made.values():
             arena.clear()
         filled: dict[int, nn.Parameter] = {}
-        for module in model.modules():
+        for module in lean.model.modules():
             for key, parameter in module._parameters.items():
-                if parameter is not None and is_lean(parameter):
+                if parameter is not None and lean.holds(parameter):
                     if id(parameter) not in filled:
                         made = nn.Parameter(self._of(parameter).take(parameter), parameter.requires_grad)
                         made.__dict__.update(parameter.__dict__)  # marks that libraries put on parameters

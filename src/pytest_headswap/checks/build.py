@@ -11,7 +11,7 @@ from torch import nn
 from pytest_headswap.checks.arena import ARENAS
 from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.finding import NUMERIC, STRUCTURE
-from pytest_headswap.checks.lean import is_lean, lean_if_possible, on_meta_if_possible
+from pytest_headswap.checks.lean import lean_if_possible, on_meta_if_possible
 from pytest_headswap.checks.record import Record
 from pytest_headswap.checks.samples import drawn, seed_of, seeded, sizes
 from pytest_headswap.checks.snapshot import Snapshot, named_tensors
@@ -80,14 +80,14 @@ def build_case(
 
 def _with_values(spec: ModelSpec, memory: int | None) -> tuple[Plan, str]:
     """A model with values; or without, and why, where they and a copy of them would take more than `memory` bytes."""
-    model = lean_if_possible(spec.build)
-    own = 2 * sum(tensor.nbytes for _, tensor in named_tensors(model) if not is_lean(tensor))
+    lean = lean_if_possible(spec.build)
+    own = 2 * sum(tensor.nbytes for _, tensor in named_tensors(lean.model) if not lean.holds(tensor))
     if memory is not None and own > memory:
-        del model
+        del lean
         why = f"numbers would take {own / 2**30:.1f} GiB of its own, more than the {memory / 2**30:.1f} GiB allowed"
         return on_meta_if_possible(lambda: _planned(spec, spec.build(), small=True)), why
-    ARENAS.fill(model)
-    return _planned(spec, model, small=True), ""
+    ARENAS.fill(lean)
+    return _planned(spec, lean.model, small=True), ""
 
 
 def _planned(spec: ModelSpec, model: nn.Module, small: bool = False) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -33,67 +34,76 @@ def on_meta_if_possible(build: Callable[[], T]) -> T:
     return build()
 
 
-def lean_if_possible(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build with large parameters that are one number, and again with memory for all if anything asks for their values.
+@dataclass(frozen=True)
+class Lean:
+    """A model whose large parameters have no values: their memory was asked for and never written to, so it costs none.
 
-    What such a parameter is to hold is for the caller to say; `is_lean` tells which ones they are.
+    `storages` are where they lie; none when the model had to be built in the ordinary way.
     """
-    with suppress(Exception), _Lean() as lean, _large_parameters_without_memory():
+
+    model: nn.Module
+    storages: frozenset[int] = frozenset()
+
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor of the model has no values."""
+        return _storage(tensor) in self.storages
+
+
+def lean_if_possible(build: Callable[[], nn.Module]) -> Lean:
+    """Build with large parameters left unwritten, and again in the ordinary way if anything asks for their values."""
+    with suppress(Exception), _Unwritten() as unwritten, _noting_large_parameters(unwritten.storages):
         model = build()
-        if not lean.read:
-            return model
-    return build()
+        if not unwritten.read:
+            return Lean(model, frozenset(unwritten.storages))
+    return Lean(build())
 
 
-def is_lean(tensor: torch.Tensor) -> bool:
-    """Whether all elements of a tensor are one and the same place in memory."""
-    return tensor.numel() > 1 and not any(tensor.stride())
-
-
-def _lean_like(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    return torch.zeros((), dtype=dtype or tensor.dtype, device=tensor.device).expand(tensor.shape)
-
-
-class _Lean(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Initialisers do nothing to lean tensors, and copies of them are lean; `read` is what asks for values."""
+class _Unwritten(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+    """Initialisers do nothing to large parameters, and copies of them are unwritten too; `read` asks for values."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self.storages: set[int] = set()
         self.read: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor) and is_lean(value)]
+        given = [
+            value
+            for value in (*args, *kwargs.values())
+            if isinstance(value, torch.Tensor) and _storage(value) in self.storages
+        ]
         if not given:
             return func(*args, **kwargs)
         written = mutated_tensors(func, args, kwargs)
         if any(tensor is value for tensor in written for value in given):
             return written[0]
         name = op_name(func)
-        if name in _COPIES:
-            return _lean_like(given[0], kwargs.get("dtype"))
-        if name in _COMPARES:
-            return _lean_like(given[0], torch.bool)
+        if name in _COPIES or name in _COMPARES:
+            return self._like(given[0], torch.bool if name in _COMPARES else kwargs.get("dtype"))
         if name == "aten::any" and given[0].dtype is torch.bool:
             return torch.zeros((), dtype=torch.bool)
         if not (func.is_view or name in _READ_NOTHING):
             self.read.append(name)
         return func(*args, **kwargs)
 
+    def _like(self, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+        made = torch.empty_like(tensor, dtype=dtype or tensor.dtype)
+        self.storages.add(_storage(made))
+        return made
+
 
 @contextmanager
-def _large_parameters_without_memory() -> Iterator[None]:
-    """Each large parameter loses its memory when a module registers it."""
+def _noting_large_parameters(storages: set[int]) -> Iterator[None]:
+    """Add where each large parameter lies when a module registers it: at that time it is not initialised yet."""
     register = nn.Module.register_parameter
 
-    def without_memory(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+    def noting(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
         register(self, name, param)
-        if type(param) is nn.Parameter and _is_large(param) and not param.is_meta and not is_lean(param):
-            bare = nn.Parameter(_lean_like(param), param.requires_grad)
-            bare.__dict__.update(param.__dict__)
-            self._parameters[name] = bare
+        if type(param) is nn.Parameter and _is_large(param):
+            storages.add(_storage(param))
 
-    nn.Module.register_parameter = without_memory  # type: ignore[method-assign]
+    nn.Module.register_parameter = noting  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -101,4 +111,10 @@ def _large_parameters_without_memory() -> Iterator[None]:
 
 
 def _is_large(parameter: torch.Tensor) -> bool:
-    return parameter.numel() >= LARGE and parameter.dim() > 1 and parameter.is_floating_point()
+    large = parameter.numel() >= LARGE and parameter.dim() > 1
+    return large and parameter.is_floating_point() and parameter.device.type == "cpu"
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """Where a tensor lies in memory, alike for all views; 0 for one that lies in none."""
+    return tensor.untyped_storage().data_ptr() if tensor.device.type == "cpu" else 0
