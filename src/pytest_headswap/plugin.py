@@ -38,6 +38,8 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     settings = read_settings(config, scope, known_checks(config))
 
+    from pytest_headswap._plugin.learnt import Learner
+    from pytest_headswap._plugin.progress import Progress
     from pytest_headswap._plugin.recorder import Recorder
     from pytest_headswap._plugin.run import ZooRun, share_cores
 
@@ -45,5 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     workerinput = getattr(config, "workerinput", None)
     if workerinput is None:
         config.pluginmanager.register(Recorder(config, settings), "headswap-recorder")
+        config.pluginmanager.register(Learner(config, settings), "headswap-learner")
+        config.pluginmanager.register(Progress(config, settings), "headswap-progress")
     else:
         share_cores(workerinput["workercount"])

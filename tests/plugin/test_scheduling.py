@@ -1,4 +1,4 @@
-"""The scheduler hands out whole models, and neither repeats a crash nor leaves a worker waiting."""
+"""The scheduler hands out whole models, the longest first, and neither repeats a crash nor leaves a worker waiting."""
 
 from __future__ import annotations
 
@@ -47,10 +47,15 @@ class Config:
         return {"dist": self.dist, "tx": ["2*popen"]}[name]
 
 
-def _scheduler(ids: list[str], dist: str = "load") -> tuple[ModelScheduling, list[Worker]]:
+SECONDS = {f"zoo::m{model}": 1.0 for model in range(6)}
+
+
+def _scheduler(
+    ids: list[str], dist: str = "load", seconds: dict[str, float] = SECONDS
+) -> tuple[ModelScheduling, list[Worker]]:
     config: Any = Config(dist)
     log: Any = SimpleNamespace(loadscopesched=lambda *args: None)
-    scheduler = ModelScheduling(config, log, frozenset({"zoo"}))
+    scheduler = ModelScheduling(config, log, seconds)
     workers = [Worker("a"), Worker("b")]
     for worker in workers:
         _join(scheduler, worker, ids)
@@ -108,6 +113,30 @@ def test_tests_of_the_project_are_handed_out_one_by_one() -> None:
     assert scheduler._split_scope(own[0]) == own[0]
 
 
+def test_the_longest_models_are_handed_out_first() -> None:
+    seconds = {"zoo::m0": 1.0, "zoo::m1": 5.0, "zoo::m2": 3.0, "zoo::m3": 3.0, "zoo::m4": 9.0, "zoo::m5": 2.0}
+    scheduler, workers = _scheduler(IDS, seconds=seconds)
+    assert [worker.queue[0] for worker in workers] == ["zoo::m4::a", "zoo::m1::a"]
+    assert list(scheduler.workqueue) == ["zoo::m2", "zoo::m3", "zoo::m5", "zoo::m0"], "of equals the first by name"
+
+
+def test_tests_of_the_project_keep_their_place_among_models() -> None:
+    scheduler, _ = _scheduler(IDS, seconds={"zoo::m0": 1.0, "zoo::m1": 5.0, "zoo::m2": 3.0})
+    scheduler.workqueue.clear()
+    scheduler.workqueue.update(
+        {scope: {} for scope in ("t.py::1", "zoo::m0", "t.py::2", "zoo::m1", "zoo::m2", "t.py::3")}
+    )
+    scheduler._sort()
+    assert list(scheduler.workqueue) == ["t.py::1", "zoo::m1", "t.py::2", "zoo::m2", "zoo::m0", "t.py::3"]
+
+
+def test_what_a_worker_has_done_is_forgotten() -> None:
+    scheduler, workers = _scheduler(IDS)
+    _run(scheduler, workers, crashing=frozenset())
+    assert list(scheduler.assigned_work.values()) == [{}, {}]
+    assert scheduler.tests_finished
+
+
 def test_loadscope_keeps_the_modules_of_the_project_together() -> None:
     scheduler, _ = _scheduler(IDS, dist="loadscope")
     assert scheduler._split_scope("test_own.py::test_1") == "test_own.py"
@@ -133,4 +162,4 @@ def test_a_worker_that_ends_without_work_crashed_on_nothing() -> None:
 def test_other_ways_of_distribution_are_left_to_xdist(dist: str) -> None:
     config: Any = Config(dist)
     log: Any = SimpleNamespace()
-    assert make_scheduler(config, log, frozenset({"zoo"})) is None
+    assert make_scheduler(config, log, SECONDS) is None

@@ -38,6 +38,11 @@ def escape(name: str) -> str:
     return "".join(char if char.isprintable() else quote(char, safe="", errors="surrogatepass") for char in escaped)
 
 
+def model_id(zoo: str, model: str) -> str:
+    """What the ids of all tests of a model begin with."""
+    return f"{escape(zoo)}::{escape(model)}"
+
+
 def unescape(text: str) -> str:
     """The name that `escape` was given."""
     return unquote(text, errors="surrogatepass")

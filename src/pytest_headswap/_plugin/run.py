@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from pytest_headswap._plugin.ids import escape
 from pytest_headswap._plugin.nodes import CheckItem, ZooNode
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.reports import annotate
@@ -82,10 +81,11 @@ class ZooRun:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
-        """Keep the checks of a model on one worker."""
+        """Keep the checks of a model on one worker, and begin with the longest models."""
+        from pytest_headswap._plugin.plan import plan_of
         from pytest_headswap._plugin.scheduling import make_scheduler
 
-        return make_scheduler(config, log, frozenset(escape(zoo.name) for zoo, _ in self.settings.zoos))
+        return make_scheduler(config, log, plan_of(config, self.settings).seconds)
 
 
 def share_cores(worker_count: int) -> None:

@@ -1,9 +1,12 @@
-"""How xdist hands out the tests: all checks of a model to one worker, each test of the project on its own.
+"""How xdist hands out the tests: all checks of a model to one worker, the longest models first, so that the last one
+does not keep one worker busy while the others are idle; each test of the project on its own.
 
 Imported only when xdist runs; without xdist nobody comes here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import pytest
 from xdist.remote import Producer
@@ -15,17 +18,46 @@ class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is un
     """`loadscope` with a model as the scope, that goes on after a crash.
 
     The original hands the test that crashed a worker out again and again, and can leave a new worker
-    waiting for ever with a single test, since a worker starts a test only once it knows the next one.
+    waiting for ever with a single test, since a worker starts a test only once it knows the next one. It also looks
+    each test up in the list of all, and at all that a worker has done whenever it does one more.
     """
 
-    def __init__(self, config: pytest.Config, log: Producer, zoos: frozenset[str]) -> None:
+    def __init__(self, config: pytest.Config, log: Producer, seconds: Mapping[str, float]) -> None:
         super().__init__(config, log)
-        self.zoos = zoos
+        self.seconds = seconds
+        """What each model is expected to take, by its scope."""
+        self._places: dict[WorkerController, dict[str, int]] = {}
+        self._sorted = False
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.split("::", 1)[0] in self.zoos or self.config.getvalue("dist") == "loadscope":
-            return nodeid.rsplit("::", 1)[0]
-        return nodeid
+        scope = nodeid.rsplit("::", 1)[0]
+        return scope if scope in self.seconds or self.config.getvalue("dist") == "loadscope" else nodeid
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if not self._sorted:  # the queue is complete when it is first taken from
+            self._sort()
+        scope, unit = self.workqueue.popitem(last=False)
+        self.assigned_work[node][scope] = unit
+        if node not in self._places:
+            ids = self.registered_collections[node]
+            self._places[node] = {nodeid: place for place, nodeid in enumerate(ids)}
+        node.send_runtest_some([self._places[node][nodeid] for nodeid, done in unit.items() if not done])
+
+    def _sort(self) -> None:
+        """Put the longest models first. Those of the tests of the project keep their place."""
+        scopes = list(self.workqueue)
+        models = (scope for scope in scopes if scope in self.seconds)
+        longest = iter(sorted(models, key=lambda scope: -self.seconds[scope]))
+        for scope in scopes:
+            self.workqueue.move_to_end(next(longest) if scope in self.seconds else scope)
+        self._sorted = True
+
+    def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
+        """Note that a test is done, and forget a model with its last."""
+        super().mark_test_complete(node, item_index, duration)
+        scope = self._split_scope(self.registered_collections[node][item_index])
+        if all(self.assigned_work[node][scope].values()):
+            del self.assigned_work[node][scope]
 
     def remove_node(self, node: WorkerController) -> str | None:
         """Forget a worker that ended; returns the test that it was running, if it crashed."""
@@ -49,6 +81,6 @@ class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is un
             node.shutdown()
 
 
-def make_scheduler(config: pytest.Config, log: Producer, zoos: frozenset[str]) -> ModelScheduling | None:
+def make_scheduler(config: pytest.Config, log: Producer, seconds: Mapping[str, float]) -> ModelScheduling | None:
     """Our scheduler for the ways of distribution that it can stand in for; the others are the user's own choice."""
-    return ModelScheduling(config, log, zoos) if config.getvalue("dist") in ("load", "loadscope") else None
+    return ModelScheduling(config, log, seconds) if config.getvalue("dist") in ("load", "loadscope") else None

@@ -1,0 +1,99 @@
+"""What models took in earlier runs on this machine, kept in pytest's own cache.
+
+Kept for the versions of the zoo's libraries and for what was asked of a model, since both change what it costs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_headswap._plugin.options import Settings
+from pytest_headswap.report import Result
+from pytest_headswap.zoo.costs import Cost, costs_from_json, costs_to_json
+
+if TYPE_CHECKING:
+    from pytest_headswap.zoo import Zoo
+
+MOST_KINDS = 4
+MOST_MODELS = 20_000
+
+
+def read_learnt(config: pytest.Config, zoo: Zoo, settings: Settings) -> dict[str, Cost]:
+    """What is known of models of the zoo from runs like this one; nothing where the cache is disabled or broken."""
+    try:
+        return costs_from_json(_stored(config, zoo)[_kind(zoo, settings)])
+    except (KeyError, ValueError):
+        return {}
+
+
+class Learner:
+    """Notes what each model takes, and keeps it for the next run. Lives in the controller alone."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config = config
+        self.settings = settings
+        self._costs: dict[tuple[str, str], Cost] = {}
+        self._checks: dict[tuple[str, str], int] = {}
+
+    def pytest_headswap_result(self, result: Result) -> None:
+        """Add to the cost of the model."""
+        key = result.zoo, result.model
+        before = self._costs.get(key, Cost(0.0))
+        peaks = [peak for peak in (before.peak_mb, result.peak_memory_mb) if peak is not None]
+        self._costs[key] = Cost(before.seconds + result.seconds, max(peaks, default=None))
+        if result.outcome != "crashed":  # what the dead process did is on no clock
+            self._checks[key] = self._checks.get(key, 0) + 1
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Write down the models of which all checks ran."""
+        for zoo, _ in self.settings.zoos:
+            found = {
+                model: cost
+                for (name, model), cost in self._costs.items()
+                if name == zoo.name and self._checks.get((name, model)) == len(self.settings.checks)
+            }
+            if found:
+                _write(self.config, zoo, self.settings, found)
+
+
+def _write(config: pytest.Config, zoo: Zoo, settings: Settings, found: dict[str, Cost]) -> None:
+    cache = getattr(config, "cache", None)
+    if cache is None:
+        return
+    stored, kind = _stored(config, zoo), _kind(zoo, settings)
+    older = read_learnt(config, zoo, settings)
+    models = {**found, **{model: cost for model, cost in older.items() if model not in found}}
+    kinds = {
+        kind: costs_to_json(dict(list(models.items())[:MOST_MODELS])),
+        **{k: v for k, v in stored.items() if k != kind},
+    }
+    # as text: the cache would give each number a line of its own
+    cache.set(_key(zoo), json.dumps(dict(list(kinds.items())[:MOST_KINDS]), separators=(",", ":")))
+
+
+def _stored(config: pytest.Config, zoo: Zoo) -> dict[str, Any]:
+    """By kind, the last that was written first."""
+    cache = getattr(config, "cache", None)
+    text = cache.get(_key(zoo), None) if cache is not None else None
+    try:
+        stored = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        stored = None
+    return stored if isinstance(stored, dict) else {}
+
+
+def _key(zoo: Zoo) -> str:
+    """The name may be that of a file, and a part of a key is the name of a file, too."""
+    name = zoo.name if zoo.name.isidentifier() else hashlib.sha256(ascii(zoo.name).encode()).hexdigest()[:16]
+    return f"headswap/costs/{name}"
+
+
+def _kind(zoo: Zoo, settings: Settings) -> str:
+    options = settings.options
+    versions = [f"{name} {number}" for name, number in sorted(zoo.versions.items())]
+    return ", ".join([*versions, options.evidence, options.device, *(check.name for check in settings.checks)])

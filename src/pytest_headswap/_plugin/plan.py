@@ -1,0 +1,101 @@
+"""What a run has before it: its models, and how long they are expected to take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+
+from pytest_headswap._plugin.asked import CaseOptions
+from pytest_headswap._plugin.ids import model_id
+from pytest_headswap._plugin.learnt import read_learnt
+from pytest_headswap._plugin.options import Settings
+from pytest_headswap.zoo.costs import expected_costs
+
+_PLAN = pytest.StashKey["Plan"]()
+_EVIDENCE = {"auto": "numeric where memory allows"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The expected cost of each model.
+
+    Attributes:
+        seconds: by the id of the model, such as `timm::resnet18`.
+        basis: `known`; or `at most`, where costs are known only of runs that asked for more than this one; or `none`.
+    """
+
+    seconds: Mapping[str, float]
+    basis: str
+
+    def duration(self, workers: int) -> float:
+        """Seconds that so many workers need."""
+        return max(sum(self.seconds.values()) / workers, *self.seconds.values()) if self.seconds else 0.0
+
+
+def plan_of(config: pytest.Config, settings: Settings) -> Plan:
+    """The plan of this run, which is made once."""
+    if _PLAN not in config.stash:
+        config.stash[_PLAN] = _make(config, settings)
+    return config.stash[_PLAN]
+
+
+def _make(config: pytest.Config, settings: Settings) -> Plan:
+    seconds: dict[str, float] = {}
+    bases = set()
+    for zoo, names in settings.zoos:
+        learnt = read_learnt(config, zoo, settings)
+        costs = expected_costs(zoo.name, learnt)
+        seconds |= {model_id(zoo.name, name): costs[name].seconds for name in names}
+        if not costs.models:
+            bases.add("none")
+        elif all(name in learnt for name in names) or _as_measured(settings):
+            bases.add("known")
+        else:
+            bases.add("at most")
+    return Plan(seconds, next((basis for basis in ("none", "at most") if basis in bases), "known"))
+
+
+def _as_measured(settings: Settings) -> bool:
+    """Whether a run asks of a model what those asked whose costs are shipped."""
+    from pytest_headswap.checks import CHECKS
+
+    return settings.options.evidence == CaseOptions().evidence and {check.name for check in settings.checks} >= set(
+        CHECKS
+    )
+
+
+def plan_line(config: pytest.Config, settings: Settings) -> str:
+    """The plan in words."""
+    plan = plan_of(config, settings)
+    workers = worker_count(config)
+    evidence = settings.options.evidence
+    parts = [
+        f"{settings.model_count:,} models",
+        f"{settings.model_count * len(settings.checks):,} checks",
+        _EVIDENCE.get(evidence, evidence),
+    ]
+    if plan.basis != "none":
+        about = "at most about" if plan.basis == "at most" else "about"
+        on = f" on {workers} workers" if workers > 1 else ""
+        parts.append(f"{about} {told_duration(plan.duration(workers))}{on}")
+    return f"headswap: plan: {', '.join(parts)}"
+
+
+def worker_count(config: pytest.Config) -> int:
+    """How many workers share the models; 1 without xdist."""
+    if config.getoption("dist", "no") in ("no", "each"):
+        return 1
+    counts = [spec.partition("*")[0] if "*" in spec else "1" for spec in config.getoption("tx", None) or ["popen"]]
+    return sum(int(count) if count.isdigit() else 1 for count in counts)
+
+
+def told_duration(seconds: float) -> str:
+    """A duration as precise as an estimate can be."""
+    minutes = round(seconds / 60)
+    if minutes >= 120:
+        return f"{minutes // 60} h {minutes % 60} min"
+    if minutes <= 1:
+        return "a minute"
+    return f"{minutes} minutes"
