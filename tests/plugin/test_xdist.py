@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +19,19 @@ pytest.importorskip("xdist")
 
 Journal = Callable[..., dict[str, Result]]
 Extend = Callable[[str], None]
+
+# notes which Python built a model, and where it found the plugin
+NOTING = """
+import sys
+import pytest_headswap
+
+def noting():
+    with open(os.path.join(os.path.dirname(__file__), "pythons.txt"), "a") as file:
+        file.write(f"{sys.prefix}\\n")
+    return Net()
+
+SPECS = {f"model_{number}": dict(build=noting, native=Net) for number in range(4)}
+"""
 
 THREE = "--headswap-checks=output_shape,native_parity,gradient_flow"
 
@@ -93,3 +111,45 @@ def test_without_xdist_installed_a_zoo_runs(project: pytest.Pytester) -> None:
     project.runpytest_subprocess(
         "--headswap-zoo=testzoo", "--headswap-models=alpha", THREE, "-p", "no:xdist"
     ).assert_outcomes(passed=3)
+
+
+@pytest.fixture
+def other_python(tmp_path: Path) -> Path:
+    """The Python of an environment of its own, which is lent what is installed here."""
+    done = subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "other")], check=False)
+    folder = tmp_path / "other" / ("Scripts" if os.name == "nt" else "bin")
+    python = next(folder.glob("python*"), None) if folder.exists() else None
+    if done.returncode or python is None:
+        pytest.skip("no environment can be made here")
+    purelib = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = subprocess.run([str(python), "-c", purelib], capture_output=True, text=True, check=True).stdout.strip()
+    lent = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), str(Path(__file__).parents[2] / "src")}
+    Path(site, "lent.pth").write_text("\n".join(sorted(lent)), encoding="utf-8")
+    probe = subprocess.run([str(python), "-c", "import torch, xdist, pytest_headswap"], check=False)
+    if probe.returncode:
+        pytest.skip("an environment does not see what is installed here")
+    return python
+
+
+def test_workers_of_another_python_installation_share_the_models(
+    project: pytest.Pytester, extend_conftest: Extend, journal: Journal, other_python: Path
+) -> None:
+    extend_conftest(NOTING)
+    result = project.runpytest_subprocess(
+        "--headswap-zoo=testzoo", THREE, "-d", "--tx", f"popen//python={other_python}", "--tx", "popen"
+    )
+    result.assert_outcomes(passed=12)
+    result.stdout.fnmatch_lines(["headswap: plan: 4 models, 12 checks, *", "testzoo: 12 results: 12 passed"])
+    assert {item.outcome for item in journal().values()} == {"passed"}
+    pythons = set((project.path / "pythons.txt").read_text(encoding="utf-8").splitlines())
+    assert pythons == {str(other_python.parent.parent), sys.prefix}
+
+
+def test_a_shard_on_another_python_installation_is_the_same_part(
+    project: pytest.Pytester, journal: Journal, other_python: Path
+) -> None:
+    flags = ["--headswap-zoo=testzoo", "--headswap-checks=metadata", "--headswap-shard=1/2"]
+    project.runpytest_inprocess(*flags)
+    alone = journal().keys()
+    project.runpytest_subprocess(*flags, "-d", "--tx", f"popen//python={other_python}")
+    assert journal().keys() == alone
