@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
+import zipfile
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
 
 import pytest_headswap
+from pytest_headswap.zoo.costs import FOLDER
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,6 +34,15 @@ def test_the_entry_points_can_be_loaded() -> None:
 
 def test_the_package_is_marked_as_typed() -> None:
     assert (Path(pytest_headswap.__file__).parent / "py.typed").exists()
+
+
+def test_the_wheel_holds_the_costs_of_the_zoos(tmp_path: Path) -> None:
+    wheel = pytest.importorskip("hatchling.builders.wheel", reason="hatchling builds wheels")
+    (built,) = wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    names = zipfile.ZipFile(built).namelist()
+    assert "pytest_headswap/zoo/costs.py" in names
+    shipped = {f"pytest_headswap/zoo/costs/{path.name}" for path in FOLDER.glob("*.json")}
+    assert shipped <= set(names)
 
 
 def test_ci_takes_the_test_command_from_the_readme() -> None:
