@@ -62,6 +62,12 @@ def test_a_run_that_asks_for_less_than_was_measured_takes_at_most_as_long(projec
     result.stdout.fnmatch_lines(["headswap: plan: 2 models, *, at most about 30 minutes"])
 
 
+def test_what_was_learnt_of_a_zoo_that_nobody_else_knows_is_known(project: pytest.Pytester) -> None:
+    project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha")
+    result = project.runpytest_inprocess(ZOO, CHECKS, TWO, "--collect-only")
+    result.stdout.fnmatch_lines(["headswap: plan: 2 models, 4 checks, numeric where memory allows, about a minute"])
+
+
 @pytest.mark.usefixtures("shipped")
 def test_workers_share_the_time_but_not_the_longest_model(project: pytest.Pytester) -> None:
     pytest.importorskip("xdist")

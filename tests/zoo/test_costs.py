@@ -43,6 +43,15 @@ def test_what_was_learnt_is_laid_over_what_is_shipped(folder: Path) -> None:
     assert expected_costs("unknown", {"new": Cost(3)})["other"] == Cost(3)
 
 
+def test_what_is_shipped_is_scaled_to_this_machine_by_the_models_that_both_know(folder: Path) -> None:
+    data = {"versions": {"lib": "1.0"}, "models": {f"m{number}": [number + 1.0, 100] for number in range(20)}}
+    (folder / "mine.json").write_text(json.dumps(data), encoding="utf-8")
+    learnt = {f"m{number}": Cost((number + 1) / 2) for number in range(4)}
+    assert expected_costs("mine", learnt)["m19"].seconds == 20, "four say too little"
+    assert expected_costs("mine", {**learnt, "m4": Cost(100)})["m19"].seconds == 10, "one that differs changes nothing"
+    assert expected_costs("mine", {**learnt, "other": Cost(0.1)})["m19"].seconds == 20, "one has to know both"
+
+
 @pytest.mark.parametrize("name", ["../mine", "mine.json", "package.module:ATTR", "mine.py:ZOO", "", "x/../mine"])
 def test_the_name_of_a_file_is_no_zoo_with_costs(folder: Path, name: str) -> None:
     (folder / "x").mkdir()

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "costs"
+ENOUGH = 5
+"""From so many models on, what was learnt tells how fast this machine is."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,21 @@ class Costs:
 
 
 def expected_costs(zoo_name: str, learnt: Mapping[str, Cost] | None = None) -> Costs:
-    """The costs that are shipped for a zoo, none for most; `learnt` from runs on this machine is laid over them."""
+    """The costs that are shipped for a zoo, none for most; `learnt` from runs on this machine is laid over them.
+
+    What is shipped is then scaled by what both know, so that it stands for this machine, and for what was asked there.
+    """
+    learnt = learnt or {}
     path = FOLDER / f"{zoo_name}.json"
     if not zoo_name.isidentifier() or not path.is_file():  # the name may be that of a file, with a path
-        return Costs(dict(learnt or {}))
+        return Costs(dict(learnt))
     shipped = json.loads(path.read_text(encoding="utf-8"))
-    return Costs({**costs_from_json(shipped["models"]), **(learnt or {})}, shipped["versions"])
+    models = costs_from_json(shipped["models"])
+    ratios = [learnt[name].seconds / cost.seconds for name, cost in models.items() if name in learnt and cost.seconds]
+    if len(ratios) >= ENOUGH:
+        factor = statistics.median(ratios)
+        models = {name: Cost(factor * cost.seconds, cost.peak_mb) for name, cost in models.items()}
+    return Costs({**models, **learnt}, shipped["versions"])
 
 
 def costs_from_json(models: Any) -> dict[str, Cost]:
