@@ -1,0 +1,115 @@
+"""A run keeps what its models took for the next one, in the cache of pytest."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_headswap._plugin import learnt
+
+ZOO = "--headswap-zoo=testzoo"
+CHECKS = "--headswap-checks=output_shape,metadata"
+TWO = "--headswap-models=alpha,lonely"
+
+
+def _learnt(project: pytest.Pytester) -> dict[str, dict[str, Any]]:
+    path = project.path / ".pytest_cache" / "v" / "headswap" / "costs" / "testzoo"
+    found: dict[str, dict[str, Any]] = json.loads(json.loads(path.read_text()))
+    return found
+
+
+def test_a_run_leaves_what_its_models_took_for_the_next(project: pytest.Pytester) -> None:
+    project.runpytest_inprocess(ZOO, CHECKS, TWO)
+    ((kind, models),) = _learnt(project).items()
+    assert kind == "testlib 1.2, auto, auto, output_shape, metadata"
+    assert models.keys() == {"alpha", "lonely"}
+    assert all(0 < seconds < 60 and peak > 1 for seconds, peak in models.values())
+    result = project.runpytest_inprocess(ZOO, CHECKS, TWO)
+    result.stdout.fnmatch_lines(["headswap: plan: 2 models, 4 checks, *, about a minute"])
+
+
+def test_a_later_run_adds_to_what_is_known_and_other_questions_are_kept_apart(project: pytest.Pytester) -> None:
+    project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha")
+    project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=lonely")
+    project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=doubled", "--headswap-evidence=structure")
+    assert [list(models) for models in _learnt(project).values()] == [["doubled"], ["lonely", "alpha"]]
+
+
+def test_a_model_of_which_a_check_did_not_run_teaches_nothing(project: pytest.Pytester) -> None:
+    project.runpytest_inprocess(ZOO, CHECKS, TWO, "--deselect", "testzoo::alpha::metadata")
+    ((_, models),) = _learnt(project).items()
+    assert models.keys() == {"lonely"}
+
+
+def test_what_is_kept_is_bounded(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learnt, "MOST_MODELS", 3)
+    monkeypatch.setattr(learnt, "MOST_KINDS", 2)
+    project.runpytest_inprocess(ZOO, "--headswap-checks=metadata", TWO)
+    project.runpytest_inprocess(ZOO, "--headswap-checks=state_dict", TWO)
+    project.runpytest_inprocess(ZOO, "--headswap-checks=metadata", "--headswap-models=doubled,beta*")
+    project.runpytest_inprocess(ZOO, "--headswap-checks=round_trip", TWO)
+    assert [list(models) for models in _learnt(project).values()] == [
+        ["alpha", "lonely"],
+        ["beta.v1_5", "doubled", "alpha"],
+    ]
+
+
+def test_with_the_cache_disabled_nothing_is_learnt_and_nothing_fails(project: pytest.Pytester) -> None:
+    result = project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha", "-p", "no:cacheprovider")
+    assert result.ret == 0
+    assert not (project.path / ".pytest_cache").exists()
+
+
+@pytest.mark.parametrize("text", ["", "7", '"7"', '"{}"', '"{\\"a"', "[1]", '"[1]"'])
+def test_a_cache_that_holds_something_else_is_written_anew(project: pytest.Pytester, text: str) -> None:
+    path = project.path / ".pytest_cache" / "v" / "headswap" / "costs" / "testzoo"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha").ret == 0
+    assert len(_learnt(project)) == 1
+
+
+def test_costs_in_the_cache_that_make_no_sense_are_left_alone(project: pytest.Pytester) -> None:
+    project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha")
+    path = project.path / ".pytest_cache" / "v" / "headswap" / "costs" / "testzoo"
+    path.write_text(path.read_text().replace("[", "[null,"))
+    assert project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha").ret == 0
+    ((_, models),) = _learnt(project).items()
+    assert len(models["alpha"]) == 2
+
+
+def test_the_zoo_of_a_file_does_not_leave_the_cache(project: pytest.Pytester) -> None:
+    code = "import torch\nZOO = {'ä': lambda num_classes=3: torch.nn.Linear(4, num_classes)}\n"
+    (project.path / "zoo.py").write_text(code)
+    result = project.runpytest_inprocess(f"--headswap-zoo={project.path}/zoo.py:ZOO", "--headswap-checks=metadata")
+    assert result.ret == 0
+    (path,) = (project.path / ".pytest_cache" / "v" / "headswap" / "costs").iterdir()
+    assert re.fullmatch("[0-9a-f]{16}", path.name)
+
+
+def test_a_listing_of_tests_teaches_nothing(project: pytest.Pytester) -> None:
+    project.runpytest_inprocess(ZOO, CHECKS, "--collect-only")
+    assert not (project.path / ".pytest_cache" / "v" / "headswap").exists()
+
+
+def test_parts_do_not_depend_on_what_was_learnt_here(project: pytest.Pytester) -> None:
+    shard = [ZOO, "--headswap-checks=metadata", "--headswap-shard=1/2", "--collect-only", "-q"]
+    before = project.runpytest_inprocess(*shard).outlines
+    models = {name: [1000.0 if name == "alpha" else 0.1, 1] for name in ("alpha", "beta.v1_5", "lonely", "doubled")}
+    path = project.path / ".pytest_cache" / "v" / "headswap" / "costs" / "testzoo"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(json.dumps({"testlib 1.2, auto, auto, metadata": models})))
+    after = project.runpytest_inprocess(*shard).outlines
+    told = [line for line in before if "::" in line]
+    assert told
+    assert told == [line for line in after if "::" in line]
+
+
+def test_the_cache_can_be_anywhere(project: pytest.Pytester, tmp_path: Path) -> None:
+    project.makeini(f"[pytest]\ncache_dir = {tmp_path}/elsewhere\n")
+    project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha")
+    assert (tmp_path / "elsewhere" / "v" / "headswap" / "costs" / "testzoo").is_file()
