@@ -212,3 +212,13 @@ print(peak() - before)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 200, "megabytes, of the 1,400 that the values would take"
+
+
+def test_a_model_with_a_layer_larger_than_all_before_lies_in_arenas_alone(
+    arenas: Arenas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arena, "_CHUNKS", 1)
+    lean = lean_if_possible(lambda: nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256), nn.Linear(256, 4096)))
+    arenas.fill(lean)
+    assert all(arenas.holding(value) is not None for value in lean.model.parameters() if value.dim() > 1)
+    assert Snapshot(lean.model).changed() == []

@@ -20,7 +20,12 @@ from pytest_headswap.checks.lean import Lean
 _CHUNK = 2**18  # elements, 1 MB of float32
 _CHUNKS = 2**7
 _DEVIATIONS = range(2, 8)  # 1/4 to 1/128, for 16 to 16,384 inputs a neuron
+_ROOM = 8  # layers of the largest size that differ
 _STEP = 4099  # where the arena is laid over itself: by how much, so that two layers of one shape differ
+
+
+_Key = tuple[int, torch.dtype]
+"""The deviation, as the exponent of a half, and the dtype of an arena."""
 
 
 class Arena:
@@ -32,20 +37,20 @@ class Arena:
         self._digests: list[int] = []
         self._next = self._used = self._laps = 0
 
-    def clear(self) -> None:
-        """Begin with the layout of another model."""
+    def begin(self, largest: int) -> None:
+        """Begin with the layout of another model, whose largest parameter here has so many elements."""
         self._next = self._used = self._laps = 0
+        wanted = math.ceil((largest + _ROOM * _STEP) / _CHUNK) * _CHUNK
+        if wanted > len(self._values):  # models that are gone free the old values
+            self._values = torch.empty(wanted, dtype=self._values.dtype)
+            self._digests = []
 
     def take(self, parameter: torch.Tensor) -> torch.Tensor:
         """Values with the shape of `parameter`, as a view of the arena."""
         needed = parameter.numel()
         if self._next + needed > len(self._values):
             self._laps += 1
-            self._next = self._laps * _STEP
-        if self._next + needed > len(self._values):  # larger than all before; models that are gone free the old one
-            size = math.ceil((self._next + needed) / _CHUNK) * _CHUNK
-            self._values = torch.empty(size, dtype=self._values.dtype)
-            self._digests = []
+            self._next = self._laps * _STEP % (len(self._values) - needed + 1)
         start, self._next = self._next, self._next + needed
         self._used = max(self._used, self._next)
         while len(self._digests) * _CHUNK < self._used:
@@ -108,21 +113,25 @@ def _weights() -> torch.Tensor:
 class Arenas:
     """The arenas of this process, by deviation and dtype."""
 
-    made: dict[tuple[int, torch.dtype], Arena]
+    made: dict[_Key, Arena]
 
     def fill(self, lean: Lean) -> None:
         """Give every parameter without values some, under all of its names."""
-        for arena in self.made.values():
-            arena.clear()
+        parameters = {id(value): value for value in lean.model.parameters() if lean.holds(value)}
+        largest: dict[_Key, int] = {}
+        for parameter in parameters.values():
+            largest[_key(parameter)] = max(largest.get(_key(parameter), 0), parameter.numel())
+        for key in largest.keys() | self.made.keys():
+            self.made.setdefault(key, Arena(*key)).begin(largest.get(key, 0))
         filled: dict[int, nn.Parameter] = {}
         for module in lean.model.modules():
-            for key, parameter in module._parameters.items():
-                if parameter is not None and lean.holds(parameter):
-                    if id(parameter) not in filled:
-                        made = nn.Parameter(self._of(parameter).take(parameter), parameter.requires_grad)
-                        made.__dict__.update(parameter.__dict__)  # marks that libraries put on parameters
-                        filled[id(parameter)] = made
-                    module._parameters[key] = filled[id(parameter)]
+            for name, empty in module._parameters.items():
+                if empty is not None and id(empty) in parameters:
+                    if id(empty) not in filled:
+                        values = self.made[_key(empty)].take(empty)
+                        filled[id(empty)] = made = nn.Parameter(values, empty.requires_grad)
+                        made.__dict__.update(empty.__dict__)  # marks that libraries put on parameters
+                    module._parameters[name] = filled[id(empty)]
 
     def holding(self, tensor: torch.Tensor) -> Arena | None:
         """The arena that a tensor lies in."""
@@ -131,14 +140,12 @@ class Arenas:
     def __iter__(self) -> Iterator[Arena]:
         return iter(self.made.values())
 
-    def _of(self, parameter: torch.Tensor) -> Arena:
-        inputs_of_a_neuron = parameter.numel() / parameter.shape[0]
-        # signals neither die nor explode when a neuron's weights have a variance of one over their number
-        exponent = min(max(round(math.log2(inputs_of_a_neuron) / 2), _DEVIATIONS[0]), _DEVIATIONS[-1])
-        key = (exponent, parameter.dtype)
-        if key not in self.made:
-            self.made[key] = Arena(*key)
-        return self.made[key]
+
+def _key(parameter: torch.Tensor) -> _Key:
+    inputs_of_a_neuron = parameter.numel() / parameter.shape[0]
+    # signals neither die nor explode when a neuron's weights have a variance of one over their number
+    exponent = round(math.log2(inputs_of_a_neuron) / 2)
+    return min(max(exponent, _DEVIATIONS[0]), _DEVIATIONS[-1]), parameter.dtype
 
 
 ARENAS = Arenas({})
