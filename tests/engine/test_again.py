@@ -117,3 +117,21 @@ def test_a_layer_for_several_values_a_class_states_its_new_width() -> None:
     model = Boxes()
     swap_head(model, 5, torch.zeros(2, 8))
     assert (model.scores.out_features, model.boxes.out_features, model.boxes.weight.shape[0]) == (5, 20, 20)
+
+
+def test_the_module_around_a_head_states_its_new_width_too() -> None:
+    class Pool(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.in_features, self.out_features, self.num_features = 16, 10, 10
+            self.proj = nn.Linear(16, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.proj(x.mean(1))  # type: ignore[no-any-return]
+
+    model = nn.Sequential(nn.Linear(8, 16), Pool())
+    swap = swap_head(model, 5, torch.zeros(2, 3, 8))
+    pool: Any = model[1]
+    assert (pool.out_features, pool.in_features, pool.num_features) == (5, 16, 10)
+    swap.restore()
+    assert pool.out_features == 10

@@ -14,12 +14,20 @@ from pytest_headswap.engine.transaction import Transaction
 
 COUNTS = ("num_classes", "num_labels", "n_classes", "nb_classes", "num_class", "n_class", "num_outputs", "num_columns")
 WIDTHS = ("out_features", "out_channels", "num_features", "num_embeddings", "out_dim", "output_dim")
+_OUTER_WIDTHS = ("out_features", "out_channels", "out_dim", "output_dim")
 _NAMES = ("id2label", "label2id")
 
 
 def update_widths(layer: nn.Module, widths: Mapping[int, int], changes: Transaction) -> None:
     """The width that a layer of the head states of itself; `widths` maps old ones to new ones."""
     _update(layer.__dict__, (*COUNTS, *WIDTHS), widths, changes)
+
+
+def update_outer_widths(model: nn.Module, layer: str, old: int, new: int, changes: Transaction) -> None:
+    """The width that the modules around a layer of the head state of what they return."""
+    parts = layer.split(".")
+    for count in range(len(parts)):
+        _update(model.get_submodule(".".join(parts[:count])).__dict__, _OUTER_WIDTHS, {old: new}, changes)
 
 
 def update_counts(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from pytest_headswap.engine.counts import update_widths
+from pytest_headswap.engine.counts import update_outer_widths, update_widths
 from pytest_headswap.engine.describe import ClassTensor, Found
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.init import Init, NewTensor, carry_over, initialise
@@ -55,6 +55,8 @@ def resize(
         names += [item.spec.names[0] for item in made] + [f"{path}.{key}".lstrip(".") for key in renewed]
     for layer, of_layer in widths.items():
         update_widths(layer, of_layer, changes)
+    for path in {spec.module for spec in tensors}:
+        update_outer_widths(model, path, old_count, num_classes, changes)
     return names
 
 
