@@ -31,12 +31,21 @@ SAMPLE = {
     "VideoMAEForVideoClassification": "classifier",
 }
 
+EXPECTED = {
+    ("BartForSequenceClassification", "device_placement"): ("skipped", "no device can be simulated"),
+    # torch has parametrised modules saved through their state_dict alone
+    ("Wav2Vec2ForSequenceClassification", "round_trip"): ("passed", "copies were not looked at, since the model as"),
+}
+
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_every_check_passes(name: str) -> None:
     case = build_case("transformers", load_zoo("transformers")[name], 7)
     findings = {check: run_check(check, case) for check in CHECKS}
-    assert {check: (f.outcome, f.message) for check, f in findings.items()} == dict.fromkeys(CHECKS, ("passed", ""))
+    for check, finding in findings.items():
+        expected = EXPECTED.get((name, check), ("passed", ""))
+        assert (finding.outcome, finding.message[: len(expected[1])]) == expected, (check, finding)
+        assert expected[1] or not finding.message, (check, finding)
     assert case.swap.heads[0].path == SAMPLE[name]
     assert case.model.config.num_labels == len(case.model.config.id2label) == 7  # type: ignore[union-attr, arg-type]
 
@@ -81,7 +90,7 @@ def test_listing_imports_no_model() -> None:
 def test_the_evidence_says_how_a_model_was_run() -> None:
     zoo = load_zoo("transformers")
     evidence = {
-        name: build_case("transformers", zoo[name], 7).evidence
+        name: build_case("transformers", zoo[name], 7, "structure").evidence
         for name in ("ViTForImageClassification", "LlamaForSequenceClassification", "BartForSequenceClassification")
     }
     assert list(evidence.values()) == ["structure", "structure, fake tensors", "structure, real tensors"]

@@ -102,6 +102,7 @@ def _copy_and_save(case: Case) -> str:
         awake = woken(loaded, case.swap) if not notes else []
         if awake:
             raise CheckFailed(f"in a copy of the frozen model train() puts {listed(awake)} into train mode")
+        _give_back_large_tensors(case, loaded)
         if case.numeric and sum(value.numel() for value in case.model.parameters()) <= _CHEAP:
             _same_outputs(case, loaded)
         else:
@@ -141,21 +142,29 @@ def _cannot_be_copied(case: Case) -> str:
 @contextmanager
 def _light(case: Case) -> Iterator[None]:
     head = {id(tensor) for tensor in case.swap.parameters()}
-    with preserved(case.model, _Light(head)):
+    heavy = {id(tensor) for _, tensor in named_tensors(case.model) if tensor.numel() > _LIGHT} - head
+    with preserved(case.model, _Light(heavy)):
         yield
 
 
 class _Light(StandIns):
-    """Large tensors without memory, all others with the memory that they have."""
+    """Some tensors without memory, all others with the memory that they have."""
 
-    def __init__(self, kept: set[int]) -> None:
+    def __init__(self, heavy: set[int]) -> None:
         super().__init__()
-        self._kept_whole = kept
+        self._heavy = heavy
 
     def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.numel() <= _LIGHT or id(tensor) in self._kept_whole:
-            return tensor.detach()
-        return super()._bare(tensor)
+        return super()._bare(tensor) if id(tensor) in self._heavy else tensor.detach()
+
+
+def _give_back_large_tensors(case: Case, loaded: nn.Module) -> None:
+    originals = dict(named_tensors(case.model))
+    for path, module in loaded.named_modules(remove_duplicate=False):
+        for registry in (module._parameters, module._buffers):
+            for key, value in registry.items():
+                if value is not None and value.is_meta:
+                    registry[key] = originals[f"{path}.{key}".lstrip(".")]
 
 
 def _same_shapes(case: Case, loaded: nn.Module) -> None:
@@ -168,13 +177,7 @@ def _same_shapes(case: Case, loaded: nn.Module) -> None:
 
 
 def _same_outputs(case: Case, loaded: nn.Module) -> None:
-    """Give a copy the large tensors back, and compare what it computes in eval mode."""
-    originals = dict(named_tensors(case.model))
-    for path, module in loaded.named_modules(remove_duplicate=False):
-        for registry in (module._parameters, module._buffers):
-            for key, value in registry.items():
-                if value is not None and value.is_meta:
-                    registry[key] = originals[f"{path}.{key}".lstrip(".")]
+    """Compare what a copy computes in eval mode."""
     loaded.eval()
     with case.seeded("forward"), torch.no_grad():
         try:

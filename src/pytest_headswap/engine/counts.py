@@ -14,7 +14,7 @@ from pytest_headswap.engine.transaction import Transaction
 
 COUNTS = ("num_classes", "num_labels", "n_classes", "nb_classes", "num_class", "n_class", "num_outputs", "num_columns")
 WIDTHS = ("out_features", "out_channels", "num_features", "num_embeddings", "out_dim", "output_dim")
-_OUTER_WIDTHS = ("out_features", "out_channels", "out_dim", "output_dim")
+_OUTER_WIDTHS = ("out_features", "out_channels", "out_dim", "output_dim", "output_num_channels")
 _NAMES = ("id2label", "label2id")
 
 
