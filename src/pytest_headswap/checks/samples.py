@@ -30,10 +30,10 @@ def seeded(*names: str) -> Iterator[None]:
 def sizes(inputs: Inputs) -> Iterator[Inputs]:
     """The inputs with smaller and smaller square images, the smallest first, where an image is all there is."""
     images = [tensor for tensor in inputs.tensors() if tensor.dim() >= 4 and tensor.is_floating_point()]
-    if len(images) != 1 or len(inputs.tensors()) != 1 or images[0].shape[-1] != images[0].shape[-2]:
+    if len(images) != 1 or len(inputs.tensors()) != 1:
         return
     for size in _SIZES:
-        if size < images[0].shape[-1]:
+        if size < max(images[0].shape[-2:]):
             yield inputs.map_tensors(lambda tensor, size=size: tensor.new_zeros((*tensor.shape[:-2], size, size)))  # type: ignore[misc]
 
 
