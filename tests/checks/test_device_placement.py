@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.checks import Case, CheckFailed, run_check
-from pytest_headswap.checks.device_placement import devices_of, evidence, on_device
+from pytest_headswap.checks.device_placement import devices_of, evidence, from_one_to_another, on_device
 from pytest_headswap.engine import resize
 
 MakeCase = Callable[..., Case]
@@ -81,6 +81,14 @@ def test_a_head_elsewhere_fails(make_case: MakeCase, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(resize, "_resized", lambda *args: nn.Parameter(real(*args).detach().to("meta")))
     with pytest.raises(CheckFailed, match=r"swapped into a model on cpu, the head has fc.weight on meta"):
         on_device(case, CPU)
+
+
+def test_a_model_that_is_swapped_on_one_device_runs_on_another(make_case: MakeCase) -> None:
+    case = make_case()
+    from_one_to_another(case, CPU, CPU)
+    _switch(case, "raises in train mode")
+    with pytest.raises(CheckFailed, match="swapped on cpu and moved to cpu in its own dtype it raises RuntimeError"):
+        from_one_to_another(case, CPU, CPU)
 
 
 def test_a_forward_that_raises_there_fails(make_case: MakeCase) -> None:

@@ -61,3 +61,19 @@ def test_the_count_of_another_head_may_stay(make_case: MakeCase) -> None:
 
     finding = run_check("metadata", make_case(build=TwoHeads, native=None))
     assert finding.outcome == "passed", finding
+
+
+def test_an_output_that_happens_to_be_as_wide_as_the_old_count_excuses_nothing(make_case: MakeCase) -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.number_of_classes = 10
+            self.backbone = nn.Linear(8, 10)
+            self.fc = nn.Linear(10, 10)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            features = self.backbone(x).relu()
+            return self.fc(features), features
+
+    finding = run_check("metadata", make_case(build=Wide, native=None))
+    assert finding.message == "still 10, the old class count: number_of_classes"

@@ -69,3 +69,22 @@ def test_a_mode_that_never_ran_is_named_and_not_held_against_the_swap(make_case:
     finding = run_check("output_shape", make_case(build=OnlyEval))
     assert finding.outcome == "passed"
     assert finding.message == "train mode was not compared, the model as built does not run in it"
+
+
+class FixedBatch(nn.Module):
+    """Runs on two samples and no other number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) != 2:
+            raise RuntimeError("two samples at a time")
+        return self.fc(x)  # type: ignore[no-any-return]
+
+
+def test_it_is_told_where_no_other_batch_could_be_compared(make_case: MakeCase) -> None:
+    finding = run_check("output_shape", make_case(build=FixedBatch))
+    assert finding.outcome == "passed"
+    assert finding.message.startswith("no other class count and batch size could be compared")

@@ -284,3 +284,27 @@ def test_batch_statistics_that_are_used_in_eval_mode_are_refused() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16, track_running_stats=False), nn.Linear(16, 5))
     with pytest.raises(HeadSwapError, match="native_batch_norm in 1 acts on the features in eval mode too"):
         freeze_backbone(swap_head(model, 3, batch()), batch())
+
+
+class ReplacesItsParts(nn.Module):
+    """Puts another layer in its place when it is first run, as BigBird of transformers does for short inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 16), nn.Identity())
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.body[1], nn.Identity):
+            self.body[1] = nn.Dropout(0.5).eval()
+        return self.head(self.body(x))  # type: ignore[no-any-return]
+
+
+def test_what_forward_puts_into_a_frozen_backbone_is_frozen_too() -> None:
+    model = ReplacesItsParts()
+    freeze_backbone(swap_head(model, 3, batch()))
+    model.train()
+    first = model(batch())
+    model.train()
+    assert not model.body[1].training
+    assert torch.equal(model(batch()), first)

@@ -35,6 +35,12 @@ def _met(action: Callable[[Doing, torch.Tensor], torch.Tensor]) -> tuple[str, ..
     return run.met
 
 
+def _put(_: Doing, x: torch.Tensor) -> torch.Tensor:
+    made = torch.zeros_like(x)
+    made[:, torch.tensor([0, 2])] = torch.ones(2, 2)
+    return made + x
+
+
 ALLOWED: dict[str, Callable[[Doing, torch.Tensor], torch.Tensor]] = {
     "numbers": lambda m, x: x * 2 + torch.tensor(3.0),
     "made beside the features": lambda m, x: x + torch.arange(3, device=x.device),
@@ -53,6 +59,11 @@ SEEN: dict[str, tuple[Callable[[Doing, torch.Tensor], torch.Tensor], str]] = {
     "neither parameter nor buffer": (lambda m, x: x * m.loose, "aten::mul is given .* CPU of shape (3,)"),
     "joined": (lambda m, x: torch.cat([x, torch.zeros(2, 1)], 1), "aten::cat is given .* CPU of shape (2, 1)"),
     "multiplied": (lambda m, x: x @ torch.ones(3, 4), "aten::mm is given .* CPU of shape (3, 4)"),
+    "an index of the CPU into the CPU": (
+        lambda m, x: m.loose[x.argmax(1)] + x[:, :1],
+        "aten::index is given .* CPU of shape (3,)",
+    ),
+    "values put in": (_put, "aten::index_put_ is given .* CPU of shape (2, 2)"),
     "chosen": (lambda m, x: torch.where(torch.ones(3) > 0, x, -x), "aten::where is given .* CPU of shape (3,)"),
 }
 

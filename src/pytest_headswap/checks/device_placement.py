@@ -56,7 +56,7 @@ def device_placement(case: Case) -> str:
         return ""
     notes = [on_device(case, device) for device in devices]
     for one, other in itertools.pairwise(devices):
-        _from_one_to_another(case, one, other)
+        from_one_to_another(case, one, other)
     return "; ".join(dict.fromkeys(note for note in notes if note))
 
 
@@ -188,7 +188,8 @@ def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: t
             raise CheckFailed(f"{how} {device}, the gradient of {name} is on {gradient.device}")
 
 
-def _from_one_to_another(case: Case, one: torch.device, other: torch.device) -> None:
+def from_one_to_another(case: Case, one: torch.device, other: torch.device) -> None:
+    """Swap on one device and move to another."""
     with case.restored(), moved(case.model, one):
         swap = swap_planned(case.plan, case.num_classes, verified=False)
         try:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from pytest_headswap.engine._torch import TorchDispatchMode, mutated_tensors, op_name
+from pytest_headswap.engine._torch import TorchDispatchMode, is_view, mutated_tensors, op_name, tensors_of_call
 from pytest_headswap.engine.meta import MetaMode
 
 T = TypeVar("T")
@@ -38,23 +38,24 @@ def on_meta_if_possible(build: Callable[[], T]) -> T:
 class Lean:
     """A model whose large parameters have no values: their memory was asked for and never written to, so it costs none.
 
-    `storages` are where they lie; none when the model had to be built in the ordinary way.
+    `unwritten` are tensors without values, by where they lie. They are kept, so that nothing else comes to lie
+    there. None when the model had to be built in the ordinary way.
     """
 
     model: nn.Module
-    storages: frozenset[int] = frozenset()
+    unwritten: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     def holds(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor of the model has no values."""
-        return _storage(tensor) in self.storages
+        return _place(tensor) in self.unwritten
 
 
 def lean_if_possible(build: Callable[[], nn.Module]) -> Lean:
     """Build with large parameters left unwritten, and again in the ordinary way if anything asks for their values."""
-    with suppress(Exception), _Unwritten() as unwritten, _noting_large_parameters(unwritten.storages):
+    with suppress(Exception), _Unwritten() as mode, _noting_large_parameters(mode):
         model = build()
-        if not unwritten.read:
-            return Lean(model, frozenset(unwritten.storages))
+        if not mode.read:
+            return Lean(model, mode.tensors)
     return Lean(build())
 
 
@@ -63,16 +64,16 @@ class _Unwritten(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ign
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
-        self.storages: set[int] = set()
+        self.tensors: dict[int, torch.Tensor] = {}
         self.read: list[str] = []
+
+    def leave(self, tensor: torch.Tensor) -> None:
+        """Leave the memory of a tensor unwritten from now on."""
+        self.tensors[_place(tensor)] = tensor.detach()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = [
-            value
-            for value in (*args, *kwargs.values())
-            if isinstance(value, torch.Tensor) and _storage(value) in self.storages
-        ]
+        given = [tensor for tensor in tensors_of_call(args, kwargs) if _place(tensor) in self.tensors]
         if not given:
             return func(*args, **kwargs)
         written = mutated_tensors(func, args, kwargs)
@@ -83,25 +84,25 @@ class _Unwritten(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ign
             return self._like(given[0], torch.bool if name in _COMPARES else kwargs.get("dtype"))
         if name == "aten::any" and given[0].dtype is torch.bool:
             return torch.zeros((), dtype=torch.bool)
-        if not (func.is_view or name in _READ_NOTHING):
+        if not (is_view(func) or name in _READ_NOTHING):
             self.read.append(name)
         return func(*args, **kwargs)
 
     def _like(self, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
         made = torch.empty_like(tensor, dtype=dtype or tensor.dtype)
-        self.storages.add(_storage(made))
+        self.leave(made)
         return made
 
 
 @contextmanager
-def _noting_large_parameters(storages: set[int]) -> Iterator[None]:
-    """Add where each large parameter lies when a module registers it: at that time it is not initialised yet."""
+def _noting_large_parameters(mode: _Unwritten) -> Iterator[None]:
+    """Leave each large parameter unwritten from when a module registers it: at that time it is not initialised yet."""
     register = nn.Module.register_parameter
 
     def noting(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
         register(self, name, param)
         if type(param) is nn.Parameter and _is_large(param):
-            storages.add(_storage(param))
+            mode.leave(param)
 
     nn.Module.register_parameter = noting  # type: ignore[method-assign]
     try:
@@ -115,6 +116,6 @@ def _is_large(parameter: torch.Tensor) -> bool:
     return large and parameter.is_floating_point() and parameter.device.type == "cpu"
 
 
-def _storage(tensor: torch.Tensor) -> int:
+def _place(tensor: torch.Tensor) -> int:
     """Where a tensor lies in memory, alike for all views; 0 for one that lies in none."""
     return tensor.untyped_storage().data_ptr() if tensor.device.type == "cpu" else 0

@@ -85,8 +85,8 @@ def _no_old_count(case: Case, stated: dict[str, str]) -> None:
 
 def _others_have_it(case: Case, count: int) -> bool:
     """Whether a head that was not swapped has that class count, so that an attribute may speak of it."""
-    shapes = [shape for mode in case.after.values() for shape in mode.shapes.values()]
-    return any(count in shape[1:] for shape in shapes)
+    left_alone = (item for item in case.plan.search.found if item not in case.plan.chosen)
+    return any(item.head.num_classes == count for item in left_alone)
 
 
 def _stated(model: nn.Module) -> Iterator[tuple[str, str]]:

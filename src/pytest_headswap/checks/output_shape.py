@@ -57,7 +57,8 @@ def output_shape(case: Case) -> str:
         raise CheckFailed(f"the head reaches {', '.join(unseen)}, but the model returns no such output in any mode")
     if case.numeric:
         _compare_real(case)
-    _compare_drawn(case, dims)
+    if not _compare_drawn(case, dims):
+        notes.append("no other class count and batch size could be compared, the model as built does not run on them")
     return "; ".join(notes)
 
 
@@ -113,14 +114,19 @@ def _compare_real(case: Case) -> None:
             raise CheckFailed(f"{count} of {tensor.numel()} numbers in {label} are not finite in eval mode")
 
 
-def _compare_drawn(case: Case, dims: ClassDims) -> None:
-    """Other class counts and batch sizes: the model as built is only run where the swapped one surprises."""
+def _compare_drawn(case: Case, dims: ClassDims) -> int:
+    """Other class counts and batch sizes, and how many were compared.
+
+    The model as built is only run where the swapped one surprises.
+    """
     import hypothesis
     from hypothesis import strategies
 
     present = batch_of(case.inputs)
+    compared = 0
 
     def follows(num_classes: int, batch: int, training: bool) -> None:
+        nonlocal compared
         before = case.before[training]
         if before.error is not None:
             return
@@ -131,6 +137,7 @@ def _compare_drawn(case: Case, dims: ClassDims) -> None:
             expected = {label: (shape[0] * batch // present, *shape[1:]) for label, shape in before.shapes.items()}
             with suppress(CheckFailed):
                 _compare(expected, after.shapes, dims, num_classes, where)
+                compared += 1
                 return
         as_built = run_mode(case.model, inputs, training)
         if as_built.error is not None:
@@ -138,6 +145,7 @@ def _compare_drawn(case: Case, dims: ClassDims) -> None:
         if after.error is not None:
             raise CheckFailed(f"{where} the swapped model raises: {after.error}")
         _compare(as_built.shapes, after.shapes, dims, num_classes, where)
+        compared += 1
 
     draw: Any = hypothesis.given(
         num_classes=strategies.integers(1, _MOST_CLASSES),
@@ -154,6 +162,7 @@ def _compare_drawn(case: Case, dims: ClassDims) -> None:
     )
     with case.restored(), torch.no_grad():
         hypothesis.seed(seed_of(case.zoo, case.spec.name, "output_shape"))(settings(draw))()
+    return compared
 
 
 def _swapped_run(case: Case, num_classes: int, inputs: Inputs, training: bool) -> ModeRun:

@@ -17,11 +17,13 @@ __all__ = [
     "gradient_leaves",
     "initialised_cuda_devices",
     "is_pointwise",
+    "is_view",
     "mutated_tensors",
     "op_name",
     "plain_kernels",
     "quiet_fake_tensors",
     "storage_key",
+    "tensors_of_call",
 ]
 
 
@@ -104,6 +106,18 @@ def op_name(op: Any) -> str:
 def is_pointwise(op: Any) -> bool:
     """Whether torch itself marks the operation as acting on each element alone."""
     return torch.Tag.pointwise in op.tags
+
+
+def is_view(op: Any) -> bool:
+    """Whether the result shares the memory of an argument and is made without looking at it."""
+    return bool(op.is_view)
+
+
+def tensors_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors among the arguments of an operation, those in lists included."""
+    values = (*args, *kwargs.values()) if kwargs else args
+    items = (item for value in values for item in (value if isinstance(value, (list, tuple)) else (value,)))
+    return [item for item in items if isinstance(item, torch.Tensor)]
 
 
 def mutated_tensors(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:

@@ -87,7 +87,7 @@ def freeze_backbone(swap: Swap, example_inputs: Any = None) -> Frozen:
         inputs = inputs_for(model, example_inputs)
         graph = _train_graph(model, inputs)
         if watch.unsteady(graph):
-            _keep_in_eval(holders)
+            _hold_in_eval(holders)
             note = (
                 "parts of the backbone draw random numbers in a forward method of their own, so the modules around "
                 "the head stay in eval mode as well: outputs that only appear in train mode do not"
@@ -146,8 +146,19 @@ def _keep_in_eval(modules: Iterable[nn.Module]) -> None:
         module.__dict__["train"] = partial(_stay_in_eval, module)
 
 
-def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
-    """The `train` of a frozen module: it stays in eval mode, and what is inside it decides for itself."""
+def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001 - what `train` is given
+    """The `train` of a frozen module: it stays in eval mode with all inside, also what forward puts there later."""
+    return nn.Module.train(module, mode=False)
+
+
+def _hold_in_eval(holders: Iterable[nn.Module]) -> None:
+    for module in holders:
+        module.training = False
+        module.__dict__["train"] = partial(_stay_around_head, module)
+
+
+def _stay_around_head(module: nn.Module, mode: bool = True) -> nn.Module:
+    """The `train` of a frozen module around a head: it stays in eval mode, and what is inside decides for itself."""
     for child in module.children():
         child.train(mode)
     module.training = False

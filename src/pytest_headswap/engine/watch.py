@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from pytest_headswap.engine._torch import TorchDispatchMode, op_name
+from pytest_headswap.engine._torch import TorchDispatchMode, op_name, tensors_of_call
 from pytest_headswap.engine.inputs import map_tensors
 from pytest_headswap.engine.meta import run_on_meta
 
-# a device takes indices from the CPU, and numbers in tensors without dimensions
-_MAY_MIX = frozenset(f"aten::{name}" for name in ("index", "index_put_", "index_put", "_index_put_impl_", "copy_"))
+_COPY = "aten::copy_"
+_INDEXING = frozenset(f"aten::{name}" for name in ("index", "index_put", "index_put_", "_index_put_impl_"))
 
 
 class DeviceWatch(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
@@ -27,20 +27,30 @@ class DeviceWatch(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ig
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        on_device, elsewhere = _places(args, kwargs)
-        if not on_device:
+        tensors = tensors_of_call(args, kwargs)
+        elsewhere = [tensor for tensor in tensors if not tensor.is_meta]
+        if len(elsewhere) == len(tensors):
             return func(*args, **kwargs)
         name = op_name(func)
         if name == "aten::_to_copy" and _leaves(kwargs):
             return torch.empty_like(args[0], device="cpu", dtype=kwargs.get("dtype") or args[0].dtype)
         if not elsewhere:
             return run_on_meta(func, args, kwargs)
-        if name not in _MAY_MIX and any(tensor.dim() for tensor in elsewhere):
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in elsewhere if tensor.dim())
+        refused = _refused(name, args, elsewhere)
+        if refused:
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in refused)
             self.met.append(f"{name} is given tensors of the device and one of the CPU of shape {shapes}")
-        if name == "aten::copy_" and not args[0].is_meta:
+        if name == _COPY and not args[0].is_meta:
             return args[0]  # values of the device that nobody knows
         return run_on_meta(func, map_tensors(args, _to_device), map_tensors(kwargs, _to_device))
+
+
+def _refused(name: str, args: tuple[Any, ...], elsewhere: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The tensors of the CPU that the device does not take: it takes numbers without dimensions, copies and indices."""
+    if name == _COPY:
+        return []
+    taken = {id(index) for index in args[1]} if name in _INDEXING and args[0].is_meta else set()
+    return [tensor for tensor in elsewhere if tensor.dim() and id(tensor) not in taken]
 
 
 def _to_device(tensor: torch.Tensor) -> torch.Tensor:
@@ -50,17 +60,3 @@ def _to_device(tensor: torch.Tensor) -> torch.Tensor:
 def _leaves(kwargs: dict[str, Any]) -> bool:
     device = kwargs.get("device")
     return device is not None and torch.device(device).type == "cpu"
-
-
-def _places(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, list[torch.Tensor]]:
-    """Whether a tensor is on the device, and those that are not."""
-    on_device = False
-    elsewhere: list[torch.Tensor] = []
-    for value in (*args, *kwargs.values()) if kwargs else args:
-        for item in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(item, torch.Tensor):
-                if item.is_meta:
-                    on_device = True
-                else:
-                    elsewhere.append(item)
-    return on_device, elsewhere
