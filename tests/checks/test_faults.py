@@ -364,6 +364,9 @@ FAULTS = [
 ]
 
 
+_TRAINED = ("gradient_flow", "frozen_backbone")
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_a_planted_fault_fails_its_check(fault: Fault, make_case: MakeCase, monkeypatch: Patch) -> None:
     if fault.engine is not None and fault.case is None:
@@ -377,6 +380,24 @@ def test_a_planted_fault_fails_its_check(fault: Fault, make_case: MakeCase, monk
     assert finding.outcome == "failed", finding
     assert re.search(fault.says, finding.message), finding.message
     assert finding.evidence.startswith({"native_parity": "structure", "metadata": "structure"}.get(fault.check, ""))
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.check in _TRAINED], ids=str)
+def test_a_planted_fault_fails_its_check_in_a_very_large_model_too(
+    fault: Fault, make_case: MakeCase, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr("pytest_headswap.checks.case._VERY_LARGE", 0)
+    test_a_planted_fault_fails_its_check(fault, make_case, monkeypatch)
+
+
+def test_values_that_the_swap_changed_are_told_whatever_check_ran_before(make_case: MakeCase) -> None:
+    case = make_case()
+    _write_to_the_backbone(case)
+    for name in CHECKS:
+        if name == "state_dict":
+            break
+        run_check(name, case)
+    assert run_check("state_dict", case).outcome == "failed"
 
 
 def test_every_check_has_at_least_three_faults() -> None:

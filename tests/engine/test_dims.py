@@ -16,6 +16,7 @@ from torch.nn import functional
 from pytest_headswap.engine.dims import RULES, relation
 from pytest_headswap.engine.dims.views import view_factors
 from pytest_headswap.engine.graph import ATTRIBUTE, Graph
+from pytest_headswap.engine.meta import run_on_meta
 from pytest_headswap.engine.record import _Recorder
 from pytest_headswap.engine.trace import Axis, Tracer
 
@@ -25,7 +26,7 @@ Shape = tuple[int, ...]
 def recorded(function: Callable[..., Any], shapes: list[Shape]) -> Graph:
     """The data flow of `function` on tensors that are called 0, 1, ...; its last tensor is the output."""
     graph = Graph(training=False)
-    recorder = _Recorder(graph)
+    recorder = _Recorder(graph, run_on_meta)
     tensors = [torch.empty(shape, device="meta") for shape in shapes]
     for index, tensor in enumerate(tensors):
         recorder.add_source(tensor, ATTRIBUTE, str(index))

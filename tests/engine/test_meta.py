@@ -1,4 +1,4 @@
-"""The short way to the shape of a result gives what torch's own way gives, for every operation and layout."""
+"""What is remembered of an operation is what torch says of it, for every operation and layout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap.engine.meta import _IN_PLACE, _LIKE_INPUT, _SHORTCUTS, MetaMode
+from pytest_headswap.engine import meta
+from pytest_headswap.engine.meta import MetaMode
 from pytest_headswap.zoo import load_zoo
 
 LAYOUTS: dict[str, Callable[[torch.dtype], torch.Tensor]] = {
@@ -35,27 +36,102 @@ def outcome(function: Any, *args: Any) -> Any:
 
 def assert_same(function: Any, *args: Any) -> None:
     plain = outcome(function, *args)
-    with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
-        assert outcome(function, *args) == plain
+    for _ in ("asked", "remembered"):
+        with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
+            assert outcome(function, *args) == plain
+
+
+ONE_TENSOR = (
+    "relu gelu silu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu mish softplus exp neg rsqrt sqrt"
+)
+IN_PLACE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    **{name: getattr(torch.ops.aten, name) for name in ("relu_", "hardswish_", "exp_", "erfinv_", "zero_", "normal_")},
+    "clamp_": lambda x: x.clamp_(0.0, 1.0),
+    "fill_": lambda x: x.fill_(2.0),
+    "add_": lambda x: x.add_(torch.empty(5, device="meta")),
+}
+SHAPES_IN_PLACE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "t_": lambda x: x.t_(),
+    "squeeze_": lambda x: x.squeeze_(),
+    "unsqueeze_": lambda x: x.unsqueeze_(0),
+    "resize_": lambda x: x.resize_(7, 9),
+    "transpose_": lambda x: x.transpose_(0, 1),
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
+    known: dict[Any, Any] = {}
+    monkeypatch.setattr(meta, "_known", known)
+    return known
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", sorted(_LIKE_INPUT))
+@pytest.mark.parametrize("name", ONE_TENSOR.split())
 def test_functions_of_one_tensor(name: str, dtype: torch.dtype, layout: str) -> None:
-    function = getattr(torch.ops.aten, name.partition("::")[2]).default
-    assert_same(function, LAYOUTS[layout](dtype))
+    assert_same(getattr(torch.ops.aten, name).default, LAYOUTS[layout](dtype))
 
 
-@pytest.mark.parametrize("name", sorted(_IN_PLACE))
+@pytest.mark.parametrize("name", IN_PLACE)
 def test_functions_in_place_return_what_they_were_given(name: str) -> None:
-    function = getattr(torch.ops.aten, name.partition("::")[2], None)
-    if function is None:
-        pytest.skip("torch has no such operation in place")
     x = LAYOUTS["contiguous"](torch.float32)
-    arguments = {"aten::clamp_": (0.0, 1.0), "aten::fill_": (2.0,)}.get(name, ())
+    for _ in ("asked", "remembered"):
+        with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
+            assert IN_PLACE[name](x) is x
+
+
+@pytest.mark.parametrize("name", SHAPES_IN_PLACE)
+def test_what_changes_a_shape_in_place_does_so_each_time(name: str) -> None:
+    shapes = set()
+    for _ in range(2):
+        x = torch.empty(1, 3, device="meta")
+        with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
+            SHAPES_IN_PLACE[name](x)
+        shapes.add((x.shape, x.stride()))
+    ((shape, _),) = shapes
+    assert shape != (1, 3)
+
+
+def test_an_operation_is_asked_of_torch_once(nothing_remembered: dict[Any, Any]) -> None:
+    x = LAYOUTS["contiguous"](torch.float32)
     with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
-        assert function(x, *arguments) is x
+        x.mean(1)
+        assert len(nothing_remembered) == 1
+        (key,) = nothing_remembered
+        nothing_remembered[key] = meta._Form(torch.Size((9,)), (1,), torch.float64)
+        assert x.mean(1).shape == (9,), "torch was asked again"
+        assert x.mean(2).shape == (2, 3, 5)
+
+
+def test_numbers_that_are_equal_and_not_alike_are_told_apart() -> None:
+    x = torch.empty(3, device="meta", dtype=torch.int64)
+    for number, dtype in ((1, torch.int64), (1.0, torch.float32), (True, torch.int64)):
+        with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
+            assert (x * number).dtype == dtype
+    torch.set_default_dtype(torch.float64)
+    try:
+        with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
+            assert (x * 1.0).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_what_has_values_or_is_a_view_is_never_remembered(nothing_remembered: dict[Any, Any]) -> None:
+    x = LAYOUTS["contiguous"](torch.float32)
+    with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
+        assert (torch.ones(3) + 1).tolist() == [2.0, 2.0, 2.0]
+        assert x.view(-1).untyped_storage()._cdata == x.untyped_storage()._cdata
+        torch.empty(2, device="meta", dtype=torch.complex64) + 1
+    assert not nothing_remembered
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch, nothing_remembered: dict[Any, Any]) -> None:
+    monkeypatch.setattr(meta, "_MOST", 5)
+    with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
+        for size in range(20):
+            torch.empty(size, device="meta").relu()
+    assert len(nothing_remembered) <= 5
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -147,22 +223,6 @@ def test_convolutions_of_pixels_and_of_clips() -> None:
     assert_same(nn.Conv2d(3, 6, 1, device="meta"), pixel)
     assert_same(nn.Conv2d(3, 6, 1, device="meta").to(memory_format=torch.channels_last), pixel)
     assert_same(nn.Conv3d(3, 6, (1, 3, 3), padding=(0, 1, 1), device="meta"), torch.empty(2, 3, 4, 8, 8, device="meta"))
-
-
-def test_every_shortcut_is_held_against_torch_here() -> None:
-    tested = {
-        "convolution",
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "addmm",
-        "native_batch_norm",
-        "native_layer_norm",
-        "native_group_norm",
-        "_safe_softmax",
-    }
-    assert {name.partition("::")[2] for name in _SHORTCUTS} == tested
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -8,7 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from pytest_headswap.checks.runs import run_modes
 from pytest_headswap.engine import abstract_run
+from pytest_headswap.engine.abstract import watched_run
+from pytest_headswap.engine.inputs import as_inputs
+from pytest_headswap.engine.record import record_watched
 
 
 class Doing(nn.Module):
@@ -28,8 +32,9 @@ class Doing(nn.Module):
 
 def _met(action: Callable[[Doing, torch.Tensor], torch.Tensor]) -> tuple[str, ...]:
     model = Doing(action)
-    run = abstract_run(model, torch.randn(2, 8), watched=True)
-    assert run.way == "meta"
+    run, graph = record_watched(model, torch.randn(2, 8))
+    assert run.way == graph.way == "meta"
+    assert run.met == watched_run(model, as_inputs(torch.randn(2, 8)), training=False).met, "recorded or not"
     assert run.met is not None
     assert bool((model.loose == 1).all())
     return run.met
@@ -83,12 +88,16 @@ def test_what_a_device_refuses_is_noted(name: str) -> None:
 
 
 def test_what_leaves_the_device_is_on_the_cpu() -> None:
-    run = abstract_run(Doing(lambda m, x: x.cpu()), torch.randn(2, 8), watched=True)
+    run, _ = record_watched(Doing(lambda m, x: x.cpu()), torch.randn(2, 8))
     assert run.outputs.device.type == "cpu"
 
 
-def test_a_model_that_asks_for_values_is_run_in_the_ordinary_ways() -> None:
-    run = abstract_run(Doing(lambda m, x: x if x.sum().item() > 0 else -x), torch.randn(2, 8), watched=True)
+def test_a_model_that_asks_for_values_is_not_watched_but_run_in_the_ordinary_ways() -> None:
+    model = Doing(lambda m, x: x if x.sum().item() > 0 else -x)
+    with pytest.raises(Exception, match="meta"):
+        record_watched(model, torch.randn(2, 8))
+    run = run_modes(model, as_inputs(torch.randn(2, 8)))[False].run
+    assert run is not None
     assert (run.way, run.met) == ("real", None)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from pytest_headswap.checks.lean import Lean
 
 _CHUNK = 2**18  # elements, 1 MB of float32
-_CHUNKS = 2**7
+_CHUNKS = 2**6
 _DEVIATIONS = range(2, 8)  # 1/4 to 1/128, for 16 to 16,384 inputs a neuron
 _ROOM = 8  # layers of the largest size that differ
 _STEP = 4099  # where the arena is laid over itself: by how much, so that two layers of one shape differ
@@ -29,12 +29,11 @@ _Key = tuple[int, torch.dtype]
 
 
 class Arena:
-    """Values of one standard deviation and dtype, drawn chunk by chunk as they are needed."""
+    """Values of one standard deviation and dtype, drawn chunk by chunk as they are needed. `place`: where they lie."""
 
     def __init__(self, exponent: int, dtype: torch.dtype) -> None:
         self._exponent = exponent
-        self._values = torch.empty(_CHUNKS * _CHUNK, dtype=dtype)
-        self._digests: list[int] = []
+        self._allocate(_CHUNKS * _CHUNK, dtype)
         self._next = self._used = self._laps = 0
 
     def begin(self, largest: int) -> None:
@@ -42,8 +41,12 @@ class Arena:
         self._next = self._used = self._laps = 0
         wanted = math.ceil((largest + _ROOM * _STEP) / _CHUNK) * _CHUNK
         if wanted > len(self._values):  # models that are gone free the old values
-            self._values = torch.empty(wanted, dtype=self._values.dtype)
-            self._digests = []
+            self._allocate(wanted, self._values.dtype)
+
+    def _allocate(self, elements: int, dtype: torch.dtype) -> None:
+        self._values = torch.empty(elements, dtype=dtype)
+        self.place = self._values.untyped_storage().data_ptr()
+        self._digests: list[int] = []
 
     def take(self, parameter: torch.Tensor) -> torch.Tensor:
         """Values with the shape of `parameter`, as a view of the arena."""
@@ -68,10 +71,6 @@ class Arena:
         """Draw chunks again."""
         for index in chunks:
             self._draw(index)
-
-    def holds(self, tensor: torch.Tensor) -> bool:
-        """Whether the tensor lies in this arena."""
-        return tensor.untyped_storage().data_ptr() == self._values.untyped_storage().data_ptr()
 
     def touches(self, tensor: torch.Tensor, chunks: set[int]) -> bool:
         """Whether a tensor in this arena has values in one of the chunks."""
@@ -99,7 +98,7 @@ class Arena:
 
     def _digest(self, index: int) -> int:
         words = self._chunk(index).view(torch.int64)
-        return int((words * _weights()[: len(words)]).sum())  # wraps around, which is what a hash does
+        return int(torch.dot(words, _weights()[: len(words)]))  # wraps around, which is what a hash does
 
 
 @cache
@@ -135,7 +134,8 @@ class Arenas:
 
     def holding(self, tensor: torch.Tensor) -> Arena | None:
         """The arena that a tensor lies in."""
-        return next((arena for arena in self.made.values() if arena.holds(tensor)), None)
+        place = tensor.untyped_storage().data_ptr()
+        return next((arena for arena in self.made.values() if arena.place == place), None)
 
     def __iter__(self) -> Iterator[Arena]:
         return iter(self.made.values())

@@ -13,11 +13,12 @@ from torch import nn
 
 from pytest_headswap.checks.finding import NUMERIC, STRUCTURE, CheckSkipped
 from pytest_headswap.checks.lean import on_meta_if_possible
+from pytest_headswap.checks.names import head_names
 from pytest_headswap.checks.record import Record
 from pytest_headswap.checks.runs import ModeRun, Probe, only_trainable, probes, run_modes
 from pytest_headswap.checks.samples import seeded
 from pytest_headswap.checks.snapshot import Snapshot
-from pytest_headswap.checks.training import Training, train
+from pytest_headswap.checks.training import Evaluation, Training, head_inputs, train
 from pytest_headswap.engine import Frozen, HeadSwapError, Swap, freeze_backbone
 from pytest_headswap.engine.abstract import META, WAYS, preserved
 from pytest_headswap.engine.inputs import Inputs
@@ -26,6 +27,8 @@ from pytest_headswap.engine.swap import Plan
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
+
+_VERY_LARGE = 2**26  # parameters
 
 
 @dataclass
@@ -95,9 +98,21 @@ class Case:
             return train(self, self.values)
 
     @cached_property
-    def eval_outputs(self) -> Any:
-        """What a real forward pass in eval mode returns after the swap; made when first asked."""
-        return self.forward()
+    def evaluation(self) -> Evaluation:
+        """A real forward pass in eval mode after the swap; made when first asked."""
+        _ = self.changed_by_swap  # before values are put back
+        with head_inputs(self.model, self.swap) as seen:
+            return Evaluation(self.forward(), seen)
+
+    @cached_property
+    def changed_by_swap(self) -> list[str]:
+        """Tensors of the backbone with other values than before the swap; asked for before forward writes to any."""
+        return self.values.changed(without=head_names(self.swap)) if self.values is not None else []
+
+    @property
+    def very_large(self) -> bool:
+        """Whether real arithmetic takes so long that checks make do with less of it, and say so."""
+        return sum(value.numel() for value in self.model.parameters()) > _VERY_LARGE
 
     @cached_property
     def native(self) -> nn.Module:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from pytest_headswap.engine.walk import named_modules
+
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
 
@@ -30,7 +32,7 @@ class Record:
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    for path, module in model.named_modules(remove_duplicate=False):
+    for path, module in named_modules(model, every_name=True):
         prefix = f"{path}." if path else ""
         for key, value in module.__dict__.items():
             if key in ("_parameters", "_buffers", "_modules"):

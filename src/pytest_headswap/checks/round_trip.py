@@ -20,6 +20,7 @@ import io
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,11 +34,11 @@ from pytest_headswap.checks.snapshot import named_tensors
 from pytest_headswap.checks.training import woken
 from pytest_headswap.engine import HeadSwapError
 from pytest_headswap.engine.abstract import StandIns, preserved
-from pytest_headswap.engine.find import search
+from pytest_headswap.engine.find import search, search_in
 from pytest_headswap.engine.outputs import flatten_outputs
+from pytest_headswap.engine.walk import named_modules
 
 _LIGHT = 2**16  # elements of a tensor that a copy takes with it
-_CHEAP = 2**28  # parameters of a model whose copy is run with real numbers
 
 
 def round_trip(case: Case) -> str:
@@ -62,9 +63,12 @@ def _undo_and_redo(case: Case) -> None:
 
 def _found_again(case: Case) -> None:
     """The engine finds the new heads where it has put them, with their class count."""
-    inner = case.plan.model
+    inner, graph = case.plan.model, case.after[False].graph
     try:
-        found = search(inner, case.plan.inputs, train_mode=False).found
+        if case.plan.prefix or graph is None:  # inside of a wrapper the paths are others
+            found = search(inner, case.plan.inputs, train_mode=False).found
+        else:
+            found = search_in(inner, [graph]).found
     except HeadSwapError as error:
         raise CheckFailed(f"the swapped model cannot be swapped again: {error}") from error
     counts = {case.plan.prefix + item.head.path: item.head.num_classes for item in found}
@@ -103,12 +107,11 @@ def _copy_and_save(case: Case) -> str:
         if awake:
             raise CheckFailed(f"in a copy of the frozen model train() puts {listed(awake)} into train mode")
         _give_back_large_tensors(case, loaded)
-        cheap = sum(value.numel() for value in case.model.parameters()) <= _CHEAP
-        if case.numeric and cheap:
+        if case.numeric and not case.very_large:
             _same_outputs(case, loaded)
         else:
             _same_shapes(case, loaded)
-        if case.numeric and not cheap:
+        if case.numeric and case.very_large:
             notes.append("the copy was run abstractly, since the model is very large")
         return "; ".join(notes)
 
@@ -119,7 +122,7 @@ def _facts(model: nn.Module) -> dict[str, object]:
         name: (tuple(value.shape), value.dtype, value.requires_grad) for name, value in model.named_parameters()
     }
     facts.update((name, (tuple(value.shape), value.dtype)) for name, value in model.named_buffers())
-    facts.update((f"the mode of {path or 'the model'}", module.training) for path, module in model.named_modules())
+    facts.update((f"the mode of {path or 'the model'}", module.training) for path, module in named_modules(model))
     return facts
 
 
@@ -163,8 +166,9 @@ class _Light(StandIns):
 
 def _give_back_large_tensors(case: Case, loaded: nn.Module) -> None:
     originals = dict(named_tensors(case.model))
-    for path, module in loaded.named_modules(remove_duplicate=False):
-        for registry in (module._parameters, module._buffers):
+    for path, module in named_modules(loaded, every_name=True):
+        registries: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for registry in registries:
             for key, value in registry.items():
                 if value is not None and value.is_meta:
                     registry[key] = originals[f"{path}.{key}".lstrip(".")]
@@ -190,7 +194,7 @@ def _same_outputs(case: Case, loaded: nn.Module) -> None:
     copied = dict(flatten_outputs(outputs))
     different = [
         label
-        for label, tensor in flatten_outputs(case.eval_outputs)
+        for label, tensor in flatten_outputs(case.evaluation.outputs)
         if label not in copied or not _close(tensor, copied[label])
     ]
     if different:

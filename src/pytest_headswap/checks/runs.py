@@ -12,9 +12,12 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine import AbstractRun, HeadSwapError, abstract_run
-from pytest_headswap.engine.abstract import META
+from pytest_headswap.engine.abstract import META, watched_run
 from pytest_headswap.engine.find import Search
+from pytest_headswap.engine.graph import Graph
+from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.outputs import flatten_outputs
+from pytest_headswap.engine.record import record_watched
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class ModeRun:
 
     run: AbstractRun | None = None
     error: HeadSwapError | None = None
+    graph: Graph | None = None
+    """Its data flow in eval mode, where the run could be watched."""
 
     @cached_property
     def outputs(self) -> dict[str, torch.Tensor]:
@@ -51,15 +56,28 @@ class ModeRun:
         return {label: tuple(tensor.shape) for label, tensor in self.outputs.items()}
 
 
-def run_modes(model: nn.Module, inputs: Any) -> dict[bool, ModeRun]:
-    """Run the model abstractly in eval and in train mode, and watch where tensors of the CPU meet the model's."""
-    return {training: run_mode(model, inputs, training, watched=True) for training in (False, True)}
+def run_modes(model: nn.Module, inputs: Inputs) -> dict[bool, ModeRun]:
+    """Run the model abstractly in eval and in train mode, and watch where tensors of the CPU meet the model's.
+
+    What is to be known of the data flow after a swap is seen in eval mode.
+    """
+    return {training: _watched(model, inputs, training) for training in (False, True)}
 
 
-def run_mode(model: nn.Module, inputs: Any, training: bool, *, watched: bool = False) -> ModeRun:
+def _watched(model: nn.Module, inputs: Inputs, training: bool) -> ModeRun:
+    try:
+        if training:
+            return ModeRun(watched_run(model, inputs, training=True))
+        run, graph = record_watched(model, inputs)
+        return ModeRun(run, graph=graph)
+    except Exception:  # noqa: BLE001 - whatever it is, the ordinary ways do without it or say what is wrong
+        return run_mode(model, inputs, training)
+
+
+def run_mode(model: nn.Module, inputs: Any, training: bool) -> ModeRun:
     """Run the model abstractly in one mode."""
     try:
-        return ModeRun(abstract_run(model, inputs, training=training, watched=watched))
+        return ModeRun(abstract_run(model, inputs, training=training))
     except HeadSwapError as error:
         return ModeRun(error=error)
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.checks.arena import ARENAS
+from pytest_headswap.engine.walk import named_buffers, named_parameters
 
 
 class Snapshot:
@@ -27,7 +28,30 @@ class Snapshot:
     @torch.no_grad()
     def changed(self, without: Collection[str] = ()) -> list[str]:
         """Names under which the model has other values now, or another tensor with other values, or none."""
-        altered = {id(arena): set(arena.changed()) for arena in ARENAS}
+        return self._changed(_altered(), without)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Give every tensor that was there at the time its values back."""
+        self._mend(_altered())
+
+    @torch.no_grad()
+    def changed_and_put_back(self, without: Collection[str] = ()) -> list[str]:
+        """Both, with one look at the values."""
+        altered = _altered()
+        changed = self._changed(altered, without)
+        self._mend(altered)
+        return changed
+
+    def _mend(self, altered: dict[int, set[int]]) -> None:
+        for arena in ARENAS:
+            arena.mend(altered[id(arena)])
+        for tensor in self._tensors.values():
+            copy = self._copies.get(id(tensor))
+            if copy is not None and not same_bits(tensor, copy):
+                tensor.data.copy_(copy)
+
+    def _changed(self, altered: dict[int, set[int]], without: Collection[str]) -> list[str]:
         now = dict(named_tensors(self._model))
         return [
             name
@@ -38,6 +62,8 @@ class Snapshot:
     def _differs(self, was: torch.Tensor, now: torch.Tensor, altered: dict[int, set[int]]) -> bool:
         if was.is_meta:
             return not now.is_meta
+        if now.shape != was.shape or now.dtype != was.dtype:
+            return True
         arena = ARENAS.holding(was)
         if arena is None:
             return not same_bits(now, self._copies[id(was)])
@@ -46,21 +72,16 @@ class Snapshot:
             return False
         return not same_bits(now, arena.drawn_anew(was))
 
-    @torch.no_grad()
-    def put_back(self) -> None:
-        """Give every tensor that was there at the time its values back."""
-        for arena in ARENAS:
-            arena.mend(arena.changed())
-        for tensor in self._tensors.values():
-            copy = self._copies.get(id(tensor))
-            if copy is not None and not same_bits(tensor, copy):
-                tensor.data.copy_(copy)
+
+def _altered() -> dict[int, set[int]]:
+    """The chunks of each arena that hold other values now."""
+    return {id(arena): set(arena.changed()) for arena in ARENAS}
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """The parameters and buffers of a model; one that is shared comes under each of its names."""
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
+    yield from named_parameters(model)
+    yield from named_buffers(model)
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -71,4 +92,9 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    whole = _WHOLE.get(tensor.element_size())
+    return tensor.detach().view(whole) if whole is not None else tensor.detach().contiguous().view(torch.uint8)
+
+
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""A type of whole numbers for each size of an element in bytes."""

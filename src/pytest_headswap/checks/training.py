@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from pytest_headswap.engine.abstract import preserved
 from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.outputs import flatten_outputs
 from pytest_headswap.engine.placed import Aliases
+from pytest_headswap.engine.walk import named_modules
 
 if TYPE_CHECKING:
     from pytest_headswap.checks.case import Case
@@ -26,9 +27,20 @@ _ROUNDING = 64  # times the precision of the dtype
 _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 0.01
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """A real forward pass in eval mode: what it returned, and what flowed into each head, by the head's path."""
+
+    outputs: Any
+    into_heads: Mapping[str, torch.Tensor]
+
+
 @dataclass
 class Training:
     """What was seen in two steps, on batches that share their first sample alone.
+
+    Of a very large model one step will do where what flows into the heads is as in the evaluation, whose batch is
+    another one too.
 
     Attributes:
         refused: why the backbone could not be frozen, by the engine; nothing else is known then.
@@ -60,6 +72,7 @@ def train(case: Case, values: Snapshot) -> Training:
     """
     seen = Training()
     swap = case.swap
+    reference = case.evaluation.into_heads if case.very_large else None
     head = {name: tensor.clone() for name, tensor in swap.state_dict().items()}
     gradients = [(parameter, parameter.grad) for parameter in swap.model.parameters()]
     _leave_gradients(swap)
@@ -69,17 +82,18 @@ def train(case: Case, values: Snapshot) -> Training:
             seen.strangers = [name for name, value in swap.model.named_parameters() if value.grad is not None]
             seen.woken = woken(swap.model, swap)
             with preserved(swap.model, Aliases()):
-                _take_steps(swap.model, swap, case.inputs, case.trainable_mode, seen)
-                now = swap.state_dict()
-                seen.moved = {name for name, tensor in head.items() if not same_bits(tensor, now[name])}
-                seen.changed = values.changed(without=head_names(swap))
+                try:
+                    _take_steps(swap.model, swap, case.inputs, case.trainable_mode, seen, reference)
+                    now = swap.state_dict()
+                    seen.moved = {name for name, tensor in head.items() if not same_bits(tensor, now[name])}
+                finally:
+                    seen.changed = values.changed_and_put_back(without=head_names(swap))
     except HeadSwapError as error:
         seen.refused = error
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
         swap.load_state_dict(head)
-        values.put_back()
     return seen
 
 
@@ -100,7 +114,7 @@ def woken(model: nn.Module, swap: Swap) -> list[str]:
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.train()
-        awake = [path for path, module in model.named_modules() if module.training]
+        awake = [path for path, module in named_modules(model) if module.training]
     finally:
         for module, mode in modes:
             module.training = mode
@@ -124,19 +138,26 @@ def untouched_by_freeze(model: nn.Module, swap: Swap) -> list[str]:
     return [name for name, value in model.named_parameters() if value.requires_grad and id(value) not in new]
 
 
-def _take_steps(model: nn.Module, swap: Swap, inputs: Inputs, training: bool, seen: Training) -> None:
+def _take_steps(
+    model: nn.Module,
+    swap: Swap,
+    inputs: Inputs,
+    training: bool,
+    seen: Training,
+    reference: Mapping[str, torch.Tensor] | None,
+) -> None:
     new = dict(swap.named_parameters())
     optimizer = torch.optim.SGD(model.parameters(), lr=_LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
     labels = {label for head in swap.heads for label in head.outputs}
     features: list[dict[str, torch.Tensor]] = []
-    for step, batch in enumerate((inputs, with_other_companions(inputs, seed_of("companions")))):
+    for step, batch in enumerate((with_other_companions(inputs, seed_of("companions")), inputs)):
         model.train(training)
-        with _head_inputs(model, swap) as into_heads, torch.enable_grad():
+        with head_inputs(model, swap) as into_heads, torch.enable_grad():
             outputs = dict(flatten_outputs(model(*batch.args, **(batch.kwargs or {}))))
             loss = _loss([tensor for label, tensor in outputs.items() if label in labels])
             if loss is not None:
                 loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
-        features.append({path: _first_sample(tensor, batch_of(inputs)) for path, tensor in into_heads.items()})
+        features.append(_first_samples(into_heads, inputs))
         seen.infinite += [
             f"{label} in step {step + 1}"
             for label, tensor in outputs.items()
@@ -149,7 +170,10 @@ def _take_steps(model: nn.Module, swap: Swap, inputs: Inputs, training: bool, se
                 name for name, value in model.named_parameters() if name not in new and value.grad is not None
             ]
         optimizer.step()
-    seen.mixed = _differences(*features)
+        if reference is not None and not _differences(features[0], _first_samples(reference, inputs)):
+            seen.notes.append("one training step, since the model is very large")
+            break
+    seen.mixed = _differences(features[0], features[-1])
     if not features[0]:
         seen.notes.append("the features were not compared: no head is a module of its own")
 
@@ -161,7 +185,7 @@ def _loss(outputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
 
 
 @contextmanager
-def _head_inputs(model: nn.Module, swap: Swap) -> Iterator[dict[str, torch.Tensor]]:
+def head_inputs(model: nn.Module, swap: Swap) -> Iterator[dict[str, torch.Tensor]]:
     """What flows into each head during the block, by the head's path; left out where the model itself is the head."""
     seen: dict[str, torch.Tensor] = {}
     handles = []
@@ -179,6 +203,10 @@ def _head_inputs(model: nn.Module, swap: Swap) -> Iterator[dict[str, torch.Tenso
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _first_samples(into_heads: Mapping[str, torch.Tensor], inputs: Inputs) -> dict[str, torch.Tensor]:
+    return {path: _first_sample(tensor, batch_of(inputs)) for path, tensor in into_heads.items()}
 
 
 def _first_sample(tensor: torch.Tensor, batch: int) -> torch.Tensor:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import collections
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from pytest_headswap.engine._torch import fake_tensor_mode, initialised_cuda_dev
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.inputs import Inputs, as_inputs
 from pytest_headswap.engine.meta import MetaMode
+from pytest_headswap.engine.walk import named_parameters
 from pytest_headswap.engine.watch import DeviceWatch
 
 _PLAIN = frozenset((bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device))
@@ -40,16 +41,15 @@ constants that know their value, for models that compute with them. `real`: copi
 class AbstractRun:
     """What came out of an abstract run.
 
-    `outputs` has the structure that `forward` returned, with stand-in tensors in it. `parameters` and
-    `buffers` map full names to the stand-ins that were used; tied ones appear under each name.
+    `outputs` has the structure that `forward` returned, with stand-in tensors in it. `parameters` maps
+    full names to the stand-ins that were used; tied ones appear under each name.
     `held` are all stand-ins for tensors of the model, those included that are neither parameter nor
     buffer. `way` is how the model was run: `meta`, `fake` or `real`. `met` says where tensors of the CPU
     met those of the model; None where nobody watched.
     """
 
     outputs: Any
-    parameters: dict[str, torch.Tensor]
-    buffers: dict[str, torch.Tensor]
+    parameters: Mapping[str, torch.Tensor]
     held: tuple[torch.Tensor, ...]
     way: str
     met: tuple[str, ...] | None = None
@@ -66,24 +66,19 @@ def abstract_run(
     ways: Sequence[str] = WAYS,
     around: Around | None = None,
     recorded: bool = False,
-    watched: bool = False,
 ) -> AbstractRun:
     """Run `model` on stand-ins in train or eval mode; the model, the inputs and all RNG stay as they are.
 
     Stand-ins keep shape, stride, dtype and `requires_grad`, so under `torch.enable_grad()` the outputs
     have the autograd graph that a real run would have. The ways are tried in their order until one
     succeeds. `around` is called with the stand-ins and returns a context manager that is active around
-    forward; `recorded` says that it brings a dispatch mode of its own, which runs the operations. `watched`
-    notes where tensors of the CPU meet those of the model, where that is possible.
+    forward; `recorded` says that it brings a dispatch mode of its own, which runs the operations.
 
     Raises:
         HeadSwapError: `forward_failed`, with the model's own exception as `__cause__`.
     """
     inputs = as_inputs(example_inputs)
     failed: Exception | None = None
-    if watched:
-        with suppress(Exception):  # the ordinary ways say what is wrong
-            return _watched_run(model, inputs, training)
     for way in ways:
         if way == REAL and any(tensor.is_meta for tensor in (*model.parameters(), *inputs.tensors())):
             continue  # there are no values
@@ -105,7 +100,11 @@ def abstract_run(
     ) from failed
 
 
-def _watched_run(model: nn.Module, inputs: Inputs, training: bool) -> AbstractRun:
+def watched_run(model: nn.Module, inputs: Inputs, *, training: bool, around: Around | None = None) -> AbstractRun:
+    """A run on the meta device that notes where tensors of the CPU meet those of the model; raises what that raises.
+
+    `around` is as for `abstract_run`; a dispatch mode that it brings leaves the operations to the one that watches.
+    """
     on_device = [*model.parameters(), *model.buffers(), *inputs.tensors()]
     with ExitStack() as stack:
         stand_ins = stack.enter_context(preserved(model, _OnDevice(on_device)))
@@ -114,6 +113,8 @@ def _watched_run(model: nn.Module, inputs: Inputs, training: bool) -> AbstractRu
         given = inputs.map_tensors(stand_ins.of)
         stack.enter_context(plain_kernels())
         watch = stack.enter_context(DeviceWatch())
+        if around is not None:
+            stack.enter_context(around(stand_ins))
         outputs = model(*given.args, **(given.kwargs or {}))
         return _as_run(model, outputs, held, META, tuple(watch.met))
 
@@ -121,8 +122,7 @@ def _watched_run(model: nn.Module, inputs: Inputs, training: bool) -> AbstractRu
 def _as_run(
     model: nn.Module, outputs: Any, held: tuple[torch.Tensor, ...], way: str, met: tuple[str, ...] | None
 ) -> AbstractRun:
-    parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    return AbstractRun(outputs, parameters, dict(model.named_buffers(remove_duplicate=False)), held, way, met)
+    return AbstractRun(outputs, dict(named_parameters(model)), held, way, met)
 
 
 def _run(
@@ -135,15 +135,15 @@ def _run(
         model.train(training)
         given = inputs.map_tensors(stand_ins.of)
         stack.enter_context(plain_kernels())
-        if way == META:
-            stack.enter_context(torch.device("meta"))
-        elif fake is not None:
+        if fake is not None:
             stack.enter_context(quiet_fake_tensors())
             stack.enter_context(fake)
         if around is not None:
             stack.enter_context(around(stand_ins))
         if way == META and not recorded:
             stack.enter_context(MetaMode())  # type: ignore[no-untyped-call, unused-ignore]
+        if way == META:
+            stack.enter_context(torch.device("meta"))  # the last, since it makes each call of torch slower
         outputs = model(*given.args, **(given.kwargs or {}))
         return _as_run(model, outputs, held, way, None)
 
@@ -181,6 +181,8 @@ class StandIns:
         return stand_in
 
     def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._way == META and tensor.layout is torch.strided and not tensor.is_quantized:
+            return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
         if self._way == META:
             return torch.empty_like(tensor, device="meta", requires_grad=False)
         if self._way == FAKE and tensor.is_meta:  # fake tensors on the CPU, since meta is what did not do

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from pytest_headswap.engine.transaction import Transaction
+from pytest_headswap.engine.walk import named_modules
 
 COUNTS = ("num_classes", "num_labels", "n_classes", "nb_classes", "num_class", "n_class", "num_outputs", "num_columns")
 WIDTHS = ("out_features", "out_channels", "num_features", "num_embeddings", "out_dim", "output_dim")
@@ -44,7 +45,7 @@ def update_counts(
     `around`, only the parts that hold one: a part without classes is not meant where a model without gains some.
     """
     seen: set[int] = set()
-    for path, module in model.named_modules():
+    for path, module in named_modules(model):
         if around is not None and not any(not path or head.startswith(f"{path}.") for head in around):
             continue
         for owner in (module, getattr(module, "config", None)):
@@ -75,8 +76,8 @@ def _update(state: dict[str, Any], keys: Iterable[str], numbers: Mapping[int, in
 def _update_label_names(
     state: dict[str, Any], old: set[int], new: int, names: Sequence[str] | None, changes: Transaction
 ) -> None:
-    fresh = {index: (names[index] if names is not None else f"LABEL_{index}") for index in range(new)}
     for key in _NAMES:
         value = state.get(key)
         if isinstance(value, Mapping) and len(value) in old:
+            fresh = {index: (names[index] if names is not None else f"LABEL_{index}") for index in range(new)}
             changes.set(state, key, fresh if key == "id2label" else {name: index for index, name in fresh.items()})

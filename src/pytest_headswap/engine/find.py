@@ -56,6 +56,17 @@ def search(model: nn.Module, inputs: Inputs, *, train_mode: bool = True) -> Sear
     except HeadSwapError as error:
         train_error = error
         notes.append(f"train mode could not be probed, so heads that only appear there are not seen: {error}")
+    return search_in(model, graphs, notes, train_error)
+
+
+def search_in(
+    model: nn.Module, graphs: Sequence[Graph], notes: Sequence[str] = (), train_error: HeadSwapError | None = None
+) -> Search:
+    """Collect the heads of a model from the data flow of runs of it.
+
+    Raises:
+        NoHeadError, HeadSwapError: as `search`.
+    """
     if not any(value.shape for graph in graphs for value in graph.outputs.values()):
         raise NoHeadError(
             "no_tensor_output", f"{type(model).__name__} returns no floating-point tensor with dimensions"
@@ -73,7 +84,7 @@ def search(model: nn.Module, inputs: Inputs, *, train_mode: bool = True) -> Sear
         found = _gained(graphs, tracers, candidates)
         if not found:
             raise _no_head(model, candidates, rejected)
-        notes.append("the model was built without a head: the Identity at its end becomes one")
+        notes = (*notes, "the model was built without a head: the Identity at its end becomes one")
     shapes = {graph.training: {label: value.shape for label, value in graph.outputs.items()} for graph in graphs}
     ways = {graph.training: graph.way for graph in graphs}
     return Search(tuple(found), tuple(rejected), tuple(notes), shapes, ways, declared, train_error)

@@ -19,6 +19,7 @@ from pytest_headswap.engine.graph import Graph, Node, ancestors
 from pytest_headswap.engine.guess import inputs_for
 from pytest_headswap.engine.record import record
 from pytest_headswap.engine.swap import Swap
+from pytest_headswap.engine.walk import named_modules
 from pytest_headswap.engine.wrappers import unwrap
 
 _CHANCE = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial", "exponential_", "poisson")
@@ -82,7 +83,7 @@ def freeze_backbone(swap: Swap, example_inputs: Any = None) -> Frozen:
             parameter.grad = None  # an optimizer would still apply it
     _keep_in_eval(backbone)
     frozen = Frozen(swap.model, (), undo)
-    watch = _Watch(names, {path for path, module in model.named_modules() if module in heads})
+    watch = _Watch(names, {path for path, module in named_modules(model) if module in heads})
     try:
         inputs = inputs_for(model, example_inputs)
         graph = _train_graph(model, inputs)
@@ -117,7 +118,7 @@ def _head_modules(model: nn.Module, names: Iterable[str], swap: Swap, prefix: st
 
 def _holders(model: nn.Module, heads: set[nn.Module]) -> list[nn.Module]:
     """The modules that hold a head somewhere inside."""
-    named = dict(model.named_modules(remove_duplicate=False))
+    named = dict(named_modules(model, every_name=True))
     parts = [path.split(".") for path, module in named.items() if module in heads and path]
     around = {".".join(part[:count]) for part in parts for count in range(len(part))}
     return list(dict.fromkeys(module for path, module in named.items() if path in around and module not in heads))

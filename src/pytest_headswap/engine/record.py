@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from pytest_headswap.engine._torch import TorchDispatchMode, is_pointwise, mutated_tensors, op_name, storage_key
-from pytest_headswap.engine.abstract import WAYS, StandIns, abstract_run
+from pytest_headswap.engine._torch import (
+    TorchDispatchMode,
+    add_forward_hooks,
+    is_pointwise,
+    mutated_tensors,
+    op_name,
+    storage_key,
+)
+from pytest_headswap.engine.abstract import WAYS, AbstractRun, StandIns, abstract_run, watched_run
 from pytest_headswap.engine.graph import (
     ATTRIBUTE,
     BUFFER,
@@ -23,9 +30,10 @@ from pytest_headswap.engine.graph import (
     Node,
     Value,
 )
-from pytest_headswap.engine.inputs import as_inputs
+from pytest_headswap.engine.inputs import Inputs, as_inputs
 from pytest_headswap.engine.meta import run_on_meta
 from pytest_headswap.engine.outputs import flatten_outputs
+from pytest_headswap.engine.walk import named_buffers, named_modules, named_parameters
 
 ALIASED_WRITE = "headswap::aliased_write"
 """Stands for "this tensor was changed through another view of its storage" (`out[:, 0] = ...`)."""
@@ -37,37 +45,73 @@ def record(model: nn.Module, example_inputs: Any, *, training: bool = False, way
     Raises:
         HeadSwapError: `forward_failed` or `bad_inputs`.
     """
-    inputs = as_inputs(example_inputs)
-    recorders: list[_Recorder] = []
+    recording = _Recording(model, as_inputs(example_inputs), training, run_on_meta)
 
     @contextmanager
-    def recording(stand_ins: StandIns) -> Iterator[None]:
-        recorder = _Recorder(Graph(training))
-        recorders.append(recorder)
-        recorder.name_sources(model)
-        for index, tensor in enumerate(inputs.tensors()):
-            recorder.add_source(stand_ins.of(tensor), INPUT, f"input[{index}]")
-        with torch.no_grad(), _ModuleWatcher(model, recorder), recorder:
+    def around(stand_ins: StandIns) -> Iterator[None]:
+        with torch.no_grad(), recording.around(stand_ins):
             yield
 
-    run = abstract_run(model, inputs, training=training, ways=ways, around=recording, recorded=True)
-    recorder = recorders[-1]
-    graph = recorder.graph
-    graph.way = run.way
-    graph.written = recorder.written_sources()
-    for label, tensor in flatten_outputs(run.outputs):
-        if tensor.is_floating_point():
-            graph.outputs[label] = recorder.value_of(tensor)
-    return graph
+    run = abstract_run(model, recording.inputs, training=training, ways=ways, around=around, recorded=True)
+    return recording.graph_of(run)
+
+
+def record_watched(model: nn.Module, example_inputs: Any, *, training: bool = False) -> tuple[AbstractRun, Graph]:
+    """A `watched_run` in the present grad mode, and its data flow; raises what the model raises."""
+    recording = _Recording(model, as_inputs(example_inputs), training, _asked_of_the_watch)
+    run = watched_run(model, recording.inputs, training=training, around=recording.around)
+    return run, recording.graph_of(run)
+
+
+def _asked_of_the_watch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
+
+
+class _Recording:
+    """A recorder for each attempt to run a model, since one that failed has seen things."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs, training: bool, execute: Execute) -> None:
+        self.inputs = inputs
+        self._model = model
+        self._training = training
+        self._execute = execute
+        self._recorder: _Recorder
+
+    @contextmanager
+    def around(self, stand_ins: StandIns) -> Iterator[None]:
+        """The block in which the model runs."""
+        self._recorder = recorder = _Recorder(Graph(self._training), self._execute)
+        recorder.name_sources(self._model)
+        for index, tensor in enumerate(self.inputs.tensors()):
+            recorder.add_source(stand_ins.of(tensor), INPUT, f"input[{index}]")
+        _ModuleWatcher(self._model, recorder).watch()
+        with recorder:
+            yield
+
+    def graph_of(self, run: AbstractRun) -> Graph:
+        """The data flow of the run that succeeded, which is the last."""
+        recorder = self._recorder
+        graph = recorder.graph
+        graph.way = run.way
+        graph.written = recorder.written_sources()
+        for label, tensor in flatten_outputs(run.outputs):
+            if tensor.is_floating_point():
+                graph.outputs[label] = recorder.value_of(tensor)
+        return graph
+
+
+Execute = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+"""Runs an operation on its arguments."""
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """Turns each operation into a Node. Keeps every tensor alive, so that object ids stay unique."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, execute: Execute) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
         self.graph = graph
         self.module = ""
+        self._execute = execute
         self._values: dict[int, Value] = {}
         self._kept: list[torch.Tensor] = []
         self._sources: list[tuple[torch.Tensor, Value]] = []
@@ -75,11 +119,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
 
     def name_sources(self, model: nn.Module) -> None:
         """Tell the recorder what the model's own tensors are called."""
-        for name, parameter in model.named_parameters(remove_duplicate=False):
+        for name, parameter in named_parameters(model):
             self.add_source(parameter, PARAMETER, name)
-        for name, buffer in model.named_buffers(remove_duplicate=False):
+        for name, buffer in named_buffers(model):
             self.add_source(buffer, BUFFER, name)
-        for path, module in model.named_modules():
+        for path, module in named_modules(model):
             for key, value in module.__dict__.items():
                 if isinstance(value, torch.Tensor):
                     self.add_source(value, ATTRIBUTE, f"{path}.{key}" if path else key)
@@ -124,7 +168,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
             is_pointwise(func),
             self.module,
         )
-        result = run_on_meta(func, args, kwargs)
+        result = self._execute(func, args, kwargs)
         self.graph.nodes.append(node)
         from_input = any(value.from_input for value in inputs)
         for value in inputs:
@@ -177,20 +221,15 @@ class _ModuleWatcher:
     def __init__(self, model: nn.Module, recorder: _Recorder) -> None:
         self._recorder = recorder
         self._leaves = [
-            (path, module) for path, module in model.named_modules() if next(module.children(), None) is None
+            (path, module) for path, module in named_modules(model) if next(module.children(), None) is None
         ]
-        self._handles: list[Any] = []
         self._executed = 0
 
-    def __enter__(self) -> None:
+    def watch(self) -> None:
+        """From now on, until the model gets its own hooks back, which ends an abstract run."""
         for path, module in self._leaves:
             before, after = self._hooks(path, type(module) is nn.Identity)
-            self._handles.append(module.register_forward_pre_hook(before))
-            self._handles.append(module.register_forward_hook(after))
-
-    def __exit__(self, *exc: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+            add_forward_hooks(module, before, after)
 
     def _hooks(self, path: str, is_identity: bool) -> tuple[Any, Any]:
         recorder = self._recorder

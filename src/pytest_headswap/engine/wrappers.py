@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.walk import named_modules
 
 
 def unwrap(model: Any) -> tuple[nn.Module, str]:
@@ -24,7 +25,7 @@ def unwrap(model: Any) -> tuple[nn.Module, str]:
         if not child:
             break
         model, path = model.get_submodule(child), f"{path}{child}."
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         if isinstance(module, torch.jit.ScriptModule):
             raise HeadSwapError(
                 "unsupported_model",
