@@ -18,6 +18,7 @@ from pytest_headswap.checks.snapshot import Snapshot, named_tensors
 from pytest_headswap.engine import HeadSwapError, NoHeadError
 from pytest_headswap.engine.guess import inputs_for
 from pytest_headswap.engine.swap import Plan, plan_swap, swap_planned
+from pytest_headswap.engine.walk import parameters
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
@@ -67,7 +68,7 @@ def build_case(
             else:
                 plan, why = _with_values(spec, None if evidence == NUMERIC else memory)
         inputs = plan.inputs
-        if any(tensor.is_meta for tensor in (*plan.outer.parameters(), *inputs.tensors())):
+        if any(tensor.is_meta for tensor in (*parameters(plan.outer), *inputs.tensors())):
             why = why or ("the model is built on the meta device" if evidence != STRUCTURE else "")
         else:
             inputs = drawn(inputs, seed_of(zoo, spec.name))

@@ -24,6 +24,7 @@ from pytest_headswap.engine.abstract import META, WAYS, preserved
 from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.placed import Aliases
 from pytest_headswap.engine.swap import Plan
+from pytest_headswap.engine.walk import parameters
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
@@ -112,7 +113,7 @@ class Case:
     @property
     def very_large(self) -> bool:
         """Whether real arithmetic takes so long that checks make do with less of it, and say so."""
-        return sum(value.numel() for value in self.model.parameters()) > _VERY_LARGE
+        return sum(value.numel() for value in parameters(self.model)) > _VERY_LARGE
 
     @cached_property
     def native(self) -> nn.Module:

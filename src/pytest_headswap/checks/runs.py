@@ -18,6 +18,7 @@ from pytest_headswap.engine.graph import Graph
 from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.outputs import flatten_outputs
 from pytest_headswap.engine.record import record_watched
+from pytest_headswap.engine.walk import parameters
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def run_mode(model: nn.Module, inputs: Any, training: bool) -> ModeRun:
 def only_trainable(model: nn.Module, trainable: Iterable[nn.Parameter]) -> Iterator[None]:
     """Freeze all parameters but these for the length of the block."""
     chosen = {id(parameter) for parameter in trainable}
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    flags = [(parameter, parameter.requires_grad) for parameter in parameters(model)]
     try:
         for parameter, _ in flags:
             parameter.requires_grad_(id(parameter) in chosen)

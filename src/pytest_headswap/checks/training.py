@@ -18,7 +18,7 @@ from pytest_headswap.engine.abstract import preserved
 from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.outputs import flatten_outputs
 from pytest_headswap.engine.placed import Aliases
-from pytest_headswap.engine.walk import named_modules
+from pytest_headswap.engine.walk import modules, named_modules, parameters
 
 if TYPE_CHECKING:
     from pytest_headswap.checks.case import Case
@@ -74,7 +74,7 @@ def train(case: Case, values: Snapshot) -> Training:
     swap = case.swap
     reference = case.evaluation.into_heads if case.very_large else None
     head = {name: tensor.clone() for name, tensor in swap.state_dict().items()}
-    gradients = [(parameter, parameter.grad) for parameter in swap.model.parameters()]
+    gradients = [(parameter, parameter.grad) for parameter in parameters(swap.model)]
     _leave_gradients(swap)
     try:
         with case.frozen() as frozen:
@@ -100,7 +100,7 @@ def train(case: Case, values: Snapshot) -> Training:
 def _leave_gradients(swap: Swap) -> None:
     """What earlier training leaves behind, and an optimizer would apply to a "frozen" weight."""
     new = {id(parameter) for parameter in swap.parameters()}
-    for parameter in swap.model.parameters():
+    for parameter in parameters(swap.model):
         if id(parameter) not in new and parameter.is_floating_point():
             parameter.grad = torch.zeros((), dtype=parameter.dtype, device=parameter.device).expand_as(parameter)
 
@@ -111,7 +111,7 @@ def woken(model: nn.Module, swap: Swap) -> list[str]:
     The backbone is what neither holds a tensor of a head, nor lies inside of one, nor around one.
     """
     inside = {name.rpartition(".")[0] for name in swap.state_dict()} | {head.path for head in swap.heads}
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in modules(model)]
     try:
         model.train()
         awake = [path for path, module in named_modules(model) if module.training]
@@ -147,7 +147,7 @@ def _take_steps(
     reference: Mapping[str, torch.Tensor] | None,
 ) -> None:
     new = dict(swap.named_parameters())
-    optimizer = torch.optim.SGD(model.parameters(), lr=_LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
+    optimizer = torch.optim.SGD(parameters(model), lr=_LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
     labels = {label for head in swap.heads for label in head.outputs}
     features: list[dict[str, torch.Tensor]] = []
     for step, batch in enumerate((with_other_companions(inputs, seed_of("companions")), inputs)):

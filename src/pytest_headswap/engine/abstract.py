@@ -22,7 +22,7 @@ from pytest_headswap.engine._torch import fake_tensor_mode, initialised_cuda_dev
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.inputs import Inputs, as_inputs
 from pytest_headswap.engine.meta import MetaMode
-from pytest_headswap.engine.walk import named_parameters
+from pytest_headswap.engine.walk import modules, named_parameters, parameters
 from pytest_headswap.engine.watch import DeviceWatch
 
 _PLAIN = frozenset((bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device))
@@ -105,7 +105,7 @@ def watched_run(model: nn.Module, inputs: Inputs, *, training: bool, around: Aro
 
     `around` is as for `abstract_run`; a dispatch mode that it brings leaves the operations to the one that watches.
     """
-    on_device = [*model.parameters(), *model.buffers(), *inputs.tensors()]
+    on_device = [*parameters(model), *model.buffers(), *inputs.tensors()]
     with ExitStack() as stack:
         stand_ins = stack.enter_context(preserved(model, _OnDevice(on_device)))
         held = stand_ins.tensors()
@@ -243,11 +243,11 @@ def preserved(model: nn.Module, stand_ins: StandIns) -> Iterator[StandIns]:
 
     RNG states of Python, NumPy and torch, the default dtype, grad mode and thread-local modes come back too.
     """
-    modules = list(model.modules())
-    originals = [dict(module.__dict__) for module in modules]
+    inside = modules(model)
+    originals = [dict(module.__dict__) for module in inside]
     with preserved_globals():
         try:
-            for module, state in zip(modules, originals, strict=True):
+            for module, state in zip(inside, originals, strict=True):
                 current = module.__dict__
                 for key, value in state.items():
                     if type(value) in _PLAIN:
@@ -260,7 +260,7 @@ def preserved(model: nn.Module, stand_ins: StandIns) -> Iterator[StandIns]:
                         current[key] = stand_ins.copy(value)
             yield stand_ins
         finally:
-            for module, state in zip(modules, originals, strict=True):
+            for module, state in zip(inside, originals, strict=True):
                 module.__dict__.clear()
                 module.__dict__.update(state)
 

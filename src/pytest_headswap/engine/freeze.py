@@ -19,7 +19,7 @@ from pytest_headswap.engine.graph import Graph, Node, ancestors
 from pytest_headswap.engine.guess import inputs_for
 from pytest_headswap.engine.record import record
 from pytest_headswap.engine.swap import Swap
-from pytest_headswap.engine.walk import named_modules
+from pytest_headswap.engine.walk import modules, named_modules, parameters
 from pytest_headswap.engine.wrappers import unwrap
 
 _CHANCE = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial", "exponential_", "poisson")
@@ -48,7 +48,7 @@ class Frozen:
             self._undo = _remember(self.model)
         while self._redo:
             self._redo.pop()()
-        for parameter in self.model.parameters():
+        for parameter in parameters(self.model):
             if not parameter.requires_grad:
                 parameter.grad = None  # what was learnt meanwhile, and an optimizer would still apply
 
@@ -74,10 +74,10 @@ def freeze_backbone(swap: Swap, example_inputs: Any = None) -> Frozen:
     names = {name.removeprefix(prefix) for name in swap.state_dict()}
     heads = _head_modules(model, names, swap, prefix)
     holders = _holders(model, heads)
-    backbone = [module for module in model.modules() if module not in heads and module not in holders]
+    backbone = [module for module in modules(model) if module not in heads and module not in holders]
     undo = _remember(model)
     new = {id(parameter) for parameter in swap.parameters()}
-    for parameter in model.parameters():
+    for parameter in parameters(model):
         if id(parameter) not in new:
             parameter.requires_grad_(False)
             parameter.grad = None  # an optimizer would still apply it
@@ -106,14 +106,14 @@ def freeze_backbone(swap: Swap, example_inputs: Any = None) -> Frozen:
 
 def _head_modules(model: nn.Module, names: Iterable[str], swap: Swap, prefix: str) -> set[nn.Module]:
     """The modules that own a new tensor, and all that is inside a head's module."""
-    modules = {
+    found = {
         model.get_submodule(name.rpartition(".")[0].partition("parametrizations")[0].rstrip(".")) for name in names
     }
     for head in swap.heads:
         path = f"{head.path}.".removeprefix(prefix).rstrip(".")
         if path:
-            modules |= set(model.get_submodule(path).modules())
-    return modules
+            found |= set(modules(model.get_submodule(path)))
+    return found
 
 
 def _holders(model: nn.Module, heads: set[nn.Module]) -> list[nn.Module]:
@@ -127,9 +127,9 @@ def _holders(model: nn.Module, heads: set[nn.Module]) -> list[nn.Module]:
 def _remember(model: nn.Module) -> list[Callable[[], object]]:
     """What puts modes, `train` methods and `requires_grad` back."""
     undo: list[Callable[[], object]] = [
-        partial(_put_back, module, module.training, module.__dict__.get("train")) for module in model.modules()
+        partial(_put_back, module, module.training, module.__dict__.get("train")) for module in modules(model)
     ]
-    undo += [partial(parameter.requires_grad_, parameter.requires_grad) for parameter in model.parameters()]
+    undo += [partial(parameter.requires_grad_, parameter.requires_grad) for parameter in parameters(model)]
     return undo
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from pytest_headswap.engine._torch import fake_tensor_mode, plain_kernels, quiet_fake_tensors
 from pytest_headswap.engine.abstract import FAKE, REAL, StandIns, preserved
 from pytest_headswap.engine.inputs import Inputs
+from pytest_headswap.engine.walk import parameters
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def moved(model: nn.Module, device: torch.device, dtype: torch.dtype | None = No
 
     `dtype` is for floating-point tensors; None: they keep theirs.
     """
-    there = any(parameter.device == device for parameter in model.parameters())
+    there = any(parameter.device == device for parameter in parameters(model))
     with preserved(model, StandIns(REAL) if there else Aliases()):
         model.to(device=device, dtype=dtype)
         yield
@@ -44,7 +45,7 @@ def simulated(model: nn.Module, inputs: Inputs, device: torch.device) -> Iterato
     them. Without gradients: recording them can abort the process where torch was built without CUDA.
     """
     fake = fake_tensor_mode(real_kernels=False)
-    on_device = [*model.parameters(), *model.buffers(), *inputs.tensors()]
+    on_device = [*parameters(model), *model.buffers(), *inputs.tensors()]
     stand_ins = _Elsewhere(fake, device, on_device)
 
     def run(training: bool) -> Any:

@@ -28,6 +28,24 @@ def named_modules(model: nn.Module, *, every_name: bool = False) -> list[tuple[s
     return found
 
 
+def modules(model: nn.Module) -> list[nn.Module]:
+    """Each module once, the outer first."""
+    found: dict[int, nn.Module] = {}
+    stack = [model]
+    while stack:
+        module = stack.pop()
+        if id(module) not in found:
+            found[id(module)] = module
+            stack.extend(reversed([child for child in module._modules.values() if child is not None]))
+    return list(found.values())
+
+
+def parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Each parameter once."""
+    held = (value for module in modules(model) for value in module._parameters.values() if value is not None)
+    return list({id(value): value for value in held}.values())
+
+
 def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Each parameter; one that is shared under all of its names."""
     for path, module in named_modules(model, every_name=True):
