@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torchvision
@@ -18,6 +18,7 @@ from torch import nn
 from pytest_headswap import swap_head
 
 MODELS = ("resnet50", "resnet18", "vit_b_16", "convnext_tiny", "efficientnet_b0", "swin_t")
+ROUNDS = 15
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -27,7 +28,7 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(name: str, rounds: int) -> tuple[float, float, float]:
+def measure(name: str, rounds: int = ROUNDS) -> tuple[float, float, float]:
     """Median seconds of a forward pass and of a swap, and the median of their ratios."""
     model: nn.Module = torchvision.models.get_model(name, weights=None).eval()
     image = torch.randn(1, 3, 224, 224)
@@ -45,18 +46,27 @@ def measure(name: str, rounds: int) -> tuple[float, float, float]:
     return statistics.median(forwards), statistics.median(swaps), statistics.median(b / a for a, b in pairs)
 
 
+def table(figures: Mapping[str, tuple[float, float, float]]) -> list[str]:
+    """The figures as Markdown."""
+    lines = [
+        f"Swaps beside forward passes of the same model, batch 1, 224 pixels, {torch.get_num_threads()} threads:",
+        "",
+        "| | forward | swap | swap in forward passes |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, (forward, swap, ratio) in figures.items():
+        lines.append(f"| {name} | {forward * 1e3:.0f} ms | {swap * 1e3:.0f} ms | {ratio:.2f} |")
+    return lines
+
+
 def main() -> None:
-    """Print one line a model."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.rounds} rounds")
-    print(f"{'model':<18}{'forward':>10}{'swap':>10}{'swap in forward passes':>26}")
-    for name in MODELS:
-        forward, swap, ratio = measure(name, arguments.rounds)
-        print(f"{name:<18}{forward * 1e3:>7.0f} ms{swap * 1e3:>7.0f} ms{ratio:>26.2f}")
+    print("\n".join(table({name: measure(name, arguments.rounds) for name in MODELS})))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 BARE = """
@@ -71,8 +70,12 @@ def measure(commands: Sequence[Sequence[str]], folder: Path) -> Cost:
     return Cost(round(wall, 1), round(cpu, 1), round(peak))
 
 
-def sample(every: int, most_parameters: int) -> list[str]:
-    """Every so many models of timm, without those that the bare loop has no memory for."""
+EVERY = 22
+_MOST_PARAMETERS = 1_500_000_000
+
+
+def sample(every: int = EVERY) -> list[str]:
+    """Every so many models of timm, but encoders without a head, and what the bare loop has no memory for."""
     import timm
     import torch
 
@@ -80,44 +83,71 @@ def sample(every: int, most_parameters: int) -> list[str]:
     for name in timm.list_models()[::every]:
         with torch.device("meta"):
             model = timm.create_model(name)
-        if sum(value.numel() for value in model.parameters()) <= most_parameters and not name.endswith("_enc"):
+        if sum(value.numel() for value in model.parameters()) <= _MOST_PARAMETERS and not name.endswith("_enc"):
             names.append(name)
     return names
 
 
-def main() -> None:
-    """Measure, print a table, and write it to a file where one is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--every", type=int, default=22, help="take every so many models (default: 22, which makes 62)")
-    parser.add_argument("--most-parameters", type=float, default=1.5e9, help="leave out larger ones (default: 1.5e9)")
-    parser.add_argument("--output", type=Path, help="a JSON file for the figures")
-    arguments = parser.parse_args()
-    names = sample(arguments.every, int(arguments.most_parameters))
-    print(f"{len(names)} models of timm, two processes of one thread", flush=True)
-    costs = {}
+FIXED = "test_vit"
+"""A model that costs next to nothing itself."""
+
+
+def measure_ways(names: Sequence[str]) -> Iterator[tuple[str, Cost]]:
+    """Each way over the same models, and then what a run costs beside its models: `import` and `one small model`."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "test_bare.py").write_text(TEST.replace("{names!r}", repr(names)))
-        plain = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2"]
+        plain = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        zoo = [*plain, "-n", "2", "--headswap-zoo=timm", f"--headswap-models={','.join(names)}"]
         ways = {
             "bare": [[sys.executable, "-c", LOOP, *names[index::2]] for index in range(2)],
-            "test": [[*plain, "test_bare.py"]],
-            "harness": [[*plain, "--headswap-zoo=timm", f"--headswap-models={','.join(names)}"]],
-            "structure": [
-                [*plain, "--headswap-zoo=timm", f"--headswap-models={','.join(names)}", "--headswap-evidence=structure"]
-            ],
+            "test": [[*plain, "-n", "2", "test_bare.py"]],
+            "harness": [zoo],
+            "structure": [[*zoo, "--headswap-evidence=structure"]],
+            "import": [[sys.executable, "-c", "import torch, timm"]],
+            "one small model": [[*plain, "--headswap-zoo=timm", f"--headswap-models={FIXED}"]],
         }
         for way, commands in ways.items():
-            costs[way] = measure(commands, folder)
-            cost, bare = costs[way], costs["bare"]
-            print(
-                f"{way:<10}{cost.wall:>8.1f} s wall{cost.cpu:>9.1f} CPU-s{cost.peak_mb:>8.0f} MB"
-                f"{cost.wall / bare.wall:>8.3f} of the bare loop",
-                flush=True,
-            )
-    if arguments.output:
-        figures = {"models": len(names), "date": time.strftime("%Y-%m-%d"), **{k: asdict(v) for k, v in costs.items()}}
-        arguments.output.write_text(json.dumps(figures, indent=2) + "\n")
+            yield way, measure(commands, folder)
+
+
+def table(models: int, costs: Mapping[str, Cost]) -> list[str]:
+    """The figures as Markdown, with ratios to the bare loop."""
+    lines = [
+        f"{models} models of timm, spread over its list, in two processes of one thread each:",
+        "",
+        "| | wall | CPU | largest process | of the bare loop's wall |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for way, what in WAYS.items():
+        if way in costs:
+            cost, ratio = costs[way], costs[way].wall / costs["bare"].wall
+            lines.append(f"| {what} | {cost.wall:.0f} s | {cost.cpu:.0f} s | {cost.peak_mb:,.0f} MB | {ratio:.3f} |")
+    if "one small model" in costs:
+        more = costs["one small model"].wall - costs["import"].wall
+        lines += ["", f"All checks of one small model take {more:.1f} s more than importing torch and timm."]
+    return lines
+
+
+WAYS = {
+    "bare": "bare loop: create, one forward and one backward at the model's own resolution",
+    "test": "the same as a parametrized pytest test",
+    "harness": "`pytest --headswap-zoo=timm -n 2`: all checks",
+    "structure": "the same with `--headswap-evidence=structure`",
+}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--every", type=int, default=EVERY, help="take every so many models (default: 22, so 62)")
+    arguments = parser.parse_args()
+    names = sample(arguments.every)
+    costs: dict[str, Cost] = {}
+    for way, cost in measure_ways(names):
+        costs[way] = cost
+        print(way, cost, flush=True)
+    print("\n".join(table(len(names), costs)))
 
 
 if __name__ == "__main__":

@@ -105,9 +105,76 @@ def test_what_comes_after_a_layer_that_is_gone_has_its_own_values() -> None:
     assert bool((model.get_buffer("table") == 3).all())
 
 
-@pytest.mark.parametrize("build", [MakesABufferOfAWeight, Asks, JoinsWeights])
+class CatchesWhatItAsksFor(nn.Module):
+    """Does without values where there are none, and would then be another model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(256, 256)
+        try:
+            self.scale = self.layer.weight.sum().item()
+        except Exception:  # noqa: BLE001 - as careless as can be
+            self.scale = 0.0
+
+
+class MakesASmallParameterOfAWeight(nn.Module):
+    """As weight norm does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(256, 256)
+        self.g = nn.Parameter(self.layer.weight.detach().norm(dim=1))
+
+
+class TracksWhatItRan(nn.Module):
+    """Runs itself in train mode while it is built, so that statistics depend on its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(256, 256), nn.BatchNorm1d(256)
+        self.norm(self.layer(torch.ones(4, 256)))
+
+
+class KeepsAnExample(nn.Module):
+    """Keeps what it has returned once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(256, 256)
+        self.example = [self.layer(torch.ones(4, 256))]
+
+
+NEED_VALUES = [
+    *(MakesABufferOfAWeight, Asks, JoinsWeights),
+    *(CatchesWhatItAsksFor, MakesASmallParameterOfAWeight, TracksWhatItRan, KeepsAnExample),
+]
+
+
+@pytest.mark.parametrize("build", NEED_VALUES)
 def test_a_model_that_needs_values_to_be_built_gets_memory(build: type[nn.Module]) -> None:
     assert not lean_if_possible(build).unwritten
+
+
+class RunsItselfToCountFeatures(nn.Module):
+    """As hybrid vision transformers do: only the shape of what comes out matters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 64, 16, 8), nn.BatchNorm2d(64), nn.ReLU(), nn.Conv2d(64, 64, 3))
+        with torch.no_grad():
+            features = self.stem.eval()(torch.zeros(1, 3, 64, 64))
+        self.stem.train()
+        self.fc = nn.Linear(features.shape[1] * features.shape[2] ** 2, 256)
+
+
+def test_a_model_may_run_a_part_of_itself_to_see_what_comes_out() -> None:
+    lean = lean_if_possible(RunsItselfToCountFeatures)
+    model = lean.model
+    assert {name for name, value in model.named_parameters() if lean.holds(value)} == {
+        *("stem.0.weight", "stem.3.weight", "fc.weight")
+    }
+    assert model.get_parameter("fc.weight").shape == (256, 64 * 25)
+    assert bool((model.get_buffer("stem.1.running_mean") == 0).all())
 
 
 class MakesABufferOnTheDeviceOfAWeight(nn.Module):

@@ -10,8 +10,17 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from pytest_headswap.engine._torch import TorchDispatchMode, is_view, mutated_tensors, op_name, tensors_of_call
-from pytest_headswap.engine.meta import MetaMode
+from pytest_headswap.engine._torch import (
+    TorchDispatchMode,
+    is_view,
+    mutated_tensors,
+    op_name,
+    returns_an_argument,
+    tensors_of_call,
+)
+from pytest_headswap.engine.inputs import map_tensors
+from pytest_headswap.engine.meta import MetaMode, run_on_meta
+from pytest_headswap.engine.walk import modules, parameters
 
 T = TypeVar("T")
 
@@ -22,9 +31,7 @@ LARGE = 2**14
 _READ_NOTHING = frozenset(f"aten::{name}_like" for name in ("empty", "zeros", "ones", "full", "rand", "randn")) | {
     f"aten::new_{name}" for name in ("empty", "empty_strided", "zeros", "ones", "full")
 }
-_COPIES = frozenset(("aten::clone", "aten::_to_copy"))
-# initialisers look for values out of bounds, and there are none
-_COMPARES = frozenset(f"aten::{name}" for name in ("lt", "gt", "le", "ge", "bitwise_or", "logical_or"))
+_BATCH_NORMS = frozenset(f"aten::{name}" for name in ("native_batch_norm", "cudnn_batch_norm"))
 
 
 def on_meta_if_possible(build: Callable[[], T]) -> T:
@@ -53,19 +60,35 @@ class Lean:
 def lean_if_possible(build: Callable[[], nn.Module]) -> Lean:
     """Build with large parameters left unwritten, and again in the ordinary way if anything asks for their values."""
     with suppress(Exception), _Unwritten() as mode, _noting_large_parameters(mode):
-        model = build()
-        if not mode.read:
-            return Lean(model, mode.tensors)
+        lean = Lean(build(), mode.tensors)
+        if not (mode.asked_for_values or any(lean.holds(tensor) for tensor in _to_be_real(lean.model))):
+            return lean
     return Lean(build())
 
 
+def _to_be_real(model: nn.Module) -> Iterator[torch.Tensor]:
+    """The tensors of a model that need the values which the model gives to them: all but large parameters."""
+    yield from (parameter for parameter in parameters(model) if not _is_large(parameter))
+    for module in modules(model):
+        for value in (*module._buffers.values(), *module.__dict__.values()):
+            for item in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(item, torch.Tensor):
+                    yield item
+
+
 class _Unwritten(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Initialisers do nothing to large parameters, and copies of them are unwritten too; `read` asks for values."""
+    """Initialisers do nothing to large parameters. What is made from them is unwritten too: only its shape is known.
+
+    So a model may run a part of itself while it is built, to see how many features come out of it.
+
+    Raises:
+        NotImplementedError, RuntimeError: something needs to know values, as torch's meta tensors say it.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
         self.tensors: dict[int, torch.Tensor] = {}
-        self.read: list[str] = []
+        self.asked_for_values = False
 
     def leave(self, tensor: torch.Tensor) -> None:
         """Leave the memory of a tensor unwritten from now on."""
@@ -76,20 +99,29 @@ class _Unwritten(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ign
         given = [tensor for tensor in tensors_of_call(args, kwargs) if _place(tensor) in self.tensors]
         if not given:
             return func(*args, **kwargs)
-        written = mutated_tensors(func, args, kwargs)
-        if any(tensor is value for tensor in written for value in given):
-            return written[0]
         name = op_name(func)
-        if name in _COPIES or name in _COMPARES:
-            return self._like(given[0], torch.bool if name in _COMPARES else kwargs.get("dtype"))
+        written = mutated_tensors(func, args, kwargs)
+        if name in _BATCH_NORMS and args[5]:
+            written = [tensor for tensor in args[3:5] if tensor is not None]  # its statistics, which the schema hides
+        for tensor in written:
+            self.leave(tensor)
         if name == "aten::any" and given[0].dtype is torch.bool:
-            return torch.zeros((), dtype=torch.bool)
-        if not (is_view(func) or name in _READ_NOTHING):
-            self.read.append(name)
-        return func(*args, **kwargs)
+            return torch.zeros((), dtype=torch.bool)  # initialisers look for values out of bounds, and there are none
+        if is_view(func) or name in _READ_NOTHING:
+            return func(*args, **kwargs)
+        if written and returns_an_argument(func):
+            return written[0]
+        if kwargs.get("device") is not None:
+            kwargs = {**kwargs, "device": "meta"}
+        try:
+            forms = run_on_meta(func, map_tensors(args, _on_meta), map_tensors(kwargs, _on_meta))
+        except Exception:
+            self.asked_for_values = True  # the model may catch this, and would then be built in another way
+            raise
+        return map_tensors(forms, self._made)
 
-    def _like(self, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-        made = torch.empty_like(tensor, dtype=dtype or tensor.dtype)
+    def _made(self, form: torch.Tensor) -> torch.Tensor:
+        made = torch.empty_strided(form.shape, form.stride(), dtype=form.dtype)
         self.leave(made)
         return made
 
@@ -109,6 +141,10 @@ def _noting_large_parameters(mode: _Unwritten) -> Iterator[None]:
         yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _is_large(parameter: torch.Tensor) -> bool:

@@ -25,6 +25,7 @@ __all__ = [
     "op_name",
     "plain_kernels",
     "quiet_fake_tensors",
+    "returns_an_argument",
     "storage_key",
     "tensors_of_call",
 ]
@@ -117,6 +118,12 @@ def op_name(op: Any) -> str:
 def is_pointwise(op: Any) -> bool:
     """Whether torch itself marks the operation as acting on each element alone."""
     return torch.Tag.pointwise in op.tags
+
+
+@cache
+def returns_an_argument(op: Any) -> bool:
+    """Whether the result is an argument that was written to, by the operation's schema."""
+    return any(item.alias_info is not None for item in op._schema.returns)
 
 
 @cache
