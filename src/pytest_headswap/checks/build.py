@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +16,9 @@ from pytest_headswap.checks.record import Record
 from pytest_headswap.checks.samples import drawn, seed_of, seeded, sizes
 from pytest_headswap.checks.snapshot import Snapshot, named_tensors
 from pytest_headswap.engine import HeadSwapError, NoHeadError
+from pytest_headswap.engine.abstract import META
 from pytest_headswap.engine.guess import inputs_for
+from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.swap import Plan, plan_swap, swap_planned
 from pytest_headswap.engine.walk import parameters
 
@@ -99,15 +101,30 @@ def _planned(spec: ModelSpec, model: nn.Module, small: bool = False) -> Plan:
     """
     given: Any = spec.example_inputs(model) if spec.example_inputs is not None else None
     inputs = inputs_for(model, given)
-    for smaller in sizes(inputs) if small else ():
-        with suppress(HeadSwapError):
-            plan = plan_swap(model, smaller, spec.head)
-            if plan.search.train_error is None:
-                return plan
+    plan = _on_smallest(spec, model, inputs, (META,)) if small else None
+    if plan is not None:
+        return plan
     plan = plan_swap(model, inputs, spec.head)
+    way = plan.search.ways[False]
+    if small and way != META:
+        return _on_smallest(spec, model, inputs, (way,)) or plan
     if plan.search.train_error is not None and 0 < _meta_bytes(model) <= _CHEAP:
         raise plan.search.train_error
     return plan
+
+
+def _on_smallest(spec: ModelSpec, model: nn.Module, inputs: Inputs, ways: Sequence[str]) -> Plan | None:
+    """The heads of a model on a smaller image than its own, the first on which it runs so in both modes, if any."""
+    for smaller in sizes(inputs):
+        try:
+            plan = plan_swap(model, smaller, spec.head, ways)
+        except NoHeadError:
+            return None  # its own image has the last word
+        except HeadSwapError:
+            continue
+        if plan.search.train_error is None:
+            return plan
+    return None
 
 
 def _meta_bytes(model: nn.Module) -> int:

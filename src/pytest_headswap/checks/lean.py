@@ -77,7 +77,7 @@ def _to_be_real(model: nn.Module) -> Iterator[torch.Tensor]:
 
 
 class _Unwritten(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Initialisers do nothing to large parameters. What is made from them is unwritten too: only its shape is known.
+    """Initialisers do nothing to large parameters. What is made from them is unwritten too, and has a shape alone.
 
     So a model may run a part of itself while it is built, to see how many features come out of it.
 

@@ -40,19 +40,21 @@ class Search:
         return Heads(tuple(item.head for item in self.found), self.rejected, self.notes, self.ways[False])
 
 
-def search(model: nn.Module, inputs: Inputs, *, train_mode: bool = True) -> Search:
+def search(model: nn.Module, inputs: Inputs, *, train_mode: bool = True, ways: Sequence[str] = WAYS) -> Search:
     """Probe the model in eval and in train mode and collect its heads; without `train_mode`, those of eval mode.
+
+    `ways` are as for `abstract_run`.
 
     Raises:
         NoHeadError: it has none, nor a place for one.
         HeadSwapError: it cannot be run, or the class dimension cannot be followed.
     """
-    graphs = [record(model, inputs, training=False)]
+    graphs = [record(model, inputs, training=False, ways=ways)]
     notes: list[str] = []
     train_error: HeadSwapError | None = None
     try:
         if train_mode:
-            graphs.append(record(model, inputs, training=True, ways=WAYS[WAYS.index(graphs[0].way) :]))
+            graphs.append(record(model, inputs, training=True, ways=ways[ways.index(graphs[0].way) :]))
     except HeadSwapError as error:
         train_error = error
         notes.append(f"train mode could not be probed, so heads that only appear there are not seen: {error}")

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import nn
 
+from pytest_headswap.engine.abstract import WAYS
 from pytest_headswap.engine.choose import check_arguments, choose
 from pytest_headswap.engine.classes import ClassMap, old_classes
 from pytest_headswap.engine.counts import update_counts
@@ -203,12 +204,14 @@ def swap_head(
 
 
 @_outside_inference_mode
-def plan_swap(model: nn.Module, example_inputs: Any, head: str | Sequence[str] | None = None) -> Plan:
+def plan_swap(
+    model: nn.Module, example_inputs: Any, head: str | Sequence[str] | None = None, ways: Sequence[str] = WAYS
+) -> Plan:
     """Find the heads to swap, as `swap_head` does, and change nothing."""
     inner, prefix = unwrap(model)
     check_swappable(model)
     inputs = inputs_for(inner, example_inputs)
-    result = search(inner, inputs)
+    result = search(inner, inputs, ways=ways)
     return Plan(model, inner, prefix, inputs, result, tuple(choose(result.found, result.declared, head, prefix)))
 
 
