@@ -383,10 +383,10 @@ def test_a_planted_fault_fails_its_check(fault: Fault, make_case: MakeCase, monk
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.check in _TRAINED], ids=str)
-def test_a_planted_fault_fails_its_check_in_a_very_large_model_too(
+def test_a_planted_fault_fails_its_check_in_a_large_model_too(
     fault: Fault, make_case: MakeCase, monkeypatch: Patch
 ) -> None:
-    monkeypatch.setattr("pytest_headswap.checks.case._VERY_LARGE", 0)
+    monkeypatch.setattr("pytest_headswap.checks.case._LARGE", 0)
     test_a_planted_fault_fails_its_check(fault, make_case, monkeypatch)
 
 

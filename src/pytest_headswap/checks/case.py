@@ -29,7 +29,7 @@ from pytest_headswap.engine.walk import parameters
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
 
-_VERY_LARGE = 2**26  # parameters
+_LARGE = 2**26  # parameters
 
 
 @dataclass
@@ -111,9 +111,9 @@ class Case:
         return self.values.changed(without=head_names(self.swap)) if self.values is not None else []
 
     @property
-    def very_large(self) -> bool:
+    def large(self) -> bool:
         """Whether real arithmetic takes so long that checks make do with less of it, and say so."""
-        return sum(value.numel() for value in parameters(self.model)) > _VERY_LARGE
+        return sum(value.numel() for value in parameters(self.model)) > _LARGE
 
     @cached_property
     def native(self) -> nn.Module:

@@ -39,7 +39,7 @@ class Evaluation:
 class Training:
     """What was seen in two steps, on batches that share their first sample alone.
 
-    Of a very large model one step will do where what flows into the heads is as in the evaluation, whose batch is
+    Of a large model one step will do where what flows into the heads is as in the evaluation, whose batch is
     another one too.
 
     Attributes:
@@ -72,7 +72,7 @@ def train(case: Case, values: Snapshot) -> Training:
     """
     seen = Training()
     swap = case.swap
-    reference = case.evaluation.into_heads if case.very_large else None
+    reference = case.evaluation.into_heads if case.large else None
     head = {name: tensor.clone() for name, tensor in swap.state_dict().items()}
     gradients = [(parameter, parameter.grad) for parameter in parameters(swap.model)]
     _leave_gradients(swap)
@@ -171,7 +171,7 @@ def _take_steps(
             ]
         optimizer.step()
         if reference is not None and not _differences(features[0], _first_samples(reference, inputs)):
-            seen.notes.append("one training step, since the model is very large")
+            seen.notes.append("one training step, since the model is large")
             break
     seen.mixed = _differences(features[0], features[-1])
     if not features[0]:
