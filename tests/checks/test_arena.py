@@ -212,9 +212,13 @@ def test_layers_differ_and_are_scaled_by_their_inputs(arenas: Arenas) -> None:
     assert float(model.one.weight.detach().std()) == pytest.approx(1 / 16, rel=0.05)
 
 
-def test_a_model_is_filled_alike_whatever_was_filled_before(arenas: Arenas) -> None:
+@pytest.mark.parametrize("width", [300, 700, 2000])
+def test_a_model_is_filled_alike_whatever_was_filled_before(
+    arenas: Arenas, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr(arena, "_CHUNKS", 1)  # so that all of them lap it
     first = {name: value.detach().clone() for name, value in _filled(arenas).named_parameters() if value.dim() > 1}
-    other = lean_if_possible(lambda: nn.Sequential(*(nn.Linear(300, 300) for _ in range(5))))
+    other = lean_if_possible(lambda: nn.Sequential(*(nn.Linear(width, width) for _ in range(5))))
     arenas.fill(other)
     again = dict(_filled(arenas).named_parameters())
     assert all(torch.equal(first[name], again[name]) for name in ("one.weight", "two.weight", "embed.weight"))
@@ -231,6 +235,18 @@ def test_a_write_through_data_is_noticed_by_name_and_put_back(arenas: Arenas) ->
     snapshot.put_back()
     assert snapshot.changed() == []
     assert same_bits(model.two.weight, before)
+
+
+def test_an_arena_that_was_enlarged_gives_memory_back_for_smaller_models(
+    arenas: Arenas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arena, "_CHUNKS", 1)
+    sizes = []
+    for width in (256, 2048, 256):
+        arenas.fill(lean_if_possible(lambda: nn.Sequential(*(nn.Linear(width, width) for _ in range(3)))))  # noqa: B023
+        sizes.append(sum(item._values.nbytes for item in arenas))
+    assert sizes[1] > 3 * sizes[0]
+    assert sizes[2] <= 3 * sizes[0], "one of each deviation, of the least size"
 
 
 def test_a_sign_that_is_flipped_everywhere_is_noticed(arenas: Arenas) -> None:

@@ -33,27 +33,28 @@ class Arena:
 
     def __init__(self, exponent: int, dtype: torch.dtype) -> None:
         self._exponent = exponent
-        self._allocate(_CHUNKS * _CHUNK, dtype)
-        self._next = self._used = self._laps = 0
+        self._values = torch.empty(0, dtype=dtype)
+        self._digests: list[int] = []
+        self.begin(0)
 
     def begin(self, largest: int) -> None:
         """Begin with the layout of another model, whose largest parameter here has so many elements."""
         self._next = self._used = self._laps = 0
-        wanted = math.ceil((largest + _ROOM * _STEP) / _CHUNK) * _CHUNK
-        if wanted > len(self._values):  # models that are gone free the old values
-            self._allocate(wanted, self._values.dtype)
-
-    def _allocate(self, elements: int, dtype: torch.dtype) -> None:
-        self._values = torch.empty(elements, dtype=dtype)
-        self.place = self._values.untyped_storage().data_ptr()
-        self._digests: list[int] = []
+        # of this model alone, since what is laid out must not depend on those before it
+        self._length = max(_CHUNKS, math.ceil((largest + _ROOM * _STEP) / _CHUNK)) * _CHUNK
+        if not self._length <= len(self._values) <= 2 * self._length:
+            drawn = min(len(self._digests), self._length // _CHUNK)
+            values = torch.empty(self._length, dtype=self._values.dtype)
+            values[: drawn * _CHUNK] = self._values[: drawn * _CHUNK]
+            self._values, self._digests = values, self._digests[:drawn]
+            self.place = values.untyped_storage().data_ptr()
 
     def take(self, parameter: torch.Tensor) -> torch.Tensor:
         """Values with the shape of `parameter`, as a view of the arena."""
         needed = parameter.numel()
-        if self._next + needed > len(self._values):
+        if self._next + needed > self._length:
             self._laps += 1
-            self._next = self._laps * _STEP % (len(self._values) - needed + 1)
+            self._next = self._laps * _STEP % (self._length - needed + 1)
         start, self._next = self._next, self._next + needed
         self._used = max(self._used, self._next)
         while len(self._digests) * _CHUNK < self._used:
