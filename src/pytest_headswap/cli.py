@@ -119,8 +119,7 @@ def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
     from pytest_headswap.checks.lean import on_meta_if_possible
     from pytest_headswap.engine import NoHeadError, find_heads
 
-    def find() -> tuple[nn.Module, Heads | NoHeadError]:
-        model = spec.build()
+    def find(model: nn.Module) -> tuple[nn.Module, Heads | NoHeadError]:
         inputs = spec.example_inputs(model) if spec.example_inputs is not None else None
         try:
             return model, find_heads(model, inputs)
@@ -129,7 +128,7 @@ def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
 
     if spec.refusal:
         raise NoHeadError("zoo_refused", spec.refusal)
-    model, heads = on_meta_if_possible(find)
+    model, heads = on_meta_if_possible(spec.build, find)
     if isinstance(heads, NoHeadError):
         raise heads
     said_by_zoo = spec.notes(model, heads) if spec.notes is not None else ()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine import meta
-from pytest_headswap.engine.meta import MetaMode
+from pytest_headswap.engine.meta import MetaMode, building_on_meta
 from pytest_headswap.zoo import load_zoo
 
 LAYOUTS: dict[str, Callable[[torch.dtype], torch.Tensor]] = {
@@ -124,6 +124,19 @@ def test_what_has_values_or_is_a_view_is_never_remembered(nothing_remembered: di
         assert x.view(-1).untyped_storage()._cdata == x.untyped_storage()._cdata
         torch.empty(2, device="meta", dtype=torch.complex64) + 1
     assert not nothing_remembered
+
+
+def test_what_is_built_on_meta_is_not_initialised_and_all_else_is() -> None:
+    with building_on_meta():
+        layer = nn.Linear(3, 5)
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        nn.init.constant_(layer.bias, 3.0)
+        real = torch.empty(4, device="cpu")
+        nn.init.constant_(real, 3.0)
+        nn.init.ones_(tensor=real[1:])
+    assert layer.weight.is_meta
+    assert layer.bias.is_meta
+    assert real.tolist() == [3.0, 1.0, 1.0, 1.0]
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch, nothing_remembered: dict[Any, Any]) -> None:

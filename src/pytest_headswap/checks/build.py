@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,7 +67,7 @@ def build_case(
             if own_memory:
                 plan, why = _planned(spec, spec.build()), ""
             elif evidence == STRUCTURE:
-                plan, why = on_meta_if_possible(lambda: _planned(spec, spec.build())), ""
+                plan, why = on_meta_if_possible(spec.build, partial(_planned, spec)), ""
             else:
                 plan, why = _with_values(spec, None if evidence == NUMERIC else memory)
         inputs = plan.inputs
@@ -88,7 +89,7 @@ def _with_values(spec: ModelSpec, memory: int | None) -> tuple[Plan, str]:
     if memory is not None and own > memory:
         del lean
         why = f"numbers would take {own / 2**30:.1f} GiB of its own, more than the {memory / 2**30:.1f} GiB allowed"
-        return on_meta_if_possible(lambda: _planned(spec, spec.build(), small=True)), why
+        return on_meta_if_possible(spec.build, partial(_planned, spec, small=True)), why
     ARENAS.fill(lean)
     return _planned(spec, lean.model, small=True), ""
 

@@ -125,7 +125,7 @@ class Case:
         if self.spec.native is None:
             raise CheckSkipped("no_native", f"the zoo {self.zoo} does not say how {self.spec.name} is built natively")
         try:
-            return on_meta_if_possible(partial(self.spec.native, self.num_classes))
+            return on_meta_if_possible(partial(self.spec.native, self.num_classes), lambda model: model)
         except Exception as error:
             raise CheckSkipped(
                 "no_native",

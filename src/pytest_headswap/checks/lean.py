@@ -19,7 +19,7 @@ from pytest_headswap.engine._torch import (
     tensors_of_call,
 )
 from pytest_headswap.engine.inputs import map_tensors
-from pytest_headswap.engine.meta import MetaMode, run_on_meta
+from pytest_headswap.engine.meta import building_on_meta, run_on_meta
 from pytest_headswap.engine.walk import modules, parameters
 
 T = TypeVar("T")
@@ -34,11 +34,16 @@ _READ_NOTHING = frozenset(f"aten::{name}_like" for name in ("empty", "zeros", "o
 _BATCH_NORMS = frozenset(f"aten::{name}" for name in ("native_batch_norm", "cudnn_batch_norm"))
 
 
-def on_meta_if_possible(build: Callable[[], T]) -> T:
-    """Build on meta, and again with memory if that raises: some models compute with values in their initialisers."""
-    with suppress(Exception), torch.device("meta"), MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
-        return build()  # what remains of an exception is raised by the second attempt
-    return build()
+def on_meta_if_possible(build: Callable[[], nn.Module], then: Callable[[nn.Module], T]) -> T:
+    """What `then` makes of a model that is built on meta, or with memory if either of them raises without.
+
+    Some models compute with values in their initialisers, or in forward.
+    """
+    with suppress(Exception):  # what remains of an exception is raised by the second attempt
+        with building_on_meta():
+            model = build()
+        return then(model)
+    return then(build())
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
     "TorchDispatchMode",
+    "TorchFunctionMode",
     "add_forward_hooks",
     "cannot_be_simulated",
     "fake_tensor_mode",

@@ -217,6 +217,10 @@ class StandIns:
                     made[index] = self.copy(item)
         return made
 
+    def empty(self, registry: dict[str, Any], /) -> dict[str, Any]:
+        """What stands in for a registry without entries."""
+        return type(registry)()
+
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """All stand-ins that were made so far."""
         return tuple(made for made in self._made.values() if isinstance(made, torch.Tensor))
@@ -253,7 +257,7 @@ def preserved(model: nn.Module, stand_ins: StandIns) -> Iterator[StandIns]:
                     if type(value) in _PLAIN:
                         continue
                     if key in _REGISTRIES and not value:
-                        current[key] = type(value)()
+                        current[key] = stand_ins.empty(value)
                     elif key == "_modules":
                         current[key] = value.copy()
                     else:

@@ -7,13 +7,22 @@ Nothing here is visible in a result.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from pytest_headswap.engine._torch import TorchDispatchMode, gives_fresh_tensors, storage_key, tensors_of_call
+from pytest_headswap.engine._torch import (
+    TorchDispatchMode,
+    TorchFunctionMode,
+    gives_fresh_tensors,
+    op_name,
+    storage_key,
+    tensors_of_call,
+)
 
 _MOST = 2**16  # results that are remembered, some 50 MB
 _META = torch.device("meta")
@@ -47,11 +56,13 @@ class _Unknown(Exception):
 _FIRST = "its first argument"
 _Known = _Form | tuple["_Form | None", ...] | str
 _known: dict[Any, _Known] = {}
+_views: set[Any] = set()
+"""Operations that were seen to return views although torch does not say so."""
 
 
 def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The result of an operation on meta tensors."""
-    if not gives_fresh_tensors(func):
+    if not gives_fresh_tensors(func) or func in _views:
         return func(*args, **kwargs)  # views are cheap, and share the memory of what they show
     try:
         key: Any = (func, torch.get_default_dtype(), *map(_key, args))
@@ -67,6 +78,31 @@ def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     if known is _FIRST:
         return args[0]
     return tuple(form.made() if form is not None else None for form in known)  # type: ignore[union-attr]
+
+
+@contextmanager
+def building_on_meta() -> Iterator[None]:
+    """A block in which tensors are made on the meta device, and initialisers do not try to give them values."""
+    with torch.device("meta"), _NoValues():  # type: ignore[no-untyped-call, unused-ignore]
+        yield
+
+
+class _NoValues(TorchFunctionMode):  # type: ignore[no-untyped-call, unused-ignore]
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _INITIALISERS:
+            tensor = args[0] if args else (kwargs or {}).get("tensor")
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                return tensor
+        return func(*args, **(kwargs or {}))
+
+
+_RANDOM_AND_PLAIN = ("uniform_", "normal_", "zero_", "fill_", "mul_", "div_", "add_", "sub_", "clamp_", "erfinv_")
+_INITIALISERS = frozenset(
+    (
+        *(getattr(torch.Tensor, name) for name in _RANDOM_AND_PLAIN),
+        *(value for name, value in vars(nn.init).items() if name.endswith("_") and callable(value)),
+    )
+)
 
 
 class MetaMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
@@ -91,7 +127,10 @@ def _key(value: Any) -> Any:
 
 def _asked(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: Any) -> Any:
     """What torch says, which is remembered."""
-    result = func(*args, **kwargs)
+    formula = _FORMULAS.get(op_name(func))
+    result = formula(*args) if formula is not None and not kwargs else None
+    if result is None:
+        result = func(*args, **kwargs)
     try:
         known = _described(result, args, kwargs, key)
     except _Unknown:
@@ -102,6 +141,30 @@ def _asked(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: Any) -
     return result
 
 
+def _batch_norm(x: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+    width = (x.shape[1],) if rest[4] else (0,)
+    return torch.empty_like(x), _statistics(x, width), _statistics(x, width)
+
+
+def _layer_norm(x: torch.Tensor, shape: Sequence[int], *_: Any) -> tuple[torch.Tensor, ...] | None:
+    if tuple(x.shape[-len(shape) :]) != tuple(shape):
+        return None
+    reduced = (*x.shape[: -len(shape)], *(1 for _ in shape))
+    result = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return result, _statistics(x, reduced), _statistics(x, reduced)
+
+
+def _statistics(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    return x.new_empty(shape, dtype=torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype)
+
+
+# those that torch takes longest for: a millisecond
+_FORMULAS: dict[str, Callable[..., Any]] = {
+    "aten::native_batch_norm": _batch_norm,
+    "aten::native_layer_norm": _layer_norm,
+}
+
+
 def _described(result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: Any) -> _Known:
     if args and result is args[0]:  # written to, which on meta changes nothing, unless it has another shape now
         if _key(result) != key[2]:
@@ -109,6 +172,8 @@ def _described(result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: 
         return _FIRST
     given = {storage_key(tensor) for tensor in tensors_of_call(args, kwargs)}
     if type(result) is torch.Tensor:
+        if storage_key(result) in given:
+            _views.add(key[0])
         return _form(result, given)
     if type(result) is not tuple:
         raise _Unknown

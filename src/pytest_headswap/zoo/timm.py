@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine import Head
-from pytest_headswap.engine.meta import MetaMode
+from pytest_headswap.engine.meta import building_on_meta
 from pytest_headswap.zoo.model import ModelSpec, Zoo
 
 BATCH = 2  # batch norm cannot be trained on one sample
@@ -57,8 +57,9 @@ def _stride(name: str) -> int:
 
     It is 32 where the model does not say, or cannot be built on the meta device, as many of timm 1.0.3 cannot.
     """
-    with suppress(Exception), torch.device("meta"), MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
-        model: Any = timm.create_model(name)
+    with suppress(Exception):
+        with building_on_meta():
+            model: Any = timm.create_model(name)
         return max(int(stage["reduction"]) for stage in model.feature_info)
     return 32
 

@@ -1,0 +1,51 @@
+"""All figures of the project in one run, written to a file: `python benchmarks`.
+
+Everything stands beside what it is compared with, measured in the same run, since machines differ and drift.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import swap_cost
+import whole_zoo
+
+FIGURES = Path(__file__).with_name("FIGURES.md")
+
+
+def main() -> None:
+    """Measure everything, print it, and write it down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--every", type=int, default=whole_zoo.EVERY, help="take every so many models of timm")
+    parser.add_argument("--output", type=Path, default=FIGURES, help="the file (default: benchmarks/FIGURES.md)")
+    arguments = parser.parse_args()
+    names = whole_zoo.sample(arguments.every)
+    costs = dict(whole_zoo.measure_ways(names))
+    swaps = {name: swap_cost.measure(name) for name in swap_cost.MODELS}
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "pytest"))
+    machine = f"{os.cpu_count()} CPUs, {platform.system()}, Python {platform.python_version()}, {libraries}"
+    lines = [
+        "# Figures",
+        "",
+        f"Written by `python benchmarks` on {time.strftime('%Y-%m-%d')}: {machine}.",
+        "",
+        "## All checks of a zoo",
+        "",
+        *whole_zoo.table(len(names), costs),
+        "",
+        "## A swap",
+        "",
+        *swap_cost.table(swaps),
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    arguments.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
