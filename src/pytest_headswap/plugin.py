@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_headswap._plugin.recorder import Recorder
     from pytest_headswap._plugin.run import ZooRun, share_cores
 
-    config.pluginmanager.register(ZooRun(settings), "headswap-run")
+    config.pluginmanager.register(ZooRun(config, settings), "headswap-run")
     workerinput = getattr(config, "workerinput", None)
     if workerinput is None:
         config.pluginmanager.register(Recorder(config, settings), "headswap-recorder")
