@@ -158,7 +158,7 @@ def device_name(value: Any, where: str) -> str:
 
     import torch
 
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = torch.cuda.device_count()  # is_available() would keep forks of this process from CUDA
     if not count:
         built = "finds no GPU" if torch.version.cuda or torch.version.hip else "is built for the CPU alone"
         raise AskedError(

@@ -1,4 +1,4 @@
-"""Where models are built and checked, one after the other: here in the process that asks, `runner.py` in another one."""
+"""Where models are built and checked, one after the other: here in the process that asks, or in that of a `runner`."""
 
 from __future__ import annotations
 

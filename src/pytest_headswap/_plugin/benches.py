@@ -46,7 +46,7 @@ def _guarded(local: LocalBench) -> Bench | None:
     from pytest_headswap._plugin.runner import GuardedBench
 
     why = "CUDA is in use here already"
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         guarded = GuardedBench(local)
         why = guarded.try_out()
         if not why:
@@ -62,4 +62,5 @@ def limits_line(config: pytest.Config, settings: Settings) -> str:
     """What a model may take, in words."""
     if why := why_local(config):
         return f"headswap: limits: none, since models run in the process of pytest {why}"
-    return f"headswap: limits: {settings.options.timeout:g} s and {gib(run_budget(config, settings).model)} for each model"
+    memory = gib(run_budget(config, settings).model)
+    return f"headswap: limits: {settings.options.timeout:g} s and {memory} for each model"

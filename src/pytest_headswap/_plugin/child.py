@@ -59,6 +59,7 @@ class Reply:
         raised: what was raised, or what is the exception of the finding.
         warned: warnings that were given meanwhile.
         changes: what the model left otherwise than it was for all that come after it.
+        imported: modules of torch that were imported meanwhile.
         held: bytes that this process holds now.
     """
 
@@ -66,6 +67,7 @@ class Reply:
     raised: Raised | None
     warned: tuple[Warned, ...]
     changes: tuple[str, ...]
+    imported: tuple[str, ...]
     held: int
 
 
@@ -78,7 +80,7 @@ def run_child(
         _serve(bench, requests)
     except BaseException:  # noqa: BLE001 - nothing may go on in the frames of pytest
         with suppress(BaseException):
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
     finally:
         os._exit(70)
@@ -97,12 +99,11 @@ def _settle(outputs: tuple[int, int], stack: IO[str], parent: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     with suppress(OSError):  # where memory runs out, this is what has to go
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for place, file in enumerate((nothing, *outputs)):
+    for place, file in enumerate((os.open(os.devnull, os.O_RDONLY), *outputs)):
         os.dup2(file, place)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115 - a descriptor
-    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: PTH123, SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: PTH123, SIM115
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", 1, "utf-8", "backslashreplace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
     faulthandler.enable(stack)
     faulthandler.register(STACK_SIGNAL, stack)
     for handler in list(logging.root.handlers):  # those of pytest would gather records that nobody reads
@@ -119,7 +120,7 @@ def _serve(bench: LocalBench, requests: Connection) -> None:
     own, streams = os.getpid(), (sys.stdout, sys.stderr)
     zoos = {zoo.name: zoo for zoo, _ in bench.settings.zoos}
     checks = {check.name: check for check in bench.settings.checks}
-    state = Globals()
+    state, modules = Globals(), set(sys.modules)
     while True:
         try:
             request: Request = requests.recv()
@@ -133,9 +134,10 @@ def _serve(bench: LocalBench, requests: Connection) -> None:
                 case "check":
                     return bench.check(checks[request.name])
                 case "release":
-                    return bench.release()
+                    bench.release()
                 case "hello":
-                    return _try_out()
+                    _try_out()
+            return None
 
         if request.what == "build":
             state = Globals()
@@ -150,7 +152,9 @@ def _serve(bench: LocalBench, requests: Connection) -> None:
         for stream in streams:
             with suppress(OSError, ValueError):  # a model may have closed it
                 stream.flush()
-        requests.send(Reply(value, raised, tuple(warned), changes, held()))
+        imported = tuple(name for name in sys.modules if name not in modules and name.startswith("torch."))
+        modules.update(imported)
+        requests.send(Reply(value, raised, tuple(warned), changes, imported, held()))
 
 
 def _caught(answer: Callable[[], Any], config: pytest.Config) -> tuple[Any, Raised | None]:

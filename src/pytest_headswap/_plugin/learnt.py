@@ -95,7 +95,7 @@ def _write(config: pytest.Config, zoo: Zoo, settings: Settings, found: dict[str,
 
 
 def _with_peak_of(cost: Cost, older: Cost | None) -> Cost:
-    peaks = [peak for peak in (cost.peak_mb, older and older.peak_mb) if peak is not None]
+    peaks = [peak for peak in (cost.peak_mb, older.peak_mb if older is not None else None) if peak is not None]
     return Cost(cost.seconds, max(peaks, default=None))
 
 

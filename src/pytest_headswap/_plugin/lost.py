@@ -77,7 +77,7 @@ def _signal_name(number: int) -> str:
 
 def _place(stack: str) -> str:
     """The innermost frames, as far as they tell something."""
-    frames = telling_frames(_frames(stack))[:-_MOST_FRAMES - 1:-1]
+    frames = telling_frames(_frames(stack))[: -_MOST_FRAMES - 1 : -1]
     told = [f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames]
     return f", in {', called by '.join(told)}" if told else ""
 

@@ -112,18 +112,17 @@ class CheckItem(pytest.Item):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A few lines, unless the user asks for a certain style of traceback, and has a traceback here."""
-        if self.tells_in_words or is_told(excinfo.value):
+        if self.tells(excinfo.value):
             return describe(excinfo.value, self.repro)
         return super().repr_failure(excinfo, style)
 
     def _traceback_filter(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
         """Spare pytest the frames of an error in setup, whose text we replace: 0.4 s each, in torch's large files."""
-        return excinfo.traceback[:1] if self.tells_in_words else super()._traceback_filter(excinfo)
+        return excinfo.traceback[:1] if self.tells(excinfo.value) else super()._traceback_filter(excinfo)
 
-    @property
-    def tells_in_words(self) -> bool:
-        """Whether failures are told in our words; not when the user asks for a style of traceback."""
-        return tells_in_words(self.config)
+    def tells(self, error: BaseException) -> bool:
+        """Whether an exception is told in our words; not where it has a traceback, and the user asks for its style."""
+        return tells_in_words(self.config) or is_told(error)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         """A place of its own for each zoo: the models of a zoo lie in no file of the project.

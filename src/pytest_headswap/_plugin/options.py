@@ -81,6 +81,13 @@ def add_options(parser: pytest.Parser) -> None:
     add("memory", "SIZE", "memory that a model may take, such as 2.5GiB (default: a worker's share of what is free)")
     add("shard", "I/N", "this machine's part of the models, such as 2/8 on the second of eight (default: all)")
     add("report", "FOLDER", f"folder of the report (default: {DEFAULT_REPORT})")
+    group.addoption(
+        "--headswap-resume",
+        action="store_true",
+        default=False,
+        help="go on from the journal in the report folder: what it holds is taken over, but for what crashed or timed "
+        "out; versions and options have to be the same",
+    )
 
 
 def asked_scope(config: pytest.Config) -> Scope | None:

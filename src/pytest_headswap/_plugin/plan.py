@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from pytest_headswap._plugin.budget import Budget, budget_of
 from pytest_headswap._plugin.ids import model_id
 from pytest_headswap._plugin.learnt import known_too_large, read_learnt
 from pytest_headswap._plugin.options import Settings
+from pytest_headswap._plugin.resume import TAKEN
 from pytest_headswap.zoo.costs import ENOUGH, expected_costs
 
 _BUDGET = pytest.StashKey[Budget]()
@@ -71,9 +73,11 @@ def plan_line(config: pytest.Config, settings: Settings) -> str:
     """The plan in words."""
     plan = plan_of(config, settings)
     workers = worker_count(config)
+    plan = replace(plan, seconds=_left(config, settings, plan.seconds))
+    checks = settings.model_count * len(settings.checks) - len(config.stash.get(TAKEN, ()))
     parts = [
-        f"{settings.model_count:,} models",
-        f"{settings.model_count * len(settings.checks):,} checks",
+        f"{len(plan.seconds):,} models",
+        f"{checks:,} checks",
         _planned_evidence(config, settings),
     ]
     if plan.basis != "none":
@@ -81,6 +85,13 @@ def plan_line(config: pytest.Config, settings: Settings) -> str:
         on = f" on {workers} workers" if workers > 1 else ""
         parts.append(f"{about} {told_duration(plan.duration(workers))}{on}")
     return f"headswap: plan: {', '.join(parts)}"
+
+
+def _left(config: pytest.Config, settings: Settings, seconds: Mapping[str, float]) -> dict[str, float]:
+    """What the models take whose checks are not all taken over from an earlier run."""
+    done = Counter(nodeid.rpartition("::")[0] for nodeid in config.stash.get(TAKEN, ()))
+    checks = len(settings.checks)
+    return {model: cost * (1 - done[model] / checks) for model, cost in seconds.items() if done[model] < checks}
 
 
 def _planned_evidence(config: pytest.Config, settings: Settings) -> str:

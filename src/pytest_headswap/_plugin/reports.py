@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_headswap._plugin.facts import facts_of, reason_of
-from pytest_headswap._plugin.failure import is_told, message_of
+from pytest_headswap._plugin.failure import message_of
 from pytest_headswap._plugin.lost import LostError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ ATTRIBUTE = "headswap"
 def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
     """Put what is known about a test on the report of one of its phases, and give the report our texts."""
     error = call.excinfo.value if call.excinfo is not None else None
-    if report.when == "setup" and report.failed and error is not None and (item.tells_in_words or is_told(error)):
+    if report.when == "setup" and report.failed and call.excinfo is not None and item.tells(call.excinfo.value):
         report.longrepr = item.repr_failure(call.excinfo)  # pytest asks the item itself only for the call
     if report.skipped and isinstance(report.longrepr, tuple):
         # where the skip was raised is a line of this plugin, which tells a user nothing

@@ -11,6 +11,7 @@ import pytest
 from pytest_headswap._plugin.nodes import CheckItem, ZooNode
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.reports import annotate
+from pytest_headswap._plugin.resume import leave_out_taken
 
 if TYPE_CHECKING:
     from pytest_headswap._plugin.bench import Bench
@@ -76,6 +77,11 @@ class ZooRun:
         """No model is asked for any more."""
         if self._bench is not None:
             self._bench.close()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave out what an earlier run has done already."""
+        leave_out_taken(config, items)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(

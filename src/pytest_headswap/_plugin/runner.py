@@ -8,6 +8,7 @@ left otherwise than it was, is followed by a fresh one.
 from __future__ import annotations
 
 import codecs
+import importlib
 import os
 import signal
 import sys
@@ -218,6 +219,7 @@ class GuardedBench:
         self._runner: Runner | None = None
         self._fresh_held = 0
         self._stale = False
+        self._imported: list[str] = []
         self._model = Request("build")
         self._built = False
         self._used = 0.0
@@ -299,10 +301,10 @@ class GuardedBench:
     def _ask(self, request: Request, doing: str) -> Reply:
         limits = Limits(self.local.settings.options.timeout, self.local.budget.model)
         left = max(_LEAST_SECONDS.get(request.what, 0.0), limits.seconds - self._used)
+        if self._runner is None:
+            self._runner, self._stale = self._fresh(), False
         began = time.monotonic()
         try:
-            if self._runner is None:
-                self._runner, self._stale = Runner(self.local), False
             if request.what == "build":
                 self._runner.begin_model()
             reply = self._runner.ask(request, doing, left, limits)
@@ -315,4 +317,13 @@ class GuardedBench:
         for warned in reply.warned:
             warnings.warn_explicit(warned.message, warned.category, warned.filename, warned.line)
         self._stale = self._stale or bool(reply.changes)
+        self._imported += reply.imported
         return reply
+
+    def _fresh(self) -> Runner:
+        """Another runner; what an earlier one imported of torch is imported here first, so that it is not done again."""
+        for name in self._imported:
+            with suppress(Exception):
+                importlib.import_module(name)
+        self._imported = []
+        return Runner(self.local)
