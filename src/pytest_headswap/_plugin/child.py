@@ -169,14 +169,22 @@ def _caught(answer: Callable[[], Any], config: pytest.Config) -> tuple[Any, Rais
 
 
 def _try_out() -> None:
-    """Raise, or hang, where a copy of this process cannot compute.
+    """Swap and check a small model: raises, or hangs, where a copy of this process cannot compute.
 
     Raises:
         RuntimeError: there is a GPU, and this process has no access to it.
     """
     import torch
+    from torch import nn
 
-    torch.ones(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
+    from pytest_headswap.checks import build_case, run_check
+    from pytest_headswap.zoo import ModelSpec
+
+    spec = ModelSpec("tried out", lambda: nn.Linear(2, 2), lambda _: torch.zeros(2, 2))
+    case = build_case("headswap", spec, 3)
+    for check in ("output_shape", "gradient_flow"):
+        if (error := run_check(check, case).exception) is not None:
+            raise error
     if torch.cuda.device_count() and not torch.cuda.is_available():
         raise RuntimeError("CUDA was asked for before the process was copied")
 

@@ -60,7 +60,7 @@ def too_large(taken: int, allowed: int, doing: str, stack: str) -> LostError:
         f"the model took {gib(taken)} {doing}, more than the {gib(allowed)} of --headswap-memory{_place(stack)}; "
         "allow more, or take --headswap-evidence=structure"
     )
-    return LostError("crashed", message, stack, taken / 2**20)
+    return LostError("crashed", message, stack, round(taken / 2**20, 1))
 
 
 def told_changes(changes: tuple[str, ...]) -> tuple[str, ...]:

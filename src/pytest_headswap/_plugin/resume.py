@@ -17,7 +17,7 @@ from pytest_headswap.report import JOURNAL_NAME, JournalError, JournalHeader, Re
 AGAIN = ("crashed", "timeout")
 """Outcomes that are not taken over: they may be due to the machine, and the next run may have more luck."""
 
-TAKEN: pytest.StashKey[frozenset[str]] = pytest.StashKey()
+TAKEN = pytest.StashKey[frozenset[str]]()
 """The ids of what is taken over."""
 
 _BAD = ("failed", "error")
@@ -57,8 +57,7 @@ class Resume:
         self.taken = tuple(result for result in latest.values() if result.outcome not in AGAIN)
         self.again = len(latest) - len(self.taken)
         self.failures = tuple(result for result in self.taken if result.outcome in _BAD)
-        taken: frozenset[str] = frozenset(result.nodeid for result in self.taken)
-        config.stash[TAKEN] = taken
+        config.stash[TAKEN] = frozenset(result.nodeid for result in self.taken)
 
     def pytest_report_header(self) -> str:
         """What is taken over, in one line."""
@@ -70,7 +69,7 @@ class Resume:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker of xdist what it is not to run: by now, the journal may hold more."""
-        node.workerinput["headswap_taken"] = sorted(self.config.stash[TAKEN])
+        node.workerinput["headswap_taken"] = [result.nodeid for result in self.taken]
 
     def summary(self) -> Iterator[str]:
         """How many results are of the earlier run, and which of them are bad: pytest itself knows only of this one."""

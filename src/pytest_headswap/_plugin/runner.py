@@ -112,16 +112,20 @@ class Runner:
             if self._ended():
                 self._relay()
                 assert self._status is not None
-                raise lost.died(self._status, doing, self._read_stack(), self._taken / 2**20)
+                raise lost.died(self._status, doing, self._read_stack(), self._taken_mb)
             self._look_at_memory()
             if self._taken > limits.bytes:
                 raise lost.too_large(self._taken, limits.bytes, doing, self._asked_stack())
             if left <= 0:
-                raise lost.too_slow(limits.seconds, doing, self._asked_stack(), self._taken / 2**20)
+                raise lost.too_slow(limits.seconds, doing, self._asked_stack(), self._taken_mb)
 
     @property
     def _taken(self) -> int:
         return self.peak - self.before
+
+    @property
+    def _taken_mb(self) -> float:
+        return round(self._taken / 2**20, 1)
 
     def _look_at_memory(self) -> None:
         with suppress(psutil.Error):
@@ -300,12 +304,14 @@ class GuardedBench:
 
     def _ask(self, request: Request, doing: str) -> Reply:
         limits = Limits(self.local.settings.options.timeout, self.local.budget.model)
+        if request.what == "hello":
+            limits = Limits(_LEAST_SECONDS["hello"], sys.maxsize)  # no model is there yet
         left = max(_LEAST_SECONDS.get(request.what, 0.0), limits.seconds - self._used)
         if self._runner is None:
             self._runner, self._stale = self._fresh(), False
         began = time.monotonic()
         try:
-            if request.what == "build":
+            if request.what in ("hello", "build"):
                 self._runner.begin_model()
             reply = self._runner.ask(request, doing, left, limits)
         except BaseException as error:
@@ -321,7 +327,7 @@ class GuardedBench:
         return reply
 
     def _fresh(self) -> Runner:
-        """Another runner; what an earlier one imported of torch is imported here first, so that it is not done again."""
+        """Another runner. What an earlier one imported of torch is imported here first, so that none does it again."""
         for name in self._imported:
             with suppress(Exception):
                 importlib.import_module(name)
