@@ -84,7 +84,7 @@ def test_workers_share_what_is_free_and_values_take_half_of_it_at_most(monkeypat
 
 def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = budget.free_memory()
-    assert 0 < free
+    assert free > 0
     (tmp_path / "memory.max").write_text("max\n")
     assert budget._container_limits(tmp_path) == []
     (tmp_path / "memory.max").write_text("123456789\n")
