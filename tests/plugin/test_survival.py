@@ -341,16 +341,16 @@ def pytest_headswap_case(config, case):
 class Large(Net):
     def __init__(self, num_classes=10):
         super().__init__(num_classes)
-        self.register_buffer("table", torch.ones(2_000_000))
+        self.register_buffer("table", torch.ones(1_000_000))
         self.me = [self]
-SPECS = {f"net_{number:02}": dict(build=Large, native=Large) for number in range(60)}
+SPECS = {f"net_{number:02}": dict(build=Large, native=Large) for number in range(50)}
 """
 
 
 def test_memory_does_not_grow_from_model_to_model(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(NOTING)
     # in a process of its own: pytester keeps what each hook was called with
-    project.runpytest_subprocess(ZOO).assert_outcomes(passed=480)
+    project.runpytest_subprocess(ZOO).assert_outcomes(passed=400)
     lines = [line.split() for line in (project.path / "held.txt").read_text().splitlines()]
     assert len({pid for pid, _ in lines}) == 1, "one process has had them all"
     # the first has not yet made a check, so the second is the first that can be compared
@@ -397,7 +397,7 @@ def test_where_a_copy_of_the_process_cannot_compute_models_run_in_it_with_a_warn
     )
     result.assert_outcomes(passed=1, warnings=1)
     result.stdout.fnmatch_lines(
-        ["*headswap: models run in the process of pytest, without limits*: CUDA was asked for*"]
+        ["*headswap: models run in the process of pytest, without limits*: RuntimeError: CUDA was*"]
     )
 
 
