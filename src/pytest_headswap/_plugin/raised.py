@@ -4,6 +4,8 @@ can be sent."""
 from __future__ import annotations
 
 import pickle
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,22 +35,27 @@ class Raised:
         reason: its reason code; empty where it has none.
         text: as it is printed.
         pickled: the exception itself; None where that cannot be sent, or would end the run.
+        module: where its type lives.
     """
 
     message: str
     reason: str
     text: str
     pickled: bytes | None
+    module: str
 
     @classmethod
     def of(cls, error: BaseException, config: pytest.Config) -> Raised:
         """Tell of an exception while its traceback is at hand."""
         text = describe(error) if tells_in_words(config) else _in_style(error, config)
-        return cls(cut(message_of(error)), reason_of(error), cut(text), _pickled(error))
+        return cls(cut(message_of(error)), reason_of(error), cut(text), _pickled(error), type(error).__module__)
 
     def revive(self) -> Exception:
         """The exception, which tells of itself what is told here."""
-        error: Any = RemoteError(self.message, self.reason) if self.pickled is None else pickle.loads(self.pickled)
+        error: Any = RemoteError(self.message, self.reason)
+        if self.pickled is not None and self.module in sys.modules:  # what is not known here is not imported either
+            with suppress(Exception):
+                error = pickle.loads(self.pickled)
         setattr(error, RAISED, self)
         return error  # type: ignore[no-any-return]
 

@@ -39,7 +39,7 @@ MOST_OUTPUT = 2**20
 _INTERVAL = 0.05  # seconds between two looks at a runner that works
 _CHUNK = 2**16
 _STACK_SECONDS = 1.0  # what a runner has to write down where it is
-_LEAST_SECONDS = {"hello": 60.0, "release": 30.0}  # whatever the time that a model has
+_LEAST_SECONDS = {"hello": 120.0, "release": 30.0}  # whatever the time that a model has
 _LIVES = 2  # so many processes a model may lose
 
 
@@ -60,15 +60,17 @@ class Runner:
         self._stack = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         parent = os.getpid()
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of threads: none is needed there
-            self.pid = os.fork()
-        if self.pid == 0:
-            ours.close()
-            for read, _ in ends:
-                os.close(read)
-            run_child(bench, theirs, (ends[0][1], ends[1][1]), self._stack, parent)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of threads: none is needed there
+                self.pid = os.fork()
+            if self.pid == 0:
+                ours.close()
+                for read, _ in ends:
+                    os.close(read)
+                run_child(bench, theirs, (ends[0][1], ends[1][1]), self._stack, parent)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
         for read, write in ends:
             os.close(write)
@@ -176,7 +178,9 @@ class Runner:
         text = self._decoders[file].decode(data[:room])
         if self._room[file] < 0:
             text += f"\n... the model prints more than {MOST_OUTPUT:,} bytes: the rest is left out\n"
-        getattr(sys, name).write(text)
+        stream = getattr(sys, name)
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def _asked_stack(self) -> str:
         """Where the runner is, as it writes down itself, in C code too."""

@@ -78,6 +78,8 @@ class JournalWriter:
             new.replace(self.path)
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
+            with suppress(OSError):
+                new.unlink()
             raise JournalError(
                 f"cannot write the report to {folder}: {error.strerror or error}. Choose a folder that can be written"
             ) from error
