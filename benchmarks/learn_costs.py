@@ -1,7 +1,8 @@
 """Write the costs that are shipped, from journals of whole zoos: `python benchmarks/learn_costs.py JOURNAL...`.
 
 The run should be `pytest --headswap-zoo=timm -n 2` with all checks and nothing else on the machine. Of several journals
-of one zoo, the last that has a model counts. A model is left out whose process died, or that lacks a check.
+of one zoo, the last that has a model counts. A model is left out whose process died, whose time
+was used up, or that lacks a check.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def costs_of(header: JournalHeader, results: list[Result]) -> dict[str, dict[str
     costs: dict[str, dict[str, Cost]] = defaultdict(dict)
     for (zoo, model), of_model in by_model.items():
         complete = len(of_model) == len(header.options["checks"])
-        if complete and all(result.outcome != "crashed" for result in of_model):
+        if complete and all(result.outcome not in ("crashed", "timeout") for result in of_model):
             peaks = [result.peak_memory_mb for result in of_model if result.peak_memory_mb is not None]
             costs[zoo][model] = Cost(sum(result.seconds for result in of_model), max(peaks, default=None))
     return costs

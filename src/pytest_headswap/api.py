@@ -12,8 +12,10 @@ from pytest_headswap._plugin.asked import (
     device_name,
     evidence_kind,
     listed,
+    memory_budget,
     select_checks,
 )
+from pytest_headswap._plugin.budget import Meter
 from pytest_headswap._plugin.facts import facts_of, head_paths, reason_of, told
 from pytest_headswap._plugin.failure import message_of
 from pytest_headswap._plugin.subject import Subject, subject_of
@@ -36,6 +38,7 @@ def check_headswap(
     native: Callable[[int], nn.Module] | None = None,
     evidence: str = "auto",
     device: str = "auto",
+    memory: str = "auto",
     name: str | None = None,
     head: str | None = None,
 ) -> list[Result]:
@@ -52,6 +55,8 @@ def check_headswap(
         native: given a class count, returns the model as it is built for that count, for `native_parity`.
         evidence: `auto`, `structure` or `numeric`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        memory: what the model may take, such as `2.5GiB`: one that would take more is given structure evidence. The
+            checks run in this process, where nothing ends a model that takes more all the same.
         name: what the model is called in the results, in place of the name of its class.
         head: path of the one head to swap, for a model whose heads mean different things.
 
@@ -65,17 +70,18 @@ def check_headswap(
         TypeError: `model` is none.
     """
     chosen = chosen_checks(checks)
-    options = case_options(num_classes, evidence, device)
+    options = case_options(num_classes, evidence, device, memory)
     subject = subject_of(model, example_inputs, native, name, head)
     return _results(subject, chosen, options)
 
 
-def case_options(num_classes: int, evidence: str, device: str) -> CaseOptions:
+def case_options(num_classes: int, evidence: str, device: str, memory: str) -> CaseOptions:
     """The options of a case, from arguments of these names."""
     return CaseOptions(
         class_count(num_classes, "num_classes"),
         evidence_kind(evidence, "evidence"),
         device_name(str(device), "device"),
+        memory=memory_budget(memory, "memory"),
     )
 
 
@@ -93,6 +99,7 @@ def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) 
     from pytest_headswap.engine import NoHeadError
 
     last = time.perf_counter()
+    meter = Meter(anew=False)  # what the process held at most is the user's own to know
 
     def result(check: Check, outcome: Outcome, message: str, reason: str, **more: Any) -> Result:
         nonlocal last
@@ -104,6 +111,7 @@ def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) 
             reason=reason,
             repro=subject.repro(check.name, options),
             family=subject.spec.family,
+            taken_mb=meter.taken_mb(),
             **more,
         )
         return Result.from_json({**facts, "seconds": round(last - start, 4)})

@@ -41,13 +41,18 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_headswap._plugin.learnt import Learner
     from pytest_headswap._plugin.progress import Progress
     from pytest_headswap._plugin.recorder import Recorder
+    from pytest_headswap._plugin.resume import TAKEN, Resume
     from pytest_headswap._plugin.run import ZooRun, share_cores
 
-    config.pluginmanager.register(ZooRun(settings), "headswap-run")
+    config.pluginmanager.register(ZooRun(config, settings), "headswap-run")
     workerinput = getattr(config, "workerinput", None)
     if workerinput is None:
-        config.pluginmanager.register(Recorder(config, settings), "headswap-recorder")
+        resume = Resume(config, settings) if config.getoption("headswap_resume") else None
+        if resume is not None:
+            config.pluginmanager.register(resume, "headswap-resume")
+        config.pluginmanager.register(Recorder(config, settings, resume), "headswap-recorder")
         config.pluginmanager.register(Learner(config, settings), "headswap-learner")
         config.pluginmanager.register(Progress(config, settings), "headswap-progress")
     else:
+        config.stash[TAKEN] = frozenset(workerinput.get("headswap_taken", ()))
         share_cores(workerinput["workercount"])

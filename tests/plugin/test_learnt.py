@@ -27,7 +27,7 @@ def test_a_run_leaves_what_its_models_took_for_the_next(project: pytest.Pytester
     ((kind, models),) = _learnt(project).items()
     assert kind == "testlib 1.2, auto, auto, output_shape, metadata"
     assert models.keys() == {"alpha", "lonely"}
-    assert all(0 < seconds < 60 and peak > 1 for seconds, peak in models.values())
+    assert all(0 < seconds < 60 and peak >= 0 for seconds, peak in models.values())
     result = project.runpytest_inprocess(ZOO, CHECKS, TWO)
     result.stdout.fnmatch_lines(["headswap: plan: 2 models, 4 checks, *, about a minute"])
 

@@ -86,10 +86,13 @@ def test_a_gpu_that_is_not_there_is_refused_with_what_is_there(
 def test_evidence_and_device_reach_the_case_the_journal_and_the_repro_command(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, journal: Callable[..., dict[str, Result]]
 ) -> None:
-    asked = []
+    asked = project.path / "asked.txt"
 
-    def build_case(zoo: str, spec: ModelSpec, num_classes: int, evidence: str, device: str) -> checks.Case:
-        asked.append((num_classes, evidence, device))
+    def build_case(
+        zoo: str, spec: ModelSpec, num_classes: int, evidence: str = "", device: str = "", memory: int = 0
+    ) -> checks.Case:
+        with asked.open("a", encoding="utf-8") as file:
+            file.write(f"{zoo} {num_classes} {evidence} {device}\n" if zoo == "testzoo" else "")
         return build(zoo, spec, num_classes)
 
     build = checks.build_case
@@ -109,7 +112,7 @@ def test_evidence_and_device_reach_the_case_the_journal_and_the_repro_command(
     project.runpytest_inprocess(*only)
     (item,) = journal().values()
     assert item.repro.endswith(" --headswap-evidence=structure --headswap-device=cpu"), "those of the ini file"
-    assert asked == [(7, "numeric", "cuda:1"), (7, "structure", "cpu")]
+    assert asked.read_text(encoding="utf-8") == "testzoo 7 numeric cuda:1\ntestzoo 7 structure cpu\n"
 
 
 @pytest.mark.parametrize("kind", ["structure", "numeric"])
@@ -158,12 +161,17 @@ def test_each_option_works_as_an_ini_key(project: pytest.Pytester, journal: Call
         "headswap_checks = output_shape\n"
         "headswap_num_classes = 3\n"
         "headswap_report = out/of/the/way\n"
+        "headswap_timeout = 60\n"
+        "headswap_memory = 2GiB\n"
     )
     result = project.runpytest_inprocess()
     result.assert_outcomes(passed=3)  # the test of the project among them
     results = journal("out/of/the/way")
     assert list(results) == ["testzoo::alpha::output_shape", "testzoo::lonely::output_shape"]
-    assert all(item.repro.endswith("--headswap-num-classes=3") for item in results.values())
+    assert all(
+        item.repro.endswith("--headswap-num-classes=3 --headswap-timeout=60 --headswap-memory=2GiB")
+        for item in results.values()
+    )
     header, _ = read_journal(project.path / "out/of/the/way")
     assert header.options == {
         "zoo": ["testzoo"],
@@ -172,6 +180,8 @@ def test_each_option_works_as_an_ini_key(project: pytest.Pytester, journal: Call
         "num_classes": 3,
         "evidence": "auto",
         "device": "auto",
+        "timeout": 60,
+        "memory": "2GiB",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 DEFAULT_NUM_CLASSES = 7
 EVIDENCE = ("auto", "structure", "numeric")
 MOST_SHARDS = 10_000
+DEFAULT_TIMEOUT = 300
+AUTO_MEMORY = "auto"
+LEAST_MEMORY = 64 * 2**20
 DEVICES = "auto, cpu, cuda, or cuda:N with a number"
 
 
@@ -28,6 +32,8 @@ class CaseOptions:
     num_classes: int = DEFAULT_NUM_CLASSES
     evidence: str = "auto"
     device: str = "auto"
+    timeout: float = DEFAULT_TIMEOUT
+    memory: str = AUTO_MEMORY
 
     def flags(self) -> list[str]:
         """The options of the command line that ask for the same; none for what is so anyway."""
@@ -80,6 +86,52 @@ def class_count(value: Any, where: str) -> int:
     return number
 
 
+def timeout_seconds(value: Any, where: str) -> float:
+    """`value` as a time in seconds, a whole number where it is one.
+
+    Raises:
+        AskedError: it is no positive number.
+    """
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise AskedError(f"{where} must be a positive number of seconds, such as {DEFAULT_TIMEOUT}, not {value!r}")
+    return int(seconds) if seconds == int(seconds) else seconds
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?B)?|B)", re.ASCII | re.IGNORECASE)
+
+
+def memory_size(value: Any, where: str) -> int:
+    """`value` as a number of bytes: a unit with a lone B counts in thousands, any other in 1024.
+
+    Raises:
+        AskedError: it is no size.
+    """
+    found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None:
+        raise AskedError(f"{where} must be a size such as 2.5GiB, 2500MB or 4G, or {AUTO_MEMORY}, not {value!r}")
+    number, prefix, unit = found.groups()
+    base = 1000 if (unit or "").upper() == "B" else 1024
+    size = int(float(number) * base ** (" KMGT".index(prefix.upper()) if prefix else 0))
+    if size < LEAST_MEMORY:
+        raise AskedError(f"{where} is {value!r}, but no model runs in less than {LEAST_MEMORY // 2**20} MiB")
+    return size
+
+
+def memory_budget(value: Any, where: str) -> str:
+    """`value` as a memory budget, as it was written: on another machine, `auto` is something else.
+
+    Raises:
+        AskedError: it is no size.
+    """
+    if value != AUTO_MEMORY:
+        memory_size(value, where)
+    return str(value)
+
+
 def evidence_kind(value: Any, where: str) -> str:
     """`value` as a kind of evidence.
 
@@ -106,7 +158,7 @@ def device_name(value: Any, where: str) -> str:
 
     import torch
 
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = torch.cuda.device_count()  # is_available() would keep forks of this process from CUDA
     if not count:
         built = "finds no GPU" if torch.version.cuda or torch.version.hip else "is built for the CPU alone"
         raise AskedError(

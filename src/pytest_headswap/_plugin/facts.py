@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from pytest_headswap._plugin.failure import message_of
@@ -23,6 +22,7 @@ def facts_of(
     repro: str = "",
     family: str = "",
     heads: tuple[str, ...] = (),
+    taken_mb: float | None = None,
 ) -> dict[str, Any]:
     """The fields of a result but its time, as plain data, which can be sent from one process to another."""
     return {
@@ -36,7 +36,7 @@ def facts_of(
         "nodeid": str(test),
         "reason": reason,
         "family": family,
-        "peak_memory_mb": peak_memory_mb(),
+        "peak_memory_mb": taken_mb,
         "heads": list(heads),
     }
 
@@ -56,13 +56,3 @@ def reason_of(error: BaseException | None) -> str:
 def head_paths(case: Case) -> tuple[str, ...]:
     """Where the heads are that were swapped."""
     return tuple(head.path for head in case.swap.heads)
-
-
-def peak_memory_mb() -> float | None:
-    """The most memory that this process has held so far; None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

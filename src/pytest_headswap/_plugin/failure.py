@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,14 +12,28 @@ from pytest_headswap._plugin.ids import CheckId
 if TYPE_CHECKING:
     import pytest
 
+RAISED = "headswap_raised"
+"""The attribute of an exception that comes from another process: what was told of it there, a `Raised`."""
+
 _FRAMES = 3
 _PACKAGE = Path(__file__).parent.parent
 _OWN_ROOMS = tuple(_PACKAGE / room for room in ("_plugin", "checks", "engine"))  # the zoo room holds models
 
 
+class ToldError(Exception):
+    """An exception of the plugin that speaks for itself; `details` are printed below its message."""
+
+    details = ""
+
+
 def tells_in_words(config: pytest.Config) -> bool:
     """Whether failures are told in our words; not when the user asks for a style of traceback."""
     return not config.getoption("fulltrace") and config.getoption("tbstyle") in ("auto", "line", "no")
+
+
+def is_told(error: BaseException) -> bool:
+    """Whether what is to be printed of an exception is known already, so that its traceback says nothing."""
+    return isinstance(error, ToldError) or hasattr(error, RAISED)
 
 
 def describe(error: BaseException, repro: str = "") -> str:
@@ -29,10 +44,16 @@ def describe(error: BaseException, repro: str = "") -> str:
     """
     from pytest_headswap.checks import CheckFailed
 
+    raised = getattr(error, RAISED, None)
     lines = [message_of(error)]
-    if not isinstance(error, CheckFailed):
+    if raised is not None:
+        lines = [raised.text]
+    elif isinstance(error, ToldError):
+        lines += error.details.rstrip().splitlines()
+    elif not isinstance(error, CheckFailed):
         root = error.__cause__ or error
-        lines += [line.rstrip() for line in traceback.format_list(_telling_frames(root))]
+        frames = telling_frames(traceback.extract_tb(root.__traceback__))
+        lines += [line.rstrip() for line in traceback.format_list(frames)]
         if root is not error:
             lines.append(f"{type(root).__name__}: {root}")
     if repro:
@@ -40,11 +61,11 @@ def describe(error: BaseException, repro: str = "") -> str:
     return "\n".join(lines)
 
 
-def _telling_frames(error: BaseException) -> list[traceback.FrameSummary]:
+def telling_frames(frames: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
     """The last frames in the model's own code and the place of the error; simply the last ones when there are none."""
     import torch
 
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = list(frames)
     machinery = (*_OWN_ROOMS, Path(torch.__file__).parent)
     # what comes before our first frame is pytest
     start = next((index for index, frame in enumerate(frames) if _is_below(frame, *_OWN_ROOMS)), 0)
@@ -63,7 +84,9 @@ def message_of(error: BaseException) -> str:
     from pytest_headswap.checks import CheckFailed
     from pytest_headswap.engine import HeadSwapError
 
-    if isinstance(error, (CheckFailed, HeadSwapError)):
+    if (raised := getattr(error, RAISED, None)) is not None:
+        return str(raised.message)
+    if isinstance(error, (CheckFailed, HeadSwapError, ToldError)):
         return str(error)
     text = str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

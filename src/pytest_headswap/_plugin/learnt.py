@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_headswap._plugin.asked import CaseOptions
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap.report import Result
 from pytest_headswap.zoo.costs import Cost, costs_from_json, costs_to_json
@@ -30,6 +31,21 @@ def read_learnt(config: pytest.Config, zoo: Zoo, settings: Settings) -> dict[str
         return {}
 
 
+def known_too_large(config: pytest.Config, settings: Settings, allowed: int) -> dict[tuple[str, str], float]:
+    """Zoo and model of those that took more than so many bytes here before, with the MB that they took.
+
+    What is shipped does not count: there, models took what those before them had left.
+    """
+    if settings.options.evidence != CaseOptions().evidence:
+        return {}
+    return {
+        (zoo.name, model): cost.peak_mb
+        for zoo, names in settings.zoos
+        for model, cost in read_learnt(config, zoo, settings).items()
+        if model in names and cost.peak_mb is not None and cost.peak_mb * 2**20 > allowed
+    }
+
+
 class Learner:
     """Notes what each model takes, and keeps it for the next run. Lives in the controller alone."""
 
@@ -45,7 +61,7 @@ class Learner:
         before = self._costs.get(key, Cost(0.0))
         peaks = [peak for peak in (before.peak_mb, result.peak_memory_mb) if peak is not None]
         self._costs[key] = Cost(before.seconds + result.seconds, max(peaks, default=None))
-        if result.outcome != "crashed":  # what the dead process did is on no clock
+        if result.outcome != "crashed" or result.peak_memory_mb is not None:  # a worker of xdist dies on no clock
             self._checks[key] = self._checks.get(key, 0) + 1
 
     @pytest.hookimpl(trylast=True)
@@ -67,6 +83,8 @@ def _write(config: pytest.Config, zoo: Zoo, settings: Settings, found: dict[str,
         return
     stored, kind = _stored(config, zoo), _kind(zoo, settings)
     older = read_learnt(config, zoo, settings)
+    # what a model took at most is kept: with less memory, it was given structure evidence, which takes little
+    found = {model: _with_peak_of(cost, older.get(model)) for model, cost in found.items()}
     models = {**found, **{model: cost for model, cost in older.items() if model not in found}}
     kinds = {
         kind: costs_to_json(dict(list(models.items())[:MOST_MODELS])),
@@ -74,6 +92,11 @@ def _write(config: pytest.Config, zoo: Zoo, settings: Settings, found: dict[str,
     }
     # as text: the cache would give each number a line of its own
     cache.set(_key(zoo), json.dumps(dict(list(kinds.items())[:MOST_KINDS]), separators=(",", ":")))
+
+
+def _with_peak_of(cost: Cost, older: Cost | None) -> Cost:
+    peaks = [peak for peak in (cost.peak_mb, older.peak_mb if older is not None else None) if peak is not None]
+    return Cost(cost.seconds, max(peaks, default=None))
 
 
 def _stored(config: pytest.Config, zoo: Zoo) -> dict[str, Any]:

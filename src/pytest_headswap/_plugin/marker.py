@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -65,7 +65,7 @@ def wanted_by(test: pytest.Item, config: pytest.Config) -> list[Wanted] | None:
     options = read_case_options(config)
     if "num_classes" in arguments:
         count = class_count(arguments["num_classes"], "num_classes")
-        options = CaseOptions(count, options.evidence, options.device)
+        options = replace(options, num_classes=count)
     checks: tuple[Check, ...] = ()
     if "checks" in arguments:
         checks = select_checks(as_list(arguments["checks"]), known_checks(config), "checks")

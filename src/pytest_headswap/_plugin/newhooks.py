@@ -62,8 +62,9 @@ def pytest_headswap_checks(config: pytest.Config) -> Mapping[str, Callable[[Case
 def pytest_headswap_case(config: pytest.Config, case: Case) -> None:
     """Called when a model was built and its head swapped, before its first check or the test that asks for it.
 
-    In the process that runs the tests: with pytest-xdist, in a worker. What is raised here is an error of all the
-    tests of the model.
+    In the process in which the model is. For the tests of a zoo that is one of its own on Linux, forked of that of
+    pytest, or of a worker of pytest-xdist: what is printed, or written to files, stays, and what is kept in memory is
+    gone with it. What is raised here is an error of all the tests of the model.
     """
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_headswap._plugin.asked import (
     DEFAULT_NUM_CLASSES,
+    DEFAULT_TIMEOUT,
     DEVICES,
     EVIDENCE,
     AskedError,
@@ -20,8 +21,10 @@ from pytest_headswap._plugin.asked import (
     device_name,
     evidence_kind,
     listed,
+    memory_budget,
     select_checks,
     shard_of,
+    timeout_seconds,
 )
 from pytest_headswap._plugin.selection import Selected, load_zoos, part_of_each, select
 
@@ -74,8 +77,17 @@ def add_options(parser: pytest.Parser) -> None:
     add("num-classes", "N", f"class count of the new heads (default: {DEFAULT_NUM_CLASSES})")
     add("evidence", "KIND", f"what verdicts rest on: {', '.join(EVIDENCE)} (default: auto, numeric if memory allows)")
     add("device", "DEVICE", f"where device_placement puts models: {DEVICES} (default: auto, what there is)")
+    add("timeout", "SECONDS", f"seconds that a model may take, with all its checks (default: {DEFAULT_TIMEOUT})")
+    add("memory", "SIZE", "memory that a model may take, such as 2.5GiB (default: a worker's share of what is free)")
     add("shard", "I/N", "this machine's part of the models, such as 2/8 on the second of eight (default: all)")
     add("report", "FOLDER", f"folder of the report (default: {DEFAULT_REPORT})")
+    group.addoption(
+        "--headswap-resume",
+        action="store_true",
+        default=False,
+        help="go on from the journal in the report folder: what it holds is taken over, but for what crashed or timed "
+        "out; versions and options have to be the same",
+    )
 
 
 def asked_scope(config: pytest.Config) -> Scope | None:
@@ -115,6 +127,8 @@ def read_case_options(config: pytest.Config) -> CaseOptions:
         class_count(text_of(config, "num_classes") or usual.num_classes, "--headswap-num-classes"),
         evidence_kind(text_of(config, "evidence") or usual.evidence, "--headswap-evidence"),
         device_name(text_of(config, "device") or usual.device, "--headswap-device"),
+        timeout_seconds(text_of(config, "timeout") or usual.timeout, "--headswap-timeout"),
+        memory_budget(text_of(config, "memory") or usual.memory, "--headswap-memory"),
     )
 
 

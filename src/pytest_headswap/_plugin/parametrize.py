@@ -34,6 +34,7 @@ def parametrize_with_checks(
     native: Callable[[int], nn.Module] | None = None,
     evidence: str = "auto",
     device: str = "auto",
+    memory: str = "auto",
     head: str | None = None,
 ) -> pytest.MarkDecorator:
     """Parametrize a test with the checks of some models; the arguments are those of `check_headswap`.
@@ -52,7 +53,7 @@ def parametrize_with_checks(
     from pytest_headswap.api import case_options, chosen_checks
 
     chosen = chosen_checks(checks)
-    options = case_options(num_classes, evidence, device)
+    options = case_options(num_classes, evidence, device, memory)
     parameters, names = [], Counter[str]()
     for model in _several(models):
         subject = subject_of(model, example_inputs, native, head=head)

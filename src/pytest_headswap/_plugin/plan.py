@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from pytest_headswap._plugin.asked import CaseOptions
+from pytest_headswap._plugin.budget import Budget, budget_of
 from pytest_headswap._plugin.ids import model_id
-from pytest_headswap._plugin.learnt import read_learnt
+from pytest_headswap._plugin.learnt import known_too_large, read_learnt
 from pytest_headswap._plugin.options import Settings
+from pytest_headswap._plugin.resume import TAKEN
 from pytest_headswap.zoo.costs import ENOUGH, expected_costs
 
+_BUDGET = pytest.StashKey[Budget]()
 _PLAN = pytest.StashKey["Plan"]()
-_EVIDENCE = {"auto": "numeric where memory allows"}
 
 
 @dataclass(frozen=True)
@@ -70,17 +73,45 @@ def plan_line(config: pytest.Config, settings: Settings) -> str:
     """The plan in words."""
     plan = plan_of(config, settings)
     workers = worker_count(config)
-    evidence = settings.options.evidence
+    plan = replace(plan, seconds=_left(config, settings, plan.seconds))
+    checks = settings.model_count * len(settings.checks) - len(config.stash.get(TAKEN, ()))
     parts = [
-        f"{settings.model_count:,} models",
-        f"{settings.model_count * len(settings.checks):,} checks",
-        _EVIDENCE.get(evidence, evidence),
+        f"{len(plan.seconds):,} models",
+        f"{checks:,} checks",
+        _planned_evidence(config, settings),
     ]
     if plan.basis != "none":
         about = "at most about" if plan.basis == "at most" else "about"
         on = f" on {workers} workers" if workers > 1 else ""
         parts.append(f"{about} {told_duration(plan.duration(workers))}{on}")
     return f"headswap: plan: {', '.join(parts)}"
+
+
+def _left(config: pytest.Config, settings: Settings, seconds: Mapping[str, float]) -> dict[str, float]:
+    """What the models take whose checks are not all taken over from an earlier run."""
+    done = Counter(nodeid.rpartition("::")[0] for nodeid in config.stash.get(TAKEN, ()))
+    checks = len(settings.checks)
+    return {model: cost * (1 - done[model] / checks) for model, cost in seconds.items() if done[model] < checks}
+
+
+def _planned_evidence(config: pytest.Config, settings: Settings) -> str:
+    """How many models are to be computed with, and how many are known to be too large for that."""
+    evidence = settings.options.evidence
+    if evidence != CaseOptions().evidence:
+        return evidence
+    large = len(known_too_large(config, settings, run_budget(config, settings).model))
+    if not large:
+        return "numeric where memory allows"
+    return f"numeric for {settings.model_count - large:,}, structure for {large:,} that take too much memory"
+
+
+def run_budget(config: pytest.Config, settings: Settings) -> Budget:
+    """The memory of this process, or of each worker, which is measured once."""
+    if _BUDGET not in config.stash:
+        workerinput = getattr(config, "workerinput", None)
+        workers = worker_count(config) if workerinput is None else int(workerinput["workercount"])
+        config.stash[_BUDGET] = budget_of(settings.options.memory, workers)
+    return config.stash[_BUDGET]
 
 
 def worker_count(config: pytest.Config) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,16 +18,22 @@ from pytest_headswap._plugin.reports import ATTRIBUTE
 from pytest_headswap.report import OUTCOMES, JournalError, JournalHeader, JournalWriter, Result
 from pytest_headswap.report.merge import shard_options
 
+if TYPE_CHECKING:
+    from pytest_headswap._plugin.resume import Resume
+
 
 class Recorder:
     """Turns the reports of the phases of a test into one result."""
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings, resume: Resume | None = None) -> None:
         self.config = config
         self.settings = settings
+        self.resume = resume
         self.journal: JournalWriter | None = None
         self.counts: dict[str, Counter[str]] = {}
         self.skips: Counter[str] = Counter()
+        self.unwritten = 0
+        self.problem = ""
         self._facts: dict[str, dict[str, Any]] = {}
         self._seconds: dict[str, float] = {}
 
@@ -33,20 +42,13 @@ class Recorder:
         """Begin a journal; a listing of tests leaves the one of the last run alone."""
         if session.config.option.collectonly:
             return
-        settings = self.settings
-        options = {
-            "zoo": [zoo.name for zoo, _ in settings.zoos],
-            "models": settings.models,
-            "checks": [check.name for check in settings.checks],
-            **asdict(settings.options),
-        }
-        if settings.shard is not None:
-            part = {zoo.name: names for zoo, names in settings.zoos}
-            options |= shard_options(str(settings.shard), part, {zoo.name: names for zoo, names in settings.whole})
+        taken = self.resume.taken if self.resume is not None else ()
         try:
-            self.journal = JournalWriter(settings.report, JournalHeader(_versions(settings), options))
+            self.journal = JournalWriter(self.settings.report, header_of(self.settings), taken)
         except JournalError as error:
             raise pytest.UsageError(f"{error} with --headswap-report") from error
+        for result in taken:
+            self._tell(result)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Gather the phases of a test, and write its result after the last."""
@@ -62,9 +64,10 @@ class Recorder:
             self._finish(nodeid)
 
     def _finish(self, nodeid: str) -> None:
-        facts, seconds = self._facts.pop(nodeid, None), self._seconds.pop(nodeid, 0.0)
-        if facts is not None:
-            self._write(Result.from_json({**facts, "seconds": round(seconds, 4)}))
+        with _uninterrupted():  # a result is written once, and not lost
+            facts, seconds = self._facts.pop(nodeid, None), self._seconds.pop(nodeid, 0.0)
+            if facts is not None:
+                self._write(Result.from_json({**facts, "seconds": round(seconds, 4)}))
 
     def _crashed(self, report: pytest.TestReport) -> None:
         """The worker of a test died; xdist then reports the test itself, and nothing of ours is on that report."""
@@ -91,18 +94,44 @@ class Recorder:
 
     def _write(self, result: Result) -> None:
         if self.journal is not None:
-            self.journal.write(result)
+            try:
+                self.journal.write(result)
+            except JournalError as error:
+                self._cannot_write(error)
+        self._tell(result)
+
+    def _cannot_write(self, error: JournalError) -> None:
+        """Say so loudly, once, and go on: what is found can still be seen, and what was written stays."""
+        self.unwritten += 1
+        if self.unwritten == 1:
+            self.problem = f"{error}. The run goes on, and its results are shown, but not all are kept"
+            reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+            if reporter is not None:
+                reporter.ensure_newline()
+                reporter.write_line(f"headswap: WARNING: {self.problem}", red=True, bold=True)
+
+    def _tell(self, result: Result) -> None:
         self.config.hook.pytest_headswap_result(config=self.config, result=result)
         self.counts.setdefault(result.zoo, Counter())[result.outcome] += 1
         if result.outcome == "skipped":
             self.skips[result.reason] += 1
 
-    def pytest_sessionfinish(self) -> None:
-        """Write down what an interrupted run had found, and close the journal."""
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write down what an interrupted run had found, and close the journal.
+
+        A run that could not keep its results, or that goes on from one with failures, has not succeeded.
+        """
         for nodeid in list(self._facts):
             self._finish(nodeid)
         if self.journal is not None:
             self.journal.close()
+        resumed = self.resume is not None and bool(self.resume.taken)
+        if resumed and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+            session.exitstatus = pytest.ExitCode.OK  # all was done before
+        bad = self.unwritten or (self.resume is not None and self.resume.failures)
+        if bad and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """How many results of each kind, what was skipped for which reason, and where the journal is."""
@@ -114,7 +143,40 @@ class Recorder:
             terminalreporter.write_line(f"{zoo}: {counts.total()} results: {listed}")
         for reason, count in self.skips.most_common():
             terminalreporter.write_line(f"  skipped {count}: {_explained(reason)}")
+        if self.resume is not None:
+            for line in self.resume.summary():
+                terminalreporter.write_line(line)
         terminalreporter.write_line(f"journal: {self.journal.path}")
+        if self.unwritten:
+            lost = f"WARNING: {self.unwritten} results are not in the journal: {self.problem}"
+            terminalreporter.write_line(lost, red=True, bold=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A block that Ctrl-C waits for, where the system can do that."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def header_of(settings: Settings) -> JournalHeader:
+    """The first line of the journal of a run."""
+    options = {
+        "zoo": [zoo.name for zoo, _ in settings.zoos],
+        "models": settings.models,
+        "checks": [check.name for check in settings.checks],
+        **asdict(settings.options),
+    }
+    if settings.shard is not None:
+        part = {zoo.name: names for zoo, names in settings.zoos}
+        options |= shard_options(str(settings.shard), part, {zoo.name: names for zoo, names in settings.whole})
+    return JournalHeader(_versions(settings), options)
 
 
 def _explained(reason: str) -> str:

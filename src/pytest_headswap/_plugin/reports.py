@@ -12,6 +12,7 @@ import pytest
 
 from pytest_headswap._plugin.facts import facts_of, reason_of
 from pytest_headswap._plugin.failure import message_of
+from pytest_headswap._plugin.lost import LostError
 
 if TYPE_CHECKING:
     from pytest_headswap._plugin.nodes import CheckItem
@@ -23,35 +24,39 @@ ATTRIBUTE = "headswap"
 def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
     """Put what is known about a test on the report of one of its phases, and give the report our texts."""
     error = call.excinfo.value if call.excinfo is not None else None
-    if report.when == "setup" and report.failed and call.excinfo is not None and item.tells_in_words:
+    if report.when == "setup" and report.failed and call.excinfo is not None and item.tells(call.excinfo.value):
         report.longrepr = item.repr_failure(call.excinfo)  # pytest asks the item itself only for the call
     if report.skipped and isinstance(report.longrepr, tuple):
         # where the skip was raised is a line of this plugin, which tells a user nothing
         report.longrepr = (item.parent.parent.name, None, report.longrepr[2])  # type: ignore[assignment]
 
     facts: dict[str, Any] = {}
-    outcome = _outcome(item, report)
+    outcome = _outcome(item, report, error)
     if outcome is not None:
+        built = item.parent.built
         facts = facts_of(
             item.check_id,
             outcome,
-            message=_message(item, report, error),
+            message="; ".join(filter(None, [_message(item, report, error), *_notes(item)])),
             reason=_reason(item, outcome, error),
             finding=item.finding,
             repro=item.repro,
             family=item.parent.parent.zoo[item.parent.model].family,
-            heads=item.parent.heads,
+            heads=built.heads if built is not None else (),
+            taken_mb=_taken_mb(item, error),
         )
     setattr(report, ATTRIBUTE, facts)
 
 
-def _outcome(item: CheckItem, report: pytest.TestReport) -> Outcome | None:
+def _outcome(item: CheckItem, report: pytest.TestReport, error: BaseException | None) -> Outcome | None:
     """The verdict that a phase brings; None while it is still open."""
     if hasattr(report, "wasxfail"):
         return "xfailed" if report.skipped else "xpassed"
     if report.skipped:
         return "skipped"
     if report.failed:
+        if isinstance(error, LostError):
+            return error.outcome
         if report.when != "call":
             return "error"
         if item.finding is None or item.finding.outcome == "passed":
@@ -70,9 +75,21 @@ def _message(item: CheckItem, report: pytest.TestReport, error: BaseException | 
     return item.finding.message if item.finding is not None else ""
 
 
+def _notes(item: CheckItem) -> tuple[str, ...]:
+    """What a model did to the process that it was in."""
+    built, checked = item.parent.built, item.checked
+    return (built.notes if built is not None else ()) + (checked.notes if checked is not None else ())
+
+
+def _taken_mb(item: CheckItem, error: BaseException | None) -> float | None:
+    if isinstance(error, LostError):
+        return error.taken_mb
+    return item.checked.taken_mb if item.checked is not None else None
+
+
 def _reason(item: CheckItem, outcome: Outcome, error: BaseException | None) -> str:
     if item.finding is not None:
         return item.finding.reason
     if outcome == "skipped":
-        return item.parent.skip_reason
+        return item.parent.built.reason if item.parent.built is not None else ""
     return reason_of(error)

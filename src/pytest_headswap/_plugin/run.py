@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_headswap._plugin.nodes import CheckItem, ZooNode
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.reports import annotate
+from pytest_headswap._plugin.resume import leave_out_taken
+
+if TYPE_CHECKING:
+    from pytest_headswap._plugin.bench import Bench
 
 
 class ZooRun:
     """Collects the zoos, and tells reports what was found. In the controller and in each worker."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config = config
         self.settings = settings
+        self._bench: Bench | None = None
 
-    def pytest_report_header(self) -> str:
-        """What runs, in one line."""
+    def pytest_report_header(self) -> list[str]:
+        """What runs, and within which limits, in a line each."""
+        from pytest_headswap._plugin.benches import limits_line
+
         shard = self.settings.shard
         selected = [f"{len(names)} of {len(zoo)} models" for zoo, names in self.settings.whole]
         if shard is not None:
@@ -31,7 +39,7 @@ class ZooRun:
         parts = [zoos, ", ".join(check.name for check in self.settings.checks), f"{options.num_classes} classes"]
         parts += [f"{options.evidence} evidence"] if options.evidence != "auto" else []
         parts += [f"on {options.device}"] if options.device != "auto" else []
-        return f"headswap: {'; '.join(parts)}"
+        return [f"headswap: {'; '.join(parts)}", limits_line(self.config, self.settings)]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
@@ -52,10 +60,28 @@ class ZooRun:
 
     def _nodes(self, session: pytest.Session) -> list[ZooNode]:
         return [
-            ZooNode.from_parent(session, zoo=zoo, models=names, settings=self.settings)
+            ZooNode.from_parent(session, zoo=zoo, models=names, settings=self.settings, bench=self.bench)
             for zoo, names in self.settings.zoos
             if names
         ]
+
+    def bench(self) -> Bench:
+        """Where the models are; made for the first of them."""
+        if self._bench is None:
+            from pytest_headswap._plugin.benches import make_bench
+
+            self._bench = make_bench(self.config, self.settings)
+        return self._bench
+
+    def pytest_unconfigure(self) -> None:
+        """No model is asked for any more."""
+        if self._bench is not None:
+            self._bench.close()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave out what an earlier run has done already."""
+        leave_out_taken(config, items)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(

@@ -38,9 +38,11 @@ class Subject:
 
     def build(self, options: CaseOptions) -> Case:
         """Build the case. A model that was passed in has its new head until `case.swap.restore()`."""
+        from pytest_headswap._plugin.budget import budget_of
         from pytest_headswap.checks import build_case
 
-        return build_case(self.zoo, self.spec, options.num_classes, options.evidence, options.device)
+        memory = budget_of(options.memory, workers=1).values
+        return build_case(self.zoo, self.spec, options.num_classes, options.evidence, options.device, memory=memory)
 
 
 def subject_of(

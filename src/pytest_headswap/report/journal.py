@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -53,28 +54,53 @@ class JournalHeader:
         }
 
 
-class JournalWriter:
-    """Owns the file of one run. An older journal in the same folder is replaced."""
+def _line(data: Mapping[str, Any]) -> bytes:
+    # ASCII only: a model's name may hold characters that break lines or cannot be encoded
+    return json.dumps(data).encode("ascii") + b"\n"
 
-    def __init__(self, folder: Path, header: JournalHeader) -> None:
+
+class JournalWriter:
+    """Owns the file of one run. An older journal in the same folder is replaced, as a whole and at once.
+
+    Args:
+        folder: where the journal is to lie.
+        header: its first line.
+        taken: results of an earlier run, which this one goes on from.
+    """
+
+    def __init__(self, folder: Path, header: JournalHeader, taken: Iterable[Result] = ()) -> None:
         self.path = folder / JOURNAL_NAME
+        beginning = b"".join(map(_line, [header.to_json(), *(result.to_json() for result in taken)]))
+        new = folder / f"{JOURNAL_NAME}.new"  # the old one is there until the new one holds what is taken of it
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("w", encoding="utf-8")
+            new.write_bytes(beginning)
+            new.replace(self.path)
+            self._file = self.path.open("ab", buffering=0)
         except OSError as error:
+            with suppress(OSError):
+                new.unlink()
             raise JournalError(
                 f"cannot write the report to {folder}: {error.strerror or error}. Choose a folder that can be written"
             ) from error
-        self._write(header.to_json())
+        self._size = len(beginning)
 
     def write(self, result: Result) -> None:
-        """Append a result; it is in the file when this returns."""
-        self._write(result.to_json())
+        """Append a result; it is in the file when this returns.
 
-    def _write(self, data: Mapping[str, Any]) -> None:
-        # ASCII only: a model's name may hold characters that break lines or cannot be encoded
-        self._file.write(json.dumps(data) + "\n")
-        self._file.flush()
+        Raises:
+            JournalError: it cannot be written, and the journal is what it was before.
+        """
+        line = _line(result.to_json())
+        try:
+            written = 0
+            while written < len(line):
+                written += self._file.write(line[written:])
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(self._size)
+            raise JournalError(f"cannot write to {self.path}: {error.strerror or error}") from error
+        self._size += len(line)
 
     def close(self) -> None:
         """Close the file; more than once does no harm."""

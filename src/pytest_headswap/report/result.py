@@ -18,7 +18,8 @@ class Result:
     Attributes:
         zoo, model, check: which check of which model, unescaped.
         outcome: one of `OUTCOMES`. `failed`: the check found a fault. `error`: the check could not be
-            made, because the model could not be built, swapped or run. `crashed`: the process died.
+            made, because the model could not be built, swapped or run. `crashed`: its process died, or took
+            too much memory. `timeout`: its time was used up.
         evidence: what the verdict rests on (`structure`, with how the model was run
             where meta tensors did not do, or `numeric`); empty where there is no verdict.
         seconds: wall time of the test. The first check of a model includes building and swapping it.
@@ -27,7 +28,7 @@ class Result:
         nodeid: the id, as pytest has it: zoo, model and check with `::` between them.
         reason: the reason code of a skip or an error, such as `output_is_backbone`.
         family: the architecture family that the zoo names.
-        peak_memory_mb: the most memory the process had held by then, earlier models included.
+        peak_memory_mb: the most memory that the model had taken by then, beside what its process held before it.
         heads: paths of the heads that were swapped.
     """
 

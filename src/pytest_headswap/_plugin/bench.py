@@ -1,0 +1,124 @@
+"""Where models are built and checked, one after the other: here in the process that asks, or in that of a `runner`."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from pytest_headswap._plugin.budget import Budget, Meter, gib
+from pytest_headswap._plugin.facts import head_paths
+from pytest_headswap._plugin.memory import forget_last_failure
+from pytest_headswap._plugin.options import Settings
+
+if TYPE_CHECKING:
+    from pytest_headswap.checks import Case, Check, Finding
+    from pytest_headswap.zoo import Zoo
+
+TooLarge = Mapping[tuple[str, str], float]
+"""Zoo and model of those that are known to take more memory than they may, with the MB that they took."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model is there; or it has no head, and the checks are skipped.
+
+    Attributes:
+        heads: paths of the heads that were swapped.
+        reason, message: why there is none; empty where there is one.
+        notes: what else is to be told of the model.
+    """
+
+    heads: tuple[str, ...] = ()
+    reason: str = ""
+    message: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found, and what it took: the most memory that the model had taken by then."""
+
+    finding: Finding
+    taken_mb: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Bench(Protocol):
+    """Holds one model at a time."""
+
+    def build(self, zoo: Zoo, model: str) -> Built:
+        """Build a model and swap its head. Raises whatever the model raises."""
+
+    def check(self, check: Check) -> Checked:
+        """Make a check on the model."""
+
+    def release(self) -> None:
+        """Let go of the model."""
+
+    def close(self) -> None:
+        """Nothing is asked any more."""
+
+
+class LocalBench:
+    """Has its models in this process, where they can be looked at with a debugger."""
+
+    def __init__(self, config: pytest.Config, settings: Settings, budget: Budget, large: TooLarge) -> None:
+        self.config = config
+        self.settings = settings
+        self.budget = budget
+        self.large = large
+        self.case: Case | None = None
+        self._meter: Meter | None = None
+        self._frozen = False
+
+    def build(self, zoo: Zoo, model: str) -> Built:
+        """Build a model and swap its head. Raises whatever the model raises."""
+        from pytest_headswap.checks import build_case
+        from pytest_headswap.checks.finding import STRUCTURE
+        from pytest_headswap.engine import NoHeadError
+
+        options = self.settings.options
+        taken = self.large.get((zoo.name, model))
+        evidence = options.evidence if taken is None else STRUCTURE
+        self._meter = Meter()
+        try:
+            case = build_case(
+                zoo.name, zoo[model], options.num_classes, evidence, options.device, memory=self.budget.values
+            )
+        except NoHeadError as error:
+            return Built(reason=error.reason, message=str(error))
+        if taken is not None:
+            taken_before = gib(int(taken * 2**20))
+            case.why_structure = f"it took {taken_before} before, more than the {gib(self.budget.model)} that it may"
+        self.case = case
+        self.config.hook.pytest_headswap_case(config=self.config, case=case)
+        return Built(head_paths(case))
+
+    def check(self, check: Check) -> Checked:
+        """Make a check on the model."""
+        from pytest_headswap.checks import run_check
+
+        assert self.case is not None, "a model is built before it is checked"
+        assert self._meter is not None
+        return Checked(run_check(check, self.case), self._meter.taken_mb())
+
+    def release(self) -> None:
+        """Let go of the model before the next one is built; modules with hooks are cycles, so this needs the gc.
+
+        Objects that outlive the first model are then left out of it: 1 ms and not 180.
+        """
+        self.case = None
+        forget_last_failure()
+        gc.collect()
+        if not self._frozen:
+            gc.freeze()
+            self._frozen = True
+
+    def close(self) -> None:
+        """Give back to the garbage collection what was left out of it."""
+        if self._frozen:
+            gc.unfreeze()

@@ -1,0 +1,214 @@
+"""The process that runs models: a fork of that of pytest, so torch, zoos, hooks and settings are there already.
+
+It builds and checks what it is asked for, and answers with plain data. It never returns into the frames of pytest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import IO, Any, Literal, NoReturn
+
+import pytest
+
+from pytest_headswap._plugin.bench import Built, Checked, LocalBench
+from pytest_headswap._plugin.budget import held
+from pytest_headswap._plugin.raised import Raised, cut
+
+STACK_SIGNAL = signal.SIGUSR1 if sys.platform != "win32" else 0
+_PR_SET_PDEATHSIG = 1
+_MOST_WARNINGS = 100  # of one request
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for; `name` is the model to build, or the check to make."""
+
+    what: Literal["hello", "build", "check", "release"]
+    zoo: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A warning, to be given once more by the process of pytest."""
+
+    message: str
+    category: type[Warning]
+    filename: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of a request.
+
+    Attributes:
+        value: what the bench returned; the exception of a finding is in `raised`.
+        raised: what was raised, or what is the exception of the finding.
+        warned: warnings that were given meanwhile.
+        changes: what the model left otherwise than it was for all that come after it.
+        imported: modules of torch that were imported meanwhile.
+        held: bytes that this process holds now.
+    """
+
+    value: Built | Checked | None
+    raised: Raised | None
+    warned: tuple[Warned, ...]
+    changes: tuple[str, ...]
+    imported: tuple[str, ...]
+    held: int
+
+
+def run_child(
+    bench: LocalBench, requests: Connection, outputs: tuple[int, int], stack: IO[str], parent: int
+) -> NoReturn:
+    """What the forked process does, to its end."""
+    try:
+        _settle(outputs, stack, parent)
+        _serve(bench, requests)
+    except BaseException:  # noqa: BLE001 - nothing may go on in the frames of pytest
+        with suppress(BaseException):
+            sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+    finally:
+        os._exit(70)
+
+
+def _settle(outputs: tuple[int, int], stack: IO[str], parent: int) -> None:
+    """Make of a copy of pytest a process of its own, that ends with pytest and shares no file and no signal with it."""
+    import torch
+
+    os.setpgid(0, 0)  # Ctrl-C is for pytest; and whatever a model starts is ended with it
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    with suppress(OSError):  # where memory runs out, this is what has to go
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    for place, file in enumerate((os.open(os.devnull, os.O_RDONLY), *outputs)):
+        os.dup2(file, place)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", 1, "utf-8", "backslashreplace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
+    faulthandler.enable(stack)
+    faulthandler.register(STACK_SIGNAL, stack)
+    for handler in list(logging.root.handlers):  # those of pytest would gather records that nobody reads
+        if type(handler).__module__.startswith("_pytest."):
+            logging.root.removeHandler(handler)
+    os.environ.pop("PYTEST_CURRENT_TEST", None)
+    torch.set_num_threads(1)  # the threads of the copied process are not there, and OpenMP would wait for them
+    gc.freeze()  # what was there before is never garbage, and looking at it would copy its memory
+
+
+def _serve(bench: LocalBench, requests: Connection) -> None:
+    from pytest_headswap._plugin.guard import Globals
+
+    own, streams = os.getpid(), (sys.stdout, sys.stderr)
+    zoos = {zoo.name: zoo for zoo, _ in bench.settings.zoos}
+    checks = {check.name: check for check in bench.settings.checks}
+    state, modules = Globals(), set(sys.modules)
+    while True:
+        try:
+            request: Request = requests.recv()
+        except EOFError:
+            os._exit(0)
+
+        def answer(request: Request = request) -> Built | Checked | None:
+            match request.what:
+                case "build":
+                    return bench.build(zoos[request.zoo], request.name)
+                case "check":
+                    return bench.check(checks[request.name])
+                case "release":
+                    bench.release()
+                case "hello":
+                    _try_out()
+            return None
+
+        if request.what == "build":
+            state = Globals()
+        with _noted_warnings() as warned:
+            value, raised = _caught(answer, bench.config)
+        if os.getpid() != own:
+            os._exit(0)  # a model has forked, and its copy came back here
+        changes = state.changes()
+        if request.what == "release":
+            state.put_back()
+        sys.stdout, sys.stderr = streams
+        for stream in streams:
+            with suppress(OSError, ValueError):  # a model may have closed it
+                stream.flush()
+        imported = tuple(name for name in sys.modules if name not in modules and name.startswith("torch."))
+        modules.update(imported)
+        requests.send(Reply(value, raised, tuple(warned), changes, imported, held()))
+
+
+def _caught(answer: Callable[[], Any], config: pytest.Config) -> tuple[Any, Raised | None]:
+    try:
+        value = answer()
+    except BaseException as error:  # noqa: BLE001 - a model that exits is a model with an error
+        return None, Raised.of(error, config)
+    if isinstance(value, Checked) and value.finding.exception is not None:
+        finding = replace(value.finding, exception=None, message=cut(value.finding.message))
+        return replace(value, finding=finding), Raised.of(value.finding.exception, config)
+    return value, None
+
+
+def _try_out() -> None:
+    """Swap and check a small model: raises, or hangs, where a copy of this process cannot compute.
+
+    Raises:
+        RuntimeError: there is a GPU, and this process has no access to it.
+    """
+    import torch
+    from torch import nn
+
+    from pytest_headswap.checks import build_case, run_check
+    from pytest_headswap.zoo import ModelSpec
+
+    spec = ModelSpec("tried out", lambda: nn.Linear(2, 2), lambda _: torch.zeros(2, 2))
+    case = build_case("headswap", spec, 3)
+    for check in ("output_shape", "gradient_flow"):
+        if (error := run_check(check, case).exception) is not None:
+            raise error
+    if torch.cuda.device_count() and not torch.cuda.is_available():
+        raise RuntimeError("CUDA was asked for before the process was copied")
+
+
+@contextmanager
+def _noted_warnings() -> Iterator[list[Warned]]:
+    """A block whose warnings are noted, not printed, as far as they are not too many."""
+    noted: list[Warned] = []
+
+    def note(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: Any = None,  # noqa: ARG001
+        line: str | None = None,  # noqa: ARG001
+    ) -> None:
+        if len(noted) < _MOST_WARNINGS:
+            known = category if category.__module__.partition(".")[0] in _EVERYWHERE else UserWarning
+            noted.append(Warned(cut(str(message)), known, filename, lineno))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = note
+        yield noted
+
+
+_EVERYWHERE = {"builtins", "torch", "pytest_headswap"}  # where a category is known to the process of pytest, too

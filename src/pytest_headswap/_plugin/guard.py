@@ -1,0 +1,82 @@
+"""What a model can change for those that come after it in the same process."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def _read() -> dict[str, Any]:
+    """What is told where a model changes it."""
+    import torch
+
+    cudnn = torch.backends.cudnn
+    return {
+        name: _value(read)
+        for name, read in {
+            "torch.get_default_dtype()": torch.get_default_dtype,
+            "torch.get_default_device()": torch.get_default_device,
+            "torch.get_num_threads()": torch.get_num_threads,
+            "torch.get_deterministic_debug_mode()": torch.get_deterministic_debug_mode,
+            "torch.is_grad_enabled()": torch.is_grad_enabled,
+            "torch.is_inference_mode_enabled()": torch.is_inference_mode_enabled,
+            "torch.is_anomaly_enabled()": torch.is_anomaly_enabled,
+            "torch.is_autocast_enabled('cpu')": lambda: torch.is_autocast_enabled("cpu"),
+            "torch.get_float32_matmul_precision()": torch.get_float32_matmul_precision,
+            "torch.backends.cudnn.enabled": lambda: cudnn.enabled,
+            "torch.backends.cudnn.benchmark": lambda: cudnn.benchmark,
+            "torch.backends.cudnn.deterministic": lambda: cudnn.deterministic,
+            "torch.backends.mkldnn.enabled": lambda: getattr(torch.backends.mkldnn, "enabled", None),
+            "the number of torch's dispatch modes": torch._C._len_torch_dispatch_stack,
+            "the number of torch's function modes": torch._C._len_torch_function_stack,
+            "sys.getrecursionlimit()": sys.getrecursionlimit,
+            "os.getcwd()": os.getcwd,
+        }.items()
+    }
+
+
+def _value(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except Exception as error:  # noqa: BLE001 - the state may be so odd that it cannot be read
+        return f"{type(error).__name__}: {error}"
+
+
+class Globals:
+    """The state of this process at one time.
+
+    What a model changes of `_read` is told, and the process not used any more. Random numbers, the environment and
+    the import path are put back without a word: libraries change them when they are imported.
+    """
+
+    def __init__(self) -> None:
+        import torch
+
+        self._read = _read()
+        self._random = random.getstate(), torch.get_rng_state()
+        self._numpy = numpy.random.get_state() if (numpy := sys.modules.get("numpy")) is not None else None
+        self._environment = dict(os.environ)
+        self._path = list(sys.path)
+
+    def changes(self) -> tuple[str, ...]:
+        """What is other than it was, and was not told before; each in words."""
+        now = _read()
+        words = [f"{name} is {now[name]}, it was {was}" for name, was in self._read.items() if now[name] != was]
+        self._read = now
+        return tuple(words)
+
+    def put_back(self) -> None:
+        """Put back what is put back without a word."""
+        import torch
+
+        random.setstate(self._random[0])
+        torch.set_rng_state(self._random[1])
+        if self._numpy is not None:
+            sys.modules["numpy"].random.set_state(self._numpy)
+        if os.environ != self._environment:
+            os.environ.clear()
+            os.environ.update(self._environment)
+        sys.path[:] = self._path

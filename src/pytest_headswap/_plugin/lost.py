@@ -1,0 +1,94 @@
+"""A model whose process is gone: what became of it, in words."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import traceback
+from typing import Literal
+
+from pytest_headswap._plugin.budget import gib
+from pytest_headswap._plugin.failure import ToldError, telling_frames
+
+_MOST_FRAMES = 3
+_FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$')
+
+
+class LostError(ToldError):
+    """The process of a model died, or was ended.
+
+    Attributes:
+        outcome: `crashed` or `timeout`.
+        details: where it was, as far as that is known.
+        taken_mb: the memory that the model had taken by then.
+    """
+
+    def __init__(
+        self, outcome: Literal["crashed", "timeout"], message: str, stack: str = "", taken_mb: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.outcome: Literal["crashed", "timeout"] = outcome
+        self.details = stack
+        self.taken_mb = taken_mb
+
+    def for_the_rest(self) -> LostError:
+        """What is told of the checks that are not made any more."""
+        return LostError(self.outcome, f"not run: {self}", taken_mb=self.taken_mb)
+
+
+def died(status: int, doing: str, stack: str, taken_mb: float) -> LostError:
+    """A process that ended by itself; `status` as the system tells it."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        how = f"the process of the model ended with exit status {code}"
+    else:
+        how = f"the process of the model was killed by {_signal_name(-code)}"
+    hint = "; the system does that where memory runs out" if -code == signal.SIGKILL else ""
+    return LostError("crashed", f"{how} {doing}{_place(stack)}{hint}", stack, taken_mb)
+
+
+def too_slow(seconds: float, doing: str, stack: str, taken_mb: float) -> LostError:
+    """A process that was ended because the time of the model was used up."""
+    message = f"the {seconds:g} s of --headswap-timeout were used up {doing}{_place(stack)}"
+    return LostError("timeout", message, stack, taken_mb)
+
+
+def too_large(taken: int, allowed: int, doing: str, stack: str) -> LostError:
+    """A process that was ended because the model took too much memory."""
+    message = (
+        f"the model took {gib(taken)} {doing}, more than the {gib(allowed)} of --headswap-memory{_place(stack)}; "
+        "allow more, or take --headswap-evidence=structure"
+    )
+    return LostError("crashed", message, stack, round(taken / 2**20, 1))
+
+
+def told_changes(changes: tuple[str, ...]) -> tuple[str, ...]:
+    """What a model changed, as a note of its results."""
+    return (f"the model changed global state: {', '.join(changes)}",) if changes else ()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _place(stack: str) -> str:
+    """The innermost frames, as far as they tell something."""
+    frames = telling_frames(_frames(stack))[: -_MOST_FRAMES - 1 : -1]
+    told = [f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames]
+    return f", in {', called by '.join(told)}" if told else ""
+
+
+def _frames(stack: str) -> list[traceback.FrameSummary]:
+    """The frames of the thread that comes first with a name of its own, the innermost last."""
+    _, _, current = stack.rpartition("Current thread")
+    frames = []
+    for line in (current or stack).splitlines()[1:]:
+        found = _FRAME.match(line)
+        if found is None:
+            break
+        frames.append(traceback.FrameSummary(found[1], int(found[2]), found[3]))
+    return frames[::-1]

@@ -1,0 +1,86 @@
+"""An exception on its way from the process that runs models to that of pytest: what is told of it, and itself if it
+can be sent."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from pytest_headswap._plugin.facts import reason_of
+from pytest_headswap._plugin.failure import RAISED, describe, message_of, tells_in_words
+
+_LONGEST = 64 * 1024  # characters of a text, and bytes of an exception
+_PYTEST_OWN = (pytest.skip.Exception, pytest.fail.Exception)  # these are no Exception, and mean something to pytest
+
+
+class RemoteError(Exception):
+    """Stands for an exception that cannot be sent."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Raised:
+    """What is told of an exception.
+
+    Attributes:
+        message: as it stands in a result.
+        reason: its reason code; empty where it has none.
+        text: as it is printed.
+        pickled: the exception itself; None where that cannot be sent, or would end the run.
+        module: where its type lives.
+    """
+
+    message: str
+    reason: str
+    text: str
+    pickled: bytes | None
+    module: str
+
+    @classmethod
+    def of(cls, error: BaseException, config: pytest.Config) -> Raised:
+        """Tell of an exception while its traceback is at hand."""
+        text = describe(error) if tells_in_words(config) else _in_style(error, config)
+        return cls(cut(message_of(error)), reason_of(error), cut(text), _pickled(error), type(error).__module__)
+
+    def revive(self) -> Exception:
+        """The exception, which tells of itself what is told here."""
+        error: Any = RemoteError(self.message, self.reason)
+        if self.pickled is not None and self.module in sys.modules:  # what is not known here is not imported either
+            with suppress(Exception):
+                error = pickle.loads(self.pickled)
+        setattr(error, RAISED, self)
+        return error  # type: ignore[no-any-return]
+
+
+def cut(text: str) -> str:
+    """A text that a model wrote, as long as a report can bear."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... and {len(text) - _LONGEST:,} characters more"
+
+
+def _pickled(error: BaseException) -> bytes | None:
+    if not isinstance(error, (Exception, *_PYTEST_OWN)):
+        return None
+    try:
+        data = pickle.dumps(error)
+        if len(data) <= _LONGEST and type(pickle.loads(data)) is type(error):
+            return data
+    except Exception:  # noqa: BLE001 - an exception of a model may do anything when it is copied
+        return None
+    return None
+
+
+def _in_style(error: BaseException, config: pytest.Config) -> str:
+    """The traceback in the style that the user asks for."""
+    style = config.option.tbstyle
+    shown = pytest.ExceptionInfo.from_exception(error).getrepr(
+        style=style if style in ("long", "short", "native") else "long", showlocals=config.option.showlocals
+    )
+    return str(shown)

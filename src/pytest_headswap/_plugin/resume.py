@@ -1,0 +1,103 @@
+"""Going on from the journal of a run that did not come to its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pytest_headswap._plugin.ids import CheckId
+from pytest_headswap._plugin.options import Settings
+from pytest_headswap._plugin.recorder import header_of
+from pytest_headswap.report import JOURNAL_NAME, JournalError, JournalHeader, Result, read_journal
+
+AGAIN = ("crashed", "timeout")
+"""Outcomes that are not taken over: they may be due to the machine, and the next run may have more luck."""
+
+TAKEN = pytest.StashKey[frozenset[str]]()
+"""The ids of what is taken over."""
+
+_BAD = ("failed", "error")
+_NAMED = 20
+_LONG = ("part", "selection")  # options that hold the names of models
+
+
+class Resume:
+    """What an earlier run finished, which this one takes over and does not run again. Lives in the controller alone."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        """Read the journal of the report folder.
+
+        Raises:
+            pytest.UsageError: it is of another run, or cannot be read.
+        """
+        self.config = config
+        path = settings.report / JOURNAL_NAME
+        results: list[Result] = []
+        if path.exists():
+            try:
+                header, results = read_journal(path)
+            except JournalError as error:
+                raise pytest.UsageError(f"--headswap-resume: {error}") from error
+            if differences := list(_differences(header, header_of(settings))):
+                raise pytest.UsageError(
+                    f"--headswap-resume: the journal {path} is of another run: {'; '.join(differences)}. Give what was "
+                    "given there, or another --headswap-report, or leave --headswap-resume out to begin anew"
+                )
+        asked = {
+            str(CheckId(zoo.name, name, check.name))
+            for zoo, names in settings.zoos
+            for name in names
+            for check in settings.checks
+        }
+        latest = {result.nodeid: result for result in results if result.nodeid in asked}
+        self.taken = tuple(result for result in latest.values() if result.outcome not in AGAIN)
+        self.again = len(latest) - len(self.taken)
+        self.failures = tuple(result for result in self.taken if result.outcome in _BAD)
+        config.stash[TAKEN] = frozenset(result.nodeid for result in self.taken)
+
+    def pytest_report_header(self) -> str:
+        """What is taken over, in one line."""
+        if not self.taken and not self.again:
+            return "headswap: resume: there is nothing to go on from, so everything is run"
+        again = f"; {self.again} that crashed or timed out are run again" if self.again else ""
+        return f"headswap: resume: {len(self.taken):,} results are taken over{again}"
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker of xdist what it is not to run: by now, the journal may hold more."""
+        node.workerinput["headswap_taken"] = [result.nodeid for result in self.taken]
+
+    def summary(self) -> Iterator[str]:
+        """How many results are of the earlier run, and which of them are bad: pytest itself knows only of this one."""
+        if self.taken:
+            yield f"taken over from the run before: {len(self.taken):,} results"
+        for result in self.failures[:_NAMED]:
+            yield f"  {result.outcome} {result.nodeid} - {result.message.partition(chr(10))[0]}"
+        if len(self.failures) > _NAMED:
+            yield f"  and {len(self.failures) - _NAMED:,} more"
+
+
+def leave_out_taken(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what is taken over."""
+    taken = config.stash.get(TAKEN, frozenset())
+    if out := [item for item in items if item.nodeid in taken]:
+        items[:] = [item for item in items if item.nodeid not in taken]
+        config.hook.pytest_deselected(items=out)
+
+
+def _differences(then: JournalHeader, now: JournalHeader) -> Iterator[str]:
+    now = replace(now, options=json.loads(json.dumps(now.options)))
+    pairs: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [
+        ({"Python": then.python}, {"Python": now.python}),
+        (then.versions, now.versions),
+        (then.options, now.options),
+    ]
+    for old, new in pairs:
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                told = f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
+                yield told if key not in _LONG else f"{key} is not the same"

@@ -1,0 +1,339 @@
+"""Models in a process of their own, which may die, hang, print and take memory at the cost of no other model.
+
+The process of pytest, or a worker of xdist, forks a runner, and asks it for one thing after the other (`child.py`).
+While it waits it looks at time, memory and output. A runner serves many models; one that is lost, or that a model has
+left otherwise than it was, is followed by a fresh one.
+"""
+
+from __future__ import annotations
+
+import codecs
+import importlib
+import os
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from pytest_headswap._plugin import lost
+from pytest_headswap._plugin.bench import Built, Checked, LocalBench
+from pytest_headswap._plugin.budget import held
+from pytest_headswap._plugin.child import STACK_SIGNAL, Reply, Request, run_child
+from pytest_headswap._plugin.lost import LostError, told_changes
+
+if TYPE_CHECKING:
+    from pytest_headswap.checks import Check
+    from pytest_headswap.zoo import Zoo
+
+MOST_OUTPUT = 2**20
+"""Bytes that a model may print on stdout, and again on stderr."""
+
+_INTERVAL = 0.05  # seconds between two looks at a runner that works
+_CHUNK = 2**16
+_STACK_SECONDS = 1.0  # what a runner has to write down where it is
+_LEAST_SECONDS = {"hello": 120.0, "release": 30.0}  # whatever the time that a model has
+_LIVES = 2  # so many processes a model may lose
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a model may take."""
+
+    seconds: float
+    bytes: int
+
+
+class Runner:
+    """One forked process, and the ends of pipes to it."""
+
+    def __init__(self, bench: LocalBench) -> None:
+        ours, theirs = Pipe()
+        ends = [os.pipe() for _ in range(2)]
+        self._stack = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        parent = os.getpid()
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of threads: none is needed there
+                self.pid = os.fork()
+            if self.pid == 0:
+                ours.close()
+                for read, _ in ends:
+                    os.close(read)
+                run_child(bench, theirs, (ends[0][1], ends[1][1]), self._stack, parent)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        theirs.close()
+        for read, write in ends:
+            os.close(write)
+            os.set_blocking(read, False)
+        self._requests: Connection = ours
+        self._outputs = {read: stream for (read, _), stream in zip(ends, ("stdout", "stderr"), strict=True)}
+        self._decoders = {read: codecs.getincrementaldecoder("utf-8")("replace") for read in self._outputs}
+        self._room = dict.fromkeys(self._outputs, MOST_OUTPUT)
+        self._status: int | None = None
+        self.before = 0
+        self.peak = 0
+
+    def begin_model(self) -> None:
+        """Another model is next: it may print anew, and what is held now is not its own."""
+        self._room = dict.fromkeys(self._outputs, MOST_OUTPUT)
+        self.before = self.peak = held(self.pid)
+
+    def ask(self, request: Request, doing: str, left: float, limits: Limits) -> Reply:
+        """Send a request and wait for the reply, for the seconds that are left, and while the memory is kept to.
+
+        Raises:
+            LostError: there is no reply, and no runner any more.
+        """
+        try:
+            return self._ask(request, doing, left, limits)
+        except BaseException:  # also Ctrl-C: whatever it was, nobody waits for the reply
+            self.close()
+            raise
+
+    def _ask(self, request: Request, doing: str, left: float, limits: Limits) -> Reply:
+        until = time.monotonic() + left
+        with suppress(OSError):  # it is dead already
+            self._requests.send(request)
+        while True:
+            left = until - time.monotonic()
+            ready = wait([self._requests, *self._outputs], max(0.0, min(_INTERVAL, left)))
+            self._relay()
+            if self._requests in ready and (reply := self._received()) is not None:
+                self._relay()
+                return reply
+            if self._ended():
+                self._relay()
+                assert self._status is not None
+                raise lost.died(self._status, doing, self._read_stack(), self._taken_mb)
+            self._look_at_memory()
+            if self._taken > limits.bytes:
+                raise lost.too_large(self._taken, limits.bytes, doing, self._asked_stack())
+            if left <= 0:
+                raise lost.too_slow(limits.seconds, doing, self._asked_stack(), self._taken_mb)
+
+    @property
+    def _taken(self) -> int:
+        return self.peak - self.before
+
+    @property
+    def _taken_mb(self) -> float:
+        return round(self._taken / 2**20, 1)
+
+    def _look_at_memory(self) -> None:
+        with suppress(psutil.Error):
+            self.peak = max(self.peak, held(self.pid))
+
+    def _received(self) -> Reply | None:
+        try:
+            reply: Reply = self._requests.recv()
+        except (EOFError, OSError):
+            self._wait_for_end()
+            return None
+        return reply
+
+    def _ended(self) -> bool:
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._status = status
+        return self._status is not None
+
+    def _wait_for_end(self) -> None:
+        """The pipe is closed, so the process is about to end; or a model has closed what it did not open."""
+        until = time.monotonic() + 1.0
+        while not self._ended():
+            if time.monotonic() > until:
+                os.kill(self.pid, signal.SIGKILL)
+            time.sleep(0.001)
+
+    def _relay(self) -> None:
+        """Print what the runner printed, into what pytest captures."""
+        for file, name in list(self._outputs.items()):
+            for _ in range(16):  # what prints without end must not keep us from looking at the time
+                try:
+                    data = os.read(file, _CHUNK)
+                except BlockingIOError:
+                    break
+                if not data:
+                    os.close(file)
+                    del self._outputs[file]
+                    break
+                self._print(file, name, data)
+
+    def _print(self, file: int, name: str, data: bytes) -> None:
+        room = self._room[file]
+        if room < 0:
+            return
+        self._room[file] = room - len(data)
+        text = self._decoders[file].decode(data[:room])
+        if self._room[file] < 0:
+            text += f"\n... the model prints more than {MOST_OUTPUT:,} bytes: the rest is left out\n"
+        stream = getattr(sys, name)
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def _asked_stack(self) -> str:
+        """Where the runner is, as it writes down itself, in C code too."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, STACK_SIGNAL)
+        until, size = time.monotonic() + _STACK_SECONDS, -1
+        while time.monotonic() < until:
+            time.sleep(_INTERVAL)
+            self._relay()
+            now = os.fstat(self._stack.fileno()).st_size
+            if now and now == size:
+                break
+            size = now
+        return self._read_stack()
+
+    def _read_stack(self) -> str:
+        self._stack.seek(0)
+        return self._stack.read(_CHUNK)
+
+    def close(self) -> None:
+        """End the process and all that it started; more than once does no harm."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        if self._status is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)  # before it had a group of its own
+            _, self._status = os.waitpid(self.pid, 0)
+        self._requests.close()
+        for file in self._outputs:
+            os.close(file)
+        self._outputs = {}
+        self._stack.close()
+
+
+class GuardedBench:
+    """Has its models in runners.
+
+    A model that is lost in a check is built once more for those that are left; one that is lost while it is built, or
+    twice, or that has used up its time, is not tried again.
+    """
+
+    def __init__(self, local: LocalBench) -> None:
+        self.local = local
+        self._runner: Runner | None = None
+        self._fresh_held = 0
+        self._stale = False
+        self._imported: list[str] = []
+        self._model = Request("build")
+        self._built = False
+        self._used = 0.0
+        self._deaths = 0
+        self._lost_in_build: LostError | None = None
+        self._given_up: LostError | None = None
+
+    def try_out(self) -> str:
+        """Why models cannot be run in a runner here; empty where they can."""
+        try:
+            reply = self._ask(Request("hello"), "before the first model")
+        except (LostError, OSError) as error:
+            return str(error)
+        self._fresh_held = reply.held
+        return reply.raised.message if reply.raised is not None else ""
+
+    def build(self, zoo: Zoo, model: str) -> Built:
+        """Build a model and swap its head. Raises whatever the model raises; if it is lost, its checks say so."""
+        self._model = Request("build", zoo.name, model)
+        self._built, self._used, self._deaths = False, 0.0, 0
+        self._lost_in_build = self._given_up = None
+        try:
+            return self._build()
+        except LostError as error:
+            self._lost_in_build, self._given_up = error, error.for_the_rest()
+            return Built()
+
+    def _build(self) -> Built:
+        reply = self._ask(self._model, "while the model was built")
+        if reply.raised is not None:
+            raise reply.raised.revive()
+        assert isinstance(reply.value, Built)
+        self._built = True
+        return replace(reply.value, notes=told_changes(reply.changes))
+
+    def check(self, check: Check) -> Checked:
+        """Make a check on the model.
+
+        Raises:
+            LostError: the model was lost, now or before.
+        """
+        if self._lost_in_build is not None:
+            error, self._lost_in_build = self._lost_in_build, None
+            raise error
+        if self._given_up is not None:
+            raise self._given_up
+        try:
+            notes = () if self._built else self._build().notes
+            reply = self._ask(Request("check", name=check.name), f"in {check.name}")
+        except LostError as error:
+            if error.outcome == "timeout" or self._deaths >= _LIVES:
+                self._given_up = error.for_the_rest()
+            raise
+        if reply.raised is not None and reply.value is None:
+            raise reply.raised.revive()
+        assert isinstance(reply.value, Checked)
+        exception: Any = reply.raised.revive() if reply.raised is not None else None
+        finding = replace(reply.value.finding, exception=exception)
+        return replace(reply.value, finding=finding, notes=notes + told_changes(reply.changes))
+
+    def release(self) -> None:
+        """Let go of the model, and of a runner that is not what it was, or holds much more.
+
+        Raises:
+            LostError: the model does not go.
+        """
+        if self._runner is None:
+            return
+        reply = self._ask(Request("release"), "while the model was let go")
+        if self._stale or reply.held > self._fresh_held + self.local.budget.model // 2:
+            self.close()
+
+    def close(self) -> None:
+        """End the runner."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    def _ask(self, request: Request, doing: str) -> Reply:
+        limits = Limits(self.local.settings.options.timeout, self.local.budget.model)
+        if request.what == "hello":
+            limits = Limits(_LEAST_SECONDS["hello"], sys.maxsize)  # no model is there yet
+        left = max(_LEAST_SECONDS.get(request.what, 0.0), limits.seconds - self._used)
+        if self._runner is None:
+            self._runner, self._stale = self._fresh(), False
+        began = time.monotonic()
+        try:
+            if request.what in ("hello", "build"):
+                self._runner.begin_model()
+            reply = self._runner.ask(request, doing, left, limits)
+        except BaseException as error:
+            self._runner, self._built = None, False
+            self._deaths += isinstance(error, LostError)
+            raise
+        finally:
+            self._used += time.monotonic() - began
+        for warned in reply.warned:
+            warnings.warn_explicit(warned.message, warned.category, warned.filename, warned.line)
+        self._stale = self._stale or bool(reply.changes)
+        self._imported += reply.imported
+        return reply
+
+    def _fresh(self) -> Runner:
+        """Another runner. What an earlier one imported of torch is imported here first, so that none does it again."""
+        for name in self._imported:
+            with suppress(Exception):
+                importlib.import_module(name)
+        self._imported = []
+        return Runner(self.local)

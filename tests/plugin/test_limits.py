@@ -1,0 +1,175 @@
+"""Time and memory are given to each model as they were asked for, and a model that is known not to fit is not tried."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_headswap._plugin import budget
+from pytest_headswap._plugin.asked import AskedError, memory_size, timeout_seconds
+from pytest_headswap._plugin.budget import Meter, budget_of
+from pytest_headswap.report import Result
+
+Journal = Callable[..., dict[str, Result]]
+Extend = Callable[[str], None]
+
+ZOO = "--headswap-zoo=testzoo"
+ONE = "--headswap-checks=output_shape"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("2.5GiB", 2.5 * 2**30),
+        ("2500MB", 2.5e9),
+        ("4G", 2**32),
+        ("4g", 2**32),
+        ("1 TB", 1e12),
+        ("65536k", 2**26),
+        ("100000000B", 1e8),
+    ],
+)
+def test_a_size_is_read_in_the_usual_units(text: str, size: float) -> None:
+    assert memory_size(text, "memory") == size
+
+
+@pytest.mark.parametrize("text", ["", "4", "G", "-1G", "1,5G", "1XB", "many", "1e3MB"])
+def test_what_is_no_size_is_refused_with_what_to_type(text: str) -> None:
+    with pytest.raises(AskedError, match=r"--headswap-memory must be a size such as 2\.5GiB, 2500MB or 4G, or auto"):
+        memory_size(text, "--headswap-memory")
+
+
+def test_a_size_in_which_nothing_runs_is_refused() -> None:
+    with pytest.raises(AskedError, match="no model runs in less than 64 MiB"):
+        memory_size("1MB", "--headswap-memory")
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("300", 300), ("2.5", 2.5), (60, 60), ("1e2", 100)])
+def test_a_time_is_a_number_of_seconds(value: object, seconds: float) -> None:
+    assert timeout_seconds(value, "timeout") == seconds
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "soon", "inf", "nan", None])
+def test_what_is_no_time_is_refused(value: object) -> None:
+    with pytest.raises(AskedError, match="--headswap-timeout must be a positive number of seconds, such as 300"):
+        timeout_seconds(value, "--headswap-timeout")
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--headswap-timeout=0", "*--headswap-timeout must be a positive number of seconds*not '0'*"),
+        ("--headswap-memory=lots", "*--headswap-memory must be a size such as 2.5GiB*not 'lots'*"),
+    ],
+)
+def test_a_limit_that_cannot_be_used_ends_the_run_at_the_start(
+    project: pytest.Pytester, flag: str, message: str
+) -> None:
+    result = project.runpytest_inprocess(ZOO, flag)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([message])
+
+
+def test_workers_share_what_is_free_and_values_take_half_of_it_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "free_memory", lambda: 10 * 2**30)
+    assert budget_of("auto", 1) == budget.Budget(8 * 2**30, 4 * 2**30)
+    assert budget_of("auto", 4) == budget.Budget(2 * 2**30, 2**30)
+    assert budget_of("auto", 1).values == budget_of("100GiB", 1).model // 25, "no more on a larger machine"
+    assert budget_of("6G", 4) == budget.Budget(6 * 2**30, 3 * 2**30), "what was asked for is for each"
+
+
+def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = budget.free_memory()
+    assert free > 0
+    (tmp_path / "memory.max").write_text("max\n")
+    assert budget._container_limits(tmp_path) == []
+    (tmp_path / "memory.max").write_text("123456789\n")
+    assert 123456789 in budget._container_limits(tmp_path)
+    monkeypatch.setattr(budget, "_container_limits", lambda _: [free // 1000])
+    assert budget.free_memory() == free // 1000
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not forget what was held")
+def test_a_meter_tells_what_was_taken_since_it_began() -> None:
+    earlier = bytearray(os.urandom(1)) * 80_000_000
+    del earlier
+    meter = Meter()
+    taken = bytearray(os.urandom(1)) * 40_000_000
+    del taken
+    measured = meter.taken_mb()
+    assert measured is not None
+    assert 30 < measured < 70
+
+
+HUNGRY = """
+class Hungry(Net):
+    def forward(self, x):
+        if not x.is_meta:
+            eaten = []
+            while len(eaten) < 30:
+                eaten.append(b"x" * 20_000_000)
+                __import__("time").sleep(0.005)
+        return super().forward(x)
+SPECS = {"hungry": dict(build=Hungry), "net": dict(build=Net)}
+"""
+
+
+def test_a_model_that_took_too_much_once_is_given_structure_evidence_from_then_on(
+    project: pytest.Pytester, extend_conftest: Extend, journal: Journal
+) -> None:
+    extend_conftest(HUNGRY)
+    flags = [ZOO, "--headswap-checks=gradient_flow", "--headswap-memory=300MiB"]
+    project.runpytest_inprocess(*flags).assert_outcomes(passed=1, failed=1)
+    hungry, net = journal().values()
+    assert (hungry.outcome, net.outcome) == ("crashed", "passed")
+    assert hungry.message.endswith("; allow more, or take --headswap-evidence=structure")
+    assert hungry.peak_memory_mb is not None
+    assert hungry.peak_memory_mb > 300
+
+    for _ in range(2):  # and a run that gave it structure evidence does not make it look small
+        result = project.runpytest_inprocess(*flags)
+        result.assert_outcomes(passed=2)
+        result.stdout.fnmatch_lines(
+            ["headswap: plan: 2 models, 2 checks, numeric for 1, structure for 1 that take too much memory, *"]
+        )
+        hungry, net = journal().values()
+        assert (hungry.evidence, net.evidence) == ("structure", "numeric")
+        assert hungry.message.startswith("it took 3")
+        assert hungry.message.endswith(" MiB before, more than the 300 MiB that it may")
+
+    project.runpytest_inprocess(*flags[:2], "--headswap-memory=2G").assert_outcomes(passed=2)
+    assert {item.evidence for item in journal().values()} == {"numeric"}
+
+
+def test_a_model_whose_values_do_not_fit_is_given_structure_evidence_and_says_so(
+    project: pytest.Pytester, extend_conftest: Extend, journal: Journal
+) -> None:
+    extend_conftest(
+        "class Wide(Net):\n"
+        "    def __init__(self, num_classes=10):\n"
+        "        super().__init__(num_classes)\n"
+        "        self.register_buffer('table', torch.zeros(10_000_000))\n"
+        "SPECS = {'wide': dict(build=Wide)}\n"
+    )
+    for memory, evidence in ("120MiB", "structure"), ("2GiB", "numeric"):
+        project.runpytest_inprocess(ZOO, ONE, f"--headswap-memory={memory}").assert_outcomes(passed=1)
+        (item,) = journal().values()
+        assert item.evidence == evidence
+        assert ("more than the 0.1 GiB allowed" in item.message) == (evidence == "structure")
+
+
+def test_limits_stand_in_the_header_the_journal_and_the_repro_command(
+    project: pytest.Pytester, journal: Journal
+) -> None:
+    flags = ["--headswap-timeout=30", "--headswap-memory=1.5GiB"]
+    result = project.runpytest_inprocess(ZOO, ONE, "--headswap-models=alpha", *flags)
+    result.stdout.fnmatch_lines(["headswap: limits: 30 s and 1.5 GiB for each model"])
+    (item,) = journal().values()
+    assert item.repro.endswith(" ".join(flags))
+    with (project.path / "headswap-report" / "results.jsonl").open() as file:
+        options = json.loads(file.readline())["options"]
+    assert (options["timeout"], options["memory"]) == (30, "1.5GiB"), "as it was asked for"

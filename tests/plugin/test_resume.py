@@ -1,0 +1,182 @@
+"""A run goes on where an earlier one was cut short; a journal that cannot be written is told, without a traceback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_headswap.report import Result, read_journal
+
+Journal = Callable[..., dict[str, Result]]
+Extend = Callable[[str], None]
+
+RUN = ("--headswap-zoo=testzoo", "--headswap-checks=output_shape,native_parity")
+RESUME = (*RUN, "--headswap-resume")
+
+
+def _edit(project: pytest.Pytester, edit: Callable[[list[str]], list[str]], folder: str = "headswap-report") -> None:
+    path: Path = project.path / folder / "results.jsonl"
+    path.write_text("".join(edit(path.read_text().splitlines(keepends=True))))
+
+
+def test_what_was_finished_is_taken_over_and_the_rest_is_run(
+    project: pytest.Pytester, journal: Journal, builds: Callable[[], list[str]]
+) -> None:
+    project.runpytest_inprocess(*RUN)
+    whole = journal()
+    _edit(project, lambda lines: [*lines[:8], lines[8][:40]])  # cut in the middle of a line
+    (project.path / "builds.txt").unlink()
+    result = project.runpytest_inprocess(*RESUME)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=1, failed=1, skipped=1, errors=6, deselected=7)
+    result.stdout.fnmatch_lines(
+        [
+            "headswap: resume: 7 results are taken over",
+            "headswap: plan: 5 models, 9 checks, *",
+            "testzoo: 16 results: 6 passed, 1 failed, 3 skipped, 6 error",
+            "taken over from the run before: 7 results",
+            "journal: *",
+        ]
+    )
+    assert set(builds()) == {"lonely", "mismatched", "raising", "unbuildable", "wrong_inputs"}
+    results = journal()
+    assert list(results) == list(whole)
+    assert {key: item.outcome for key, item in results.items()} == {key: item.outcome for key, item in whole.items()}
+
+
+def test_failures_that_are_taken_over_are_named_and_fail_the_run(project: pytest.Pytester, journal: Journal) -> None:
+    flags = ("--headswap-models=alpha,mismatched",)
+    project.runpytest_inprocess(*RUN, *flags)
+    before = journal()
+    result = project.runpytest_inprocess(*RESUME, *flags)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(deselected=4)
+    result.stdout.fnmatch_lines(
+        [
+            "testzoo: 4 results: 3 passed, 1 failed",
+            "taken over from the run before: 4 results",
+            "  failed testzoo::mismatched::native_parity - the state_dict differs*",
+        ]
+    )
+    assert journal() == before
+
+
+def test_a_run_of_which_all_was_done_has_succeeded(project: pytest.Pytester) -> None:
+    for flags in RUN, RESUME, RESUME:
+        assert project.runpytest_inprocess(*flags, "--headswap-models=alpha").ret == pytest.ExitCode.OK
+
+
+def test_what_crashed_or_timed_out_is_run_again(project: pytest.Pytester, journal: Journal) -> None:
+    project.runpytest_inprocess(*RUN, "--headswap-models=alpha,lonely")
+
+    def spoil(lines: list[str]) -> list[str]:
+        results = [json.loads(line) for line in lines]
+        results[1]["outcome"], results[2]["outcome"] = "crashed", "timeout"
+        return [json.dumps(result) + "\n" for result in results]
+
+    _edit(project, spoil)
+    result = project.runpytest_inprocess(*RESUME, "--headswap-models=alpha,lonely")
+    result.assert_outcomes(passed=2, deselected=2)
+    result.stdout.fnmatch_lines(
+        ["headswap: resume: 2 results are taken over; 2 that crashed or timed out are run again"]
+    )
+    assert [item.outcome for item in journal().values()] == ["passed", "skipped", "passed", "passed"]
+
+
+def test_each_taken_result_is_told_to_plugins_like_any_other(project: pytest.Pytester, extend_conftest: Extend) -> None:
+    extend_conftest(
+        "def pytest_headswap_result(config, result):\n"
+        "    with (config.rootpath / 'told.txt').open('a') as file:\n"
+        "        file.write(f'{result.nodeid}\\n')\n"
+    )
+    for flags in RUN, RESUME:
+        project.runpytest_inprocess(*flags, "--headswap-models=alpha")
+    told = (project.path / "told.txt").read_text().splitlines()
+    assert told == ["testzoo::alpha::output_shape", "testzoo::alpha::native_parity"] * 2
+
+
+def test_without_a_journal_everything_is_run(project: pytest.Pytester) -> None:
+    result = project.runpytest_inprocess(*RESUME, "--headswap-models=alpha")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["headswap: resume: there is nothing to go on from, so everything is run"])
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--headswap-num-classes=3", "num_classes was 7 and is 3. Give what was given there, or *"),
+        ("--headswap-models=alpha", "models was 'alpha,lonely' and is 'alpha'. *"),
+        ("--headswap-timeout=7", "timeout was 300 and is 7. *"),
+        ("--headswap-shard=1/2", "part is not the same; selection is not the same; shard was None and is '1/2'. *"),
+    ],
+)
+def test_the_journal_of_another_run_is_refused_with_what_differs(
+    project: pytest.Pytester, journal: Journal, flag: str, message: str
+) -> None:
+    models = "--headswap-models=alpha,lonely"
+    project.runpytest_inprocess(*RUN, models)
+    before = journal()
+    result = project.runpytest_inprocess(*RESUME, models, flag)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: --headswap-resume: the journal * is of another run: {message}"])
+    assert journal() == before
+
+
+def test_other_versions_and_what_is_no_journal_are_refused(project: pytest.Pytester) -> None:
+    project.runpytest_inprocess(*RUN, "--headswap-models=alpha")
+    _edit(project, lambda lines: [lines[0].replace('"testlib": "1.2"', '"testlib": "1.1"'), *lines[1:]])
+    result = project.runpytest_inprocess(*RESUME, "--headswap-models=alpha")
+    result.stderr.fnmatch_lines(["ERROR: *testlib was '1.1' and is '1.2'. *"])
+    _edit(project, lambda _: ["nonsense\n"])
+    result = project.runpytest_inprocess(*RESUME, "--headswap-models=alpha")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --headswap-resume: *line 1: not the header of a headswap journal*"])
+
+
+def test_a_shard_is_resumed_on_workers_too(project: pytest.Pytester, journal: Journal) -> None:
+    pytest.importorskip("xdist")
+    shard = "--headswap-shard=1/2"
+    project.runpytest_inprocess(*RUN, shard)
+    whole = journal()
+    _edit(project, lambda lines: lines[:4])
+    result = project.runpytest_subprocess(*RESUME, shard, "-n", "1")
+    result.stdout.fnmatch_lines(["headswap: resume: 3 results are taken over"])
+    assert journal().keys() == whole.keys()
+    assert read_journal(project.path / "headswap-report")[0].options["shard"] == "1/2"
+
+
+FULL = """
+import resource, signal
+def pytest_headswap_result(config, result):
+    if result.check == "native_parity" and result.model == "alpha":
+        size = (config.rootpath / "headswap-report" / "results.jsonl").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
+    if result.model == "lonely":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no limits for files")
+def test_a_full_disk_is_a_loud_warning_and_the_run_goes_on(
+    project: pytest.Pytester, extend_conftest: Extend, journal: Journal
+) -> None:
+    extend_conftest(FULL)
+    flags = (*RUN, "--headswap-models=alpha,beta*,lonely", "-p", "no:cacheprovider")
+    result = project.runpytest_inprocess(*flags)
+    result.assert_outcomes(passed=5, skipped=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            "headswap: WARNING: cannot write to *results.jsonl: File too large. The run goes on, *",
+            "testzoo: 6 results: 5 passed, 1 skipped",
+            "WARNING: 3 results are not in the journal: cannot write to *",
+        ]
+    )
+    assert result.stdout.str().count("headswap: WARNING") == 1
+    assert [item.model for item in journal().values()] == ["alpha", "alpha", "lonely"], "whole lines, and no torn one"
+    result = project.runpytest_inprocess(*flags, "--headswap-resume")
+    result.assert_outcomes(passed=3, deselected=3)
