@@ -11,7 +11,7 @@ import pytest
 
 from pytest_headswap._plugin.budget import Budget, Meter, gib
 from pytest_headswap._plugin.facts import head_paths
-from pytest_headswap._plugin.memory import forget_last_failure
+from pytest_headswap._plugin.memory import forget_last_failure, give_back_freed_memory
 from pytest_headswap._plugin.options import Settings
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class LocalBench:
         self.case = None
         forget_last_failure()
         gc.collect()
+        give_back_freed_memory()
         if not self._frozen:
             gc.freeze()
             self._frozen = True
