@@ -14,7 +14,7 @@ from pytest_headswap._plugin.asked import (
     listed,
     select_checks,
 )
-from pytest_headswap._plugin.facts import facts_of, head_paths, reason_of, told
+from pytest_headswap._plugin.facts import anatomy_of, facts_of, reason_of, told
 from pytest_headswap._plugin.failure import message_of
 from pytest_headswap._plugin.subject import Subject, subject_of
 from pytest_headswap.report import Result
@@ -116,10 +116,10 @@ def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) 
         return [result(check, "error", message_of(error), reason_of(error)) for check in checks]
     results = []
     try:
-        heads = head_paths(case)
+        anatomy = anatomy_of(case)
         for check in checks:
             finding = run_check(check, case)
-            results.append(result(check, finding.outcome, told(finding), finding.reason, finding=finding, heads=heads))
+            results.append(result(check, finding.outcome, told(finding), finding.reason, finding=finding, anatomy=anatomy))
     finally:
         case.swap.restore()
     return results

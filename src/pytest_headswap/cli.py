@@ -145,6 +145,7 @@ def _print_head(out: Console, head: Head) -> None:
         ("activation", head.activation or "none"),
         ("outputs", ", ".join(head.outputs)),
         ("tensors", ", ".join(head.tensors)),
+        ("way", " -> ".join(step.name or "the model itself" for step in head.way)),
     ]
     rows += [("" if number else "evidence", sentence) for number, sentence in enumerate(head.evidence)]
     out.print()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_headswap._plugin.failure import message_of
 from pytest_headswap._plugin.ids import CheckId
+from pytest_headswap.report.anatomy import Anatomy, HeadFacts
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Case, Finding
@@ -22,7 +24,7 @@ def facts_of(
     finding: Finding | None = None,
     repro: str = "",
     family: str = "",
-    heads: tuple[str, ...] = (),
+    anatomy: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The fields of a result but its time, as plain data, which can be sent from one process to another."""
     return {
@@ -37,7 +39,8 @@ def facts_of(
         "reason": reason,
         "family": family,
         "peak_memory_mb": peak_memory_mb(),
-        "heads": list(heads),
+        "heads": [head["path"] for head in anatomy["heads"]] if anatomy is not None else [],
+        "anatomy": anatomy,
     }
 
 
@@ -53,9 +56,13 @@ def reason_of(error: BaseException | None) -> str:
     return str(getattr(error, "reason", ""))
 
 
-def head_paths(case: Case) -> tuple[str, ...]:
-    """Where the heads are that were swapped."""
-    return tuple(head.path for head in case.swap.heads)
+def anatomy_of(case: Case) -> dict[str, Any]:
+    """The heads that were swapped, and the way to each."""
+    heads = []
+    for head, old in zip(case.swap.heads, case.swap.old_heads, strict=True):
+        shared = {item.name: getattr(head, item.name) for item in fields(HeadFacts) if item.name != "old_classes"}
+        heads.append(HeadFacts(**shared, old_classes=old.num_classes))
+    return Anatomy(tuple(heads), case.swap.notes).to_json()
 
 
 def peak_memory_mb() -> float | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._plugin.facts import head_paths, told
+from pytest_headswap._plugin.facts import anatomy_of, told
 from pytest_headswap._plugin.failure import describe, headline, tells_in_words
 from pytest_headswap._plugin.ids import CheckId, escape, repro_command
 from pytest_headswap._plugin.memory import forget_last_failure
@@ -67,7 +67,7 @@ class ModelNode(pytest.Collector):
         self.model = model
         self.case: Case | None = None
         self.skip_reason = ""
-        self.heads: tuple[str, ...] = ()
+        self.anatomy: dict[str, Any] | None = None
         if self.name != model:
             self.extra_keyword_matches.add(model)
 
@@ -86,7 +86,7 @@ class ModelNode(pytest.Collector):
         except NoHeadError as error:
             self.skip_reason = error.reason
             pytest.skip(str(error))
-        self.heads = head_paths(self.case)
+        self.anatomy = anatomy_of(self.case)
         self.config.hook.pytest_headswap_case(config=self.config, case=self.case)
 
     def teardown(self) -> None:

@@ -27,6 +27,7 @@ class Recorder:
         self.skips: Counter[str] = Counter()
         self._facts: dict[str, dict[str, Any]] = {}
         self._seconds: dict[str, float] = {}
+        self._told: set[tuple[str, str]] = set()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -64,6 +65,11 @@ class Recorder:
     def _finish(self, nodeid: str) -> None:
         facts, seconds = self._facts.pop(nodeid, None), self._seconds.pop(nodeid, 0.0)
         if facts is not None:
+            model = facts["zoo"], facts["model"]
+            if model in self._told:  # once for each model is enough, and keeps the journal small
+                facts = {**facts, "anatomy": None}
+            elif facts["anatomy"] is not None:
+                self._told.add(model)
             self._write(Result.from_json({**facts, "seconds": round(seconds, 4)}))
 
     def _crashed(self, report: pytest.TestReport) -> None:

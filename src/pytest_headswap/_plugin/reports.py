@@ -40,7 +40,7 @@ def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestRe
             finding=item.finding,
             repro=item.repro,
             family=item.parent.parent.zoo[item.parent.model].family,
-            heads=item.parent.heads,
+            anatomy=item.parent.anatomy,
         )
     setattr(report, ATTRIBUTE, facts)
 
