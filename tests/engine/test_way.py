@@ -42,6 +42,7 @@ IMAGE = torch.zeros(2, 3, 8, 8)
 def test_the_steps_are_the_last_layers_what_runs_between_them_the_head_and_what_follows() -> None:
     (head,) = find_heads(Residual(), IMAGE)
     assert [(step.kind, step.name, step.type, step.shape) for step in head.way] == [
+        ("layer", "stem", "Conv2d", (2, 4, 6, 6)),
         ("layer", "branch", "Conv2d", (2, 4, 6, 6)),
         ("operation", "add", "", (2, 4, 6, 6)),
         ("layer", "pool", "AdaptiveAvgPool2d", (2, 4, 1, 1)),
@@ -93,5 +94,6 @@ def test_a_model_that_gains_a_head_shows_where() -> None:
 
 def test_in_a_wrapped_model_the_names_are_those_of_the_wrapper() -> None:
     swap = swap_head(nn.DataParallel(Residual()), 5, IMAGE)
-    assert [step.name for step in swap.heads[0].way if step.type] == ["module.branch", "module.pool", "module.fc"]
+    names = [step.name for step in swap.heads[0].way if step.type]
+    assert names == ["module.stem", "module.branch", "module.pool", "module.fc"]
     assert swap.heads[0].way == swap.old_heads[0].way
