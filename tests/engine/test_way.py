@@ -83,6 +83,7 @@ def test_a_projection_of_the_model_itself_is_a_step_without_a_path() -> None:
 
 def test_a_model_that_gains_a_head_shows_where() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Identity())
+    model.num_classes = 0  # type: ignore[assignment]
     (head,) = find_heads(model, torch.zeros(2, 8))
     assert [(step.kind, step.name) for step in head.way] == [
         ("layer", "0"),
