@@ -194,7 +194,7 @@ def test_a_part_is_merged_when_asked_for(capsys: Output, shards: list[str], tmp_
 def test_a_shard_is_not_written_over_by_the_merge(capsys: Output, shards: list[str]) -> None:
     before = Path(shards[0], "results.jsonl").read_text(encoding="utf-8")
     assert main(["merge", f"{shards[0]}/../a", *shards]) == 2
-    assert "is itself one of the shards" in capsys.readouterr().err
+    assert "is itself one of those to merge" in capsys.readouterr().err
     assert Path(shards[0], "results.jsonl").read_text(encoding="utf-8") == before
 
 

@@ -119,7 +119,9 @@ def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) 
         anatomy = anatomy_of(case)
         for check in checks:
             finding = run_check(check, case)
-            results.append(result(check, finding.outcome, told(finding), finding.reason, finding=finding, anatomy=anatomy))
+            results.append(
+                result(check, finding.outcome, told(finding), finding.reason, finding=finding, anatomy=anatomy)
+            )
     finally:
         case.swap.restore()
     return results

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from pytest_headswap.report import Outcome
 
 
+_PROPERTIES = (
+    *("zoo", "model", "check", "outcome", "evidence", "reason", "message"),
+    *("family", "heads", "peak_memory_mb", "repro"),
+)
+
+
 def facts_of(
     test: CheckId,
     outcome: Outcome,
@@ -41,6 +47,16 @@ def facts_of(
         "peak_memory_mb": peak_memory_mb(),
         "heads": [head["path"] for head in anatomy["heads"]] if anatomy is not None else [],
         "anatomy": anatomy,
+    }
+
+
+def properties_of(facts: dict[str, Any]) -> dict[str, str]:
+    """What of a result stands in JUnit's XML, as properties of the test; empty ones are left out."""
+    named = {name: facts[name] for name in _PROPERTIES}
+    return {
+        name: ", ".join(value) if isinstance(value, list) else str(value)
+        for name, value in named.items()
+        if value not in ("", None, [])
     }
 
 

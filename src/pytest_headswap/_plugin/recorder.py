@@ -1,19 +1,25 @@
-"""Writes the journal and the summary. Lives in the controller alone, so the journal has one writer."""
+"""Writes the journal, and at the end the reports. Lives in the controller alone, so the journal has one writer."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_headswap._plugin.failure import message_of
 from pytest_headswap._plugin.ids import CheckId, parse_id, repro_command
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.reports import ATTRIBUTE
+from pytest_headswap._plugin.worst import worst_lines
 from pytest_headswap.report import OUTCOMES, JournalError, JournalHeader, JournalWriter, Result
 from pytest_headswap.report.merge import shard_options
+
+if TYPE_CHECKING:
+    from pytest_headswap.report.write import Reports
 
 
 class Recorder:
@@ -25,6 +31,8 @@ class Recorder:
         self.journal: JournalWriter | None = None
         self.counts: dict[str, Counter[str]] = {}
         self.skips: Counter[str] = Counter()
+        self.reports: Reports | None = None
+        self.no_reports = ""
         self._facts: dict[str, dict[str, Any]] = {}
         self._seconds: dict[str, float] = {}
         self._told: set[tuple[str, str]] = set()
@@ -109,9 +117,19 @@ class Recorder:
             self._finish(nodeid)
         if self.journal is not None:
             self.journal.close()
+            self._write_reports(self.journal.path)
+
+    def _write_reports(self, journal: Path) -> None:
+        """Make the reports of what was written; the run is as good without them, so whatever is wrong is only told."""
+        from pytest_headswap.report.write import write_reports
+
+        try:
+            self.reports = write_reports(journal, self.settings.report)
+        except Exception as error:  # noqa: BLE001 - a full disk, a folder that somebody has open, or a fault of ours
+            self.no_reports = message_of(error)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """How many results of each kind, what was skipped for which reason, and where the journal is."""
+        """How many results of each kind, what was skipped for which reason, the worst, and where the reports are."""
         if self.journal is None or not self.counts:
             return
         terminalreporter.section("headswap", sep="=")
@@ -120,6 +138,12 @@ class Recorder:
             terminalreporter.write_line(f"{zoo}: {counts.total()} results: {listed}")
         for reason, count in self.skips.most_common():
             terminalreporter.write_line(f"  skipped {count}: {_explained(reason)}")
+        if self.reports is not None:
+            for line in worst_lines(self.reports.matrix, terminalreporter._tw.fullwidth):
+                terminalreporter.write_line(line)
+            terminalreporter.write_line(f"report: {self.reports.html}")
+        if self.no_reports:
+            terminalreporter.write_line(f"warning: the report was not written: {self.no_reports}", yellow=True)
         terminalreporter.write_line(f"journal: {self.journal.path}")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._plugin.facts import facts_of, reason_of
+from pytest_headswap._plugin.facts import facts_of, properties_of, reason_of
 from pytest_headswap._plugin.failure import message_of
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestRe
             family=item.parent.parent.zoo[item.parent.model].family,
             anatomy=item.parent.anatomy,
         )
+        properties = properties_of(facts)
+        kept = [(name, value) for name, value in item.user_properties if name not in properties]
+        item.user_properties[:] = [*kept, *properties.items()]  # later phases make their reports of these
+        report.user_properties = list(item.user_properties)
     setattr(report, ATTRIBUTE, facts)
 
 

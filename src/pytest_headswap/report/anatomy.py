@@ -1,8 +1,8 @@
-"""What the end of a model is made of: its heads, and the way to each from the backbone. Plain data, as the engine saw it.
+"""What the end of a model is made of: its heads, and the way to each from the backbone. Plain data.
 
-    {"heads": [{"path": "fc", "kind": "linear", "in_features": 512, "old_classes": 1000, "num_classes": 7, ...,
-                "way": [["layer", "layer4.1.act2", "ReLU", [2, 512, 2, 2]], ..., ["output", "output", "", [2, 1000]]]}],
-     "notes": []}
+{"heads": [{"path": "fc", "kind": "linear", "in_features": 512, "old_classes": 1000, "num_classes": 7, ...,
+            "way": [["layer", "layer4.1.act2", "ReLU", [2, 512, 2, 2]], ..., ["output", "output", "", [2, 1000]]]}],
+ "notes": []}
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -157,7 +157,7 @@ def _are_versions(value: Any) -> bool:
     return isinstance(value, list) and all(_is_mapping(item) and _is_text(item.get("version")) for item in value)
 
 
-_HEADER = {
+_HEADER: dict[str, Callable[[Any], bool]] = {
     "versions": lambda value: _is_mapping(value) and all(map(_is_text, value.values())),
     "options": lambda value: _is_mapping(value) and _are_texts(value.get("checks", [])),
     "python": _is_text,

@@ -135,10 +135,12 @@ def matrix_of(header: JournalHeader, results: Iterable[Result]) -> Matrix:
         told = (item["version"] for item in header.merged.get("versions", ()))
         versions = _ordered(seen["versions"], tuple(told))
     checks = _ordered(seen["checks"], header.options.get("checks", ()))
-    order = {name: place for place, name in enumerate((*checks, *versions))}
+
+    def place(result: Result) -> tuple[int, int]:
+        return checks.index(result.check), versions.index(result.version) if versions else 0
+
     rows = tuple(
-        Row(zoo, model, tuple(sorted(group, key=lambda item: (order[item.check], order.get(item.version, 0)))), versions)
-        for (zoo, model), group in sorted(grouped.items())
+        Row(zoo, model, tuple(sorted(group, key=place)), versions) for (zoo, model), group in sorted(grouped.items())
     )
     return Matrix(header, rows, checks, versions)
 

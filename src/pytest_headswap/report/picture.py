@@ -55,5 +55,5 @@ def picture_of(head: HeadFacts) -> Picture | None:
 
 
 def sizes(shape: Sequence[int]) -> str:
-    """`2 × 512 × 7 × 7`."""
-    return " × ".join(map(str, shape))
+    """The shape with signs of multiplication between its numbers."""
+    return " \u00d7 ".join(map(str, shape))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -14,7 +14,7 @@ Outcome = Literal["passed", "failed", "skipped", "xfailed", "xpassed", "error", 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 WORST_FIRST: tuple[Outcome, ...] = (
-    *("crashed", "timeout", "failed", "error", "xpassed", "xfailed", "skipped", "passed"),  # type: ignore[assignment]
+    *("crashed", "timeout", "failed", "error", "xpassed", "xfailed", "skipped", "passed"),
 )
 BAD: frozenset[Outcome] = frozenset({"crashed", "timeout", "failed", "error"})
 """What somebody has to look at."""
@@ -104,7 +104,7 @@ def _is_amount(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
-_KINDS = {
+_KINDS: dict[str, Callable[[Any], bool]] = {
     "seconds": _is_amount,
     "peak_memory_mb": lambda value: value is None or _is_amount(value),
     "heads": lambda value: isinstance(value, (list, tuple)) and all(map(_is_text, value)),

@@ -52,7 +52,9 @@ def counted(number: int, unit: str, plural: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """`0.3 s`, `42 s`, `5 min 10 s`, `2 h 5 min`."""
+    """`20 ms`, `0.3 s`, `42 s`, `5 min 10 s`, `2 h 5 min`."""
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

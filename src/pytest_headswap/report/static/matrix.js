@@ -27,6 +27,7 @@
   };
   const count = (number) => number.toLocaleString("en");
   const time = (seconds) => {
+    if (seconds < 0.0995) return `${Math.round(1000 * seconds)} ms`;
     if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
     if (seconds < 59.5) return `${Math.round(seconds)} s`;
     const minutes = Math.round(seconds / 60);
@@ -95,7 +96,7 @@
 
   // ---- the table --------------------------------------------------------------------------------------------
   let shown = [], drawn = 0;
-  const headings = [["name", "Architecture"], ["family", "Family"], ...data.columns.map((name) => [`check:${name}`, name]), ["time", "Time"], ["memory", "MB"]];
+  const headings = [["name", "Architecture"], ["family", "Family"], ...data.columns.map((name) => [`check:${name}`, name]), ["time", "Time"], ["memory", "Peak MB"]];
 
   const drawHead = () => {
     const line = el("tr");
