@@ -68,10 +68,15 @@ class Anatomy:
 
 _KNOWN = {item.name for item in fields(HeadFacts)}
 _LISTS = ("aliases", "tensors", "outputs", "evidence")
+_NUMBERS = ("in_features", "old_classes", "num_classes", "class_dim")
 
 
 def _head(data: Mapping[str, Any]) -> HeadFacts:
     values = {name: value for name, value in data.items() if name in _KNOWN}
+    for name in ("path", "kind", "role", "activation"):
+        if not isinstance(values.get(name, ""), str):
+            raise ValueError(f"anatomy: {name} of a head cannot be {values[name]!r}")
+    values |= {name: int(values[name]) for name in _NUMBERS}
     values |= {name: tuple(map(str, values.get(name, ()))) for name in _LISTS}
     values["way"] = tuple(
         Step(str(kind), str(name), str(type_), tuple(map(int, shape)))

@@ -30,7 +30,7 @@ SYMBOLS: dict[Outcome, str] = {
 }
 
 _MESSAGE = 240
-_ALL_MESSAGES = 1_500_000
+_ALL_MESSAGES = 2_500_000  # bytes, as they stand in the page
 _NAME = 300
 
 
@@ -55,9 +55,10 @@ class _Messages(_Texts):
     def __call__(self, text: str) -> int:
         text = shortened(one_line(text[: 2 * _MESSAGE]), _MESSAGE)
         if text not in self.numbers:
-            if len(text) > self.left:
+            size = len(script_safe(text).encode())
+            if size > self.left:
                 return 0
-            self.left -= len(text)
+            self.left -= size
         return super().__call__(text)
 
 

@@ -91,7 +91,7 @@ class Result:
         if values.get("anatomy") is not None:
             try:
                 values["anatomy"] = Anatomy.from_json(values["anatomy"])
-            except (TypeError, KeyError) as error:
+            except (TypeError, KeyError, OverflowError) as error:
                 raise ValueError(f"anatomy is none: {error!r}") from error
         return cls(**values)
 
