@@ -30,12 +30,17 @@ def test_it_begins_with_the_counts_and_then_the_worst() -> None:
     )
     assert text.startswith("## Head swaps: 4 architectures, 5 results\n")
     assert "| timm | 1 | 1 | 1 | 1 | 1 |" in text
-    assert text.index("| slow | timeout | output_shape | 300 s |") < text.index("| bad | failed | output_shape | 7 is not")
+    assert text.index("| slow | timeout | output_shape | 300 s |") < text.index(
+        "| bad | failed | output_shape | 7 is not"
+    )
     assert "torch 2.14.1; 1.2 s of tests" in text
     assert "| output_is_backbone | 1 |" in text
     commands = re.search(r"```bash\n(.*?)\n```", text, re.DOTALL)
     assert commands is not None
-    assert commands[1].splitlines()[0] == "pytest --headswap-zoo=timm --headswap-models='slow' --headswap-checks=output_shape"
+    assert (
+        commands[1].splitlines()[0]
+        == "pytest --headswap-zoo=timm --headswap-models='slow' --headswap-checks=output_shape"
+    )
 
 
 def test_where_nothing_failed_it_says_so() -> None:

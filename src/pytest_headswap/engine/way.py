@@ -93,7 +93,12 @@ def _steps(
     model: nn.Module, pairs: Iterable[_Pair], activation: Callable[[Node], str | None] = lambda _: None
 ) -> Iterator[Step]:
     """One step for each layer, and one for what runs between two layers."""
-    for module, group in groupby(pairs, key=lambda pair: pair[0].module):
+
+    def place(pair: _Pair) -> tuple[str, str | None]:
+        node, _ = pair
+        return node.module, None if node.module else activation(node)
+
+    for (module, _), group in groupby(pairs, key=place):
         members = list(group)
         shape = members[-1][1].shape
         applied = next((name for node, _ in members if (name := activation(node))), "")

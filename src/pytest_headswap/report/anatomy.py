@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 
@@ -48,11 +48,9 @@ class Anatomy:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain types; what is as it is by default is left out, for there are thousands of them."""
+        """A dict of plain JSON types; what is as it is by default is left out, for there are thousands of them."""
         return {
-            "heads": [
-                {key: value for key, value in asdict(head).items() if value not in ((), None)} for head in self.heads
-            ],
+            "heads": [dict(_told(head)) for head in self.heads],
             **({"notes": list(self.notes)} if self.notes else {}),
         }
 
@@ -69,6 +67,17 @@ class Anatomy:
 _KNOWN = {item.name for item in fields(HeadFacts)}
 _LISTS = ("aliases", "tensors", "outputs", "evidence")
 _NUMBERS = ("in_features", "old_classes", "num_classes", "class_dim")
+
+
+def _told(head: HeadFacts) -> Iterator[tuple[str, Any]]:
+    for item in fields(head):
+        value = getattr(head, item.name)
+        if item.name == "way":
+            value = [[step.kind, step.name, step.type, list(step.shape)] for step in head.way]
+        elif item.name in _LISTS:
+            value = list(value)
+        if value not in ([], None):
+            yield item.name, value
 
 
 def _head(data: Mapping[str, Any]) -> HeadFacts:
