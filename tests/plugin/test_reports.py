@@ -129,10 +129,9 @@ def _properties(project: pytest.Pytester) -> dict[str, dict[str, str]]:
 def test_junit_xml_has_what_the_journal_has_as_properties(
     project: pytest.Pytester, journal: Journal, workers: tuple[str, ...]
 ) -> None:
-    run = project.runpytest_inprocess
     if workers:
         pytest.importorskip("xdist")
-        run = project.runpytest_subprocess
+    run: Callable[..., object] = project.runpytest_subprocess if workers else project.runpytest_inprocess
     models = "--headswap-models=alpha,doubled,mismatched,unbuildable"
     run(ZOO, TWO, models, "--junitxml=junit.xml", *workers)
     properties = _properties(project)

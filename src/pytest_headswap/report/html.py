@@ -23,7 +23,7 @@ from pytest_headswap._version import __version__
 from pytest_headswap.report.data import SYMBOLS, data_of, script_safe
 from pytest_headswap.report.matrix import Matrix, Row, badness
 from pytest_headswap.report.picture import picture_of, sizes
-from pytest_headswap.report.result import BAD, WORST_FIRST
+from pytest_headswap.report.result import BAD, WORST_FIRST, Result
 from pytest_headswap.report.text import counted, duration, printable, shortened
 
 INDEX = "index.html"
@@ -54,7 +54,7 @@ def write_html(matrix: Matrix, folder: Path) -> Path:
     template = environment.get_template("architecture.html.j2")
     for number, row in enumerate(matrix.rows):
         near = [matrix.rows[other] if 0 <= other < len(matrix.rows) else None for other in (number - 1, number + 1)]
-        shown = {"row": row, "near": near, "pictures": _pictures(row), "anchors": _anchors(matrix, row)}
+        shown = {"row": row, "near": near, "pictures": _pictures(row), "results": _results(matrix, row)}
         _write(pages / row.page, template.render(common, root="../", **shown))
     for name in old - {row.page for row in matrix.rows}:
         (pages / name).unlink()
@@ -90,7 +90,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _common(matrix: Matrix) -> Mapping[str, Any]:
-    scripts = {name: _static(f"{name}.js") for name in ("theme", "page", "matrix")}
+    scripts = {name: _static(f"{name}.js") for name in ("theme", "page", "parts", "matrix")}
     return {
         "matrix": matrix,
         "header": matrix.header,
@@ -106,10 +106,11 @@ def _pictures(row: Row) -> list[Any]:
     return [picture_of(head) for head in row.anatomy.heads] if row.anatomy is not None else []
 
 
-def _anchors(matrix: Matrix, row: Row) -> list[str]:
-    """For each result the id to which its cell leads; the first of several in one cell has it."""
+def _results(matrix: Matrix, row: Row) -> list[tuple[Result, str]]:
+    """What the page shows, bad results first, each with the id to which its cell leads; one of a cell has it."""
     left = {column: f"c{number}" for number, column in enumerate(matrix.columns)}
-    return [left.pop(result.version if matrix.versions else result.check, "") for result in row.results]
+    ordered = sorted(row.results, key=lambda result: result.outcome not in BAD)
+    return [(result, left.pop(result.version if matrix.versions else result.check, "")) for result in ordered]
 
 
 def _static(name: str) -> str:
