@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_headswap._plugin.asked import (
@@ -119,9 +120,9 @@ def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) 
         anatomy = anatomy_of(case)
         for check in checks:
             finding = run_check(check, case)
-            results.append(
-                result(check, finding.outcome, told(finding), finding.reason, finding=finding, anatomy=anatomy)
-            )
+            known = {"finding": finding, "anatomy": anatomy}
+            item = result(check, finding.outcome, told(finding), finding.reason, **known)
+            results.append(replace(item, anatomy=None) if results else item)  # once, as in a journal
     finally:
         case.swap.restore()
     return results
