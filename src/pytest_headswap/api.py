@@ -115,7 +115,7 @@ def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) 
         return [result(check, "skipped", str(error), error.reason) for check in checks]
     except Exception as error:  # noqa: BLE001 - the code of a model may raise anything
         return [result(check, "error", message_of(error), reason_of(error)) for check in checks]
-    results = []
+    results: list[Result] = []
     try:
         anatomy = anatomy_of(case)
         for check in checks:

@@ -88,10 +88,10 @@ def _warm() -> None:
     import torch
     from torch import nn
 
+    import pytest_headswap.report.write  # noqa: F401
     from pytest_headswap import api, cli  # noqa: F401
     from pytest_headswap._plugin import parametrize, recorder, run  # noqa: F401
     from pytest_headswap.checks import CHECKS, build_case, run_check
-    from pytest_headswap.report import write  # noqa: F401
     from pytest_headswap.zoo import ModelSpec, builtin  # noqa: F401
 
     case = build_case("warm", ModelSpec("linear", lambda: nn.Linear(8, 3), lambda _: torch.zeros(2, 8)), 5)

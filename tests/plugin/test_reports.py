@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -75,7 +76,9 @@ def test_a_report_that_cannot_be_written_is_a_warning_and_the_run_is_as_good(
 def test_a_fault_of_the_reports_is_a_warning_too(
     project: pytest.Pytester, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_headswap.report.write.matrix_of", lambda *_: 1 / 0)
+    # by its name among the modules: a run of pytester leaves an older one on the package
+    module = importlib.import_module("pytest_headswap.report.write")
+    monkeypatch.setattr(module, "matrix_of", lambda *_: 1 / 0)
     result = project.runpytest_inprocess(ZOO, TWO, "--headswap-models=alpha")
     assert result.ret == 0
     assert len(journal()) == 2
