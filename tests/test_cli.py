@@ -275,12 +275,12 @@ def test_a_comparison_can_be_had_as_markdown(capsys: Output, tmp_path: Path) -> 
 def test_what_is_slower_counts_when_strict_and_from_the_limit_that_is_given(capsys: Output, tmp_path: Path) -> None:
     old, new = _journal(tmp_path / "old", a="passed"), tmp_path / "new"
     with JournalWriter(new, JournalHeader({}, {"checks": ["x"]})) as writer:
-        writer.write(Result("mine", "a", "x", "passed", seconds=9.0))
+        writer.write(Result("mine", "a", "x", "passed", seconds=19.0))
     assert main(["compare", old, str(new)]) == 0
     assert "Slower: 1" in capsys.readouterr().out
     assert main(["compare", old, str(new), "--strict"]) == 1
-    assert main(["compare", old, str(new), "--strict", "--slower=10"]) == 0
-    assert main(["compare", old, str(new), "--strict", "--seconds=8.5"]) == 0
+    assert main(["compare", old, str(new), "--strict", "--slower=20"]) == 0
+    assert main(["compare", old, str(new), "--strict", "--seconds=18.5"]) == 0
 
 
 def test_a_comparison_with_nothing_is_not_taken_for_one_that_found_something(capsys: Output, tmp_path: Path) -> None:
@@ -289,3 +289,14 @@ def test_a_comparison_with_nothing_is_not_taken_for_one_that_found_something(cap
     with pytest.raises(SystemExit) as exit_info:
         main(["compare", "a", "b", "--slower=-1"])
     assert exit_info.value.code == 2
+
+
+def test_results_that_are_gone_count_when_strict(tmp_path: Path) -> None:
+    folders = [_journal(tmp_path / "old", a="passed", b="passed"), _journal(tmp_path / "new", a="passed")]
+    assert main(["compare", *folders]) == 0
+    assert main(["compare", *folders, "--strict"]) == 1
+
+
+def test_two_runs_that_share_nothing_are_not_taken_for_equal(capsys: Output, tmp_path: Path) -> None:
+    assert main(["compare", _journal(tmp_path / "old", a="passed"), _journal(tmp_path / "new", b="passed")]) == 2
+    assert "no result in common" in capsys.readouterr().err

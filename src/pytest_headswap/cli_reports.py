@@ -34,10 +34,10 @@ def add_report_commands(commands: Any) -> None:
     compare.add_argument("old", type=Path, metavar="OLD", help="folder of the earlier report, or its journal")
     compare.add_argument("new", type=Path, metavar="NEW", help="folder of the later report, or its journal")
     compare.add_argument("--markdown", action="store_true", help="print Markdown, for the step summary of a CI")
-    compare.add_argument("--strict", action="store_true", help="exit with 1 for what is slower or larger too")
+    compare.add_argument("--strict", action="store_true", help="exit with 1 for what is slower, larger or gone too")
     for flag, usual, text in (
         ("--slower", 1.5, "how many times as long a model may take, beside the pace of the machine"),
-        ("--seconds", 5.0, "how many seconds more do not count"),
+        ("--seconds", 10.0, "how many seconds more do not count"),
         ("--larger", 1.25, "how many times as much memory a model may take"),
         ("--megabytes", 200.0, "how many megabytes more do not count"),
     ):
@@ -109,10 +109,11 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.markdown:
         print(as_markdown(comparison), end="")
     else:
-        for line in in_words(comparison, max(shutil.get_terminal_size().columns, 60)):
-            print(line)
-    worse = comparison.broke or (arguments.strict and (comparison.slower or comparison.larger))
-    return 1 if worse else 0
+        print("\n".join(in_words(comparison, max(shutil.get_terminal_size().columns, 60))))
+    if not comparison.shared:
+        return fail(2, "the two have no result in common: there is nothing to compare")
+    worse = comparison.slower or comparison.larger or comparison.gone
+    return 1 if comparison.broke or (arguments.strict and worse) else 0
 
 
 def fail(code: int, *messages: str) -> int:

@@ -85,18 +85,18 @@ def _run(**seconds: float) -> list[Result]:
 
 def test_a_model_is_slower_where_both_the_factor_and_the_seconds_are_passed() -> None:
     old = _run(a=10, b=10, c=0.1, d=100)
-    comparison = compare(old, _run(a=16, b=14.9, c=4, d=104))
-    assert [(item.model, item.old, item.new, item.unit) for item in comparison.slower] == [("a", 10, 16, "s")]
+    comparison = compare(old, _run(a=21, b=14.9, c=9, d=104))
+    assert [(item.model, item.old, item.new, item.unit) for item in comparison.slower] == [("a", 10, 21, "s")]
     assert comparison.pace is None, "four models do not tell how fast a machine is"
-    wide = compare(old, _run(a=16, b=14.9, c=4, d=104), Limits(slower=1.4, seconds=1))
+    wide = compare(old, _run(a=21, b=14.9, c=9, d=104), Limits(slower=1.4, seconds=1))
     assert [item.model for item in wide.slower] == ["c", "a", "b"], "the largest factor first"
 
 
 def test_the_time_of_a_model_is_that_of_all_its_checks() -> None:
-    old = [result("a", check, seconds=1) for check in CHECKS]
-    new = [result("a", check, seconds=9 if check == "metadata" else 1) for check in CHECKS]
+    old = [result("a", check, seconds=3) for check in CHECKS]
+    new = [result("a", check, seconds=27 if check == "metadata" else 3) for check in CHECKS]
     (found,) = compare(old, new).slower
-    assert (found.old, found.new, found.factor) == (8, 16, 2)
+    assert (found.old, found.new, found.factor) == (24, 48, 2)
 
 
 def test_a_slower_machine_makes_no_model_slower() -> None:

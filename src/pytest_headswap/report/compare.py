@@ -25,7 +25,7 @@ class Limits:
     """From where on a difference counts: both the factor and the amount have to be passed."""
 
     slower: float = 1.5
-    seconds: float = 5.0
+    seconds: float = 10.0  # the first model of a process pays for its imports
     larger: float = 1.25
     megabytes: float = 200.0
 
