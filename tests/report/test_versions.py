@@ -93,7 +93,7 @@ def test_the_page_of_an_architecture_has_each_check_with_each_version(runs: list
     (page,) = (tmp_path / "out" / "architectures").glob("other-*")
     text = page.read_text(encoding="utf-8")
     assert text.count('<article class="result') == 6
-    assert text.count("differs between versions") == 3
+    assert text.count('class="differs"') == 3
     assert 'id="c0"' in text
     assert 'id="c2"' in text
 

@@ -107,9 +107,10 @@ def _pictures(row: Row) -> list[Any]:
 
 
 def _results(matrix: Matrix, row: Row) -> list[tuple[Result, str]]:
-    """What the page shows, bad results first, each with the id to which its cell leads; one of a cell has it."""
+    """What the page shows, bad checks first, each result with the id to which its cell leads; one of a cell has it."""
     left = {column: f"c{number}" for number, column in enumerate(matrix.columns)}
-    ordered = sorted(row.results, key=lambda result: result.outcome not in BAD)
+    bad = {result.check for result in row.bad}
+    ordered = sorted(row.results, key=lambda result: result.check not in bad)
     return [(result, left.pop(result.version if matrix.versions else result.check, "")) for result in ordered]
 
 
