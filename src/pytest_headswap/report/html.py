@@ -21,8 +21,8 @@ from markupsafe import Markup
 
 from pytest_headswap._version import __version__
 from pytest_headswap.report.data import SYMBOLS, data_of, script_safe
-from pytest_headswap.report.matrix import Matrix, Row, badness
-from pytest_headswap.report.picture import picture_of, sizes
+from pytest_headswap.report.matrix import Matrix, Row
+from pytest_headswap.report.picture import picture_of
 from pytest_headswap.report.result import BAD, WORST_FIRST, Result
 from pytest_headswap.report.text import counted, duration, printable, shortened
 
@@ -65,6 +65,7 @@ def write_html(matrix: Matrix, folder: Path) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)  # written over, some file systems flush it at once: seconds for a thousand pages
     # what cannot be encoded was made visible before, but for what a repro command has to keep
     path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
@@ -83,7 +84,6 @@ def _environment() -> jinja2.Environment:
         shortened=shortened,
         counted=counted,
         duration=duration,
-        sizes=sizes,
     )
     environment.globals.update(symbols=SYMBOLS, meanings=MEANINGS, worst_first=WORST_FIRST, bad=BAD)
     return environment
@@ -98,7 +98,6 @@ def _common(matrix: Matrix) -> Mapping[str, Any]:
         "scripts": {name: Markup(text) for name, text in scripts.items()},
         "digests": [_digest(text) for text in scripts.values()],
         "pages": PAGES,
-        "badness": badness,
     }
 
 
