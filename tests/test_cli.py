@@ -1,4 +1,4 @@
-"""`headswap explain` tells where the head is and why, `headswap merge` makes one journal of several."""
+"""`headswap explain` tells where the head is and why; `report`, `merge` and `compare` read journals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from pytest_headswap import ModelSpec, Zoo, __version__
 from pytest_headswap.cli import main
-from pytest_headswap.report import JournalHeader, JournalWriter, Result, read_journal
+from pytest_headswap.report import JournalHeader, JournalWriter, Outcome, Result, read_journal
 from pytest_headswap.report.merge import shard_options
 from pytest_headswap.zoo import registry
 
@@ -85,6 +85,7 @@ def test_each_head_is_printed_with_all_that_is_known(capsys: Output) -> None:
     assert "  class dimension  1" in first
     assert "  activation       softmax" in first
     assert "  outputs          output" in first
+    assert "  way              backbone -> relu -> head -> add, div -> softmax -> output" in first
     assert any(line.startswith("  tensors          head.weight, head.bias") for line in first)
     assert any(line.startswith("  evidence         ") for line in first)
     assert "  role             distillation" in lines[lines.index("head_dist") :]
@@ -194,7 +195,7 @@ def test_a_part_is_merged_when_asked_for(capsys: Output, shards: list[str], tmp_
 def test_a_shard_is_not_written_over_by_the_merge(capsys: Output, shards: list[str]) -> None:
     before = Path(shards[0], "results.jsonl").read_text(encoding="utf-8")
     assert main(["merge", f"{shards[0]}/../a", *shards]) == 2
-    assert "is itself one of the shards" in capsys.readouterr().err
+    assert "is itself one of those to merge" in capsys.readouterr().err
     assert Path(shards[0], "results.jsonl").read_text(encoding="utf-8") == before
 
 
@@ -202,3 +203,100 @@ def test_a_folder_that_cannot_be_written_is_an_error(capsys: Output, shards: lis
     (tmp_path / "taken").write_text("", encoding="utf-8")
     assert main(["merge", str(tmp_path / "taken"), *shards]) == 1
     assert "cannot write the report to" in capsys.readouterr().err
+
+
+def _journal(folder: Path, torch: str = "2.9.1", **outcomes: Outcome) -> str:
+    with JournalWriter(folder, JournalHeader({"torch": torch}, {"checks": ["x"]})) as writer:
+        for model, outcome in outcomes.items():
+            writer.write(Result("mine", model, "x", outcome, seconds=1.0, message="why" if outcome == "failed" else ""))
+    return str(folder)
+
+
+def test_a_report_is_made_of_a_journal_beside_it(capsys: Output, tmp_path: Path) -> None:
+    folder = Path(_journal(tmp_path / "run", a="passed"))
+    assert main(["report", str(folder)]) == 0
+    assert capsys.readouterr().out == f"{folder / 'index.html'}: 1 architecture\n{folder / 'summary.md'}\n"
+    assert main(["report", str(folder / "results.jsonl"), "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "index.html").read_bytes() == (folder / "index.html").read_bytes()
+
+
+def test_a_report_of_nothing_is_an_error(capsys: Output, tmp_path: Path) -> None:
+    assert main(["report", str(tmp_path / "nowhere")]) == 1
+    assert "headswap: cannot read the journal" in capsys.readouterr().err
+    (tmp_path / "taken").write_text("", encoding="utf-8")
+    assert main(["report", _journal(tmp_path / "run"), "--output", str(tmp_path / "taken")]) == 1
+    assert "Choose a folder that can be written" in capsys.readouterr().err
+
+
+def test_the_merged_journal_has_its_reports(shards: list[str], tmp_path: Path) -> None:
+    assert main(["merge", str(tmp_path / "out"), *shards]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"results.jsonl", "index.html", "summary.md"}
+
+
+def test_versions_are_merged_by_name(capsys: Output, tmp_path: Path) -> None:
+    runs = [_journal(tmp_path / torch, torch, a="passed", b="failed") for torch in ("2.4.1", "2.9.1")]
+    out = tmp_path / "out"
+    assert main(["merge", str(out), *runs, "--by", "torch"]) == 0
+    assert capsys.readouterr().out == f"{out / 'results.jsonl'}: 4 results of 2 models\n"
+    assert "torch 2.4.1" in (out / "index.html").read_text(encoding="utf-8")
+    assert main(["merge", str(tmp_path / "no"), *runs, "--by", "jax"]) == 1
+    assert "does not say its version of jax" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_journal_that_is_merged_is_not_written_over_whatever_it_is_called(capsys: Output, shards: list[str]) -> None:
+    assert main(["merge", shards[0], str(Path(shards[0], "results.jsonl")), shards[1]]) == 2
+    assert "is itself one of those to merge" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "told"),
+    [
+        ({"a": "passed"}, {"a": "passed"}, 0, "1 shared result: nothing changed"),
+        ({"a": "passed"}, {"a": "failed"}, 1, "mine::a::x  passed -> failed: why"),
+        ({"a": "failed"}, {"a": "passed"}, 0, "mine::a::x  failed -> passed"),
+        ({"a": "failed"}, {"a": "failed"}, 0, "nothing changed"),
+        ({"a": "passed"}, {"a": "passed", "b": "error"}, 1, "mine::b::x  new -> error"),
+    ],
+)
+def test_the_status_of_a_comparison_says_whether_something_broke(
+    capsys: Output, tmp_path: Path, old: dict[str, Outcome], new: dict[str, Outcome], code: int, told: str
+) -> None:
+    assert main(["compare", _journal(tmp_path / "old", **old), _journal(tmp_path / "new", **new)]) == code
+    assert told in capsys.readouterr().out
+
+
+def test_a_comparison_can_be_had_as_markdown(capsys: Output, tmp_path: Path) -> None:
+    folders = [_journal(tmp_path / "old", a="passed"), _journal(tmp_path / "new", a="failed")]
+    assert main(["compare", *folders, "--markdown"]) == 1
+    assert capsys.readouterr().out.startswith("## Head swaps compared\n")
+
+
+def test_what_is_slower_counts_when_strict_and_from_the_limit_that_is_given(capsys: Output, tmp_path: Path) -> None:
+    old, new = _journal(tmp_path / "old", a="passed"), tmp_path / "new"
+    with JournalWriter(new, JournalHeader({}, {"checks": ["x"]})) as writer:
+        writer.write(Result("mine", "a", "x", "passed", seconds=19.0))
+    assert main(["compare", old, str(new)]) == 0
+    assert "Slower: 1" in capsys.readouterr().out
+    assert main(["compare", old, str(new), "--strict"]) == 1
+    assert main(["compare", old, str(new), "--strict", "--slower=20"]) == 0
+    assert main(["compare", old, str(new), "--strict", "--seconds=18.5"]) == 0
+
+
+def test_a_comparison_with_nothing_is_not_taken_for_one_that_found_something(capsys: Output, tmp_path: Path) -> None:
+    assert main(["compare", str(tmp_path / "nowhere"), _journal(tmp_path / "new")]) == 2
+    assert "cannot read the journal" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit_info:
+        main(["compare", "a", "b", "--slower=-1"])
+    assert exit_info.value.code == 2
+
+
+def test_results_that_are_gone_count_when_strict(tmp_path: Path) -> None:
+    folders = [_journal(tmp_path / "old", a="passed", b="passed"), _journal(tmp_path / "new", a="passed")]
+    assert main(["compare", *folders]) == 0
+    assert main(["compare", *folders, "--strict"]) == 1
+
+
+def test_two_runs_that_share_nothing_are_not_taken_for_equal(capsys: Output, tmp_path: Path) -> None:
+    assert main(["compare", _journal(tmp_path / "old", a="passed"), _journal(tmp_path / "new", b="passed")]) == 2
+    assert "no result in common" in capsys.readouterr().err

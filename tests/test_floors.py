@@ -16,7 +16,7 @@ PACKAGE = Path(pytest_headswap.__file__).parent
 
 # Lowest floor first. `""` stands for the modules beside the rooms: the plugin, the command line.
 FLOORS = {"engine": 1, "zoo": 2, "checks": 3, "report": 4, "_plugin": 5, "": 5}
-ROOF = {"api", "plugin", "cli", "strategies", "__init__"}
+ROOF = {"api", "plugin", "cli", "cli_reports", "strategies", "__init__"}
 ON_REQUEST = {"strategies"}  # imported by the tests of users alone, never by the package, so free to import torch
 SHARED = {"_version"}  # a constant, which any floor may read
 

@@ -14,6 +14,7 @@ import pytest_headswap
 from pytest_headswap.zoo.costs import FOLDER
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = Path(pytest_headswap.__file__).parent
 
 
 def test_the_version_stands_in_one_place() -> None:
@@ -36,13 +37,16 @@ def test_the_package_is_marked_as_typed() -> None:
     assert (Path(pytest_headswap.__file__).parent / "py.typed").exists()
 
 
-def test_the_wheel_holds_the_costs_of_the_zoos(tmp_path: Path) -> None:
+def test_the_wheel_holds_the_costs_of_the_zoos_and_what_reports_are_made_with(tmp_path: Path) -> None:
     wheel = pytest.importorskip("hatchling.builders.wheel", reason="hatchling builds wheels")
     (built,) = wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     names = zipfile.ZipFile(built).namelist()
     assert "pytest_headswap/zoo/costs.py" in names
     shipped = {f"pytest_headswap/zoo/costs/{path.name}" for path in FOLDER.glob("*.json")}
     assert shipped <= set(names)
+    made_with = {path for folder in ("templates", "static") for path in (PACKAGE / "report" / folder).iterdir()}
+    assert len(made_with) >= 8
+    assert {f"pytest_headswap/{path.relative_to(PACKAGE).as_posix()}" for path in made_with} <= set(names)
 
 
 def test_ci_takes_the_test_command_from_the_readme() -> None:

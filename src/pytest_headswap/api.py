@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_headswap._plugin.asked import (
@@ -16,7 +17,7 @@ from pytest_headswap._plugin.asked import (
     select_checks,
 )
 from pytest_headswap._plugin.budget import Meter
-from pytest_headswap._plugin.facts import facts_of, head_paths, reason_of, told
+from pytest_headswap._plugin.facts import anatomy_of, facts_of, reason_of, told
 from pytest_headswap._plugin.failure import message_of
 from pytest_headswap._plugin.subject import Subject, subject_of
 from pytest_headswap.report import Result
@@ -122,12 +123,14 @@ def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) 
         return [result(check, "skipped", str(error), error.reason) for check in checks]
     except Exception as error:  # noqa: BLE001 - the code of a model may raise anything
         return [result(check, "error", message_of(error), reason_of(error)) for check in checks]
-    results = []
+    results: list[Result] = []
     try:
-        heads = head_paths(case)
+        anatomy = anatomy_of(case)
         for check in checks:
             finding = run_check(check, case)
-            results.append(result(check, finding.outcome, told(finding), finding.reason, finding=finding, heads=heads))
+            known = {"finding": finding, "anatomy": anatomy}
+            item = result(check, finding.outcome, told(finding), finding.reason, **known)
+            results.append(replace(item, anatomy=None) if results else item)  # once, as in a journal
     finally:
         case.swap.restore()
     return results

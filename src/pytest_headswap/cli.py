@@ -1,20 +1,20 @@
-"""The command line: `headswap explain timm:levit_128`, `headswap zoos` and `headswap merge all shard-*`.
+"""The command line: `headswap explain timm:levit_128`, `headswap zoos`, `headswap report`, `merge` and `compare`.
 
-Exit codes: 0, 1 when the model has no head or cannot be followed, or shards cannot be merged, 2 when something was
-typed that cannot be used.
+Exit codes: 0; 1 when the model has no head or cannot be followed, journals cannot be read or merged, or something broke
+between two runs; 2 when something was typed that cannot be used, or there is nothing to compare.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
 from pytest_headswap._version import __version__
+from pytest_headswap.cli_reports import add_report_commands, fail
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,11 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
     zoos = commands.add_parser("zoos", help="list the zoos")
     zoos.set_defaults(run=_zoos)
-    merge = commands.add_parser("merge", help="make one journal of those of all shards, and prove that it is whole")
-    merge.add_argument("out", type=Path, metavar="OUT", help="folder of the journal to write")
-    merge.add_argument("shards", type=Path, nargs="+", metavar="SHARD_DIR", help="folder of the report of each shard")
-    merge.add_argument("--partial", action="store_true", help="write what there is, and say what is missing")
-    merge.set_defaults(run=_merge)
+    add_report_commands(commands)
     return parser
 
 
@@ -57,26 +53,6 @@ def _zoos(_: argparse.Namespace) -> int:
     return 0
 
 
-def _merge(arguments: argparse.Namespace) -> int:
-    from pytest_headswap.report import JournalError
-    from pytest_headswap.report.merge import MergeError, merge
-
-    if arguments.out.resolve() in {folder.resolve() for folder in arguments.shards}:
-        return _fail(2, f"{arguments.out} is itself one of the shards: choose another folder to write to")
-    try:
-        merged = merge(arguments.shards, partial=arguments.partial)
-        path = merged.write(arguments.out)
-    except MergeError as error:
-        return _fail(1, *error.problems)
-    except JournalError as error:
-        return _fail(1, str(error))
-    models = {(result.zoo, result.model) for result in merged.results}
-    print(f"{path}: {len(merged.results)} results of {len(models)} models{', not whole' if merged.missing else ''}")
-    for sentence in merged.missing:
-        print(f"  {sentence}")
-    return 0
-
-
 def _explain(arguments: argparse.Namespace) -> int:
     from pytest_headswap._plugin.subject import load_model
     from pytest_headswap.zoo import ZooError
@@ -84,7 +60,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     try:
         _, spec = load_model(arguments.model)
     except ZooError as error:
-        return _fail(2, str(error))
+        return fail(2, str(error))
 
     from pytest_headswap.engine import HeadSwapError
 
@@ -93,9 +69,9 @@ def _explain(arguments: argparse.Namespace) -> int:
         heads, notes = _find(spec)
     except HeadSwapError as error:
         _print_rejected(Console(stderr=True, soft_wrap=True, highlight=False), error)
-        return _fail(1, f"{arguments.model}: {error}")
+        return fail(1, f"{arguments.model}: {error}")
     except Exception as error:  # noqa: BLE001 - the code of a zoo's library may raise anything
-        return _fail(1, f"{arguments.model} cannot be built: {type(error).__name__}: {error}")
+        return fail(1, f"{arguments.model} cannot be built: {type(error).__name__}: {error}")
     count = "1 head" if len(heads) == 1 else f"{len(heads)} heads"
     out.print(
         Text(f"{arguments.model}: {count}, found by {_EVIDENCE.get(heads.evidence, heads.evidence)}", style="bold")
@@ -144,6 +120,7 @@ def _print_head(out: Console, head: Head) -> None:
         ("activation", head.activation or "none"),
         ("outputs", ", ".join(head.outputs)),
         ("tensors", ", ".join(head.tensors)),
+        ("way", " -> ".join(step.name or "the model itself" for step in head.way)),
     ]
     rows += [("" if number else "evidence", sentence) for number, sentence in enumerate(head.evidence)]
     out.print()
@@ -164,9 +141,3 @@ def _print_list(out: Console, title: str, sentences: Iterable[str]) -> None:
 
 def _print_rejected(out: Console, error: HeadSwapError) -> None:
     _print_list(out, "Rejected", error.rejected)
-
-
-def _fail(code: int, *messages: str) -> int:
-    for message in messages:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(Text(f"headswap: {message}"))
-    return code

@@ -5,12 +5,12 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 from pytest_headswap._plugin.budget import Budget, Meter, gib
-from pytest_headswap._plugin.facts import head_paths
+from pytest_headswap._plugin.facts import anatomy_of
 from pytest_headswap._plugin.memory import forget_last_failure, give_back_freed_memory
 from pytest_headswap._plugin.options import Settings
 
@@ -27,12 +27,12 @@ class Built:
     """A model is there; or it has no head, and the checks are skipped.
 
     Attributes:
-        heads: paths of the heads that were swapped.
+        anatomy: the heads that were swapped, as `facts.anatomy_of` tells them.
         reason, message: why there is none; empty where there is one.
         notes: what else is to be told of the model.
     """
 
-    heads: tuple[str, ...] = ()
+    anatomy: dict[str, Any] | None = None
     reason: str = ""
     message: str = ""
     notes: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class LocalBench:
             case.why_structure = f"it took {taken_before} before, more than the {gib(self.budget.model)} that it may"
         self.case = case
         self.config.hook.pytest_headswap_case(config=self.config, case=case)
-        return Built(head_paths(case))
+        return Built(anatomy_of(case))
 
     def check(self, check: Check) -> Checked:
         """Make a check on the model."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_headswap._plugin.failure import message_of
 from pytest_headswap._plugin.ids import CheckId
+from pytest_headswap.report.anatomy import Anatomy, HeadFacts
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Case, Finding
     from pytest_headswap.report import Outcome
+
+
+_PROPERTIES = (
+    *("zoo", "model", "check", "outcome", "evidence", "reason", "message"),
+    *("family", "heads", "peak_memory_mb", "repro"),
+)
 
 
 def facts_of(
@@ -21,7 +29,7 @@ def facts_of(
     finding: Finding | None = None,
     repro: str = "",
     family: str = "",
-    heads: tuple[str, ...] = (),
+    anatomy: dict[str, Any] | None = None,
     taken_mb: float | None = None,
 ) -> dict[str, Any]:
     """The fields of a result but its time, as plain data, which can be sent from one process to another."""
@@ -37,7 +45,18 @@ def facts_of(
         "reason": reason,
         "family": family,
         "peak_memory_mb": taken_mb,
-        "heads": list(heads),
+        "heads": [head["path"] for head in anatomy["heads"]] if anatomy is not None else [],
+        "anatomy": anatomy,
+    }
+
+
+def properties_of(facts: dict[str, Any]) -> dict[str, str]:
+    """What of a result stands in JUnit's XML, as properties of the test; empty ones are left out."""
+    named = {name: facts[name] for name in _PROPERTIES}
+    return {
+        name: ", ".join(value) if isinstance(value, list) else str(value)
+        for name, value in named.items()
+        if value not in ("", None, [])
     }
 
 
@@ -53,6 +72,10 @@ def reason_of(error: BaseException | None) -> str:
     return str(getattr(error, "reason", ""))
 
 
-def head_paths(case: Case) -> tuple[str, ...]:
-    """Where the heads are that were swapped."""
-    return tuple(head.path for head in case.swap.heads)
+def anatomy_of(case: Case) -> dict[str, Any]:
+    """The heads that were swapped, and the way to each."""
+    heads = []
+    for head, old in zip(case.swap.heads, case.swap.old_heads, strict=True):
+        shared = {item.name: getattr(head, item.name) for item in fields(HeadFacts) if item.name != "old_classes"}
+        heads.append(HeadFacts(**shared, old_classes=old.num_classes))
+    return Anatomy(tuple(heads), case.swap.notes).to_json()

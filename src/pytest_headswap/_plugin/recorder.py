@@ -1,4 +1,4 @@
-"""Writes the journal and the summary. Lives in the controller alone, so the journal has one writer."""
+"""Writes the journal, and at the end the reports. Lives in the controller alone, so the journal has one writer."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_headswap._plugin.failure import message_of
 from pytest_headswap._plugin.ids import CheckId, parse_id, repro_command
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.reports import ATTRIBUTE
+from pytest_headswap._plugin.worst import worst_lines
 from pytest_headswap.report import OUTCOMES, JournalError, JournalHeader, JournalWriter, Result
 from pytest_headswap.report.merge import shard_options
 
 if TYPE_CHECKING:
     from pytest_headswap._plugin.resume import Resume
+    from pytest_headswap.report.write import Reports
 
 
 class Recorder:
@@ -34,8 +38,11 @@ class Recorder:
         self.skips: Counter[str] = Counter()
         self.unwritten = 0
         self.problem = ""
+        self.reports: Reports | None = None
+        self.no_reports = ""
         self._facts: dict[str, dict[str, Any]] = {}
         self._seconds: dict[str, float] = {}
+        self._told: set[tuple[str, str]] = set()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -66,8 +73,14 @@ class Recorder:
     def _finish(self, nodeid: str) -> None:
         with _uninterrupted():  # a result is written once, and not lost
             facts, seconds = self._facts.pop(nodeid, None), self._seconds.pop(nodeid, 0.0)
-            if facts is not None:
-                self._write(Result.from_json({**facts, "seconds": round(seconds, 4)}))
+            if facts is None:
+                return
+            model = facts["zoo"], facts["model"]
+            if model in self._told:  # once for each model is enough, and keeps the journal small
+                facts = {**facts, "anatomy": None}
+            elif facts["anatomy"] is not None:
+                self._told.add(model)
+            self._write(Result.from_json({**facts, "seconds": round(seconds, 4)}))
 
     def _crashed(self, report: pytest.TestReport) -> None:
         """The worker of a test died; xdist then reports the test itself, and nothing of ours is on that report."""
@@ -126,6 +139,7 @@ class Recorder:
             self._finish(nodeid)
         if self.journal is not None:
             self.journal.close()
+            self._write_reports(self.journal.path)
         resumed = self.resume is not None and bool(self.resume.taken)
         if resumed and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
             session.exitstatus = pytest.ExitCode.OK  # all was done before
@@ -133,8 +147,17 @@ class Recorder:
         if bad and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    def _write_reports(self, journal: Path) -> None:
+        """Make the reports of what was written; the run is as good without them, so whatever is wrong is only told."""
+        from pytest_headswap.report.write import write_reports
+
+        try:
+            self.reports = write_reports(journal, self.settings.report)
+        except Exception as error:  # noqa: BLE001 - a full disk, a folder that somebody has open, or a fault of ours
+            self.no_reports = message_of(error)
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """How many results of each kind, what was skipped for which reason, and where the journal is."""
+        """How many results of each kind, what was skipped for which reason, the worst, and where the reports are."""
         if self.journal is None or not self.counts:
             return
         terminalreporter.section("headswap", sep="=")
@@ -146,6 +169,12 @@ class Recorder:
         if self.resume is not None:
             for line in self.resume.summary():
                 terminalreporter.write_line(line)
+        if self.reports is not None:
+            for line in worst_lines(self.reports.matrix, terminalreporter._tw.fullwidth):
+                terminalreporter.write_line(line)
+            terminalreporter.write_line(f"report: {self.reports.html}")
+        if self.no_reports:
+            terminalreporter.write_line(f"warning: the report was not written: {self.no_reports}", yellow=True)
         terminalreporter.write_line(f"journal: {self.journal.path}")
         if self.unwritten:
             lost = f"WARNING: {self.unwritten} results are not in the journal: {self.problem}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._plugin.facts import facts_of, reason_of
+from pytest_headswap._plugin.facts import facts_of, properties_of, reason_of
 from pytest_headswap._plugin.failure import message_of
 from pytest_headswap._plugin.lost import LostError
 
@@ -42,9 +42,13 @@ def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestRe
             finding=item.finding,
             repro=item.repro,
             family=item.parent.parent.zoo[item.parent.model].family,
-            heads=built.heads if built is not None else (),
+            anatomy=built.anatomy if built is not None else None,
             taken_mb=_taken_mb(item, error),
         )
+        properties = properties_of(facts)
+        kept = [(name, value) for name, value in item.user_properties if name not in properties]
+        item.user_properties[:] = [*kept, *properties.items()]  # later phases make their reports of these
+        report.user_properties = list(item.user_properties)
     setattr(report, ATTRIBUTE, facts)
 
 

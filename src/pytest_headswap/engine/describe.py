@@ -13,6 +13,7 @@ from pytest_headswap.engine.graph import BUFFER, PARAMETER, Node, Value
 from pytest_headswap.engine.heads import Head
 from pytest_headswap.engine.identity import Place
 from pytest_headswap.engine.trace import Axis, Projection, Trace, Tracer
+from pytest_headswap.engine.way import way_through
 
 _ACTIVATIONS = {
     "_softmax": "softmax",
@@ -97,7 +98,9 @@ def describe_heads(model: nn.Module, candidates: Sequence[Candidate], tracers: S
             weight = tensors[key]
             if key not in found:
                 taken.add(key)
-                found[key] = _describe(candidate, projection, weight, main)
+                item = _describe(candidate, projection, weight, main)
+                way = way_through(model, candidate, projection, tracer, item.head.path, _activation)
+                found[key] = replace(item, head=replace(item.head, way=way))
             item = found[key]
             beside = [names for names in tensors if names not in taken and tensors[names].module == weight.module]
             taken.update(beside)

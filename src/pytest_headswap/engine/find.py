@@ -17,6 +17,7 @@ from pytest_headswap.engine.identity import find_places
 from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.record import record
 from pytest_headswap.engine.trace import Tracer
+from pytest_headswap.engine.way import way_to
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def search_in(
     if sound and declared != 0:
         found = describe_heads(model, sound, tracers)
     else:
-        found = _gained(graphs, tracers, candidates)
+        found = _gained(model, graphs, tracers, candidates)
         if not found:
             raise _no_head(model, candidates, rejected)
         notes = (*notes, "the model was built without a head: the Identity at its end becomes one")
@@ -102,7 +103,9 @@ def declared_num_classes(model: nn.Module) -> int | None:
     return None
 
 
-def _gained(graphs: Sequence[Graph], tracers: Sequence[Tracer], candidates: list[Candidate]) -> list[Found]:
+def _gained(
+    model: nn.Module, graphs: Sequence[Graph], tracers: Sequence[Tracer], candidates: list[Candidate]
+) -> list[Found]:
     """The places for a head in a model that was built without one."""
     found: dict[str, Found] = {}
     for graph, tracer in zip(graphs, tracers, strict=True):
@@ -113,7 +116,16 @@ def _gained(graphs: Sequence[Graph], tracers: Sequence[Tracer], candidates: list
                 f"{output.label} ends in {output.size} features with no projection behind them",
                 f"they leave the model through {place.path}, an Identity",
             )
-            head = Head(place.path, "identity", output.size, 0, output.dim, outputs=(output.label,), evidence=evidence)
+            head = Head(
+                place.path,
+                "identity",
+                output.size,
+                0,
+                output.dim,
+                outputs=(output.label,),
+                evidence=evidence,
+                way=way_to(model, candidate, tracer, place.path),
+            )
             item = found.setdefault(place.path, Found(head, (), (), place))
             found[place.path] = replace(item, outputs=(*item.outputs, output))
     return list(found.values())

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import NamedTuple, overload
+
+
+class Step(NamedTuple):
+    """One step on the way from the backbone through a head to an output.
+
+    `kind`: `layer` (a module without children), `operation` (what runs between two of them), `head`, `activation` or
+    `output`. `name`: the path of the module, the names of the operations, or the label of the output. `type`: the
+    class of the module. `shape`: of what comes out, with the example inputs and the old head; empty where there
+    was nothing to measure.
+    """
+
+    kind: str
+    name: str
+    type: str = ""
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,7 @@ class Head:
         tensors: full names of all parameters and buffers that have one entry a class.
         outputs: which outputs of the model it reaches, such as `output`, `output[0]`, `output['aux']`.
         evidence: why this is a head, in words, one sentence each.
+        way: from the last layers of the backbone through the head to the output, to be looked at.
     """
 
     path: str
@@ -40,6 +56,7 @@ class Head:
     tensors: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
+    way: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)

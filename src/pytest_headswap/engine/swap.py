@@ -292,6 +292,7 @@ def _within(head: Head, prefix: str) -> Head:
         path=(prefix + head.path).rstrip("."),
         aliases=tuple(prefix + name for name in head.aliases),
         tensors=tuple(prefix + name for name in head.tensors),
+        way=tuple(step._replace(name=(prefix + step.name).rstrip(".")) if step.type else step for step in head.way),
     )
 
 

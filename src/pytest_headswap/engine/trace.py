@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pytest_headswap.engine.dims import Relation, relation
 from pytest_headswap.engine.graph import INPUT, Graph, Node, Value, ancestors
@@ -69,12 +70,21 @@ class Tracer:
     def __init__(self, graph: Graph) -> None:
         self._relations: dict[Node, Relation] = {}
         self._live = graph.live()
+        self._nodes = graph.nodes
 
     def _relation(self, node: Node) -> Relation:
         found = self._relations.get(node)
         if found is None:
             found = self._relations[node] = relation(node)
         return found
+
+    @cached_property
+    def _positions(self) -> dict[Node, int]:
+        return {node: position for position, node in enumerate(self._nodes)}
+
+    def position(self, value: Value) -> int:
+        """When the operation ran that made a value; -1 for what was there before."""
+        return self._positions.get(value.node, -1) if value.node is not None else -1
 
     def back(self, start: Axis, size: int) -> Trace:
         """Follow the class index of `start` back to where it begins; stops early at an input of the model."""

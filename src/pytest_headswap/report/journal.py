@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -155,6 +155,8 @@ def _read_header(path: Path, line: str) -> JournalHeader:
             f"{path} has format {data[_FORMAT_KEY]!r}, and this version reads format {_FORMAT}: "
             "read it with the version of pytest-headswap that wrote it"
         )
+    if wrong := [name for name, fits in _HEADER.items() if name in data and not fits(data[name])]:
+        raise JournalError(f"{path}, line 1: not the header of a headswap journal ({', '.join(wrong)} cannot be read)")
     return JournalHeader(
         data.get("versions", {}),
         data.get("options", {}),
@@ -163,6 +165,35 @@ def _read_header(path: Path, line: str) -> JournalHeader:
         data.get("started", ""),
         data.get("merged", {}),
     )
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_versions(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_mapping(item) and _is_text(item.get("version")) for item in value)
+
+
+_HEADER: dict[str, Callable[[Any], bool]] = {
+    "versions": lambda value: _is_mapping(value) and all(map(_is_text, value.values())),
+    "options": lambda value: _is_mapping(value) and _are_texts(value.get("checks", [])),
+    "python": _is_text,
+    "platform": _is_text,
+    "started": _is_text,
+    "merged": lambda value: (
+        _is_mapping(value) and _are_versions(value.get("versions", [])) and _are_texts(value.get("missing", []))
+    ),
+}
+"""What reports rely on."""
 
 
 def _object(line: str) -> dict[str, Any]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
+
+from pytest_headswap.report.anatomy import Anatomy
 
 Outcome = Literal["passed", "failed", "skipped", "xfailed", "xpassed", "error", "crashed", "timeout"]
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+WORST_FIRST: tuple[Outcome, ...] = (
+    *("crashed", "timeout", "failed", "error", "xpassed", "xfailed", "skipped", "passed"),
+)
+BAD: frozenset[Outcome] = frozenset({"crashed", "timeout", "failed", "error"})
+"""What somebody has to look at."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,8 @@ class Result:
         family: the architecture family that the zoo names.
         peak_memory_mb: the most memory that the model had taken by then, beside what its process held before it.
         heads: paths of the heads that were swapped.
+        anatomy: the heads in full, and the way to each; in a journal on the first result of a model alone.
+        version: of what the model was run, such as `torch 2.4.1`, where a journal holds several versions.
     """
 
     zoo: str
@@ -45,6 +56,8 @@ class Result:
     family: str = ""
     peak_memory_mb: float | None = None
     heads: tuple[str, ...] = ()
+    anatomy: Anatomy | None = None
+    version: str = ""
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
@@ -52,18 +65,50 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types."""
-        return {**asdict(self), "heads": list(self.heads)}
+        data = {item.name: getattr(self, item.name) for item in fields(self)} | {"heads": list(self.heads)}
+        anatomy, version = data.pop("anatomy"), data.pop("version")
+        if anatomy is not None:
+            data["anatomy"] = anatomy.to_json()
+        if version:
+            data["version"] = version
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Result:
         """The result that `to_json` wrote; fields that a later version added are left out.
 
         Raises:
-            ValueError: a field that every result has is missing, or the outcome is unknown.
+            ValueError: a field that every result has is missing, the outcome is unknown, or a value is of another kind
+                than the field.
         """
         missing = [name for name in ("zoo", "model", "check", "outcome") if name not in data]
         if missing:
             raise ValueError(f"a result needs the fields {', '.join(missing)}")
-        known = {item.name for item in fields(cls)}
-        values = {name: value for name, value in data.items() if name in known}
-        return cls(**{**values, "heads": tuple(values.get("heads", ()))})
+        values = {item.name: data[item.name] for item in fields(cls) if item.name in data}
+        for name, value in values.items():
+            if not _KINDS.get(name, _is_text)(value):
+                raise ValueError(f"{name} cannot be {value!r}")
+        values["heads"] = tuple(values.get("heads", ()))
+        if values.get("anatomy") is not None:
+            try:
+                values["anatomy"] = Anatomy.from_json(values["anatomy"])
+            except (TypeError, KeyError, OverflowError) as error:
+                raise ValueError(f"anatomy is none: {error!r}") from error
+        return cls(**values)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "seconds": _is_amount,
+    "peak_memory_mb": lambda value: value is None or _is_amount(value),
+    "heads": lambda value: isinstance(value, (list, tuple)) and all(map(_is_text, value)),
+    "anatomy": lambda value: value is None or isinstance(value, dict),
+}
+"""What a field may hold that is not text."""

@@ -1,0 +1,29 @@
+"""The end of a run in the terminal: what to look at, the worst first, each with the line to paste."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_headswap._plugin.ids import model_id
+from pytest_headswap.report.markdown import checks_of
+from pytest_headswap.report.matrix import Matrix
+from pytest_headswap.report.text import counted, one_line, printable, shortened
+
+MOST_MODELS = 9  # of two lines each
+
+
+def worst_lines(matrix: Matrix, width: int) -> Iterator[str]:
+    """Two lines for each of the worst architectures; none where all is well."""
+    rows = matrix.worst_first
+    if not rows:
+        return
+    shown = rows[:MOST_MODELS]
+    indent = max(len(row.worst.outcome) for row in shown) + 4
+    yield f"to look at, the worst first: {counted(len(rows), 'architecture')}"
+    for row in shown:
+        what = f"{model_id(row.zoo, row.model)} ({checks_of(row)}): {row.worst.message}"
+        yield shortened(f"  {row.worst.outcome:<{indent - 2}}{one_line(what)}", max(width, 40))
+        # whole, however long: half a command helps nobody
+        yield f"{' ' * indent}{printable(row.worst.repro)}"
+    if len(rows) > len(shown):
+        yield f"  and {counted(len(rows) - len(shown), 'more architecture', 'more architectures')}, in the report"

@@ -1,0 +1,123 @@
+"""The commands that read journals: `headswap report`, `headswap merge` and `headswap compare`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from pytest_headswap.report import JOURNAL_NAME, JournalError, read_journal
+
+
+def add_report_commands(commands: Any) -> None:
+    """Declare the commands."""
+    report = commands.add_parser("report", help="make the HTML and the Markdown of a journal")
+    report.add_argument("journal", type=Path, metavar="DIR", help="folder of the report, or the journal itself")
+    report.add_argument("--output", type=Path, metavar="FOLDER", help="where to write (default: beside the journal)")
+    report.set_defaults(run=_report)
+
+    merge = commands.add_parser("merge", help="make one journal of those of all shards, or of several versions")
+    merge.add_argument("out", type=Path, metavar="OUT", help="folder of the journal to write")
+    merge.add_argument(
+        "journals", type=Path, nargs="+", metavar="DIR", help="folder of the report of each shard or run"
+    )
+    merge.add_argument("--by", metavar="NAME", default="", help="tell runs apart by their version of it, such as torch")
+    merge.add_argument("--partial", action="store_true", help="of shards, write what there is, and say what is missing")
+    merge.set_defaults(run=_merge)
+
+    compare = commands.add_parser("compare", help="what broke, was mended, or became slower or larger between two runs")
+    compare.add_argument("old", type=Path, metavar="OLD", help="folder of the earlier report, or its journal")
+    compare.add_argument("new", type=Path, metavar="NEW", help="folder of the later report, or its journal")
+    compare.add_argument("--markdown", action="store_true", help="print Markdown, for the step summary of a CI")
+    compare.add_argument("--strict", action="store_true", help="exit with 1 for what is slower, larger or gone too")
+    for flag, usual, text in (
+        ("--slower", 1.5, "how many times as long a model may take, beside the pace of the machine"),
+        ("--seconds", 10.0, "how many seconds more do not count"),
+        ("--larger", 1.25, "how many times as much memory a model may take"),
+        ("--megabytes", 200.0, "how many megabytes more do not count"),
+    ):
+        compare.add_argument(flag, type=_amount, default=usual, metavar="X", help=f"{text} (default: {usual:g})")
+    compare.set_defaults(run=_compare)
+
+
+def _amount(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(text)
+    return value
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from pytest_headswap.report.text import counted
+    from pytest_headswap.report.write import write_reports
+
+    journal: Path = arguments.journal
+    folder = arguments.output or (journal if journal.is_dir() else journal.parent)
+    try:
+        reports = write_reports(journal, folder)
+    except JournalError as error:
+        return fail(1, str(error))
+    print(f"{reports.html}: {counted(len(reports.matrix.rows), 'architecture')}")
+    print(reports.markdown)
+    return 0
+
+
+def _journal(path: Path) -> Path:
+    return path if path.is_file() else path / JOURNAL_NAME
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from pytest_headswap.report.merge import MergeError, merge
+    from pytest_headswap.report.versions import merge_versions
+    from pytest_headswap.report.write import write_reports
+
+    if _journal(arguments.out).resolve() in {_journal(path).resolve() for path in arguments.journals}:
+        return fail(2, f"{arguments.out} is itself one of those to merge: choose another folder to write to")
+    try:
+        if arguments.by:
+            merged = merge_versions(arguments.journals, arguments.by, partial=arguments.partial)
+        else:
+            merged = merge(arguments.journals, partial=arguments.partial)
+        path = merged.write(arguments.out)
+        write_reports(path, arguments.out)
+    except MergeError as error:
+        return fail(1, *error.problems)
+    except JournalError as error:
+        return fail(1, str(error))
+    models = {(result.zoo, result.model) for result in merged.results}
+    print(f"{path}: {len(merged.results)} results of {len(models)} models{', not whole' if merged.missing else ''}")
+    for sentence in merged.missing:
+        print(f"  {sentence}")
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from pytest_headswap.report.compare import Limits, compare
+    from pytest_headswap.report.told import as_markdown, in_words
+
+    try:
+        (_, old), (_, new) = read_journal(arguments.old), read_journal(arguments.new)
+    except JournalError as error:
+        return fail(2, str(error))
+    limits = Limits(arguments.slower, arguments.seconds, arguments.larger, arguments.megabytes)
+    comparison = compare(old, new, limits)
+    if arguments.markdown:
+        print(as_markdown(comparison), end="")
+    else:
+        print("\n".join(in_words(comparison, max(shutil.get_terminal_size().columns, 60))))
+    if not comparison.shared:
+        return fail(2, "the two have no result in common: there is nothing to compare")
+    worse = comparison.slower or comparison.larger or comparison.gone
+    return 1 if comparison.broke or (arguments.strict and worse) else 0
+
+
+def fail(code: int, *messages: str) -> int:
+    """Say on stderr what is wrong; returns the exit code."""
+    for message in messages:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(Text(f"headswap: {message}"))
+    return code

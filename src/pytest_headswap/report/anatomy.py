@@ -1,0 +1,94 @@
+"""What the end of a model is made of: its heads, and the way to each from the backbone. Plain data.
+
+{"heads": [{"path": "fc", "kind": "linear", "in_features": 512, "old_classes": 1000, "num_classes": 7, ...,
+            "way": [["layer", "layer4.1.act2", "ReLU", [2, 512, 2, 2]], ..., ["output", "output", "", [2, 1000]]]}],
+ "notes": []}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+
+class Step(NamedTuple):
+    """One step of the way: `kind` is `layer`, `operation`, `head`, `activation` or `output`."""
+
+    kind: str
+    name: str
+    type: str = ""
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """One head that was swapped; the fields are those of `pytest_headswap.Head`, with the class count before too."""
+
+    path: str
+    kind: str
+    in_features: int
+    old_classes: int
+    num_classes: int
+    class_dim: int
+    role: str = "main"
+    activation: str | None = None
+    aliases: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    way: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The heads of a model, and what the engine has to say beside them."""
+
+    heads: tuple[HeadFacts, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON types; what is as it is by default is left out, for there are thousands of them."""
+        return {
+            "heads": [dict(_told(head)) for head in self.heads],
+            **({"notes": list(self.notes)} if self.notes else {}),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Anatomy:
+        """What `to_json` wrote; fields that a later version added are left out.
+
+        Raises:
+            ValueError, TypeError: it is something else.
+        """
+        return cls(tuple(map(_head, data["heads"])), tuple(map(str, data.get("notes", ()))))
+
+
+_KNOWN = {item.name for item in fields(HeadFacts)}
+_LISTS = ("aliases", "tensors", "outputs", "evidence")
+_NUMBERS = ("in_features", "old_classes", "num_classes", "class_dim")
+
+
+def _told(head: HeadFacts) -> Iterator[tuple[str, Any]]:
+    for item in fields(head):
+        value = getattr(head, item.name)
+        if item.name == "way":
+            value = [[step.kind, step.name, step.type, list(step.shape)] for step in head.way]
+        elif item.name in _LISTS:
+            value = list(value)
+        if value not in ([], None):
+            yield item.name, value
+
+
+def _head(data: Mapping[str, Any]) -> HeadFacts:
+    values = {name: value for name, value in data.items() if name in _KNOWN}
+    for name in ("path", "kind", "role", "activation"):
+        if not isinstance(values.get(name, ""), str):
+            raise ValueError(f"anatomy: {name} of a head cannot be {values[name]!r}")
+    values |= {name: int(values[name]) for name in _NUMBERS}
+    values |= {name: tuple(map(str, values.get(name, ()))) for name in _LISTS}
+    values["way"] = tuple(
+        Step(str(kind), str(name), str(type_), tuple(map(int, shape)))
+        for kind, name, type_, shape in values.get("way", ())
+    )
+    return HeadFacts(**values)

@@ -1,0 +1,190 @@
+"""What changed from one journal to another: what broke, what was mended, what became slower or larger.
+
+Machines differ and clocks are noisy. So times are compared for whole models, relative to what the second run took for a
+model in the middle, and only where the difference is more than a few seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from pytest_headswap.report.journal import JournalHeader
+from pytest_headswap.report.matrix import Row, badness, matrix_of
+from pytest_headswap.report.result import BAD, Outcome, Result
+
+_ENOUGH = 10
+"""Models from which on it can be told how fast a machine is."""
+
+_Key = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From where on a difference counts: both the factor and the amount have to be passed."""
+
+    slower: float = 1.5
+    seconds: float = 10.0  # the first model of a process pays for its imports
+    larger: float = 1.25
+    megabytes: float = 200.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """A result that is not what it was; one of the two is None where there is none."""
+
+    old: Result | None
+    new: Result | None
+
+    @property
+    def result(self) -> Result:
+        """The later of the two."""
+        result = self.new or self.old
+        assert result is not None, "one of the two is there"
+        return result
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A model that took more than before: seconds, or megabytes."""
+
+    zoo: str
+    model: str
+    old: float
+    new: float
+    unit: str
+    """`s` or `MB`."""
+
+    repro: str
+
+    @property
+    def factor(self) -> float:
+        """How many times as much."""
+        return self.new / self.old
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What changed, each list with the worst first.
+
+    Attributes:
+        broke: results that are bad now and were not, those of new models and checks included.
+        mended: results that were bad, or failed as expected, and pass now.
+        changed: all other results with another outcome, such as a check that no longer applies.
+        gone: results that are no longer there.
+        slower, larger: models that passed the limits.
+        pace: how many times as long the second run took for the model in the middle; None where too few are shared.
+        shared: how many results both have.
+    """
+
+    broke: tuple[Change, ...]
+    mended: tuple[Change, ...]
+    changed: tuple[Change, ...]
+    gone: tuple[Change, ...]
+    slower: tuple[Growth, ...]
+    larger: tuple[Growth, ...]
+    pace: float | None
+    shared: int
+
+
+def compare(old: Iterable[Result], new: Iterable[Result], limits: Limits | None = None) -> Comparison:
+    """Compare the results of two runs."""
+    limits = limits or Limits()
+    old, new = list(old), list(new)
+    before, after = _by_key(old), _by_key(new)
+    changes = [
+        Change(before.get(key), result)
+        for key, result in after.items()
+        if key not in before or before[key].outcome != result.outcome
+    ]
+    kinds: dict[str, list[Change]] = {"broke": [], "mended": [], "changed": []}
+    for change in changes:
+        kind = _kind(change.old.outcome if change.old is not None else None, change.result.outcome)
+        if kind:
+            kinds[kind].append(change)
+    gone = [Change(result, None) for key, result in before.items() if key not in after]
+    slower, pace = _slower(_rows(old), _rows(new), limits)
+    return Comparison(
+        **{kind: _worst_first(found) for kind, found in kinds.items()},
+        gone=_worst_first(gone),
+        slower=slower,
+        larger=_larger(_rows(old), _rows(new), limits),
+        pace=pace,
+        shared=len(before.keys() & after.keys()),
+    )
+
+
+def _kind(old: Outcome | None, new: Outcome) -> str:
+    """To which list a change belongs; to none where a new result is as it should be."""
+    if new in BAD:
+        return "broke" if old not in BAD else "changed"
+    if old is None:
+        return ""
+    passes = new in ("passed", "xpassed")
+    if passes and old in ("passed", "xpassed"):
+        return ""
+    return "mended" if passes and (old in BAD or old == "xfailed") else "changed"
+
+
+def _by_key(results: Iterable[Result]) -> dict[_Key, Result]:
+    """Results by what they are of; of several, the worst."""
+    found: dict[_Key, Result] = {}
+    for result in sorted(results, key=badness, reverse=True):
+        found[result.zoo, result.model, result.check, result.version] = result
+    return found
+
+
+def _worst_first(changes: Iterable[Change]) -> tuple[Change, ...]:
+    return tuple(sorted(changes, key=lambda item: (badness(item.result), item.result.zoo, item.result.model)))
+
+
+def _rows(results: Iterable[Result]) -> dict[tuple[str, str], Row]:
+    return {(row.zoo, row.model): row for row in matrix_of(JournalHeader(), results).rows}
+
+
+def _both(old: Mapping[tuple[str, str], Row], new: Mapping[tuple[str, str], Row]) -> Iterator[tuple[Row, Row]]:
+    """Models of which both runs made the same checks to their end; what stopped short took no time worth comparing."""
+    for key, row in new.items():
+        was = old.get(key)
+        if was is not None and not was.bad and not row.bad and _made(was) == _made(row):
+            yield was, row
+
+
+def _made(row: Row) -> set[tuple[str, str, bool]]:
+    return {(item.check, item.version, item.outcome == "skipped") for item in row.results}
+
+
+def _slower(
+    old: Mapping[tuple[str, str], Row], new: Mapping[tuple[str, str], Row], limits: Limits
+) -> tuple[tuple[Growth, ...], float | None]:
+    pairs = [(was, row) for was, row in _both(old, new) if was.seconds > 0]
+    pace = median(row.seconds / was.seconds for was, row in pairs) if len(pairs) >= _ENOUGH else None
+    expected = pace or 1.0
+    found = [
+        _growth(row, was.seconds, row.seconds, "s")
+        for was, row in pairs
+        if row.seconds > was.seconds * expected * limits.slower
+        and row.seconds - was.seconds * expected > limits.seconds
+    ]
+    return _largest_first(found), pace
+
+
+def _larger(
+    old: Mapping[tuple[str, str], Row], new: Mapping[tuple[str, str], Row], limits: Limits
+) -> tuple[Growth, ...]:
+    found = []
+    for was, row in _both(old, new):
+        if was.peak_memory_mb and row.peak_memory_mb:
+            more = row.peak_memory_mb - was.peak_memory_mb
+            if row.peak_memory_mb > was.peak_memory_mb * limits.larger and more > limits.megabytes:
+                found.append(_growth(row, was.peak_memory_mb, row.peak_memory_mb, "MB"))
+    return _largest_first(found)
+
+
+def _growth(row: Row, old: float, new: float, unit: str) -> Growth:
+    return Growth(row.zoo, row.model, old, new, unit, row.results[0].repro)
+
+
+def _largest_first(found: Iterable[Growth]) -> tuple[Growth, ...]:
+    return tuple(sorted(found, key=lambda item: (-item.factor, item.zoo, item.model)))

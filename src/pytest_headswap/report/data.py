@@ -1,0 +1,119 @@
+"""What the page of the matrix knows, as compact JSON: thousands of results have to fit, and so does a bad run.
+
+Texts that come again and again stand in lists once, and cells point to them:
+
+    {"columns": [...], "outcomes": [...], "evidence": [...], "zoos": [...], "families": [...], "messages": [...],
+     "rows": [[name, zoo, family, page, seconds, memory, differs, [cell, ...]], ...]}
+
+A cell is 0 where there is no result, or `[outcome, evidence, seconds, message, bad, results]`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_headswap.report.matrix import Matrix, Row
+from pytest_headswap.report.result import BAD, WORST_FIRST, Outcome, Result
+from pytest_headswap.report.text import one_line, printable, shortened
+
+SYMBOLS: dict[Outcome, str] = {
+    "crashed": "C",
+    "timeout": "T",
+    "failed": "F",
+    "error": "E",
+    "xpassed": "X",
+    "xfailed": "x",
+    "skipped": "–",  # noqa: RUF001 - a dash that is as wide as a letter
+    "passed": "✓",
+}
+
+_MESSAGE = 240
+_ALL_MESSAGES = 2_500_000  # bytes, as they stand in the page
+_NAME = 300
+
+
+class _Texts:
+    """Texts by number, each once."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        return self.numbers.setdefault(text, len(self.numbers))
+
+
+class _Messages(_Texts):
+    """Messages by number; the first is empty, and stands for those that no longer fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = _ALL_MESSAGES
+        self("")
+
+    def __call__(self, text: str) -> int:
+        text = shortened(one_line(text[: 2 * _MESSAGE]), _MESSAGE)
+        if text not in self.numbers:
+            size = len(script_safe(text).encode())
+            if size > self.left:
+                return 0
+            self.left -= size
+        return super().__call__(text)
+
+
+def data_of(matrix: Matrix) -> dict[str, Any]:
+    """The data of the page."""
+    zoos, families, evidence, messages = _Texts(), _Texts(), _Texts(), _Messages()
+    evidence("")
+    for row in matrix.worst_first:  # first come, first served: what is bad has its message before what is skipped
+        for result in row.bad:
+            messages(result.message)
+
+    def cell(results: Sequence[Result]) -> Any:
+        if not results:
+            return 0
+        first = results[0]
+        return [
+            WORST_FIRST.index(first.outcome),
+            evidence(first.evidence),
+            round(sum(result.seconds for result in results), 2),
+            messages(first.message) if first.outcome != "passed" else 0,
+            sum(result.outcome in BAD for result in results),
+            len(results),
+        ]
+
+    def line(row: Row) -> list[Any]:
+        return [
+            shortened(printable(row.model), _NAME),
+            zoos(printable(row.zoo)),
+            families(printable(row.family)),
+            row.page,
+            round(row.seconds, 2),
+            round(row.peak_memory_mb) if row.peak_memory_mb is not None else None,
+            int(bool(row.differing)),
+            [cell(results) for results in matrix.cells(row)],
+        ]
+
+    rows = [line(row) for row in matrix.rows]
+    return {
+        "columns": [printable(column) for column in matrix.columns],
+        "byVersion": bool(matrix.versions),
+        "outcomes": WORST_FIRST,
+        "symbols": [SYMBOLS[outcome] for outcome in WORST_FIRST],
+        "bad": [outcome in BAD for outcome in WORST_FIRST],
+        "counts": [matrix.outcomes[outcome] for outcome in WORST_FIRST],
+        "evidence": list(evidence.numbers),
+        "zoos": list(zoos.numbers),
+        "families": list(families.numbers),
+        "messages": list(messages.numbers),
+        "rows": rows,
+    }
+
+
+def script_safe(data: Any) -> str:
+    """JSON that can stand in a `<script>` of HTML: nothing in it can end the script or begin a comment."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text

@@ -1,0 +1,121 @@
+"""The report as HTML: the matrix, and a page for each architecture. One folder that needs no server and no network.
+
+    index.html, report.css, architectures/resnet18-0f5c1f1c9a3b.html ...
+
+Names and messages are escaped in the pages, and data in the page of the matrix, whose script makes text of them. The
+policy of the pages (CSP) allows only the scripts that are shipped, by their digests.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from pytest_headswap._version import __version__
+from pytest_headswap.report.data import SYMBOLS, data_of, script_safe
+from pytest_headswap.report.matrix import Matrix, Row
+from pytest_headswap.report.picture import picture_of
+from pytest_headswap.report.result import BAD, WORST_FIRST, Result
+from pytest_headswap.report.text import counted, duration, printable, shortened
+
+INDEX = "index.html"
+PAGES = "architectures"
+_STYLE = "report.css"
+_OURS = re.compile(r".*-[0-9a-f]{12}\.html")
+
+MEANINGS = {
+    "passed": "the check holds",
+    "failed": "the check found a fault",
+    "error": "the model could not be built, swapped or run",
+    "crashed": "the process died",
+    "timeout": "it took longer than it may",
+    "skipped": "the check does not apply",
+    "xfailed": "it failed as expected",
+    "xpassed": "it passed although it was expected to fail",
+}
+
+
+def write_html(matrix: Matrix, folder: Path) -> Path:
+    """Write the pages into a folder; returns that of the matrix. Pages of an earlier report are taken away."""
+    environment = _environment()
+    pages = folder / PAGES
+    pages.mkdir(parents=True, exist_ok=True)
+    old = {path.name for path in pages.iterdir() if _OURS.fullmatch(path.name)}
+    _write(folder / _STYLE, _static(_STYLE))
+    common = _common(matrix)
+    template = environment.get_template("architecture.html.j2")
+    for number, row in enumerate(matrix.rows):
+        near = [matrix.rows[other] if 0 <= other < len(matrix.rows) else None for other in (number - 1, number + 1)]
+        shown = {"row": row, "near": near, "pictures": _pictures(row), "results": _results(matrix, row)}
+        _write(pages / row.page, template.render(common, root="../", **shown))
+    for name in old - {row.page for row in matrix.rows}:
+        (pages / name).unlink()
+    index = folder / INDEX
+    data = Markup(script_safe(data_of(matrix)))
+    _write(index, environment.get_template("index.html.j2").render(common, root="", data=data))
+    return index
+
+
+def _write(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)  # written over, some file systems flush it at once: seconds for a thousand pages
+    # what cannot be encoded was made visible before, but for what a repro command has to keep
+    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pytest_headswap.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        printable=printable,
+        lines=lambda text: printable(text, lines=True),
+        shortened=shortened,
+        counted=counted,
+        duration=duration,
+    )
+    environment.globals.update(symbols=SYMBOLS, meanings=MEANINGS, worst_first=WORST_FIRST, bad=BAD)
+    return environment
+
+
+def _common(matrix: Matrix) -> Mapping[str, Any]:
+    scripts = {name: _static(f"{name}.js") for name in ("theme", "page", "parts", "matrix")}
+    return {
+        "matrix": matrix,
+        "header": matrix.header,
+        "made_with": __version__,
+        "scripts": {name: Markup(text) for name, text in scripts.items()},
+        "digests": [_digest(text) for text in scripts.values()],
+        "pages": PAGES,
+    }
+
+
+def _pictures(row: Row) -> list[Any]:
+    return [picture_of(head) for head in row.anatomy.heads] if row.anatomy is not None else []
+
+
+def _results(matrix: Matrix, row: Row) -> list[tuple[Result, str]]:
+    """What the page shows, bad checks first, each result with the id to which its cell leads; one of a cell has it."""
+    left = {column: f"c{number}" for number, column in enumerate(matrix.columns)}
+    bad = {result.check for result in row.bad}
+    ordered = sorted(row.results, key=lambda result: result.check not in bad)
+    return [(result, left.pop(result.version if matrix.versions else result.check, "")) for result in ordered]
+
+
+def _static(name: str) -> str:
+    return (files("pytest_headswap.report") / "static" / name).read_text(encoding="utf-8")
+
+
+def _digest(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,186 @@
+"""The report as Markdown, for the step summary of a CI and for pull requests: the counts, then the worst first.
+
+GitHub drops a summary of more than 1 MiB whole, so this one stays far below, whatever the journal holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pytest_headswap.report.matrix import Matrix, Row
+from pytest_headswap.report.result import OUTCOMES, WORST_FIRST, Result
+from pytest_headswap.report.text import counted, duration, one_line, printable, shortened
+
+SUMMARY = "summary.md"
+MOST_BYTES = 100_000
+_MOST_ROWS = 50
+_MOST_FAMILIES = 20
+_MOST_ZOOS = 20
+_NAME, _MESSAGE, _COMMAND = 120, 300, 600
+# what begins markup, in words or in a table; `_` only where it is no part of a name
+_MARKUP = re.compile(r"[\\`*{}\[\]<>|~#!&$@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=:)//")
+
+
+def write_markdown(matrix: Matrix, folder: Path) -> Path:
+    """Write the summary into a folder; returns its path."""
+    path = folder / SUMMARY
+    path.write_text(markdown_of(matrix), encoding="utf-8", errors="backslashreplace", newline="\n")
+    return path
+
+
+def markdown_of(matrix: Matrix) -> str:
+    """The summary."""
+    parts = [_head(matrix), _versions(matrix), _worst(matrix), _commands(matrix), _families(matrix), _skips(matrix)]
+    return bounded(parts, MOST_BYTES)
+
+
+def bounded(parts: Iterable[str], most: int) -> str:
+    """The parts one after the other, for as long as they fit; what is left out is said."""
+    whole = ""
+    for part in filter(None, parts):
+        grown = f"{whole}\n{part}" if whole else part
+        if len(grown.encode("utf-8", "backslashreplace")) > most - 100:
+            return f"{whole}\n*There is more than fits here; the whole is in the HTML report.*\n"
+        whole = grown
+    return whole
+
+
+def escaped(text: str, most: int) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return _MARKUP.sub(lambda found: f"\\{found[0]}", shortened(one_line(text), most))
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; a title that begins with `>` stands over numbers."""
+    rule = ["---:" if title.startswith(">") else "---" for title in titles]
+    lines = [[title.removeprefix(">") for title in titles], rule, *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def fenced(lines: Sequence[str], language: str = "") -> str:
+    """A block of code that nothing in it can end."""
+    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join([fence + language, *lines, fence, ""])
+
+
+def _head(matrix: Matrix) -> str:
+    zoos: dict[str, Counter[str]] = {}
+    for row in matrix.rows:
+        zoos.setdefault(row.zoo, Counter()).update(result.outcome for result in row.results)
+    present = [outcome for outcome in OUTCOMES if matrix.outcomes[outcome]]
+    told = f"{counted(len(matrix.rows), 'architecture')}, {counted(matrix.outcomes.total(), 'result')}"
+    lines = (
+        [escaped(zoo, _NAME), *(f"{counts[outcome]:,}" for outcome in present)]
+        for zoo, counts in list(zoos.items())[:_MOST_ZOOS]
+    )
+    missing = matrix.header.merged.get("missing", ())
+    with_what = ", ".join(f"{name} {version}" for name, version in matrix.header.versions.items())
+    return (
+        f"## Head swaps: {told}\n\n"
+        + (f"**Not whole**: {escaped('; '.join(missing), 600)}\n\n" if missing else "")
+        + table(["zoo", *(f">{outcome}" for outcome in present)], lines)
+        + f"\n{escaped(with_what, 600)}; {duration(matrix.seconds)} of tests\n"
+    )
+
+
+def _versions(matrix: Matrix) -> str:
+    """Architecture by version, for those that are not the same everywhere."""
+    rows = [row for row in matrix.rows if row.differing]
+    if not matrix.versions:
+        return ""
+    if not rows:
+        return f"### Versions\n\nNo result differs between {escaped(', '.join(matrix.versions), 600)}.\n"
+    columns = [escaped(version, 40) for version in matrix.versions[:_MOST_FAMILIES]]
+    lines = (
+        [escaped(row.model, _NAME), *map(_cell, list(matrix.cells(row))[:_MOST_FAMILIES])] for row in rows[:_MOST_ROWS]
+    )
+    return (
+        f"### Differing between versions: {counted(len(rows), 'architecture')}\n\n"
+        + table(["architecture", *columns], lines)
+        + _more(len(rows) - _MOST_ROWS)
+    )
+
+
+def _cell(results: Sequence[Result]) -> str:
+    if not results:
+        return "none"
+    worst = [result for result in results if result.outcome == results[0].outcome]
+    if results[0].outcome == "passed":
+        return "passed"
+    return f"**{results[0].outcome}** {escaped(', '.join(result.check for result in worst), 120)}"
+
+
+def _worst(matrix: Matrix) -> str:
+    rows = matrix.worst_first
+    if not rows:
+        return "Nothing failed.\n"
+    lines = (
+        [
+            escaped(row.model, _NAME),
+            row.worst.outcome,
+            escaped(checks_of(row), _NAME),
+            escaped(row.worst.message, _MESSAGE),
+        ]
+        for row in rows[:_MOST_ROWS]
+    )
+    return (
+        f"### To look at: {counted(len(rows), 'architecture')}, the worst first\n\n"
+        + table(["architecture", "outcome", "checks", "message"], lines)
+        + _more(len(rows) - _MOST_ROWS)
+    )
+
+
+def checks_of(row: Row) -> str:
+    """The checks that are as bad as the worst one of a row."""
+    names = dict.fromkeys(result.check for result in row.bad if result.outcome == row.worst.outcome)
+    every = {result.check for result in row.results}
+    return f"all {len(names)} checks" if len(names) == len(every) > 1 else ", ".join(names)
+
+
+def _commands(matrix: Matrix) -> str:
+    commands = [row.worst.repro for row in matrix.worst_first[:_MOST_ROWS] if row.worst.repro]
+    commands = [command for command in commands if len(command) <= _COMMAND]
+    if not commands:
+        return ""
+    lines = [printable(command) for command in commands]
+    return "<details><summary>Commands that repeat them</summary>\n\n" + fenced(lines, "bash") + "\n</details>\n"
+
+
+def _families(matrix: Matrix) -> str:
+    families: dict[str, list[Row]] = {}
+    for row in matrix.rows:
+        families.setdefault(row.family, []).append(row)
+    if len(families) < 2:
+        return ""
+    counts = {name: Counter(item.outcome for row in rows for item in row.results) for name, rows in families.items()}
+    bad = {name: sum(len(row.bad) for row in rows) for name, rows in families.items()}
+    seconds = {name: sum(row.seconds for row in rows) for name, rows in families.items()}
+    names = sorted(families, key=lambda name: (-bad[name], -seconds[name], name))
+    present = [outcome for outcome in WORST_FIRST if matrix.outcomes[outcome]]
+    lines = (
+        [
+            escaped(name, _NAME) or "none",
+            f"{len(families[name]):,}",
+            *(f"{counts[name][outcome]:,}" if counts[name][outcome] else "" for outcome in present),
+            duration(seconds[name]),
+        ]
+        for name in names[:_MOST_FAMILIES]
+    )
+    titles = ["family", ">architectures", *(f">{outcome}" for outcome in present), ">time"]
+    return f"### Families\n\n{table(titles, lines)}{_more(len(names) - _MOST_FAMILIES)}"
+
+
+def _skips(matrix: Matrix) -> str:
+    reasons = Counter(item.reason for row in matrix.rows for item in row.results if item.outcome == "skipped")
+    if not reasons:
+        return ""
+    lines = ([escaped(reason, _NAME) or "none given", f"{count:,}"] for reason, count in reasons.most_common(20))
+    return f"### Skipped, by reason\n\n{table(['reason', '>results'], lines)}"
+
+
+def _more(number: int) -> str:
+    return f"\n… and {number:,} more.\n" if number > 0 else ""

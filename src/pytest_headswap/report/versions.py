@@ -1,0 +1,106 @@
+"""Journals of several versions made into one, of which the reports are a matrix of architecture by version.
+
+`headswap merge OUT DIR... --by torch` tells the runs apart by the version of torch in the headers of their journals. A
+run is one journal, or those of all its shards. In the result each line says its version.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pytest_headswap.report.journal import JournalError, JournalHeader, read_journal
+from pytest_headswap.report.merge import Merged, MergeError, merge
+from pytest_headswap.report.result import Result
+
+
+def merge_versions(folders: Sequence[Path], by: str, *, partial: bool = False) -> Merged:
+    """Merge journals of runs with different versions.
+
+    Args:
+        folders: of each run, or of each shard of a run, the folder of its report, or the journal itself.
+        by: the distribution whose versions the runs are told apart by, such as `torch`; or `python`.
+        partial: of shards, take what there is.
+
+    Raises:
+        MergeError: a journal cannot be read or does not name the version, a version is there twice or the only one, or
+            shards do not fit together.
+    """
+    groups: dict[str, list[tuple[Path, JournalHeader, list[Result]]]] = {}
+    problems: list[str] = []
+    for folder in folders:
+        try:
+            header, results = read_journal(folder)
+        except JournalError as error:
+            problems.append(str(error))
+            continue
+        version = header.python if by == "python" else header.versions.get(by, "")
+        if "versions" in header.merged:
+            problems.append(f"{folder} holds several versions already: name the journals that it was made from")
+        elif not version:
+            known = ", ".join(sorted({*header.versions, "python"}))
+            problems.append(f"{folder} does not say its version of {by}, but those of {known}")
+        else:
+            groups.setdefault(f"{by} {version}", []).append((folder, header, results))
+    for version, runs in groups.items():
+        if len(runs) > 1 and any("shard" not in header.options for _, header, _ in runs):
+            problems.append(f"{version} is there {len(runs)} times: {' and '.join(str(path) for path, _, _ in runs)}")
+    if not problems and len(groups) < 2:
+        problems.append(f"all is of {next(iter(groups), 'no version')}: there is nothing to compare")
+    if problems:
+        raise MergeError(problems)
+    return _as_one({version: _one_run(groups[version], partial) for version in sorted(groups, key=_natural)}, by)
+
+
+def _natural(version: str) -> list[tuple[int, str]]:
+    """2.10 comes after 2.9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", version)]
+
+
+def _one_run(journals: Sequence[tuple[Path, JournalHeader, list[Result]]], partial: bool) -> Merged:
+    (path, header, results), *more = journals
+    if more or "shard" in header.options:
+        return merge([path, *(other for other, _, _ in more)], partial=partial)
+    return Merged(header, results, tuple(header.merged.get("missing", ())))
+
+
+def _as_one(runs: Mapping[str, Merged], by: str) -> Merged:
+    headers = [run.header for run in runs.values()]
+    missing = tuple(f"{version}: {sentence}" for version, run in runs.items() for sentence in run.missing)
+    checks = dict.fromkeys(check for header in headers for check in header.options.get("checks", ()))
+    header = JournalHeader(
+        _shared([header.versions for header in headers]),
+        {**_shared([header.options for header in headers]), "checks": list(checks)},
+        python=", ".join(sorted({header.python for header in headers})),
+        platform=", ".join(sorted({header.platform for header in headers})),
+        started=min(header.started for header in headers),
+        merged={
+            "whole": not missing,
+            "missing": list(missing),
+            "by": by,
+            "versions": [
+                {
+                    "version": version,
+                    "results": len(run.results),
+                    "versions": dict(run.header.versions),
+                    "options": dict(run.header.options),
+                    "python": run.header.python,
+                    "platform": run.header.platform,
+                    "started": run.header.started,
+                }
+                for version, run in runs.items()
+            ],
+        },
+    )
+    return Merged(
+        header, [replace(item, version=version) for version, run in runs.items() for item in run.results], missing
+    )
+
+
+def _shared(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is the same in all."""
+    first, *others = mappings
+    return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}

@@ -1,0 +1,36 @@
+"""All reports of a journal, written next to it or elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_headswap.report.html import write_html
+from pytest_headswap.report.journal import JournalError, read_journal
+from pytest_headswap.report.markdown import write_markdown
+from pytest_headswap.report.matrix import Matrix, matrix_of
+
+
+@dataclass(frozen=True)
+class Reports:
+    """What was written, and what it was made from."""
+
+    matrix: Matrix
+    html: Path
+    markdown: Path
+
+
+def write_reports(journal: Path, folder: Path) -> Reports:
+    """Make the reports of the journal in a folder, or of one that is named itself.
+
+    Raises:
+        JournalError: it cannot be read, or the reports cannot be written.
+    """
+    matrix = matrix_of(*read_journal(journal))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Reports(matrix, write_html(matrix, folder), write_markdown(matrix, folder))
+    except OSError as error:
+        raise JournalError(
+            f"cannot write the report to {folder}: {error.strerror or error}. Choose a folder that can be written"
+        ) from error

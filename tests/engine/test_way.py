@@ -1,0 +1,100 @@
+"""The way from backbone to output is told in steps that a person recognises, whatever the head is made of."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pytest_headswap import find_heads, swap_head
+
+
+class Residual(nn.Module):
+    """A sum, a pool, a head in a leaf, and a softmax behind it."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.branch = nn.Conv2d(4, 4, 1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(4, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = x + self.branch(x)
+        return self.fc(self.pool(x).flatten(1)).softmax(1)  # type: ignore[no-any-return]
+
+
+class Bare(nn.Module):
+    """The model itself holds the projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(8, 16)
+        self.weight = nn.Parameter(torch.randn(10, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(self.body(x), self.weight)
+
+
+IMAGE = torch.zeros(2, 3, 8, 8)
+
+
+def test_the_steps_are_the_last_layers_what_runs_between_them_the_head_and_what_follows() -> None:
+    (head,) = find_heads(Residual(), IMAGE)
+    assert [(step.kind, step.name, step.type, step.shape) for step in head.way] == [
+        ("layer", "stem", "Conv2d", (2, 4, 6, 6)),
+        ("layer", "branch", "Conv2d", (2, 4, 6, 6)),
+        ("operation", "add", "", (2, 4, 6, 6)),
+        ("layer", "pool", "AdaptiveAvgPool2d", (2, 4, 1, 1)),
+        ("head", "fc", "Linear", (2, 10)),
+        ("activation", "softmax", "", (2, 10)),
+        ("output", "output", "", (2, 10)),
+    ]
+
+
+def test_of_a_deep_backbone_the_last_steps_are_told() -> None:
+    layers = [nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(30)]
+    (head,) = find_heads(nn.Sequential(*layers, nn.Linear(8, 10)), torch.zeros(2, 8))
+    assert [step.name for step in head.way] == ["28.0", "28.1", "29.0", "29.1", "30", "output"]
+
+
+def test_each_of_several_heads_has_its_way_to_the_output_that_they_share() -> None:
+    class Averaged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 10), nn.Linear(16, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.body(x)
+            return (self.one(x) + self.two(x)) / 2  # type: ignore[no-any-return]
+
+    ways = [[step.name for step in head.way] for head in find_heads(Averaged(), torch.zeros(2, 8))]
+    assert sorted(ways) == [["body", "one", "add, div", "output"], ["body", "two", "add, div", "output"]]
+
+
+def test_a_projection_of_the_model_itself_is_a_step_without_a_path() -> None:
+    (head,) = find_heads(Bare(), torch.zeros(2, 8))
+    assert [(step.kind, step.name, step.type) for step in head.way] == [
+        ("layer", "body", "Linear"),
+        ("head", "", "Bare"),
+        ("output", "output", ""),
+    ]
+
+
+def test_a_model_that_gains_a_head_shows_where() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Identity())
+    model.num_classes = 0  # type: ignore[assignment]
+    (head,) = find_heads(model, torch.zeros(2, 8))
+    assert [(step.kind, step.name) for step in head.way] == [
+        ("layer", "0"),
+        ("layer", "1"),
+        ("head", "2"),
+        ("output", "output"),
+    ]
+
+
+def test_in_a_wrapped_model_the_names_are_those_of_the_wrapper() -> None:
+    swap = swap_head(nn.DataParallel(Residual()), 5, IMAGE)
+    names = [step.name for step in swap.heads[0].way if step.type]
+    assert names == ["module.stem", "module.branch", "module.pool", "module.fc"]
+    assert swap.heads[0].way == swap.old_heads[0].way

@@ -1,0 +1,47 @@
+"""The heads of a model travel with the first of its results, and old journals have none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pytest_headswap.report import Result
+from pytest_headswap.report.anatomy import Anatomy, HeadFacts, Step
+
+WAY = (Step("layer", "body", "Linear", (2, 16)), Step("head", "fc", "Linear", (2, 10)), Step("output", "output"))
+HEAD = HeadFacts("fc", "linear", 16, 10, 7, 1, aliases=("same",), evidence=("because",), way=WAY)
+ANATOMY = Anatomy((HEAD, HeadFacts("", "identity", 16, 0, 7, 1, "auxiliary", "softmax")), ("note",))
+
+
+def test_an_anatomy_comes_back_from_json_as_it_was() -> None:
+    assert Anatomy.from_json(json.loads(json.dumps(ANATOMY.to_json()))) == ANATOMY
+
+
+def test_it_travels_with_a_result() -> None:
+    told = Result("zoo", "model", "check", "passed", anatomy=ANATOMY, version="torch 2.4.1")
+    assert Result.from_json(json.loads(json.dumps(told.to_json()))) == told
+
+
+def test_a_line_without_it_is_as_short_as_it_was() -> None:
+    assert not {"anatomy", "version"} & Result("zoo", "model", "check", "passed").to_json().keys()
+
+
+def test_what_is_as_usual_is_left_out() -> None:
+    (_, second) = ANATOMY.to_json()["heads"]
+    assert not {"aliases", "tensors", "outputs", "evidence", "way"} & second.keys()
+
+
+def test_fields_of_a_later_version_are_left_out() -> None:
+    data = json.loads(json.dumps(ANATOMY.to_json()))
+    data["heads"][0]["colour"] = "blue"
+    assert Anatomy.from_json({**data, "more": 1}) == ANATOMY
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"heads": 1}, {"heads": [{"path": "fc"}]}, {"heads": [{**ANATOMY.to_json()["heads"][0], "way": [1]}]}]
+)
+def test_what_is_no_anatomy_is_refused_as_part_of_the_result(wrong: object) -> None:
+    data = Result("zoo", "model", "check", "passed").to_json()
+    with pytest.raises(ValueError, match="anatomy"):
+        Result.from_json({**data, "anatomy": wrong})

@@ -1,0 +1,131 @@
+"""Whatever stands in a journal: it is refused with its line, or each result is in each report, inside of the folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pytest_headswap.report import OUTCOMES, JournalError, JournalHeader, Result, read_journal
+from pytest_headswap.report.compare import compare
+from pytest_headswap.report.told import as_markdown, in_words
+from pytest_headswap.report.write import Reports, write_reports
+
+from .conftest import ANATOMY, HARM, harmful, result, write_journal
+
+MARKUP = st.sampled_from(HARM)
+TEXT = st.one_of(st.text(max_size=300), MARKUP, st.lists(MARKUP, max_size=3).map("/".join))
+RESULTS = st.lists(
+    st.builds(
+        Result,
+        zoo=TEXT,
+        model=TEXT,
+        check=TEXT,
+        outcome=st.sampled_from(OUTCOMES),
+        evidence=TEXT,
+        seconds=st.floats(0, 1e9),
+        message=TEXT,
+        repro=TEXT,
+        reason=TEXT,
+        family=TEXT,
+        peak_memory_mb=st.none() | st.floats(0, 1e9),
+        anatomy=st.none() | st.just(ANATOMY),
+        version=st.sampled_from(["", "torch 2.4", "<b>"]),
+    ),
+    max_size=6,
+)
+FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def _shown(folder: Path) -> Counter[str]:
+    """How many results the data of the matrix count, and how many the pages show."""
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    rows = json.loads(found[1])["rows"]
+    pages = [folder / "architectures" / row[3] for row in rows]
+    shown = sum(path.read_text(encoding="utf-8").count('<article class="result') for path in pages)
+    return Counter(matrix=sum(cell[5] for row in rows for cell in row[7] if cell), pages=shown)
+
+
+def _reports(parent: Path) -> Reports:
+    reports = write_reports(parent / "in" / "report", parent / "in" / "report")
+    assert [path.name for path in parent.iterdir()] == ["in"], "nothing is written beside the folder"
+    assert [path.name for path in (parent / "in").iterdir()] == ["report"]
+    return reports
+
+
+@given(RESULTS)
+@example(harmful())
+@FEW
+def test_no_result_is_lost_and_nothing_leaves_the_folder(results: list[Result]) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = write_journal(Path(place) / "in" / "report", results)
+        assert read_journal(folder)[1] == results
+        _reports(Path(place))
+        assert _shown(folder) == Counter(matrix=len(results), pages=len(results))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from(sorted(result("m", anatomy=ANATOMY, version="v").to_json()))
+HEADER = JournalHeader({"torch": "2"}, {"checks": ["x"]}, merged={"missing": ["a"], "versions": [{"version": "v"}]})
+HEADER_FIELDS = st.sampled_from(["versions", "options", "python", "platform", "started", "merged"])
+
+
+def _read_or_refused(lines: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "in" / "report"
+        folder.mkdir(parents=True)
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / "results.jsonl").write_text(text, encoding="utf-8")
+        try:
+            read_journal(folder)
+        except JournalError as error:
+            told = str(error)
+        else:
+            _reports(Path(place))
+            assert _shown(folder)["matrix"] == len(lines) - 1
+            return
+        assert "results.jsonl, line " in told
+
+
+@given(st.dictionaries(FIELDS, JSON, min_size=1, max_size=2))
+@FEW
+def test_a_field_that_is_something_else_is_refused_with_its_line_or_shown(changes: dict[str, Any]) -> None:
+    line = result("m", anatomy=ANATOMY, version="v").to_json()
+    _read_or_refused([HEADER.to_json(), line, {**line, **changes}])
+
+
+@given(st.dictionaries(HEADER_FIELDS, JSON, min_size=1, max_size=2))
+@FEW
+def test_a_header_that_is_something_else_is_refused_with_its_line_or_shown(changes: dict[str, Any]) -> None:
+    _read_or_refused([{**HEADER.to_json(), **changes}, result("m").to_json()])
+
+
+@given(st.dictionaries(st.sampled_from(sorted(ANATOMY.to_json()["heads"][0])), JSON, min_size=1, max_size=2))
+@FEW
+def test_a_head_that_is_something_else_is_refused_with_its_line_or_shown(changes: dict[str, Any]) -> None:
+    (head,) = ANATOMY.to_json()["heads"]
+    _read_or_refused([HEADER.to_json(), {**result("m").to_json(), "anatomy": {"heads": [{**head, **changes}]}}])
+
+
+@given(RESULTS, RESULTS)
+@FEW
+def test_any_two_runs_can_be_compared(old: list[Result], new: list[Result]) -> None:
+    comparison = compare(old, new)
+    lines = list(in_words(comparison, 80))
+    assert all("\n" not in line and "\x1b" not in line for line in lines)
+    assert as_markdown(comparison).startswith("## Head swaps compared")
+    listed = len(comparison.broke) + len(comparison.mended) + len(comparison.changed)
+    keys = {(item.zoo, item.model, item.check, item.version) for item in (*old, *new)}
+    assert listed + len(comparison.gone) <= len(keys)

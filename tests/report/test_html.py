@@ -1,0 +1,269 @@
+"""The HTML holds all results, in one folder, and nothing in it is markup that did not come from us."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pytest_headswap.report import JournalHeader, Result, read_journal
+from pytest_headswap.report.data import data_of, script_safe
+from pytest_headswap.report.html import write_html
+from pytest_headswap.report.matrix import matrix_of
+from pytest_headswap.report.result import OUTCOMES
+from pytest_headswap.report.write import write_reports
+
+from .conftest import ANATOMY, CHECKS, HARM, harmful, result, whole_timm
+
+Write = Callable[..., Path]
+MIB = 2**20
+
+
+class _Page(HTMLParser):
+    """The elements of a page, the text that is seen, and the scripts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.scripts: list[str] = []
+        self._in = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._in = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._in == "script":
+            self.scripts[-1] += data
+        else:
+            self.text += data
+
+
+def _data(index: Path) -> dict[str, object]:
+    page = _Page(index)
+    (found,) = (json.loads(text) for text in page.scripts if text.startswith("{"))
+    return found  # type: ignore[no-any-return]
+
+
+def _pages(folder: Path) -> list[Path]:
+    return sorted((folder / "architectures").iterdir())
+
+
+@pytest.fixture
+def small(write: Write) -> Path:
+    """A report of two models."""
+    folder = write(
+        [
+            result("resnet18", anatomy=ANATOMY, message="a note"),
+            result("resnet18", "metadata", "failed", message="num_classes is 1000\nand not 7", reason="stale"),
+            result("none", outcome="skipped", reason="output_is_backbone", message="[output_is_backbone] no head"),
+        ]
+    )
+    write_reports(folder, folder)
+    return folder
+
+
+def test_the_folder_holds_the_matrix_a_page_for_each_architecture_and_the_summary(small: Path) -> None:
+    names = {path.relative_to(small).as_posix() for path in small.rglob("*") if path.is_file()}
+    pages = {name for name in names if name.startswith("architectures/")}
+    assert names - pages == {"results.jsonl", "index.html", "report.css", "summary.md"}
+    assert len(pages) == 2
+
+
+def test_the_page_of_an_architecture_tells_all_that_the_journal_knows(small: Path) -> None:
+    (path,) = (path for path in _pages(small) if path.name.startswith("resnet18-"))
+    page = _Page(path)
+    for text in (
+        *("resnet18", "family resnet", "zoo timm", "1,234 MB at the peak"),
+        *("fc", "linear", "512 features", "1000 classes, now 7", "main", "softmax", "classifier", "fc.weight, fc.bias"),
+        *("output, class dimension 1", "dimension 1 of output is set by fc.weight", "something to know"),
+        *("output_shape", "passed", "numeric", "a note", "metadata", "failed (stale)"),
+        *("num_classes is 1000\nand not 7", "0.2 s"),
+        "pytest --headswap-zoo=timm --headswap-models='resnet18' --headswap-checks=metadata",
+    ):
+        assert text in page.text, text
+
+
+def test_the_picture_shows_the_way_from_backbone_to_output(small: Path) -> None:
+    (path,) = (path for path in _pages(small) if path.name.startswith("resnet18-"))
+    page = _Page(path)
+    (picture,) = (attributes for tag, attributes in page.tags if tag == "svg")
+    assert picture["aria-label"] == "backbone to add to layer4.1.act2 to global_pool.pool to fc to softmax to output"
+    kinds = [attributes["class"] for tag, attributes in page.tags if tag == "g"]
+    assert kinds == ["k-backbone", "k-operation", "k-layer", "k-layer", "k-head", "k-activation", "k-output"]
+    boxes = [attributes for tag, attributes in page.tags if tag == "rect"]
+    tops = [int(str(box["y"])) for box in boxes]
+    ends = [int(str(box["y"])) + int(str(box["height"])) for box in boxes]
+    assert all(end < top for end, top in zip(ends, tops[1:], strict=False)), "one below the other"
+    assert ends[-1] < int(str(picture["height"]))
+    assert "2 \u00d7 512 \u00d7 7 \u00d7 7" in page.text
+
+
+def test_a_model_without_a_head_says_why(small: Path) -> None:
+    (path,) = (path for path in _pages(small) if path.name.startswith("none-"))
+    page = _Page(path)
+    assert "[output_is_backbone] no head" in page.text
+    assert not [tag for tag, _ in page.tags if tag == "svg"]
+
+
+def test_what_is_bad_stands_above_the_heads(small: Path) -> None:
+    def titles(name: str) -> list[str | None]:
+        (path,) = (path for path in _pages(small) if path.name.startswith(name))
+        return [attributes["id"] for tag, attributes in _Page(path).tags if tag == "h2"]
+
+    assert titles("resnet18-") == ["checks-title", "heads-title"]
+    assert titles("none-") == ["heads-title", "checks-title"]
+
+
+def test_the_data_of_the_matrix_hold_every_result(small: Path) -> None:
+    data = _data(small / "index.html")
+    assert data["columns"] == ["output_shape", "metadata"]
+    assert data["families"] == ["resnet"]
+    rows = {row[0]: row for row in data["rows"]}  # type: ignore[attr-defined]
+    outcomes = data["outcomes"]
+    cells = rows["resnet18"][7]
+    assert [outcomes[cell[0]] for cell in cells] == ["passed", "failed"]  # type: ignore[index]
+    assert data["messages"][cells[1][3]] == "num_classes is 1000 and not 7"  # type: ignore[index]
+    assert rows["none"][7][1] == 0
+    assert (small / "architectures" / rows["resnet18"][3]).is_file()
+
+
+def test_cells_lead_to_their_check(small: Path) -> None:
+    (path,) = (path for path in _pages(small) if path.name.startswith("resnet18-"))
+    ids = [attributes["id"] for tag, attributes in _Page(path).tags if tag == "article" and "id" in attributes]
+    assert ids == ["c1", "c0"], "and what is bad stands first"
+
+
+def test_pages_of_an_earlier_run_are_taken_away_and_nothing_else(small: Path, write: Write) -> None:
+    mine = small / "architectures" / "my-notes.html"
+    mine.write_text("mine", encoding="utf-8")
+    before = set(_pages(small))
+    write([result("resnet50")])
+    write_reports(small, small)
+    after = set(_pages(small))
+    assert before & after == {mine}
+    assert len(after) == 2
+
+
+@pytest.fixture(scope="module")
+def harmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report in which every text means harm."""
+    folder = tmp_path_factory.mktemp("harm") / "report"
+    write_html(matrix_of(JournalHeader({HARM[0]: HARM[1]}, {HARM[0]: HARM[1]}), harmful()), folder)
+    return folder
+
+
+def test_no_text_of_a_journal_becomes_markup(harmed: Path, small: Path) -> None:
+    ours = {tag for path in [*_pages(small), small / "index.html"] for tag, _ in _Page(path).tags}
+    ours_scripts = len(_Page(_pages(small)[0]).scripts)
+    for path in [*_pages(harmed), harmed / "index.html"]:
+        page = _Page(path)
+        assert {tag for tag, _ in page.tags} <= ours, path
+        attributes = [(name, value) for _, found in page.tags for name, value in found.items()]
+        assert not [name for name, _ in attributes if name.startswith("on") or name == "style"]
+        links = [value or "" for name, value in attributes if name in ("href", "src")]
+        assert all(re.fullmatch(r"(\.\./)?(report\.css|index\.html)|[a-z0-9._-]+\.html", link) for link in links), links
+        assert len(page.scripts) == ours_scripts + 3 * (path.name == "index.html")
+
+
+def test_the_test_of_markup_would_notice_some(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(f"<p>{HARM[1]}</p><script>1{HARM[2]}", encoding="utf-8")
+    page = _Page(path)
+    assert [tag for tag, _ in page.tags] == ["p", "img", "script", "script"]
+
+
+def test_every_harmful_name_has_its_page_in_the_folder_and_stands_in_the_matrix(harmed: Path) -> None:
+    data = _data(harmed / "index.html")
+    pages = {row[3] for row in data["rows"]}  # type: ignore[attr-defined]
+    assert pages == {path.name for path in _pages(harmed)}
+    assert len(pages) == 2 * len(HARM)
+    assert {path.name for path in harmed.iterdir()} == {"architectures", "index.html", "report.css"}
+    assert {path.name for path in harmed.parent.iterdir()} == {"report"}
+
+
+@pytest.mark.parametrize("text", HARM)
+def test_data_in_a_script_cannot_end_it_and_come_back_as_they_were(text: str) -> None:
+    safe = script_safe({"name": text})
+    assert not set("<>&\u2028\u2029") & set(safe)
+    assert json.loads(safe) == {"name": text}
+
+
+def test_the_policy_allows_the_scripts_that_are_shipped_and_no_others(small: Path) -> None:
+    for path in [*_pages(small), small / "index.html"]:
+        page = _Page(path)
+        (policy,) = (str(found["content"]) for tag, found in page.tags if "http-equiv" in found)
+        allowed = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+        assert allowed["default-src"] == "'none'"
+        assert "unsafe" not in policy
+        digests = {
+            f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+            for text in page.scripts
+            if not text.startswith("{")
+        }
+        assert digests <= set(allowed["script-src"].split())
+
+
+def test_all_of_timm_is_small_and_written_within_seconds(timm_folder: Path, tmp_path: Path) -> None:
+    assert (timm_folder / "index.html").stat().st_size < MIB
+    assert len(_pages(timm_folder)) == 1371
+    assert sum(path.stat().st_size for path in _pages(timm_folder)) < 25 * MIB
+    start = time.process_time()
+    write_reports(timm_folder, tmp_path)
+    assert time.process_time() - start < 6, "seconds; it is about one on an idle machine"
+
+
+@pytest.mark.parametrize("text", ["模", "🙂<"])
+def test_the_matrix_stays_below_five_megabytes_when_everything_fails_with_a_long_message_of_its_own(text: str) -> None:
+    results = [
+        result(f"{item.model}-{text * 200}"[:300], item.check, "failed", message=f"{item.nodeid} {text * 5000}")
+        for item in whole_timm()
+    ]
+    data = script_safe(data_of(matrix_of(JournalHeader({}, {"checks": list(CHECKS)}), results)))
+    assert 2 * 10**6 < len(data.encode()) + 30_000 < 5 * 10**6
+    assert len(json.loads(data)["rows"]) == 1371
+
+
+def test_when_messages_do_not_fit_those_of_failures_are_kept_before_others() -> None:
+    results = [result(f"a{number}", outcome="skipped", message=f"{number} {'x' * 230}") for number in range(7000)]
+    results.append(result("z", outcome="failed", message="this one matters"))
+    assert "this one matters" in data_of(matrix_of(JournalHeader(), results))["messages"]
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_every_outcome_can_be_shown(write: Write, outcome: str) -> None:
+    folder = write([Result("z", "m", "c", outcome)])  # type: ignore[arg-type]
+    reports = write_reports(folder, folder)
+    assert outcome in _Page(_pages(folder)[0]).text
+    assert reports.matrix.outcomes.total() == 1
+
+
+def test_a_journal_without_results_makes_a_report_too(write: Write) -> None:
+    folder = write([])
+    assert "0 architectures" in _Page(write_reports(folder, folder).html).text
+
+
+def test_a_journal_of_an_older_version_makes_a_report_too(write: Write) -> None:
+    folder = write([result("resnet18", heads=("fc",))])
+    assert "The journal tells of none." in _Page(_pages(write_reports(folder, folder).html.parent)[0]).text
+
+
+def test_reports_may_lie_elsewhere_and_folders_are_made(small: Path, tmp_path: Path) -> None:
+    reports = write_reports(small / "results.jsonl", tmp_path / "deep" / "out")
+    assert reports.html == tmp_path / "deep" / "out" / "index.html"
+    assert reports.markdown.is_file()
+    assert read_journal(small)[1]

@@ -1,0 +1,115 @@
+"""The Markdown fits a step summary whatever happened, begins with the worst, and shows texts as they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pytest_headswap.report import JournalHeader, read_journal
+from pytest_headswap.report.markdown import MOST_BYTES, escaped, fenced, markdown_of, write_markdown
+from pytest_headswap.report.matrix import matrix_of
+
+from .conftest import CHECKS, HARM, harmful, result, whole_timm
+
+HEADER = JournalHeader({"torch": "2.14.1"}, {"checks": list(CHECKS)})
+
+
+def _of(*results: object, **header: object) -> str:
+    return markdown_of(matrix_of(JournalHeader({"torch": "2.14.1"}, **header), results))  # type: ignore[arg-type]
+
+
+def test_it_begins_with_the_counts_and_then_the_worst() -> None:
+    text = _of(
+        result("fine"),
+        result("slow", outcome="timeout", message="300 s"),
+        result("bad", outcome="failed", message="7 is\nnot 8"),
+        result("bad", "metadata", "error", message="no"),
+        result("none", outcome="skipped", reason="output_is_backbone"),
+    )
+    assert text.startswith("## Head swaps: 4 architectures, 5 results\n")
+    assert "| timm | 1 | 1 | 1 | 1 | 1 |" in text
+    assert text.index("| slow | timeout | output_shape | 300 s |") < text.index(
+        "| bad | failed | output_shape | 7 is not"
+    )
+    assert "torch 2.14.1; 1.2 s of tests" in text
+    assert "| output_is_backbone | 1 |" in text
+    commands = re.search(r"```bash\n(.*?)\n```", text, re.DOTALL)
+    assert commands is not None
+    assert (
+        commands[1].splitlines()[0]
+        == "pytest --headswap-zoo=timm --headswap-models='slow' --headswap-checks=output_shape"
+    )
+
+
+def test_where_nothing_failed_it_says_so() -> None:
+    assert "Nothing failed." in _of(result("fine"))
+
+
+def test_a_model_that_fails_everywhere_is_one_line() -> None:
+    text = _of(*(result("bad", check, "error", message="no") for check in CHECKS))
+    assert "| bad | error | all 8 checks | no |" in text
+
+
+def test_families_are_listed_by_trouble_then_by_time() -> None:
+    text = _of(
+        result("a", family="quick"), result("b", family="slow", seconds=9.0), result("c", "x", "failed", family="bad")
+    )
+    rows = re.findall(r"^\| (quick|slow|bad) \|", text, re.MULTILINE)
+    assert rows == ["bad", "slow", "quick"]
+
+
+@pytest.mark.parametrize("letter", ["x", "模", "\ud800", "|"])
+def test_it_stays_within_its_bounds_when_everything_fails(letter: str) -> None:
+    long = letter * 5000
+    results = [
+        result(f"{item.model}{long}", item.check, "failed", message=long, repro=long[:500], reason=long, family=long)
+        for item in whole_timm()[::8]
+    ]
+    results += [result(str(n), zoo=f"{n}{long}", outcome="skipped", reason=f"{n}{long}") for n in range(500)]
+    text = _of(*results, merged={"missing": [long]})
+    size = len(text.encode("utf-8", "backslashreplace"))
+    assert 5_000 < size <= MOST_BYTES
+    assert "… and" in text
+
+
+def test_what_does_not_fit_is_said() -> None:
+    many = [result(f"m{n}", outcome="failed", message="模" * 290, repro="模" * 550) for n in range(60)]
+    assert markdown_of(matrix_of(HEADER, many)).endswith("the whole is in the HTML report.*\n")
+
+
+def test_all_of_timm_is_a_short_read() -> None:
+    text = markdown_of(matrix_of(HEADER, whole_timm()))
+    assert 2_000 < len(text) < 40_000
+    assert text.count("\n") < 250
+
+
+@pytest.mark.parametrize("text", HARM)
+def test_no_text_begins_markup_or_ends_a_line(text: str) -> None:
+    shown = escaped(text, 400)
+    assert "\n" not in shown
+    bare = re.sub(r"\\.", "", shown)
+    assert not re.search(r"[`*<>|\[\]&]", bare), shown
+
+
+def test_names_stay_readable() -> None:
+    assert escaped("vit_base_patch16_224.augreg_in21k", 100) == "vit_base_patch16_224.augreg_in21k"
+    assert escaped("_a_", 100) == "\\_a\\_"
+
+
+def test_tables_keep_their_columns_whatever_stands_in_them() -> None:
+    text = markdown_of(matrix_of(HEADER, harmful()))
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", re.sub(r"\\\\", "", line))) for line in block.splitlines()}
+        assert len(widths) == 1, block
+
+
+def test_a_block_of_code_is_not_ended_by_what_stands_in_it() -> None:
+    assert fenced(["a ``` b", "````"]).splitlines()[0] == "`````"
+
+
+def test_it_is_written_into_the_folder(tmp_path: Path, timm_folder: Path) -> None:
+    path = write_markdown(matrix_of(*read_journal(timm_folder)), tmp_path)
+    assert path == tmp_path / "summary.md"
+    assert path.read_text(encoding="utf-8") == (timm_folder / "summary.md").read_text(encoding="utf-8")

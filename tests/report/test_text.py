@@ -1,0 +1,66 @@
+"""What is shown can be seen, and what is named lies where it should."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pytest_headswap.report.text import duration, file_name, one_line, printable, shortened, shortened_left
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("resnet18", "resnet18"),
+        ("ñ 模型", "ñ 模型"),
+        ("a\x1b[31mb", "a\\x1b[31mb"),
+        ("\u202egnp.exe", "\\u202egnp.exe"),
+        ("\ud800", "\\ud800"),
+        ("a\nb", "a\\nb"),
+    ],
+)
+def test_what_cannot_be_seen_is_shown_as_what_it_is(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_lines_may_be_kept() -> None:
+    assert printable("a\nb\tc", lines=True) == "a\nb\\tc"
+    assert one_line("a\n  b\tc") == "a b c"
+
+
+def test_of_long_texts_the_beginning_or_the_end_is_kept() -> None:
+    assert shortened("abcdef", 6) == "abcdef"
+    assert shortened("abcdefg", 6) == "abcde…"
+    assert shortened_left("abcdefg", 6) == "…cdefg"
+
+
+@given(zoo=st.text(max_size=20), model=st.text(max_size=400))
+@example("", "")
+@example("timm", "../../x")
+@example("timm", "CON.txt.")
+@example("timm", "\ud800/\0")
+def test_a_file_name_is_safe_whatever_the_model_is_called(zoo: str, model: str) -> None:
+    name = file_name(zoo, model)
+    assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*-[0-9a-f]{12}\.html|[_-][a-z0-9._-]*-[0-9a-f]{12}\.html", name)
+    assert len(name) <= 80
+    assert name == file_name(zoo, model)
+
+
+@given(st.lists(st.tuples(st.text(max_size=5), st.text(max_size=5)), unique=True, min_size=2, max_size=20))
+def test_each_model_has_a_file_name_of_its_own_also_where_case_is_ignored(names: list[tuple[str, str]]) -> None:
+    assert len({file_name(*pair).lower() for pair in names}) == len(names)
+
+
+def test_names_that_differ_only_in_case_or_in_where_the_zoo_ends_are_told_apart() -> None:
+    assert len({file_name(*pair) for pair in (("z", "A"), ("z", "a"), ("za", ""), ("", "za"))}) == 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.004, "4 ms"), (0.25, "0.2 s"), (9.96, "10 s"), (59.6, "1 min"), (310, "5 min 10 s"), (7500, "2 h 5 min")],
+)
+def test_durations_are_told_in_the_units_that_people_use(seconds: float, told: str) -> None:
+    assert duration(seconds) == told

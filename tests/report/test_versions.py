@@ -1,0 +1,142 @@
+"""Runs with different versions become one matrix of architecture by version, in which differences stand out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_headswap.report import JournalHeader, read_journal
+from pytest_headswap.report.markdown import markdown_of
+from pytest_headswap.report.matrix import matrix_of
+from pytest_headswap.report.merge import MergeError, shard_options
+from pytest_headswap.report.versions import merge_versions
+from pytest_headswap.report.write import write_reports
+
+from .conftest import ANATOMY, result
+
+Write = Callable[..., Path]
+
+
+def _header(torch: str, **options: object) -> JournalHeader:
+    return JournalHeader(
+        {"torch": torch, "timm": "1.0.31"},
+        {"checks": ["output_shape", "metadata"], "num_classes": 7, **options},
+        python="3.11.9",
+        platform="Linux",
+        started=f"2026-0{len(torch)}",
+    )
+
+
+@pytest.fixture
+def runs(write: Write) -> list[Path]:
+    """Runs with three versions of torch; one model differs, and one is missing in the oldest."""
+    found = []
+    for torch in ("2.10.0", "2.4.1", "2.9.1"):
+        old = torch == "2.4.1"
+        results = [
+            result("same", anatomy=ANATOMY),
+            result("same", "metadata"),
+            result("other", anatomy=ANATOMY),
+            result("other", "metadata", "failed" if old else "passed", message="stale" if old else ""),
+        ]
+        results += [] if old else [result("new"), result("new", "metadata", "skipped")]
+        found.append(write(results, torch, _header(torch)))
+    return found
+
+
+def test_each_result_says_its_version_and_none_is_lost(runs: list[Path], tmp_path: Path) -> None:
+    merged = merge_versions(runs, "torch")
+    header, results = read_journal(merged.write(tmp_path / "out"))
+    assert results == merged.results
+    assert [item["version"] for item in header.merged["versions"]] == ["torch 2.4.1", "torch 2.9.1", "torch 2.10.0"]
+    assert [item["results"] for item in header.merged["versions"]] == [4, 6, 6]
+    assert header.merged["whole"] is True
+    assert header.versions == {"timm": "1.0.31"}, "what they share"
+    for folder in runs:
+        of_run = [replace(item, version=f"torch {folder.name}") for item in read_journal(folder)[1]]
+        assert [item for item in results if item.version == f"torch {folder.name}"] == of_run
+
+
+def test_the_matrix_has_a_column_for_each_version_and_knows_what_differs(runs: list[Path]) -> None:
+    merged = merge_versions(runs, "torch")
+    matrix = matrix_of(merged.header, merged.results)
+    assert matrix.columns == ("torch 2.4.1", "torch 2.9.1", "torch 2.10.0")
+    assert {row.model: set(row.differing) for row in matrix.rows} == {
+        "new": {"output_shape", "metadata"},
+        "other": {"metadata"},
+        "same": set(),
+    }
+
+
+def test_the_summary_begins_with_what_differs(runs: list[Path]) -> None:
+    merged = merge_versions(runs, "torch")
+    text = markdown_of(matrix_of(merged.header, merged.results))
+    assert "### Differing between versions: 2 architectures" in text
+    assert "| architecture | torch 2.4.1 | torch 2.9.1 | torch 2.10.0 |" in text
+    assert "| other | **failed** metadata | passed | passed |" in text
+    assert "| new | none | **skipped** metadata | **skipped** metadata |" in text
+    assert "| same |" not in text.partition("### To look at")[0]
+
+
+def test_where_nothing_differs_the_summary_says_so(runs: list[Path]) -> None:
+    merged = merge_versions([runs[0], runs[2]], "torch")
+    assert "No result differs between torch 2.9.1, torch 2.10.0." in markdown_of(
+        matrix_of(merged.header, merged.results)
+    )
+
+
+def test_the_page_of_an_architecture_has_each_check_with_each_version(runs: list[Path], tmp_path: Path) -> None:
+    write_reports(merge_versions(runs, "torch").write(tmp_path / "out"), tmp_path / "out")
+    (page,) = (tmp_path / "out" / "architectures").glob("other-*")
+    text = page.read_text(encoding="utf-8")
+    assert text.count('<article class="result') == 6
+    assert text.count('class="differs"') == 3
+    assert 'id="c0"' in text
+    assert 'id="c2"' in text
+
+
+def test_shards_of_each_version_are_proven_first(write: Write) -> None:
+    folders = []
+    for torch in ("2.4.1", "2.9.1"):
+        for number, name in enumerate("ab", start=1):
+            header = _header(torch, **shard_options(f"{number}/2", {"timm": [name]}, {"timm": ["a", "b"]}))
+            results = [result(name, check) for check in ("output_shape", "metadata")]
+            folders.append(write(results, f"{torch}-{number}", header))
+    merged = merge_versions(folders, "torch")
+    assert [(item.version, item.model) for item in merged.results[::2]] == [
+        ("torch 2.4.1", "a"),
+        ("torch 2.4.1", "b"),
+        ("torch 2.9.1", "a"),
+        ("torch 2.9.1", "b"),
+    ]
+    with pytest.raises(MergeError, match="shard 2/2 is missing"):
+        merge_versions(folders[:-1], "torch")
+    partial = merge_versions(folders[:-1], "torch", partial=True)
+    assert partial.missing == ("torch 2.9.1: shard 2/2 is missing",)
+
+
+def test_runs_may_be_told_apart_by_python(write: Write) -> None:
+    folders = [
+        write([result("a")], version, replace(_header("2.9"), python=version)) for version in ("3.10.1", "3.9.2")
+    ]
+    versions = [item["version"] for item in merge_versions(folders, "python").header.merged["versions"]]
+    assert versions == ["python 3.9.2", "python 3.10.1"]
+
+
+def _problem(folders: list[Path], by: str = "torch") -> str:
+    with pytest.raises(MergeError) as error_info:
+        merge_versions(folders, by)
+    return str(error_info.value)
+
+
+def test_what_cannot_be_merged_is_said(runs: list[Path], write: Write, tmp_path: Path) -> None:
+    assert _problem(runs[:1]) == "all is of torch 2.10.0: there is nothing to compare"
+    assert "does not say its version of jax, but those of python, timm, torch" in _problem(runs, "jax")
+    again = write([result("a")], "again", _header("2.9.1"))
+    assert f"torch 2.9.1 is there 2 times: {runs[2]} and {again}" in _problem([*runs, again])
+    assert "cannot read the journal" in _problem([*runs, tmp_path / "nowhere"])
+    merge_versions(runs, "torch").write(tmp_path / "out")
+    assert "holds several versions already" in _problem([tmp_path / "out", runs[0]])
