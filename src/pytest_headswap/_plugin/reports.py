@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_headswap._plugin.expectations.apply import judge_report
 from pytest_headswap._plugin.facts import facts_of, reason_of
 from pytest_headswap._plugin.failure import is_told, message_of
 from pytest_headswap._plugin.lost import LostError
@@ -45,6 +46,7 @@ def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestRe
             heads=built.heads if built is not None else (),
             taken_mb=_taken_mb(item, error),
         )
+        facts = judge_report(item.parent.parent.settings.expectations, report, facts, item.repro)
     setattr(report, ATTRIBUTE, facts)
 
 
@@ -91,5 +93,5 @@ def _reason(item: CheckItem, outcome: Outcome, error: BaseException | None) -> s
     if item.finding is not None:
         return item.finding.reason
     if outcome == "skipped":
-        return item.parent.built.reason if item.parent.built is not None else ""
+        return reason_of(error) or (item.parent.built.reason if item.parent.built is not None else "")
     return reason_of(error)

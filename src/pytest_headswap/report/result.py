@@ -29,6 +29,8 @@ class Result:
         family: the architecture family that the zoo names.
         peak_memory_mb: the most memory the process had held by then, earlier models included.
         heads: paths of the heads that were swapped.
+        found: what the outcome would be without a file of expectations; empty where it is the same.
+        expected: what the file of expectations says of it, and why; empty where it says nothing.
     """
 
     zoo: str
@@ -44,6 +46,8 @@ class Result:
     family: str = ""
     peak_memory_mb: float | None = None
     heads: tuple[str, ...] = ()
+    found: str = ""
+    expected: str = ""
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
