@@ -44,9 +44,8 @@ class Ending:
         if self.expectations.store is None:
             return "headswap: audit: what the zoo refuses is run" if self.expectations.audit else None
         count = len(self.expectations.judge.covered)
-        entries = "1 entry" if count == 1 else f"{count} entries"
         audit = "; audit: what is kept from being run is run" if self.expectations.audit else ""
-        return f"headswap: expectations: {entries} of {self.expectations.store.typed}{audit}"
+        return f"headswap: expectations: {_entries(count)} of {self.expectations.store.typed}{audit}"
 
     def pytest_headswap_result(self, result: Result) -> None:
         """Keep what the files are held against."""
@@ -70,11 +69,11 @@ class Ending:
             return
         judge = self.expectations.judge
         whole = self._whole()
-        self.unneeded = judge.unneeded(self.seen, self.others, whole)
+        self.unneeded = judge.unneeded(self.seen, whole)
         used = {entry for item in self.seen for entry in judge.entries(item.test)}
         self.todo = [item.entry for item in judge.covered if item.entry in used and item.entry.is_todo]
         if self.expectations.update:
-            self._update(replace(self.expectations.scope, whole=whole, others=self.others))
+            self._update(replace(self.expectations.scope, whole=whole))
         stale = any(not entry.may_pass for entry in self.unneeded) and not self.expectations.update
         if (stale or self.problem) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -123,21 +122,24 @@ class Ending:
             yield from _listed(sorted(self.audited))
         strict = [entry for entry in self.unneeded if not entry.may_pass]
         if strict and store is not None:
-            fix = "they are taken out" if self.expectations.update else "remove them, or run the same with "
-            fix += "" if self.expectations.update else UPDATE
-            yield f"FAILED: {len(strict)} entries that nothing here needs; {fix}:"
+            fix = "taken out" if self.expectations.update else f"take out what follows, or run the same with {UPDATE}"
+            yield f"FAILED: {_entries(len(strict))} that nothing here needs; {fix}:"
             yield from _listed([_named(entry) for entry in strict])
         if idle := [entry for entry in self.unneeded if entry.may_pass]:
-            yield f"{len(idle)} entries with may_pass that nothing needed in this run:"
+            yield f"{_entries(len(idle))} with may_pass that nothing needed in this run:"
             yield from _listed([_named(entry) for entry in idle])
         if self.todo:
-            yield f"{len(self.todo)} entries whose reason is still to be written:"
+            yield f"TODO: {_entries(len(self.todo))} without a reason yet:"
             yield from _listed([_named(entry) for entry in self.todo])
         if self.problem:
             yield f"FAILED: {self.problem}"
         elif self.expectations.update and store is not None:
             yield f"{OPTION}={store.typed}: {'updated' if self.difference else 'nothing to update'}"
             yield from self.difference
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"
 
 
 def _named(entry: Entry) -> str:

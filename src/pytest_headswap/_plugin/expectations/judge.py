@@ -92,18 +92,17 @@ class Judge:
             return Verdict("unlisted")
         return Verdict("plain")
 
-    def unneeded(self, seen: Sequence[Seen], others: Collection[CheckId], whole: Collection[str]) -> list[Entry]:
-        """The entries that no result needs or breaks, of those whose models and checks have all been run.
+    def unneeded(self, seen: Sequence[Seen], whole: Collection[str]) -> list[Entry]:
+        """The entries that no result needs or breaks, of those whose models and checks have all been judged.
 
         Args:
             seen: what was found.
-            others: what was run too, and is not judged.
             whole: zoos of which all was run that this machine should run; an entry that fits no model is told there.
         """
         needed: set[Entry] = set()
         for item in seen:
             needed.update(self.verdict(item).entries)
-        ran = {item.test for item in seen} | set(others)
+        ran = {item.test for item in seen}
         return [
             item.entry
             for item in self.covered

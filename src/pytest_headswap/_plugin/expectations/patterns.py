@@ -34,12 +34,20 @@ def literal(name: str) -> str:
 
 
 def without(patterns: Sequence[str], name: str) -> list[str]:
-    """The patterns, less a name: it is taken from the list where it stands there, and left out of globs."""
+    """The patterns, less a name: it is taken from the list where it stands there, and left out of globs.
+
+    Empty where they stood for names alone, and for no other one.
+    """
     own = literal(name)
-    left = [pattern for pattern in patterns if pattern not in (name, own)]
-    if left and matching(left, [name]):
-        left.append(f"!{own}")
-    return left
+    left = [pattern for pattern in patterns if pattern != own and not (pattern == name and is_plain(name))]
+    if len(left) < len(patterns) and all(pattern.startswith("!") for pattern in left):
+        return []
+    return [*left, f"!{own}"] if matching(left, [name]) else left
+
+
+def is_plain(pattern: str) -> bool:
+    """Whether a pattern stands for the name that it is, and for no other."""
+    return not pattern.startswith("!") and not any(sign in pattern for sign in "*?[")
 
 
 def _is_written(name: str) -> bool:

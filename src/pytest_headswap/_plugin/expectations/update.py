@@ -14,8 +14,7 @@ from pytest_headswap._plugin.expectations.condition import Here, holds
 from pytest_headswap._plugin.expectations.document import Document, Part
 from pytest_headswap._plugin.expectations.entry import TODO, Entry
 from pytest_headswap._plugin.expectations.judge import BAD, Judge, Seen, make_judge
-from pytest_headswap._plugin.expectations.patterns import literal, matching, without
-from pytest_headswap._plugin.ids import CheckId
+from pytest_headswap._plugin.expectations.patterns import is_plain, literal, matching, without
 
 _LONGEST = 100  # characters of a message that an entry is written with
 _CHANGING = re.compile(r"(0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
@@ -30,14 +29,12 @@ class Scope:
         checks: the names of all checks.
         here: what conditions are held against.
         whole: zoos of which all was run.
-        others: what was run, and is not judged.
     """
 
     models: Mapping[str, Collection[str]]
     checks: Collection[str]
     here: Here
     whole: Collection[str] = ()
-    others: Collection[CheckId] = ()
 
     def judge(self, documents: Sequence[Document]) -> Judge:
         """The judge of the entries that hold here."""
@@ -87,7 +84,7 @@ def merge(document: Document, scope: Scope, seen: Sequence[Seen]) -> None:
     for part in scope.live(document):
         if part.entry in out:
             _narrow(document, part, scope, out[part.entry])
-    unneeded = scope.judge([document]).unneeded(seen, scope.others, scope.whole)
+    unneeded = scope.judge([document]).unneeded(seen, scope.whole)
     for part in scope.live(document):
         if part.entry in unneeded and not part.entry.may_pass:
             document.remove(part)
@@ -119,7 +116,7 @@ def _narrow(document: Document, part: Part, scope: Scope, out: Mapping[str, set[
         document.copy(part, models=left[rest], checks=_listed(rest, checks, entry.checks))
     if models == out.keys():  # only names of another version of the zoo can be left
         names = scope.models[entry.zoo]
-        patterns = [pattern for pattern in entry.models if _is_name(pattern) and not matching([pattern], names)]
+        patterns = [pattern for pattern in entry.models if is_plain(pattern) and not matching([pattern], names)]
     else:
         patterns = list(entry.models)
         for model in sorted(out):
@@ -132,10 +129,6 @@ def _narrow(document: Document, part: Part, scope: Scope, out: Mapping[str, set[
 
 def _listed(rest: frozenset[str], checks: frozenset[str], patterns: tuple[str, ...]) -> list[str]:
     return list(patterns) if rest == checks else [literal(check) for check in sorted(rest)]
-
-
-def _is_name(pattern: str) -> bool:
-    return not pattern.startswith("!") and not any(sign in pattern for sign in "*?[")
 
 
 def _kind_of(item: Seen, entries: Sequence[Entry]) -> _Kind:
@@ -205,7 +198,7 @@ def _same(document: Document, scope: Scope, kind: _Kind, checks: frozenset[str])
     for part in scope.live(document):
         entry = part.entry
         same = _Kind(entry.zoo, entry.outcome, entry.code, entry.match, entry.reason) == kind and not entry.when
-        names = all(_is_name(pattern) or pattern.startswith("[!]") for pattern in entry.models)
+        names = all(is_plain(pattern) or pattern.startswith("[!]") for pattern in entry.models)
         if same and names and not entry.may_pass and entry.run and matching(entry.checks, scope.checks) == checks:
             return part
     return None
