@@ -110,13 +110,17 @@ def test_workers_say_the_same_and_the_file_is_written_once(
 ) -> None:
     pytest.importorskip("xdist")
     extend_conftest(
-        "def pytest_runtest_call(item):\n    if item.nodeid == 'testzoo::alpha::output_shape':\n        os._exit(3)\n"
+        "def pytest_runtest_call(item):\n"
+        "    if item.nodeid == 'testzoo::alpha::output_shape':\n        os._exit(3)\n"
+        "def pytest_unconfigure(config):\n"
+        "    print('counted', config.pluginmanager.get_plugin('session').testsfailed)\n"
     )
     dies = '[[expect]]\nmodels = "alpha"\nchecks = "output_shape"\noutcome = "crashed"\nreason = "it kills"\n'
     not_run = NOT_RUN.replace("unbuildable", "beta*")
     path = write(BROKEN + dies + not_run)
     result = project.runpytest_subprocess(ZOO, TWO, FILE, UPDATE, "-n", "2")
     result.assert_outcomes(passed=3, failed=1, skipped=5, xfailed=7)
+    result.stdout.fnmatch_lines(["counted 1"])
     item = journal()["testzoo::alpha::output_shape"]
     assert (item.outcome, item.found, item.expected) == ("xfailed", "crashed", "it kills")
     assert journal()["testzoo::beta.v1_5::output_shape"].reason == "not_run"
@@ -278,9 +282,9 @@ def test_what_is_not_run_is_not_built_until_an_audit_runs_it(
     result.stdout.fnmatch_lines(
         [
             "audit: 5 results of what is not run otherwise*",
-            "  testzoo::alpha::output_shape: passed (not run by testzoo.toml, line *: it takes the machine with it)",
-            "  testzoo::beta.v1_5::native_parity: passed (refused by the zoo: it has no classes)",
-            "  testzoo::unbuildable::native_parity: error: ValueError: no such depth (not run by *)",
+            "  testzoo::alpha, output_shape: passed (not run by testzoo.toml, line *: it takes the machine with it)",
+            "  testzoo::beta.v1_5, native_parity, output_shape: passed (refused by the zoo: it has no classes)",
+            "  testzoo::unbuildable, native_parity, output_shape: error: ValueError: no such depth (not run by *)",
             "*testzoo.toml: nothing to update",
         ]
     )

@@ -17,11 +17,12 @@ from pytest_headswap._plugin.expectations.document import DocumentError
 from pytest_headswap._plugin.expectations.entry import Entry
 from pytest_headswap._plugin.expectations.judge import ConflictError, Seen, seen_of
 from pytest_headswap._plugin.expectations.update import Scope, merge
-from pytest_headswap._plugin.ids import CheckId
+from pytest_headswap._plugin.ids import CheckId, model_id
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap.report import Result
 
 _MOST = 50  # lines of a list
+_FEW = 3  # checks that are named
 _LONGEST = 200  # characters of a line
 
 
@@ -33,7 +34,7 @@ class Ending:
         self.expectations: Expectations = settings.expectations
         self.seen: list[Seen] = []
         self.others: set[CheckId] = set()
-        self.audited: list[str] = []
+        self.audited: dict[tuple[str, str, str], list[str]] = {}
         self.unneeded: list[Entry] = []
         self.todo: list[Entry] = []
         self.difference: list[str] = []
@@ -53,8 +54,8 @@ class Ending:
         if why := self.expectations.audited(test):
             self.others.add(test)
             found = result.found or result.outcome
-            message = " ".join(result.message.split())
-            self.audited.append(_short(f"{test}: {found}{f': {message}' if message else ''}") + f" ({_short(why)})")
+            told = (model_id(*test[:2]), f"{found}: {result.message}" if result.message else found, why)
+            self.audited.setdefault(told, []).append(test.check)
             return
         seen = seen_of(result)
         if seen is None:
@@ -118,8 +119,9 @@ class Ending:
     def _lines(self) -> Iterator[str]:
         store = self.expectations.store
         if self.audited:
-            yield f"audit: {len(self.audited)} results of what is not run otherwise, which fail nothing:"
-            yield from _listed(sorted(self.audited))
+            count = sum(map(len, self.audited.values()))
+            yield f"audit: {count} results of what is not run otherwise, which fail nothing:"
+            yield from _listed([_audited(*told, checks) for told, checks in sorted(self.audited.items())])
         strict = [entry for entry in self.unneeded if not entry.may_pass]
         if strict and store is not None:
             fix = "taken out" if self.expectations.update else f"take out what follows, or run the same with {UPDATE}"
@@ -138,6 +140,11 @@ class Ending:
             yield from self.difference
 
 
+def _audited(model: str, found: str, why: str, checks: list[str]) -> str:
+    where = ", ".join(sorted(checks)) if len(checks) <= _FEW else f"{len(checks)} checks"
+    return f"{model}, {where}: {_short(found)} ({_short(why)})"
+
+
 def _entries(count: int) -> str:
     return "1 entry" if count == 1 else f"{count} entries"
 
@@ -153,4 +160,5 @@ def _listed(lines: list[str]) -> Iterator[str]:
 
 
 def _short(line: str) -> str:
+    line = " ".join(line.split())
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
