@@ -112,6 +112,9 @@ def test_workers_say_the_same_and_the_file_is_written_once(
     extend_conftest(
         "def pytest_runtest_call(item):\n"
         "    if item.nodeid == 'testzoo::alpha::output_shape':\n        os._exit(3)\n"
+        "@pytest.hookimpl(trylast=True, optionalhook=True)\n"
+        "def pytest_configure_node(node):\n"
+        "    print('sent', *node.workerinput['headswap_expectations']['texts'])\n"
         "def pytest_unconfigure(config):\n"
         "    print('counted', config.pluginmanager.get_plugin('session').testsfailed)\n"
     )
@@ -120,7 +123,7 @@ def test_workers_say_the_same_and_the_file_is_written_once(
     path = write(BROKEN + dies + not_run)
     result = project.runpytest_subprocess(ZOO, TWO, FILE, UPDATE, "-n", "2")
     result.assert_outcomes(passed=3, failed=1, skipped=5, xfailed=7)
-    result.stdout.fnmatch_lines(["counted 1"])
+    result.stdout.fnmatch_lines([f"sent {path}", "counted 1"])
     item = journal()["testzoo::alpha::output_shape"]
     assert (item.outcome, item.found, item.expected) == ("xfailed", "crashed", "it kills")
     assert journal()["testzoo::beta.v1_5::output_shape"].reason == "not_run"
@@ -247,15 +250,23 @@ def test_an_update_of_a_run_makes_the_next_one_pass_and_the_third_changes_nothin
     assert path.read_text() == written
 
 
-def test_marks_of_the_user_go_before(project: pytest.Pytester, write: Write, extend_conftest: Extend) -> None:
-    path = write(MISMATCHED.replace('"failed"', '"error"'))
+@pytest.mark.parametrize(
+    ("mark", "expected"),
+    [("xfail(reason='mine', strict=True)", {"xfailed": 1}), ("skip(reason='mine')", {"skipped": 1})],
+)
+def test_marks_of_the_user_go_before(
+    project: pytest.Pytester, write: Write, extend_conftest: Extend, mark: str, expected: dict[str, int]
+) -> None:
+    path = write("strict_skips = true\n" + MISMATCHED.replace('"failed"', '"error"'))
     before = path.read_text()
     extend_conftest(
         "def pytest_collection_modifyitems(items):\n"
-        "    for item in items:\n        item.add_marker(pytest.mark.xfail(reason='mine', strict=True))\n"
+        f"    for item in items:\n        item.add_marker(pytest.mark.{mark})\n"
     )
     flags = [ZOO, FILE, UPDATE, "--headswap-models=mismatched", "--headswap-checks=native_parity"]
-    project.runpytest_inprocess(*flags).assert_outcomes(xfailed=1)
+    result = project.runpytest_inprocess(*flags)
+    result.assert_outcomes(**expected)
+    assert result.ret == 0
     assert path.read_text() == before
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import platform
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_headswap._plugin.asked import AskedError, CaseOptions
+from pytest_headswap._plugin.expectations.asked import read_expectations
 from pytest_headswap._plugin.expectations.condition import ConditionError, Here, holds
 from pytest_headswap._plugin.expectations.document import Document, DocumentError, parse_document
 from pytest_headswap._plugin.expectations.judge import ConflictError, Seen, make_judge
@@ -183,3 +187,16 @@ def test_one_of_several_entries_explains_what_was_found() -> None:
     assert judge.verdict(Seen(test, "error", "", "x")).kind == "differs"
     assert judge.verdict(Seen(test, "passed")).kind == "passes"
     assert judge.verdict(Seen(CheckId("zoo", "b", "one"), "failed")).kind == "plain"
+
+
+def test_a_worker_reads_what_the_controller_has_read(tmp_path: Path) -> None:
+    path = tmp_path / "zoo.toml"
+    path.write_text("nonsense", encoding="utf-8")
+    sent = {"path": str(path), "typed": "zoo.toml", "texts": {str(path): FAILS}}
+    worker: Any = SimpleNamespace(workerinput={"headswap_expectations": sent}, getoption=lambda _: False)
+    zoo: Any = SimpleNamespace(name="zoo", names=("a",), versions={})
+    here = (((zoo, ("a",)),), ("one",), CaseOptions(), "zoo.toml", path)
+    assert [item.entry.models for item in read_expectations(worker, *here).judge.covered] == [("a",)]
+    controller: Any = SimpleNamespace(getoption=lambda _: False)
+    with pytest.raises(AskedError, match="line 1: this is no TOML"):
+        read_expectations(controller, *here)

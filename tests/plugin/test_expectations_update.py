@@ -121,6 +121,13 @@ def test_models_that_fail_alike_become_one_entry_and_later_ones_join_it() -> Non
     assert updated(explained, seen("gamma", "one", "failed", message="gamma has 1 of 7")).startswith(explained)
 
 
+def test_what_is_new_does_not_join_an_entry_with_a_condition() -> None:
+    text = updated("", seen("alpha", "one", "failed", message="has it")).replace("reason", 'when = "python>3"\nreason')
+    after = updated(text, seen("beta", "one", "failed", message="has it"))
+    assert after.startswith(text)
+    assert len(parse_document(after, PATH, "zoo").parts) == 2
+
+
 def test_a_model_that_fails_in_each_check_gets_an_entry_without_checks() -> None:
     after = updated("", *(seen("alpha", check, "crashed", message=f"in {check}") for check in CHECKS))
     assert "checks" not in after
