@@ -134,8 +134,10 @@ def make_judge(
         if entry.zoo in models
     )
     for one, other in combinations(covered, 2):
+        if one.entry.zoo != other.entry.zoo or _told(one.entry) == _told(other.entry):
+            continue
         both = one.models & other.models, one.checks & other.checks
-        if one.entry.zoo == other.entry.zoo and _told(one.entry) != _told(other.entry) and all(both):
+        if all(both):
             test = CheckId(one.entry.zoo, min(both[0]), min(both[1]))
             raise ConflictError(
                 f"{test} is covered twice, and differently: by {one.entry.where} ({_told(one.entry)}), "
