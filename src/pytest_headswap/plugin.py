@@ -38,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     settings = read_settings(config, scope, known_checks(config))
 
+    from pytest_headswap._plugin.expectations.ending import Ending
     from pytest_headswap._plugin.learnt import Learner
     from pytest_headswap._plugin.progress import Progress
     from pytest_headswap._plugin.recorder import Recorder
@@ -50,6 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
         resume = Resume(config, settings) if config.getoption("headswap_resume") else None
         if resume is not None:
             config.pluginmanager.register(resume, "headswap-resume")
+        config.pluginmanager.register(Ending(settings), "headswap-ending")
         config.pluginmanager.register(Recorder(config, settings, resume), "headswap-recorder")
         config.pluginmanager.register(Learner(config, settings), "headswap-learner")
         config.pluginmanager.register(Progress(config, settings), "headswap-progress")

@@ -139,7 +139,7 @@ def evidence_kind(value: Any, where: str) -> str:
         AskedError: there is no such kind.
     """
     if value not in EVIDENCE:
-        raise AskedError(f"{where} must be one of {', '.join(EVIDENCE)}, not {value!r}{_did_you_mean(value, EVIDENCE)}")
+        raise AskedError(f"{where} must be one of {', '.join(EVIDENCE)}, not {value!r}{did_you_mean(value, EVIDENCE)}")
     return str(value)
 
 
@@ -153,7 +153,7 @@ def device_name(value: Any, where: str) -> str:
         return str(value)
     found = re.fullmatch(r"cuda(?::(0|[1-9]\d*))?", value, re.ASCII) if isinstance(value, str) else None
     if found is None:
-        hint = _did_you_mean(value, ("auto", "cpu", "cuda"))
+        hint = did_you_mean(value, ("auto", "cpu", "cuda"))
         raise AskedError(f"{where} must be {DEVICES}, such as cuda:0, not {value!r}{hint}")
 
     import torch
@@ -183,7 +183,7 @@ def select_checks(asked: Iterable[Any], known: Mapping[str, Check], where: str) 
         name = item.name if isinstance(item, Check) else item
         if not isinstance(item, Check) and name not in known:
             raise AskedError(
-                f"unknown check {name!r} in {where}{_did_you_mean(name, known)} The checks are {', '.join(known)}"
+                f"unknown check {name!r} in {where}{did_you_mean(name, known)} The checks are {', '.join(known)}"
             )
         check = item if isinstance(item, Check) else known[name]
         if chosen.setdefault(name, check) != check:
@@ -197,6 +197,7 @@ def listed(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]
 
 
-def _did_you_mean(value: Any, known: Iterable[str]) -> str:
+def did_you_mean(value: Any, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name, with those that come close."""
     close = difflib.get_close_matches(str(value), list(known), n=3)
     return f": did you mean {' or '.join(close)}?" if close else "."

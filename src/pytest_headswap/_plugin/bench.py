@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -82,13 +82,14 @@ class LocalBench:
         from pytest_headswap.engine import NoHeadError
 
         options = self.settings.options
+        spec = zoo[model]
+        if self.settings.expectations.audit:
+            spec = replace(spec, refusal="")
         taken = self.large.get((zoo.name, model))
         evidence = options.evidence if taken is None else STRUCTURE
         self._meter = Meter()
         try:
-            case = build_case(
-                zoo.name, zoo[model], options.num_classes, evidence, options.device, memory=self.budget.values
-            )
+            case = build_case(zoo.name, spec, options.num_classes, evidence, options.device, memory=self.budget.values)
         except NoHeadError as error:
             return Built(reason=error.reason, message=str(error))
         if taken is not None:

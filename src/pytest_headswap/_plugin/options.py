@@ -29,6 +29,7 @@ from pytest_headswap._plugin.asked import (
 from pytest_headswap._plugin.selection import Selected, load_zoos, part_of_each, select
 
 if TYPE_CHECKING:
+    from pytest_headswap._plugin.expectations.asked import Expectations
     from pytest_headswap.checks import Check
 
 DEFAULT_REPORT = "headswap-report"
@@ -52,6 +53,8 @@ class Settings:
     scope: Scope
     models: str
     """The patterns as they were given."""
+
+    expectations: Expectations
 
     @property
     def model_count(self) -> int:
@@ -80,6 +83,20 @@ def add_options(parser: pytest.Parser) -> None:
     add("timeout", "SECONDS", f"seconds that a model may take, with all its checks (default: {DEFAULT_TIMEOUT})")
     add("memory", "SIZE", "memory that a model may take, such as 2.5GiB (default: a worker's share of what is free)")
     add("shard", "I/N", "this machine's part of the models, such as 2/8 on the second of eight (default: all)")
+    text = "TOML file, or folder with one for each zoo, of what is expected to be no pass, and why (default: none)"
+    add("expectations", "FILE_OR_FOLDER", text)
+    group.addoption(
+        "--headswap-update-expectations",
+        action="store_true",
+        default=False,
+        help="merge what this run saw into the file of expectations, and print the difference",
+    )
+    group.addoption(
+        "--headswap-audit",
+        action="store_true",
+        default=False,
+        help="run also what the file of expectations or the zoo keeps from being run, and tell what was found",
+    )
     add("report", "FOLDER", f"folder of the report (default: {DEFAULT_REPORT})")
     group.addoption(
         "--headswap-resume",
@@ -145,10 +162,23 @@ def read_settings(config: pytest.Config, scope: Scope, known_checks: Mapping[str
         whole = select(load_zoos(asked_zoos(config), "--headswap-zoo"), patterns, "--headswap-models")
         asked = listed(text_of(config, "checks")) or known_checks
         checks = select_checks(asked, known_checks, "--headswap-checks")
+        expectations = _expectations(config, whole, known_checks, options)
     except AskedError as error:
         raise pytest.UsageError(str(error)) from error
     zoos = whole if shard is None else part_of_each(whole, shard)
-    return Settings(zoos, whole, shard, checks, options, _report(config), scope, patterns)
+    return Settings(zoos, whole, shard, checks, options, _report(config), scope, patterns, expectations)
+
+
+def _expectations(
+    config: pytest.Config, whole: Selected, known_checks: Mapping[str, Check], options: CaseOptions
+) -> Expectations:
+    from pytest_headswap._plugin.expectations.asked import read_expectations
+
+    sent = getattr(config, "workerinput", {}).get("headswap_expectations")
+    typed = text_of(config, "expectations") if sent is None else sent["typed"]
+    base = config.rootpath if config.getoption("headswap_expectations") is None else config.invocation_params.dir
+    path = base / typed if sent is None else Path(sent["path"])
+    return read_expectations(config, whole, tuple(known_checks), options, typed, path)
 
 
 def _report(config: pytest.Config) -> Path:

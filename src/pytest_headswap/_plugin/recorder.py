@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_headswap._plugin.expectations.apply import judge_report
+from pytest_headswap._plugin.facts import facts_of
 from pytest_headswap._plugin.failure import message_of
 from pytest_headswap._plugin.ids import CheckId, parse_id, repro_command
 from pytest_headswap._plugin.options import Settings
@@ -57,8 +59,12 @@ class Recorder:
         for result in taken:
             self._tell(result)
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Gather the phases of a test, and write its result after the last."""
+        """Gather the phases of a test, and write its result after the last.
+
+        First of all, since the report of a worker that died is changed here where that is expected.
+        """
         facts = getattr(report, ATTRIBUTE, None)
         if facts is None:
             self._crashed(report)
@@ -90,17 +96,16 @@ class Recorder:
         self._facts.pop(report.nodeid, None)
         seconds = self._seconds.pop(report.nodeid, 0.0)
         zoo = next(zoo for zoo, _ in self.settings.zoos if zoo.name == test.zoo)
-        self._write(
-            Result(
-                *test,
-                "crashed",
-                seconds=round(seconds, 4),
-                message=str(report.longrepr),
-                repro=repro_command(test, self.settings.options),
-                nodeid=report.nodeid,
-                family=zoo[test.model].family,
-            )
+        facts = facts_of(
+            test,
+            "crashed",
+            message=str(report.longrepr),
+            reason="",
+            repro=repro_command(test, self.settings.options),
+            family=zoo[test.model].family,
         )
+        facts = judge_report(self.settings.expectations, report, facts, facts["repro"])
+        self._write(Result.from_json({**facts, "seconds": round(seconds, 4)}))
 
     def _is_ours(self, test: CheckId) -> bool:
         return any(zoo.name == test.zoo and test.model in zoo.names for zoo, _ in self.settings.zoos)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_headswap._plugin.expectations.apply import judge_report
 from pytest_headswap._plugin.facts import facts_of, properties_of, reason_of
 from pytest_headswap._plugin.failure import message_of
 from pytest_headswap._plugin.lost import LostError
@@ -45,6 +46,7 @@ def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestRe
             anatomy=built.anatomy if built is not None else None,
             taken_mb=_taken_mb(item, error),
         )
+        facts = judge_report(item.parent.parent.settings.expectations, report, facts, item.repro)
         properties = properties_of(facts)
         kept = [(name, value) for name, value in item.user_properties if name not in properties]
         item.user_properties[:] = [*kept, *properties.items()]  # later phases make their reports of these
@@ -95,5 +97,5 @@ def _reason(item: CheckItem, outcome: Outcome, error: BaseException | None) -> s
     if item.finding is not None:
         return item.finding.reason
     if outcome == "skipped":
-        return item.parent.built.reason if item.parent.built is not None else ""
+        return reason_of(error) or (item.parent.built.reason if item.parent.built is not None else "")
     return reason_of(error)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_headswap._plugin.expectations.apply import skip_if_not_run
 from pytest_headswap._plugin.nodes import CheckItem, ZooNode
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.reports import annotate
@@ -83,6 +84,12 @@ class ZooRun:
         """Leave out what an earlier run has done already."""
         leave_out_taken(config, items)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Before a model is built for a check that is not to be made."""
+        if isinstance(item, CheckItem):
+            skip_if_not_run(self.settings.expectations, item.check_id)
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
@@ -104,6 +111,7 @@ class ZooRun:
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker of xdist what only the controller knows."""
         node.workerinput["headswap_scope"] = self.settings.scope
+        node.workerinput["headswap_expectations"] = self.settings.expectations.sent
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:

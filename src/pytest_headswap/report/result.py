@@ -41,6 +41,8 @@ class Result:
         heads: paths of the heads that were swapped.
         anatomy: the heads in full, and the way to each; in a journal on the first result of a model alone.
         version: of what the model was run, such as `torch 2.4.1`, where a journal holds several versions.
+        found: what the outcome would be without a file of expectations; empty where it is the same.
+        expected: what the file of expectations says of it, and why; empty where it says nothing.
     """
 
     zoo: str
@@ -58,6 +60,8 @@ class Result:
     heads: tuple[str, ...] = ()
     anatomy: Anatomy | None = None
     version: str = ""
+    found: str = ""
+    expected: str = ""
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:

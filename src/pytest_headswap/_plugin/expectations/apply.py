@@ -1,0 +1,102 @@
+"""Verdicts made into outcomes: of the reports of pytest, and of the results in the journal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from pytest_headswap._plugin.expectations.asked import Expectations
+from pytest_headswap._plugin.expectations.judge import BAD, NOT_RUN, Seen, seen_of
+from pytest_headswap._plugin.expectations.told import told
+from pytest_headswap._plugin.ids import CheckId
+from pytest_headswap.report import Result
+
+if TYPE_CHECKING:
+    from pytest_headswap.report import Outcome
+
+SECTION = "headswap expectations"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What becomes of something that was found.
+
+    Attributes:
+        outcome: the outcome of the result.
+        found: the outcome without expectations; empty where it is the same.
+        expected: what the file says of it.
+    """
+
+    outcome: Outcome
+    found: str = ""
+    expected: str = ""
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the run fails because of what the file says."""
+        return bool(self.expected) and self.outcome not in ("xfailed", "skipped")
+
+
+def judged(expectations: Expectations, seen: Seen, command: str, when: str) -> Judged:
+    """Hold what was found against what is expected.
+
+    Args:
+        expectations: of this run.
+        seen: what was found.
+        command: what repeats the test.
+        when: the phase of the test.
+    """
+    outcome = cast("Outcome", seen.outcome)
+    if why := expectations.audited(seen.test):
+        return Judged("xfailed", outcome, why) if outcome in BAD else Judged(outcome, expected="")
+    verdict = expectations.verdict(seen)
+    if verdict.kind == "plain" or expectations.store is None:
+        return Judged(outcome)
+    text = told(verdict, seen, command, expectations.store.typed)
+    if verdict.kind == "expected":
+        return Judged(outcome, expected=text) if outcome == "skipped" else Judged("xfailed", outcome, text)
+    if verdict.kind == "passes":
+        return Judged("xpassed", outcome, text)
+    if outcome in BAD:
+        return Judged(outcome, expected=text)
+    return Judged("failed" if when == "call" else "error", outcome, text)
+
+
+def judge_report(
+    expectations: Expectations, report: pytest.TestReport, facts: dict[str, Any], command: str
+) -> dict[str, Any]:
+    """The facts as they become, with the report changed to match. What a mark of the user decided stays."""
+    seen = seen_of(Result.from_json(facts))
+    if seen is None:
+        return facts
+    found = judged(expectations, seen, command, str(report.when))
+    if found.outcome == "xfailed":
+        report.outcome = "skipped"
+        report.wasxfail = found.expected
+    elif found.is_failure:
+        _tell_failure(report, seen, found)
+    return {**facts, "outcome": found.outcome, "found": found.found, "expected": found.expected}
+
+
+def _tell_failure(report: pytest.TestReport, seen: Seen, found: Judged) -> None:
+    if report.failed:  # what went wrong is told already
+        if isinstance(report.longrepr, str):
+            report.longrepr = f"{report.longrepr}\n{found.expected}"
+        else:
+            report.sections.append((SECTION, found.expected))
+        return
+    report.outcome = "failed"
+    first, _, rest = found.expected.partition("\n")
+    report.longrepr = "\n".join(filter(None, [first, seen.message, rest]))
+
+
+def skip_if_not_run(expectations: Expectations, test: CheckId) -> None:
+    """Skip a check that an entry keeps from being made, unless this is an audit."""
+    entry = expectations.not_run(test)
+    if entry is None or expectations.audit:
+        return
+    error: Any = pytest.skip.Exception(f"[{NOT_RUN}] {' '.join(entry.reason.split())}")
+    error.reason = NOT_RUN
+    raise error

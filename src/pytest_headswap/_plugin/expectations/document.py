@@ -1,0 +1,261 @@
+"""A file of expectations as text that can be changed in places: all that is not changed stays as it was written.
+
+The text is a head, and then for each entry what stands before it and the entry itself:
+
+    # What we know of timm                     head
+    strict_skips = true
+
+    [[expect]]                                 part 1: text
+    models = "convit_*"
+
+    # seen with torch 2.6 alone                part 2: lead
+    [[expect]]                                 part 2: text
+    ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from tomlkit.exceptions import ParseError, TOMLKitError
+from tomlkit.items import AoT, Array, String
+
+from pytest_headswap._plugin.expectations.entry import KEYS, Entry, EntryError, read_entry
+
+ENTRY = "expect"
+STRICT_SKIPS = "strict_skips"
+_HEADER = re.compile(rf"^[ \t]*\[\[[ \t]*{ENTRY}[ \t]*\]\]", re.MULTILINE)
+_LINE = 100  # a list that is longer gets a line for each name
+
+
+class DocumentError(ValueError):
+    """A file of expectations cannot be used; the message names the file and the line."""
+
+
+@dataclass
+class Part:
+    """One entry: its text, and the blank lines and comments before it."""
+
+    lead: str
+    text: str
+    entry: Entry
+
+
+@dataclass
+class Document:
+    """A file of expectations. `zoo` is that of entries which name none."""
+
+    path: Path
+    zoo: str
+    head: str = ""
+    tail: str = ""
+    strict_skips: bool = False
+    parts: list[Part] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return self.head + "".join(part.lead + part.text for part in self.parts) + self.tail
+
+    def change(self, part: Part, **patterns: Sequence[str]) -> None:
+        """Give an entry other patterns, for `models`, `checks` or both."""
+        parsed = tomlkit.parse(part.text)
+        for key, wanted in patterns.items():
+            _set(_table(parsed), key, list(wanted))
+        part.text = parsed.as_string()
+        part.entry = read_entry(_table(parsed).unwrap(), self.zoo, self.path, part.entry.line)
+
+    def copy(self, part: Part, **patterns: Sequence[str]) -> None:
+        """Add behind an entry one that says the same of other models, checks or both."""
+        self._close(part)
+        copied = Part(self._newline, part.text, part.entry)
+        self.parts.insert(self._place(part) + 1, copied)
+        self.change(copied, **patterns)
+
+    def remove(self, part: Part) -> None:
+        """Take an entry out; comments before it stay."""
+        place = self._place(part)
+        lead = part.lead if part.lead.strip() else ""
+        del self.parts[place]
+        if place < len(self.parts):
+            self.parts[place].lead = lead + self.parts[place].lead
+        else:
+            self.tail = lead + self.tail
+
+    def add(self, **values: Any) -> None:
+        """Write an entry at the end."""
+        table = tomlkit.table()
+        for key in KEYS:
+            if key in ("models", "checks") and key in values:
+                table.append(key, _value_of(values[key]))
+            elif key in values:
+                table.append(key, _text_item(values[key]))
+        written = tomlkit.document()
+        written.append(ENTRY, tomlkit.aot())
+        written[ENTRY].append(table)
+        text = written.as_string().replace("\n", self._newline)
+        if self.parts:
+            self._close(self.parts[-1])
+        elif self.head and not self.head.endswith("\n"):
+            self.head += self._newline
+        if self.tail and not self.tail.endswith("\n"):
+            self.tail += self._newline
+        lead = self.tail + (self._newline if self.text else "")
+        self.tail = ""
+        self.parts.append(Part(lead, text, read_entry(_table(written).unwrap(), self.zoo, self.path, 0)))
+
+    def _place(self, part: Part) -> int:
+        return next(place for place, other in enumerate(self.parts) if other is part)
+
+    def _close(self, part: Part) -> None:
+        if not part.text.endswith("\n"):
+            part.text += self._newline
+
+    @property
+    def _newline(self) -> str:
+        return "\r\n" if "\r\n" in self.head + "".join(part.text for part in self.parts) else "\n"
+
+
+def parse_document(text: str, path: Path, zoo: str) -> Document:
+    """Read a file's text.
+
+    Raises:
+        DocumentError: something in it cannot be used.
+    """
+    starts = [found.start() for found in _HEADER.finditer(text)]
+    ends = [*starts, len(text)]
+    document = Document(path, zoo, head=text[: ends[0]])
+    document.strict_skips = _read_head(document)
+    lead, place = "", 0
+    while place < len(starts):
+        line = text.count("\n", 0, starts[place]) + 1
+        table, place, end = _next_entry(text, starts, ends, place, path, line)
+        body = text[starts[place] : end]
+        try:
+            entry = read_entry(table, zoo, path, line)
+        except EntryError as error:
+            raise DocumentError(f"{path}, line {line + _line_within(body, error.key)}: {error}") from error
+        cut = _end_of_values(body, table)
+        document.parts.append(Part(lead, body[:cut], entry))
+        lead = body[cut:]
+        place = ends.index(end)
+    document.tail = lead
+    return document
+
+
+def _next_entry(
+    text: str, starts: Sequence[int], ends: Sequence[int], place: int, path: Path, line: int
+) -> tuple[dict[str, Any], int, int]:
+    """The table that begins here, and where it ends: what looks like the next entry may stand within a text."""
+    first: TOMLKitError | None = None
+    for end in ends[place + 1 :]:
+        try:
+            parsed = tomlkit.parse(text[starts[place] : end])
+        except TOMLKitError as error:
+            first = first or error
+            continue
+        others = [key for key in parsed if key != ENTRY]
+        if others:
+            raise DocumentError(f"{path}: [{others[0]}] is no part of an entry: a file holds [[{ENTRY}]] alone")
+        return _table(parsed).unwrap(), place, end
+    raise _unreadable(path, first, line)
+
+
+def _unreadable(path: Path, error: TOMLKitError | None, line: int) -> DocumentError:
+    if isinstance(error, ParseError):
+        line += error.line - 1
+    return DocumentError(f"{path}, line {line}: this is no TOML: {error}")
+
+
+def _read_head(document: Document) -> bool:
+    try:
+        values = tomlkit.parse(document.head).unwrap()
+    except TOMLKitError as error:
+        raise _unreadable(document.path, error, 1) from error
+    for key in values:
+        line = 1 + _line_within(document.head, key)
+        if key == ENTRY:
+            raise DocumentError(f"{document.path}, line {line}: write each entry as a table that begins [[{ENTRY}]]")
+        if key != STRICT_SKIPS:
+            raise DocumentError(
+                f"{document.path}, line {line}: unknown key {key!r}: before the entries, which begin [[{ENTRY}]], "
+                f"there can be {STRICT_SKIPS} = true"
+            )
+    strict = values.get(STRICT_SKIPS, False)
+    if not isinstance(strict, bool):
+        line = 1 + _line_within(document.head, STRICT_SKIPS)
+        raise DocumentError(f"{document.path}, line {line}: {STRICT_SKIPS} has to be true or false, not {strict!r}")
+    return strict
+
+
+def _line_within(text: str, key: str) -> int:
+    """How many lines into a text a key stands; 0 where it is not found."""
+    found = re.search(rf"^[ \t]*[\[\"']*{re.escape(key)}[\"']?[ \t]*[=.\]]", text, re.MULTILINE) if key else None
+    return text.count("\n", 0, found.start()) if found else 0
+
+
+def _end_of_values(body: str, table: Mapping[str, Any]) -> int:
+    """Where the blank lines and comments begin that follow the last value."""
+    lines = body.splitlines(keepends=True)
+    kept = len(lines)
+    while kept and (not lines[kept - 1].strip() or lines[kept - 1].lstrip().startswith("#")):
+        kept -= 1
+    for count in range(kept, len(lines)):
+        cut = sum(map(len, lines[:count]))
+        try:
+            if _table(tomlkit.parse(body[:cut])).unwrap() == table:
+                return cut
+        except TOMLKitError:
+            continue  # the end of a text of several lines may look like a comment
+    return len(body)
+
+
+def _table(parsed: tomlkit.TOMLDocument) -> Any:
+    entries = parsed[ENTRY]
+    assert isinstance(entries, AoT)
+    return entries[0]
+
+
+def _set(table: Any, key: str, wanted: list[str]) -> None:
+    """Change a list of patterns where it stands, so that comments within it stay."""
+    value = table.get(key)
+    if isinstance(value, Array):
+        for position in reversed(range(len(value))):
+            if value[position] not in wanted:
+                del value[position]
+        for pattern in wanted:
+            if pattern not in value:
+                value.append(_text_item(pattern))
+        if _reads_as(table, key, wanted):
+            return
+    if value is None:
+        table.append(key, _value_of(wanted))
+    else:
+        table[key] = _value_of(wanted)
+
+
+def _reads_as(table: Any, key: str, wanted: list[str]) -> bool:
+    try:
+        read: Mapping[str, Any] = tomlkit.parse(f"{key} = {table[key].as_string()}\n").unwrap()
+    except TOMLKitError:
+        return False
+    return list(read[key]) == wanted
+
+
+def _value_of(patterns: Sequence[str]) -> Array | String:
+    if len(patterns) == 1:
+        return _text_item(patterns[0])
+    array = tomlkit.array()
+    array.extend([_text_item(pattern) for pattern in patterns])
+    return array.multiline(len(array.as_string()) > _LINE)
+
+
+def _text_item(text: str) -> String:
+    """A text in quotes that leave backslashes alone, where there are some."""
+    plain = text.isprintable() and "'" not in text
+    return tomlkit.string(text, literal="\\" in text and plain)

@@ -1,0 +1,169 @@
+"""One entry of a file of expectations, as data, and how it is read from a table of TOML."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pytest_headswap._plugin.expectations.condition import ConditionError, parse_condition
+
+EXPECTABLE = ("failed", "error", "skipped", "crashed", "timeout")
+TODO = "TODO"
+"""How the reason of an entry begins that nobody has thought about yet."""
+
+_SINGULAR = {"model": "models", "check": "checks", "message": "match", "condition": "when", "why": "reason"}
+
+
+class EntryError(ValueError):
+    """An entry cannot be used; the message says what to write instead, `key` where."""
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is expected of some checks of some models, and why.
+
+    Attributes:
+        models, checks: globs, `!glob` leaves out.
+        outcome: one of `EXPECTABLE`.
+        code: the reason code of a skip or an error; empty: any.
+        match: a regular expression that is found in the message; empty: any message.
+        when: a condition (`condition.py`); empty: always.
+        may_pass: a pass is as good.
+        run: False: the check is not even made.
+        path, line: where the entry stands.
+    """
+
+    zoo: str
+    models: tuple[str, ...]
+    checks: tuple[str, ...]
+    outcome: str
+    code: str
+    match: str
+    when: str
+    may_pass: bool
+    run: bool
+    reason: str
+    path: Path
+    line: int
+
+    @property
+    def where(self) -> str:
+        """Where it stands, in words."""
+        return f"{self.path}, line {self.line}"
+
+    @property
+    def is_todo(self) -> bool:
+        """Whether its reason is still to be written."""
+        return self.reason.lstrip().startswith(TODO)
+
+    def explains(self, outcome: str, code: str, message: str) -> bool:
+        """Whether this is what is expected."""
+        if outcome != self.outcome or (self.code and code != self.code):
+            return False
+        return not self.match or re.search(self.match, message) is not None
+
+    def told(self) -> str:
+        """What it expects, in words."""
+        code = f" [{self.code}]" if self.code else ""
+        return f"{self.outcome}{code}" + (f" with a message that matches {self.match!r}" if self.match else "")
+
+
+KEYS = tuple(item.name for item in fields(Entry) if item.name not in ("path", "line"))
+
+
+def read_entry(table: Mapping[str, Any], zoo: str, path: Path, line: int) -> Entry:
+    """The entry of a table; `zoo` is that of entries which name none.
+
+    Raises:
+        EntryError: something is missing or cannot be used.
+    """
+    for key in table:
+        if key not in KEYS:
+            close = [_SINGULAR[key]] if key in _SINGULAR else difflib.get_close_matches(key, KEYS, n=1)
+            raise EntryError(
+                f"unknown key {key!r}{f': did you mean {close[0]}?' if close else '.'} An entry has {', '.join(KEYS)}",
+                key,
+            )
+    outcome = _text(table, "outcome")
+    if outcome not in EXPECTABLE:
+        raise EntryError(f"outcome is {outcome!r}, but has to be one of {', '.join(EXPECTABLE)}", "outcome")
+    entry = Entry(
+        zoo=_text(table, "zoo", zoo),
+        models=_patterns(table, "models"),
+        checks=_patterns(table, "checks", ("*",)),
+        outcome=outcome,
+        code=_text(table, "code", ""),
+        match=_text(table, "match", ""),
+        when=_text(table, "when", ""),
+        may_pass=_yes_or_no(table, "may_pass", usual=False),
+        run=_yes_or_no(table, "run", usual=True),
+        reason=_text(table, "reason"),
+        path=path,
+        line=line,
+    )
+    _validate(entry)
+    return entry
+
+
+def _validate(entry: Entry) -> None:
+    if entry.match:
+        try:
+            re.compile(entry.match)
+        except re.error as error:
+            raise EntryError(f"match is no regular expression ({error}): {entry.match!r}", "match") from error
+    if entry.when:
+        try:
+            parse_condition(entry.when)
+        except ConditionError as error:
+            raise EntryError(f"when: {error}", "when") from error
+    if entry.code and entry.outcome not in ("skipped", "error"):
+        raise EntryError(f"what is {entry.outcome} has no code: take match in its place", "code")
+    if not entry.run and (entry.outcome != "skipped" or entry.match or entry.code or entry.may_pass):
+        raise EntryError(
+            'with run = false, the check is not made: outcome has to be "skipped", without match, code and may_pass',
+            "run",
+        )
+
+
+def _text(table: Mapping[str, Any], key: str, usual: str | None = None) -> str:
+    value = table.get(key, usual)
+    if value is None:
+        raise EntryError(f"{key} is missing{_HINTS.get(key, '')}")
+    if not isinstance(value, str) or (key in table and not value.strip()):
+        raise EntryError(f"{key} has to be text that is not empty, not {value!r}{_HINTS.get(key, '')}", key)
+    return value
+
+
+_HINTS = {
+    "reason": ": say why this is so, in words that a maintainer of the zoo would accept",
+    "outcome": f": write one of {', '.join(EXPECTABLE)}",
+    "models": ': write a glob such as "resnet*", or a list of them',
+}
+
+
+def _patterns(table: Mapping[str, Any], key: str, usual: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    value = table.get(key, usual)
+    if value is None:
+        raise EntryError(f"{key} is missing{_HINTS['models']}")
+    patterns = (value,) if isinstance(value, str) else value
+    if not isinstance(patterns, (list, tuple)) or not patterns:
+        raise EntryError(f"{key} has to be a glob or a list of globs, not {value!r}", key)
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not pattern.removeprefix("!").strip():
+            raise EntryError(f"{key} has to be a glob or a list of globs, and {pattern!r} is none", key)
+    return tuple(patterns)
+
+
+def _yes_or_no(table: Mapping[str, Any], key: str, *, usual: bool) -> bool:
+    value = table.get(key, usual)
+    if not isinstance(value, bool):
+        raise EntryError(f"{key} has to be true or false, not {value!r}", key)
+    return value

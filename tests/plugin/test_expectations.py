@@ -1,0 +1,368 @@
+"""What a file expects of a run is what makes it pass or fail: strictly, in all ways to run it, and where it ran."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_headswap.report import Result
+
+Journal = Callable[..., dict[str, Result]]
+Extend = Callable[[str], None]
+
+ZOO = "--headswap-zoo=testzoo"
+TWO = "--headswap-checks=output_shape,native_parity"
+FILE = "--headswap-expectations=testzoo.toml"
+UPDATE = "--headswap-update-expectations"
+
+MISMATCHED = """
+[[expect]]
+models = "mismatched"
+checks = "native_parity"
+outcome = "failed"
+match = "the state_dict differs"
+reason = "its native model is another one"
+"""
+BROKEN = """
+[[expect]]
+models = ["raising", "wrong_inputs"]
+outcome = "error"
+code = "forward_failed"
+reason = "they are here to fail"
+
+[[expect]]
+models = "unbuildable"
+outcome = "error"
+match = "^ValueError"
+reason = "it is here to fail"
+"""
+
+NOT_RUN = """
+[[expect]]
+models = "unbuildable"
+outcome = "skipped"
+run = false
+reason = "it takes the machine with it"
+"""
+
+
+@pytest.fixture
+def write(project: pytest.Pytester) -> Callable[[str], Path]:
+    """Write the file of expectations."""
+
+    def write(text: str) -> Path:
+        path: Path = project.path / "testzoo.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+Write = Callable[[str], Path]
+
+
+def test_what_is_expected_is_xfailed_for_pytest_and_in_the_journal(
+    project: pytest.Pytester, write: Write, journal: Journal
+) -> None:
+    write(MISMATCHED + BROKEN)
+    result = project.runpytest_inprocess(ZOO, TWO, FILE, "--junitxml=junit.xml", "-rx", "-x")
+    result.assert_outcomes(passed=6, skipped=3, xfailed=7)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "headswap: expectations: 3 entries of testzoo.toml",
+            "XFAIL testzoo::mismatched::native_parity - its native model is another one",
+        ]
+    )
+    item = journal()["testzoo::mismatched::native_parity"]
+    assert (item.outcome, item.found, item.expected) == ("xfailed", "failed", "its native model is another one")
+    assert item.message.startswith("the state_dict differs")
+    assert journal()["testzoo::unbuildable::output_shape"].found == "error"
+    assert journal()["testzoo::alpha::output_shape"].expected == ""
+    (suite,) = ET.parse(project.path / "junit.xml").getroot()
+    assert (suite.get("failures"), suite.get("errors"), suite.get("skipped")) == ("0", "0", "10")
+
+
+def test_shards_say_the_same_and_update_the_file_one_after_the_other(
+    project: pytest.Pytester, journal: Journal
+) -> None:
+    flags = [ZOO, TWO, "--headswap-expectations=all.toml"]
+    shards = [f"--headswap-shard={number}/3" for number in (1, 2, 3)]
+    for shard in shards:
+        project.runpytest_inprocess(*flags, UPDATE, shard)
+    result = project.runpytest_inprocess(*flags)
+    result.assert_outcomes(passed=6, skipped=3, xfailed=7)
+    assert result.ret == 0
+    assert 'zoo = "testzoo"' in (project.path / "all.toml").read_text()
+    whole = {name: (item.outcome, item.found, item.expected) for name, item in journal().items()}
+    parts: dict[str, tuple[str, str, str]] = {}
+    for shard in shards:
+        assert project.runpytest_inprocess(*flags, shard).ret == 0
+        parts |= {name: (item.outcome, item.found, item.expected) for name, item in journal().items()}
+    assert parts == whole
+
+
+def test_workers_say_the_same_and_the_file_is_written_once(
+    project: pytest.Pytester, write: Write, extend_conftest: Extend, journal: Journal
+) -> None:
+    pytest.importorskip("xdist")
+    extend_conftest(
+        "def pytest_runtest_call(item):\n"
+        "    if item.nodeid == 'testzoo::alpha::output_shape':\n        os._exit(3)\n"
+        "@pytest.hookimpl(trylast=True, optionalhook=True)\n"
+        "def pytest_configure_node(node):\n"
+        "    print('sent', *node.workerinput['headswap_expectations']['texts'])\n"
+        "def pytest_unconfigure(config):\n"
+        "    print('counted', config.pluginmanager.get_plugin('session').testsfailed)\n"
+    )
+    dies = '[[expect]]\nmodels = "alpha"\nchecks = "output_shape"\noutcome = "crashed"\nreason = "it kills"\n'
+    not_run = NOT_RUN.replace("unbuildable", "beta*")
+    path = write(BROKEN + dies + not_run)
+    result = project.runpytest_subprocess(ZOO, TWO, FILE, UPDATE, "-n", "2")
+    result.assert_outcomes(passed=3, failed=1, skipped=5, xfailed=7)
+    result.stdout.fnmatch_lines([f"sent {path}", "counted 1"])
+    item = journal()["testzoo::alpha::output_shape"]
+    assert (item.outcome, item.found, item.expected) == ("xfailed", "crashed", "it kills")
+    assert journal()["testzoo::beta.v1_5::output_shape"].reason == "not_run"
+    assert path.read_text().startswith(BROKEN + dies + not_run)
+    assert path.read_text().count("TODO") == 1
+    assert path.read_text().count("mismatched") == 1
+
+
+def test_what_should_fail_and_passes_is_a_failure_with_the_command_that_fixes_the_file(
+    project: pytest.Pytester, write: Write, journal: Journal
+) -> None:
+    path = write(MISMATCHED.replace('"mismatched"', '["mismatched", "alpha"]'))
+    flags = [ZOO, TWO, FILE, "--headswap-models=alpha,mismatched"]
+    result = project.runpytest_inprocess(*flags)
+    result.assert_outcomes(passed=2, xfailed=1, failed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    command = (
+        "pytest --headswap-zoo=testzoo --headswap-models=alpha --headswap-checks=native_parity "
+        "--headswap-expectations=testzoo.toml --headswap-update-expectations"
+    )
+    result.stdout.fnmatch_lines(
+        [
+            "passes, where testzoo.toml, line 2 expects failed with a message that *: its native model is another one",
+            f"Fix the file with: {command}",
+            "FAILED testzoo::alpha::native_parity*",
+        ]
+    )
+    item = journal()["testzoo::alpha::native_parity"]
+    assert (item.outcome, item.found) == ("xpassed", "passed")
+    assert command in item.expected
+    fixed = project.runpytest_inprocess(*command.split()[1:])
+    fixed.stdout.fnmatch_lines(["--headswap-expectations=testzoo.toml: updated", "-models = *", "+models = *"])
+    assert 'models = ["mismatched"]' in path.read_text()
+    assert project.runpytest_inprocess(*flags).ret == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("the state_dict differs", "something else"), "expects failed with a message that matches 'something else'"),
+        (('"failed"\nmatch = "the state_dict differs"', '"timeout"'), "is failed, where * expects timeout"),
+    ],
+)
+def test_what_fails_differently_is_a_failure_that_says_both(
+    project: pytest.Pytester, write: Write, journal: Journal, change: tuple[str, str], told: str
+) -> None:
+    write(MISMATCHED.replace(*change))
+    result = project.runpytest_inprocess(ZOO, TWO, FILE, "--headswap-models=mismatched")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["the state_dict differs from *", f"*{told}*"])
+    assert journal()["testzoo::mismatched::native_parity"].outcome == "failed"
+
+
+def test_skips_are_seen_and_fail_where_something_else_is_expected_or_all_have_to_be_stated(
+    project: pytest.Pytester, write: Write, journal: Journal
+) -> None:
+    flags = [ZOO, TWO, FILE, "--headswap-models=doubled,lonely"]
+    write("strict_skips = true\n" + MISMATCHED.replace("mismatched", "lonely"))
+    result = project.runpytest_inprocess(*flags)
+    result.assert_outcomes(passed=1, failed=1, errors=2)
+    result.stdout.fnmatch_lines(
+        [
+            "is skipped ?output_from_input?, which testzoo.toml does not expect*",
+            "is skipped ?no_native?, where testzoo.toml, line 3 expects failed*",
+        ]
+    )
+    assert (journal()["testzoo::lonely::native_parity"].outcome) == "failed"
+    write('strict_skips = true\n[[expect]]\nmodels = "*"\noutcome = "skipped"\nmay_pass = true\nreason = "no head"\n')
+    result = project.runpytest_inprocess(*flags)
+    result.assert_outcomes(passed=1, skipped=3)
+    assert result.ret == 0
+
+
+def test_a_condition_decides_whether_an_entry_is_there(project: pytest.Pytester, write: Write) -> None:
+    flags = [ZOO, TWO, FILE, "--headswap-models=mismatched"]
+    write(MISMATCHED + 'when = "testlib>=1.2, device=cpu"\n')
+    project.runpytest_inprocess(*flags, "--headswap-device=cpu").assert_outcomes(passed=1, xfailed=1)
+    write(MISMATCHED + 'when = "testlib<1.2"\n')
+    result = project.runpytest_inprocess(*flags)
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.no_fnmatch_line("*that nothing here needs*")
+
+
+STALE = """
+[[expect]]
+models = "gone*"
+outcome = "failed"
+reason = "it was there once"
+"""
+
+
+def test_an_entry_that_nothing_needs_fails_a_run_of_the_whole_zoo_and_no_other(
+    project: pytest.Pytester, write: Write
+) -> None:
+    write(STALE + BROKEN + MISMATCHED)
+    result = project.runpytest_inprocess(ZOO, TWO, FILE)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=6, skipped=3, xfailed=7)
+    result.stdout.fnmatch_lines(
+        ["FAILED: 1 entry that nothing here needs; *", "  testzoo.toml, line 2: models gone?;*"]
+    )
+    for part in (["--headswap-models=alpha"], ["-k", "alpha"], ["--headswap-shard=1/2", "-k", "not native_parity"]):
+        result = project.runpytest_inprocess(ZOO, TWO, FILE, *part)
+        assert result.ret == 0, part
+        result.stdout.no_fnmatch_line("*that nothing here needs*")
+    assert project.runpytest_inprocess(ZOO, TWO, FILE, UPDATE).ret == 0, "it has been taken out"
+    assert "gone" not in (project.path / "testzoo.toml").read_text()
+    assert project.runpytest_inprocess(ZOO, TWO, FILE).ret == 0
+
+
+def test_an_update_of_a_run_makes_the_next_one_pass_and_the_third_changes_nothing(
+    project: pytest.Pytester,
+) -> None:
+    flags = [ZOO, TWO, "--headswap-expectations=known"]
+    first = project.runpytest_inprocess(*flags, UPDATE)
+    assert first.ret == pytest.ExitCode.TESTS_FAILED, "it says what it has found"
+    first.stdout.fnmatch_lines(["*=known: updated", "+++ known/testzoo.toml", '+outcome = "error"'])
+    path = project.path / "known" / "testzoo.toml"
+    written = path.read_text()
+    second = project.runpytest_inprocess(*flags, UPDATE)
+    assert second.ret == 0
+    second.assert_outcomes(passed=6, skipped=3, xfailed=7)
+    second.stdout.fnmatch_lines(["TODO: 4 entries without a reason yet:", "*known: nothing to update"])
+    assert path.read_text() == written
+
+
+@pytest.mark.parametrize(
+    ("mark", "expected"),
+    [("xfail(reason='mine', strict=True)", {"xfailed": 1}), ("skip(reason='mine')", {"skipped": 1})],
+)
+def test_marks_of_the_user_go_before(
+    project: pytest.Pytester, write: Write, extend_conftest: Extend, mark: str, expected: dict[str, int]
+) -> None:
+    path = write("strict_skips = true\n" + MISMATCHED.replace('"failed"', '"error"'))
+    before = path.read_text()
+    extend_conftest(
+        "def pytest_collection_modifyitems(items):\n"
+        f"    for item in items:\n        item.add_marker(pytest.mark.{mark})\n"
+    )
+    flags = [ZOO, FILE, UPDATE, "--headswap-models=mismatched", "--headswap-checks=native_parity"]
+    result = project.runpytest_inprocess(*flags)
+    result.assert_outcomes(**expected)
+    assert result.ret == 0
+    assert path.read_text() == before
+
+
+def test_what_is_not_run_is_not_built_until_an_audit_runs_it(
+    project: pytest.Pytester,
+    write: Write,
+    extend_conftest: Extend,
+    journal: Journal,
+    builds: Callable[[], list[str]],
+) -> None:
+    extend_conftest("SPECS['beta.v1_5']['refusal'] = 'it has no classes'\n")
+    write(NOT_RUN + NOT_RUN.replace('"unbuildable"', '"alpha"\nchecks = "output_shape"'))
+    flags = [ZOO, TWO, FILE, "--headswap-models=alpha,beta*,unbuildable"]
+    result = project.runpytest_inprocess(*flags)
+    result.assert_outcomes(passed=1, skipped=5)
+    assert result.ret == 0
+    assert set(builds()) == {"alpha"}
+    item = journal()["testzoo::unbuildable::output_shape"]
+    assert (item.outcome, item.reason, item.message) == ("skipped", "not_run", "[not_run] it takes the machine with it")
+
+    result = project.runpytest_inprocess(*flags, "--headswap-audit", UPDATE)
+    result.assert_outcomes(passed=4, xfailed=2)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "audit: 5 results of what is not run otherwise*",
+            "  testzoo::alpha, output_shape: passed (not run by testzoo.toml, line *: it takes the machine with it)",
+            "  testzoo::beta.v1_5, native_parity, output_shape: passed (refused by the zoo: it has no classes)",
+            "  testzoo::unbuildable, native_parity, output_shape: error: ValueError: no such depth (not run by *)",
+            "*testzoo.toml: nothing to update",
+        ]
+    )
+    alone = project.runpytest_inprocess(ZOO, TWO, "--headswap-models=beta*", "--headswap-audit")
+    alone.assert_outcomes(passed=2)
+    alone.stdout.fnmatch_lines(["audit: 2 results*"])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (MISMATCHED.replace("reason", "reasons"), "testzoo.toml, line 7: unknown key 'reasons': did you mean reason?*"),
+        (
+            MISMATCHED.replace("native_parity", "nativ_parity"),
+            "line 2: there is no check 'nativ_parity': did*",
+        ),
+        (
+            MISMATCHED + MISMATCHED.replace('"failed"', '"error"'),
+            "testzoo::mismatched::native_parity is covered twice*",
+        ),
+        (MISMATCHED + 'when = "testlub<2"\n', "line 2: when: 'testlub' is not installed: did you mean testlib?"),
+    ],
+)
+def test_a_file_that_cannot_be_used_ends_the_run_before_it_begins(
+    project: pytest.Pytester, write: Write, text: str, told: str
+) -> None:
+    write(text)
+    result = project.runpytest_inprocess(ZOO, FILE)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: --headswap-expectations: *{told}"])
+    assert not (project.path / "headswap-report").exists()
+
+
+def test_a_file_that_is_not_there_and_one_that_names_no_zoo_are_refused(project: pytest.Pytester) -> None:
+    result = project.runpytest_inprocess(ZOO, "--headswap-expectations=none.toml")
+    result.stderr.fnmatch_lines(["*there is no */none.toml. --headswap-update-expectations makes it*"])
+    (project.path / "some.toml").write_text(MISMATCHED)
+    result = project.runpytest_inprocess(ZOO, "--headswap-expectations=some.toml")
+    result.stderr.fnmatch_lines(['*some.toml, line 2: zoo is missing*write zoo = "testzoo"'])
+    (project.path / "folder").mkdir()
+    (project.path / "folder" / "testzoo.toml").write_text(MISMATCHED.replace("models", 'zoo = "timm"\nmodels'))
+    result = project.runpytest_inprocess(ZOO, "--headswap-expectations=folder")
+    result.stderr.fnmatch_lines(["*folder/testzoo.toml, line 2: zoo is 'timm', but in this folder*"])
+    result = project.runpytest_inprocess(ZOO, UPDATE)
+    result.stderr.fnmatch_lines(["*has to know which file: give --headswap-expectations=FILE_OR_FOLDER"])
+
+
+def test_the_file_can_stand_in_the_ini_file_and_the_command_line_wins(project: pytest.Pytester, write: Write) -> None:
+    write(MISMATCHED)
+    project.makeini("[pytest]\nheadswap_expectations = testzoo.toml\n")
+    flags = [ZOO, "--headswap-models=mismatched", "--headswap-checks=native_parity"]
+    project.runpytest_inprocess(*flags).assert_outcomes(xfailed=1)
+    project.runpytest_inprocess(*flags, "--headswap-expectations=").assert_outcomes(failed=1)
+
+
+def test_a_file_that_breaks_while_the_run_goes_on_is_left_alone_and_told(
+    project: pytest.Pytester, write: Write, extend_conftest: Extend
+) -> None:
+    path = write(MISMATCHED)
+    extend_conftest(f"def pytest_headswap_case(case):\n    open({str(path)!r}, 'w').write('nonsense')\n")
+    result = project.runpytest_inprocess(ZOO, TWO, FILE, UPDATE, "--headswap-models=alpha")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["FAILED: testzoo.toml was not updated: testzoo.toml, line 1: this is no TOML*"])
+    assert path.read_text() == "nonsense"
+
+
+def test_a_full_traceback_says_what_was_expected_too(project: pytest.Pytester, write: Write) -> None:
+    write(MISMATCHED.replace("the state_dict differs", "else"))
+    result = project.runpytest_inprocess(ZOO, TWO, FILE, "--headswap-models=mismatched", "--tb=native")
+    result.stdout.fnmatch_lines(["*is failed, where testzoo.toml, line 2 expects failed*matches 'else'*"])
