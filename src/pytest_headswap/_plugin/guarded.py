@@ -1,6 +1,6 @@
 """The bench that has its models in runners, and decides what is tried again.
 
-A runner serves many models. One that is lost, or that a model has left otherwise than it was, is followed by a fresh one.
+A runner serves many models. One that is lost, or that a model left otherwise than it was, is followed by a fresh one.
 """
 
 from __future__ import annotations
@@ -122,6 +122,8 @@ class GuardedBench:
         if request.what == "hello":
             limits = Limits(_LEAST_SECONDS["hello"], sys.maxsize)  # no model is there yet
         left = max(_LEAST_SECONDS.get(request.what, 0.0), limits.seconds - self._used)
+        if self._runner is not None and request.what == "build" and self._runner.ended():
+            self.close()  # it died while nobody asked for anything
         if self._runner is None:
             self._runner, self._stale = self._fresh(), False
         began = time.monotonic()
@@ -130,7 +132,8 @@ class GuardedBench:
                 self._runner.begin_model()
             reply = self._runner.ask(request, doing, left, limits)
         except BaseException as error:
-            self._runner, self._built = None, False
+            self.close()
+            self._built = False
             self._deaths += isinstance(error, LostError)
             raise
         finally:

@@ -101,7 +101,7 @@ class Runner:
             if self._requests in ready and (reply := self._received()) is not None:
                 self._relay()
                 return reply
-            if self._ended():
+            if self.ended():
                 self._relay()
                 assert self._status is not None
                 raise lost.died(self._status, doing, self._read_stack(), self._taken_mb)
@@ -131,7 +131,8 @@ class Runner:
             return None
         return reply
 
-    def _ended(self) -> bool:
+    def ended(self) -> bool:
+        """Whether the process is gone."""
         if self._status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -141,7 +142,7 @@ class Runner:
     def _wait_for_end(self) -> None:
         """The pipe is closed, so the process is about to end; or a model has closed what it did not open."""
         until = time.monotonic() + 1.0
-        while not self._ended():
+        while not self.ended():
             if time.monotonic() > until:
                 os.kill(self.pid, signal.SIGKILL)
             time.sleep(0.001)
@@ -192,6 +193,8 @@ class Runner:
 
     def close(self) -> None:
         """End the process and all that it started; more than once does no harm."""
+        if self._requests.closed:
+            return
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         if self._status is None:
