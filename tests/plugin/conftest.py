@@ -90,7 +90,7 @@ def _warm() -> None:
 
     import pytest_headswap.report.write  # noqa: F401
     from pytest_headswap import api, cli  # noqa: F401
-    from pytest_headswap._plugin import benches, guard, parametrize, recorder, run, runner  # noqa: F401
+    from pytest_headswap._plugin import benches, guard, guarded, parametrize, recorder, run  # noqa: F401
     from pytest_headswap.checks import CHECKS, build_case, run_check
     from pytest_headswap.zoo import ModelSpec, builtin  # noqa: F401
 

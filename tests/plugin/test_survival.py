@@ -270,7 +270,7 @@ def test_what_a_model_prints_stands_beside_its_failure(project: pytest.Pytester,
 
 
 CHANGING = """
-import random, sys, threading
+import random, signal, sys, threading, time
 import numpy
 
 def changing():
@@ -278,12 +278,15 @@ def changing():
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = True
     os.chdir("/")
+    threading.Thread(target=time.sleep, args=(100,), daemon=True).start()
     os.environ["HEADSWAP_LEFT"] = "1"
     sys.path.insert(0, "/left")
     random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
     return Net()
 
 def looking():
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    assert threading.active_count() == 1
     assert torch.get_num_threads() == 1
     assert not torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cudnn.benchmark
@@ -293,6 +296,7 @@ def looking():
     return Net()
 
 def setting():
+    signal.alarm(1)
     os.environ["HEADSWAP_LEFT"] = "1"
     sys.path.insert(0, "/left")
     return Net()
@@ -310,6 +314,7 @@ def test_global_state_that_a_model_changes_is_told_and_not_passed_on(
     assert changed == (
         "the model changed global state: torch.get_num_threads() is 3, it was 1, "
         "torch.get_deterministic_debug_mode() is 2, it was 0, torch.backends.cudnn.benchmark is True, it was False, "
+        "threading.active_count() is 2, it was 1, "
         f"os.getcwd() is /, it was {project.path}"
     )
     assert others == ["", "", ""]
@@ -447,3 +452,18 @@ def test_a_run_that_is_ended_keeps_what_it_had_found_and_leaves_no_process(
         result = project.runpytest_inprocess(ZOO, TWO, "--headswap-resume")
         result.assert_outcomes(passed=4, deselected=2)
         assert len(journal()) == 6
+
+
+def test_a_runner_that_dies_between_two_models_costs_neither(
+    project: pytest.Pytester, extend_conftest: Extend, journal: Journal
+) -> None:
+    extend_conftest(
+        NOTING + "import signal, time\n"
+        "def pytest_runtest_logfinish(nodeid):\n"
+        "    pid = int(open('held.txt').read().split()[-2])\n"
+        "    os.kill(pid, signal.SIGKILL)\n"
+        "    time.sleep(0.1)\n"
+    )
+    project.runpytest_inprocess(ZOO, ONE, "--headswap-models=net_00,net_01").assert_outcomes(passed=2)
+    pids = [line.split()[0] for line in (project.path / "held.txt").read_text().splitlines()]
+    assert len(set(pids)) == 2

@@ -43,7 +43,7 @@ def make_bench(config: pytest.Config, settings: Settings) -> Bench:
 def _guarded(local: LocalBench) -> Bench | None:
     import torch
 
-    from pytest_headswap._plugin.runner import GuardedBench
+    from pytest_headswap._plugin.guarded import GuardedBench
 
     why = "CUDA is in use here already"
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

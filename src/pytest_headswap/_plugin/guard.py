@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +34,7 @@ def _read() -> dict[str, Any]:
             "torch.backends.mkldnn.enabled": lambda: getattr(torch.backends.mkldnn, "enabled", None),
             "the number of torch's dispatch modes": torch._C._len_torch_dispatch_stack,
             "the number of torch's function modes": torch._C._len_torch_function_stack,
+            "threading.active_count()": threading.active_count,
             "sys.getrecursionlimit()": sys.getrecursionlimit,
             "os.getcwd()": os.getcwd,
         }.items()
@@ -48,8 +51,8 @@ def _value(read: Callable[[], Any]) -> Any:
 class Globals:
     """The state of this process at one time.
 
-    What a model changes of `_read` is told, and the process not used any more. Random numbers, the environment and
-    the import path are put back without a word: libraries change them when they are imported.
+    What a model changes of `_read` is told, and the process not used any more. Random numbers, the environment, the
+    import path and an alarm are put back without a word: libraries change them when they are imported.
     """
 
     def __init__(self) -> None:
@@ -80,3 +83,4 @@ class Globals:
             os.environ.clear()
             os.environ.update(self._environment)
         sys.path[:] = self._path
+        signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,14 +1,12 @@
 """Models in a process of their own, which may die, hang, print and take memory at the cost of no other model.
 
 The process of pytest, or a worker of xdist, forks a runner, and asks it for one thing after the other (`child.py`).
-While it waits it looks at time, memory and output. A runner serves many models; one that is lost, or that a model has
-left otherwise than it was, is followed by a fresh one.
+While it waits it looks at time, memory and output.
 """
 
 from __future__ import annotations
 
 import codecs
-import importlib
 import os
 import signal
 import sys
@@ -16,22 +14,16 @@ import tempfile
 import time
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from pytest_headswap._plugin import lost
-from pytest_headswap._plugin.bench import Built, Checked, LocalBench
+from pytest_headswap._plugin.bench import LocalBench
 from pytest_headswap._plugin.budget import held
 from pytest_headswap._plugin.child import STACK_SIGNAL, Reply, Request, run_child
-from pytest_headswap._plugin.lost import LostError, told_changes
-
-if TYPE_CHECKING:
-    from pytest_headswap.checks import Check
-    from pytest_headswap.zoo import Zoo
 
 MOST_OUTPUT = 2**20
 """Bytes that a model may print on stdout, and again on stderr."""
@@ -39,8 +31,6 @@ MOST_OUTPUT = 2**20
 _INTERVAL = 0.05  # seconds between two looks at a runner that works
 _CHUNK = 2**16
 _STACK_SECONDS = 1.0  # what a runner has to write down where it is
-_LEAST_SECONDS = {"hello": 120.0, "release": 30.0}  # whatever the time that a model has
-_LIVES = 2  # so many processes a model may lose
 
 
 @dataclass(frozen=True)
@@ -111,7 +101,7 @@ class Runner:
             if self._requests in ready and (reply := self._received()) is not None:
                 self._relay()
                 return reply
-            if self._ended():
+            if self.ended():
                 self._relay()
                 assert self._status is not None
                 raise lost.died(self._status, doing, self._read_stack(), self._taken_mb)
@@ -141,7 +131,8 @@ class Runner:
             return None
         return reply
 
-    def _ended(self) -> bool:
+    def ended(self) -> bool:
+        """Whether the process is gone."""
         if self._status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -151,7 +142,7 @@ class Runner:
     def _wait_for_end(self) -> None:
         """The pipe is closed, so the process is about to end; or a model has closed what it did not open."""
         until = time.monotonic() + 1.0
-        while not self._ended():
+        while not self.ended():
             if time.monotonic() > until:
                 os.kill(self.pid, signal.SIGKILL)
             time.sleep(0.001)
@@ -202,6 +193,8 @@ class Runner:
 
     def close(self) -> None:
         """End the process and all that it started; more than once does no harm."""
+        if self._requests.closed:
+            return
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         if self._status is None:
@@ -213,127 +206,3 @@ class Runner:
             os.close(file)
         self._outputs = {}
         self._stack.close()
-
-
-class GuardedBench:
-    """Has its models in runners.
-
-    A model that is lost in a check is built once more for those that are left; one that is lost while it is built, or
-    twice, or that has used up its time, is not tried again.
-    """
-
-    def __init__(self, local: LocalBench) -> None:
-        self.local = local
-        self._runner: Runner | None = None
-        self._fresh_held = 0
-        self._stale = False
-        self._imported: list[str] = []
-        self._model = Request("build")
-        self._built = False
-        self._used = 0.0
-        self._deaths = 0
-        self._lost_in_build: LostError | None = None
-        self._given_up: LostError | None = None
-
-    def try_out(self) -> str:
-        """Why models cannot be run in a runner here; empty where they can."""
-        try:
-            reply = self._ask(Request("hello"), "before the first model")
-        except (LostError, OSError) as error:
-            return str(error)
-        self._fresh_held = reply.held
-        return reply.raised.message if reply.raised is not None else ""
-
-    def build(self, zoo: Zoo, model: str) -> Built:
-        """Build a model and swap its head. Raises whatever the model raises; if it is lost, its checks say so."""
-        self._model = Request("build", zoo.name, model)
-        self._built, self._used, self._deaths = False, 0.0, 0
-        self._lost_in_build = self._given_up = None
-        try:
-            return self._build()
-        except LostError as error:
-            self._lost_in_build, self._given_up = error, error.for_the_rest()
-            return Built()
-
-    def _build(self) -> Built:
-        reply = self._ask(self._model, "while the model was built")
-        if reply.raised is not None:
-            raise reply.raised.revive()
-        assert isinstance(reply.value, Built)
-        self._built = True
-        return replace(reply.value, notes=told_changes(reply.changes))
-
-    def check(self, check: Check) -> Checked:
-        """Make a check on the model.
-
-        Raises:
-            LostError: the model was lost, now or before.
-        """
-        if self._lost_in_build is not None:
-            error, self._lost_in_build = self._lost_in_build, None
-            raise error
-        if self._given_up is not None:
-            raise self._given_up
-        try:
-            notes = () if self._built else self._build().notes
-            reply = self._ask(Request("check", name=check.name), f"in {check.name}")
-        except LostError as error:
-            if error.outcome == "timeout" or self._deaths >= _LIVES:
-                self._given_up = error.for_the_rest()
-            raise
-        if reply.raised is not None and reply.value is None:
-            raise reply.raised.revive()
-        assert isinstance(reply.value, Checked)
-        exception: Any = reply.raised.revive() if reply.raised is not None else None
-        finding = replace(reply.value.finding, exception=exception)
-        return replace(reply.value, finding=finding, notes=notes + told_changes(reply.changes))
-
-    def release(self) -> None:
-        """Let go of the model, and of a runner that is not what it was, or holds much more.
-
-        Raises:
-            LostError: the model does not go.
-        """
-        if self._runner is None:
-            return
-        reply = self._ask(Request("release"), "while the model was let go")
-        if self._stale or reply.held > self._fresh_held + self.local.budget.model // 2:
-            self.close()
-
-    def close(self) -> None:
-        """End the runner."""
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
-
-    def _ask(self, request: Request, doing: str) -> Reply:
-        limits = Limits(self.local.settings.options.timeout, self.local.budget.model)
-        if request.what == "hello":
-            limits = Limits(_LEAST_SECONDS["hello"], sys.maxsize)  # no model is there yet
-        left = max(_LEAST_SECONDS.get(request.what, 0.0), limits.seconds - self._used)
-        if self._runner is None:
-            self._runner, self._stale = self._fresh(), False
-        began = time.monotonic()
-        try:
-            if request.what in ("hello", "build"):
-                self._runner.begin_model()
-            reply = self._runner.ask(request, doing, left, limits)
-        except BaseException as error:
-            self._runner, self._built = None, False
-            self._deaths += isinstance(error, LostError)
-            raise
-        finally:
-            self._used += time.monotonic() - began
-        for warned in reply.warned:
-            warnings.warn_explicit(warned.message, warned.category, warned.filename, warned.line)
-        self._stale = self._stale or bool(reply.changes)
-        self._imported += reply.imported
-        return reply
-
-    def _fresh(self) -> Runner:
-        """Another runner. What an earlier one imported of torch is imported here first, so that none does it again."""
-        for name in self._imported:
-            with suppress(Exception):
-                importlib.import_module(name)
-        self._imported = []
-        return Runner(self.local)

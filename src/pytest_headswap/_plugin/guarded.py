@@ -1,0 +1,153 @@
+"""The bench that has its models in runners, and decides what is tried again.
+
+A runner serves many models. One that is lost, or that a model left otherwise than it was, is followed by a fresh one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+import warnings
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pytest_headswap._plugin.bench import Built, Checked, LocalBench
+from pytest_headswap._plugin.child import Reply, Request
+from pytest_headswap._plugin.lost import LostError, told_changes
+from pytest_headswap._plugin.runner import Limits, Runner
+
+if TYPE_CHECKING:
+    from pytest_headswap.checks import Check
+    from pytest_headswap.zoo import Zoo
+
+_LEAST_SECONDS = {"hello": 120.0, "release": 30.0}  # whatever the time that a model has
+_LIVES = 2  # so many processes a model may lose
+
+
+class GuardedBench:
+    """Has its models in runners.
+
+    A model that is lost in a check is built once more for those that are left; one that is lost while it is built, or
+    twice, or that has used up its time, is not tried again.
+    """
+
+    def __init__(self, local: LocalBench) -> None:
+        self.local = local
+        self._runner: Runner | None = None
+        self._fresh_held = 0
+        self._stale = False
+        self._imported: list[str] = []
+        self._model = Request("build")
+        self._built = False
+        self._used = 0.0
+        self._deaths = 0
+        self._lost_in_build: LostError | None = None
+        self._given_up: LostError | None = None
+
+    def try_out(self) -> str:
+        """Why models cannot be run in a runner here; empty where they can."""
+        try:
+            reply = self._ask(Request("hello"), "before the first model")
+        except (LostError, OSError) as error:
+            return str(error)
+        self._fresh_held = reply.held
+        return reply.raised.message if reply.raised is not None else ""
+
+    def build(self, zoo: Zoo, model: str) -> Built:
+        """Build a model and swap its head. Raises whatever the model raises; if it is lost, its checks say so."""
+        self._model = Request("build", zoo.name, model)
+        self._built, self._used, self._deaths = False, 0.0, 0
+        self._lost_in_build = self._given_up = None
+        try:
+            return self._build()
+        except LostError as error:
+            self._lost_in_build, self._given_up = error, error.for_the_rest()
+            return Built()
+
+    def _build(self) -> Built:
+        reply = self._ask(self._model, "while the model was built")
+        if reply.raised is not None:
+            raise reply.raised.revive()
+        assert isinstance(reply.value, Built)
+        self._built = True
+        return replace(reply.value, notes=told_changes(reply.changes))
+
+    def check(self, check: Check) -> Checked:
+        """Make a check on the model.
+
+        Raises:
+            LostError: the model was lost, now or before.
+        """
+        if self._lost_in_build is not None:
+            error, self._lost_in_build = self._lost_in_build, None
+            raise error
+        if self._given_up is not None:
+            raise self._given_up
+        try:
+            notes = () if self._built else self._build().notes
+            reply = self._ask(Request("check", name=check.name), f"in {check.name}")
+        except LostError as error:
+            if error.outcome == "timeout" or self._deaths >= _LIVES:
+                self._given_up = error.for_the_rest()
+            raise
+        if reply.raised is not None and reply.value is None:
+            raise reply.raised.revive()
+        assert isinstance(reply.value, Checked)
+        exception: Any = reply.raised.revive() if reply.raised is not None else None
+        finding = replace(reply.value.finding, exception=exception)
+        return replace(reply.value, finding=finding, notes=notes + told_changes(reply.changes))
+
+    def release(self) -> None:
+        """Let go of the model, and of a runner that is not what it was, or holds much more.
+
+        Raises:
+            LostError: the model does not go.
+        """
+        if self._runner is None:
+            return
+        reply = self._ask(Request("release"), "while the model was let go")
+        if self._stale or reply.held > self._fresh_held + self.local.budget.model // 2:
+            self.close()
+
+    def close(self) -> None:
+        """End the runner."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    def _ask(self, request: Request, doing: str) -> Reply:
+        limits = Limits(self.local.settings.options.timeout, self.local.budget.model)
+        if request.what == "hello":
+            limits = Limits(_LEAST_SECONDS["hello"], sys.maxsize)  # no model is there yet
+        left = max(_LEAST_SECONDS.get(request.what, 0.0), limits.seconds - self._used)
+        if self._runner is not None and request.what == "build" and self._runner.ended():
+            self.close()  # it died while nobody asked for anything
+        if self._runner is None:
+            self._runner, self._stale = self._fresh(), False
+        began = time.monotonic()
+        try:
+            if request.what in ("hello", "build"):
+                self._runner.begin_model()
+            reply = self._runner.ask(request, doing, left, limits)
+        except BaseException as error:
+            self.close()
+            self._built = False
+            self._deaths += isinstance(error, LostError)
+            raise
+        finally:
+            self._used += time.monotonic() - began
+        for warned in reply.warned:
+            warnings.warn_explicit(warned.message, warned.category, warned.filename, warned.line)
+        self._stale = self._stale or bool(reply.changes)
+        self._imported += reply.imported
+        return reply
+
+    def _fresh(self) -> Runner:
+        """Another runner. What an earlier one imported of torch is imported here first, so that none does it again."""
+        for name in self._imported:
+            with suppress(Exception):
+                importlib.import_module(name)
+        self._imported = []
+        return Runner(self.local)
