@@ -129,6 +129,23 @@ def test_what_is_bad_stands_above_the_heads(small: Path) -> None:
     assert titles("none-") == ["heads-title", "checks-title"]
 
 
+def test_a_pass_that_a_file_of_expectations_does_not_expect_is_bad_and_says_what_the_file_says(write: Write) -> None:
+    said = "known/zoo.toml:3 expects it to fail: no longer true"
+    folder = write(
+        [
+            result("strict", "state_dict", "xpassed", expected=said, found="passed"),
+            result("by a mark", "state_dict", "xpassed"),
+            result("known", "state_dict", "xfailed", expected="known/zoo.toml:9: because of a cache", found="failed"),
+        ]
+    )
+    write_reports(folder, folder)
+    _, results = read_journal(folder)
+    assert [item.model for item in results if item.bad] == ["strict"]
+    texts = [_Page(page).text for page in _pages(folder)]
+    assert sum(said in text for text in texts) == 1
+    assert sum("because of a cache" in text for text in texts) == 1
+
+
 def test_the_data_of_the_matrix_hold_every_result(small: Path) -> None:
     data = _data(small / "index.html")
     assert data["columns"] == ["output_shape", "metadata"]

@@ -20,7 +20,6 @@ AGAIN = ("crashed", "timeout")
 TAKEN = pytest.StashKey[frozenset[str]]()
 """The ids of what is taken over."""
 
-_BAD = ("failed", "error")
 _NAMED = 20
 _LONG = ("part", "selection")  # options that hold the names of models
 
@@ -56,7 +55,7 @@ class Resume:
         latest = {result.nodeid: result for result in results if result.nodeid in asked}
         self.taken = tuple(result for result in latest.values() if result.outcome not in AGAIN)
         self.again = len(latest) - len(self.taken)
-        self.failures = tuple(result for result in self.taken if result.outcome in _BAD)
+        self.failures = tuple(result for result in self.taken if result.bad)
         config.stash[TAKEN] = frozenset(result.nodeid for result in self.taken)
 
     def pytest_report_header(self) -> str:

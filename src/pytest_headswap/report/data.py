@@ -79,7 +79,7 @@ def data_of(matrix: Matrix) -> dict[str, Any]:
             evidence(first.evidence),
             round(sum(result.seconds for result in results), 2),
             messages(first.message) if first.outcome != "passed" else 0,
-            sum(result.outcome in BAD for result in results),
+            sum(result.bad for result in results),
             len(results),
         ]
 

@@ -23,7 +23,7 @@ from pytest_headswap._version import __version__
 from pytest_headswap.report.data import SYMBOLS, data_of, script_safe
 from pytest_headswap.report.matrix import Matrix, Row
 from pytest_headswap.report.picture import picture_of
-from pytest_headswap.report.result import BAD, WORST_FIRST, Result
+from pytest_headswap.report.result import WORST_FIRST, Result
 from pytest_headswap.report.text import counted, duration, printable, shortened
 
 INDEX = "index.html"
@@ -85,7 +85,7 @@ def _environment() -> jinja2.Environment:
         counted=counted,
         duration=duration,
     )
-    environment.globals.update(symbols=SYMBOLS, meanings=MEANINGS, worst_first=WORST_FIRST, bad=BAD)
+    environment.globals.update(symbols=SYMBOLS, meanings=MEANINGS, worst_first=WORST_FIRST)
     return environment
 
 

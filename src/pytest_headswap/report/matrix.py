@@ -12,7 +12,7 @@ from functools import cached_property
 
 from pytest_headswap.report.anatomy import Anatomy
 from pytest_headswap.report.journal import JournalHeader
-from pytest_headswap.report.result import BAD, WORST_FIRST, Outcome, Result
+from pytest_headswap.report.result import WORST_FIRST, Outcome, Result
 from pytest_headswap.report.text import file_name
 
 _RANK = {outcome: rank for rank, outcome in enumerate(WORST_FIRST)}
@@ -40,7 +40,7 @@ class Row:
     @cached_property
     def bad(self) -> tuple[Result, ...]:
         """What somebody has to look at, worst first."""
-        return tuple(sorted((result for result in self.results if result.outcome in BAD), key=badness))
+        return tuple(sorted((result for result in self.results if result.bad), key=badness))
 
     @cached_property
     def seconds(self) -> float:

@@ -67,14 +67,20 @@ class Result:
         if self.outcome not in OUTCOMES:
             raise ValueError(f"unknown outcome {self.outcome!r}: it must be one of {', '.join(OUTCOMES)}")
 
+    @property
+    def bad(self) -> bool:
+        """Whether somebody has to look at it: also where it passes, and a file of expectations says that it fails."""
+        return self.outcome in BAD or (self.outcome == "xpassed" and bool(self.expected))
+
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types."""
         data = {item.name: getattr(self, item.name) for item in fields(self)} | {"heads": list(self.heads)}
-        anatomy, version = data.pop("anatomy"), data.pop("version")
+        anatomy = data.pop("anatomy")
         if anatomy is not None:
             data["anatomy"] = anatomy.to_json()
-        if version:
-            data["version"] = version
+        for name in ("version", "found", "expected"):  # most have none
+            if not data[name]:
+                del data[name]
         return data
 
     @classmethod
