@@ -43,8 +43,10 @@ TORCHVISION = [
 )
 def test_every_check_passes(zoo: str, model: str) -> None:
     case = build_case(zoo, load_zoo(zoo)[model], 7)
-    assert {name: run_check(name, case).message for name in CHECKS} == dict.fromkeys(CHECKS, "")
-    assert {run_check(name, case).outcome for name in CHECKS} == {"passed"}
+    findings = {name: run_check(name, case) for name in CHECKS}
+    assert {name: finding.message for name, finding in findings.items() if finding.outcome != "passed"} == {}
+    notes = {finding.message for finding in findings.values()} - {""}
+    assert len(notes) == (2 if case.large else 0), "what is left out of a large model, and nothing else"
 
 
 def test_a_model_built_for_real_gives_what_the_abstract_one_gives() -> None:
