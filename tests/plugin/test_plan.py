@@ -43,6 +43,12 @@ def test_a_run_that_asks_for_less_than_was_measured_takes_at_most_as_long(projec
     result.stdout.fnmatch_lines(["headswap: plan: 2 models, *, at most about 30 minutes"])
 
 
+@pytest.mark.usefixtures("shipped")
+def test_a_model_that_is_known_to_take_more_than_it_may_is_planned_with_structure(project: pytest.Pytester) -> None:
+    result = project.runpytest_inprocess(ZOO, "--headswap-memory=90MB", "--collect-only")
+    result.stdout.fnmatch_lines(["headswap: plan: *, numeric for 5, structure for 3 that take too much memory, *"])
+
+
 def test_what_was_learnt_of_a_zoo_that_nobody_else_knows_is_known(project: pytest.Pytester) -> None:
     project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha")
     result = project.runpytest_inprocess(ZOO, CHECKS, TWO, "--collect-only")
