@@ -373,7 +373,7 @@ def test_a_runner_that_a_model_has_left_large_is_followed_by_a_fresh_one(
         + "    return Net()\n"
         + "SPECS = {'a': dict(build=Net), 'b': dict(build=keeping), 'c': dict(build=Net), 'd': dict(build=Net)}\n"
     )
-    project.runpytest_inprocess(ZOO, ONE, "--headswap-memory=150MB").assert_outcomes(passed=4)
+    project.runpytest_subprocess(ZOO, ONE, "--headswap-memory=150MB").assert_outcomes(passed=4)
     a, b, c, d = ((int(pid), int(held)) for pid, held in map(str.split, (project.path / "held.txt").open()))
     assert a[0] == b[0] != c[0] == d[0]
     assert b[1] > d[1] + 90_000_000
