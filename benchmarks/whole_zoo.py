@@ -56,6 +56,7 @@ def measure(commands: Sequence[Sequence[str]], folder: Path) -> Cost:
         "print(json.dumps([wall, cpu, used.ru_maxrss / 1024, codes]))\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, pytest compiles what it imports in every run
     done = subprocess.run(
         [sys.executable, "-c", script, json.dumps(commands)],
         capture_output=True,

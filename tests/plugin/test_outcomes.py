@@ -28,7 +28,6 @@ def test_a_sound_model_passes_and_its_results_are_complete(project: pytest.Pytes
     assert item.repro == "pytest --headswap-zoo=testzoo --headswap-models=alpha --headswap-checks=native_parity"
     assert 0 < item.seconds < 60
     assert item.peak_memory_mb is not None
-    assert item.peak_memory_mb >= 0
 
 
 def test_the_header_of_the_journal_names_versions_and_options(project: pytest.Pytester) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -373,7 +374,7 @@ def test_a_runner_that_a_model_has_left_large_is_followed_by_a_fresh_one(
         + "    return Net()\n"
         + "SPECS = {'a': dict(build=Net), 'b': dict(build=keeping), 'c': dict(build=Net), 'd': dict(build=Net)}\n"
     )
-    project.runpytest_subprocess(ZOO, ONE, "--headswap-memory=150MB").assert_outcomes(passed=4)
+    project.runpytest_inprocess(ZOO, ONE, "--headswap-memory=150MB").assert_outcomes(passed=4)
     a, b, c, d = ((int(pid), int(held)) for pid, held in map(str.split, (project.path / "held.txt").open()))
     assert a[0] == b[0] != c[0] == d[0]
     assert b[1] > d[1] + 90_000_000
@@ -429,7 +430,9 @@ def test_a_run_that_is_ended_keeps_what_it_had_found_and_leaves_no_process(
     )
     command = [sys.executable, "-m", "pytest", ZOO, TWO, "-p", "no:cacheprovider"]
     out = (project.path / "out.txt").open("w")
-    run = project.popen(command, stdout=out, stderr=out, start_new_session=True)
+    # shells start what runs in the background with Ctrl-C ignored, and what that starts would ignore it too
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    run = project.popen(command, stdout=out, stderr=out, start_new_session=True, preexec_fn=listen)
     place, until = project.path / "waiting.txt", time.monotonic() + 60
     while not place.exists():
         assert time.monotonic() < until

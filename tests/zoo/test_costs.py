@@ -89,9 +89,9 @@ def test_each_shipped_file_is_well_formed_and_small(path: Path) -> None:
     found = expected_costs(path.stem)
     assert {"torch", path.stem} <= found.versions.keys(), "it says what it was measured with"
     assert list(found.models) == sorted(found.models)
-    assert all(cost.seconds >= 0 for cost in found.models.values())
-    assert any(cost.seconds > 10 for cost in found.models.values())
-    assert any(cost.peak_mb is not None and cost.peak_mb > 500 for cost in found.models.values())
+    assert all(cost.seconds > 0 for cost in found.models.values())
+    unmeasured = {name for name, cost in found.models.items() if not cost.peak_mb}
+    assert all(name.endswith("_enc") for name in unmeasured), "encoders have no head, and are skipped"
     assert path.stat().st_size < 60 * len(found.models)
 
 

@@ -24,6 +24,7 @@ import pytest
 
 from pytest_headswap._plugin.bench import Built, Checked, LocalBench
 from pytest_headswap._plugin.budget import held
+from pytest_headswap._plugin.memory import give_back_freed_memory
 from pytest_headswap._plugin.raised import Raised, cut
 
 STACK_SIGNAL = signal.SIGUSR1 if sys.platform != "win32" else 0
@@ -112,6 +113,7 @@ def _settle(outputs: tuple[int, int], stack: IO[str], parent: int) -> None:
     os.environ.pop("PYTEST_CURRENT_TEST", None)
     torch.set_num_threads(1)  # the threads of the copied process are not there, and OpenMP would wait for them
     gc.freeze()  # what was there before is never garbage, and looking at it would copy its memory
+    give_back_freed_memory()  # as after each model, so that what a model leaves can be told
 
 
 def _serve(bench: LocalBench, requests: Connection) -> None:

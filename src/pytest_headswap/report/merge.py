@@ -189,14 +189,21 @@ def _told(what: str, keys: Iterable[tuple[str, ...]], unit: str = "result") -> I
         yield f"{what} {len(names)} {unit}{plural}: {', '.join(names[:_NAMED])}{more}"
 
 
+def origin(headers: Sequence[JournalHeader]) -> dict[str, str]:
+    """Where and when several journals were written, as fields of the header of one."""
+    return {
+        "python": ", ".join(sorted({header.python for header in headers})),
+        "platform": ", ".join(sorted({header.platform for header in headers})),
+        "started": min(header.started for header in headers),
+    }
+
+
 def _header(shards: Sequence[_Shard], missing: Sequence[str]) -> JournalHeader:
     headers = [shard.header for shard in shards]
     return JournalHeader(
         headers[0].versions,
         {key: value for key, value in headers[0].options.items() if key not in _OF_SHARD},
-        python=", ".join(sorted({header.python for header in headers})),
-        platform=", ".join(sorted({header.platform for header in headers})),
-        started=min(header.started for header in headers),
+        **origin(headers),
         merged={
             "whole": not missing,
             "missing": list(missing),

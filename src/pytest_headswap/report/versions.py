@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_headswap.report.journal import JournalError, JournalHeader, read_journal
-from pytest_headswap.report.merge import Merged, MergeError, merge
+from pytest_headswap.report.merge import Merged, MergeError, merge, origin
 from pytest_headswap.report.result import Result
 
 
@@ -74,9 +74,7 @@ def _as_one(runs: Mapping[str, Merged], by: str) -> Merged:
     header = JournalHeader(
         _shared([header.versions for header in headers]),
         {**_shared([header.options for header in headers]), "checks": list(checks)},
-        python=", ".join(sorted({header.python for header in headers})),
-        platform=", ".join(sorted({header.platform for header in headers})),
-        started=min(header.started for header in headers),
+        **origin(headers),
         merged={
             "whole": not missing,
             "missing": list(missing),
