@@ -74,11 +74,19 @@ def test_the_matrix_has_a_column_for_each_version_and_knows_what_differs(runs: l
 def test_the_summary_begins_with_what_differs(runs: list[Path]) -> None:
     merged = merge_versions(runs, "torch")
     text = markdown_of(matrix_of(merged.header, merged.results))
-    assert "### Differing between versions: 2 architectures" in text
+    assert "#### Differing between versions: 2 architectures" in text
     assert "| architecture | torch 2.4.1 | torch 2.9.1 | torch 2.10.0 |" in text
     assert "| other | **failed** metadata | passed | passed |" in text
     assert "| new | none | **skipped** metadata | **skipped** metadata |" in text
     assert "| same |" not in text.partition("### To look at")[0]
+
+
+def test_the_summary_counts_the_results_of_each_version_by_zoo(runs: list[Path]) -> None:
+    merged = merge_versions(runs, "torch")
+    lines = markdown_of(matrix_of(merged.header, merged.results)).splitlines()
+    title = lines.index("| zoo | torch 2.4.1 | torch 2.9.1 | torch 2.10.0 |")
+    newer = "5 passed, 1 skipped"
+    assert lines[title + 2] == f"| timm | 3 passed, 1 failed | {newer} | {newer} |"
 
 
 def test_where_nothing_differs_the_summary_says_so(runs: list[Path]) -> None:

@@ -88,21 +88,36 @@ def _head(matrix: Matrix) -> str:
 
 
 def _versions(matrix: Matrix) -> str:
-    """Architecture by version, for those that are not the same everywhere."""
-    rows = [row for row in matrix.rows if row.differing]
+    """The counts of each version, and architecture by version for those that are not the same everywhere."""
     if not matrix.versions:
         return ""
+    shown = matrix.versions[:_MOST_FAMILIES]
+    columns = [escaped(version, 40) for version in shown]
+    counts: dict[str, dict[str, Counter[str]]] = {}
+    for row in matrix.rows:
+        of_zoo = counts.setdefault(row.zoo, {version: Counter() for version in matrix.versions})
+        for result in row.results:
+            of_zoo[result.version][result.outcome] += 1
+    told = (
+        [escaped(zoo, _NAME), *(_counted(by_version[version]) for version in shown)]
+        for zoo, by_version in list(counts.items())[:_MOST_ZOOS]
+    )
+    whole = f"### Versions\n\n{table(['zoo', *columns], told)}\n"
+    rows = [row for row in matrix.rows if row.differing]
     if not rows:
-        return f"### Versions\n\nNo result differs between {escaped(', '.join(matrix.versions), 600)}.\n"
-    columns = [escaped(version, 40) for version in matrix.versions[:_MOST_FAMILIES]]
+        return f"{whole}No result differs between {escaped(', '.join(matrix.versions), 600)}.\n"
     lines = (
         [escaped(row.model, _NAME), *map(_cell, list(matrix.cells(row))[:_MOST_FAMILIES])] for row in rows[:_MOST_ROWS]
     )
     return (
-        f"### Differing between versions: {counted(len(rows), 'architecture')}\n\n"
+        f"{whole}#### Differing between versions: {counted(len(rows), 'architecture')}\n\n"
         + table(["architecture", *columns], lines)
         + _more(len(rows) - _MOST_ROWS)
     )
+
+
+def _counted(outcomes: Counter[str]) -> str:
+    return ", ".join(f"{outcomes[outcome]:,} {outcome}" for outcome in OUTCOMES if outcomes[outcome]) or "none"
 
 
 def _cell(results: Sequence[Result]) -> str:
@@ -123,7 +138,7 @@ def _worst(matrix: Matrix) -> str:
             escaped(row.model, _NAME),
             row.worst.outcome,
             escaped(checks_of(row), _NAME),
-            escaped(row.worst.message, _MESSAGE),
+            escaped(row.worst.told, _MESSAGE),
         ]
         for row in rows[:_MOST_ROWS]
     )
