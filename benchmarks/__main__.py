@@ -25,7 +25,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=FIGURES, help="the file (default: benchmarks/FIGURES.md)")
     arguments = parser.parse_args()
     names = whole_zoo.sample(arguments.every)
-    costs = dict(whole_zoo.measure_ways(names))
+    costs = {}
+    for way, cost in whole_zoo.measure_ways(names):
+        print(way, cost, flush=True)
+        costs[way] = cost
     swaps = {name: swap_cost.measure(name) for name in swap_cost.MODELS}
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "pytest"))
     machine = f"{os.cpu_count()} CPUs, {platform.system()}, Python {platform.python_version()}, {libraries}"
