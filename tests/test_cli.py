@@ -187,7 +187,7 @@ def test_a_part_is_merged_when_asked_for(capsys: Output, shards: list[str], tmp_
     out = tmp_path / "out"
     assert main(["merge", str(out), shards[1], "--partial"]) == 0
     assert capsys.readouterr().out == (
-        f"{out / 'results.jsonl'}: 1 results of 1 models, not whole\n  shard 1/2 is missing\n"
+        f"{out / 'results.jsonl'}: 1 result of 1 model, not whole\n  shard 1/2 is missing\n"
     )
     assert read_journal(out)[0].merged["missing"] == ["shard 1/2 is missing"]
 

@@ -73,6 +73,7 @@ def _journal(path: Path) -> Path:
 
 def _merge(arguments: argparse.Namespace) -> int:
     from pytest_headswap.report.merge import MergeError, merge
+    from pytest_headswap.report.text import counted
     from pytest_headswap.report.versions import merge_versions
     from pytest_headswap.report.write import write_reports
 
@@ -90,7 +91,8 @@ def _merge(arguments: argparse.Namespace) -> int:
     except JournalError as error:
         return fail(1, str(error))
     models = {(result.zoo, result.model) for result in merged.results}
-    print(f"{path}: {len(merged.results)} results of {len(models)} models{', not whole' if merged.missing else ''}")
+    told = f"{counted(len(merged.results), 'result')} of {counted(len(models), 'model')}"
+    print(f"{path}: {told}{', not whole' if merged.missing else ''}")
     for sentence in merged.missing:
         print(f"  {sentence}")
     return 0

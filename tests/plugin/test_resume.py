@@ -81,9 +81,7 @@ def test_what_crashed_or_timed_out_is_run_again(project: pytest.Pytester, journa
     _edit(project, spoil)
     result = project.runpytest_inprocess(*RESUME, "--headswap-models=alpha,lonely")
     result.assert_outcomes(passed=2, deselected=2)
-    result.stdout.fnmatch_lines(
-        ["headswap: resume: 2 results are taken over; 2 that crashed or timed out are run again"]
-    )
+    result.stdout.fnmatch_lines(["headswap: resume: 2 results are taken over; 2 are run again"])
     assert [item.outcome for item in journal().values()] == ["passed", "skipped", "passed", "passed"]
 
 
@@ -147,6 +145,73 @@ def test_a_shard_is_resumed_on_workers_too(project: pytest.Pytester, journal: Jo
     result.stdout.fnmatch_lines(["headswap: resume: 3 results are taken over"])
     assert journal().keys() == whole.keys()
     assert read_journal(project.path / "headswap-report")[0].options["shard"] == "1/2"
+
+
+EXPECTED = """
+[[expect]]
+models = "mismatched"
+checks = "native_parity"
+outcome = "failed"
+reason = "its native model is another one"
+"""
+
+UNEXPECTED = """
+[[expect]]
+models = "alpha"
+checks = "native_parity"
+outcome = "failed"
+reason = "it did, once"
+"""
+
+
+def test_what_is_taken_over_is_held_against_the_file_of_expectations_as_it_is_now(
+    project: pytest.Pytester, journal: Journal
+) -> None:
+    flags = ("--headswap-models=alpha,mismatched", "--headswap-expectations=testzoo.toml")
+    file = project.path / "testzoo.toml"
+    file.write_text("")
+    assert project.runpytest_inprocess(*RUN, *flags).ret == pytest.ExitCode.TESTS_FAILED
+    file.write_text(EXPECTED)
+    result = project.runpytest_inprocess(*RESUME, *flags)
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        [
+            "headswap: resume: 4 results are taken over, 1 with another outcome by the file of expectations",
+            "headswap: plan: nothing is left to run",
+            "testzoo: 4 results: 3 passed, 1 xfailed",
+        ]
+    )
+    item = journal()["testzoo::mismatched::native_parity"]
+    assert (item.outcome, item.found, item.expected) == ("xfailed", "failed", "its native model is another one")
+    file.write_text(UNEXPECTED)
+    result = project.runpytest_inprocess(*RESUME, *flags)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            "testzoo: 4 results: 2 passed, 1 failed, 1 xpassed",
+            "  xpassed testzoo::alpha::native_parity - passes, where testzoo.toml, line 2 expects failed: it did, once",
+            "  failed testzoo::mismatched::native_parity - the state_dict differs*",
+        ]
+    )
+
+
+def test_what_was_not_run_by_the_file_is_run_when_it_is_taken_out(project: pytest.Pytester, journal: Journal) -> None:
+    flags = ("--headswap-models=alpha,beta*", "--headswap-expectations=testzoo.toml")
+    file = project.path / "testzoo.toml"
+    kept = '[[expect]]\nmodels = "alpha"\noutcome = "skipped"\nrun = false\nreason = "it takes the machine with it"\n'
+    file.write_text(kept)
+    result = project.runpytest_inprocess(*RUN, *flags)
+    result.stdout.fnmatch_lines(
+        ["  skipped 2: [[]not_run] the file of expectations says that it is not even to be run"]
+    )
+    file.write_text("")
+    result = project.runpytest_inprocess(*RESUME, *flags)
+    result.assert_outcomes(passed=2, deselected=2)
+    result.stdout.fnmatch_lines(["headswap: resume: 2 results are taken over; 2 are run again"])
+    file.write_text(kept)
+    project.runpytest_inprocess(*RESUME, *flags).assert_outcomes(skipped=2, deselected=2)
+    project.runpytest_inprocess(*RESUME, *flags, "--headswap-audit").assert_outcomes(passed=2, deselected=2)
+    assert [item.outcome for item in journal().values()] == ["passed"] * 4
 
 
 FULL = """

@@ -14,6 +14,7 @@ from pytest_headswap._plugin.ids import model_id
 from pytest_headswap._plugin.learnt import known_too_large, read_learnt
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.resume import TAKEN
+from pytest_headswap.report.text import counted
 from pytest_headswap.zoo.costs import ENOUGH, expected_costs
 
 _BUDGET = pytest.StashKey[Budget]()
@@ -75,9 +76,11 @@ def plan_line(config: pytest.Config, settings: Settings) -> str:
     workers = worker_count(config)
     plan = replace(plan, seconds=_left(config, settings, plan.seconds))
     checks = settings.model_count * len(settings.checks) - len(config.stash.get(TAKEN, ()))
+    if not checks:
+        return "headswap: plan: nothing is left to run"
     parts = [
-        f"{len(plan.seconds):,} models",
-        f"{checks:,} checks",
+        counted(len(plan.seconds), "model"),
+        counted(checks, "check"),
         _planned_evidence(config, settings),
     ]
     if plan.basis != "none":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_headswap._plugin.expectations.apply import judge_report
+from pytest_headswap._plugin.expectations.judge import NOT_RUN, NOT_RUN_MEANS
 from pytest_headswap._plugin.facts import facts_of
 from pytest_headswap._plugin.failure import message_of
 from pytest_headswap._plugin.ids import CheckId, parse_id, repro_command
@@ -219,7 +220,8 @@ def _explained(reason: str) -> str:
 
     if not reason:
         return "without a reason code"
-    return f"[{reason}] {(SKIP_REASONS | REASONS).get(reason, '')}".rstrip()  # a check of the user's has its own codes
+    ours = {**SKIP_REASONS, **REASONS, NOT_RUN: NOT_RUN_MEANS}
+    return f"[{reason}] {ours.get(reason, '')}".rstrip()  # a check of the user's has its own codes
 
 
 def _versions(settings: Settings) -> dict[str, str]:

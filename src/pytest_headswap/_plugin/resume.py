@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pytest_headswap._plugin.expectations.apply import judge_again
 from pytest_headswap._plugin.ids import CheckId
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.recorder import header_of
@@ -53,8 +54,10 @@ class Resume:
             for check in settings.checks
         }
         latest = {result.nodeid: result for result in results if result.nodeid in asked}
-        self.taken = tuple(result for result in latest.values() if result.outcome not in AGAIN)
+        judged = [judge_again(settings.expectations, result) for result in latest.values()]
+        self.taken = tuple(result for result in judged if result is not None and result.outcome not in AGAIN)
         self.again = len(latest) - len(self.taken)
+        self.changed = sum(result.outcome != latest[result.nodeid].outcome for result in self.taken)
         self.failures = tuple(result for result in self.taken if result.bad)
         config.stash[TAKEN] = frozenset(result.nodeid for result in self.taken)
 
@@ -62,8 +65,9 @@ class Resume:
         """What is taken over, in one line."""
         if not self.taken and not self.again:
             return "headswap: resume: there is nothing to go on from, so everything is run"
-        again = f"; {self.again} that crashed or timed out are run again" if self.again else ""
-        return f"headswap: resume: {len(self.taken):,} results are taken over{again}"
+        changed = f", {self.changed} with another outcome by the file of expectations" if self.changed else ""
+        again = f"; {self.again} are run again" if self.again else ""
+        return f"headswap: resume: {len(self.taken):,} results are taken over{changed}{again}"
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -75,7 +79,7 @@ class Resume:
         if self.taken:
             yield f"taken over from the run before: {len(self.taken):,} results"
         for result in self.failures[:_NAMED]:
-            yield f"  {result.outcome} {result.nodeid} - {result.message.partition(chr(10))[0]}"
+            yield f"  {result.outcome} {result.nodeid} - {result.told.partition(chr(10))[0]}"
         if len(self.failures) > _NAMED:
             yield f"  and {len(self.failures) - _NAMED:,} more"
 

@@ -21,7 +21,7 @@ def worst_lines(matrix: Matrix, width: int) -> Iterator[str]:
     indent = max(len(row.worst.outcome) for row in shown) + 4
     yield f"to look at, the worst first: {counted(len(rows), 'architecture')}"
     for row in shown:
-        what = f"{model_id(row.zoo, row.model)} ({checks_of(row)}): {row.worst.message}"
+        what = f"{model_id(row.zoo, row.model)} ({checks_of(row)}): {row.worst.told}"
         yield shortened(f"  {row.worst.outcome:<{indent - 2}}{one_line(what)}", max(width, 40))
         # whole, however long: half a command helps nobody
         yield f"{' ' * indent}{printable(row.worst.repro)}"

@@ -72,6 +72,11 @@ class Result:
         """Whether somebody has to look at it: also where it passes, and a file of expectations says that it fails."""
         return self.outcome in BAD or (self.outcome == "xpassed" and bool(self.expected))
 
+    @property
+    def told(self) -> str:
+        """Why the outcome is what it is: what was found, and then what a file of expectations says of it."""
+        return "\n".join(filter(None, [self.message, self.expected]))
+
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types."""
         data = {item.name: getattr(self, item.name) for item in fields(self)} | {"heads": list(self.heads)}

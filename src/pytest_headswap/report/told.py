@@ -80,7 +80,7 @@ def _what(item: Change | Growth) -> str:
     was = item.old.outcome if item.old is not None else "new"
     if item.new is None:
         return f"{was} -> gone"
-    message = f": {one_line(item.new.message)}" if item.new.message and item.new.outcome != "passed" else ""
+    message = f": {one_line(item.new.told)}" if item.new.told and item.new.outcome != "passed" else ""
     return f"{was} -> {item.new.outcome}{message}"
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from pytest_headswap._plugin.expectations.asked import Expectations
-from pytest_headswap._plugin.expectations.judge import BAD, NOT_RUN, Seen, seen_of
+from pytest_headswap._plugin.expectations.judge import BAD, NOT_RUN, REFUSED, Seen, seen_of
 from pytest_headswap._plugin.expectations.told import told
 from pytest_headswap._plugin.ids import CheckId
 from pytest_headswap.report import Result
@@ -90,6 +90,23 @@ def _tell_failure(report: pytest.TestReport, seen: Seen, found: Judged) -> None:
     report.outcome = "failed"
     first, _, rest = found.expected.partition("\n")
     report.longrepr = "\n".join(filter(None, [first, seen.message, rest]))
+
+
+def judge_again(expectations: Expectations, result: Result) -> Result | None:
+    """A result of an earlier run, as the file has it now; None where this run would do other than that one did.
+
+    A check that was not made then may have to be made now, and the other way round.
+    """
+    test = CheckId(result.zoo, result.model, result.check)
+    skipped = (result.found or result.outcome) == "skipped"
+    kept = result.reason if skipped and result.reason in (NOT_RUN, REFUSED) else ""
+    if expectations.audited(test) or kept != expectations.keeps(test):
+        return None
+    seen = seen_of(result)
+    if seen is None:
+        return result
+    found = judged(expectations, seen, result.repro, "call")
+    return replace(result, outcome=found.outcome, found=found.found, expected=found.expected)
 
 
 def skip_if_not_run(expectations: Expectations, test: CheckId) -> None:

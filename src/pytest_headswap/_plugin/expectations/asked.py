@@ -13,7 +13,7 @@ from pytest_headswap._plugin.asked import AskedError, CaseOptions
 from pytest_headswap._plugin.expectations.condition import ConditionError, Here, holds
 from pytest_headswap._plugin.expectations.document import Document, DocumentError
 from pytest_headswap._plugin.expectations.entry import Entry
-from pytest_headswap._plugin.expectations.judge import ConflictError, Judge, Seen, Verdict
+from pytest_headswap._plugin.expectations.judge import NOT_RUN, REFUSED, ConflictError, Judge, Seen, Verdict
 from pytest_headswap._plugin.expectations.store import SUFFIX, Store, default_zoo_is_known
 from pytest_headswap._plugin.expectations.update import Scope
 from pytest_headswap._plugin.ids import CheckId
@@ -64,6 +64,14 @@ class Expectations:
     def not_run(self, test: CheckId) -> Entry | None:
         """The entry that keeps a check from being made."""
         return next((entry for entry in self.judge.entries(test) if not entry.run), None)
+
+    def keeps(self, test: CheckId) -> str:
+        """The reason code with which a check is skipped unseen; empty where it is made."""
+        if self.audit:
+            return ""
+        if self.not_run(test) is not None:
+            return NOT_RUN
+        return REFUSED if self.zoos[test.zoo][test.model].refusal else ""
 
     def audited(self, test: CheckId) -> str:
         """Why a check would not be made if this were no audit; empty where it would, or where this is none."""

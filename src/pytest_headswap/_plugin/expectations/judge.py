@@ -19,6 +19,11 @@ from pytest_headswap.report import Result
 NOT_RUN = "not_run"
 """The reason code of what an entry keeps from being run."""
 
+NOT_RUN_MEANS = "the file of expectations says that it is not even to be run"
+
+REFUSED = "zoo_refused"
+"""The reason code of what the zoo itself keeps from being run."""
+
 BAD = ("failed", "error", "crashed", "timeout")
 
 
