@@ -25,7 +25,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 
 def test_the_folder_can_be_read_instead_of_the_file(tmp_path: Path) -> None:
     JournalWriter(tmp_path, HEADER).close()
-    assert read_journal(tmp_path) == (HEADER, [])
+    assert read_journal(tmp_path) == read_journal(str(tmp_path)) == (HEADER, [])
 
 
 def test_missing_folders_are_made(tmp_path: Path) -> None:

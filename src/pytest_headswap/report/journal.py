@@ -115,7 +115,7 @@ class JournalWriter:
         self.close()
 
 
-def read_journal(path: Path) -> tuple[JournalHeader, list[Result]]:
+def read_journal(path: str | Path) -> tuple[JournalHeader, list[Result]]:
     """Read a journal: the file, or the folder it lies in.
 
     A last line that was cut off by a crash of the run is left out.
@@ -123,6 +123,7 @@ def read_journal(path: Path) -> tuple[JournalHeader, list[Result]]:
     Raises:
         JournalError: the file cannot be read, or is no journal.
     """
+    path = Path(path)
     if path.is_dir():
         path = path / JOURNAL_NAME
     try:
