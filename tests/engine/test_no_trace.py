@@ -42,6 +42,9 @@ class Tracks(nn.Module):
         self.recent.append(self.calls)
         self.counter += 1
         self.new_attribute = x
+        self.fc.register_buffer("mean", x.mean())  # it had no buffer
+        self.bn.add_module("inner", nn.Identity())  # nor this one a child
+        self.bn.register_forward_hook(lambda *_: None)
         if random.random() < 2 and np.random.rand() < 2:
             x = x + torch.rand(()) * self.table.sum()
         x = nn.functional.dropout(self.bn(self.conv(x)), training=self.training)

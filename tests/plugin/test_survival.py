@@ -74,7 +74,7 @@ def test_a_hundred_sound_models_are_not_disturbed_by_a_killer_a_hanger_an_eater_
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, workers: int
 ) -> None:
     extend_conftest(FAULTS + "SPECS = {**SOUND, **FAULTY, 'liar': dict(build=Liar)}")
-    flags = ["--headswap-timeout=4", "--headswap-memory=400MiB"]
+    flags = ["--headswap-timeout=8", "--headswap-memory=400MiB"]
     if workers:
         pytest.importorskip("xdist")
         flags += ["-n", str(workers)]
@@ -92,7 +92,7 @@ def test_a_hundred_sound_models_are_not_disturbed_by_a_killer_a_hanger_an_eater_
     assert of["killer"].message.startswith("the process of the model was killed by SIGSEGV while the model was built")
     assert of["hanger"].outcome == "timeout"
     assert of["hanger"].message.startswith(
-        "the 4 s of --headswap-timeout were used up while the model was built, in forward ("
+        "the 8 s of --headswap-timeout were used up while the model was built, in forward ("
     )
     assert of["eater"].outcome == "crashed"
     assert "more than the 400 MiB of --headswap-memory" in of["eater"].message

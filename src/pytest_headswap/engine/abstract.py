@@ -218,8 +218,8 @@ class StandIns:
         return made
 
     def empty(self, registry: dict[str, Any], /) -> dict[str, Any]:
-        """What stands in for a registry without entries."""
-        return type(registry)()
+        """What stands in for a registry without entries: itself, since it can be emptied again."""
+        return registry
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """All stand-ins that were made so far."""
@@ -249,6 +249,7 @@ def preserved(model: nn.Module, stand_ins: StandIns) -> Iterator[StandIns]:
     """
     inside = modules(model)
     originals = [dict(module.__dict__) for module in inside]
+    unfilled: list[dict[str, Any]] = []  # torch gives ten to each module, and a copy of each would take its time
     with preserved_globals():
         try:
             for module, state in zip(inside, originals, strict=True):
@@ -257,7 +258,9 @@ def preserved(model: nn.Module, stand_ins: StandIns) -> Iterator[StandIns]:
                     if type(value) in _PLAIN:
                         continue
                     if key in _REGISTRIES and not value:
-                        current[key] = stand_ins.empty(value)
+                        current[key] = stand_in = stand_ins.empty(value)
+                        if stand_in is value:
+                            unfilled.append(value)
                     elif key == "_modules":
                         current[key] = value.copy()
                     else:
@@ -267,6 +270,9 @@ def preserved(model: nn.Module, stand_ins: StandIns) -> Iterator[StandIns]:
             for module, state in zip(inside, originals, strict=True):
                 module.__dict__.clear()
                 module.__dict__.update(state)
+            for registry in unfilled:
+                if registry:
+                    registry.clear()
 
 
 @contextmanager
