@@ -13,7 +13,8 @@ from pytest_headswap.checks import CHECKS, build_case, run_check
 from pytest_headswap.engine import NoHeadError, swap_head
 from pytest_headswap.zoo import load_zoo
 
-pytest.importorskip("transformers")
+if not pytest.importorskip("transformers").is_torch_available():
+    pytest.skip("the installed transformers needs a newer torch", allow_module_level=True)
 
 SAMPLE = {
     "ViTForImageClassification": "classifier",
@@ -162,6 +163,20 @@ def test_models_of_billions_of_parameters_are_small_here(name: str) -> None:
     with torch.device("meta"):
         model = load_zoo("transformers")[name].build()
     assert sum(parameter.numel() for parameter in model.parameters()) < 150e6
+
+
+def test_a_torch_that_is_too_old_for_the_library_is_named() -> None:
+    script = """
+import transformers
+transformers.is_torch_available = lambda: False
+from pytest_headswap.zoo import ZooError, load_zoo
+try:
+    load_zoo("transformers")
+except ZooError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert f"needs a newer torch than {torch.__version__}: upgrade torch, or" in done.stdout
 
 
 def test_the_zoo_leaves_the_environment_as_it_is() -> None:

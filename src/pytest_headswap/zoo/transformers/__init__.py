@@ -10,13 +10,20 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 import transformers
 from torch import nn
-from transformers.models.auto import modeling_auto
 
 from pytest_headswap.zoo.model import ModelSpec, Zoo, ZooError
 from pytest_headswap.zoo.transformers.config import small_config
 from pytest_headswap.zoo.transformers.inputs import inputs_for
+
+if not transformers.is_torch_available():  # it then has no models, and says of each that there is no torch at all
+    raise ZooError(
+        f"zoo 'transformers' cannot be used: transformers {transformers.__version__} needs a newer torch than "
+        f"{torch.__version__}: upgrade torch, or install an older transformers"
+    )
+from transformers.models.auto import modeling_auto
 
 TASKS = ("image", "sequence", "token", "audio", "video")
 # packages that classes ask for only when they are built
