@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+from shapes import draw
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pytest_headswap import freeze_backbone, swap_head
-from shapes import draw
 
 OLD = ("square", "circle", "ring", "plus", "bar", "triangle")
 NEW = ("diamond", "cross", "frame")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from fine_tune import NEW, ShapeNet, accuracy, load, main
+from shapes import draw
 from torch import nn
 
-from fine_tune import NEW, ShapeNet, accuracy, load, main
 from pytest_headswap import parametrize_with_checks
-from shapes import draw
 
 
 @parametrize_with_checks([ShapeNet()], native=ShapeNet)

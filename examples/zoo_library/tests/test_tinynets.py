@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
-
 import tinynets
+import torch
 
 
 def test_models_are_listed_by_name() -> None:
