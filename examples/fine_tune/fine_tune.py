@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     backbone: Path | None = arguments.backbone
     if backbone is None:
         backbone = output / "backbone.pt"
-        train(model, model.parameters(), draw(OLD, 3000, generator), epochs=4)
+        train(model, model.parameters(), draw(OLD, 2000, generator), epochs=4)
         torch.save(model.state_dict(), backbone)
         print(f"{backbone}: accuracy {accuracy(model, draw(OLD, 500, generator)):.1%} on {', '.join(OLD)}")
     else:
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     swap = swap_head(model, len(NEW))
     freeze_backbone(swap)
-    trained, unseen = draw(NEW, 1500, generator), draw(NEW, 500, generator)
+    trained, unseen = draw(NEW, 1000, generator), draw(NEW, 500, generator)
     print(f"new head: {swap.heads[0].path}, accuracy {accuracy(model, unseen):.1%} on {', '.join(NEW)}")
     train(model, swap.parameters(), trained, arguments.epochs)
     reached = accuracy(model, unseen)
