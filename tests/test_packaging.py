@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 import subprocess
-import zipfile
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 import pytest_headswap
-from pytest_headswap.zoo.costs import FOLDER
 
 ROOT = Path(__file__).parent.parent
-PACKAGE = Path(pytest_headswap.__file__).parent
+REPOSITORY = "https://github.com/pytest-headswap/pytest-headswap"
 
 
 def test_the_version_stands_in_one_place() -> None:
@@ -23,7 +22,7 @@ def test_the_version_stands_in_one_place() -> None:
 
 
 def test_the_changelog_has_a_part_for_this_version() -> None:
-    assert f"## {pytest_headswap.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {pytest_headswap.__version__} - " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_the_entry_points_can_be_loaded() -> None:
@@ -37,16 +36,23 @@ def test_the_package_is_marked_as_typed() -> None:
     assert (Path(pytest_headswap.__file__).parent / "py.typed").exists()
 
 
-def test_the_wheel_holds_the_costs_of_the_zoos_and_what_reports_are_made_with(tmp_path: Path) -> None:
-    wheel = pytest.importorskip("hatchling.builders.wheel", reason="hatchling builds wheels")
-    (built,) = wheel.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
-    names = zipfile.ZipFile(built).namelist()
-    assert "pytest_headswap/zoo/costs.py" in names
-    shipped = {f"pytest_headswap/zoo/costs/{path.name}" for path in FOLDER.glob("*.json")}
-    assert shipped <= set(names)
-    made_with = {path for folder in ("templates", "static") for path in (PACKAGE / "report" / folder).iterdir()}
-    assert len(made_with) >= 8
-    assert {f"pytest_headswap/{path.relative_to(PACKAGE).as_posix()}" for path in made_with} <= set(names)
+def test_links_of_the_readme_work_on_pypi_too() -> None:
+    tokens = MarkdownIt().parse((ROOT / "README.md").read_text(encoding="utf-8"))
+    inline = [child for token in tokens for child in token.children or ()]
+    links = [
+        str(child.attrGet("href") or child.attrGet("src")) for child in inline if child.type in ("link_open", "image")
+    ]
+    assert links
+    assert [link for link in links if not link.startswith("https://")] == []
+
+
+def test_links_into_the_repository_lead_to_what_is_there() -> None:
+    texts = {path: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), ROOT / "pyproject.toml")}
+    paths = {
+        found for text in texts.values() for found in re.findall(rf"{REPOSITORY}/(?:blob|tree)/main/([\w./-]+)", text)
+    }
+    assert "CONTRIBUTING.md" in paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_ci_takes_the_test_command_from_the_readme() -> None:

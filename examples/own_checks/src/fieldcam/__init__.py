@@ -1,0 +1,1 @@
+"""Models for a camera with little memory."""

@@ -1,0 +1,72 @@
+"""The models of the camera, and the zoo that `pyproject.toml` offers under the name `fieldcam`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pytest_headswap import ModelSpec
+
+FRAME = (2, 3, 48, 64)  # batch, channels, height, width
+SOUND = (2, 1, 512)  # batch, channels, samples
+
+
+def leaf(num_classes: int = 12) -> nn.Module:
+    """For pictures: depthwise convolutions."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, stride=4, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU6(),
+        nn.Conv2d(16, 16, 3, padding=1, groups=16),
+        nn.Conv2d(16, 32, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, num_classes),
+    )
+
+
+class Herd(nn.Module):
+    """For pictures too: a score for each class in each place, of which the highest counts."""
+
+    def __init__(self, num_classes: int = 12) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 24, 5, stride=4, padding=2), nn.GroupNorm(4, 24), nn.SiLU())
+        self.score = nn.Conv2d(24, num_classes, 1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames to logits."""
+        scores: Tensor = self.score(self.body(frames))
+        return scores.amax((2, 3))
+
+
+class Song(nn.Module):
+    """For sound: a recurrent layer over filtered samples."""
+
+    def __init__(self, num_classes: int = 12) -> None:
+        super().__init__()
+        self.filters = nn.Conv1d(1, 16, 16, stride=8)
+        self.memory = nn.GRU(16, 24, batch_first=True)
+        self.call = nn.Linear(24, num_classes)
+
+    def forward(self, sound: Tensor) -> dict[str, Tensor]:
+        """Sound to logits, and to the features that they are made of."""
+        steps, _ = self.memory(self.filters(sound).relu().transpose(1, 2))
+        features = steps[:, -1]
+        return {"logits": self.call(features), "features": features}
+
+
+def zoo() -> list[ModelSpec]:
+    """All models, with what they take and how they are built for another class count."""
+    return [
+        ModelSpec("leaf", build=leaf, example_inputs=_frames, native=leaf, tags=("picture",)),
+        ModelSpec("herd", build=Herd, example_inputs=_frames, native=Herd, tags=("picture",)),
+        ModelSpec("song", build=Song, example_inputs=_sound, native=Song, tags=("sound",)),
+    ]
+
+
+def _frames(_: nn.Module) -> Tensor:
+    return torch.randn(FRAME)
+
+
+def _sound(_: nn.Module) -> Tensor:
+    return torch.randn(SOUND)

@@ -1,0 +1,37 @@
+"""Tests of this project that run once for each model of a zoo; each gets a model of its own, with a new head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pytest_headswap import Case, freeze_backbone
+
+
+def logits_of(case: Case) -> Tensor:
+    """What the model says about the inputs of the case."""
+    outputs: Any = case.model(*case.inputs.args)
+    logits: Tensor = outputs["logits"] if isinstance(outputs, dict) else outputs
+    return logits
+
+
+@pytest.mark.headswap(zoo="fieldcam", checks="output_shape, gradient_flow")
+def test_a_new_head_learns_two_samples_by_heart(headswap_case: Case) -> None:
+    freeze_backbone(headswap_case.swap)
+    labels = torch.tensor([0, 4])
+    optimizer = torch.optim.Adam(headswap_case.swap.parameters(), lr=0.05)
+    headswap_case.model.train()
+    for _ in range(100):
+        optimizer.zero_grad()
+        functional.cross_entropy(logits_of(headswap_case), labels).backward()
+        optimizer.step()
+    assert logits_of(headswap_case).argmax(1).equal(labels)
+
+
+@pytest.mark.headswap(zoo="fieldcam", models="herd", num_classes=2)
+def test_yes_and_no_are_two_classes(headswap_case: Case) -> None:
+    assert logits_of(headswap_case).shape == (2, 2)

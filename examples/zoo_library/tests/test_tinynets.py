@@ -1,0 +1,17 @@
+"""The tests that the library had before; conformance is not written here, it comes with the line in pyproject.toml."""
+
+from __future__ import annotations
+
+import pytest
+import tinynets
+import torch
+
+
+def test_models_are_listed_by_name() -> None:
+    assert tinynets.list_models() == ["tiny_deit", "tiny_mlp", "tiny_resnet", "tiny_squeeze"]
+
+
+@pytest.mark.parametrize("name", tinynets.list_models())
+def test_a_model_has_the_class_count_that_it_is_built_with(name: str) -> None:
+    inputs = torch.randn(2, 16) if name == "tiny_mlp" else torch.randn(2, 3, 32, 32)
+    assert tinynets.create_model(name, num_classes=3).eval()(inputs).shape == (2, 3)

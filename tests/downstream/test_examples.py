@@ -1,0 +1,147 @@
+"""The projects in `examples/`, each installed with the wheel in an environment of its own, do what they say."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT, Dists, Environment, make_environment
+
+EXAMPLES = ROOT / "examples"
+CHECKS = 8  # those that come with the package
+
+
+@dataclass(frozen=True)
+class Example:
+    """A copy of an example, installed.
+
+    Attributes:
+        folder: where the copy is; nothing of this checkout is above it.
+        commands: what the README says to run, line by line, without comments.
+    """
+
+    folder: Path
+    environment: Environment
+    commands: tuple[str, ...]
+
+    def run(self, command: str, *, status: int = 0) -> str:
+        """Run a line of the README, which has to end as said; returns what it printed."""
+        assert command in self.commands
+        done = self.environment.run(command, self.folder)
+        assert done.returncode == status
+        return done.stdout
+
+    def break_it(self, file: str, old: str, new: str) -> None:
+        """Plant a fault."""
+        path = self.folder / file
+        text = path.read_text(encoding="utf-8")
+        assert text.count(old) == 1
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.fixture
+def example(tmp_path: Path, libraries: Path, dists: Dists) -> Callable[[str], Example]:
+    """Install a copy of an example in the way of its README, but offline and with the libraries that are here."""
+
+    def make(name: str) -> Example:
+        folder = tmp_path / name
+        shutil.copytree(EXAMPLES / name, folder, ignore=shutil.ignore_patterns("__pycache__", "headswap-report", "run"))
+        first, *others = re.findall(
+            r"^```bash\n(.*?)^```", (folder / "README.md").read_text(), re.MULTILINE | re.DOTALL
+        )
+        install = re.fullmatch(
+            r"python3 -m venv \.venv && \. \.venv/bin/activate && pip install -e '?\.(\[test\])?'?\n", first
+        )
+        assert install is not None, "the README begins with how to install"
+        environment = make_environment(tmp_path / "venv")
+        environment.lend(libraries)
+        # without an index: whatever the example or the wheel needs beside the libraries is an error
+        offline = ("--no-index", "--no-build-isolation", "--find-links", str(dists.wheel.parent))
+        environment.install(*offline, "--editable", f"{folder}{install[1] or ''}")
+        commands = [line.partition(" #")[0].strip() for block in others for line in block.splitlines()]
+        return Example(folder, environment, tuple(commands))
+
+    return make
+
+
+def outcomes(printed: str) -> Counter[str]:
+    """The counts in the last line of a run."""
+    (*_, last) = printed.strip().splitlines()
+    return Counter({what: int(count) for count, what in re.findall(r"(\d+) ([a-z]+)", last.partition(" in ")[0])})
+
+
+def test_each_example_is_tested_here() -> None:
+    tests = Path(__file__).read_text(encoding="utf-8")
+    for path in EXAMPLES.iterdir():
+        assert f'example("{path.name}")' in tests
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
+def test_an_example_depends_on_the_released_package_alone(path: Path) -> None:
+    text = (path / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.search(r'(dependencies|test) = \[[^\]]*"pytest-headswap"', text)
+    assert "file:" not in text
+    assert ".." not in text
+
+
+def _assert_it_is_the_wheel(example: Example, version: str) -> None:
+    """The package comes from the environment of the example, and its plugin is there once."""
+    code = (
+        "from importlib.metadata import distributions; import pytest_headswap; "
+        "points = [point for dist in distributions() for point in dist.entry_points]; "
+        "plugins = [point.name for point in points if point.group == 'pytest11']; "
+        "print(pytest_headswap.__file__, pytest_headswap.__version__, plugins.count('headswap'))"
+    )
+    done = example.environment.run(f'python -c "{code}"', example.folder)
+    place = example.environment.packages / "pytest_headswap" / "__init__.py"
+    assert done.stdout.split() == [str(place), version, "1"]
+    for command in ("pytest", "headswap"):
+        where = example.environment.run(f"command -v {command}", example.folder).stdout.strip()
+        assert Path(where).parent == example.environment.scripts
+
+
+def test_a_library_adds_conformance_in_one_line(example: Callable[[str], Example], dists: Dists) -> None:
+    library = example("zoo_library")
+    _assert_it_is_the_wheel(library, dists.version)
+    everything, tests, explain = library.commands
+    own = 5
+    assert outcomes(library.run(everything)) == {"passed": own + 4 * CHECKS - 2, "xfailed": 2}
+    assert (library.folder / "headswap-report" / "index.html").exists()
+    assert outcomes(library.run(tests)) == {"passed": own}
+    assert "head_dist" in library.run(explain)
+
+    library.break_it("src/tinynets/models.py", "self.fc(features)", "self.fc(features).detach()")
+    broken = library.run(everything, status=1)
+    assert "FAILED tinynets.registry:ARCHITECTURES::tiny_resnet::gradient_flow" in broken
+    assert outcomes(broken)["failed"] < CHECKS
+
+
+def test_a_project_adds_checks_and_tests_of_its_own(example: Callable[[str], Example], dists: Dists) -> None:
+    project = example("own_checks")
+    _assert_it_is_the_wheel(project, dists.version)
+    everything, one, elsewhere = project.commands
+    # three models, of which that for sound skips one of the two checks; a test for each model, and one more
+    assert outcomes(project.run(everything)) == {"passed": 3 * (CHECKS + 2) - 1 + 4, "skipped": 1}
+    assert outcomes(project.run(one)) == {"passed": 3}
+    assert outcomes(project.run(elsewhere)) == {"passed": 2}
+
+    project.break_it("tests/conftest.py", "MOST_NUMBERS = 4_000", "MOST_NUMBERS = 130")
+    assert "the head has 165 numbers, and the camera takes 130" in project.run(one, status=1)
+
+
+def test_a_script_fine_tunes_a_head_and_loads_it_elsewhere(example: Callable[[str], Example], dists: Dists) -> None:
+    script = example("fine_tune")
+    _assert_it_is_the_wheel(script, dists.version)
+    first, again, tests = script.commands
+    for command in (first, again):
+        printed = script.run(command)
+        assert "loaded into a fresh model, it gives the same logits" in printed
+        accuracies = [float(value) for value in re.findall(r"([\d.]+)%", printed)]
+        assert accuracies[-1] >= 90
+    assert outcomes(script.run(tests)) == {"passed": CHECKS + 3}
