@@ -36,6 +36,13 @@ def _addmm(node: Node) -> Relation:
     return _product(node, 1, 2, bias=0)
 
 
+def _addbmm(node: Node) -> Relation:
+    """A batch of matrix products, summed: (b, n, k), (b, k, m) to (n, m)."""
+    left, right = node.inputs[1].shape, node.inputs[2].shape
+    links = [Link(1, 1, 0, 0, left[1]), Link(2, 2, 0, 1, right[2]), *broadcast(node, 0, 0)]
+    return Relation(links, [((1, 2), (2, 1)), ((1, 0), (2, 0))])
+
+
 def _linear(node: Node) -> Relation:
     """`linear(x, weight, bias)`, for backends that keep it whole: weight is (out, in)."""
     x, out = node.inputs[0].shape, node.outputs[0].shape
@@ -116,6 +123,7 @@ def _cdist(node: Node) -> Relation:
 RULES = rules(
     (_mm, "mm bmm matmul mv dot vdot"),
     (_addmm, "addmm baddbmm addmv"),
+    (_addbmm, "addbmm"),
     (_linear, "linear"),
     (_convolution, "convolution _convolution convolution_overrideable"),
     (
