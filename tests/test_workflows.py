@@ -103,6 +103,7 @@ def test_expressions_mean_something() -> None:
         known |= {f"matrix.{key}" for key in (("tox", "python") if "include" in matrix else matrix)}
         known |= {f"steps.{each['id']}.outputs" for each in job.get("steps", ()) if "id" in each}
         others = WORKFLOWS[file]["jobs"]
+        known |= {f"needs.{other}.result" for other in others}
         known |= {f"needs.{other}.outputs.{key}" for other in others for key in others[other].get("outputs", {})}
         used = re.findall(r"\b(?:inputs|matrix|steps|needs)\.[\w.-]+", " ".join(EXPRESSION.findall(str(job))))
         for each in used:
@@ -137,8 +138,20 @@ def test_tox_has_every_environment_that_is_named() -> None:
         [sys.executable, "-m", "tox", "list", "--no-desc", "-q"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     named = re.findall(r"tox run -e (\w+)", " ".join(str(each.get("run")) for each in steps()))
-    assert named == ["release"]
+    assert named == ["matrix", "release"]
     assert set(named) <= set(listed.stdout.split())
+
+
+def test_the_versions_of_ci_are_environments_of_tox_with_the_zoos() -> None:
+    listed = (ROOT / "tox.ini").read_text(encoding="utf-8")
+    versions = WORKFLOWS["ci.yml"]["jobs"]["versions"]["strategy"]["matrix"]["include"]
+    assert len(versions) >= 4
+    for version in versions:
+        python, torch, pytest_, zoo = version["tox"].split("-")
+        assert python == f"py{version['python'].replace('.', '')}"
+        assert zoo == "zoo"
+        for factor in (torch, pytest_):
+            assert f"    {factor}: {'torch' if factor == torch else 'pytest'}==" in listed
 
 
 def test_ci_runs_each_environment_of_tox_on_its_python(tmp_path: Path) -> None:
