@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_headswap._docs import page
 from pytest_headswap._plugin.expectations.apply import judge_report
 from pytest_headswap._plugin.facts import facts_of
 from pytest_headswap._plugin.failure import message_of
@@ -171,6 +172,8 @@ class Recorder:
             terminalreporter.write_line(f"{zoo}: {counts.total()} results: {listed}")
         for reason, count in self.skips.most_common():
             terminalreporter.write_line(f"  skipped {count}: {_explained(reason)}")
+        if self.skips:
+            terminalreporter.write_line(f"  the codes are explained at {page('errors')}")
         if self.resume is not None:
             for line in self.resume.summary():
                 terminalreporter.write_line(line)
