@@ -1,0 +1,54 @@
+"""The pictures of "How the head is found" are what the engine finds now."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from .conftest import DOCS
+
+
+def _script() -> Any:
+    spec = importlib.util.spec_from_file_location("pictures", DOCS / "pictures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pictures"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+pictures = _script()
+
+
+@pytest.mark.parametrize("name", pictures.MODELS)
+def test_a_picture_is_what_the_engine_finds(name: str) -> None:
+    reference = pictures.MODELS[name]
+    library = reference.partition(":")[0]
+    if library != "builtin":
+        pytest.importorskip(library)
+    committed = (DOCS / "pictures" / f"{name}.svg").read_text(encoding="utf-8")
+    assert committed == pictures.picture_of(pictures.heads_of(reference))
+
+
+def test_each_picture_is_shown_and_each_that_is_shown_is_drawn() -> None:
+    page = (DOCS / "heads.md").read_text(encoding="utf-8")
+    shown = re.findall(r"\]\(pictures/(\w+)\.svg\)", page)
+    assert shown == list(pictures.MODELS)
+    assert {path.stem for path in (DOCS / "pictures").iterdir()} == set(shown)
+    for reference in pictures.MODELS.values():
+        assert f"`{reference}`" in page
+
+
+def test_a_picture_shows_the_heads_and_where_the_class_dimension_goes() -> None:
+    heads = pictures.heads_of("builtin:distilled")
+    drawn = ET.fromstring(pictures.picture_of(heads))
+    texts = ["".join(item.itertext()) for item in drawn.iter() if item.tag.endswith("}text")]
+    assert [head.path for head in heads if head.path in texts] == [head.path for head in heads]
+    assert len([item for item in drawn.iter() if item.get("class") == "head"]) == len(heads) > 1
+    assert [item for item in drawn.iter() if item.get("class") == "way"]
