@@ -1,4 +1,4 @@
-"""Messages name the page that explains them, once and where it is read: in no journal, nor beside each of many skips."""
+"""Messages name the page that explains them, once and where it is read: in no journal, and not beside each skip."""
 
 from __future__ import annotations
 

@@ -48,7 +48,14 @@ def parametrize_with_checks(
 
     Args:
         models: modules, `zoo:model` or `ModelSpec`; or one of them.
-        num_classes, example_inputs, checks, native, evidence, device, memory, head: as for `check_headswap`.
+        num_classes: class count of the new head.
+        example_inputs: as for `swap_head`, for all of the models.
+        checks: names of checks, as a list or with commas between, or a `Check` of your own. None: all.
+        native: given a class count, returns the model as it is built for that count, for `native_parity`.
+        evidence: `auto`, `structure` or `numeric`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        memory: what a model may take, such as `2.5GiB`: one that would take more is given structure evidence.
+        head: path of the one head to swap, for models whose heads mean different things.
 
     Returns:
         A mark that gives the test its arguments `model` and `check`.
