@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from html import escape
+from importlib.metadata import version
 from pathlib import Path
 
 from torch import nn
@@ -31,6 +32,8 @@ MODELS = {
     "fasterrcnn": "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn",
     "googlenet": "torchvision:googlenet",
 }
+
+_LIBRARIES = ("torch", "torchvision", "timm")  # which operations there are, and their order, is theirs
 
 _WIDE, _HIGH, _BETWEEN, _DOWN = 204, 40, 12, 20
 _NAME_FITS, _DETAIL_FITS = 28, 36
@@ -62,6 +65,11 @@ class Box:
 
 Edge = tuple[Box, Box, bool]
 """From one step to the next; True where the class dimension goes along."""
+
+
+def versions() -> str:
+    """What the pictures are drawn with, without the last numbers."""
+    return ", ".join(f"{name} {'.'.join(version(name).split('.')[:2])}" for name in _LIBRARIES)
 
 
 def heads_of(reference: str) -> Heads:
@@ -115,6 +123,7 @@ def picture_of(heads: Heads) -> str:
     }
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
+        f"<desc>{versions()}</desc>",
         f"<style>{_STYLE}</style>",
         *_drawn_edges(edges, places),
         *(line for box, place in places.items() for line in _drawn_box(box, *place)),
