@@ -1,12 +1,12 @@
 """The pictures of "How the head is found", drawn from what the engine finds: `python docs/pictures.py`.
 
-Steps that several heads share are drawn once. Colours are set for both the light and the dark of the site: dark text on
-light boxes, and lines of a grey that is seen on both.
+Steps that several heads share are drawn once: the same layer, or operations whose result is the very same tensor.
+Colours are for both the light and the dark of the site: dark text on light boxes, and lines of a grey that is seen on
+both.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,9 @@ from torch import nn
 
 from pytest_headswap import Heads, find_heads
 from pytest_headswap.checks.lean import on_meta_if_possible
+from pytest_headswap.engine.graph import Value
+from pytest_headswap.engine.guess import inputs_for
+from pytest_headswap.engine.record import record
 from pytest_headswap.report.picture import sizes
 from pytest_headswap.report.text import shortened, shortened_left
 from pytest_headswap.zoo import ModelSpec, load_zoo
@@ -54,13 +57,19 @@ path{fill:none;stroke:#8390a2;stroke-width:1.5}
 
 @dataclass(frozen=True)
 class Box:
-    """One step: what is written in it, and in which row it stands."""
+    """One step: what is written in it.
+
+    Attributes:
+        classes: the class count where the class dimension passes through, to be seen in the shape.
+        result: what tells operations of one name apart: the number of the tensor that the next layer reads of them,
+            or the output that they end in; empty for layers, which have names of their own.
+    """
 
     kind: str
     name: str
     detail: str
     classes: int = 0
-    """The class count where the class dimension passes through, to be seen in the shape."""
+    result: str = ""
 
 
 Edge = tuple[Box, Box, bool]
@@ -72,30 +81,46 @@ def versions() -> str:
     return ", ".join(f"{name} {'.'.join(version(name).split('.')[:2])}" for name in _LIBRARIES)
 
 
-def heads_of(reference: str) -> Heads:
-    """The heads of a model of a zoo, found without memory where that is possible."""
+@dataclass(frozen=True)
+class Seen:
+    """The heads of a model, and by the path of each layer the number of the tensor that it reads."""
+
+    heads: Heads
+    read: dict[str, int]
+
+
+def look_at(reference: str) -> Seen:
+    """Look at a model of a zoo, without memory where that is possible."""
     zoo, _, name = reference.partition(":")
     spec = load_zoo(zoo)[name]
-    return on_meta_if_possible(spec.build, partial(_find, spec))
+    return on_meta_if_possible(spec.build, partial(_look, spec))
 
 
-def _find(spec: ModelSpec, model: nn.Module) -> Heads:
-    return find_heads(model, spec.example_inputs(model) if spec.example_inputs is not None else None)
+def _look(spec: ModelSpec, model: nn.Module) -> Seen:
+    inputs = inputs_for(model, spec.example_inputs(model) if spec.example_inputs is not None else None)
+    read: dict[str, int] = {}
+    numbers: dict[Value, int] = {}
+    for node in record(model, inputs, training=True).nodes:  # auxiliary heads show in train mode alone
+        outside = [
+            value for value in node.inputs if value.from_input and getattr(value.node, "module", "") != node.module
+        ]
+        if outside:
+            read.setdefault(node.module, numbers.setdefault(outside[0], len(numbers)))
+    return Seen(find_heads(model, inputs), read)
 
 
-def edges_of(heads: Heads) -> list[Edge]:
+def edges_of(seen: Seen) -> list[Edge]:
     """The ways of all heads, from the backbone on; what is the same in several is the same box."""
     edges: dict[Edge, None] = {}
-    for head in heads:
-        last, classes, seen = Box("backbone", "backbone", ""), 0, Counter[tuple[str, ...]]()
-        for step in head.way:
+    for head in seen.heads:
+        last, classes = Box("backbone", "backbone", ""), 0
+        for step, following in zip(head.way, [*head.way[1:], None], strict=True):
             passes = bool(classes)
             classes = head.num_classes if step.kind == "head" else classes
             detail = " · ".join(filter(None, (step.type, sizes(step.shape))))
-            # the second `add` of a way is not the first
-            seen[step.kind, step.name] += 1
-            name = step.name + "\u200b" * (seen[step.kind, step.name] - 1)
-            box = Box(step.kind, name, detail, classes)
+            named = bool(step.type) or following is None
+            result = "" if named or following is None else str(seen.read.get(following.name, following.name))
+            box = Box(step.kind, step.name, detail, classes, result)
             edges[last, box, passes] = None
             last = box
     return list(edges)
@@ -110,9 +135,9 @@ def rows_of(edges: list[Edge]) -> list[list[Box]]:
     return [[box for box in depth if depth[box] == row] for row in range(max(depth.values()) + 1)]
 
 
-def picture_of(heads: Heads) -> str:
+def picture_of(seen: Seen) -> str:
     """The picture as SVG."""
-    edges = edges_of(heads)
+    edges = edges_of(seen)
     rows = rows_of(edges)
     columns = max(map(len, rows))
     width, height = columns * (_WIDE + _BETWEEN), len(rows) * (_HIGH + _DOWN) - _DOWN + 4
@@ -142,7 +167,7 @@ def _drawn_edges(edges: list[Edge], places: dict[Box, tuple[int, int]]) -> Itera
 
 def _drawn_box(box: Box, x: int, y: int) -> Iterator[str]:
     yield f'<g class="{box.kind}"><rect x="{x - _WIDE // 2}" y="{y}" width="{_WIDE}" height="{_HIGH}" rx="6"/>'
-    name = escape(shortened_left(box.name.rstrip("\u200b") or "the model itself", _NAME_FITS))
+    name = escape(shortened_left(box.name or "the model itself", _NAME_FITS))
     yield f'<text x="{x}" y="{y + (17 if box.detail else 24)}">{name}</text>'
     if box.detail:
         yield f'<text class="d" x="{x}" y="{y + 32}">{_marked(box)}</text>'
@@ -159,7 +184,7 @@ def _marked(box: Box) -> str:
 def main() -> None:
     """Draw all of them."""
     for name, reference in MODELS.items():
-        (FOLDER / f"{name}.svg").write_text(picture_of(heads_of(reference)), encoding="utf-8")
+        (FOLDER / f"{name}.svg").write_text(picture_of(look_at(reference)), encoding="utf-8")
         print(f"{name}.svg: {reference}")
 
 

@@ -34,7 +34,7 @@ def test_a_picture_is_what_the_engine_finds(name: str) -> None:
     if library != "builtin":
         pytest.importorskip(library)
     committed = (DOCS / "pictures" / f"{name}.svg").read_text(encoding="utf-8")
-    drawn = pictures.picture_of(pictures.heads_of(reference))
+    drawn = pictures.picture_of(pictures.look_at(reference))
     assert _layers(drawn) == _layers(committed)
     if f"<desc>{pictures.versions()}</desc>" in committed:
         assert drawn == committed
@@ -62,9 +62,21 @@ def test_each_picture_is_shown_and_each_that_is_shown_is_drawn() -> None:
 
 
 def test_a_picture_shows_the_heads_and_where_the_class_dimension_goes() -> None:
-    heads = pictures.heads_of("builtin:distilled")
-    drawn = ET.fromstring(pictures.picture_of(heads))
+    seen = pictures.look_at("builtin:distilled")
+    heads = seen.heads
+    drawn = ET.fromstring(pictures.picture_of(seen))
     texts = ["".join(item.itertext()) for item in drawn.iter() if item.tag.endswith("}text")]
     assert [head.path for head in heads if head.path in texts] == [head.path for head in heads]
     assert len([item for item in drawn.iter() if item.get("class") == "head"]) == len(heads) > 1
     assert [item for item in drawn.iter() if item.get("class") == "way"]
+
+
+def test_an_operation_is_drawn_once_only_where_it_is_one() -> None:
+    def relus(name: str) -> list[Any]:
+        edges = pictures.edges_of(pictures.look_at(pictures.MODELS[name]))
+        boxes = {box for edge in edges for box in edge[:2]}
+        return [box for box in boxes if box.name == "relu"]
+
+    pytest.importorskip("torchvision")
+    assert len(relus("fasterrcnn")) == 2, "both heads read what one of them gives"
+    assert len(relus("googlenet")) == 4, "each auxiliary head has two of its own"
