@@ -120,7 +120,7 @@ def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) 
     try:
         case = subject.build(options)
     except NoHeadError as error:
-        return [result(check, "skipped", str(error), error.reason) for check in checks]
+        return [result(check, "skipped", error.message, error.reason) for check in checks]
     except Exception as error:  # noqa: BLE001 - the code of a model may raise anything
         return [result(check, "error", message_of(error), reason_of(error)) for check in checks]
     results: list[Result] = []

@@ -31,7 +31,7 @@ class PlantedModel:
 
     Attributes:
         model: a small module on the CPU with random weights.
-        example_inputs: what its forward takes.
+        example_inputs: what its forward takes: (2, 6) features, (2, 5, 6) steps of a sequence, or (2, 3, 8, 8) images.
         heads: the path of the module that holds each head's weight.
         num_classes: class count of all heads.
         description: how it was built, in words.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pytest_headswap._docs import DOCS
 from pytest_headswap.engine import HeadSwapError, NoHeadError, swap_head
 from pytest_headswap.engine.outputs import flatten_outputs
 from pytest_headswap.zoo import load_zoo
@@ -306,9 +307,16 @@ def test_inputs_can_be_a_tuple_or_keywords() -> None:
 def test_errors_survive_pickling() -> None:
     error = NoHeadError("output_is_backbone", "features", ["stem: a layer"])
     again = pickle.loads(pickle.dumps(error))
-    assert (type(again), again.reason, str(again), again.rejected) == (
+    assert (type(again), again.reason, again.message, again.rejected) == (
         NoHeadError,
         "output_is_backbone",
         "[output_is_backbone] features",
         ("stem: a layer",),
     )
+    assert str(again) == str(error)
+
+
+def test_an_error_as_text_ends_with_the_page_that_explains_it() -> None:
+    error = HeadSwapError("no_inputs", "pass example_inputs")
+    assert str(error) == f"[no_inputs] pass example_inputs\nSee {DOCS}errors/#no_inputs"
+    assert DOCS not in error.message

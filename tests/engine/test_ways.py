@@ -82,7 +82,7 @@ def test_a_model_on_meta_that_needs_values_is_an_error_and_not_a_guess() -> None
     with pytest.raises(HeadSwapError) as caught:
         find_heads(model, torch.randn(2, 3, 8, device="meta"))
     assert caught.value.reason == "forward_failed"
-    assert str(caught.value).endswith(
+    assert caught.value.message.endswith(
         "build the model with memory: on the meta device it has no values to compute with"
     )
 

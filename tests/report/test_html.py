@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_headswap._docs import DOCS
 from pytest_headswap.report import JournalHeader, Result, read_journal
 from pytest_headswap.report.data import data_of, script_safe
 from pytest_headswap.report.html import write_html
@@ -96,6 +97,13 @@ def test_the_page_of_an_architecture_tells_all_that_the_journal_knows(small: Pat
         "pytest --headswap-zoo=timm --headswap-models='resnet18' --headswap-checks=metadata",
     ):
         assert text in page.text, text
+
+
+def test_a_reason_code_leads_to_the_page_that_explains_it(small: Path) -> None:
+    (path,) = (path for path in _pages(small) if path.name.startswith("none-"))
+    links = [found["href"] for tag, found in _Page(path).tags if tag == "a"]
+    assert f"{DOCS}errors/#output_is_backbone" in links
+    assert f"{DOCS}reports/" in links
 
 
 def test_the_picture_shows_the_way_from_backbone_to_output(small: Path) -> None:
@@ -193,7 +201,8 @@ def test_no_text_of_a_journal_becomes_markup(harmed: Path, small: Path) -> None:
         attributes = [(name, value) for _, found in page.tags for name, value in found.items()]
         assert not [name for name, _ in attributes if name.startswith("on") or name == "style"]
         links = [value or "" for name, value in attributes if name in ("href", "src")]
-        assert all(re.fullmatch(r"(\.\./)?(report\.css|index\.html)|[a-z0-9._-]+\.html", link) for link in links), links
+        own = rf"(\.\./)?(report\.css|index\.html)|[a-z0-9._-]+\.html|{re.escape(DOCS)}(reports|errors)/(#\w+)?"
+        assert all(re.fullmatch(own, link, re.ASCII) for link in links), links
         assert len(page.scripts) == ours_scripts + 3 * (path.name == "index.html")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_headswap._docs import DOCS
 from pytest_headswap.report import JournalHeader, read_journal
 from pytest_headswap.report.markdown import MOST_BYTES, escaped, fenced, markdown_of, write_markdown
 from pytest_headswap.report.matrix import matrix_of
@@ -34,7 +35,7 @@ def test_it_begins_with_the_counts_and_then_the_worst() -> None:
         "| bad | failed | output_shape | 7 is not"
     )
     assert "torch 2.14.1; 1.2 s of tests" in text
-    assert "| output_is_backbone | 1 |" in text
+    assert f"| [output_is_backbone]({DOCS}errors/#output_is_backbone) | 1 |" in text
     commands = re.search(r"```bash\n(.*?)\n```", text, re.DOTALL)
     assert commands is not None
     assert (

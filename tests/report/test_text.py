@@ -8,7 +8,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_headswap.report.text import duration, file_name, one_line, printable, shortened, shortened_left
+from pytest_headswap._docs import DOCS
+from pytest_headswap.report.text import (
+    duration,
+    explained_at,
+    file_name,
+    one_line,
+    printable,
+    shortened,
+    shortened_left,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +33,12 @@ from pytest_headswap.report.text import duration, file_name, one_line, printable
 )
 def test_what_cannot_be_seen_is_shown_as_what_it_is(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+@pytest.mark.parametrize("reason", ['"><img src=x>', "a b", "\u202egnp", "", "ñ"])
+def test_no_reason_of_a_journal_becomes_a_part_of_an_address(reason: str) -> None:
+    assert explained_at(reason) == f"{DOCS}errors/"
+    assert explained_at("no_inputs") == f"{DOCS}errors/#no_inputs"
 
 
 def test_lines_may_be_kept() -> None:

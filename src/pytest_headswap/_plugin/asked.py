@@ -22,7 +22,11 @@ DEVICES = "auto, cpu, cuda, or cuda:N with a number"
 
 
 class AskedError(ValueError):
-    """What was asked for cannot be had; the message says what to ask for instead."""
+    """What was asked for cannot be had; the message says what to ask for instead, and `page` is where that stands."""
+
+    def __init__(self, message: str, page: str = "options") -> None:
+        super().__init__(message)
+        self.page = page
 
 
 @dataclass(frozen=True)

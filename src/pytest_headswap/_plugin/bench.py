@@ -91,7 +91,7 @@ class LocalBench:
         try:
             case = build_case(zoo.name, spec, options.num_classes, evidence, options.device, memory=self.budget.values)
         except NoHeadError as error:
-            return Built(reason=error.reason, message=str(error))
+            return Built(reason=error.reason, message=error.message)
         if taken is not None:
             taken_before = gib(int(taken * 2**20))
             case.why_structure = f"it took {taken_before} before, more than the {gib(self.budget.model)} that it may"

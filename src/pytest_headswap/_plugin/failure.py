@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_headswap._docs import page
 from pytest_headswap._plugin.ids import CheckId
 
 if TYPE_CHECKING:
@@ -21,9 +22,13 @@ _OWN_ROOMS = tuple(_PACKAGE / room for room in ("_plugin", "checks", "engine")) 
 
 
 class ToldError(Exception):
-    """An exception of the plugin that speaks for itself; `details` are printed below its message."""
+    """An exception of the plugin that speaks for itself; `details` are printed below its message.
+
+    `code`: where on the page of errors it is explained.
+    """
 
     details = ""
+    code = ""
 
 
 def tells_in_words(config: pytest.Config) -> bool:
@@ -36,7 +41,20 @@ def is_told(error: BaseException) -> bool:
     return isinstance(error, ToldError) or hasattr(error, RAISED)
 
 
-def describe(error: BaseException, repro: str = "") -> str:
+def explained_at(error: BaseException, check: str = "") -> str:
+    """The page that explains an exception, or the check that raised it; empty where none does."""
+    from pytest_headswap.checks import CHECKS, CheckFailed
+    from pytest_headswap.engine import REASONS
+
+    if isinstance(error, ToldError) and error.code:
+        return page("errors", error.code)
+    if isinstance(error, CheckFailed):
+        return page("checks", check) if check in CHECKS else ""
+    code = getattr(error, "reason", "")
+    return page("errors", code) if code in REASONS else ""
+
+
+def describe(error: BaseException, repro: str = "", see: str = "") -> str:
     """The text of a failure. The first line stands in pytest's short summary, so it holds the message.
 
     A fault that a check found needs no traceback: the check is right, the model is not. For an exception
@@ -56,6 +74,8 @@ def describe(error: BaseException, repro: str = "") -> str:
         lines += [line.rstrip() for line in traceback.format_list(frames)]
         if root is not error:
             lines.append(f"{type(root).__name__}: {root}")
+    if see:
+        lines.append(f"See {see}")
     if repro:
         lines.append(f"Repeat with: {repro}")
     return "\n".join(lines)
@@ -86,7 +106,9 @@ def message_of(error: BaseException) -> str:
 
     if (raised := getattr(error, RAISED, None)) is not None:
         return str(raised.message)
-    if isinstance(error, (CheckFailed, HeadSwapError, ToldError)):
+    if isinstance(error, HeadSwapError):
+        return error.message
+    if isinstance(error, (CheckFailed, ToldError)):
         return str(error)
     text = str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -77,7 +77,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 def build_own(config: pytest.Config, wanted: Wanted) -> Case:
     """The case of a model, once the checks that the test asks for have passed on it. Skips where there is no head."""
-    from pytest_headswap._plugin.failure import describe, tells_in_words
+    from pytest_headswap._plugin.failure import describe, explained_at, tells_in_words
     from pytest_headswap.checks import build_case
     from pytest_headswap.engine import NoHeadError
 
@@ -87,11 +87,11 @@ def build_own(config: pytest.Config, wanted: Wanted) -> Case:
             zoo.name, zoo[wanted.model], options.num_classes, options.evidence, options.device, own_memory=True
         )
     except NoHeadError as error:
-        pytest.skip(str(error))
+        pytest.skip(error.message)
     except Exception as error:
         if not tells_in_words(config):
             raise
-        raise pytest.fail.Exception(describe(error), pytrace=False) from None
+        raise pytest.fail.Exception(describe(error, see=explained_at(error)), pytrace=False) from None
     config.hook.pytest_headswap_case(config=config, case=case)
     _require(config, wanted, case)
     return case
@@ -100,7 +100,7 @@ def build_own(config: pytest.Config, wanted: Wanted) -> Case:
 def _require(config: pytest.Config, wanted: Wanted, case: Case) -> None:
     """Make the checks that have to pass before the test."""
     from pytest_headswap._plugin.facts import told
-    from pytest_headswap._plugin.failure import describe, tells_in_words
+    from pytest_headswap._plugin.failure import describe, explained_at, tells_in_words
     from pytest_headswap.checks import run_check
 
     for check in wanted.checks:
@@ -111,4 +111,5 @@ def _require(config: pytest.Config, wanted: Wanted, case: Case) -> None:
             if not tells_in_words(config):
                 raise finding.exception
             verdict = "failed" if finding.outcome == "failed" else "could not be made"
-            pytest.fail(f"{check.name} {verdict}: {describe(finding.exception)}", pytrace=False)
+            text = describe(finding.exception, see=explained_at(finding.exception, check.name))
+            pytest.fail(f"{check.name} {verdict}: {text}", pytrace=False)

@@ -29,6 +29,7 @@ class LostError(ToldError):
     ) -> None:
         super().__init__(message)
         self.outcome: Literal["crashed", "timeout"] = outcome
+        self.code = outcome
         self.details = stack
         self.taken_mb = taken_mb
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_headswap._plugin.facts import told
-from pytest_headswap._plugin.failure import describe, headline, is_told, tells_in_words
+from pytest_headswap._plugin.failure import describe, explained_at, headline, is_told, tells_in_words
 from pytest_headswap._plugin.ids import CheckId, escape, repro_command
 from pytest_headswap._plugin.options import Settings
 
@@ -113,7 +113,7 @@ class CheckItem(pytest.Item):
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """A few lines, unless the user asks for a certain style of traceback, and has a traceback here."""
         if self.tells(excinfo.value):
-            return describe(excinfo.value, self.repro)
+            return describe(excinfo.value, self.repro, explained_at(excinfo.value, self.check.name))
         return super().repr_failure(excinfo, style)
 
     def _traceback_filter(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:

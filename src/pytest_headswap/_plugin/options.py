@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from pytest_headswap._docs import page
 from pytest_headswap._plugin.asked import (
     DEFAULT_NUM_CLASSES,
     DEFAULT_TIMEOUT,
@@ -164,7 +165,7 @@ def read_settings(config: pytest.Config, scope: Scope, known_checks: Mapping[str
         checks = select_checks(asked, known_checks, "--headswap-checks")
         expectations = _expectations(config, whole, known_checks, options)
     except AskedError as error:
-        raise pytest.UsageError(str(error)) from error
+        raise pytest.UsageError(f"{error}\nSee {page(error.page)}") from error
     zoos = whole if shard is None else part_of_each(whole, shard)
     return Settings(zoos, whole, shard, checks, options, _report(config), scope, patterns, expectations)
 

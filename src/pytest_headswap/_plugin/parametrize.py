@@ -37,7 +37,7 @@ def parametrize_with_checks(
     memory: str = "auto",
     head: str | None = None,
 ) -> pytest.MarkDecorator:
-    """Parametrize a test with the checks of some models; the arguments are those of `check_headswap`.
+    """Parametrize a test with the checks of some models.
 
     >>> @parametrize_with_checks([Net(), "timm:resnet18"])
     ... def test_headswap(model, check):
@@ -45,6 +45,20 @@ def parametrize_with_checks(
 
     `check(model)` raises `CheckFailed` where the check finds a fault, and skips where it does not apply. The ids are
     `models::Net::output_shape` and `timm::resnet18::output_shape`. No model is built before its first test.
+
+    Args:
+        models: modules, `zoo:model` or `ModelSpec`; or one of them.
+        num_classes: class count of the new head.
+        example_inputs: as for `swap_head`, for all of the models.
+        checks: names of checks, as a list or with commas between, or a `Check` of your own. None: all.
+        native: given a class count, returns the model as it is built for that count, for `native_parity`.
+        evidence: `auto`, `structure` or `numeric`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        memory: what a model may take, such as `2.5GiB`: one that would take more is given structure evidence.
+        head: path of the one head to swap, for models whose heads mean different things.
+
+    Returns:
+        A mark that gives the test its arguments `model` and `check`.
 
     Raises:
         ZooError, ValueError, TypeError: as `check_headswap`; while the tests are collected.
@@ -96,7 +110,7 @@ class ModelCheck:
         try:
             case = _shared.case_of(self)
         except NoHeadError as error:
-            pytest.skip(str(error))
+            pytest.skip(error.message)
         try:
             finding = run_check(self.check, case)
         finally:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_headswap._docs import page
 from pytest_headswap._plugin.expectations.apply import judge_report
 from pytest_headswap._plugin.expectations.judge import NOT_RUN, NOT_RUN_MEANS
 from pytest_headswap._plugin.facts import facts_of
@@ -172,6 +173,8 @@ class Recorder:
             terminalreporter.write_line(f"{zoo}: {counts.total()} results: {listed}")
         for reason, count in self.skips.most_common():
             terminalreporter.write_line(f"  skipped {count}: {_explained(reason)}")
+        if self.skips:
+            terminalreporter.write_line(f"  the codes are explained at {page('errors')}")
         if self.resume is not None:
             for line in self.resume.summary():
                 terminalreporter.write_line(line)

@@ -25,7 +25,7 @@ def load_zoos(names: Iterable[str], where: str) -> list[Zoo]:
     try:
         return [load_zoo(name) for name in names]
     except ZooError as error:
-        raise AskedError(f"{where}: {error}") from error
+        raise AskedError(f"{where}: {error}", page="zoo") from error
 
 
 def select(zoos: Sequence[Zoo], patterns: str, where: str) -> Selected:

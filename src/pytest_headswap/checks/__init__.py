@@ -83,7 +83,7 @@ def run_check(check: str | Check, case: Case) -> Finding:
     except CheckSkipped as skip:
         return Finding("skipped", skip.message, reason=skip.reason)
     except HeadSwapError as error:
-        return Finding("error", str(error), reason=error.reason, exception=error)
+        return Finding("error", error.message, reason=error.reason, exception=error)
     except Exception as error:  # noqa: BLE001 - a model's own code may raise anything
         return Finding("error", f"{type(error).__name__}: {error}", exception=error)
     notes = (note, case.why_structure if check.evidence is _OF_CASE else "")

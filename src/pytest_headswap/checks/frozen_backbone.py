@@ -37,7 +37,7 @@ def frozen_backbone(case: Case) -> str:
                 raise CheckFailed(f"the frozen backbone still trains {listed(trainable)}")
             return "; ".join(frozen.notes)
     except HeadSwapError as error:
-        raise CheckFailed(f"the backbone cannot be frozen: {error}") from error
+        raise CheckFailed(f"the backbone cannot be frozen: {error.message}") from error
 
 
 def _stays_asleep(modules: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ def _stays_asleep(modules: Sequence[str]) -> None:
 
 def _trained(training: Training, heads: Sequence[Head]) -> str:
     if training.refused is not None:
-        raise CheckFailed(f"the backbone cannot be frozen: {training.refused}") from training.refused
+        raise CheckFailed(f"the backbone cannot be frozen: {training.refused.message}") from training.refused
     _stays_asleep(training.woken)
     if training.changed:
         raise CheckFailed(f"training steps of the head changed {listed(training.changed)} of the frozen backbone")

@@ -50,7 +50,7 @@ def output_shape(case: Case) -> str:
             notes.append(f"{mode_name(training)} was not compared, the model as built does not run in it")
             continue
         if after.error is not None:
-            raise CheckFailed(f"{mode_name(training)} ran before the swap and raises after it: {after.error}")
+            raise CheckFailed(f"{mode_name(training)} ran before the swap and raises after it: {after.error.message}")
         compared |= _compare(before.shapes, after.shapes, dims, case.num_classes, f"in {mode_name(training)}")
     unseen = [label for label in dims if label not in compared]
     if unseen:
@@ -159,7 +159,7 @@ def _compare_drawn(case: Case, dims: ClassDims) -> int:
         if as_built.error is not None:
             return
         if after.error is not None:
-            raise CheckFailed(f"{where} the swapped model raises: {after.error}")
+            raise CheckFailed(f"{where} the swapped model raises: {after.error.message}")
         _compare(as_built.shapes, after.shapes, dims, num_classes, where)
         compared += 1
 

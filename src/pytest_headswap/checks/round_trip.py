@@ -70,7 +70,7 @@ def _found_again(case: Case) -> None:
         else:
             found = search_in(inner, [graph]).found
     except HeadSwapError as error:
-        raise CheckFailed(f"the swapped model cannot be swapped again: {error}") from error
+        raise CheckFailed(f"the swapped model cannot be swapped again: {error.message}") from error
     counts = {case.plan.prefix + item.head.path: item.head.num_classes for item in found}
     eval_outputs = case.before[False].shapes.keys()
     for head in case.swap.heads:
@@ -181,7 +181,7 @@ def _same_shapes(case: Case, loaded: nn.Module) -> None:
     """Run a copy abstractly in eval mode."""
     copied = run_mode(loaded, case.inputs, training=False)
     if copied.error is not None:
-        raise CheckFailed(f"a copy of the model cannot be run: {copied.error}")
+        raise CheckFailed(f"a copy of the model cannot be run: {copied.error.message}")
     if copied.shapes != case.after[False].shapes:
         raise CheckFailed(f"a copy of the model returns {copied.shapes}, the model itself {case.after[False].shapes}")
 

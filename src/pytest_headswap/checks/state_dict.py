@@ -112,7 +112,7 @@ def _head_alone(case: Case, head: dict[str, torch.Tensor]) -> None:
             fresh.load_state_dict(saved)
             different = _different(fresh.state_dict(), kept)
         except HeadSwapError as error:
-            raise CheckFailed(f"the head does not load into a freshly swapped model: {error}") from error
+            raise CheckFailed(f"the head does not load into a freshly swapped model: {error.message}") from error
         finally:
             fresh.restore()
         if different:
@@ -123,7 +123,7 @@ def _loads(case: Case, saved: dict[str, torch.Tensor], kept: dict[str, torch.Ten
     try:
         case.swap.load_state_dict(saved)
     except HeadSwapError as error:
-        raise CheckFailed(f"the head that was saved does not load into {where}: {error}") from error
+        raise CheckFailed(f"the head that was saved does not load into {where}: {error.message}") from error
     different = _different(case.swap.state_dict(), kept)
     if different:
         raise CheckFailed(f"loaded into {where}, {listed(different)} are not what was saved")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_headswap._docs import page
+
 # Reason codes, and what each one means. They are part of the public interface: reports, expectation
 # files and users' `except` clauses rely on them, so a code is never renamed.
 REASONS: dict[str, str] = {
@@ -32,25 +34,33 @@ REASONS: dict[str, str] = {
     "not_a_module": "the model is not a torch.nn.Module",
     "forward_failed": "the model's forward raised",
 }
+"""What each reason code means: the page of errors explains them one by one."""
 
 
 class HeadSwapError(Exception):
     """The head was not swapped; the model is as it was before the call.
 
-    `reason` is a code from `REASONS`; the message names the tensors or layers and the next step.
-    `rejected` holds what was looked at and why it was turned down, one sentence each.
+    Attributes:
+        reason: a code from `REASONS`.
+        message: the code in brackets, then the tensors or layers and the next step. As text, the error also
+            names the page that explains its code.
+        rejected: what was looked at and why it was turned down, one sentence each.
     """
 
     def __init__(self, reason: str, message: str, rejected: Sequence[str] = ()) -> None:
         if reason not in REASONS:
             raise ValueError(f"unknown reason code {reason!r}")
-        super().__init__(f"[{reason}] {message}")
+        self.message = f"[{reason}] {message}"
+        super().__init__(self.message)
         self.reason = reason
         self.rejected = tuple(rejected)
 
+    def __str__(self) -> str:
+        return f"{self.message}\nSee {page('errors', self.reason)}"
+
     def __reduce__(self) -> tuple[object, ...]:
         # the default would call __init__ with the formatted text alone
-        return _rebuild, (type(self), self.reason, str(self), self.rejected)
+        return _rebuild, (type(self), self.reason, self.message, self.rejected)
 
 
 class NoHeadError(HeadSwapError):

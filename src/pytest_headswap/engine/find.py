@@ -58,7 +58,7 @@ def search(model: nn.Module, inputs: Inputs, *, train_mode: bool = True, ways: S
             graphs.append(record(model, inputs, training=True, ways=ways[ways.index(graphs[0].way) :]))
     except HeadSwapError as error:
         train_error = error
-        notes.append(f"train mode could not be probed, so heads that only appear there are not seen: {error}")
+        notes.append(f"train mode could not be probed, so heads that only appear there are not seen: {error.message}")
     return search_in(model, graphs, notes, train_error)
 
 

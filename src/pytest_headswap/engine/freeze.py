@@ -28,7 +28,12 @@ _BATCH_NORMS = {"native_batch_norm": 5, "_native_batch_norm_legit": 5, "cudnn_ba
 
 @dataclass
 class Frozen:
-    """A model whose backbone is frozen, and the way back."""
+    """A model whose backbone is frozen, and the way back.
+
+    Attributes:
+        model: the model that was swapped.
+        notes: what a user should know, such as a mode that could not be verified.
+    """
 
     model: nn.Module
     notes: tuple[str, ...]
@@ -65,6 +70,9 @@ def freeze_backbone(swap: Swap, example_inputs: Any = None) -> Frozen:
     Args:
         swap: what `swap_head` returned.
         example_inputs: as for `find_heads`; with batch norm, a batch of at least 2.
+
+    Returns:
+        The frozen model, with what could not be verified in `notes`, and the way back.
 
     Raises:
         HeadSwapError: `not_freezable`, when forward writes to the backbone or draws random numbers in eval

@@ -47,7 +47,7 @@ def inputs_for(model: nn.Module, example_inputs: Any = None) -> Inputs:
     raise HeadSwapError(
         "no_inputs",
         f"no inputs for {type(model).__name__} could be worked out: pass example_inputs. Tried {shapes or 'none'}"
-        + (f". The first attempt: {error}" if error else ""),
+        + (f". The first attempt: {error.message}" if error else ""),
     ) from error
 
 

@@ -134,7 +134,11 @@ def find_heads(model: nn.Module, example_inputs: Any = None) -> Heads:
     Args:
         model: any module, on any device and in any dtype, also on `meta`.
         example_inputs: a tensor, a tuple of positional inputs or a mapping of keyword inputs; mostly only
-            shapes and dtypes matter. With batch norm in the model, a batch of at least 2. None: worked out.
+            shapes and dtypes matter, such as (2, 3, 224, 224) for images: batch, channels, height, width. With
+            batch norm in the model, a batch of at least 2. None: worked out.
+
+    Returns:
+        The heads in the order in which they reach the outputs, with the evidence for each and what was rejected.
 
     Raises:
         NoHeadError: the model has no head, nor a place for one.
@@ -173,15 +177,19 @@ def swap_head(
         head: path of the one head to swap, or several, for models whose heads mean different things.
         new_head: a module to put in the head's place, or a function of `(in_features, num_classes)`
             that makes one; it is moved to the device and dtype of the old head.
-        init: values of the new head. `default`: as the layer does when it is built. `zeros`. `normal`:
-            weights with a deviation of 0.01. `statistics`: mean and deviation of the old head. `prior`: as
-            `normal`, with a bias for a probability of 0.01 (Lin et al. 2017, focal loss). Or a function of
-            `(name, tensor)` that fills the tensor.
+        init: values of the new head. `default`: as the layer does when it is built; where it has no
+            `reset_parameters`, weights are uniform within 1 / sqrt(inputs), as torch draws those of a linear layer.
+            `zeros`. `normal`: weights with a deviation of 0.01. `statistics`: mean and deviation of the old head.
+            `prior`: as `normal`, with a bias for a probability of 0.01 (Lin et al. 2017, "Focal Loss for Dense
+            Object Detection", section 3.3). Or a function of `(name, tensor)` that fills the tensor.
         class_map: old classes whose values are carried over: a mapping of new index to old index or
             name, or a sequence with one old index, name or None for each new class.
         class_names: names of the new classes, for models that keep them (`id2label`).
         activation: `keep`, or `drop` to take out the softmax or sigmoid behind the head, for logits.
         generator: the source of all random numbers of the new head, for a reproducible one.
+
+    Returns:
+        The model with its new heads, and the way back.
 
     Raises:
         NoHeadError: the model has no head, nor a place for one.

@@ -64,7 +64,7 @@ def _run(
     try:
         run = abstract_run(model, inputs, training=training, ways=(way,), around=frozen)
     except HeadSwapError as error:
-        raise HeadSwapError("verification_failed", f"with the new head {error}") from error
+        raise HeadSwapError("verification_failed", f"with the new head {error.message}") from error
     outputs = {label: tensor for label, tensor in flatten_outputs(run.outputs) if tensor.is_floating_point()}
     leaves = {id(leaf) for leaf in gradient_leaves(list(outputs.values()))}
     reached = {name for name in names if id(run.parameters.get(name)) in leaves}

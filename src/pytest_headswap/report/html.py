@@ -19,12 +19,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from pytest_headswap._docs import page
 from pytest_headswap._version import __version__
 from pytest_headswap.report.data import SYMBOLS, data_of, script_safe
 from pytest_headswap.report.matrix import Matrix, Row
 from pytest_headswap.report.picture import picture_of
 from pytest_headswap.report.result import WORST_FIRST, Result
-from pytest_headswap.report.text import counted, duration, printable, shortened
+from pytest_headswap.report.text import counted, duration, explained_at, printable, shortened
 
 INDEX = "index.html"
 PAGES = "architectures"
@@ -84,6 +85,7 @@ def _environment() -> jinja2.Environment:
         shortened=shortened,
         counted=counted,
         duration=duration,
+        explained_at=explained_at,
     )
     environment.globals.update(symbols=SYMBOLS, meanings=MEANINGS, worst_first=WORST_FIRST)
     return environment
@@ -95,6 +97,7 @@ def _common(matrix: Matrix) -> Mapping[str, Any]:
         "matrix": matrix,
         "header": matrix.header,
         "made_with": __version__,
+        "how_to_read": page("reports"),
         "scripts": {name: Markup(text) for name, text in scripts.items()},
         "digests": [_digest(text) for text in scripts.values()],
         "pages": PAGES,

@@ -116,9 +116,13 @@ class JournalWriter:
 
 
 def read_journal(path: str | Path) -> tuple[JournalHeader, list[Result]]:
-    """Read a journal: the file, or the folder it lies in.
+    """Read a journal. A last line that was cut off by a crash of the run is left out.
 
-    A last line that was cut off by a crash of the run is left out.
+    Args:
+        path: the file, or the folder it lies in.
+
+    Returns:
+        What stands in the first line, and the results in the order in which they came.
 
     Raises:
         JournalError: the file cannot be read, or is no journal.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pytest_headswap.report.matrix import Matrix, Row
 from pytest_headswap.report.result import OUTCOMES, WORST_FIRST, Result
-from pytest_headswap.report.text import counted, duration, one_line, printable, shortened
+from pytest_headswap.report.text import counted, duration, explained_at, one_line, printable, shortened
 
 SUMMARY = "summary.md"
 MOST_BYTES = 100_000
@@ -193,7 +193,10 @@ def _skips(matrix: Matrix) -> str:
     reasons = Counter(item.reason for row in matrix.rows for item in row.results if item.outcome == "skipped")
     if not reasons:
         return ""
-    lines = ([escaped(reason, _NAME) or "none given", f"{count:,}"] for reason, count in reasons.most_common(20))
+    lines = (
+        [f"[{escaped(reason, _NAME)}]({explained_at(reason)})" if reason else "none given", f"{count:,}"]
+        for reason, count in reasons.most_common(20)
+    )
     return f"### Skipped, by reason\n\n{table(['reason', '>results'], lines)}"
 
 

@@ -31,13 +31,14 @@ class Result:
             too much memory. `timeout`: its time was used up.
         evidence: what the verdict rests on (`structure`, with how the model was run
             where meta tensors did not do, or `numeric`); empty where there is no verdict.
-        seconds: wall time of the test. The first check of a model includes building and swapping it.
+        seconds: wall time of the test, in seconds. The first check of a model includes building and swapping it.
         message: why, in words; empty for a plain pass.
         repro: the command that runs this check of this model alone; empty for a model that no zoo holds.
         nodeid: the id, as pytest has it: zoo, model and check with `::` between them.
         reason: the reason code of a skip or an error, such as `output_is_backbone`.
         family: the architecture family that the zoo names.
-        peak_memory_mb: the most memory that the model had taken by then, beside what its process held before it.
+        peak_memory_mb: the most memory that the model had taken by then, beside what its process held before it,
+            in units of 2**20 bytes; None where that was not measured.
         heads: paths of the heads that were swapped.
         anatomy: the heads in full, and the way to each; in a journal on the first result of a model alone.
         version: of what the model was run, such as `torch 2.4.1`, where a journal holds several versions.

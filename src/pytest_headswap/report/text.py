@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 
+from pytest_headswap._docs import page
+
 _UNSAFE = re.compile(r"[^a-z0-9._-]+")
 
 
@@ -44,6 +46,11 @@ def file_name(*names: str) -> str:
     digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).hexdigest()[:12]
     readable = _UNSAFE.sub("-", names[-1].lower()).strip(".-")[:60].rstrip(".-")
     return f"{readable}-{digest}.html" if readable else f"model-{digest}.html"
+
+
+def explained_at(reason: str) -> str:
+    """The page that explains a reason code; those of users' own checks lead to its beginning."""
+    return page("errors", reason if reason.isascii() and reason.isidentifier() else "")
 
 
 def counted(number: int, unit: str, plural: str = "") -> str:

@@ -36,7 +36,11 @@ def zoo_names() -> tuple[str, ...]:
 def load_zoo(name: str) -> Zoo:
     """The zoo called `name`, with its listing but without a single model built.
 
-    `name` is that of a known zoo, or `package.module:ATTR`, or `file.py:ATTR`.
+    Args:
+        name: that of a known zoo, or `package.module:ATTR`, or `file.py:ATTR`.
+
+    Returns:
+        The zoo; the same object each time it is asked for.
 
     Raises:
         ZooError: there is no such zoo, its library is not installed, or it is not well formed.

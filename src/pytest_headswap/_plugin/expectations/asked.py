@@ -107,7 +107,7 @@ def read_expectations(
     audit, update = bool(config.getoption("headswap_audit")), bool(config.getoption("headswap_update_expectations"))
     if not typed:
         if update:
-            raise AskedError(f"{UPDATE} has to know which file: give {OPTION}=FILE_OR_FOLDER")
+            raise AskedError(f"{UPDATE} has to know which file: give {OPTION}=FILE_OR_FOLDER", page="expectations")
         return Expectations(None, {}, scope, Judge(()), zoos, audit)
     store = Store(path, typed, tuple(zoos))
     try:
@@ -116,7 +116,7 @@ def read_expectations(
         _validate(documents, store, scope)
         judge = scope.judge(documents)
     except (DocumentError, ConditionError, ConflictError) as error:
-        raise AskedError(f"{OPTION}: {error}") from error
+        raise AskedError(f"{OPTION}: {error}", page="expectations") from error
     return Expectations(store, texts, scope, judge, zoos, audit, update)
 
 

@@ -1,0 +1,193 @@
+"""The pictures of "How the head is found", drawn from what the engine finds: `python docs/pictures.py`.
+
+Steps that several heads share are drawn once: the same layer, or operations whose result is the very same tensor.
+Colours are for both the light and the dark of the site: dark text on light boxes, and lines of a grey that is seen on
+both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from html import escape
+from importlib.metadata import version
+from pathlib import Path
+
+from torch import nn
+
+from pytest_headswap import Heads, find_heads
+from pytest_headswap.checks.lean import on_meta_if_possible
+from pytest_headswap.engine.graph import Value
+from pytest_headswap.engine.guess import inputs_for
+from pytest_headswap.engine.record import record
+from pytest_headswap.report.picture import sizes
+from pytest_headswap.report.text import shortened, shortened_left
+from pytest_headswap.zoo import ModelSpec, load_zoo
+
+FOLDER = Path(__file__).parent / "pictures"
+MODELS = {
+    "resnet18": "timm:resnet18",
+    "deit_distilled": "timm:deit_tiny_distilled_patch16_224",
+    "squeezenet": "torchvision:squeezenet1_1",
+    "swin": "timm:swin_tiny_patch4_window7_224",
+    "lstm": "builtin:lstm",
+    "fasterrcnn": "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn",
+    "googlenet": "torchvision:googlenet",
+}
+
+_LIBRARIES = ("torch", "torchvision", "timm")  # which operations there are, and their order, is theirs
+
+_WIDE, _HIGH, _BETWEEN, _DOWN = 204, 40, 12, 20
+_NAME_FITS, _DETAIL_FITS = 28, 36
+_STYLE = """
+text{font:11px ui-monospace,Menlo,Consolas,monospace;text-anchor:middle;fill:#1c2330}
+.d{font:10px system-ui,sans-serif;fill:#48515f}
+rect{fill:#f4f6f9;stroke:#9aa5b4}
+.backbone rect{fill:#dfe4ea}
+.head rect{fill:#3949ab;stroke:#3949ab}
+.head text,.head .d{fill:#fff}
+.activation rect{fill:#fff0cc}
+.output rect{fill:#dcf1e2}
+path{fill:none;stroke:#8390a2;stroke-width:1.5}
+.way{stroke:#5c6bc0;stroke-width:3}
+.n{font-weight:700}
+"""
+
+
+@dataclass(frozen=True)
+class Box:
+    """One step: what is written in it.
+
+    Attributes:
+        classes: the class count where the class dimension passes through, to be seen in the shape.
+        result: what tells operations of one name apart: the number of the tensor that the next layer reads of them,
+            or the output that they end in; empty for layers, which have names of their own.
+    """
+
+    kind: str
+    name: str
+    detail: str
+    classes: int = 0
+    result: str = ""
+
+
+Edge = tuple[Box, Box, bool]
+"""From one step to the next; True where the class dimension goes along."""
+
+
+def versions() -> str:
+    """What the pictures are drawn with, without the last numbers."""
+    return ", ".join(f"{name} {'.'.join(version(name).split('.')[:2])}" for name in _LIBRARIES)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The heads of a model, and by the path of each layer the number of the tensor that it reads."""
+
+    heads: Heads
+    read: dict[str, int]
+
+
+def look_at(reference: str) -> Seen:
+    """Look at a model of a zoo, without memory where that is possible."""
+    zoo, _, name = reference.partition(":")
+    spec = load_zoo(zoo)[name]
+    return on_meta_if_possible(spec.build, partial(_look, spec))
+
+
+def _look(spec: ModelSpec, model: nn.Module) -> Seen:
+    inputs = inputs_for(model, spec.example_inputs(model) if spec.example_inputs is not None else None)
+    read: dict[str, int] = {}
+    numbers: dict[Value, int] = {}
+    for node in record(model, inputs, training=True).nodes:  # auxiliary heads show in train mode alone
+        outside = [
+            value for value in node.inputs if value.from_input and getattr(value.node, "module", "") != node.module
+        ]
+        if outside:
+            read.setdefault(node.module, numbers.setdefault(outside[0], len(numbers)))
+    return Seen(find_heads(model, inputs), read)
+
+
+def edges_of(seen: Seen) -> list[Edge]:
+    """The ways of all heads, from the backbone on; what is the same in several is the same box."""
+    edges: dict[Edge, None] = {}
+    for head in seen.heads:
+        last, classes = Box("backbone", "backbone", ""), 0
+        for step, following in zip(head.way, [*head.way[1:], None], strict=True):
+            passes = bool(classes)
+            classes = head.num_classes if step.kind == "head" else classes
+            detail = " · ".join(filter(None, (step.type, sizes(step.shape))))
+            named = bool(step.type) or following is None
+            result = "" if named or following is None else str(seen.read.get(following.name, following.name))
+            box = Box(step.kind, step.name, detail, classes, result)
+            edges[last, box, passes] = None
+            last = box
+    return list(edges)
+
+
+def rows_of(edges: list[Edge]) -> list[list[Box]]:
+    """The boxes from top to bottom: each below all that lead to it."""
+    depth = {box: 0 for edge in edges for box in edge[:2]}
+    for _ in depth:
+        for before, after, _passes in edges:
+            depth[after] = max(depth[after], depth[before] + 1)
+    return [[box for box in depth if depth[box] == row] for row in range(max(depth.values()) + 1)]
+
+
+def picture_of(seen: Seen) -> str:
+    """The picture as SVG."""
+    edges = edges_of(seen)
+    rows = rows_of(edges)
+    columns = max(map(len, rows))
+    width, height = columns * (_WIDE + _BETWEEN), len(rows) * (_HIGH + _DOWN) - _DOWN + 4
+    places = {
+        box: (round(width * (place + 0.5) / len(row)), 2 + number * (_HIGH + _DOWN))
+        for number, row in enumerate(rows)
+        for place, box in enumerate(row)
+    }
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
+        f"<desc>{versions()}</desc>",
+        f"<style>{_STYLE}</style>",
+        *_drawn_edges(edges, places),
+        *(line for box, place in places.items() for line in _drawn_box(box, *place)),
+        "</svg>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _drawn_edges(edges: list[Edge], places: dict[Box, tuple[int, int]]) -> Iterator[str]:
+    for before, after, passes in edges:
+        (x, top), (to_x, to_y) = places[before], places[after]
+        y, style = top + _HIGH, ' class="way"' if passes else ""
+        bend = min(_DOWN, to_y - y)
+        yield f'<path{style} d="M{x} {y}C{x} {y + bend} {to_x} {to_y - bend} {to_x} {to_y}"/>'
+
+
+def _drawn_box(box: Box, x: int, y: int) -> Iterator[str]:
+    yield f'<g class="{box.kind}"><rect x="{x - _WIDE // 2}" y="{y}" width="{_WIDE}" height="{_HIGH}" rx="6"/>'
+    name = escape(shortened_left(box.name or "the model itself", _NAME_FITS))
+    yield f'<text x="{x}" y="{y + (17 if box.detail else 24)}">{name}</text>'
+    if box.detail:
+        yield f'<text class="d" x="{x}" y="{y + 32}">{_marked(box)}</text>'
+    yield "</g>"
+
+
+def _marked(box: Box) -> str:
+    """The class and the shape, with the class count in bold."""
+    words = shortened(box.detail, _DETAIL_FITS).split(" ")
+    count = str(box.classes) if box.classes else ""
+    return " ".join(f'<tspan class="n">{word}</tspan>' if word == count else escape(word) for word in words)
+
+
+def main() -> None:
+    """Draw all of them."""
+    for name, reference in MODELS.items():
+        (FOLDER / f"{name}.svg").write_text(picture_of(look_at(reference)), encoding="utf-8")
+        print(f"{name}.svg: {reference}")
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    main()

@@ -1,0 +1,72 @@
+"""The pages as data: README and the sources of the site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+PAGES = (README, *sorted(DOCS.rglob("*.md")))
+
+_PARSER = MarkdownIt("commonmark").enable("table")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code: its language, the file that it is, what is in it, and where."""
+
+    language: str
+    title: str
+    text: str
+    line: int
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    """The blocks of code of a page, in their order; those that are merely indented have no language."""
+    for token in _tokens(page):
+        if token.type in ("fence", "code_block"):
+            language, _, more = token.info.strip().partition(" ")
+            title = more.removeprefix('title="').removesuffix('"') if more.startswith('title="') else more
+            yield Block(language, title, token.content, token.map[0] + 1 if token.map else 0)
+
+
+def tables_of(page: Path) -> list[list[tuple[str, ...]]]:
+    """The tables of a page: the source of each cell, without the row of titles."""
+    tables: list[list[tuple[str, ...]]] = []
+    row: list[str] = []
+    inside = False
+    for token in _tokens(page):
+        if token.type == "tbody_open":
+            tables.append([])
+            inside = True
+        elif token.type == "tbody_close":
+            inside = False
+        elif token.type == "tr_open":
+            row = []
+        elif token.type == "inline" and inside:
+            row.append(token.content)
+        elif token.type == "tr_close" and inside:
+            tables[-1].append(tuple(row))
+    return tables
+
+
+def headings_of(page: Path, level: int) -> list[str]:
+    """The headings of one level, as they stand in the source."""
+    tokens = _tokens(page)
+    begins = [place for place, token in enumerate(tokens) if token.tag == f"h{level}" and token.nesting == 1]
+    return [tokens[place + 1].content for place in begins]
+
+
+def named(cell: str) -> str:
+    """The name that stands in a cell, without its backticks and link."""
+    return cell.partition("`")[2].partition("`")[0]
+
+
+def _tokens(page: Path) -> list[Token]:
+    return _PARSER.parse(page.read_text(encoding="utf-8"))

@@ -1,0 +1,176 @@
+"""Every block of code in README and in the documentation runs, and prints what the page says that it prints.
+
+The blocks of a page run in their order in one folder: `python` in one namespace, or written to the file that its title
+names; `bash` line by line; files of settings are read by what reads them and written where they have a title. `text` is
+what the block right before it prints, with `...` for what may be anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomlkit
+import yaml
+
+from .conftest import PAGES, README, ROOT, Block, blocks_of
+
+SMALL = "--headswap-zoo=builtin --headswap-models=conv_head,conv1d_head --headswap-checks=metadata"
+REDUCED = {
+    # what stands on a page: what runs in its place, and why
+    "pip install 'pytest-headswap[timm]'": ("true", "the tests of the release install it"),
+    "python3 -m venv .venv && .venv/bin/pip install -e '.[timm]' && .venv/bin/pytest --headswap-zoo=builtin": (
+        f"pytest -q {SMALL}",
+        "the same",
+    ),
+    "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest": (
+        "pytest --version",
+        ".ci/run runs it word for word",
+    ),
+    "pytest --headswap-zoo=timm -n 2": (f"pytest -q {SMALL}", "an hour of work"),
+    "pytest --headswap-zoo=timm -n 2 --headswap-resume": (f"pytest -q {SMALL} --headswap-resume", "the same"),
+    "pytest --headswap-zoo=timm --headswap-models='resnet*,vit_*,!*_384' -n 2": (
+        "pytest --headswap-zoo=timm --headswap-models='resnet*,vit_*,!*_384' --co -q",
+        "hundreds of models",
+    ),
+    "pytest --headswap-zoo=timm -n 2 --headswap-shard=1/8 --headswap-report=shard-1": (
+        f"pytest -q {SMALL} --headswap-shard=1/1 --headswap-report=shard-1",
+        "hundreds of models, and eight machines",
+    ),
+    "headswap merge versions run-2.4 run-2.9 --by=torch": (
+        """for v in 2.4 2.9; do
+            cp -r last-week run-$v
+            sed -i -E '1s/("torch": ")[^"]*/\\1'$v/ run-$v/results.jsonl
+        done
+        headswap merge versions run-2.4 run-2.9 --by=torch""",
+        "there is one torch here",
+    ),
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict[str, Any] = {"__name__": "page"}
+    printed: str | None = None
+    with _modules_of(tmp_path):
+        for block in blocks_of(page):
+            where = f"{page.name}, line {block.line}"
+            if block.language == "text":
+                assert printed is not None, f"{where}: nothing ran right before this output"
+                _compare(block.text, printed, where)
+                printed = None
+            else:
+                known = block.language in RUN
+                assert known, f"{where}: nobody knows how to run {block.language or 'an indented block'!r}"
+                printed = RUN[block.language](block, names, where)
+
+
+@contextlib.contextmanager
+def _modules_of(folder: Path) -> Iterator[None]:
+    """What a page imports from its folder is forgotten behind it."""
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and Path(file).is_relative_to(folder):
+                del sys.modules[name]
+
+
+def _python(block: Block, names: dict[str, Any], where: str) -> str | None:
+    code = compile(block.text, block.title or where, "exec")
+    if block.title:
+        _write(block)
+        return None
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(code, names)
+    return out.getvalue()
+
+
+def _bash(block: Block, _: dict[str, Any], where: str) -> str:
+    lines = [REDUCED[line][0] if line in REDUCED else line for line in block.text.splitlines()]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
+    environment = {**kept, "PATH": path, "COLUMNS": "120", "NO_COLOR": "1"}
+    command = ["bash", "-euo", "pipefail", "-c", "\n".join(lines)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, f"{where}: exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def _toml(block: Block, _: dict[str, Any], where: str) -> None:
+    assert tomlkit.parse(block.text), where
+    _write(block)
+
+
+def _yaml(block: Block, _: dict[str, Any], where: str) -> None:
+    assert yaml.safe_load(block.text), where
+    _write(block)
+
+
+def _write(block: Block) -> None:
+    if block.title:
+        Path(block.title).parent.mkdir(parents=True, exist_ok=True)
+        Path(block.title).write_text(block.text, encoding="utf-8")
+
+
+RUN: dict[str, Callable[[Block, dict[str, Any], str], str | None]] = {
+    "python": _python,
+    "bash": _bash,
+    "toml": _toml,
+    "yaml": _yaml,
+}
+
+
+def _compare(said: str, printed: str, where: str) -> None:
+    said, printed = _plain(said), _plain(printed)
+    matches = doctest.OutputChecker().check_output(said, printed, doctest.ELLIPSIS)
+    assert matches, f"{where}: the page says\n{said}\nand what ran printed\n{printed}"
+
+
+def _plain(text: str) -> str:
+    return "".join(f"{line.rstrip()}\n" for line in text.strip().splitlines())
+
+
+def test_every_reduced_command_stands_on_a_page() -> None:
+    lines = {line for page in PAGES for block in blocks_of(page) for line in block.text.splitlines()}
+    assert REDUCED.keys() <= lines
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```python\nraise ValueError\n```",
+        "```python\nprint(1)\n```\n\n```text\n2\n```",
+        "```bash\nfalse\ntrue\n```",
+        "```bash\necho 1\n```\n\n```text\n1\n2\n```",
+        "```toml\na = \n```",
+        "```yaml\na: [\n```",
+        "```ruby\nputs 1\n```",
+        "words\n\n    indented\n",
+        "```text\noutput of nothing\n```",
+        '```python title="wrong.py"\ndef (\n```',
+    ],
+)
+def test_a_fault_on_a_page_is_seen(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text, encoding="utf-8")
+    with pytest.raises(Exception):  # noqa: B017, PT011 - each in its way
+        test_every_block_of_a_page_runs(page, tmp_path, monkeypatch)
+
+
+def test_the_readme_is_among_the_pages() -> None:
+    assert README in PAGES
+    assert len(PAGES) > 10

@@ -1,0 +1,82 @@
+"""The pictures of "How the head is found" are what the engine finds now."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from .conftest import DOCS
+
+
+def _script() -> Any:
+    spec = importlib.util.spec_from_file_location("pictures", DOCS / "pictures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pictures"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+pictures = _script()
+
+
+@pytest.mark.parametrize("name", pictures.MODELS)
+def test_a_picture_is_what_the_engine_finds(name: str) -> None:
+    reference = pictures.MODELS[name]
+    library = reference.partition(":")[0]
+    if library != "builtin":
+        pytest.importorskip(library)
+    committed = (DOCS / "pictures" / f"{name}.svg").read_text(encoding="utf-8")
+    drawn = pictures.picture_of(pictures.look_at(reference))
+    assert _layers(drawn) == _layers(committed)
+    if f"<desc>{pictures.versions()}</desc>" in committed:
+        assert drawn == committed
+
+
+def _layers(picture: str) -> set[str]:
+    """What is written in the boxes of layers, heads and outputs: the same with all versions of the libraries."""
+    groups = [item for item in ET.fromstring(picture).iter() if item.get("class") in ("layer", "head", "output")]
+    return {"\n".join("".join(text.itertext()) for text in group) for group in groups}
+
+
+def _files() -> list[Path]:
+    return list((DOCS / "pictures").iterdir())
+
+
+def test_each_picture_is_shown_and_each_that_is_shown_is_drawn() -> None:
+    page = (DOCS / "heads.md").read_text(encoding="utf-8")
+    shown = re.findall(r"\]\(pictures/(\w+)\.svg\)", page)
+    assert shown == list(pictures.MODELS)
+    assert {path.stem for path in _files()} == set(shown)
+    for reference in pictures.MODELS.values():
+        assert f"`{reference}`" in page
+    written = {path.read_text(encoding="utf-8").partition("<desc>")[2].partition("</desc>")[0] for path in _files()}
+    assert len(written) == 1, "all were drawn together"
+
+
+def test_a_picture_shows_the_heads_and_where_the_class_dimension_goes() -> None:
+    seen = pictures.look_at("builtin:distilled")
+    heads = seen.heads
+    drawn = ET.fromstring(pictures.picture_of(seen))
+    texts = ["".join(item.itertext()) for item in drawn.iter() if item.tag.endswith("}text")]
+    assert [head.path for head in heads if head.path in texts] == [head.path for head in heads]
+    assert len([item for item in drawn.iter() if item.get("class") == "head"]) == len(heads) > 1
+    assert [item for item in drawn.iter() if item.get("class") == "way"]
+
+
+def test_an_operation_is_drawn_once_only_where_it_is_one() -> None:
+    def relus(name: str) -> list[Any]:
+        edges = pictures.edges_of(pictures.look_at(pictures.MODELS[name]))
+        boxes = {box for edge in edges for box in edge[:2]}
+        return [box for box in boxes if box.name == "relu"]
+
+    pytest.importorskip("torchvision")
+    assert len(relus("fasterrcnn")) == 2, "both heads read what one of them gives"
+    assert len(relus("googlenet")) == 4, "each auxiliary head has two of its own"

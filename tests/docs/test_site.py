@@ -1,0 +1,114 @@
+"""The site builds without a warning, holds every page and place that messages name, and fetches nothing."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import pytest_headswap
+from pytest_headswap import REASONS
+from pytest_headswap._docs import DOCS, page
+from pytest_headswap.checks import CHECKS, SKIP_REASONS
+
+from .conftest import README, ROOT
+
+pytest.importorskip("material", reason="mkdocs-material makes the site: pip install 'pytest-headswap[docs]'")
+PACKAGE = Path(pytest_headswap.__file__).parent
+SETTINGS: dict[str, Any] = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as the one that is published."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def _sources(nav: Any) -> Iterator[str]:
+    """The pages of the navigation."""
+    for item in nav if isinstance(nav, list) else nav.values():
+        if isinstance(item, str):
+            yield item
+        else:
+            yield from _sources(item)
+
+
+def _html(site: Path, name: str) -> str:
+    return (site / name / "index.html").read_text(encoding="utf-8")
+
+
+def test_every_page_of_the_navigation_is_there(site: Path) -> None:
+    pages = [name.removesuffix(".md").removesuffix("index") for name in _sources(SETTINGS["nav"])]
+    assert len(pages) == len(list((ROOT / "docs").glob("*.md")))
+    for name in pages:
+        assert "<h1" in _html(site, name)
+
+
+def test_what_is_wrong_with_links_anchors_and_files_fails_the_build() -> None:
+    assert SETTINGS["strict"]
+    links = ("not_found", "anchors", "absolute_links", "unrecognized_links")
+    assert [SETTINGS["validation"]["links"][name] for name in links] == ["warn"] * 4
+    assert SETTINGS["validation"]["nav"]["omitted_files"] == "warn"
+
+
+def test_the_address_of_the_documentation_is_one(site: Path) -> None:
+    assert SETTINGS["site_url"] == DOCS
+    assert f'Documentation = "{DOCS}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f"<{DOCS}>" in README.read_text(encoding="utf-8")
+    assert page("errors", "no_inputs") == f"{DOCS}errors/#no_inputs"
+
+
+@pytest.mark.parametrize("code", [*REASONS, *SKIP_REASONS, "crashed", "timeout"])
+def test_a_code_has_its_place_on_the_page_of_errors(code: str, site: Path) -> None:
+    assert f'id="{code}"' in _html(site, "errors")
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_check_has_its_place_on_the_page_of_checks(check: str, site: Path) -> None:
+    assert f'id="{check}"' in _html(site, "checks")
+
+
+def _named_pages() -> set[str]:
+    """The pages that the package names: arguments of `page(...)`, and `page=` of its errors."""
+    names = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                given = node.args[:1] if isinstance(node.func, ast.Name) and node.func.id == "page" else []
+                given = [*given, *(item.value for item in node.keywords if item.arg == "page")]
+                names |= {str(item.value) for item in given if isinstance(item, ast.Constant)}
+    return names
+
+
+def test_every_page_that_a_message_names_is_there(site: Path) -> None:
+    names = _named_pages()
+    assert {"errors", "checks", "reports", "expectations", "zoo"} <= names
+    for name in names | {"options"}:  # where an AskedError leads that names no other
+        assert "<h1" in _html(site, name)
+
+
+def test_links_of_the_readme_lead_to_pages(site: Path) -> None:
+    links = re.findall(rf"{re.escape(DOCS)}(\w+)/", README.read_text(encoding="utf-8"))
+    assert len(links) > 8
+    for name in links:
+        assert "<h1" in _html(site, name)
+
+
+def test_no_page_fetches_anything_from_elsewhere(site: Path) -> None:
+    in_html = re.compile(r'<(?:script|img)[^>]* src="?(?:https?:)?//|<link[^>]* rel="?(?:style|preconnect)[^>]*//')
+    in_css = re.compile(r"""(?:@import|url\()\s*["']?(?:https?:)?//""")
+    for pattern, kind in ((in_html, "*.html"), (in_css, "*.css")):
+        files = list(site.rglob(kind))
+        assert files
+        assert not [path for path in files if pattern.search(path.read_text(encoding="utf-8"))]

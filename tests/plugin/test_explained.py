@@ -1,0 +1,95 @@
+"""Messages name the page that explains them, once and where it is read: in no journal, and not beside each skip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pytest_headswap._docs import page
+from pytest_headswap.report import Result
+
+Journal = Callable[..., dict[str, Result]]
+
+ZOO = "--headswap-zoo=testzoo"
+
+
+def _told(project: pytest.Pytester, *arguments: str) -> list[str]:
+    result = project.runpytest_inprocess(*arguments)
+    return [line.strip() for line in [*result.outlines, *result.errlines] if page("").rstrip("/") in line]
+
+
+@pytest.mark.parametrize(
+    ("model", "check", "address"),
+    [
+        ("mismatched", "native_parity", page("checks", "native_parity")),
+        ("raising", "output_shape", page("errors", "forward_failed")),
+        ("wrong_inputs", "output_shape", page("errors", "forward_failed")),
+    ],
+)
+def test_a_failure_names_its_page_once_and_the_journal_does_not(
+    model: str, check: str, address: str, project: pytest.Pytester, journal: Journal
+) -> None:
+    assert _told(project, ZOO, f"--headswap-models={model}", f"--headswap-checks={check}") == [f"See {address}"]
+    (item,) = journal().values()
+    assert item.outcome in ("failed", "error")
+    assert "https://" not in item.message
+
+
+def test_skips_of_one_run_name_one_page(project: pytest.Pytester, journal: Journal) -> None:
+    told = _told(project, ZOO, "--headswap-models=doubled,lonely", "-rs")
+    assert told == [f"the codes are explained at {page('errors')}"]
+    assert "https://" not in "".join(item.message for item in journal().values())
+
+
+def test_an_exception_of_a_model_that_no_page_explains_names_none(project: pytest.Pytester) -> None:
+    assert _told(project, ZOO, "--headswap-models=unbuildable", "--headswap-checks=metadata") == []
+
+
+def test_a_check_of_a_user_leads_to_no_page(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        added="""
+        from pytest_headswap import CheckFailed
+        def mine(case):
+            raise CheckFailed("mine is not so")
+        def pytest_headswap_checks(config):
+            return {"mine": mine}
+        """
+    )
+    assert _told(project, "-p", "added", ZOO, "--headswap-models=alpha", "--headswap-checks=mine") == []
+
+
+def test_a_model_that_crashes_leads_to_what_is_said_of_crashes(project: pytest.Pytester) -> None:
+    path = project.path / "dying.py"
+    path.write_text("import os\nZOO = {'dying': lambda: os._exit(17)}\n", encoding="utf-8")
+    told = _told(project, "--headswap-zoo=dying.py:ZOO", "--headswap-checks=metadata")
+    assert told == [f"See {page('errors', 'crashed')}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ((ZOO, "--headswap-num-classes=many"), "options"),
+        ((ZOO, "--headswap-models=alfa"), "options"),
+        (("--headswap-zoo=nothing.py:ZOO",), "zoo"),
+        ((ZOO, "--headswap-expectations=nowhere.toml"), "expectations"),
+        ((ZOO, "--headswap-update-expectations"), "expectations"),
+    ],
+)
+def test_what_was_typed_wrong_leads_to_the_page_of_what_was_typed(
+    arguments: tuple[str, ...], name: str, project: pytest.Pytester
+) -> None:
+    assert _told(project, *arguments) == [f"See {page(name)}"]
+
+
+def test_a_test_of_a_user_that_swaps_shows_the_page(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import torch
+        from pytest_headswap import swap_head
+
+        def test_mine():
+            swap_head(torch.nn.Linear(8, 10), -1)
+        """
+    )
+    assert _told(project) == [f"E           See {page('errors', 'bad_num_classes')}"]
