@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import collections
+import os
 import random
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -188,3 +191,20 @@ def test_uninitialised_lazy_layers_are_refused_with_what_to_do() -> None:
     with pytest.raises(HeadSwapError, match="run it once on a real batch") as caught:
         find_heads(nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 3)), torch.randn(2, 8))
     assert caught.value.reason == "unsupported_model"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_fake_tensors_leave_autograd_without_threads_for_gpus_that_are_not_there() -> None:
+    code = """
+import os, torch
+from torch import nn
+from pytest_headswap.engine import HeadSwapError, find_heads
+try:
+    find_heads(nn.Linear(4, 3), torch.zeros(2, 5))  # no way to run it does, so that all are tried
+except HeadSwapError as error:
+    assert error.reason == "forward_failed"
+torch.ones(2, requires_grad=True).sum().backward()
+assert torch.cuda.device_count() or len(os.listdir("/proc/self/task")) == 1, os.listdir("/proc/self/task")
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

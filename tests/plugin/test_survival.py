@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 
 from pytest_headswap.report import Result
 
@@ -390,21 +389,6 @@ def test_with_a_debugger_models_run_where_it_is(project: pytest.Pytester, extend
     if flag == "--pdb":
         project.runpytest_inprocess(ZOO, ONE, flag, "--headswap-models=net_00").assert_outcomes(passed=1)
         assert (project.path / "held.txt").read_text().startswith(f"{os.getpid()} ")
-
-
-def test_where_a_copy_of_the_process_cannot_compute_models_run_in_it_with_a_warning(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = os.getpid()
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: os.getpid() == here)
-    result = project.runpytest_inprocess(
-        ZOO, "--headswap-checks=metadata", "--headswap-models=alpha", "--headswap-device=cpu"
-    )
-    result.assert_outcomes(passed=1, warnings=1)
-    result.stdout.fnmatch_lines(
-        ["*headswap: models run in the process of pytest, without limits*: RuntimeError: CUDA was*"]
-    )
 
 
 def _alive(pid: int) -> bool:

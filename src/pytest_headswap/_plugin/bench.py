@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -61,6 +62,12 @@ class Bench(Protocol):
 
     def close(self) -> None:
         """Nothing is asked any more."""
+
+
+def warn_unprotected(why: str) -> None:
+    """Say that models are in the process of pytest, where they were to have one of their own."""
+    message = f"headswap: models run in the process of pytest, without limits of time and memory: {why}"
+    warnings.warn(message, stacklevel=2)
 
 
 class LocalBench:

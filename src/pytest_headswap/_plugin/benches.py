@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 
 import pytest
 
@@ -31,31 +30,21 @@ def _is_monitored() -> bool:
     return monitoring is not None and monitoring.get_tool(monitoring.DEBUGGER_ID) is not None
 
 
-def make_bench(config: pytest.Config, settings: Settings) -> Bench:
-    """The bench of this process."""
+def make_bench(config: pytest.Config, settings: Settings) -> tuple[Bench, str]:
+    """The bench of this process; and, where models should have a process of their own and cannot, why."""
     budget = run_budget(config, settings)
     if why_local(config):
-        return LocalBench(config, settings, budget, {})
+        return LocalBench(config, settings, budget, {}), ""
     local = LocalBench(config, settings, budget, known_too_large(config, settings, budget.model))
-    return _guarded(local) or local
-
-
-def _guarded(local: LocalBench) -> Bench | None:
     import torch
 
     from pytest_headswap._plugin.guarded import GuardedBench
 
-    why = "CUDA is in use here already"
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        guarded = GuardedBench(local)
-        why = guarded.try_out()
-        if not why:
-            return guarded
-        guarded.close()
-    warnings.warn(
-        f"headswap: models run in the process of pytest, without limits of time and memory: {why}", stacklevel=1
-    )
-    return None
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return local, "CUDA is in use here already"
+    guarded = GuardedBench(local)
+    why = guarded.try_out()
+    return (local, why) if why else (guarded, "")
 
 
 def limits_line(config: pytest.Config, settings: Settings) -> str:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap._plugin.bench import Built, Checked, LocalBench
+from pytest_headswap._plugin.bench import Built, Checked, LocalBench, warn_unprotected
 from pytest_headswap._plugin.child import Reply, Request
 from pytest_headswap._plugin.lost import LostError, told_changes
 from pytest_headswap._plugin.runner import Limits, Runner
@@ -30,7 +30,8 @@ class GuardedBench:
     """Has its models in runners.
 
     A model that is lost in a check is built once more for those that are left; one that is lost while it is built, or
-    twice, or that has used up its time, is not tried again.
+    twice, or that has used up its time, is not tried again. Where no runner can be had any more, which is so after what
+    starts threads in the process of pytest, the models that are left are in that process, and a warning says so.
     """
 
     def __init__(self, local: LocalBench) -> None:
@@ -44,22 +45,37 @@ class GuardedBench:
         self._used = 0.0
         self._deaths = 0
         self._lost_in_build: LostError | None = None
+        self._lost_in_check: LostError | None = None
         self._given_up: LostError | None = None
+        self._is_local = False
 
     def try_out(self) -> str:
-        """Why models cannot be run in a runner here; empty where they can."""
+        """Start a runner; returns why models cannot be run in one here, empty where they can."""
+        self._runner, self._stale = None, False
         try:
+            self._runner = self._fresh()
             reply = self._ask(Request("hello"), "before the first model")
         except (LostError, OSError) as error:
+            self.close()
             return str(error)
+        if reply.raised is not None:
+            self.close()
+            return reply.raised.message
         self._fresh_held = reply.held
-        return reply.raised.message if reply.raised is not None else ""
+        return ""
 
     def build(self, zoo: Zoo, model: str) -> Built:
         """Build a model and swap its head. Raises whatever the model raises; if it is lost, its checks say so."""
+        if self._runner is not None and self._runner.ended():
+            self.close()  # it died while nobody asked for anything
+        if not self._is_local and self._runner is None and (why := self.try_out()):
+            self._is_local = True
+            warn_unprotected(why)
+        if self._is_local:
+            return self.local.build(zoo, model)
         self._model = Request("build", zoo.name, model)
         self._built, self._used, self._deaths = False, 0.0, 0
-        self._lost_in_build = self._given_up = None
+        self._lost_in_build = self._lost_in_check = self._given_up = None
         try:
             return self._build()
         except LostError as error:
@@ -80,17 +96,22 @@ class GuardedBench:
         Raises:
             LostError: the model was lost, now or before.
         """
+        if self._is_local:
+            return self.local.check(check)
         if self._lost_in_build is not None:
             error, self._lost_in_build = self._lost_in_build, None
             raise error
+        if self._given_up is None and self._runner is None and self.try_out():
+            self._given_up = self._lost_in_check
         if self._given_up is not None:
             raise self._given_up
         try:
             notes = () if self._built else self._build().notes
             reply = self._ask(Request("check", name=check.name), f"in {check.name}")
         except LostError as error:
+            self._lost_in_check = error.for_the_rest()
             if error.outcome == "timeout" or self._deaths >= _LIVES:
-                self._given_up = error.for_the_rest()
+                self._given_up = self._lost_in_check
             raise
         if reply.raised is not None and reply.value is None:
             raise reply.raised.revive()
@@ -105,6 +126,8 @@ class GuardedBench:
         Raises:
             LostError: the model does not go.
         """
+        if self._is_local:
+            self.local.release()
         if self._runner is None:
             return
         reply = self._ask(Request("release"), "while the model was let go")
@@ -122,10 +145,7 @@ class GuardedBench:
         if request.what == "hello":
             limits = Limits(_LEAST_SECONDS["hello"], sys.maxsize)  # no model is there yet
         left = max(_LEAST_SECONDS.get(request.what, 0.0), limits.seconds - self._used)
-        if self._runner is not None and request.what == "build" and self._runner.ended():
-            self.close()  # it died while nobody asked for anything
-        if self._runner is None:
-            self._runner, self._stale = self._fresh(), False
+        assert self._runner is not None
         began = time.monotonic()
         try:
             if request.what in ("hello", "build"):

@@ -25,6 +25,7 @@ class ZooRun:
         self.config = config
         self.settings = settings
         self._bench: Bench | None = None
+        self._unprotected = ""
 
     def pytest_report_header(self) -> list[str]:
         """What runs, and within which limits, in a line each."""
@@ -67,12 +68,27 @@ class ZooRun:
         ]
 
     def bench(self) -> Bench:
-        """Where the models are; made for the first of them."""
+        """Where the models are."""
+        bench = self._made_bench()
+        if self._unprotected:
+            from pytest_headswap._plugin.bench import warn_unprotected
+
+            why, self._unprotected = self._unprotected, ""
+            warn_unprotected(why)
+        return bench
+
+    def _made_bench(self) -> Bench:
         if self._bench is None:
             from pytest_headswap._plugin.benches import make_bench
 
-            self._bench = make_bench(self.config, self.settings)
+            self._bench, self._unprotected = make_bench(self.config, self.settings)
         return self._bench
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Copy this process before the tests of the project run in it: where one has used a GPU, it is too late."""
+        asked = any(isinstance(item, CheckItem) for item in session.items)
+        if asked and self.settings.scope == "beside" and not self.config.option.collectonly:
+            self._made_bench()
 
     def pytest_unconfigure(self) -> None:
         """No model is asked for any more."""

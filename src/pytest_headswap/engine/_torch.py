@@ -62,7 +62,19 @@ def fake_tensor_mode(*, real_kernels: bool = True) -> Any:
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    _start_autograd_without_devices()
     return FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=real_kernels)
+
+
+def _start_autograd_without_devices() -> None:
+    """Let autograd see a machine without a GPU as it is.
+
+    On one, fake tensors stand in for CUDA with eight devices, for as long as the process lives. Autograd counts devices
+    at its first backward: it would start a thread for each of them, and none of its forks could run backward any more.
+    """
+    if torch.cuda.device_count() == 0:  # where there is one, fake tensors stand in for nothing
+        with torch.inference_mode(False), torch.enable_grad():
+            torch.ones((), device="cpu", requires_grad=True).backward()  # type: ignore[no-untyped-call]
 
 
 def cannot_be_simulated(error: BaseException) -> bool:

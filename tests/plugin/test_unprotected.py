@@ -1,0 +1,89 @@
+"""Where a copy of the process of pytest cannot compute, models run in that process, and a warning says so."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from pytest_headswap.report import Result
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="models have a process of their own on Linux alone")
+
+Journal = Callable[..., dict[str, Result]]
+
+ZOO = "--headswap-zoo=testzoo"
+UNPROTECTED = "*headswap: models run in the process of pytest, without limits*"
+
+# What leaves autograd with threads, as its first backward does where there is a GPU: no copy can run backward any more.
+THREADS = """
+import os
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+def test_of_the_project_that_starts_threads_of_autograd():
+    with FakeTensorMode():
+        pass
+    torch.ones(2, requires_grad=True).sum().backward()
+    assert len(os.listdir("/proc/self/task")) > 8
+"""
+
+DYING = """
+import signal
+
+def pytest_headswap_checks(config):
+    def dying(case):
+        if case.spec.name == "killer":
+            os.kill(os.getpid(), signal.SIGKILL)
+    return {"dying": dying, "last": lambda case: None}
+
+SPECS = {name: dict(build=Net) for name in ("alpha", "killer", "omega")}
+"""
+
+
+def test_where_a_copy_of_the_process_cannot_compute_models_run_in_it_with_a_warning(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = os.getpid()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: os.getpid() == here)
+    result = project.runpytest_inprocess(
+        ZOO, "--headswap-checks=metadata", "--headswap-models=alpha", "--headswap-device=cpu"
+    )
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.fnmatch_lines(
+        ["*headswap: models run in the process of pytest, without limits*: RuntimeError: CUDA was*"]
+    )
+
+
+def test_a_test_of_the_project_that_starts_threads_comes_too_late_to_matter(
+    project: pytest.Pytester, extend_conftest: Callable[[str], None], journal: Journal
+) -> None:
+    extend_conftest("SPECS = {'alpha': dict(build=Net), 'beta': dict(build=Net)}")
+    project.makepyfile(test_own=THREADS)
+    done = project.runpytest_subprocess(ZOO, "--headswap-checks=output_shape,gradient_flow", "test_own.py")
+    done.assert_outcomes(passed=5)
+    done.stdout.no_fnmatch_line(UNPROTECTED)
+    assert len(journal()) == 4
+
+
+def test_no_model_is_blamed_where_a_process_that_is_lost_cannot_be_followed_by_another(
+    project: pytest.Pytester, extend_conftest: Callable[[str], None], journal: Journal
+) -> None:
+    extend_conftest(DYING)
+    project.makepyfile(test_own=THREADS)
+    done = project.runpytest_subprocess(ZOO, "--headswap-checks=dying,last,gradient_flow", "test_own.py")
+    done.stdout.fnmatch_lines([f"{UNPROTECTED}fork-based multiprocessing*"])
+    results = journal().values()
+    assert Counter((result.model, result.outcome) for result in results) == {
+        ("alpha", "passed"): 3,
+        ("killer", "passed"): 1,
+        ("killer", "crashed"): 2,
+        ("omega", "passed"): 3,
+    }
+    died = "the process of the model was killed by SIGKILL in dying; the system does that where memory runs out"
+    assert [result.message for result in results if result.model == "killer"] == ["", died, f"not run: {died}"]
