@@ -62,7 +62,7 @@ def test_ci_takes_the_test_command_from_the_readme() -> None:
     done = subprocess.run(["bash", "-c", found[1]], cwd=ROOT, capture_output=True, text=True, check=True)
     command = done.stdout.strip()
     assert command.splitlines() == [command], "it can be pasted as one line"
-    assert command.endswith(".venv/bin/pytest")
+    assert command.endswith(".venv/bin/pytest -n 2")
     assert command in (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -11,6 +11,7 @@ import torch
 
 from pytest_headswap.checks import CHECKS, build_case, run_check
 from pytest_headswap.engine import NoHeadError, swap_head
+from pytest_headswap.engine._torch import cannot_be_simulated, fake_tensor_mode
 from pytest_headswap.zoo import load_zoo
 
 if not pytest.importorskip("transformers").is_torch_available():
@@ -39,12 +40,26 @@ EXPECTED = {
 }
 
 
+def slices_need_a_driver() -> bool:
+    """Whether this torch asks the driver of a GPU for a slice of a tensor that is not there, as 2.8 does."""
+    try:
+        with fake_tensor_mode():
+            torch.empty(2, 2, device="cuda")[:, 0:1]
+    except Exception as error:
+        if not cannot_be_simulated(error):
+            raise
+        return True
+    return False
+
+
 @pytest.mark.parametrize("name", SAMPLE)
 def test_every_check_passes(name: str) -> None:
     case = build_case("transformers", load_zoo("transformers")[name], 7)
     findings = {check: run_check(check, case) for check in CHECKS}
     for check, finding in findings.items():
         expected = EXPECTED.get((name, check), ("passed", ""))
+        if finding.outcome == "skipped" and check == "device_placement" and slices_need_a_driver():
+            expected = ("skipped", "no device can be simulated")
         assert (finding.outcome, finding.message[: len(expected[1])]) == expected, (check, finding)
         assert expected[1] or not finding.message, (check, finding)
     assert case.swap.heads[0].path == SAMPLE[name]
