@@ -31,7 +31,7 @@ REDUCED = {
         f"pytest -q {SMALL}",
         "the same",
     ),
-    "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest": (
+    "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest -n 2": (
         "pytest --version",
         ".ci/run runs it word for word",
     ),

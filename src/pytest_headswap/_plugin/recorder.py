@@ -71,6 +71,7 @@ class Recorder:
         if facts is None:
             self._crashed(report)
             return
+        setattr(report, ATTRIBUTE, {})  # pytest keeps all reports to the end
         nodeid = report.nodeid
         self._seconds[nodeid] = self._seconds.get(nodeid, 0.0) + report.duration
         if facts:  # the last phase to say something wins: a failing teardown turns a pass into an error

@@ -130,22 +130,28 @@ def read_journal(path: str | Path) -> tuple[JournalHeader, list[Result]]:
     path = Path(path)
     if path.is_dir():
         path = path / JOURNAL_NAME
+    header, results = None, []
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break  # cut off: a written line ends with a newline
+                if header is None:
+                    header = _read_header(path, line.decode())
+                else:
+                    results.append(_read_result(path, number, line.decode()))
     except (OSError, UnicodeDecodeError) as error:
         raise JournalError(f"cannot read the journal {path}: {error}") from error
-    lines = text.split("\n")
-    lines.pop()  # empty, or cut off: a written line ends with a newline
-    if not lines:
+    if header is None:
         raise JournalError(f"{path} is no journal of headswap: it has no complete line")
-    header = _read_header(path, lines[0])
-    results = []
-    for number, line in enumerate(lines[1:], start=2):
-        try:
-            results.append(Result.from_json(_object(line)))
-        except (ValueError, TypeError) as error:
-            raise JournalError(f"{path}, line {number}: not a result ({error})") from error
     return header, results
+
+
+def _read_result(path: Path, number: int, line: str) -> Result:
+    try:
+        return Result.from_json(_object(line))
+    except (ValueError, TypeError) as error:
+        raise JournalError(f"{path}, line {number}: not a result ({error})") from error
 
 
 def _read_header(path: Path, line: str) -> JournalHeader:
