@@ -12,6 +12,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import many_results
 import swap_cost
 import whole_zoo
 
@@ -29,6 +30,7 @@ def main() -> None:
     for way, cost in whole_zoo.measure_ways(names):
         print(way, cost, flush=True)
         costs[way] = cost
+    empty = many_results.measure_both()
     swaps = {name: swap_cost.measure(name) for name in swap_cost.MODELS}
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "pytest"))
     machine = f"{os.cpu_count()} CPUs, {platform.system()}, Python {platform.python_version()}, {libraries}"
@@ -40,6 +42,8 @@ def main() -> None:
         "## All checks of a zoo",
         "",
         *whole_zoo.table(len(names), costs),
+        "",
+        *many_results.table(many_results.RESULTS, empty),
         "",
         "## A swap",
         "",
