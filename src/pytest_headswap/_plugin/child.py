@@ -72,6 +72,10 @@ class Reply:
     held: int
 
 
+_OBJECTS = 10_000
+"""New objects after which garbage is looked for: with Python's 700 a tenth of the time goes into that."""
+
+
 def run_child(
     bench: LocalBench, requests: Connection, outputs: tuple[int, int], stack: IO[str], parent: int
 ) -> NoReturn:
@@ -113,6 +117,7 @@ def _settle(outputs: tuple[int, int], stack: IO[str], parent: int) -> None:
     os.environ.pop("PYTEST_CURRENT_TEST", None)
     torch.set_num_threads(1)  # the threads of the copied process are not there, and OpenMP would wait for them
     gc.freeze()  # what was there before is never garbage, and looking at it would copy its memory
+    gc.set_threshold(_OBJECTS, *gc.get_threshold()[1:])
     give_back_freed_memory()  # as after each model, so that what a model leaves can be told
 
 
