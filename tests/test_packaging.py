@@ -32,6 +32,12 @@ def test_the_entry_points_can_be_loaded() -> None:
     assert callable(script.load())
 
 
+def test_nothing_is_kept_that_git_is_told_to_leave_out() -> None:
+    command = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+
+
 def test_the_package_is_marked_as_typed() -> None:
     assert (Path(pytest_headswap.__file__).parent / "py.typed").exists()
 
