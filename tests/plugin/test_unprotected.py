@@ -23,13 +23,26 @@ UNPROTECTED = "*headswap: models run in the process of pytest, without limits*"
 THREADS = """
 import os
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+
+class Again(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, depth):
+        ctx.depth = depth
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if ctx.depth:
+            run_backward(ctx.depth - 1)
+        return gradient, None
+
+def run_backward(depth):
+    with torch.enable_grad():
+        Again.apply(torch.ones(1, requires_grad=True), depth).sum().backward()
 
 def test_of_the_project_that_starts_threads_of_autograd():
-    with FakeTensorMode():
-        pass
-    torch.ones(2, requires_grad=True).sum().backward()
-    assert len(os.listdir("/proc/self/task")) > 8
+    run_backward(70)
+    assert len(os.listdir("/proc/self/task")) > 1
 """
 
 DYING = """
