@@ -70,6 +70,9 @@ def warn_unprotected(why: str) -> None:
     warnings.warn(message, stacklevel=2)
 
 
+_FREEZE_EVERY = 20
+
+
 class LocalBench:
     """Has its models in this process, where they can be looked at with a debugger."""
 
@@ -80,7 +83,7 @@ class LocalBench:
         self.large = large
         self.case: Case | None = None
         self._meter: Meter | None = None
-        self._frozen = False
+        self._released = 0
 
     def build(self, zoo: Zoo, model: str) -> Built:
         """Build a model and swap its head. Raises whatever the model raises."""
@@ -117,17 +120,18 @@ class LocalBench:
     def release(self) -> None:
         """Let go of the model before the next one is built; modules with hooks are cycles, so this needs the gc.
 
-        Objects that outlive the first model are then left out of it: 1 ms and not 180.
+        Objects that outlive a model are left out of it from time to time: 180 ms at first, and what is remembered of
+        operations would add 1 ms with every three models. Not each time, since a library may keep its last model.
         """
         self.case = None
         forget_last_failure()
         gc.collect()
         give_back_freed_memory()
-        if not self._frozen:
+        if self._released % _FREEZE_EVERY == 0:
             gc.freeze()
-            self._frozen = True
+        self._released += 1
 
     def close(self) -> None:
         """Give back to the garbage collection what was left out of it."""
-        if self._frozen:
+        if self._released:
             gc.unfreeze()
