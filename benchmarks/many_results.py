@@ -1,7 +1,7 @@
 """What the plugin itself costs for each result: `python benchmarks/many_results.py`.
 
 100,000 results of a synthetic zoo, whose models are refused before anything is built, beside 100,000 tests of plain
-pytest that skip. Both in one process, both with torch imported, which is most of what either holds.
+pytest that skip. Both in one process, and both with torch imported.
 """
 
 from __future__ import annotations

@@ -203,6 +203,8 @@ try:
     find_heads(nn.Linear(4, 3), torch.zeros(2, 5))  # no way to run it does, so that all are tried
 except HeadSwapError as error:
     assert error.reason == "forward_failed"
+else:
+    raise AssertionError("it ran")
 torch.ones(2, requires_grad=True).sum().backward()
 assert torch.cuda.device_count() or len(os.listdir("/proc/self/task")) == 1, os.listdir("/proc/self/task")
 """

@@ -51,7 +51,7 @@ class GuardedBench:
 
     def try_out(self) -> str:
         """Start a runner; returns why models cannot be run in one here, empty where they can."""
-        self._runner, self._stale = None, False
+        self._stale = False
         try:
             self._runner = self._fresh()
             reply = self._ask(Request("hello"), "before the first model")
@@ -128,6 +128,7 @@ class GuardedBench:
         """
         if self._is_local:
             self.local.release()
+            return
         if self._runner is None:
             return
         reply = self._ask(Request("release"), "while the model was let go")
@@ -135,10 +136,12 @@ class GuardedBench:
             self.close()
 
     def close(self) -> None:
-        """End the runner."""
+        """End the runner, or what has followed it."""
         if self._runner is not None:
             self._runner.close()
             self._runner = None
+        if self._is_local:
+            self.local.close()
 
     def _ask(self, request: Request, doing: str) -> Reply:
         limits = Limits(self.local.settings.options.timeout, self.local.budget.model)
