@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine import meta
-from pytest_headswap.engine.meta import MetaMode, building_on_meta
+from pytest_headswap.engine.meta import BuildingOnMeta
+from pytest_headswap.engine.watch import DeviceWatch
 from pytest_headswap.zoo import load_zoo
 
 LAYOUTS: dict[str, Callable[[torch.dtype], torch.Tensor]] = {
@@ -37,7 +38,7 @@ def outcome(function: Any, *args: Any) -> Any:
 def assert_same(function: Any, *args: Any) -> None:
     plain = outcome(function, *args)
     for _ in ("asked", "remembered"):
-        with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
+        with DeviceWatch():
             assert outcome(function, *args) == plain
 
 
@@ -77,7 +78,7 @@ def test_functions_of_one_tensor(name: str, dtype: torch.dtype, layout: str) -> 
 def test_functions_in_place_return_what_they_were_given(name: str) -> None:
     x = LAYOUTS["contiguous"](torch.float32)
     for _ in ("asked", "remembered"):
-        with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
+        with DeviceWatch():
             assert IN_PLACE[name](x) is x
 
 
@@ -86,7 +87,7 @@ def test_what_changes_a_shape_in_place_does_so_each_time(name: str) -> None:
     shapes = set()
     for _ in range(2):
         x = torch.empty(1, 3, device="meta")
-        with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
+        with DeviceWatch():
             SHAPES_IN_PLACE[name](x)
         shapes.add((x.shape, x.stride()))
     ((shape, _),) = shapes
@@ -95,7 +96,7 @@ def test_what_changes_a_shape_in_place_does_so_each_time(name: str) -> None:
 
 def test_an_operation_is_asked_of_torch_once(nothing_remembered: dict[Any, Any]) -> None:
     x = LAYOUTS["contiguous"](torch.float32)
-    with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
+    with DeviceWatch():
         x.mean(1)
         assert len(nothing_remembered) == 1
         (key,) = nothing_remembered
@@ -107,11 +108,11 @@ def test_an_operation_is_asked_of_torch_once(nothing_remembered: dict[Any, Any])
 def test_numbers_that_are_equal_and_not_alike_are_told_apart() -> None:
     x = torch.empty(3, device="meta", dtype=torch.int64)
     for number, dtype in ((1, torch.int64), (1.0, torch.float32), (True, torch.int64)):
-        with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
+        with DeviceWatch():
             assert (x * number).dtype == dtype
     torch.set_default_dtype(torch.float64)
     try:
-        with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
+        with DeviceWatch():
             assert (x * 1.0).dtype == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
@@ -119,7 +120,7 @@ def test_numbers_that_are_equal_and_not_alike_are_told_apart() -> None:
 
 def test_what_has_values_or_is_a_view_is_never_remembered(nothing_remembered: dict[Any, Any]) -> None:
     x = LAYOUTS["contiguous"](torch.float32)
-    with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
+    with DeviceWatch():
         assert (torch.ones(3) + 1).tolist() == [2.0, 2.0, 2.0]
         assert x.view(-1).untyped_storage()._cdata == x.untyped_storage()._cdata
         torch.empty(2, device="meta", dtype=torch.complex64) + 1
@@ -127,7 +128,7 @@ def test_what_has_values_or_is_a_view_is_never_remembered(nothing_remembered: di
 
 
 def test_what_is_built_on_meta_is_not_initialised_and_all_else_is() -> None:
-    with building_on_meta():
+    with BuildingOnMeta():
         layer = nn.Linear(3, 5)
         nn.init.trunc_normal_(layer.weight, std=0.02)
         nn.init.constant_(layer.bias, 3.0)
@@ -141,7 +142,7 @@ def test_what_is_built_on_meta_is_not_initialised_and_all_else_is() -> None:
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch, nothing_remembered: dict[Any, Any]) -> None:
     monkeypatch.setattr(meta, "_MOST", 5)
-    with MetaMode():  # type: ignore[no-untyped-call, unused-ignore]
+    with DeviceWatch():
         for size in range(20):
             torch.empty(size, device="meta").relu()
     assert len(nothing_remembered) <= 5

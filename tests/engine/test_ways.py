@@ -34,6 +34,15 @@ class Constants(Shapes):
         return x * float(scale.item()) + torch.ones(8, device="cpu")
 
 
+class Moved(Shapes):
+    """Moves its features into a tensor on a device that it names."""
+
+    def prepare(self, x: Tensor) -> Tensor:
+        moved = torch.empty(x.shape, device="cpu")
+        moved[:, 0], moved[:, 1:] = x[:, -1], x[:, :-1]
+        return moved
+
+
 class Values(Shapes):
     """Branches on the values of its inputs."""
 
@@ -41,7 +50,7 @@ class Values(Shapes):
         return x * 2 if bool((x > 0).any()) else x
 
 
-@pytest.mark.parametrize(("kind", "way"), [(Shapes, "meta"), (Constants, "fake"), (Values, "real")])
+@pytest.mark.parametrize(("kind", "way"), [(Shapes, "meta"), (Constants, "meta"), (Moved, "fake"), (Values, "real")])
 def test_the_cheapest_way_that_works_is_taken_and_said(kind: type[Shapes], way: str) -> None:
     model, inputs = kind(), torch.randn(2, 3, 8)
     heads = find_heads(model, inputs)
@@ -51,7 +60,17 @@ def test_the_cheapest_way_that_works_is_taken_and_said(kind: type[Shapes], way: 
     assert model(inputs).shape == (2, 3)
 
 
-@pytest.mark.parametrize("kind", [Constants, Values])
+def test_what_was_moved_from_meta_to_the_cpu_is_not_read_there() -> None:
+    class Sorted(Moved):
+        def prepare(self, x: Tensor) -> Tensor:
+            moved = super().prepare(x)
+            assert moved.sum().item() != 0, "these are no values"
+            return moved
+
+    assert find_heads(Sorted(), torch.ones(2, 3, 8)).evidence == "real"
+
+
+@pytest.mark.parametrize("kind", [Constants, Moved, Values])
 def test_every_way_leaves_the_model_as_it_was(kind: type[Shapes]) -> None:
     class Writes(kind):  # type: ignore[misc, valid-type]
         def __init__(self) -> None:

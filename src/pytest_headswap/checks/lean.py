@@ -19,7 +19,7 @@ from pytest_headswap.engine._torch import (
     tensors_of_call,
 )
 from pytest_headswap.engine.inputs import map_tensors
-from pytest_headswap.engine.meta import building_on_meta, run_on_meta
+from pytest_headswap.engine.meta import BuildingOnMeta, run_on_meta
 from pytest_headswap.engine.walk import modules, parameters
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def on_meta_if_possible(build: Callable[[], nn.Module], then: Callable[[nn.Modul
     Some models compute with values in their initialisers, or in forward.
     """
     with suppress(Exception):  # what remains of an exception is raised by the second attempt
-        with building_on_meta():
+        with BuildingOnMeta():
             model = build()
         return then(model)
     return then(build())

@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -33,10 +34,10 @@ from pytest_headswap.checks.runs import run_mode
 from pytest_headswap.checks.snapshot import named_tensors
 from pytest_headswap.checks.training import woken
 from pytest_headswap.engine import HeadSwapError
-from pytest_headswap.engine.abstract import StandIns, preserved
+from pytest_headswap.engine.abstract import REGISTRIES, StandIns, preserved
 from pytest_headswap.engine.find import search, search_in
 from pytest_headswap.engine.outputs import flatten_outputs
-from pytest_headswap.engine.walk import named_modules
+from pytest_headswap.engine.walk import modules, named_modules
 
 _LIGHT = 2**16  # elements of a tensor that a copy takes with it
 
@@ -134,6 +135,7 @@ def _saved_and_loaded(case: Case) -> nn.Module:
     file.seek(0)
     loaded = torch.load(file, weights_only=False)
     assert isinstance(loaded, nn.Module)
+    _give_back_registries(loaded)
     return loaded
 
 
@@ -150,6 +152,8 @@ def _light(case: Case) -> Iterator[None]:
     head = {id(tensor) for tensor in case.swap.parameters()}
     heavy = {id(tensor) for _, tensor in named_tensors(case.model) if tensor.numel() > _LIGHT} - head
     with preserved(case.model, _Light(heavy)):
+        for module in modules(case.model):
+            module.__dict__.update((key, _EMPTY) for key in _registries_without_entries(module))
         yield
 
 
@@ -163,8 +167,20 @@ class _Light(StandIns):
     def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
         return super()._bare(tensor) if id(tensor) in self._heavy else tensor.detach()
 
-    def empty(self, _: dict[str, Any], /) -> dict[str, Any]:
-        return {}  # an ordered one, of which torch gives ten to each module, takes longer to copy than all the rest
+
+_EMPTY: OrderedDict[str, Any] = OrderedDict()
+"""In the place of the registries without entries, of which torch gives ten to each module: copies of each would take
+longer than those of all the rest."""
+
+
+def _registries_without_entries(module: nn.Module) -> list[str]:
+    return [key for key, value in module.__dict__.items() if key in REGISTRIES and not value and type(value) is not set]
+
+
+def _give_back_registries(loaded: nn.Module) -> None:
+    """Give each module of a copy registries of its own."""
+    for module in modules(loaded):
+        module.__dict__.update((key, OrderedDict()) for key in _registries_without_entries(module))
 
 
 def _give_back_large_tensors(case: Case, loaded: nn.Module) -> None:

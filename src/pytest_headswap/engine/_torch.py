@@ -9,13 +9,13 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
+    "DeviceContext",
     "TorchDispatchMode",
-    "TorchFunctionMode",
-    "add_forward_hooks",
+    "as_parameter",
     "cannot_be_simulated",
     "fake_tensor_mode",
     "gives_fresh_tensors",
@@ -116,10 +116,12 @@ def plain_kernels() -> Iterator[None]:
         torch._C._set_mkldnn_enabled(onednn)
 
 
-def add_forward_hooks(module: torch.nn.Module, before: Callable[..., None], after: Callable[..., None]) -> None:
-    """Hooks around forward that nobody will remove one by one: a tenth of the time of registering them."""
-    module._forward_pre_hooks[id(before)] = before
-    module._forward_hooks[id(after)] = after
+def as_parameter(tensor: torch.Tensor, requires_grad: bool) -> torch.nn.Parameter:
+    """A parameter with the memory of `tensor`: what `nn.Parameter` makes of a plain one, without its questions."""
+    if type(tensor) is not torch.Tensor:
+        return torch.nn.Parameter(tensor, requires_grad)
+    made: torch.nn.Parameter = torch.Tensor._make_subclass(torch.nn.Parameter, tensor, requires_grad)
+    return made
 
 
 @cache

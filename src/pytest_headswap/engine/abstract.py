@@ -18,18 +18,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_headswap.engine._torch import fake_tensor_mode, initialised_cuda_devices, plain_kernels, quiet_fake_tensors
+from pytest_headswap.engine._torch import (
+    as_parameter,
+    fake_tensor_mode,
+    initialised_cuda_devices,
+    plain_kernels,
+    quiet_fake_tensors,
+)
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.inputs import Inputs, as_inputs
-from pytest_headswap.engine.meta import MetaMode
+from pytest_headswap.engine.meta import Execute, run_as_torch
 from pytest_headswap.engine.walk import modules, named_parameters, parameters
 from pytest_headswap.engine.watch import DeviceWatch
 
 _PLAIN = frozenset((bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device))
 _CONTAINERS = (list, dict, set, collections.OrderedDict, collections.deque, collections.defaultdict)
 # The registries of nn.Module are never shared between modules. Its children are handled one by one.
-_REGISTRIES = frozenset(key for key, value in nn.Module().__dict__.items() if isinstance(value, dict))
-
+REGISTRIES = frozenset(key for key, value in nn.Module().__dict__.items() if isinstance(value, (dict, set)))
+_REGISTRY_TYPES = frozenset((dict, set, collections.OrderedDict))
+_PLAIN_TENSORS = frozenset((torch.Tensor, nn.Parameter))
 
 META, FAKE, REAL = "meta", "fake", "real"
 WAYS = (META, FAKE, REAL)
@@ -56,6 +63,7 @@ class AbstractRun:
 
 
 Around = Callable[["StandIns"], AbstractContextManager[None]]
+Recording = Callable[["StandIns", Execute], AbstractContextManager[None]]
 
 
 def abstract_run(
@@ -65,14 +73,14 @@ def abstract_run(
     training: bool = False,
     ways: Sequence[str] = WAYS,
     around: Around | None = None,
-    recorded: bool = False,
+    recording: Recording | None = None,
 ) -> AbstractRun:
     """Run `model` on stand-ins in train or eval mode; the model, the inputs and all RNG stay as they are.
 
     Stand-ins keep shape, stride, dtype and `requires_grad`, so under `torch.enable_grad()` the outputs
     have the autograd graph that a real run would have. The ways are tried in their order until one
     succeeds. `around` is called with the stand-ins and returns a context manager that is active around
-    forward; `recorded` says that it brings a dispatch mode of its own, which runs the operations.
+    forward; `recording` also with what runs an operation, and returns a dispatch mode that runs them that way.
 
     Raises:
         HeadSwapError: `forward_failed`, with the model's own exception as `__cause__`.
@@ -83,7 +91,7 @@ def abstract_run(
         if way == REAL and any(tensor.is_meta for tensor in (*model.parameters(), *inputs.tensors())):
             continue  # there are no values
         try:
-            return _run(model, inputs, training, way, around, recorded)
+            return _run(model, inputs, training, way, around, recording)
         except HeadSwapError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a model raises, the next way may do
@@ -100,37 +108,29 @@ def abstract_run(
     ) from failed
 
 
-def watched_run(model: nn.Module, inputs: Inputs, *, training: bool, around: Around | None = None) -> AbstractRun:
-    """A run on the meta device that notes where tensors of the CPU meet those of the model; raises what that raises.
-
-    `around` is as for `abstract_run`; a dispatch mode that it brings leaves the operations to the one that watches.
-    """
-    on_device = [*parameters(model), *model.buffers(), *inputs.tensors()]
-    with ExitStack() as stack:
-        stand_ins = stack.enter_context(preserved(model, _OnDevice(on_device)))
-        held = stand_ins.tensors()
-        model.train(training)
-        given = inputs.map_tensors(stand_ins.of)
-        stack.enter_context(plain_kernels())
-        watch = stack.enter_context(DeviceWatch())
-        if around is not None:
-            stack.enter_context(around(stand_ins))
-        outputs = model(*given.args, **(given.kwargs or {}))
-        return _as_run(model, outputs, held, META, tuple(watch.met))
-
-
-def _as_run(
-    model: nn.Module, outputs: Any, held: tuple[torch.Tensor, ...], way: str, met: tuple[str, ...] | None
+def watched_run(
+    model: nn.Module, inputs: Inputs, *, training: bool, recording: Recording | None = None
 ) -> AbstractRun:
-    return AbstractRun(outputs, dict(named_parameters(model)), held, way, met)
+    """A run on the meta device that notes where tensors of the CPU meet those of the model; raises what that raises."""
+    return _run(model, inputs, training, META, None, recording, watched=True)
 
 
 def _run(
-    model: nn.Module, inputs: Inputs, training: bool, way: str, around: Around | None, recorded: bool
+    model: nn.Module,
+    inputs: Inputs,
+    training: bool,
+    way: str,
+    around: Around | None,
+    recording: Recording | None,
+    *,
+    watched: bool = False,
 ) -> AbstractRun:
     with ExitStack() as stack:
         fake = fake_tensor_mode() if way == FAKE else None
-        stand_ins = stack.enter_context(preserved(model, StandIns(way, fake)))
+        stand_ins = StandIns(way, fake)
+        if watched:
+            stand_ins = _OnDevice([*parameters(model), *model.buffers(), *inputs.tensors()])
+        stack.enter_context(preserved(model, stand_ins))
         held = stand_ins.tensors()
         model.train(training)
         given = inputs.map_tensors(stand_ins.of)
@@ -140,12 +140,14 @@ def _run(
             stack.enter_context(fake)
         if around is not None:
             stack.enter_context(around(stand_ins))
-        if way == META and not recorded:
-            stack.enter_context(MetaMode())  # type: ignore[no-untyped-call, unused-ignore]
-        if way == META:
-            stack.enter_context(torch.device("meta"))  # the last, since it makes each call of torch slower
+        device = DeviceWatch(lets_go=watched) if way == META else None
+        if recording is not None:
+            stack.enter_context(recording(stand_ins, device.run if device is not None else run_as_torch))
+        elif device is not None:
+            stack.enter_context(device)
         outputs = model(*given.args, **(given.kwargs or {}))
-        return _as_run(model, outputs, held, way, None)
+        met = tuple(device.met) if device is not None and watched else None
+        return AbstractRun(outputs, dict(named_parameters(model)), held, way, met)
 
 
 def _first_line(error: BaseException) -> str:
@@ -166,14 +168,15 @@ class StandIns:
         """The stand-in of a parameter, buffer or plain tensor."""
         made = self._made.get(id(tensor))
         if made is None:
-            if torch.nn.parameter.is_lazy(tensor):
+            kind = type(tensor)
+            if kind not in _PLAIN_TENSORS and torch.nn.parameter.is_lazy(tensor):
                 raise HeadSwapError(
                     "unsupported_model",
                     "the model has uninitialised lazy parameters: run it once on a real batch before the swap",
                 )
             bare = self._bare(tensor)
-            if isinstance(tensor, nn.Parameter):
-                made = nn.Parameter(bare, requires_grad=tensor.requires_grad)
+            if kind is nn.Parameter or isinstance(tensor, nn.Parameter):
+                made = as_parameter(bare, tensor.requires_grad)
             else:
                 made = bare.requires_grad_(tensor.requires_grad) if tensor.is_leaf else bare
             self._remember(tensor, made)
@@ -217,9 +220,13 @@ class StandIns:
                     made[index] = self.copy(item)
         return made
 
-    def empty(self, registry: dict[str, Any], /) -> dict[str, Any]:
-        """What stands in for a registry without entries: itself, since it can be emptied again."""
-        return registry
+    def registry(self, registry: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:
+        """A copy of the parameters or buffers of one module."""
+        made = registry.copy()
+        for key, value in registry.items():
+            if value is not None:
+                made[key] = self.of(value)
+        return made
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """All stand-ins that were made so far."""
@@ -248,23 +255,24 @@ def preserved(model: nn.Module, stand_ins: StandIns) -> Iterator[StandIns]:
     RNG states of Python, NumPy and torch, the default dtype, grad mode and thread-local modes come back too.
     """
     inside = modules(model)
-    originals = [dict(module.__dict__) for module in inside]
-    unfilled: list[dict[str, Any]] = []  # torch gives ten to each module, and a copy of each would take its time
+    originals = [module.__dict__.copy() for module in inside]
+    unfilled: list[Any] = []  # torch gives ten to each module, and a copy of each would take its time
     with preserved_globals():
         try:
             for module, state in zip(inside, originals, strict=True):
                 current = module.__dict__
                 for key, value in state.items():
-                    if type(value) in _PLAIN:
+                    kind = type(value)
+                    if kind in _PLAIN:
                         continue
-                    if key in _REGISTRIES and not value:
-                        current[key] = stand_in = stand_ins.empty(value)
-                        if stand_in is value:
-                            unfilled.append(value)
-                    elif key == "_modules":
-                        current[key] = value.copy()
-                    else:
+                    if not (kind in _REGISTRY_TYPES and key in REGISTRIES):
                         current[key] = stand_ins.copy(value)
+                    elif not value:
+                        unfilled.append(value)
+                    elif key == "_parameters" or key == "_buffers":
+                        current[key] = stand_ins.registry(value)
+                    else:
+                        current[key] = value.copy()
             yield stand_ins
         finally:
             for module, state in zip(inside, originals, strict=True):

@@ -7,8 +7,7 @@ Nothing here is visible in a result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +15,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine._torch import (
-    TorchDispatchMode,
-    TorchFunctionMode,
+    DeviceContext,
     gives_fresh_tensors,
     op_name,
     storage_key,
@@ -35,6 +33,10 @@ _DTYPES = frozenset(
 _PLAIN = frozenset(
     (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size)
 )
+
+
+Execute = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+"""Runs an operation on its arguments."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,21 @@ _views: set[Any] = set()
 """Operations that were seen to return views although torch does not say so."""
 
 
-def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The result of an operation on meta tensors."""
+def run_as_torch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of an operation."""
+    return func(*args, **kwargs)
+
+
+def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], otherwise: Execute = run_as_torch) -> Any:
+    """The result of an operation on meta tensors; `otherwise` runs views, and what is given tensors of other kinds."""
     if not gives_fresh_tensors(func) or func in _views:
-        return func(*args, **kwargs)  # views are cheap, and share the memory of what they show
+        return otherwise(func, args, kwargs)  # views are cheap, and share the memory of what they show
     try:
         key: Any = (func, torch.get_default_dtype(), *map(_key, args))
         if kwargs:
             key = (*key, *kwargs, *map(_key, kwargs.values()))
     except _Unknown:
-        return func(*args, **kwargs)
+        return otherwise(func, args, kwargs)
     known = _known.get(key)
     if known is None:
         return _asked(func, args, kwargs, key)
@@ -80,20 +87,18 @@ def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     return tuple(form.made() if form is not None else None for form in known)  # type: ignore[union-attr]
 
 
-@contextmanager
-def building_on_meta() -> Iterator[None]:
+class BuildingOnMeta(DeviceContext):
     """A block in which tensors are made on the meta device, and initialisers do not try to give them values."""
-    with torch.device("meta"), _NoValues():  # type: ignore[no-untyped-call, unused-ignore]
-        yield
 
+    def __init__(self) -> None:
+        super().__init__(_META)
 
-class _NoValues(TorchFunctionMode):  # type: ignore[no-untyped-call, unused-ignore]
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _INITIALISERS:
             tensor = args[0] if args else (kwargs or {}).get("tensor")
             if isinstance(tensor, torch.Tensor) and tensor.is_meta:
                 return tensor
-        return func(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 _RANDOM_AND_PLAIN = ("uniform_", "normal_", "zero_", "fill_", "mul_", "div_", "add_", "sub_", "clamp_", "erfinv_")
@@ -103,13 +108,6 @@ _INITIALISERS = frozenset(
         *(value for name, value in vars(nn.init).items() if name.endswith("_") and callable(value)),
     )
 )
-
-
-class MetaMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Runs every operation of the block that way."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return run_on_meta(func, args, kwargs or {})
 
 
 def _key(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ from torch import nn
 
 from pytest_headswap.engine._torch import (
     TorchDispatchMode,
-    add_forward_hooks,
     is_pointwise,
     mutated_tensors,
     op_name,
@@ -31,9 +31,9 @@ from pytest_headswap.engine.graph import (
     Value,
 )
 from pytest_headswap.engine.inputs import Inputs, as_inputs
-from pytest_headswap.engine.meta import run_on_meta
+from pytest_headswap.engine.meta import Execute
 from pytest_headswap.engine.outputs import flatten_outputs
-from pytest_headswap.engine.walk import named_buffers, named_modules, named_parameters
+from pytest_headswap.engine.walk import buffers_of, named_modules, parameters_of
 
 ALIASED_WRITE = "headswap::aliased_write"
 """Stands for "this tensor was changed through another view of its storage" (`out[:, 0] = ...`)."""
@@ -45,46 +45,37 @@ def record(model: nn.Module, example_inputs: Any, *, training: bool = False, way
     Raises:
         HeadSwapError: `forward_failed` or `bad_inputs`.
     """
-    recording = _Recording(model, as_inputs(example_inputs), training, run_on_meta)
-
-    @contextmanager
-    def around(stand_ins: StandIns) -> Iterator[None]:
-        with torch.no_grad(), recording.around(stand_ins):
-            yield
-
-    run = abstract_run(model, recording.inputs, training=training, ways=ways, around=around, recorded=True)
+    recording = _Recording(model, as_inputs(example_inputs), training)
+    with torch.no_grad():
+        run = abstract_run(model, recording.inputs, training=training, ways=ways, recording=recording.around)
     return recording.graph_of(run)
 
 
 def record_watched(model: nn.Module, example_inputs: Any, *, training: bool = False) -> tuple[AbstractRun, Graph]:
     """A `watched_run` in the present grad mode, and its data flow; raises what the model raises."""
-    recording = _Recording(model, as_inputs(example_inputs), training, _asked_of_the_watch)
-    run = watched_run(model, recording.inputs, training=training, around=recording.around)
+    recording = _Recording(model, as_inputs(example_inputs), training)
+    run = watched_run(model, recording.inputs, training=training, recording=recording.around)
     return run, recording.graph_of(run)
-
-
-def _asked_of_the_watch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return func(*args, **kwargs)
 
 
 class _Recording:
     """A recorder for each attempt to run a model, since one that failed has seen things."""
 
-    def __init__(self, model: nn.Module, inputs: Inputs, training: bool, execute: Execute) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs, training: bool) -> None:
         self.inputs = inputs
         self._model = model
         self._training = training
-        self._execute = execute
         self._recorder: _Recorder
 
     @contextmanager
-    def around(self, stand_ins: StandIns) -> Iterator[None]:
+    def around(self, stand_ins: StandIns, execute: Execute) -> Iterator[None]:
         """The block in which the model runs."""
-        self._recorder = recorder = _Recorder(Graph(self._training), self._execute)
-        recorder.name_sources(self._model)
+        self._recorder = recorder = _Recorder(Graph(self._training), execute)
+        named = named_modules(self._model, every_name=True)
+        recorder.name_sources(named)
         for index, tensor in enumerate(self.inputs.tensors()):
             recorder.add_source(stand_ins.of(tensor), INPUT, f"input[{index}]")
-        _ModuleWatcher(self._model, recorder).watch()
+        _note_modules(named, recorder)
         with recorder:
             yield
 
@@ -100,10 +91,6 @@ class _Recording:
         return graph
 
 
-Execute = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
-"""Runs an operation on its arguments."""
-
-
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """Turns each operation into a Node. Keeps every tensor alive, so that object ids stay unique."""
 
@@ -117,13 +104,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         self._sources: list[tuple[torch.Tensor, Value]] = []
         self._by_storage: defaultdict[int | None, list[torch.Tensor]] = defaultdict(list)
 
-    def name_sources(self, model: nn.Module) -> None:
-        """Tell the recorder what the model's own tensors are called."""
-        for name, parameter in named_parameters(model):
+    def name_sources(self, named: Sequence[tuple[str, nn.Module]]) -> None:
+        """Tell the recorder what the model's own tensors are called, given its modules under all their names."""
+        for name, parameter in parameters_of(named):
             self.add_source(parameter, PARAMETER, name)
-        for name, buffer in named_buffers(model):
+        for name, buffer in buffers_of(named):
             self.add_source(buffer, BUFFER, name)
-        for path, module in named_modules(model):
+        seen: set[int] = set()
+        for path, module in named:
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
             for key, value in module.__dict__.items():
                 if isinstance(value, torch.Tensor):
                     self.add_source(value, ATTRIBUTE, f"{path}.{key}" if path else key)
@@ -160,23 +151,22 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         inputs: list[Value] = []
-        node = Node(
-            op_name(func),
-            tuple(self._as_values(value, inputs) for value in args),
-            {key: self._as_values(value, inputs) for key, value in kwargs.items()},
-            inputs,
-            is_pointwise(func),
-            self.module,
-        )
+        values = self._as_values(args, inputs)
+        named = {key: self._as_values((value,), inputs)[0] for key, value in kwargs.items()} if kwargs else kwargs
+        node = Node(op_name(func), values, named, inputs, is_pointwise(func), self.module)
         result = self._execute(func, args, kwargs)
         self.graph.nodes.append(node)
-        from_input = any(value.from_input for value in inputs)
+        from_input = False
         for value in inputs:
             value.consumers.append(node)
+            from_input = from_input or value.from_input
         written = mutated_tensors(func, args, kwargs)
-        for tensor in result if isinstance(result, (list, tuple)) else (result,):
-            if isinstance(tensor, torch.Tensor):
-                self._output(node, tensor, from_input)
+        if type(result) is torch.Tensor:
+            self._output(node, result, from_input)
+        else:
+            for tensor in result if isinstance(result, (list, tuple)) else (result,):
+                if isinstance(tensor, torch.Tensor):
+                    self._output(node, tensor, from_input)
         for tensor in written:
             value = self._values[id(tensor)]
             if value.node is not node:  # an operation that returns something else than what it wrote to
@@ -184,14 +174,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
             self._changed_through(tensor, value)
         return result
 
-    def _as_values(self, argument: Any, inputs: list[Value]) -> Any:
-        if isinstance(argument, torch.Tensor):
-            value = self.value_of(argument)
-            inputs.append(value)
-            return value
-        if isinstance(argument, (list, tuple)):
-            return tuple(self._as_values(item, inputs) for item in argument)
-        return argument
+    def _as_values(self, arguments: Sequence[Any], inputs: list[Value]) -> tuple[Any, ...]:
+        """The arguments with a value for each tensor, which are added to `inputs`."""
+        values: list[Any] = []
+        for argument in arguments:
+            if isinstance(argument, torch.Tensor):
+                value = self._values.get(id(argument)) or self.value_of(argument)
+                inputs.append(value)
+                values.append(value)
+            elif isinstance(argument, (list, tuple)):
+                values.append(self._as_values(argument, inputs))
+            else:
+                values.append(argument)
+        return tuple(values)
 
     def _output(self, node: Node, tensor: torch.Tensor, from_input: bool) -> Value:
         value = Value(tuple(tensor.shape), node, len(node.outputs))
@@ -215,33 +210,42 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
                 self._output(node, tensor, before.from_input or value.from_input)
 
 
-class _ModuleWatcher:
-    """Tells the recorder which module without children is running, and notes each `nn.Identity`."""
+def _note_modules(named: Sequence[tuple[str, nn.Module]], recorder: _Recorder) -> None:
+    """Tell the recorder which module without children is running, and note each `nn.Identity`.
 
-    def __init__(self, model: nn.Module, recorder: _Recorder) -> None:
-        self._recorder = recorder
-        self._leaves = [
-            (path, module) for path, module in named_modules(model) if next(module.children(), None) is None
-        ]
-        self._executed = 0
+    From now on, until the model gets its own attributes back, which ends an abstract run. Each has a `forward` of its
+    own for that time: hooks would make torch take a way through every call that costs a tenth of the run.
+    """
+    executed = itertools.count(1)
+    noted: set[int] = set()
+    for path, module in named:
+        if id(module) not in noted and all(child is None for child in module._modules.values()):
+            noted.add(id(module))
+            forward = _identity if type(module) is nn.Identity else _forward
+            module.__dict__["forward"] = forward(path, module.forward, recorder, executed)
 
-    def watch(self) -> None:
-        """From now on, until the model gets its own hooks back, which ends an abstract run."""
-        for path, module in self._leaves:
-            before, after = self._hooks(path, type(module) is nn.Identity)
-            add_forward_hooks(module, before, after)
 
-    def _hooks(self, path: str, is_identity: bool) -> tuple[Any, Any]:
-        recorder = self._recorder
-
-        def before(_module: nn.Module, _args: Any) -> None:
-            recorder.module = path
-
-        def after(_module: nn.Module, _args: Any, output: Any) -> None:
+def _forward(path: str, forward: Callable[..., Any], recorder: _Recorder, executed: Iterator[int]) -> Callable[..., Any]:
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        recorder.module = path
+        try:
+            output = forward(*args, **kwargs)
+        finally:
             recorder.module = ""
-            self._executed += 1
-            if is_identity and isinstance(output, torch.Tensor):
-                call = IdentityCall(path, recorder.value_of(output), self._executed)
-                recorder.graph.identities.append(call)
+        next(executed)
+        return output
 
-        return before, after
+    return noted
+
+
+def _identity(
+    path: str, forward: Callable[..., Any], recorder: _Recorder, executed: Iterator[int]
+) -> Callable[..., Any]:
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        count = next(executed)
+        if isinstance(output, torch.Tensor):
+            recorder.graph.identities.append(IdentityCall(path, recorder.value_of(output), count))
+        return output
+
+    return noted

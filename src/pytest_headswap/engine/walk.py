@@ -4,7 +4,7 @@ their nested generators, which take a twentieth of all time where a model is loo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -22,9 +22,10 @@ def named_modules(model: nn.Module, *, every_name: bool = False) -> list[tuple[s
                 continue
             seen.add(id(module))
         found.append((path, module))
-        prefix = f"{path}." if path else ""
-        children = [(prefix + name, child) for name, child in module._modules.items() if child is not None]
-        stack.extend(reversed(children))
+        children = module._modules
+        if children:
+            prefix = f"{path}." if path else ""
+            stack += [(prefix + name, child) for name, child in reversed(children.items()) if child is not None]
     return found
 
 
@@ -36,7 +37,8 @@ def modules(model: nn.Module) -> list[nn.Module]:
         module = stack.pop()
         if id(module) not in found:
             found[id(module)] = module
-            stack.extend(reversed([child for child in module._modules.values() if child is not None]))
+            if module._modules:
+                stack += [child for child in reversed(module._modules.values()) if child is not None]
     return list(found.values())
 
 
@@ -48,15 +50,25 @@ def parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Each parameter; one that is shared under all of its names."""
-    for path, module in named_modules(model, every_name=True):
+    return parameters_of(named_modules(model, every_name=True))
+
+
+def named_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each buffer; one that is shared under all of its names."""
+    return buffers_of(named_modules(model, every_name=True))
+
+
+def parameters_of(named: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of modules, named after these."""
+    for path, module in named:
         for name, value in module._parameters.items():
             if value is not None:
                 yield f"{path}.{name}" if path else name, value
 
 
-def named_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each buffer; one that is shared under all of its names."""
-    for path, module in named_modules(model, every_name=True):
+def buffers_of(named: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The buffers of modules, named after these."""
+    for path, module in named:
         for name, value in module._buffers.items():
             if value is not None:
                 yield f"{path}.{name}" if path else name, value

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine import Head
-from pytest_headswap.engine.meta import building_on_meta
+from pytest_headswap.engine.meta import BuildingOnMeta
 from pytest_headswap.zoo.model import ModelSpec, Zoo
 
 BATCH = 2  # batch norm cannot be trained on one sample
@@ -58,7 +58,7 @@ def _stride(name: str) -> int:
     It is 32 where the model does not say, or cannot be built on the meta device, as many of timm 1.0.3 cannot.
     """
     with suppress(Exception):
-        with building_on_meta():
+        with BuildingOnMeta():
             model: Any = timm.create_model(name)
         return max(int(stage["reduction"]) for stage in model.feature_info)
     return 32
