@@ -49,7 +49,7 @@ def _only_requires_grad_is_set(patch: Patch) -> None:
         for parameter in swap.model.parameters():
             parameter.requires_grad_(id(parameter) in new)
             parameter.grad = None
-        return Frozen(swap.model, (), [])
+        return Frozen(swap.model, (), None)
 
     patch.setattr("pytest_headswap.checks.case.freeze_backbone", naive)
 
@@ -83,18 +83,18 @@ def _stale_gradients_are_left(patch: Patch) -> None:
 
 
 def _eval_mode_does_not_stick(patch: Patch) -> None:
-    patch.setattr(freeze, "_keep_in_eval", lambda modules: [module.eval() for module in modules])
+    patch.setattr(freeze, "_hold", lambda modules, _: [module.eval() for module in modules])
     patch.setattr(freeze._Watch, "verify", lambda *args: None)
     patch.setattr(freeze._Watch, "unsteady", lambda *args: [])
 
 
 def _eval_mode_sticks_to_the_original_alone(patch: Patch) -> None:
-    def keep(modules: Any) -> None:
+    def hold(modules: Any, _: type) -> None:
         for module in modules:
             module.training = False
             module.__dict__["train"] = _Uncopied(module)
 
-    patch.setattr(freeze, "_keep_in_eval", keep)
+    patch.setattr(freeze, "_hold", hold)
 
 
 class _Uncopied:
@@ -104,7 +104,7 @@ class _Uncopied:
         self.module = module
 
     def __call__(self, mode: bool = True) -> nn.Module:
-        return freeze._stay_in_eval(self.module, mode)
+        return nn.Module.train(self.module, mode=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial, (type(self.module).train, self.module)

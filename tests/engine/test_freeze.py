@@ -142,7 +142,7 @@ def test_it_holds_in_copies(way: Any) -> None:
     train(again, again.parameters(), batch())
     moved = {name for name, value in again.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"head.weight", "head.bias"}
-    assert again.body.__dict__["train"].args[0] is again.body
+    assert again.body.__dict__["train"].module is again.body
 
 
 def test_every_parameter_that_is_not_of_the_head_is_frozen_those_of_the_root_too() -> None:

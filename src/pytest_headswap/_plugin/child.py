@@ -159,7 +159,7 @@ def _serve(bench: LocalBench, requests: Connection) -> None:
         for stream in streams:
             with suppress(OSError, ValueError):  # a model may have closed it
                 stream.flush()
-        imported = tuple(name for name in sys.modules if name not in modules and name.startswith("torch."))
+        imported = tuple(name for name in sys.modules.keys() - modules if name.startswith("torch."))
         modules.update(imported)
         requests.send(Reply(value, raised, tuple(warned), changes, imported, held()))
 

@@ -22,6 +22,7 @@ from torch import nn
 from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.finding import CheckFailed, CheckSkipped
 from pytest_headswap.checks.names import listed
+from pytest_headswap.engine.counts import config_of
 from pytest_headswap.engine.walk import named_modules
 
 _COUNTS_CLASSES = re.compile(r"(^|_)(num|n|nb|number_of)_?(class|classes|labels|cls)$")
@@ -94,7 +95,7 @@ def _stated(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Whole numbers, and the sizes of collections, in the modules of a model and in their configurations."""
     seen: set[int] = set()
     for path, module in named_modules(model):
-        for place, owner in ((path, module), (f"{path}.config".lstrip("."), getattr(module, "config", None))):
+        for place, owner in ((path, module), (f"{path}.config".lstrip("."), config_of(module))):
             state: dict[str, Any] | None = getattr(owner, "__dict__", None)
             if state is None or id(owner) in seen:
                 continue

@@ -9,6 +9,8 @@ from torch import nn
 from pytest_headswap.engine.walk import named_modules
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
+_NOTHING: dict[str, Any] = {}
+_NOTHING_OF_IT = object()
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
 
@@ -35,7 +37,7 @@ def _attributes(model: nn.Module) -> dict[str, dict[str, Any]]:
     """The attributes of each module; dictionaries, such as its registries, are copied."""
     return {
         path: {
-            key: dict(value) if type(value) is dict or key in _REGISTRIES else value
+            key: (dict(value) if value else _NOTHING) if type(value) is dict or key in _REGISTRIES else value
             for key, value in module.__dict__.items()
         }
         for path, module in named_modules(model, every_name=True)
@@ -44,7 +46,9 @@ def _attributes(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 def _differences(prefix: str, was: dict[str, Any], now: dict[str, Any]) -> list[str]:
     words = []
-    for key in dict.fromkeys((*was, *now)):
+    for key in dict.fromkeys((*was, *now)) if was.keys() != now.keys() else was:
+        if key in now and now[key] is was.get(key, _NOTHING_OF_IT):
+            continue
         if key in _REGISTRIES:
             words += _differences(prefix, was.get(key, {}), now.get(key, {}))
         elif key not in now:

@@ -8,6 +8,7 @@ from zlib import crc32
 
 import torch
 
+from pytest_headswap.engine._torch import seed
 from pytest_headswap.engine.abstract import preserved_globals
 from pytest_headswap.engine.inputs import Inputs
 
@@ -23,7 +24,7 @@ def seed_of(*names: str) -> int:
 def seeded(*names: str) -> Iterator[None]:
     """A block with random numbers of its own, the same in every process; those of the user go on after it."""
     with preserved_globals():
-        torch.manual_seed(seed_of(*names))
+        seed(seed_of(*names))
         yield
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "plain_kernels",
     "quiet_fake_tensors",
     "returns_an_argument",
+    "seed",
     "storage_key",
     "tensors_of_call",
 ]
@@ -53,6 +54,16 @@ def initialised_cuda_devices() -> list[int]:
     """The CUDA devices of this process; none when CUDA has not been used, so that asking does not start it."""
     is_initialised: Callable[[], bool] = torch.cuda.is_initialized
     return list(range(torch.cuda.device_count())) if is_initialised() else []
+
+
+def seed(value: int) -> None:
+    """What `torch.manual_seed` does, without its notes for devices that have not been used.
+
+    It keeps one for each call and device, with a stack trace, until the device is.
+    """
+    torch.default_generator.manual_seed(value)
+    if initialised_cuda_devices():
+        torch.cuda.manual_seed_all(value)
 
 
 def fake_tensor_mode(*, real_kernels: bool = True) -> Any:

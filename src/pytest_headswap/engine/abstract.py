@@ -108,9 +108,7 @@ def abstract_run(
     ) from failed
 
 
-def watched_run(
-    model: nn.Module, inputs: Inputs, *, training: bool, recording: Recording | None = None
-) -> AbstractRun:
+def watched_run(model: nn.Module, inputs: Inputs, *, training: bool, recording: Recording | None = None) -> AbstractRun:
     """A run on the meta device that notes where tensors of the CPU meet those of the model; raises what that raises."""
     return _run(model, inputs, training, META, None, recording, watched=True)
 

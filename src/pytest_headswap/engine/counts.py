@@ -48,13 +48,18 @@ def update_counts(
     for path, module in named_modules(model):
         if around is not None and not any(not path or head.startswith(f"{path}.") for head in around):
             continue
-        for owner in (module, getattr(module, "config", None)):
+        for owner in (module, config_of(module)):
             state = getattr(owner, "__dict__", None)
             if state is None or id(owner) in seen:
                 continue
             seen.add(id(owner))
             _update(state, COUNTS, dict.fromkeys(old, new), changes)
             _update_label_names(state, old, new, names, changes)
+
+
+def config_of(module: nn.Module) -> Any:
+    """The configuration that a module has, None for most: asking those for it would cost each of them an exception."""
+    return getattr(module, "config", None) if "config" in module.__dict__ or hasattr(type(module), "config") else None
 
 
 def class_names(model: nn.Module) -> dict[str, int]:

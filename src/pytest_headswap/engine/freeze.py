@@ -7,9 +7,9 @@ mode; it is part of the module, and so of its copies and pickles. Keys of the st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import partial
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -37,22 +37,20 @@ class Frozen:
 
     model: nn.Module
     notes: tuple[str, ...]
-    _undo: list[Callable[[], object]]
-    _redo: list[Callable[[], object]] = field(default_factory=list)
+    _undo: _State | None
+    _redo: _State | None = None
 
     def unfreeze(self) -> None:
         """Give the backbone back its gradients and modes, as they were before. A second call changes nothing."""
-        if self._undo:
-            self._redo = _remember(self.model)
-        while self._undo:
-            self._undo.pop()()
+        if self._undo is not None:
+            self._redo, undo, self._undo = _State.of(self.model), self._undo, None
+            undo.put_back()
 
     def refreeze(self) -> None:
         """Freeze the same again after `unfreeze`, without verifying it again. A second call changes nothing."""
-        if self._redo:
-            self._undo = _remember(self.model)
-        while self._redo:
-            self._redo.pop()()
+        if self._redo is not None:
+            self._undo, redo, self._redo = _State.of(self.model), self._redo, None
+            redo.put_back()
         for parameter in parameters(self.model):
             if not parameter.requires_grad:
                 parameter.grad = None  # what was learnt meanwhile, and an optimizer would still apply
@@ -83,20 +81,20 @@ def freeze_backbone(swap: Swap, example_inputs: Any = None) -> Frozen:
     heads = _head_modules(model, names, swap, prefix)
     holders = _holders(model, heads)
     backbone = [module for module in modules(model) if module not in heads and module not in holders]
-    undo = _remember(model)
+    undo = _State.of(model)
     new = {id(parameter) for parameter in swap.parameters()}
     for parameter in parameters(model):
         if id(parameter) not in new:
             parameter.requires_grad_(False)
             parameter.grad = None  # an optimizer would still apply it
-    _keep_in_eval(backbone)
+    _hold(backbone, _StayInEval)
     frozen = Frozen(swap.model, (), undo)
     watch = _Watch(names, {path for path, module in named_modules(model) if module in heads})
     try:
         inputs = inputs_for(model, example_inputs)
         graph = _train_graph(model, inputs)
         if watch.unsteady(graph):
-            _hold_in_eval(holders)
+            _hold(holders, _StayAroundHead)
             note = (
                 "parts of the backbone draw random numbers in a forward method of their own, so the modules around "
                 "the head stay in eval mode as well: outputs that only appear in train mode do not"
@@ -132,46 +130,72 @@ def _holders(model: nn.Module, heads: set[nn.Module]) -> list[nn.Module]:
     return list(dict.fromkeys(module for path, module in named.items() if path in around and module not in heads))
 
 
-def _remember(model: nn.Module) -> list[Callable[[], object]]:
-    """What puts modes, `train` methods and `requires_grad` back."""
-    undo: list[Callable[[], object]] = [
-        partial(_put_back, module, module.training, module.__dict__.get("train")) for module in modules(model)
-    ]
-    undo += [partial(parameter.requires_grad_, parameter.requires_grad) for parameter in parameters(model)]
-    return undo
+@dataclass(frozen=True)
+class _State:
+    """Modes, `train` methods and `requires_grad`, to be put back."""
+
+    modes: list[tuple[nn.Module, bool, Any]]
+    flags: list[tuple[nn.Parameter, bool]]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> _State:
+        """Those of a model as it is now."""
+        return cls(
+            [(module, module.training, module.__dict__.get("train")) for module in modules(model)],
+            [(parameter, parameter.requires_grad) for parameter in parameters(model)],
+        )
+
+    def put_back(self) -> None:
+        """Make them what they were."""
+        for module, training, train in self.modes:
+            module.training = training
+            if train is None:
+                module.__dict__.pop("train", None)
+            else:
+                module.__dict__["train"] = train
+        for parameter, flag in self.flags:
+            parameter.requires_grad_(flag)
 
 
-def _put_back(module: nn.Module, training: bool, train: Any) -> None:
-    module.training = training
-    if train is None:
-        module.__dict__.pop("train", None)
-    else:
-        module.__dict__["train"] = train
+class _Train:
+    """The `train` of a frozen module, which goes with it where it is copied and saved.
+
+    As a function of the module it would do the same, and make copies of a model a fifth slower.
+    """
+
+    __slots__ = ("module",)
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.module,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Train:
+        return type(self)(copy.deepcopy(self.module, memo))
 
 
-def _keep_in_eval(modules: Iterable[nn.Module]) -> None:
+class _StayInEval(_Train):
+    """It stays in eval mode with all inside, also what forward puts there later."""
+
+    def __call__(self, mode: bool = True) -> nn.Module:  # noqa: ARG002 - what `train` is given
+        return nn.Module.train(self.module, mode=False)
+
+
+class _StayAroundHead(_Train):
+    """It stays in eval mode, and what is inside decides for itself."""
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        for child in self.module.children():
+            child.train(mode)
+        self.module.training = False
+        return self.module
+
+
+def _hold(modules: Iterable[nn.Module], train: type[_Train]) -> None:
     for module in modules:
         module.training = False
-        module.__dict__["train"] = partial(_stay_in_eval, module)
-
-
-def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001 - what `train` is given
-    """The `train` of a frozen module: it stays in eval mode with all inside, also what forward puts there later."""
-    return nn.Module.train(module, mode=False)
-
-
-def _hold_in_eval(holders: Iterable[nn.Module]) -> None:
-    for module in holders:
-        module.training = False
-        module.__dict__["train"] = partial(_stay_around_head, module)
-
-
-def _stay_around_head(module: nn.Module, mode: bool = True) -> nn.Module:
-    """The `train` of a frozen module around a head: it stays in eval mode, and what is inside decides for itself."""
-    for child in module.children():
-        child.train(mode)
-    module.training = False
-    return module
+        module.__dict__["train"] = train(module)
 
 
 def _train_graph(model: nn.Module, inputs: Any) -> Graph | None:

@@ -98,7 +98,7 @@ class BuildingOnMeta(DeviceContext):
             tensor = args[0] if args else (kwargs or {}).get("tensor")
             if isinstance(tensor, torch.Tensor) and tensor.is_meta:
                 return tensor
-        return super().__torch_function__(func, types, args, kwargs)
+        return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call, unused-ignore]
 
 
 _RANDOM_AND_PLAIN = ("uniform_", "normal_", "zero_", "fill_", "mul_", "div_", "add_", "sub_", "clamp_", "erfinv_")

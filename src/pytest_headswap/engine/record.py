@@ -225,7 +225,9 @@ def _note_modules(named: Sequence[tuple[str, nn.Module]], recorder: _Recorder) -
             module.__dict__["forward"] = forward(path, module.forward, recorder, executed)
 
 
-def _forward(path: str, forward: Callable[..., Any], recorder: _Recorder, executed: Iterator[int]) -> Callable[..., Any]:
+def _forward(
+    path: str, forward: Callable[..., Any], recorder: _Recorder, executed: Iterator[int]
+) -> Callable[..., Any]:
     def noted(*args: Any, **kwargs: Any) -> Any:
         recorder.module = path
         try:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from pytest_headswap.engine.dims import Relation, relation
 from pytest_headswap.engine.graph import INPUT, Graph, Node, Value, ancestors
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(NamedTuple):
     """The class index within dimension `dim` of a tensor.
 
     The dimension may be larger than the class count, as a layer's width of anchors times classes is;

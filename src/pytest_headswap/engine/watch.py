@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pytest_headswap.engine._torch import TorchDispatchMode, mutated_tensors, op_name, tensors_of_call
+from pytest_headswap.engine._torch import TorchDispatchMode, is_view, mutated_tensors, op_name, tensors_of_call
 from pytest_headswap.engine.inputs import map_tensors
 from pytest_headswap.engine.meta import run_on_meta
 
@@ -41,7 +41,9 @@ class DeviceWatch(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ig
         return run_on_meta(func, args, kwargs, self._run_beside)
 
     def _run_beside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run an operation whose tensors may be on the CPU, or partly so."""
+        """Run a view, or an operation whose tensors may be on the CPU, or partly so."""
+        if is_view(func):
+            return func(*args, **kwargs)
         tensors = tensors_of_call(args, kwargs)
         elsewhere = [tensor for tensor in tensors if not tensor.is_meta]
         if not elsewhere or len(elsewhere) == len(tensors):

@@ -8,9 +8,11 @@ back to the layer that sets it. Operations without a rule are taken by their sha
 
 from __future__ import annotations
 
+from typing import Any
+
 from pytest_headswap.engine.dims import products, reductions, views
 from pytest_headswap.engine.dims.links import Link, Relation, broadcasts, by_size, copy, first_only, pointwise, rules
-from pytest_headswap.engine.graph import Node
+from pytest_headswap.engine.graph import Node, Value
 
 __all__ = ["RULES", "Link", "Relation", "relation"]
 
@@ -26,8 +28,34 @@ RULES = {
 }
 
 
+_MOST = 2**14  # relations that are remembered
+_known: dict[Any, Relation] = {}
+
+
 def relation(node: Node) -> Relation:
-    """The relation of the dimensions of one recorded operation."""
+    """The relation of the dimensions of one recorded operation, which is not to be changed.
+
+    It follows from the shapes and the arguments, and is worked out once for all operations that are alike in these.
+    """
+    shapes = tuple([value.shape for value in node.inputs]), tuple([value.shape for value in node.outputs])
+    key = node.name, node.pointwise, shapes, _plain(node.args), *node.kwargs, _plain(tuple(node.kwargs.values()))
+    try:
+        known = _known.get(key)
+    except TypeError:  # an argument that cannot be hashed
+        return _relation(node)
+    if known is None:
+        if len(_known) >= _MOST:
+            _known.clear()
+        known = _known[key] = _relation(node)
+    return known
+
+
+def _plain(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments, with nothing in the place of tensors but that they are there."""
+    return tuple([Value if type(x) is Value else _plain(x) if type(x) is tuple else x for x in arguments])
+
+
+def _relation(node: Node) -> Relation:
     rule = RULES.get(node.name.split("::")[-1].rstrip("_"))
     if rule is not None:
         return rule(node)

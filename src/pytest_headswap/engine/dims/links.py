@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_headswap.engine.graph import Node
 
@@ -12,8 +12,7 @@ Shape = tuple[int, ...]
 Rule = Callable[[Node], "Relation"]
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """Input dimension `in_dim` of operand `operand` and `out_dim` of output `output` share `size` indices.
 
     Both dimensions may be larger than `size`: then the shared index is the factor that varies with
