@@ -36,7 +36,11 @@ def pytest_configure(config: pytest.Config) -> None:
     scope = asked_scope(config)
     if scope is None:
         return
-    settings = read_settings(config, scope, known_checks(config))
+
+    from pytest_headswap._plugin.memory import without_looking_for_garbage
+
+    with without_looking_for_garbage():
+        settings = read_settings(config, scope, known_checks(config))
 
     from pytest_headswap._plugin.expectations.ending import Ending
     from pytest_headswap._plugin.learnt import Learner

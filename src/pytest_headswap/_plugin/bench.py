@@ -70,7 +70,7 @@ def warn_unprotected(why: str) -> None:
     warnings.warn(message, stacklevel=2)
 
 
-_FREEZE_EVERY = 20
+_THAW_EVERY = 100
 
 
 class LocalBench:
@@ -120,16 +120,18 @@ class LocalBench:
     def release(self) -> None:
         """Let go of the model before the next one is built; modules with hooks are cycles, so this needs the gc.
 
-        Objects that outlive a model are left out of it from time to time: 180 ms at first, and what is remembered of
-        operations would add 1 ms with every three models. Not each time, since a library may keep its last model.
+        Objects that outlive a model are left out of the next ones: they would take 180 ms each time, and what is
+        remembered of operations 1 ms more with every three models. All are looked at from time to time, since a
+        library may have kept a model for a while.
         """
         self.case = None
         forget_last_failure()
+        self._released += 1
+        if self._released % _THAW_EVERY == 0:
+            gc.unfreeze()
         gc.collect()
         give_back_freed_memory()
-        if self._released % _FREEZE_EVERY == 0:
-            gc.freeze()
-        self._released += 1
+        gc.freeze()
 
     def close(self) -> None:
         """Give back to the garbage collection what was left out of it."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 
 def forget_last_failure() -> None:
@@ -15,6 +17,20 @@ def forget_last_failure() -> None:
     for name in ("last_type", "last_value", "last_traceback", "last_exc"):
         if hasattr(sys, name):
             delattr(sys, name)
+
+
+@contextmanager
+def without_looking_for_garbage() -> Iterator[None]:
+    """A block for imports: those of torch and timm make a million objects that stay, and a third of their time goes
+    into looking for garbage among these.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def give_back_freed_memory() -> None:

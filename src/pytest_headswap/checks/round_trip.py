@@ -112,6 +112,7 @@ def _copy_and_save(case: Case) -> str:
             _same_outputs(case, loaded)
         else:
             _same_shapes(case, loaded)
+        _dismantle(loaded)
         if case.numeric and case.large:
             notes.append("the copy was run abstractly, since the model is large")
         return "; ".join(notes)
@@ -131,12 +132,20 @@ def _saved_and_loaded(case: Case) -> nn.Module:
     """A copy of a copy of the model, without the values of large tensors of the backbone."""
     with _light(case):
         file = io.BytesIO()
-        torch.save(copy.deepcopy(case.model), file)
+        copied = copy.deepcopy(case.model)
+        torch.save(copied, file)
+        _dismantle(copied)
     file.seek(0)
     loaded = torch.load(file, weights_only=False)
     assert isinstance(loaded, nn.Module)
     _give_back_registries(loaded)
     return loaded
+
+
+def _dismantle(copied: nn.Module) -> None:
+    """Let go of all parts of a copy at once: those of a frozen model know themselves, and wait for the gc otherwise."""
+    for module in modules(copied):
+        module.__dict__.clear()
 
 
 def _cannot_be_copied(case: Case) -> str:

@@ -59,7 +59,11 @@ def search(model: nn.Module, inputs: Inputs, *, train_mode: bool = True, ways: S
     except HeadSwapError as error:
         train_error = error
         notes.append(f"train mode could not be probed, so heads that only appear there are not seen: {error.message}")
-    return search_in(model, graphs, notes, train_error)
+    try:
+        return search_in(model, graphs, notes, train_error)
+    finally:
+        for graph in graphs:
+            graph.dissolve()
 
 
 def search_in(

@@ -90,6 +90,7 @@ def freeze_backbone(swap: Swap, example_inputs: Any = None) -> Frozen:
     _hold(backbone, _StayInEval)
     frozen = Frozen(swap.model, (), undo)
     watch = _Watch(names, {path for path, module in named_modules(model) if module in heads})
+    graph: Graph | None = None
     try:
         inputs = inputs_for(model, example_inputs)
         graph = _train_graph(model, inputs)
@@ -107,6 +108,9 @@ def freeze_backbone(swap: Swap, example_inputs: Any = None) -> Frozen:
     except BaseException:
         frozen.unfreeze()
         raise
+    finally:
+        if graph is not None:
+            graph.dissolve()
     return frozen
 
 

@@ -94,6 +94,17 @@ class Graph:
         """The operations that any output depends on."""
         return ancestors(self.outputs.values())
 
+    def dissolve(self) -> None:
+        """Let go of all operations at once; nothing can be asked of them any more.
+
+        Operations and values know each other, which leaves them to the garbage collection, where they take longer.
+        """
+        for node in self.nodes:
+            for value in (*node.inputs, *node.outputs):
+                value.node = None
+                value.consumers = []
+        self.nodes = []
+
 
 def ancestors(values: Iterable[Value]) -> set[Node]:
     """All operations that the given values depend on."""
