@@ -2,8 +2,8 @@
 
 **Promise.** In eval and in train mode the swapped model returns the same tensors as before, with the same
 shapes, except that the class dimension of each output of a head went from the old to the new class count.
-It holds for other class counts and batch sizes too: some are drawn (with hypothesis, from a seed that
-depends on the model and the check alone), and the smallest that fails is told.
+It holds for other class counts and batch sizes too: one of each is drawn, and a mode (with hypothesis, from a
+seed that depends on the model and the check alone), and the smallest that fails is told.
 
 **Evidence.** Abstract runs of the model as the zoo built it and of the swapped model: shapes of what forward
 returned, not what the engine makes of them. With values, a real
@@ -29,8 +29,7 @@ from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.outputs import flatten_outputs
 from pytest_headswap.engine.swap import swap_planned
 
-EXAMPLES = 2
-_MOST_CLASSES, _MOST_SAMPLES = 1000, 4
+_MOST_CLASSES, _MOST_SAMPLES = 1000, 3  # each other batch size makes every operation a new one
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of each floating-point output, by its label."""
@@ -114,8 +113,8 @@ def _compare_real(case: Case) -> None:
             raise CheckFailed(f"{count} of {tensor.numel()} numbers in {label} are not finite in eval mode")
 
 
-def _compare_drawn(case: Case, dims: ClassDims) -> int:
-    """Other class counts and batch sizes, and how many were compared.
+def _compare_drawn(case: Case, dims: ClassDims) -> bool:
+    """Another class count and batch size; whether they could be compared.
 
     The model as built is only run where the swapped one surprises.
     """
@@ -124,26 +123,18 @@ def _compare_drawn(case: Case, dims: ClassDims) -> int:
 
     present = batch_of(case.inputs)
     held = [case]
-    compared = 0
+    compared = False
 
-    @strategies.composite
-    def draws(draw: Any) -> tuple[int, list[tuple[int, bool]]]:
-        # one batch size for all of a model: each other one makes every operation a new one
-        batch = draw(strategies.integers(1, _MOST_SAMPLES).filter(lambda size: size != present))
-        modes = strategies.booleans() if batch > 1 else strategies.just(value=False)  # for the sake of batch norm
-        classes = strategies.integers(1, _MOST_CLASSES)
-        examples = strategies.lists(
-            strategies.tuples(classes, modes), min_size=EXAMPLES, max_size=EXAMPLES, unique=True
-        )
-        return batch, draw(examples)
-
-    def follow(drawn: tuple[int, list[tuple[int, bool]]]) -> None:
+    def follow(num_classes: int, batch: int, training: bool) -> None:
         nonlocal compared
-        batch, examples = drawn
-        for num_classes, training in examples:
-            compared += _follows(held[0], dims, num_classes, batch, training)
+        in_train_mode = training and batch > 1  # for the sake of batch norm
+        compared = _follows(held[0], dims, num_classes, batch, in_train_mode)
 
-    test: Any = hypothesis.given(draws())(follow)
+    test: Any = hypothesis.given(
+        strategies.integers(1, _MOST_CLASSES),
+        strategies.integers(1, _MOST_SAMPLES).filter(lambda size: size != present),
+        strategies.booleans(),
+    )(follow)
     settings = hypothesis.settings(
         max_examples=1,
         database=None,

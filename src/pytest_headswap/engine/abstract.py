@@ -28,7 +28,7 @@ from pytest_headswap.engine._torch import (
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.inputs import Inputs, as_inputs
 from pytest_headswap.engine.meta import Execute, run_as_torch
-from pytest_headswap.engine.walk import modules, named_parameters, parameters
+from pytest_headswap.engine.walk import buffers_of, each_once, modules, named_modules, parameters_of, set_mode
 from pytest_headswap.engine.watch import DeviceWatch
 
 _PLAIN = frozenset((bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device))
@@ -63,7 +63,7 @@ class AbstractRun:
 
 
 Around = Callable[["StandIns"], AbstractContextManager[None]]
-Recording = Callable[["StandIns", Execute], AbstractContextManager[None]]
+Recording = Callable[["StandIns", Sequence[tuple[str, nn.Module]], Execute], AbstractContextManager[None]]
 
 
 def abstract_run(
@@ -80,7 +80,8 @@ def abstract_run(
     Stand-ins keep shape, stride, dtype and `requires_grad`, so under `torch.enable_grad()` the outputs
     have the autograd graph that a real run would have. The ways are tried in their order until one
     succeeds. `around` is called with the stand-ins and returns a context manager that is active around
-    forward; `recording` also with what runs an operation, and returns a dispatch mode that runs them that way.
+    forward; `recording` also with the modules under all their names and with what runs an operation, and returns a
+    dispatch mode that runs them that way.
 
     Raises:
         HeadSwapError: `forward_failed`, with the model's own exception as `__cause__`.
@@ -126,11 +127,14 @@ def _run(
     with ExitStack() as stack:
         fake = fake_tensor_mode() if way == FAKE else None
         stand_ins = StandIns(way, fake)
+        named = named_modules(model, every_name=True)
+        inside = each_once(named)
         if watched:
-            stand_ins = _OnDevice([*parameters(model), *model.buffers(), *inputs.tensors()])
-        stack.enter_context(preserved(model, stand_ins))
+            registered = (item for items in (parameters_of(named), buffers_of(named)) for _, item in items)
+            stand_ins = _OnDevice([*registered, *inputs.tensors()])
+        stack.enter_context(preserved(model, stand_ins, inside))
         held = stand_ins.tensors()
-        model.train(training)
+        set_mode(model, inside, training)
         given = inputs.map_tensors(stand_ins.of)
         stack.enter_context(plain_kernels())
         if fake is not None:
@@ -140,12 +144,13 @@ def _run(
             stack.enter_context(around(stand_ins))
         device = DeviceWatch(lets_go=watched) if way == META else None
         if recording is not None:
-            stack.enter_context(recording(stand_ins, device.run if device is not None else run_as_torch))
+            execute = device.run if device is not None else run_as_torch
+            stack.enter_context(recording(stand_ins, named, execute))
         elif device is not None:
             stack.enter_context(device)
         outputs = model(*given.args, **(given.kwargs or {}))
         met = tuple(device.met) if device is not None and watched else None
-        return AbstractRun(outputs, dict(named_parameters(model)), held, way, met)
+        return AbstractRun(outputs, dict(parameters_of(named)), held, way, met)
 
 
 def _first_line(error: BaseException) -> str:
@@ -247,12 +252,13 @@ class _OnDevice(StandIns):
 
 
 @contextmanager
-def preserved(model: nn.Module, stand_ins: StandIns) -> Iterator[StandIns]:
+def preserved(model: nn.Module, stand_ins: StandIns, inside: Sequence[nn.Module] | None = None) -> Iterator[StandIns]:
     """Give every module of `model` stand-ins for the length of the block, and all of its own state back after it.
 
+    `inside` are its modules, for those who have them already.
     RNG states of Python, NumPy and torch, the default dtype, grad mode and thread-local modes come back too.
     """
-    inside = modules(model)
+    inside = modules(model) if inside is None else inside
     originals = [module.__dict__.copy() for module in inside]
     unfilled: list[Any] = []  # torch gives ten to each module, and a copy of each would take its time
     with preserved_globals():

@@ -30,8 +30,7 @@ def moved(model: nn.Module, device: torch.device, dtype: torch.dtype | None = No
 @contextmanager
 def on_meta(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """The model on the meta device in another floating-point type: the nearest to a foreign device without memory."""
-    with preserved(model, StandIns()):
-        model.to(dtype=dtype)
+    with preserved(model, _OnMeta(dtype)):
         yield
 
 
@@ -68,6 +67,18 @@ class Aliases(StandIns):
 
     def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach()
+
+
+class _OnMeta(StandIns):
+    """Meta tensors, those of floating-point numbers in another type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
+        made = super()._bare(tensor)
+        return made.to(self._dtype) if made.is_floating_point() else made
 
 
 class _Elsewhere(StandIns):

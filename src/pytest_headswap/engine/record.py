@@ -33,7 +33,7 @@ from pytest_headswap.engine.graph import (
 from pytest_headswap.engine.inputs import Inputs, as_inputs
 from pytest_headswap.engine.meta import Execute
 from pytest_headswap.engine.outputs import flatten_outputs
-from pytest_headswap.engine.walk import buffers_of, named_modules, parameters_of
+from pytest_headswap.engine.walk import buffers_of, parameters_of
 
 ALIASED_WRITE = "headswap::aliased_write"
 """Stands for "this tensor was changed through another view of its storage" (`out[:, 0] = ...`)."""
@@ -45,7 +45,7 @@ def record(model: nn.Module, example_inputs: Any, *, training: bool = False, way
     Raises:
         HeadSwapError: `forward_failed` or `bad_inputs`.
     """
-    recording = _Recording(model, as_inputs(example_inputs), training)
+    recording = _Recording(as_inputs(example_inputs), training)
     with torch.no_grad():
         run = abstract_run(model, recording.inputs, training=training, ways=ways, recording=recording.around)
     return recording.graph_of(run)
@@ -53,7 +53,7 @@ def record(model: nn.Module, example_inputs: Any, *, training: bool = False, way
 
 def record_watched(model: nn.Module, example_inputs: Any, *, training: bool = False) -> tuple[AbstractRun, Graph]:
     """A `watched_run` in the present grad mode, and its data flow; raises what the model raises."""
-    recording = _Recording(model, as_inputs(example_inputs), training)
+    recording = _Recording(as_inputs(example_inputs), training)
     run = watched_run(model, recording.inputs, training=training, recording=recording.around)
     return run, recording.graph_of(run)
 
@@ -61,17 +61,15 @@ def record_watched(model: nn.Module, example_inputs: Any, *, training: bool = Fa
 class _Recording:
     """A recorder for each attempt to run a model, since one that failed has seen things."""
 
-    def __init__(self, model: nn.Module, inputs: Inputs, training: bool) -> None:
+    def __init__(self, inputs: Inputs, training: bool) -> None:
         self.inputs = inputs
-        self._model = model
         self._training = training
         self._recorder: _Recorder
 
     @contextmanager
-    def around(self, stand_ins: StandIns, execute: Execute) -> Iterator[None]:
+    def around(self, stand_ins: StandIns, named: Sequence[tuple[str, nn.Module]], execute: Execute) -> Iterator[None]:
         """The block in which the model runs."""
         self._recorder = recorder = _Recorder(Graph(self._training), execute)
-        named = named_modules(self._model, every_name=True)
         recorder.name_sources(named)
         for index, tensor in enumerate(self.inputs.tensors()):
             recorder.add_source(stand_ins.of(tensor), INPUT, f"input[{index}]")

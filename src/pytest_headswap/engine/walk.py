@@ -4,7 +4,7 @@ their nested generators, which take a twentieth of all time where a model is loo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -40,6 +40,20 @@ def modules(model: nn.Module) -> list[nn.Module]:
             if module._modules:
                 stack += [child for child in reversed(module._modules.values()) if child is not None]
     return list(found.values())
+
+
+def each_once(named: Iterable[tuple[str, nn.Module]]) -> list[nn.Module]:
+    """Each of these modules once, in their order."""
+    return list({id(module): module for _, module in named}.values())
+
+
+def set_mode(model: nn.Module, inside: Sequence[nn.Module], training: bool) -> None:
+    """What `model.train(training)` does, given its modules: that takes longer, and is needed where one has its own."""
+    if any(type(module).train is not nn.Module.train or "train" in module.__dict__ for module in inside):
+        model.train(training)
+    else:
+        for module in inside:
+            module.__dict__["training"] = training
 
 
 def parameters(model: nn.Module) -> list[nn.Parameter]:
