@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_headswap._plugin.bench import Built, Checked, LocalBench, warn_unprotected
 from pytest_headswap._plugin.child import Reply, Request
+from pytest_headswap._plugin.expectations.judge import REFUSED
 from pytest_headswap._plugin.lost import LostError, told_changes
 from pytest_headswap._plugin.runner import Limits, Runner
 
@@ -42,6 +43,7 @@ class GuardedBench:
         self._imported: list[str] = []
         self._model = Request("build")
         self._built = False
+        self._refused = False  # before anything was built, so that there is nothing to let go of
         self._used = 0.0
         self._deaths = 0
         self._lost_in_build: LostError | None = None
@@ -74,7 +76,7 @@ class GuardedBench:
         if self._is_local:
             return self.local.build(zoo, model)
         self._model = Request("build", zoo.name, model)
-        self._built, self._used, self._deaths = False, 0.0, 0
+        self._built, self._refused, self._used, self._deaths = False, False, 0.0, 0
         self._lost_in_build = self._lost_in_check = self._given_up = None
         try:
             return self._build()
@@ -88,6 +90,7 @@ class GuardedBench:
             raise reply.raised.revive()
         assert isinstance(reply.value, Built)
         self._built = True
+        self._refused = reply.value.reason == REFUSED
         return replace(reply.value, notes=told_changes(reply.changes))
 
     def check(self, check: Check) -> Checked:
@@ -129,7 +132,7 @@ class GuardedBench:
         if self._is_local:
             self.local.release()
             return
-        if self._runner is None:
+        if self._runner is None or self._refused:
             return
         reply = self._ask(Request("release"), "while the model was let go")
         if self._stale or reply.held > self._fresh_held + self.local.budget.model // 2:

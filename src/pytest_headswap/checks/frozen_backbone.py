@@ -1,13 +1,13 @@
 """`frozen_backbone`: `freeze_backbone` keeps its promise while the new head is trained.
 
-**Promise.** After training steps in train mode, with momentum and weight decay over all parameters, every
+**Promise.** After training in train mode, with momentum and weight decay over all parameters, every
 parameter and buffer outside of the new head is bit for bit what it was, whoever tried to write to it; what
 flows into the head for a sample is the same whatever else is in its batch (but for rounding); the head has
 moved; and `train()` leaves every module of the backbone in eval mode.
 
 **Evidence.** Structure: the data flow of a frozen model in train mode has no write to the backbone, no random
-numbers and no statistics of the batch before the head. With values: the training itself; of models with more than
-67 million parameters one step, whose features are compared with those of a forward pass in eval mode.
+numbers and no statistics of the batch before the head. With values: the training itself, whose features are compared
+with those of a forward pass in eval mode with another batch, or where they differ with those of a second step.
 
 **A failure means** that a "frozen" backbone drifts while the head is trained (batch norm statistics, spectral
 norm, counters, weights written through `.data`), so that features computed once are no longer those of the

@@ -39,7 +39,7 @@ from pytest_headswap.engine.find import search, search_in
 from pytest_headswap.engine.outputs import flatten_outputs
 from pytest_headswap.engine.walk import modules, named_modules
 
-_LIGHT = 2**16  # elements of a tensor that a copy takes with it
+_LIGHT = 2**9  # elements of a tensor that a copy takes with it
 
 
 def round_trip(case: Case) -> str:
