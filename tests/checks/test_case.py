@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -87,3 +89,18 @@ def test_the_head_that_the_zoo_names_is_the_one_that_is_swapped() -> None:
     assert [head.path for head in case.swap.heads] == ["colour"]
     assert run_check("output_shape", case).outcome == "passed"
     assert case.after[False].shapes == {"output[0]": (2, 30), "output[1]": (2, 5)}
+
+
+@pytest.mark.parametrize("evidence", ["structure", "numeric"])
+def test_a_model_goes_with_its_case_without_the_garbage_collection(make_case: MakeCase, evidence: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        case = make_case(evidence=evidence)
+        for name in CHECKS:
+            assert run_check(name, case).outcome == "passed"
+        model = weakref.ref(case.model)
+        del case
+        assert model() is None
+    finally:
+        gc.enable()

@@ -196,3 +196,15 @@ def test_every_rule_is_for_an_operation_that_torch_has() -> None:
 
 def test_an_unknown_operation_is_read_by_its_sizes() -> None:
     assert links_through(recorded(lambda x: torch.linalg.qr(x)[0], [(3, 7, 5)])) == {(0, 0, 0), (0, 1, 1), (0, 2, 2)}
+
+
+def test_operations_that_differ_in_an_argument_alone_have_relations_of_their_own() -> None:
+    one, other, again = (
+        relation(recorded(lambda x, dims=dims: x.transpose(*dims), [(3, 3, 3)]).nodes[-1])
+        for dims in ((0, 1), (1, 2), (0, 1))
+    )
+    assert one.links != other.links
+    assert again is one, "worked out once"
+    plus_row = relation(recorded(lambda x, y: x + y, [(3, 3), (3,)]).nodes[-1])
+    plus_all = relation(recorded(lambda x, y: x + y, [(3, 3), (3, 3)]).nodes[-1])
+    assert len(plus_row.links) < len(plus_all.links)

@@ -140,6 +140,16 @@ def test_what_is_built_on_meta_is_not_initialised_and_all_else_is() -> None:
     assert real.tolist() == [3.0, 1.0, 1.0, 1.0]
 
 
+def test_a_model_may_ask_for_another_device_while_it_is_built_on_meta() -> None:
+    with BuildingOnMeta():
+        with torch.device("cpu"):
+            inside = nn.Linear(3, 5)
+        named = torch.ones(3, device="cpu")
+        after = torch.ones(3)
+    assert (inside.weight.device.type, named.device.type, after.device.type) == ("cpu", "cpu", "meta")
+    assert torch.ones(3).device.type == "cpu"
+
+
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch, nothing_remembered: dict[Any, Any]) -> None:
     monkeypatch.setattr(meta, "_MOST", 5)
     with DeviceWatch():

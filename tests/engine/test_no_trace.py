@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import gc
 import os
 import random
 import subprocess
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_headswap.engine import HeadSwapError, abstract_run, find_heads, swap_head
+from pytest_headswap.engine._torch import seed
+from pytest_headswap.engine.graph import Node, Value
 from pytest_headswap.zoo import load_zoo
 
 
@@ -210,3 +213,26 @@ assert torch.cuda.device_count() or len(os.listdir("/proc/self/task")) == 1, os.
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_a_look_leaves_nothing_to_the_garbage_collection() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    find_heads(model, torch.randn(2, 4))
+    gc.collect()
+    gc.disable()
+    try:
+        find_heads(model, torch.randn(2, 4))
+        left = [item for item in gc.get_objects() if type(item) in (Node, Value)]
+    finally:
+        gc.enable()
+    assert left == []
+
+
+def test_a_seed_is_that_of_torch_and_leaves_no_notes_for_devices() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    queued = len(torch.cuda._queued_calls)
+    for _ in range(3):
+        seed(3)
+    assert torch.equal(torch.rand(4), expected)
+    assert len(torch.cuda._queued_calls) == queued

@@ -42,3 +42,24 @@ def test_a_walk_gives_what_torch_gives(name: str) -> None:
     assert same(walk.named_buffers(model), model.named_buffers(remove_duplicate=False))
     assert [id(module) for module in walk.modules(model)] == [id(module) for module in model.modules()]
     assert [id(value) for value in walk.parameters(model)] == [id(value) for value in model.parameters()]
+
+
+class InEval(nn.Linear):
+    """Stays in eval mode, by a method of its own."""
+
+    def train(self, mode: bool = True) -> InEval:
+        super().train(mode=False)
+        return self
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own train", "torch's train"])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_set_as_train_sets_it(own: bool, training: bool) -> None:
+    def modes(model: nn.Module) -> list[bool]:
+        return [module.training for module in model.modules()]
+
+    made = [nn.Sequential((InEval if own else nn.Linear)(2, 3), nn.Sequential(nn.ReLU())) for _ in range(2)]
+    made[0].train(training)
+    walk.set_mode(made[1], walk.modules(made[1]), training)
+    assert modes(made[1]) == modes(made[0])
+    assert own or modes(made[1]) == [training] * 4

@@ -1,0 +1,61 @@
+"""The garbage collection runs where it finds something, and is the user's again afterwards."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+
+import pytest
+
+from pytest_headswap._plugin.memory import without_looking_for_garbage
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_it_is_on_or_off_after_an_import_as_it_was_before(enabled: bool) -> None:
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(ModuleNotFoundError), without_looking_for_garbage():
+            importlib.import_module("not_there" if not gc.isenabled() else "gc")
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
+
+
+def test_a_run_over_a_zoo_leaves_it_on(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("import gc\ndef pytest_sessionstart():\n    assert gc.isenabled()\n")
+    pytester.runpytest_subprocess(
+        "--headswap-zoo=builtin", "--headswap-models=root_linear", "--headswap-checks=metadata"
+    ).assert_outcomes(passed=1)
+
+
+def test_a_refused_model_is_not_let_go_of_since_nothing_was_built(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makeconftest(
+        """
+from pytest_headswap._plugin.guarded import GuardedBench
+from pytest_headswap.zoo import ModelSpec, Zoo, load_zoo, register
+
+real = load_zoo("builtin")["root_linear"]
+asked = []
+ask = GuardedBench._ask
+
+def noting(self, request, doing):
+    asked.append(request.what)
+    return ask(self, request, doing)
+
+GuardedBench._ask = noting
+
+def spec(name):
+    return ModelSpec(name, build=dict, refusal="it is empty") if name.startswith("empty") else real
+
+register("some", lambda: Zoo("some", ("empty1", "empty2", "full"), spec))
+
+def pytest_unconfigure():
+    print("\\nasked", *asked)
+"""
+    )
+    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+    result = pytester.runpytest_subprocess("--headswap-zoo=some", "--headswap-checks=metadata", "-s")
+    result.assert_outcomes(passed=1, skipped=2)
+    result.stdout.fnmatch_lines(["asked hello build build build check release"])
