@@ -25,9 +25,9 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=whole_zoo.EVERY, help="take every so many models of timm")
     parser.add_argument("--output", type=Path, default=FIGURES, help="the file (default: benchmarks/FIGURES.md)")
     arguments = parser.parse_args()
-    names = whole_zoo.sample(arguments.every)
+    sizes = whole_zoo.sample(arguments.every)
     costs = {}
-    for way, cost in whole_zoo.measure_ways(names):
+    for way, cost in whole_zoo.measure_ways(sizes):
         print(way, cost, flush=True)
         costs[way] = cost
     empty = many_results.measure_both()
@@ -41,7 +41,7 @@ def main() -> None:
         "",
         "## All checks of a zoo",
         "",
-        *whole_zoo.table(len(names), costs),
+        *whole_zoo.table(len(sizes), costs),
         "",
         *many_results.table(many_results.RESULTS, empty),
         "",

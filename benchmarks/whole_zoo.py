@@ -1,12 +1,13 @@
 """What all checks of timm cost beside merely running its models: `python benchmarks/whole_zoo.py`.
 
-Three ways over the same models, in the same two processes with one thread each, one way after the other:
+Three ways over the same models, in two processes with one thread each, one way after the other:
 
 - bare: a loop that creates each model and runs one forward and one backward pass, batch 2, at its own resolution
 - test: the same as a parametrized pytest test under xdist
 - harness: `pytest --headswap-zoo=timm -n 2`, all checks
 
-CPU seconds are those of all processes; the peak is that of the largest one. Ratios are to the bare loop.
+The bare ways have no memory for two large models at once: they run these alone, with two threads. CPU seconds are
+those of all processes; the peak is that of the largest one. Ratios are to the bare loop.
 """
 
 from __future__ import annotations
@@ -42,8 +43,11 @@ class Cost:
     cpu: float
     peak_mb: float
 
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(round(self.wall + other.wall, 1), round(self.cpu + other.cpu, 1), max(self.peak_mb, other.peak_mb))
 
-def measure(commands: Sequence[Sequence[str]], folder: Path) -> Cost:
+
+def measure(commands: Sequence[Sequence[str]], folder: Path, threads: int = 1) -> Cost:
     """Run commands side by side and add up what they and their children used; each has to succeed."""
     # a child of our own for each measurement: the peak of children is that of all that ever were
     script = (
@@ -55,7 +59,7 @@ def measure(commands: Sequence[Sequence[str]], folder: Path) -> Cost:
         "wall, cpu = time.perf_counter() - start, used.ru_utime + used.ru_stime\n"
         "print(json.dumps([wall, cpu, used.ru_maxrss / 1024, codes]))\n"
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, pytest compiles what it imports in every run
     done = subprocess.run(
         [sys.executable, "-c", script, json.dumps(commands)],
@@ -71,16 +75,17 @@ def measure(commands: Sequence[Sequence[str]], folder: Path) -> Cost:
     return Cost(round(wall, 1), round(cpu, 1), round(peak))
 
 
-EVERY = 12
-_MOST_GIGABYTES = 8.0  # of a bare loop; there are two
+EVERY = 20
+_ALONE, _MOST = 8.0, 16.0  # gigabytes of a bare loop: from where on it has to be alone, and what it has at most
 
 
-def sample(every: int = EVERY) -> list[str]:
-    """Every so many models of timm, but encoders without a head, and what the bare loops have no memory for."""
+def sample(every: int = EVERY) -> dict[str, float]:
+    """Every so many models of timm with the gigabytes of a bare loop, but encoders without a head, and the largest."""
     import timm
 
     names = [name for name in timm.list_models()[::every] if not name.endswith("_enc")]
-    return [name for name in names if _bare_gigabytes(name) <= _MOST_GIGABYTES]
+    sizes = {name: _bare_gigabytes(name) for name in names}
+    return {name: size for name, size in sizes.items() if size <= _MOST}
 
 
 def _bare_gigabytes(name: str) -> float:
@@ -107,23 +112,31 @@ FIXED = "test_vit"
 """A model that costs next to nothing itself."""
 
 
-def measure_ways(names: Sequence[str]) -> Iterator[tuple[str, Cost]]:
+def measure_ways(sizes: Mapping[str, float]) -> Iterator[tuple[str, Cost]]:
     """Each way over the same models, and then what a run costs beside its models: `import` and `one small model`."""
+    alone = [name for name, size in sizes.items() if size > _ALONE]
+    beside = [name for name in sizes if name not in alone]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        (folder / "test_bare.py").write_text(TEST.replace("{names!r}", repr(names)))
+        (folder / "test_beside.py").write_text(TEST.replace("{names!r}", repr(beside)))
+        (folder / "test_alone.py").write_text(TEST.replace("{names!r}", repr(alone)))
         plain = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        zoo = [*plain, "-n", "2", "--headswap-zoo=timm", f"--headswap-models={','.join(names)}"]
-        ways = {
-            "bare": [[sys.executable, "-c", LOOP, *names[index::2]] for index in range(2)],
-            "test": [[*plain, "-n", "2", "test_bare.py"]],
-            "harness": [zoo],
-            "structure": [[*zoo, "--headswap-evidence=structure"]],
-            "import": [[sys.executable, "-c", "import torch, timm"]],
-            "one small model": [[*plain, "--headswap-zoo=timm", f"--headswap-models={FIXED}"]],
-        }
-        for way, commands in ways.items():
-            yield way, measure(commands, folder)
+        zoo = [*plain, "-n", "2", "--headswap-zoo=timm", f"--headswap-models={','.join(sizes)}"]
+        loop = [sys.executable, "-c", LOOP]
+        yield (
+            "bare",
+            measure([[*loop, *beside[index::2]] for index in range(2)], folder)
+            + measure([[*loop, *alone]], folder, threads=2),
+        )
+        yield (
+            "test",
+            measure([[*plain, "-n", "2", "test_beside.py"]], folder)
+            + measure([[*plain, "test_alone.py"]], folder, threads=2),
+        )
+        yield "harness", measure([zoo], folder)
+        yield "structure", measure([[*zoo, "--headswap-evidence=structure"]], folder)
+        yield "import", measure([[sys.executable, "-c", "import torch, timm"]], folder)
+        yield "one small model", measure([[*plain, "--headswap-zoo=timm", f"--headswap-models={FIXED}"]], folder)
 
 
 def table(models: int, costs: Mapping[str, Cost]) -> list[str]:
@@ -155,16 +168,14 @@ WAYS = {
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--every", type=int, default=EVERY, help="take every so many models (default: 12, of which 101 fit)"
-    )
+    parser.add_argument("--every", type=int, default=EVERY, help="take every so many models (default: 20)")
     arguments = parser.parse_args()
-    names = sample(arguments.every)
+    sizes = sample(arguments.every)
     costs: dict[str, Cost] = {}
-    for way, cost in measure_ways(names):
+    for way, cost in measure_ways(sizes):
         costs[way] = cost
         print(way, cost, flush=True)
-    print("\n".join(table(len(names), costs)))
+    print("\n".join(table(len(sizes), costs)))
 
 
 if __name__ == "__main__":
