@@ -104,3 +104,27 @@ def test_a_model_goes_with_its_case_without_the_garbage_collection(make_case: Ma
         assert model() is None
     finally:
         gc.enable()
+
+
+class ItsOwnCopy(nn.Linear):
+    """One for all copies of a model, also of those that are saved."""
+
+    def __deepcopy__(self, memo: object) -> ItsOwnCopy:
+        return self
+
+    def __reduce__(self) -> str:
+        return "SHARED"
+
+
+SHARED = ItsOwnCopy(8, 4)
+
+
+@pytest.mark.parametrize("evidence", ["structure", "numeric"])
+def test_a_module_that_is_its_own_copy_outlives_the_copies(evidence: str) -> None:
+    spec = ModelSpec("shares", lambda: nn.Sequential(SHARED, nn.ReLU(), nn.Linear(4, 10)), example_inputs=_inputs)
+    hooks = SHARED._forward_hooks
+    case = build_case("zoo", spec, 5, evidence)
+    run_check("round_trip", case)
+    assert SHARED._forward_hooks is hooks
+    assert case.model[0] is SHARED  # type: ignore[index, unused-ignore]
+    assert SHARED(torch.zeros(2, 8)).shape == (2, 4)

@@ -112,7 +112,7 @@ def _copy_and_save(case: Case) -> str:
             _same_outputs(case, loaded)
         else:
             _same_shapes(case, loaded)
-        _dismantle(loaded)
+        _dismantle(loaded, case.model)
         if case.numeric and case.large:
             notes.append("the copy was run abstractly, since the model is large")
         return "; ".join(notes)
@@ -134,18 +134,24 @@ def _saved_and_loaded(case: Case) -> nn.Module:
         file = io.BytesIO()
         copied = copy.deepcopy(case.model)
         torch.save(copied, file)
-        _dismantle(copied)
+        _dismantle(copied, case.model)
     file.seek(0)
     loaded = torch.load(file, weights_only=False)
     assert isinstance(loaded, nn.Module)
-    _give_back_registries(loaded)
+    _give_back_registries(loaded, case.model)
     return loaded
 
 
-def _dismantle(copied: nn.Module) -> None:
+def _dismantle(copied: nn.Module, model: nn.Module) -> None:
     """Let go of all parts of a copy at once: those of a frozen model know themselves, and wait for the gc otherwise."""
-    for module in modules(copied):
+    for module in _copies(copied, model):
         module.__dict__.clear()
+
+
+def _copies(copied: nn.Module, model: nn.Module) -> list[nn.Module]:
+    """The modules of a copy, but what the model has too: a module may say that it is its own copy."""
+    own = {id(module) for module in modules(model)}
+    return [module for module in modules(copied) if id(module) not in own]
 
 
 def _cannot_be_copied(case: Case) -> str:
@@ -186,9 +192,9 @@ def _registries_without_entries(module: nn.Module) -> list[str]:
     return [key for key, value in module.__dict__.items() if key in REGISTRIES and not value and type(value) is not set]
 
 
-def _give_back_registries(loaded: nn.Module) -> None:
+def _give_back_registries(loaded: nn.Module, model: nn.Module) -> None:
     """Give each module of a copy registries of its own."""
-    for module in modules(loaded):
+    for module in _copies(loaded, model):
         module.__dict__.update((key, OrderedDict()) for key in _registries_without_entries(module))
 
 
