@@ -1,7 +1,8 @@
-"""`device_placement` on a device that is there: the CPU stands in for it, and with CUDA the tests at the end run."""
+"""`device_placement` on a device that is there: the CPU stands in for it, and the tests at the end need one."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +13,12 @@ from torch import nn
 from pytest_headswap.checks import Case, CheckFailed, run_check
 from pytest_headswap.checks.device_placement import devices_of, evidence, from_one_to_another, on_device
 from pytest_headswap.engine import resize
+from pytest_headswap.engine.inputs import Inputs
 
 MakeCase = Callable[..., Case]
 
+placement: Any = importlib.import_module("pytest_headswap.checks.device_placement")  # the package has the function
 CPU = torch.device("cpu")
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
 def _switch(case: Case, fault: str) -> None:
@@ -113,7 +115,95 @@ def test_a_model_whose_forward_needs_values_is_skipped_by_name(make_case: MakeCa
     assert (finding.outcome, finding.reason) == ("skipped", "not_simulated")
 
 
-@needs_cuda
+def _used_up(case: Case, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU stands in for a device whose memory is used up the first times that the model runs there."""
+    left = iter(range(times))
+
+    def forward(self: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if next(left, None) is not None:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return plain(self, x)  # type: ignore[no-any-return]
+
+    plain: Any = type(case.model).forward
+    monkeypatch.setattr(type(case.model), "forward", forward)
+    monkeypatch.setattr(placement, "devices_of", lambda _: [CPU])
+
+
+def test_a_model_for_which_others_leave_no_memory_is_run_once_more_without_them(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case()
+    _used_up(case, 1, monkeypatch)
+    finding = run_check("device_placement", case)
+    assert (finding.outcome, finding.message, finding.evidence) == ("passed", "", "cpu")
+
+
+@pytest.mark.parametrize("fault", ["", "tensor made on the CPU"])
+def test_a_model_that_is_too_large_for_a_device_is_simulated_and_says_so(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    case = make_case(fault)
+    _used_up(case, 2, monkeypatch)
+    finding = run_check("device_placement", case)
+    assert finding.outcome == ("failed" if fault else "passed")
+    assert finding.evidence == "simulated"
+    assert fault or finding.message == "cpu has too little memory for this model"
+
+
+def test_too_little_memory_for_half_precision_is_not_taken_for_a_dtype_that_does_not_run(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case()
+    real = placement._forward
+
+    def forward(case: Case, inputs: Inputs) -> object:
+        if any(tensor.dtype is torch.float16 for tensor in inputs.tensors()):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return real(case, inputs)
+
+    monkeypatch.setattr(placement, "_forward", forward)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        on_device(case, CPU)
+
+
+def test_the_dtype_is_tried_in_the_mode_in_which_the_head_is_run(make_case: MakeCase) -> None:
+    class NoHalfInTraining(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = nn.Linear(8, 16)
+            self.fc = nn.Linear(16, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.dtype is torch.bfloat16 and self.training:
+                raise NotImplementedError("no kernel for bfloat16")
+            return self.fc(self.backbone(x).relu())  # type: ignore[no-any-return]
+
+    assert on_device(make_case(build=NoHalfInTraining), CPU) == "as built it does not run in torch.bfloat16"
+
+
+@pytest.mark.cuda
+def test_on_cuda_a_model_that_is_too_large_is_simulated_and_says_so(make_case: MakeCase) -> None:
+    case = make_case()
+    case.model.more = nn.Linear(2**14, 2**14)  # 1 GiB
+    torch.cuda.set_per_process_memory_fraction(2**29 / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        finding = run_check("device_placement", case)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert (finding.outcome, finding.evidence) == ("passed", "simulated")
+    assert finding.message == "cuda:0 has too little memory for this model"
+    assert torch.cuda.memory_reserved() == 0
+
+
+@pytest.mark.cuda
+def test_on_cuda_no_memory_is_kept(make_case: MakeCase) -> None:
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    assert run_check("device_placement", make_case()).evidence.startswith("cuda:0")
+    assert (torch.cuda.memory_allocated(), torch.cuda.memory_reserved()) == before
+
+
+@pytest.mark.cuda
 def test_on_cuda_a_sound_model_passes_and_the_evidence_names_the_devices(make_case: MakeCase) -> None:
     case = make_case()
     finding = run_check("device_placement", case)
@@ -122,7 +212,7 @@ def test_on_cuda_a_sound_model_passes_and_the_evidence_names_the_devices(make_ca
     assert evidence(case) == finding.evidence
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("fault", ["tensor made on the CPU", "head kept aside", "outputs on the CPU"])
 def test_on_cuda_a_planted_fault_fails(make_case: MakeCase, fault: str) -> None:
     case = make_case()

@@ -32,6 +32,7 @@ def _read() -> dict[str, Any]:
             "torch.backends.cudnn.benchmark": lambda: cudnn.benchmark,
             "torch.backends.cudnn.deterministic": lambda: cudnn.deterministic,
             "torch.backends.mkldnn.enabled": lambda: getattr(torch.backends.mkldnn, "enabled", None),
+            "torch.cuda.synchronize()": _cuda,
             "the number of torch's dispatch modes": torch._C._len_torch_dispatch_stack,
             "the number of torch's function modes": torch._C._len_torch_function_stack,
             "threading.active_count()": threading.active_count,
@@ -41,11 +42,19 @@ def _read() -> dict[str, Any]:
     }
 
 
+def _cuda() -> None:
+    """Raises after a kernel that failed: nothing goes in this process any more."""
+    import torch
+
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+
+
 def _value(read: Callable[[], Any]) -> Any:
     try:
         return read()
     except Exception as error:  # noqa: BLE001 - the state may be so odd that it cannot be read
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 class Globals:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ class Case:
         values: what the tensors held before the swap; None where the model has none, which is structure evidence.
         why_structure: why the model has no values although they were not declined; empty where it has.
         device: `auto`, `cpu`, `cuda` or `cuda:N`: where `device_placement` goes.
+        too_small: devices that were seen to have too little memory for it.
     """
 
     zoo: str
@@ -61,6 +62,7 @@ class Case:
     values: Snapshot | None = None
     why_structure: str = ""
     device: str = "auto"
+    too_small: list[torch.device] = field(default_factory=list)
     _frozen: Frozen | HeadSwapError | None = None
 
     @property

@@ -5,8 +5,8 @@ A swapped model can be moved, before or after the swap and from one device to an
 and the gradients of its head are there too.
 
 **Evidence.** On each CUDA device that is there, for real: in the dtype of the model, in bfloat16 and in
-float16 where the model as built supports it. Where there is none, `simulated`: fake tensors that know their
-device, and the meta device in bfloat16 for the swap of a model that is not on the CPU.
+float16 where the model as built supports it. Where there is none, or none with enough memory, `simulated`: fake
+tensors that know their device, and the meta device in bfloat16 for the swap of a model that is not on the CPU.
 
 **A failure means** that the first batch on a GPU raises, because a head was left on the CPU or forward makes
 tensors there.
@@ -15,7 +15,8 @@ tensors there.
 from __future__ import annotations
 
 import itertools
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 
@@ -23,7 +24,8 @@ from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.finding import SIMULATED, CheckFailed, CheckSkipped
 from pytest_headswap.checks.names import listed
 from pytest_headswap.checks.runs import mode_name
-from pytest_headswap.engine._torch import cannot_be_simulated
+from pytest_headswap.checks.turns import with_room
+from pytest_headswap.engine._torch import cannot_be_simulated, out_of_device_memory, wait_for
 from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.outputs import flatten_outputs
 from pytest_headswap.engine.placed import moved, on_meta, simulated
@@ -43,20 +45,28 @@ def devices_of(case: Case) -> list[torch.device]:
 
 
 def evidence(case: Case) -> str:
-    """The devices, or `simulated`."""
-    return ", ".join(str(device) for device in devices_of(case)) or SIMULATED
+    """The devices on which the case was run, or `simulated`."""
+    return ", ".join(str(device) for device in devices_of(case) if device not in case.too_small) or SIMULATED
 
 
 def device_placement(case: Case) -> str:
-    """Run the model elsewhere; returns the dtypes in which the model as built does not run."""
-    devices = devices_of(case)
+    """Run the model elsewhere; returns the dtypes in which it does not run, and the devices that are too small."""
     _head_follows_the_model(case)
+    notes: list[str] = []
+    devices: list[torch.device] = []
+    for device in devices_of(case):
+        try:
+            notes.append(with_room(device, partial(on_device, case, device)))
+            devices.append(device)
+        except Exception as error:
+            if not out_of_device_memory(error):
+                raise
+            case.too_small.append(device)
+            notes.append(f"{device} has too little memory for this model")
+    for one, other in itertools.pairwise(devices):
+        with_room(one, partial(with_room, other, partial(from_one_to_another, case, one, other)))
     if not devices:
         _simulate(case)
-        return ""
-    notes = [on_device(case, device) for device in devices]
-    for one, other in itertools.pairwise(devices):
-        from_one_to_another(case, one, other)
     return "; ".join(dict.fromkeys(note for note in notes if note))
 
 
@@ -137,18 +147,25 @@ def on_device(case: Case, device: torch.device) -> str:
         _check_placed(case.swap, device, None, "moved after the swap to")
         _forward_and_backward(case, case.swap, device, None, "moved after the swap to")
     unsupported = []
-    for dtype in (None, *_HALF):
-        with case.restored(), moved(case.model, device, dtype):
-            if dtype is not None and not _runs(case, device, dtype):
-                unsupported.append(str(dtype))
-                continue
-            swap = swap_planned(case.plan, case.num_classes, verified=False)
-            try:
-                _check_placed(swap, device, dtype, "swapped into a model on")
-                _forward_and_backward(case, swap, device, dtype, "swapped on")
-            finally:
-                swap.restore()
+    with case.restored(), moved(case.model, device):
+        _swap_there(case, device, None)
+        for dtype in _HALF:
+            with moved(case.model, device, dtype):
+                if _runs(case, device, dtype):
+                    _swap_there(case, device, dtype)
+                else:
+                    unsupported.append(str(dtype))
     return f"as built it does not run in {', '.join(unsupported)}" if unsupported else ""
+
+
+def _swap_there(case: Case, device: torch.device, dtype: torch.dtype | None) -> None:
+    """Swap the head of the model where it is, run it, and put the old head back."""
+    swap = swap_planned(case.plan, case.num_classes, verified=False)
+    try:
+        _check_placed(swap, device, dtype, "swapped into a model on")
+        _forward_and_backward(case, swap, device, dtype, "swapped on")
+    finally:
+        swap.restore()
 
 
 def _inputs_on(case: Case, device: torch.device, dtype: torch.dtype | None) -> Inputs:
@@ -158,31 +175,41 @@ def _inputs_on(case: Case, device: torch.device, dtype: torch.dtype | None) -> I
 
 
 def _runs(case: Case, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the model as built runs there, in the mode in which it is run after the swap."""
     try:
-        case.forward(inputs=_inputs_on(case, device, dtype))
-    except Exception:  # noqa: BLE001 - whatever it raises, this dtype is not one of the model's
-        return False
+        _forward(case, _inputs_on(case, device, dtype))
+        wait_for(device)
+    except Exception as error:
+        if out_of_device_memory(error):
+            raise
+        return False  # whatever it raises, this dtype is not one of the model's
     return True
 
 
+def _forward(case: Case, inputs: Inputs) -> Any:
+    case.model.train(case.trainable_mode)
+    with case.seeded("forward"), torch.enable_grad():
+        return case.model(*inputs.args, **(inputs.kwargs or {}))
+
+
 def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: torch.dtype | None, how: str) -> None:
-    training = case.trainable_mode
-    inputs = _inputs_on(case, device, dtype)
     labels = {label for head in swap.heads for label in head.outputs}
-    case.model.train(training)
     try:
-        with case.seeded("forward"), torch.enable_grad():
-            outputs = case.model(*inputs.args, **(inputs.kwargs or {}))
+        outputs = _forward(case, _inputs_on(case, device, dtype))
+        with torch.enable_grad():
             loss = [tensor.float().square().mean() for label, tensor in flatten_outputs(outputs) if label in labels]
             wanted = dict(swap.named_parameters())
             gradients = cast(
                 "tuple[torch.Tensor | None, ...]",  # torch declares no None, also where unused tensors are allowed
                 torch.autograd.grad(torch.stack(loss).sum(), list(wanted.values()), allow_unused=True),
             )
+        wait_for(device)
     except Exception as error:
+        if out_of_device_memory(error):
+            raise
         where = f"{how} {device} in {dtype or 'its own dtype'}"
         raise CheckFailed(f"{where} it raises {type(error).__name__}: {error}") from error
-    _check_outputs(case, outputs, device, training)
+    _check_outputs(case, outputs, device, case.trainable_mode)
     for name, gradient in zip(wanted, gradients, strict=True):
         if gradient is not None and gradient.device != device:
             raise CheckFailed(f"{how} {device}, the gradient of {name} is on {gradient.device}")

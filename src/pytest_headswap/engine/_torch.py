@@ -25,12 +25,14 @@ __all__ = [
     "is_view",
     "mutated_tensors",
     "op_name",
+    "out_of_device_memory",
     "plain_kernels",
     "quiet_fake_tensors",
     "returns_an_argument",
     "seed",
     "storage_key",
     "tensors_of_call",
+    "wait_for",
 ]
 
 
@@ -54,6 +56,20 @@ def initialised_cuda_devices() -> list[int]:
     """The CUDA devices of this process; none when CUDA has not been used, so that asking does not start it."""
     is_initialised: Callable[[], bool] = torch.cuda.is_initialized
     return list(range(torch.cuda.device_count())) if is_initialised() else []
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait for what was started on the device, so that what goes wrong there is raised here and not later."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def out_of_device_memory(error: BaseException) -> bool:
+    """Whether memory of a device was missing: for tensors, or for what its libraries take beside them."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(sign in str(error) for sign in _NO_MEMORY)
+
+
+_NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def seed(value: int) -> None:

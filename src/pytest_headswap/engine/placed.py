@@ -19,10 +19,9 @@ from pytest_headswap.engine.walk import parameters
 def moved(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> Iterator[None]:
     """Move the model with its own `to`, and give back what it was; its tensors are copied and not touched.
 
-    `dtype` is for floating-point tensors; None: they keep theirs.
+    Such blocks may be inside each other. `dtype` is for floating-point tensors; None: they keep theirs.
     """
-    there = any(parameter.device == device for parameter in parameters(model))
-    with preserved(model, StandIns(REAL) if there else Aliases()):
+    with preserved(model, _ToBeMoved(model, device, dtype)):
         model.to(device=device, dtype=dtype)
         yield
 
@@ -67,6 +66,20 @@ class Aliases(StandIns):
 
     def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach()
+
+
+class _ToBeMoved(StandIns):
+    """Copies of what `Module.to` leaves as it is; the rest is copied by it, and once is enough."""
+
+    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
+        super().__init__(REAL)
+        self._device, self._dtype = device, dtype
+        self._registered = {id(tensor) for tensor in (*parameters(model), *model.buffers())}
+
+    def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
+        other_type = self._dtype not in (None, tensor.dtype) and (tensor.is_floating_point() or tensor.is_complex())
+        is_moved = id(tensor) in self._registered and (other_type or tensor.device != self._device)
+        return tensor.detach() if is_moved else super()._bare(tensor)
 
 
 class _OnMeta(StandIns):
