@@ -23,12 +23,17 @@ def forget_last_failure() -> None:
 def without_looking_for_garbage() -> Iterator[None]:
     """A block for imports: those of torch and timm make a million objects that stay, and a third of their time goes
     into looking for garbage among these.
+
+    Later on, too: pytest looks five times at its end, and Python once more. So where torch is imported by the block,
+    what there is after it is left out from then on.
     """
-    enabled = gc.isenabled()
+    enabled, there = gc.isenabled(), "torch" in sys.modules
     gc.disable()
     try:
         yield
     finally:
+        if not there and "torch" in sys.modules:
+            gc.freeze()
         if enabled:
             gc.enable()
 

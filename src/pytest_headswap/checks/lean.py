@@ -18,6 +18,7 @@ from pytest_headswap.engine._torch import (
     returns_an_argument,
     tensors_of_call,
 )
+from pytest_headswap.engine.errors import NoHeadError
 from pytest_headswap.engine.inputs import map_tensors
 from pytest_headswap.engine.meta import BuildingOnMeta, run_on_meta
 from pytest_headswap.engine.walk import modules, parameters
@@ -37,13 +38,23 @@ _BATCH_NORMS = frozenset(f"aten::{name}" for name in ("native_batch_norm", "cudn
 def on_meta_if_possible(build: Callable[[], nn.Module], then: Callable[[nn.Module], T]) -> T:
     """What `then` makes of a model that is built on meta, or with memory if either of them raises without.
 
-    Some models compute with values in their initialisers, or in forward.
+    Some models compute with values in their initialisers, or in forward. One that was run, and has no head, has none
+    with memory either.
     """
-    with suppress(Exception):  # what remains of an exception is raised by the second attempt
-        with BuildingOnMeta():
-            model = build()
-        return then(model)
+    try:
+        return _without_memory(build, then)
+    except NoHeadError as error:
+        if error.__cause__ is None:  # nothing of it was left unseen
+            raise
+    except Exception:  # noqa: BLE001 - what remains of it is raised by the second attempt
+        pass
     return then(build())
+
+
+def _without_memory(build: Callable[[], nn.Module], then: Callable[[nn.Module], T]) -> T:
+    with BuildingOnMeta():
+        model = build()
+    return then(model)
 
 
 @dataclass(frozen=True)

@@ -181,12 +181,14 @@ class StandIns:
             if kind is nn.Parameter or isinstance(tensor, nn.Parameter):
                 made = as_parameter(bare, tensor.requires_grad)
             else:
-                made = bare.requires_grad_(tensor.requires_grad) if tensor.is_leaf else bare
+                made = bare.requires_grad_() if tensor.requires_grad and tensor.is_leaf else bare
             self._remember(tensor, made)
         stand_in: torch.Tensor = made
         return stand_in
 
     def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._way == META and tensor.is_meta and type(tensor) in _PLAIN_TENSORS:
+            return tensor.data  # without values there is nothing in it that could be written to
         if self._way == META and tensor.layout is torch.strided and not tensor.is_quantized:
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
         if self._way == META:
@@ -267,7 +269,7 @@ def preserved(model: nn.Module, stand_ins: StandIns, inside: Sequence[nn.Module]
                 current = module.__dict__
                 for key, value in state.items():
                     kind = type(value)
-                    if kind in _PLAIN:
+                    if kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value))):
                         continue
                     if not (kind in _REGISTRY_TYPES and key in REGISTRIES):
                         current[key] = stand_ins.copy(value)

@@ -47,7 +47,7 @@ def search(model: nn.Module, inputs: Inputs, *, train_mode: bool = True, ways: S
     `ways` are as for `abstract_run`.
 
     Raises:
-        NoHeadError: it has none, nor a place for one.
+        NoHeadError: it has none, nor a place for one; from why train mode was not probed, if it was not.
         HeadSwapError: it cannot be run, or the class dimension cannot be followed.
     """
     graphs = [record(model, inputs, training=False, ways=ways)]
@@ -61,6 +61,8 @@ def search(model: nn.Module, inputs: Inputs, *, train_mode: bool = True, ways: S
         notes.append(f"train mode could not be probed, so heads that only appear there are not seen: {error.message}")
     try:
         return search_in(model, graphs, notes, train_error)
+    except NoHeadError as error:
+        raise error from train_error
     finally:
         for graph in graphs:
             graph.dissolve()

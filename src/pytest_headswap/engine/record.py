@@ -33,6 +33,7 @@ from pytest_headswap.engine.graph import (
 from pytest_headswap.engine.inputs import Inputs, as_inputs
 from pytest_headswap.engine.meta import Execute
 from pytest_headswap.engine.outputs import flatten_outputs
+from pytest_headswap.engine.overlap import are_apart
 from pytest_headswap.engine.walk import buffers_of, parameters_of
 
 ALIASED_WRITE = "headswap::aliased_write"
@@ -196,10 +197,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return self._new(tensor, value)
 
     def _changed_through(self, written: torch.Tensor, value: Value) -> None:
-        """Every other tensor of the written storage now depends on what was written."""
+        """Every other tensor that shares memory with the written one now depends on what was written."""
         key = storage_key(written)
         for tensor in self._by_storage[key] if key is not None else ():
-            if tensor is not written and tensor.shape != ():
+            if tensor is not written and tensor.shape != () and not are_apart(tensor, written):
                 before = self._values[id(tensor)]
                 node = Node(ALIASED_WRITE, (before, value), {}, [before, value], pointwise=False, module=self.module)
                 self.graph.nodes.append(node)

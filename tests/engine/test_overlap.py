@@ -1,0 +1,51 @@
+"""Views of one storage that share no element, and those that do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_headswap.engine.overlap import are_apart
+
+
+def _elements(tensor: torch.Tensor) -> set[int]:
+    places = torch.arange(10_000).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    return set(places.flatten().tolist())
+
+
+VIEW = st.integers(1, 3).flatmap(
+    lambda dims: st.tuples(
+        st.lists(st.integers(1, 4), min_size=dims, max_size=dims),
+        st.lists(st.sampled_from([0, 1, 2, 3, 4, 6, 8, 12, 24]), min_size=dims, max_size=dims),
+        st.integers(0, 30),
+    )
+)
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(VIEW, VIEW, st.booleans())
+def test_what_is_said_to_be_apart_is_apart(
+    one: tuple[list[int], list[int], int], other: tuple[list[int], list[int], int], alike: bool
+) -> None:
+    strides = one[1] if alike and len(other[0]) == len(one[1]) else other[1]
+    base = torch.empty(10_000, device="meta")
+    first, second = base.as_strided(*one), base.as_strided(other[0], strides, other[2])
+    if are_apart(first, second):
+        assert _elements(first).isdisjoint(_elements(second))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_the_parts_of_a_tensor_are_apart(dim: int) -> None:
+    parts = torch.empty(8, 12, 16, device="meta").chunk(4, dim)
+    for one in parts:
+        assert [are_apart(one, other) for other in parts] == [one is not other for other in parts]
+
+
+def test_a_part_is_not_apart_from_the_whole_nor_from_a_part_that_reaches_into_it() -> None:
+    whole = torch.empty(4, 6, device="meta")
+    assert not are_apart(whole[:, :3], whole)
+    assert not are_apart(whole[:, :3], whole[:, 2:4])
+    assert not are_apart(whole[:, :3], whole.T)
+    assert are_apart(whole[0], whole[2])
