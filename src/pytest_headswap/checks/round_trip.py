@@ -21,6 +21,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -166,9 +167,18 @@ def _cannot_be_copied(case: Case) -> str:
 def _light(case: Case) -> Iterator[None]:
     head = {id(tensor) for tensor in case.swap.parameters()}
     heavy = {id(tensor) for _, tensor in named_tensors(case.model) if tensor.numel() > _LIGHT} - head
-    with preserved(case.model, _Light(heavy)):
-        for module in modules(case.model):
-            module.__dict__.update((key, _EMPTY) for key in _registries_without_entries(module))
+    inside = modules(case.model)
+    with preserved(case.model, _Light(heavy), inside):
+        kinds: set[Any] = {type(module) for module in inside}
+        plain = all(map(_is_copied_as_torch_does, kinds))
+        for module in inside:
+            state = module.__dict__
+            for key, kind in _REGISTRIES.items():
+                if key in state and not state[key]:
+                    if plain and key not in _KEPT:
+                        del state[key]
+                    elif kind is not set:
+                        state[key] = _EMPTY
         yield
 
 
@@ -184,18 +194,40 @@ class _Light(StandIns):
 
 
 _EMPTY: OrderedDict[str, Any] = OrderedDict()
-"""In the place of the registries without entries, of which torch gives ten to each module: copies of each would take
+"""In the place of registries without entries, of which torch gives fourteen to each module: copies of each would take
 longer than those of all the rest."""
 
 
-def _registries_without_entries(module: nn.Module) -> list[str]:
-    return [key for key, value in module.__dict__.items() if key in REGISTRIES and not value and type(value) is not set]
+def _kept() -> frozenset[str]:
+    """The registries that stay: what is needed to find modules, and those that a module without them gets from torch
+    when it is copied or loaded, which takes longer than a copy.
+    """
+    module = nn.Module()
+    module.__dict__.clear()
+    module.__setstate__({})  # type: ignore[no-untyped-call, unused-ignore]
+    return frozenset(module.__dict__) | {"_modules"}
+
+
+_REGISTRIES = {key: type(value) for key, value in nn.Module().__dict__.items() if key in REGISTRIES}
+_KEPT = _kept()
+_COPYING = ("__copy__", "__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
+
+
+@cache
+def _is_copied_as_torch_does(kind: Any) -> bool:
+    """Whether nothing but torch has a hand in copying such a module: others might look at all registries."""
+    for name in _COPYING:
+        method = getattr(kind, name, None)
+        if method is not getattr(nn.Module, name, None) and not method.__module__.startswith("torch.nn.modules."):
+            return False
+    return True
 
 
 def _give_back_registries(loaded: nn.Module, model: nn.Module) -> None:
     """Give each module of a copy registries of its own."""
     for module in _copies(loaded, model):
-        module.__dict__.update((key, OrderedDict()) for key in _registries_without_entries(module))
+        state = module.__dict__
+        state.update((key, kind()) for key, kind in _REGISTRIES.items() if not state.get(key))
 
 
 def _give_back_large_tensors(case: Case, loaded: nn.Module) -> None:

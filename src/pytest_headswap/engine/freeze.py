@@ -17,13 +17,12 @@ from torch import nn
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.graph import Graph, Node, ancestors
 from pytest_headswap.engine.guess import inputs_for
+from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.record import record
+from pytest_headswap.engine.steady import is_quiet, is_unsteady
 from pytest_headswap.engine.swap import Swap
 from pytest_headswap.engine.walk import modules, named_modules, parameters
 from pytest_headswap.engine.wrappers import unwrap
-
-_CHANCE = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial", "exponential_", "poisson")
-_BATCH_NORMS = {"native_batch_norm": 5, "_native_batch_norm_legit": 5, "cudnn_batch_norm": 5, "miopen_batch_norm": 5}
 
 
 @dataclass
@@ -90,27 +89,13 @@ def freeze_backbone(swap: Swap, example_inputs: Any = None) -> Frozen:
     _hold(backbone, _StayInEval)
     frozen = Frozen(swap.model, (), undo)
     watch = _Watch(names, {path for path, module in named_modules(model) if module in heads})
-    graph: Graph | None = None
     try:
         inputs = inputs_for(model, example_inputs)
-        graph = _train_graph(model, inputs)
-        if watch.unsteady(graph):
-            _hold(holders, _StayAroundHead)
-            note = (
-                "parts of the backbone draw random numbers in a forward method of their own, so the modules around "
-                "the head stay in eval mode as well: outputs that only appear in train mode do not"
-            )
-            frozen.notes = (note,)
-            graph = _train_graph(model, inputs)
-        watch.verify(graph)
-        if graph is None:
-            frozen.notes = ("the model does not run in train mode on these inputs, so this is not verified",)
+        if not _is_quiet(model, inputs):
+            _verify(frozen, watch, holders, model, inputs)
     except BaseException:
         frozen.unfreeze()
         raise
-    finally:
-        if graph is not None:
-            graph.dissolve()
     return frozen
 
 
@@ -202,7 +187,38 @@ def _hold(modules: Iterable[nn.Module], train: type[_Train]) -> None:
         module.__dict__["train"] = train(module)
 
 
-def _train_graph(model: nn.Module, inputs: Any) -> Graph | None:
+def _is_quiet(model: nn.Module, inputs: Inputs) -> bool:
+    try:
+        return is_quiet(model, inputs)
+    except HeadSwapError:
+        return False  # it does not run, which is told where its data flow is recorded
+
+
+def _verify(frozen: Frozen, watch: _Watch, holders: Iterable[nn.Module], model: nn.Module, inputs: Inputs) -> None:
+    """Look at the data flow, and hold the modules around the head in eval mode too where the features need that.
+
+    Raises:
+        HeadSwapError: `not_freezable`.
+    """
+    graph = _train_graph(model, inputs)
+    try:
+        if watch.unsteady(graph):
+            _hold(holders, _StayAroundHead)
+            note = (
+                "parts of the backbone draw random numbers in a forward method of their own, so the modules around "
+                "the head stay in eval mode as well: outputs that only appear in train mode do not"
+            )
+            frozen.notes = (note,)
+            graph = _train_graph(model, inputs)
+        watch.verify(graph)
+        if graph is None:
+            frozen.notes = ("the model does not run in train mode on these inputs, so this is not verified",)
+    finally:
+        if graph is not None:
+            graph.dissolve()
+
+
+def _train_graph(model: nn.Module, inputs: Inputs) -> Graph | None:
     try:
         return record(model, inputs, training=True)
     except HeadSwapError:
@@ -225,7 +241,7 @@ class _Watch:
             return []
         heads = {node for node in graph.nodes if any(self.names & set(value.names) for value in node.inputs)}
         before = ancestors(value for node in heads for value in node.inputs if value.from_input)
-        return [node for node in before - heads if node.module not in self.inside and _is_unsteady(node)]
+        return [node for node in before - heads if node.module not in self.inside and is_unsteady(node)]
 
     def verify(self, graph: Graph | None) -> None:
         """Raises HeadSwapError `not_freezable` with the tensor or the operation."""
@@ -244,11 +260,3 @@ class _Watch:
                 "not_freezable",
                 f"{unsteady[0].name} in {where} acts on the features in eval mode too: let it depend on self.training",
             )
-
-
-def _is_unsteady(node: Node) -> bool:
-    name = node.name.split("::")[-1]
-    if name in _BATCH_NORMS:
-        # instance norm is run as a batch norm of one sample, with the batch among the channels
-        return bool(node.argument(_BATCH_NORMS[name], "training", False)) and node.inputs[0].shape[0] > 1
-    return any(word in name for word in _CHANCE)

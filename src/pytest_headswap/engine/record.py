@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +35,9 @@ from pytest_headswap.engine.meta import Execute
 from pytest_headswap.engine.outputs import flatten_outputs
 from pytest_headswap.engine.overlap import are_apart
 from pytest_headswap.engine.walk import buffers_of, parameters_of
+
+_PLAIN = frozenset((int, bool, float, str, type(None)))
+_NO_TENSORS = _PLAIN | {tuple, list, dict, set, OrderedDict}  # nor anything that is one
 
 ALIASED_WRITE = "headswap::aliased_write"
 """Stands for "this tensor was changed through another view of its storage" (`out[:, 0] = ...`)."""
@@ -102,6 +105,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         self._kept: list[torch.Tensor] = []
         self._sources: list[tuple[torch.Tensor, Value]] = []
         self._by_storage: defaultdict[int | None, list[torch.Tensor]] = defaultdict(list)
+        self._sorted = 0  # so many of those that are kept are in it: most models need none of it
 
     def name_sources(self, named: Sequence[tuple[str, nn.Module]]) -> None:
         """Tell the recorder what the model's own tensors are called, given its modules under all their names."""
@@ -115,7 +119,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
                 continue
             seen.add(id(module))
             for key, value in module.__dict__.items():
-                if isinstance(value, torch.Tensor):
+                if type(value) not in _NO_TENSORS and isinstance(value, torch.Tensor):
                     self.add_source(value, ATTRIBUTE, f"{path}.{key}" if path else key)
 
     def add_source(self, tensor: torch.Tensor, origin: str, name: str) -> None:
@@ -123,8 +127,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         value = self._values.get(id(tensor))
         if value is None:
             value = self._new(tensor, Value(tuple(tensor.shape), origin=origin))
+            value.names = (name,)
             self._sources.append((tensor, value))
-        value.names = (*value.names, name)
+        else:
+            value.names = (*value.names, name)
 
     def written_sources(self) -> tuple[str, ...]:
         """Names of the model's own tensors that forward has written to, through whatever view of them."""
@@ -144,7 +150,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
     def _new(self, tensor: torch.Tensor, value: Value) -> Value:
         self._values[id(tensor)] = value
         self._kept.append(tensor)
-        self._by_storage[storage_key(tensor)].append(tensor)
         return value
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -177,7 +182,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         """The arguments with a value for each tensor, which are added to `inputs`."""
         values: list[Any] = []
         for argument in arguments:
-            if isinstance(argument, torch.Tensor):
+            if type(argument) in _PLAIN:
+                values.append(argument)
+            elif isinstance(argument, torch.Tensor):
                 value = self._values.get(id(argument)) or self.value_of(argument)
                 inputs.append(value)
                 values.append(value)
@@ -198,6 +205,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
 
     def _changed_through(self, written: torch.Tensor, value: Value) -> None:
         """Every other tensor that shares memory with the written one now depends on what was written."""
+        for tensor in self._kept[self._sorted :]:
+            self._by_storage[storage_key(tensor)].append(tensor)
+        self._sorted = len(self._kept)
         key = storage_key(written)
         for tensor in self._by_storage[key] if key is not None else ():
             if tensor is not written and tensor.shape != () and not are_apart(tensor, written):
