@@ -9,6 +9,7 @@ from torch import nn
 from pytest_headswap.checks import build_case, run_check
 from pytest_headswap.checks.arena import ARENAS
 from pytest_headswap.checks.samples import batch_of, drawn, seed_of, sizes, with_batch, with_other_companions
+from pytest_headswap.engine import NoHeadError
 from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.zoo import ModelSpec
 
@@ -127,3 +128,34 @@ def test_only_a_lone_image_is_made_smaller() -> None:
     assert list(sizes(Inputs((image, image)))) == []
     assert [made.tensors()[0].shape for made in sizes(Inputs((torch.zeros(2, 3, 96, 64),)))] == [(2, 3, 64, 64)]
     assert [made.tensors()[0].shape for made in sizes(Inputs((torch.zeros(2, 3, 4, 96, 96),)))] == [(2, 3, 4, 64, 64)]
+
+
+def test_a_model_without_a_head_is_not_built_again_with_memory() -> None:
+    built = []
+
+    def build() -> nn.Module:
+        built.append("once")
+        return nn.Sequential(nn.ReLU())
+
+    with pytest.raises(NoHeadError):
+        build_case("zoo", ModelSpec("net", build, lambda _: torch.zeros(2, 8)), 5, "structure")
+    assert built == ["once"]
+
+
+class HeadInTrainMode(nn.Module):
+    """Has its only head in train mode, where it computes with values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The input in eval mode, logits in train mode."""
+        if not self.training:
+            return x
+        return self.fc(x * (1.0 if x.sum().item() > 0 else 2.0))  # type: ignore[no-any-return]
+
+
+def test_where_a_mode_was_not_seen_for_lack_of_values_it_is() -> None:
+    case = build_case("zoo", ModelSpec("net", HeadInTrainMode, lambda _: torch.zeros(2, 8)), 5, "structure")
+    assert [head.path for head in case.swap.heads] == ["fc"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 
@@ -88,3 +90,14 @@ def test_it_is_told_where_no_other_batch_could_be_compared(make_case: MakeCase) 
     finding = run_check("output_shape", make_case(build=FixedBatch))
     assert finding.outcome == "passed"
     assert finding.message.startswith("no other class count and batch size could be compared")
+
+
+def test_the_smallest_class_count_and_batch_that_fail_are_told(make_case: MakeCase) -> None:
+    finding = run_check("output_shape", make_case("class count written into forward"))
+    assert finding.outcome == "failed"
+    assert finding.message.startswith("with 1 classes and a batch of 1 in eval mode")
+
+
+def test_hypothesis_is_not_needed_where_nothing_fails(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    assert run_check("output_shape", make_case()).outcome == "passed"

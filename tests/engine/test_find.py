@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_headswap.engine import HeadSwapError, NoHeadError, find_heads
+from pytest_headswap.engine.graph import ancestors
+from pytest_headswap.engine.record import ALIASED_WRITE, record
 from pytest_headswap.zoo import load_zoo
 
 # path, kind, in_features, role, activation of each head of each model of the builtin zoo
@@ -216,3 +218,30 @@ def test_train_mode_that_cannot_run_is_said_and_eval_mode_used() -> None:
     heads = find_heads(EvalOnly(), torch.randn(2, 8))
     assert [head.path for head in heads] == ["fc"]
     assert "targets are needed" in heads.notes[0]
+
+
+class WritesToParts(nn.Module):
+    """Writes logits into one part of a tensor and features into the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Linear(8, 16)
+        self.fc = nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.backbone(x)
+        one, other = x.new_zeros(len(x), 32).chunk(2, 1)
+        one += self.fc(features)
+        other += features
+        return one, other
+
+
+def test_parts_of_one_tensor_do_not_depend_on_each_other() -> None:
+    graph = record(WritesToParts(), torch.zeros(2, 8))
+    assert [node for node in graph.nodes if node.name == ALIASED_WRITE and len(node.outputs[0].shape) == 2] != []
+    of_head, of_features = (
+        {name for node in ancestors([value]) for item in node.inputs for name in item.names}
+        for value in graph.outputs.values()
+    )
+    assert "fc.weight" in of_head
+    assert "fc.weight" not in of_features

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pytest_headswap.engine import HeadSwapError, freeze_backbone, swap_head
+from pytest_headswap.engine import HeadSwapError, freeze, freeze_backbone, swap_head
 from pytest_headswap.engine.outputs import flatten_outputs
 from pytest_headswap.engine.record import record
 from pytest_headswap.zoo import load_zoo
@@ -308,3 +308,27 @@ def test_what_forward_puts_into_a_frozen_backbone_is_frozen_too() -> None:
     model.train()
     assert not model.body[1].training
     assert torch.equal(model(batch()), first)
+
+
+@pytest.mark.parametrize(
+    ("model", "quiet"),
+    [
+        (nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout(), nn.Linear(16, 10)), True),
+        (nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 10), nn.BatchNorm1d(10)), False),
+        (nn.Sequential(nn.Linear(8, 16), nn.Sequential(nn.Dropout(), nn.Linear(16, 10))), True),
+    ],
+    ids=["quiet backbone", "statistics in the head", "dropout beside the head"],
+)
+def test_the_data_flow_is_looked_at_only_where_something_may_be_unsteady(
+    model: nn.Module, quiet: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swap = swap_head(model, 5, torch.randn(4, 8))
+    looked = []
+
+    def noting(*args: Any, **options: Any) -> Any:
+        looked.append(args)
+        return record(*args, **options)
+
+    monkeypatch.setattr(freeze, "record", noting)
+    assert freeze_backbone(swap, torch.randn(4, 8)).notes == ()
+    assert (not looked) == quiet

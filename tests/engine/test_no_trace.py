@@ -236,3 +236,42 @@ def test_a_seed_is_that_of_torch_and_leaves_no_notes_for_devices() -> None:
         seed(3)
     assert torch.equal(torch.rand(4), expected)
     assert len(torch.cuda._queued_calls) == queued
+
+
+class TreatsItselfBadly(nn.Module):
+    """Writes to all that it has, and to what they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Linear(8, 16)
+        self.fc = nn.Linear(16, 10)
+        self.register_buffer("seen", torch.zeros(4))
+        self.kept = torch.zeros(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.backbone.weight.mul_(2)
+            self.get_buffer("seen").add_(1)
+            self.kept.resize_(7)
+            self.backbone.weight.requires_grad_(False)
+            self.fc.bias.data = torch.zeros(10, dtype=torch.float64, device=x.device).float()
+        return self.fc(self.backbone(x))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_whatever_forward_does_to_its_tensors_is_done_to_others(device: str) -> None:
+    model = TreatsItselfBadly()
+    if device == "meta":
+        model.to(device)
+        model.kept = model.kept.to(device)
+    tensors = {**model.state_dict(keep_vars=True), "kept": model.kept}
+    before = {
+        name: (id(value), value.shape, value.stride(), value.dtype, value.requires_grad, value._version, value.grad)
+        for name, value in tensors.items()
+    }
+    find_heads(model, torch.zeros(2, 8, device=device))
+    tensors = {**model.state_dict(keep_vars=True), "kept": model.kept}
+    assert before == {
+        name: (id(value), value.shape, value.stride(), value.dtype, value.requires_grad, value._version, value.grad)
+        for name, value in tensors.items()
+    }

@@ -59,3 +59,13 @@ def pytest_unconfigure():
     result = pytester.runpytest_subprocess("--headswap-zoo=some", "--headswap-checks=metadata", "-s")
     result.assert_outcomes(passed=1, skipped=2)
     result.stdout.fnmatch_lines(["asked hello build build build check release"])
+
+
+def test_what_is_imported_for_a_zoo_is_left_out_and_without_a_zoo_nothing_is(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        "import gc\ndef pytest_unconfigure():\n    print('\\nleft out', gc.get_freeze_count() > 10_000)\n"
+    )
+    pytester.makepyfile("def test_mine():\n    pass\n")
+    flags = ("--headswap-models=root_linear", "--headswap-checks=metadata", "-s")
+    pytester.runpytest_subprocess("--headswap-zoo=builtin", *flags).stdout.fnmatch_lines(["left out True"])
+    pytester.runpytest_subprocess("-s").stdout.fnmatch_lines(["left out False"])

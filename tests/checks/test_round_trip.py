@@ -1,0 +1,66 @@
+"""Copies for `round_trip` are light, and nobody who has a hand in copying can tell."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_headswap.checks import Case, run_check
+
+MakeCase = Callable[..., Case]
+
+round_trip: Any = importlib.import_module("pytest_headswap.checks.round_trip")  # the package has the function
+
+
+class AsTorchDoes(nn.Module):
+    """Copied as torch does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(8, 16), nn.ReLU())
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.backbone(x))  # type: ignore[no-any-return]
+
+
+class LooksAround(AsTorchDoes):
+    """Looks at all that it has when it is copied."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        for module in self.modules():
+            for key, kind in round_trip._REGISTRIES.items():
+                assert isinstance(getattr(module, key), kind), key
+        return self.__dict__
+
+
+@pytest.mark.parametrize("kind", [LooksAround, AsTorchDoes])
+@pytest.mark.parametrize("evidence", ["structure", "numeric"])
+def test_a_copy_has_what_the_model_has_and_shares_none_of_it(
+    make_case: MakeCase, kind: type[nn.Module], evidence: str
+) -> None:
+    case = make_case(build=kind, native=None, evidence=evidence)
+    assert run_check("round_trip", case).outcome == "passed", run_check("round_trip", case)
+    copied = round_trip._saved_and_loaded(case)
+    seen: set[int] = set()
+    for (path, module), original in zip(copied.named_modules(), case.model.modules(), strict=True):
+        assert list(module.__dict__.keys() - original.__dict__.keys()) == [], path
+        assert list(original.__dict__.keys() - module.__dict__.keys()) == [], path
+        for key, kind_of_registry in round_trip._REGISTRIES.items():
+            registry = module.__dict__[key]
+            assert isinstance(registry, kind_of_registry), (path, key)
+            assert id(registry) not in seen, (path, key)
+            seen.add(id(registry))
+
+
+def test_only_torch_and_nobody_else_may_be_without_registries() -> None:
+    plain = round_trip._is_copied_as_torch_does
+    assert all(plain(kind) for kind in (nn.Linear, nn.Conv2d, nn.LSTM, nn.MultiheadAttention, nn.Sequential))
+    assert not plain(LooksAround)
+    assert not plain(type(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))))
+    assert not plain(torch.fx.GraphModule)
