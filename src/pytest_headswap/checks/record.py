@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import is_
 from typing import Any
 
 from torch import nn
@@ -10,7 +11,6 @@ from pytest_headswap.engine.walk import named_modules
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _NOTHING: dict[str, Any] = {}
-_NOTHING_OF_IT = object()
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
 
@@ -28,30 +28,37 @@ class Record:
         words = [f"{path} is gone" for path in self._modules if path not in now]
         words += [f"{path} is new" for path in now if path not in self._modules]
         for path, was in self._modules.items():
-            if path in now:
-                words += _differences(f"{path}." if path else "", was, now[path])
+            for one, other in zip(was, now.get(path, was), strict=True):
+                if not _identical(one, other):
+                    words += _differences(f"{path}." if path else "", one, other)
         return words
 
 
-def _attributes(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The attributes of each module; dictionaries, such as its registries, are copied."""
-    return {
-        path: {
-            key: (dict(value) if value else _NOTHING) if type(value) is dict or key in _REGISTRIES else value
-            for key, value in module.__dict__.items()
-        }
-        for path, module in named_modules(model, every_name=True)
-    }
+_State = tuple[dict[str, Any], ...]
+"""The attributes of a module and the entries of its registries, all copied."""
+
+
+def _attributes(model: nn.Module) -> dict[str, _State]:
+    return {path: _state(module) for path, module in named_modules(model, every_name=True)}
+
+
+def _state(module: nn.Module) -> _State:
+    attributes = module.__dict__.copy()
+    registries = [attributes.pop(key, _NOTHING) for key in _REGISTRIES]
+    if dict in map(type, attributes.values()):
+        attributes.update((key, dict(value)) for key, value in attributes.items() if type(value) is dict)
+    return attributes, *(dict(registry) if registry else _NOTHING for registry in registries)
+
+
+def _identical(was: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether these are the same objects in the same order: what is so of most, and quickly said."""
+    return was is now or (list(was) == list(now) and all(map(is_, was.values(), now.values())))
 
 
 def _differences(prefix: str, was: dict[str, Any], now: dict[str, Any]) -> list[str]:
     words = []
-    for key in dict.fromkeys((*was, *now)) if was.keys() != now.keys() else was:
-        if key in now and now[key] is was.get(key, _NOTHING_OF_IT):
-            continue
-        if key in _REGISTRIES:
-            words += _differences(prefix, was.get(key, {}), now.get(key, {}))
-        elif key not in now:
+    for key in dict.fromkeys((*was, *now)):
+        if key not in now:
             words.append(f"{prefix}{key} is gone")
         elif key not in was:
             words.append(f"{prefix}{key} is new")
