@@ -46,7 +46,8 @@ ONE_TENSOR = (
     "relu gelu silu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu mish softplus exp neg rsqrt sqrt"
 )
 IN_PLACE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    **{name: getattr(torch.ops.aten, name) for name in ("relu_", "hardswish_", "exp_", "erfinv_", "zero_", "normal_")},
+    **{name: getattr(torch.ops.aten, name) for name in ("exp_", "erfinv_", "zero_", "normal_")},
+    **{f"{name}_": getattr(torch.ops.aten, f"{name}_") for name in meta._OF_ONE_TENSOR if name != "gelu"},
     "clamp_": lambda x: x.clamp_(0.0, 1.0),
     "fill_": lambda x: x.fill_(2.0),
     "add_": lambda x: x.add_(torch.empty(5, device="meta")),
@@ -158,10 +159,20 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch, nothing_
     assert len(nothing_remembered) <= 5
 
 
+@pytest.mark.parametrize("name", [name for name in meta._OF_ONE_TENSOR if name != "gelu"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_functions_in_place_raise_where_torch_does(name: str, dtype: torch.dtype, layout: str) -> None:
+    assert_same(lambda: getattr(torch.ops.aten, f"{name}_").default(LAYOUTS[layout](dtype)))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     "other",
-    ["same", "channels last", "float16", "row", "column", "more", "too wide", "number", "whole", "scalar tensor"],
+    [
+        *("same", "channels last", "float16", "row", "column", "more", "too wide", "number", "whole", "complex number"),
+        *("scalar tensor", "scalar of another type", "truth"),
+    ],
 )
 @pytest.mark.parametrize("name", ["add", "sub", "mul", "div"])
 def test_arithmetic(name: str, other: str, layout: str) -> None:
@@ -177,10 +188,14 @@ def test_arithmetic(name: str, other: str, layout: str) -> None:
         "too wide": lambda: torch.empty(6, device="meta"),
         "whole": lambda: 2,
         "number": lambda: 2.0,
+        "complex number": lambda: 2j,
+        "truth": lambda: True,
         "scalar tensor": lambda: torch.tensor(2.0),
+        "scalar of another type": lambda: torch.empty((), dtype=torch.float64, device="meta"),
     }
     y = others[other]()
     assert_same(function, x, y)
+    assert_same(function, y, x)
     assert_same(lambda a: torch.add(a, y, alpha=2), x)
 
 

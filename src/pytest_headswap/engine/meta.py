@@ -156,10 +156,44 @@ def _statistics(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return x.new_empty(shape, dtype=torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype)
 
 
-# those that torch takes longest for: a millisecond
+def _pointwise(x: Any, *rest: Any) -> torch.Tensor | None:
+    """Like its only tensor, or two of one kind."""
+    if not (isinstance(x, torch.Tensor) and x.is_floating_point() and _is_dense(x)):
+        return None
+    for other in rest:
+        if isinstance(other, torch.Tensor) and (other.dtype, other.shape, other.stride()) != (
+            x.dtype,
+            x.shape,
+            x.stride(),
+        ):
+            return None
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=_META)
+
+
+def _in_place(x: torch.Tensor, *_: Any) -> torch.Tensor | None:
+    return x if x.is_floating_point() and _is_dense(x) else None
+
+
+def _is_dense(x: torch.Tensor) -> bool:
+    return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _product_with_bias(bias: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
+    if not (bias.dtype == x.dtype == weight.dtype and x.dim() == weight.dim() == 2 and x.shape[1] == weight.shape[0]):
+        return None
+    if bias.shape != weight.shape[1:]:
+        return None
+    return torch.empty((x.shape[0], weight.shape[1]), dtype=x.dtype, device=_META)
+
+
+_OF_ONE_TENSOR = ["gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "relu", "sigmoid", "silu", "tanh"]
+# those that torch takes longest for: a millisecond; and those of which there are most
 _FORMULAS: dict[str, Callable[..., Any]] = {
+    "aten::addmm": _product_with_bias,
     "aten::native_batch_norm": _batch_norm,
     "aten::native_layer_norm": _layer_norm,
+    **dict.fromkeys((f"aten::{name}" for name in (*_OF_ONE_TENSOR, "add", "div", "mul", "sub")), _pointwise),
+    **dict.fromkeys((f"aten::{name}_" for name in _OF_ONE_TENSOR), _in_place),
 }
 
 
