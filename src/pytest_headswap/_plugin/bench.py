@@ -51,6 +51,10 @@ class Checked:
 class Bench(Protocol):
     """Holds one model at a time."""
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether models are in another process than this one."""
+
     def build(self, zoo: Zoo, model: str) -> Built:
         """Build a model and swap its head. Raises whatever the model raises."""
 
@@ -75,6 +79,8 @@ _THAW_EVERY = 100
 
 class LocalBench:
     """Has its models in this process, where they can be looked at with a debugger."""
+
+    elsewhere = False
 
     def __init__(self, config: pytest.Config, settings: Settings, budget: Budget, large: TooLarge) -> None:
         self.config = config

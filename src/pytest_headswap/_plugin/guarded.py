@@ -51,6 +51,11 @@ class GuardedBench:
         self._given_up: LostError | None = None
         self._is_local = False
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether models are in a runner."""
+        return not self._is_local
+
     def try_out(self) -> str:
         """Start a runner; returns why models cannot be run in one here, empty where they can."""
         self._stale = False

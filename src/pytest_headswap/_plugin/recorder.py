@@ -20,7 +20,7 @@ from pytest_headswap._plugin.facts import facts_of
 from pytest_headswap._plugin.failure import message_of
 from pytest_headswap._plugin.ids import CheckId, parse_id, repro_command
 from pytest_headswap._plugin.options import Settings
-from pytest_headswap._plugin.reports import ATTRIBUTE
+from pytest_headswap._plugin.reports import ATTRIBUTE, NO_FACTS
 from pytest_headswap._plugin.worst import worst_lines
 from pytest_headswap.report import OUTCOMES, JournalError, JournalHeader, JournalWriter, Result
 from pytest_headswap.report.merge import shard_options
@@ -71,7 +71,7 @@ class Recorder:
         if facts is None:
             self._crashed(report)
             return
-        setattr(report, ATTRIBUTE, {})  # pytest keeps all reports to the end
+        setattr(report, ATTRIBUTE, NO_FACTS)  # pytest keeps all reports to the end
         nodeid = report.nodeid
         self._seconds[nodeid] = self._seconds.get(nodeid, 0.0) + report.duration
         if facts:  # the last phase to say something wins: a failing teardown turns a pass into an error

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pytest_headswap.report import Outcome
 
 ATTRIBUTE = "headswap"
+NO_FACTS: dict[str, Any] = {}
+"""On the report of a phase that brings no verdict, and on one that was read."""
 
 
 def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
@@ -29,9 +31,9 @@ def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestRe
         report.longrepr = item.repr_failure(call.excinfo)  # pytest asks the item itself only for the call
     if report.skipped and isinstance(report.longrepr, tuple):
         # where the skip was raised is a line of this plugin, which tells a user nothing
-        report.longrepr = (item.parent.parent.name, None, report.longrepr[2])  # type: ignore[assignment]
+        report.longrepr = _once((item.parent.parent.name, None, report.longrepr[2]))
 
-    facts: dict[str, Any] = {}
+    facts = NO_FACTS
     outcome = _outcome(item, report, error)
     if outcome is not None:
         built = item.parent.built
@@ -49,9 +51,18 @@ def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestRe
         facts = judge_report(item.parent.parent.settings.expectations, report, facts, item.repro)
         properties = properties_of(facts)
         kept = [(name, value) for name, value in item.user_properties if name not in properties]
-        item.user_properties[:] = [*kept, *properties.items()]  # later phases make their reports of these
-        report.user_properties = list(item.user_properties)
+        item.user_properties = [*kept, *map(_once, properties.items())]  # later phases make their reports of these
+    report.user_properties = item.user_properties
+    report.keywords = item.report_keywords = item.report_keywords or report.keywords
     setattr(report, ATTRIBUTE, facts)
+
+
+_kept: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+
+
+def _once(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same object for equal values: pytest keeps all reports to the end, and most of what they say is the same."""
+    return _kept.setdefault(value, value)
 
 
 def _outcome(item: CheckItem, report: pytest.TestReport, error: BaseException | None) -> Outcome | None:

@@ -116,7 +116,9 @@ class Result:
         return cls(**values)
 
 
-_SHARED = frozenset(("zoo", "model", "check", "outcome", "evidence", "reason", "family", "version"))
+_SHARED = frozenset(
+    ("zoo", "model", "check", "outcome", "evidence", "message", "reason", "family", "version", "found", "expected")
+)
 
 
 def _is_text(value: Any) -> bool:
