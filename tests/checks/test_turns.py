@@ -114,3 +114,8 @@ def test_the_second_time_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "_turn", turn)
     turns.with_room(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")]))
     assert taken == [False, True]
+
+
+def test_without_a_place_for_the_lock_there_are_no_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(turns, "_lock_file", lambda _: tmp_path / "no" / "such" / "folder")
+    assert turns.with_room(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")])) == "result"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,11 @@ class ModelNode(pytest.Collector):
         self.built: Built | None = None
         if self.name != model:
             self.extra_keyword_matches.add(model)
+
+    @cached_property
+    def family(self) -> str:
+        """The architecture family that the zoo names."""
+        return self.parent.zoo[self.model].family
 
     def collect(self) -> Iterable[pytest.Item]:
         """One item a check."""

@@ -44,7 +44,7 @@ def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestRe
             reason=_reason(item, outcome, error),
             finding=item.finding,
             repro=item.repro,
-            family=item.parent.parent.zoo[item.parent.model].family,
+            family=item.parent.family,
             anatomy=built.anatomy if built is not None else None,
             taken_mb=_taken_mb(item, error),
         )

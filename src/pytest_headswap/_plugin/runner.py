@@ -97,10 +97,10 @@ class Runner:
         while True:
             left = until - time.monotonic()
             ready = wait([self._requests, *self._outputs], max(0.0, min(_INTERVAL, left)))
-            self._relay()
             if self._requests in ready and (reply := self._received()) is not None:
                 self._relay()
                 return reply
+            self._relay()
             if self.ended():
                 self._relay()
                 assert self._status is not None

@@ -48,7 +48,7 @@ def _give_back(device: torch.device) -> None:
 
 @contextmanager
 def _turn(device: torch.device, *, alone: bool) -> Iterator[None]:
-    """A block that processes of one user are in together, or one alone. On Windows there is no such lock.
+    """A block that processes of one user are in together, or one alone; on Windows, or without a lock, all are in.
 
     Who waits to be alone holds the gate, so that no more come in. The system lets go of what a process held that ends.
     """
@@ -57,15 +57,18 @@ def _turn(device: torch.device, *, alone: bool) -> Iterator[None]:
         return
     import fcntl
 
-    file = os.open(_lock_file(device), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = -1
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX, 1, _GATE)
-        fcntl.lockf(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, 1, _ROOM)
-        if not alone:
-            fcntl.lockf(file, fcntl.LOCK_UN, 1, _GATE)
+        with suppress(OSError):  # a folder for temporary files that is full, or knows no locks
+            file = os.open(_lock_file(device), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, _GATE)
+            fcntl.lockf(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, 1, _ROOM)
+            if not alone:
+                fcntl.lockf(file, fcntl.LOCK_UN, 1, _GATE)
         yield
     finally:
-        os.close(file)
+        if file >= 0:
+            os.close(file)
 
 
 def _lock_file(device: torch.device) -> Path:
