@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+
+from pytest_headswap.zoo import registry
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from torch, which looks for them when it is first asked; from processes that are started, too."""
     if config.option.markexpr != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(autouse=True)
+def _zoos_of_one_test() -> Iterator[None]:
+    """A zoo that a test registers, or a project inside of one does, is gone after it."""
+    before = dict(registry._ENTRIES)
+    yield
+    registry._ENTRIES.clear()
+    registry._ENTRIES.update(before)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

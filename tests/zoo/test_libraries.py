@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from pytest_headswap.checks import CHECKS, build_case, run_check
 from pytest_headswap.engine import NoHeadError
 from pytest_headswap.zoo import ModelSpec, Zoo, ZooError, load_zoo, register, select_models, zoo_names
-from pytest_headswap.zoo.registry import _ENTRIES
 
 TIMM = [
     "resnet18",
@@ -136,16 +133,6 @@ def test_a_name_with_signs_of_a_glob_is_a_name() -> None:
     assert select_models(zoo_of("a[1]", "a1"), "a[1]") == ("a[1]",)
 
 
-@pytest.fixture
-def registry() -> Iterator[None]:
-    """The registry as it is, and back."""
-    before = dict(_ENTRIES)
-    yield
-    _ENTRIES.clear()
-    _ENTRIES.update(before)
-
-
-@pytest.mark.usefixtures("registry")
 def test_a_library_that_is_not_installed_is_named_with_its_extra() -> None:
     def load() -> Zoo:
         raise ModuleNotFoundError("No module named 'timm'", name="timm")
@@ -157,7 +144,6 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra() -> None:
         load_zoo("absent")
 
 
-@pytest.mark.usefixtures("registry")
 def test_a_library_that_is_broken_is_not_called_absent() -> None:
     def load() -> Zoo:
         raise ImportError("libcudart is missing", name="torch._C")
