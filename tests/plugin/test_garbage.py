@@ -69,3 +69,31 @@ def test_what_is_imported_for_a_zoo_is_left_out_and_without_a_zoo_nothing_is(pyt
     flags = ("--headswap-models=root_linear", "--headswap-checks=metadata", "-s")
     pytester.runpytest_subprocess("--headswap-zoo=builtin", *flags).stdout.fnmatch_lines(["left out True"])
     pytester.runpytest_subprocess("-s").stdout.fnmatch_lines(["left out False"])
+
+
+def test_at_the_end_all_is_left_out_unless_tests_of_the_user_took_part(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+import atexit, gc, pytest
+
+class Cycle:
+    def __init__(self):
+        self.me = self
+    def __del__(self):
+        print("found", flush=True)
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_unconfigure():
+    Cycle()
+    atexit.register(gc.collect)
+"""
+    )
+    pytester.makepyfile("def test_mine():\n    pass\n")
+    flags = ("--headswap-models=root_linear", "--headswap-checks=metadata", "-s")
+    alone = pytester.runpytest_subprocess("--headswap-zoo=builtin", *flags)
+    alone.assert_outcomes(passed=1)
+    alone.stdout.no_fnmatch_line("found")
+    pytester.makeini("[pytest]\nheadswap_zoo = builtin")
+    beside = pytester.runpytest_subprocess(*flags)
+    beside.assert_outcomes(passed=2)
+    beside.stdout.fnmatch_lines(["found"])

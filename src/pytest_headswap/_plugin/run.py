@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_headswap._plugin.expectations.apply import skip_if_not_run
+from pytest_headswap._plugin.memory import leave_out_what_is_left
 from pytest_headswap._plugin.nodes import CheckItem, ZooNode
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.quiet import quiet_hooks
@@ -96,6 +97,8 @@ class ZooRun:
         """No model is asked for any more."""
         if self._bench is not None:
             self._bench.close()
+        if self.settings.scope == "only":
+            leave_out_what_is_left()
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
