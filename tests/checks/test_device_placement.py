@@ -148,6 +148,7 @@ def test_a_model_that_is_too_large_for_a_device_is_simulated_and_says_so(
     assert finding.outcome == ("failed" if fault else "passed")
     assert finding.evidence == "simulated"
     assert fault or finding.message == "cpu has too little memory for this model"
+    assert fault or run_check("device_placement", case).evidence == "cpu", "there is memory again"
 
 
 def test_too_little_memory_for_half_precision_is_not_taken_for_a_dtype_that_does_not_run(

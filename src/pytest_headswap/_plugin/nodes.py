@@ -42,6 +42,7 @@ class ZooNode(pytest.Collector):
         self.models = models
         self.settings = settings
         self.bench = bench
+        self.told: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # what the reports of its tests say, each once
 
     def collect(self) -> Iterable[pytest.Collector]:
         """One node a model."""

@@ -31,7 +31,7 @@ def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestRe
         report.longrepr = item.repr_failure(call.excinfo)  # pytest asks the item itself only for the call
     if report.skipped and isinstance(report.longrepr, tuple):
         # where the skip was raised is a line of this plugin, which tells a user nothing
-        report.longrepr = _once((item.parent.parent.name, None, report.longrepr[2]))
+        report.longrepr = _once(item, (item.parent.parent.name, None, report.longrepr[2]))
 
     facts = NO_FACTS
     outcome = _outcome(item, report, error)
@@ -51,18 +51,16 @@ def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestRe
         facts = judge_report(item.parent.parent.settings.expectations, report, facts, item.repro)
         properties = properties_of(facts)
         kept = [(name, value) for name, value in item.user_properties if name not in properties]
-        item.user_properties = [*kept, *map(_once, properties.items())]  # later phases make their reports of these
+        # later phases make their reports of these
+        item.user_properties = [*kept, *(_once(item, pair) for pair in properties.items())]
     report.user_properties = item.user_properties
     report.keywords = item.report_keywords = item.report_keywords or report.keywords
     setattr(report, ATTRIBUTE, facts)
 
 
-_kept: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-
-
-def _once(value: tuple[Any, ...]) -> tuple[Any, ...]:
+def _once(item: CheckItem, value: tuple[Any, ...]) -> tuple[Any, ...]:
     """The same object for equal values: pytest keeps all reports to the end, and most of what they say is the same."""
-    return _kept.setdefault(value, value)
+    return item.parent.parent.told.setdefault(value, value)
 
 
 def _outcome(item: CheckItem, report: pytest.TestReport, error: BaseException | None) -> Outcome | None:

@@ -54,6 +54,7 @@ def device_placement(case: Case) -> str:
     _head_follows_the_model(case)
     notes: list[str] = []
     devices: list[torch.device] = []
+    case.too_small.clear()
     for device in devices_of(case):
         try:
             notes.append(with_room(device, partial(on_device, case, device)))
