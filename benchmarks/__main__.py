@@ -12,6 +12,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import inferred_inputs
 import many_results
 import swap_cost
 import whole_zoo
@@ -32,6 +33,7 @@ def main() -> None:
         costs[way] = cost
     empty = many_results.measure_both()
     swaps = {name: swap_cost.measure(name) for name in swap_cost.MODELS}
+    inputs = {name: inferred_inputs.measure(name) for name in inferred_inputs.MODELS}
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "pytest"))
     machine = f"{os.cpu_count()} CPUs, {platform.system()}, Python {platform.python_version()}, {libraries}"
     lines = [
@@ -48,6 +50,8 @@ def main() -> None:
         "## A swap",
         "",
         *swap_cost.table(swaps),
+        "",
+        *inferred_inputs.table(inputs),
     ]
     text = "\n".join(lines) + "\n"
     print(text)

@@ -126,7 +126,8 @@ def _run(
 ) -> AbstractRun:
     with ExitStack() as stack:
         fake = fake_tensor_mode() if way == FAKE else None
-        stand_ins = StandIns(way, fake)
+        device_of_model = next((p.device for p in model.parameters() if not p.is_meta), None)
+        stand_ins = StandIns(way, fake, device_of_model)
         named = named_modules(model, every_name=True)
         inside = each_once(named)
         if watched:
@@ -161,9 +162,10 @@ def _first_line(error: BaseException) -> str:
 class StandIns:
     """Other tensors in the place of a model's: one for each tensor object, so what is shared stays shared."""
 
-    def __init__(self, way: str = META, fake: Any = None) -> None:
+    def __init__(self, way: str = META, fake: Any = None, device: torch.device | None = None) -> None:
         self._way = way
         self._fake = fake
+        self._device = device or torch.device("cpu")
         self._made: dict[int, Any] = {}
         self._kept: list[Any] = []  # ids stay valid only while the originals live
 
@@ -193,9 +195,9 @@ class StandIns:
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
         if self._way == META:
             return torch.empty_like(tensor, device="meta", requires_grad=False)
-        if self._way == FAKE and tensor.is_meta:  # fake tensors on the CPU, since meta is what did not do
+        if self._way == FAKE and tensor.is_meta:  # fake tensors beside those of the model, since meta did not do
             with self._fake:
-                return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+                return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=self._device)
         if self._way == FAKE:
             made: torch.Tensor = self._fake.from_tensor(tensor.detach())
             return made

@@ -1,0 +1,167 @@
+"""Inputs are worked out on shapes alone: only those that the model takes get memory, and the search has bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pytest_headswap.engine import HeadSwapError, abstract, guess, swap_head
+from pytest_headswap.engine.guess import inputs_for
+
+MEBI = 2**20
+
+
+class AllocationMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+    """Adds up the bytes of all tensors with memory that operations return."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self.total = self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and type(result) is Tensor and not result.is_meta and not func.is_view:
+            self.total += result.nbytes
+            self.largest = max(self.largest, result.nbytes)
+        return result
+
+
+def deep(kind: Any, pool: Any, width: int = 512) -> nn.Module:
+    """Many layers with many channels, each of which offers shapes to try."""
+    layers = [kind(3, width, 3, padding=1), *(kind(width, width, 3, padding=1) for _ in range(4))]
+    return nn.Sequential(*layers, pool(1), nn.Flatten(), nn.Linear(width, 10))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [lambda: deep(nn.Conv2d, nn.AdaptiveAvgPool2d), lambda: deep(nn.Conv3d, nn.AdaptiveAvgPool3d, 64)],
+    ids=["images", "clips"],
+)
+def test_only_the_inputs_that_work_are_given_memory(model: Any) -> None:
+    built = model()
+    with AllocationMode() as allocated:
+        inputs = inputs_for(built)
+    assert allocated.total == sum(tensor.nbytes for tensor in inputs.tensors())
+    assert all(not tensor.is_meta and not tensor.any() for tensor in inputs.tensors())
+
+
+def test_a_swap_without_inputs_takes_little_more_than_one_with_them() -> None:
+    model = deep(nn.Conv2d, nn.AdaptiveAvgPool2d)
+    totals = []
+    for inputs in (torch.zeros(2, 3, 224, 224), None):
+        with AllocationMode() as allocated:
+            swap_head(model, 5, inputs).restore()
+        totals.append(allocated.total)
+    assert totals[1] - totals[0] < 2 * MEBI
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        COUNT.append(tuple(x.shape))
+        return self.fc(self.conv(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+COUNT: list[tuple[int, ...]] = []
+
+
+def test_a_swap_without_inputs_runs_the_model_once_more_in_each_mode() -> None:
+    calls = []
+    for inputs in (torch.zeros(2, 3, 224, 224), None):
+        COUNT.clear()
+        swap_head(Counting(), 5, inputs)
+        calls.append(len(COUNT))
+    assert calls[1] == calls[0] + 2
+
+
+class Auxiliary(nn.Module):
+    """Has a head that is only there in train mode, and for large images only."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.conv, self.fc, self.aux = nn.Conv2d(3, 8, 3), nn.Linear(8, 10), nn.Linear(8, 10)
+        self.least = least
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.conv(x).mean((2, 3))
+        if self.training and x.shape[-1] < self.least:
+            raise ValueError("too small for the auxiliary head")
+        return (self.fc(features), self.aux(features)) if self.training else self.fc(features)
+
+
+def test_inputs_that_both_modes_take_are_preferred_so_no_head_is_missed() -> None:
+    swap = swap_head(Auxiliary(250), 5)
+    assert [head.path for head in swap.heads] == ["fc", "aux"]
+    assert swap.notes == ()
+
+
+def test_inputs_that_only_eval_mode_takes_do_where_no_others_are() -> None:
+    swap = swap_head(Auxiliary(10_000), 5)
+    assert [head.path for head in swap.heads] == ["fc"]
+    assert "train mode could not be probed" in swap.notes[0]
+
+
+class NeedsValues(nn.Module):
+    """Reads values, and takes shapes that are late in the list of candidates only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 512, 1), nn.Conv2d(512, 512, 1)
+        self.fc = nn.Linear(512, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] != 16 or x.sum().item() != 0:
+            raise ValueError("an image of 16 pixels")
+        return self.fc(self.second(self.first(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_large_candidates_are_never_tried_with_real_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    real_run = abstract._run
+
+    def run(model: Any, inputs: Any, training: bool, way: str, *rest: Any, **options: Any) -> Any:
+        if way == abstract.REAL:
+            tried.append(sum(tensor.nbytes for tensor in inputs.tensors()))
+        return real_run(model, inputs, training, way, *rest, **options)
+
+    monkeypatch.setattr(abstract, "_run", run)
+    with pytest.raises(HeadSwapError) as caught:
+        inputs_for(NeedsValues())
+    assert caught.value.reason == "no_inputs"
+    assert tried
+    assert max(tried) <= 32 * MEBI
+
+
+def test_the_search_with_real_arithmetic_ends_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guess, "_REAL_SECONDS", -1.0)
+    with pytest.raises(HeadSwapError) as caught:
+        inputs_for(NeedsValues())
+    assert caught.value.reason == "no_inputs"
+
+
+def test_inputs_have_the_dtype_of_the_model_and_its_device() -> None:
+    model = deep(nn.Conv2d, nn.AdaptiveAvgPool2d, 8).to(torch.bfloat16)
+    (image,) = inputs_for(model).tensors()
+    assert (image.dtype, image.device.type) == (torch.bfloat16, "cpu")
+    (image,) = inputs_for(model.to("meta")).tensors()
+    assert image.is_meta
+
+
+def test_what_no_shape_can_mend_is_said_at_once() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(10))
+    with pytest.raises(HeadSwapError, match="uninitialised lazy parameters") as caught:
+        swap_head(model, 5)
+    assert caught.value.reason == "unsupported_model"
+
+
+def test_a_size_that_cannot_be_is_not_tried() -> None:
+    model: Any = deep(nn.Conv2d, nn.AdaptiveAvgPool2d, 8)
+    model.default_cfg = {"input_size": (3, -1, -1)}
+    assert inputs_for(model).tensors()[0].shape == (2, 3, 224, 224)
