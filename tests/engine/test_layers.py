@@ -96,8 +96,7 @@ def test_distances_to_prototypes_are_a_head() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.body = nn.Linear(8, 6)
-            self.centres: Tensor
-            self.register_buffer("centres", torch.randn(5, 6))
+            self.centres = nn.Parameter(torch.randn(5, 6))
 
         def forward(self, x: Tensor) -> Tensor:
             return -torch.cdist(self.body(x), self.centres)

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,8 +29,10 @@ __all__ = [
     "out_of_device_memory",
     "plain_kernels",
     "quiet_fake_tensors",
+    "refresh_spectral_norm",
     "returns_an_argument",
     "seed",
+    "selects_by_value",
     "storage_key",
     "tensors_of_call",
     "wait_for",
@@ -161,6 +164,41 @@ def op_name(op: Any) -> str:
 def is_pointwise(op: Any) -> bool:
     """Whether torch itself marks the operation as acting on each element alone."""
     return torch.Tag.pointwise in op.tags
+
+
+def refresh_spectral_norm(module: torch.nn.Module, changes: Any) -> list[str]:
+    """Bring the singular vectors of `torch.nn.utils.spectral_norm` in line with a new weight; return their names.
+
+    The layer does one step of the power iteration in each forward pass in train mode, and starts from noise. Here it
+    takes as many as `torch.nn.utils.parametrizations.spectral_norm` takes when it is built.
+    """
+    names = []
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, SpectralNorm) and not getattr(module, f"{hook.name}_orig").is_meta:
+            for key in (f"{hook.name}_u", f"{hook.name}_v"):
+                vector = getattr(module, key)
+                changes.set(module._buffers, key, torch.full_like(vector, vector.numel() ** -0.5))
+                names.append(key)
+            for _ in range(_POWER_ITERATIONS):
+                hook.compute_weight(module, do_power_iteration=True)
+    return names
+
+
+_POWER_ITERATIONS = 15
+
+
+def selects_by_value(op: Any, args: tuple[Any, ...]) -> bool:
+    """Return whether the values of the arguments decide how large the result is, as in `nonzero` or with a mask."""
+    if not _has_dynamic_shape(op):
+        return False
+    if op_name(op) != "aten::index":
+        return True
+    return any(isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+
+
+@cache
+def _has_dynamic_shape(op: Any) -> bool:
+    return torch.Tag.dynamic_output_shape in op.tags
 
 
 @cache

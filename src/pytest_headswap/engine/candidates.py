@@ -56,9 +56,11 @@ def find_candidates(graph: Graph, tracer: Tracer) -> Iterator[Candidate]:
     for label, value in graph.outputs.items():
         for dim in reversed(range(len(value.shape))):
             size = value.shape[dim]
+            if size == 0:
+                continue  # nothing is in it, such as where a detector finds nothing
             axis = Axis(value, dim)
             trace = tracer.back(axis, size)
-            if size == 0 or trace.from_input or not (trace.projections or trace.sources or trace.pieces):
+            if trace.from_input or not (trace.projections or trace.sources or trace.pieces):
                 continue
             weights = [_weight(projection, tracer, size) for projection in trace.projections]
             candidate = Candidate(ClassOutput(label, dim, size, graph.training), axis, trace, weights)
@@ -70,11 +72,12 @@ def find_candidates(graph: Graph, tracer: Tracer) -> Iterator[Candidate]:
 def _weight(projection: Projection, tracer: Tracer, size: int) -> Axis | None:
     """The tensor of the model that is multiplied with: of all it is made from, the one of most dimensions.
 
-    It is made from several when the layer normalises or reparametrises its weight.
+    It is made from several when the layer normalises or reparametrises its weight, or masks it: a parameter is the
+    weight then, and a buffer of the same shape is not.
     """
     sources = tracer.back(projection.weight, size).sources
     own = [axis for axis in sources if axis.value.origin in (PARAMETER, BUFFER)]
-    return max(own, key=lambda axis: len(axis.value.shape), default=None)
+    return max(own, key=lambda axis: (len(axis.value.shape), axis.value.origin == PARAMETER), default=None)
 
 
 def _fault(candidate: Candidate, tracer: Tracer) -> Fault | None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from pytest_headswap.engine._torch import initialised_cuda_devices
-from pytest_headswap.engine.describe import BIAS, WEIGHT, ClassTensor
+from pytest_headswap.engine._torch import initialised_cuda_devices, refresh_spectral_norm
+from pytest_headswap.engine.buffers import NewTensor, fill_buffers
+from pytest_headswap.engine.describe import BIAS, WEIGHT
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.transaction import Transaction
 
@@ -20,16 +20,6 @@ Init = str | Callable[[str, torch.Tensor], None]
 
 _NORMAL_STD = 0.01
 _PRIOR = 0.01  # Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1
-
-
-@dataclass(frozen=True)
-class NewTensor:
-    """A class-sized tensor before and after: `key` is its name in its module."""
-
-    spec: ClassTensor
-    key: str
-    old: torch.Tensor
-    new: torch.Tensor
 
 
 def check_init(init: object) -> None:
@@ -53,57 +43,92 @@ def seeded(generator: torch.Generator | None) -> Iterator[None]:
 
 
 @torch.no_grad()
-def initialise(owner: nn.Module, tensors: Sequence[NewTensor], init: Init, changes: Transaction) -> list[str]:
-    """Give the new tensors of one layer values; returns the names in it of buffers that were renewed as well.
+def initialise(
+    model: nn.Module,
+    by_owner: Mapping[nn.Module, Sequence[NewTensor]],
+    init: Init,
+    classes: Mapping[int, int],
+    changes: Transaction,
+) -> tuple[list[tuple[nn.Module, str]], list[str]]:
+    """Give the new tensors of a head values, by the modules that own them; parameters first, then buffers.
 
-    `default` is what the layer does when it is built (`reset_parameters`), or Kaiming uniform for
-    weights and the mean of the old values for anything with one number a class.
+    `default` is what a layer does when it is built (`reset_parameters`), or Kaiming uniform for weights and the mean
+    of the old values for anything with one number a class. `classes` maps new class indices to old ones whose values
+    are carried over.
+
+    Returns:
+        The other buffers that were renewed as well, by module and name, and notes for the user.
     """
-    renewed = _reset(owner, tensors, changes)
-    if renewed is None:
-        for item in tensors:
-            _default(item)
-    for item in tensors:
+    new = {id(item.new) for items in by_owner.values() for item in items}
+    renewed: list[tuple[nn.Module, str]] = []
+    left: dict[nn.Module, list[NewTensor]] = {}
+    for owner, items in by_owner.items():
+        done = _reset(owner, items, new, changes, renewed)
+        left[owner] = [item for item in items if item.spec.is_buffer and not done.get(item.key)]
+        for item in items:
+            if not item.spec.is_buffer and not done:
+                _default(item)
+    everything = [item for items in by_owner.values() for item in items]
+    chosen = [item for item in everything if not item.spec.is_buffer or item.is_fixed_weight]
+    for item in chosen:
         if callable(init):
             init(item.spec.names[0], item.new)
-        elif not item.spec.is_buffer:
+        else:
             _otherwise(init, item)
-    return renewed or []
+    carry_over(chosen, classes)
+    notes: list[str] = []
+    for owner, items in left.items():
+        refreshed = refresh_spectral_norm(owner, changes)
+        renewed += [(owner, key) for key in refreshed]
+        items = [item for item in items if item.key not in refreshed and not item.is_fixed_weight]
+        others, uncertain = fill_buffers(model, owner, items, changes)
+        renewed += [(owner, key) for key in others]
+        notes += uncertain
+    carry_over([item for item in everything if item.spec.is_buffer and not item.is_fixed_weight], classes)
+    return renewed, notes
 
 
-def _reset(owner: nn.Module, tensors: Sequence[NewTensor], changes: Transaction) -> list[str] | None:
-    """Let the layer initialise itself, when all of its parameters are new anyway; None when it cannot.
+def _reset(
+    owner: nn.Module,
+    items: Sequence[NewTensor],
+    new: set[int],
+    changes: Transaction,
+    renewed: list[tuple[nn.Module, str]],
+) -> dict[str, bool]:
+    """Let the layer initialise itself, where all of its parameters are new anyway.
 
-    Its other buffers, such as `num_batches_tracked`, are reset with them: copies, whose names are returned.
+    Its other buffers, such as `num_batches_tracked`, are reset with them: copies, which are added to `renewed`.
+
+    Returns:
+        For each of its new tensors whether it has a value now; nothing where the layer cannot initialise itself.
     """
-    new = {item.key for item in tensors}
     reset = getattr(owner, "reset_parameters", None)
     derived = any(isinstance(value, torch.Tensor) for value in owner.__dict__.values())  # by weight_norm's hook
-    own = {key for key, value in owner._parameters.items() if value is not None}
-    if not callable(reset) or derived or not own <= new or not own:
-        return None
-    others = {key: buffer for key, buffer in owner._buffers.items() if buffer is not None and key not in new}
-    for key, buffer in others.items():
-        changes.set(owner._buffers, key, buffer.clone())
+    if not callable(reset) or derived or any(id(parameter) not in new for parameter in owner.parameters()):
+        return {}
+    for module in owner.modules():
+        for key, buffer in module._buffers.items():
+            if buffer is not None and id(buffer) not in new:
+                changes.set(module._buffers, key, buffer.clone())
+                renewed.append((module, key))
+    versions = {item.key: item.new._version for item in items}
     reset()
-    return list(others)
+    for item in items:
+        value = owner._buffers.get(item.key) if item.spec.is_buffer else None
+        if value is not None and value is not item.new:  # assigned anew
+            item.new.copy_(value)
+            owner._buffers[item.key] = item.new
+    return {item.key: not item.spec.is_buffer or item.new._version > versions[item.key] for item in items}
 
 
 def _default(item: NewTensor) -> None:
     new, dim = item.new, item.spec.dim
-    for_each_class = new.numel() // new.shape[dim]
-    if for_each_class > 1 and not item.spec.is_buffer:
+    if new.numel() > new.shape[dim]:
         weight = new.movedim(dim, 0).reshape(new.shape[dim], -1)
         bound = 1 / math.sqrt(weight.shape[1])  # torch's own for Linear and convolutions
         new.uniform_(-bound, bound)
     elif item.old.is_meta or not item.old.numel():
         new.zero_()
-    elif not new.is_floating_point():
-        new.copy_(item.old.flatten()[0].expand_as(new))
-    elif item.spec.is_buffer and item.old.std(correction=0) > 0:
-        # such as the singular vector of spectral norm, which must not be zero: as random and as long as it was
-        new.normal_()
-        new.mul_(item.old.norm() / new.norm())
     else:
         new.fill_(item.old.float().mean())
 
@@ -122,20 +147,9 @@ def _otherwise(init: str, item: NewTensor) -> None:
             new.fill_(-math.log((1 - _PRIOR) / _PRIOR) if init == "prior" else 0.0)
 
 
-@torch.no_grad()
-def carry_over(tensors: Sequence[NewTensor], classes: dict[int, int], count: int, old_count: int) -> None:
+def carry_over(items: Sequence[NewTensor], classes: Mapping[int, int]) -> None:
     """Copy what belongs to old classes: `classes` maps a new class index to an old one."""
-    if not classes:
-        return
-    for item in tensors:
-        spec = item.spec
-        new, old = _by_class(item.new, spec, count), _by_class(item.old, spec, old_count)
-        if new.is_meta:
-            continue
-        new[:, list(classes)] = old[:, list(classes.values())]
-
-
-def _by_class(tensor: torch.Tensor, spec: ClassTensor, count: int) -> torch.Tensor:
-    """A view of shape (outer, classes, inner, ...)."""
-    first = tensor.movedim(spec.dim, 0)
-    return first.view(spec.outer, count, spec.inner, *first.shape[1:])
+    for item in items if classes else ():
+        new, old = item.by_class()
+        if not new.is_meta:
+            new[:, list(classes)] = old[:, list(classes.values())]

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from pytest_headswap.engine.buffers import NewTensor
 from pytest_headswap.engine.counts import update_outer_widths, update_widths
-from pytest_headswap.engine.describe import ClassTensor, Found
+from pytest_headswap.engine.describe import WEIGHT, ClassTensor, Found
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.init import Init, NewTensor, carry_over, initialise
+from pytest_headswap.engine.init import Init, initialise
 from pytest_headswap.engine.transaction import Transaction
 
 
@@ -26,16 +27,26 @@ def resize(
     init: Init,
     classes: dict[int, int],
     changes: Transaction,
-) -> list[str]:
-    """Resize class-sized tensors of a head; returns the names of all that is new.
+) -> tuple[list[str], list[str]]:
+    """Resize class-sized tensors of a head.
 
     New tensors have the device and dtype of what they replace, and new parameters require gradients.
     `classes` maps new class indices to old ones whose values are carried over.
+
+    Returns:
+        The names of all that is new, and notes for the user.
     """
     old_count = item.head.num_classes
+    paths: dict[nn.Module, str] = {}
     by_owner: dict[nn.Module, list[NewTensor]] = {}
     widths: dict[nn.Module, dict[int, int]] = {}
     for spec in tensors:
+        if spec.is_buffer and spec.part == WEIGHT and not callable(init):
+            raise HeadSwapError(
+                "unsupported_layer",
+                f"{spec.names[0]} is the weight of the head and a buffer, so its values are fixed and those of new "
+                "classes are unknown: make it a parameter, or pass init=function of (name, tensor) that fills it",
+            )
         old = registered(model, spec.names[0])
         new = _resized(old, spec, num_classes)
         for name in spec.names:
@@ -44,20 +55,20 @@ def resize(
             changes.set(owner._parameters if key in owner._parameters else owner._buffers, key, new)
             of_layer = widths.setdefault(model.get_submodule(spec.module), {old_count: num_classes})
             of_layer[old.shape[spec.dim]] = new.shape[spec.dim]  # such as anchors x classes
-        by_owner.setdefault(model.get_submodule(spec.names[0].rpartition(".")[0]), []).append(
-            NewTensor(spec, spec.names[0].rpartition(".")[2], old, new)
-        )
-    names: list[str] = []
-    for owner, made in by_owner.items():
-        path = made[0].spec.names[0].rpartition(".")[0]
-        renewed = initialise(owner, made, init, changes)
-        carry_over(made, classes, num_classes, old_count)
-        names += [item.spec.names[0] for item in made] + [f"{path}.{key}".lstrip(".") for key in renewed]
+        path, _, key = spec.names[0].rpartition(".")
+        owner = model.get_submodule(path)
+        paths.setdefault(owner, path)
+        by_owner.setdefault(owner, []).append(NewTensor(spec, key, old, new))
     for layer, of_layer in widths.items():
-        update_widths(layer, of_layer, changes)
+        update_widths(layer, of_layer, changes)  # first, since a layer may read them where it initialises itself
     for path in {spec.module for spec in tensors}:
         update_outer_widths(model, path, old_count, num_classes, changes)
-    return names
+    renewed, notes = initialise(model, by_owner, init, classes, changes)
+    names = [made.spec.names[0] for items in by_owner.values() for made in items]
+    for owner, key in renewed:
+        path = paths.get(owner) or next(path for path, module in model.named_modules() if module is owner)
+        names.append(f"{path}.{key}".lstrip("."))
+    return list(dict.fromkeys(names)), notes
 
 
 def registered(model: nn.Module, name: str) -> torch.Tensor:
@@ -75,11 +86,11 @@ def registered(model: nn.Module, name: str) -> torch.Tensor:
 def _resized(old: torch.Tensor, spec: ClassTensor, num_classes: int) -> torch.Tensor:
     shape = list(old.shape)
     shape[spec.dim] = spec.outer * num_classes * spec.inner
-    new = torch.zeros(shape, dtype=old.dtype, device=old.device)
-    if spec.is_buffer:
-        return new
-    if not (old.is_floating_point() or old.is_complex()):
+    if old.is_quantized or not (spec.is_buffer or old.is_floating_point() or old.is_complex()):
         raise HeadSwapError(
             "unsupported_layer", f"{spec.names[0]} has dtype {old.dtype}: swap the head before quantising the model"
         )
+    new = torch.zeros(shape, dtype=old.dtype, device=old.device)
+    if spec.is_buffer:
+        return new
     return nn.Parameter(new, requires_grad=True)
