@@ -22,6 +22,7 @@ REASONS: dict[str, str] = {
     "concatenated": "the class dimension is put together from several layers",
     "composite": "the class count cannot be told apart from other factors of the layer's width",
     "unsupported_layer": "the layer that sets the class dimension cannot be resized",
+    "decoded_output": "the model returns results that it selects from its logits, and not the logits themselves",
     "verification_failed": "after the swap an output did not follow the new class count",
     "not_freezable": "the backbone changes, or computes with chance or the batch, also in eval mode",
     "activation_in_forward": "the activation behind the head is no module of its own and cannot be dropped",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from pytest_headswap._numbers import as_count
 from pytest_headswap.engine.abstract import WAYS
 from pytest_headswap.engine.candidates import Candidate, find_candidates, rejections, settled
 from pytest_headswap.engine.describe import Found, describe_heads
@@ -16,7 +17,7 @@ from pytest_headswap.engine.heads import Head, Heads, Rejected
 from pytest_headswap.engine.identity import find_places
 from pytest_headswap.engine.inputs import Inputs
 from pytest_headswap.engine.record import record
-from pytest_headswap.engine.trace import Tracer
+from pytest_headswap.engine.trace import Axis, Tracer
 from pytest_headswap.engine.way import way_to
 
 
@@ -92,7 +93,7 @@ def search_in(
     else:
         found = _gained(model, graphs, tracers, candidates)
         if not found:
-            raise _no_head(model, candidates, rejected)
+            raise _no_head(model, graphs, tracers, candidates, rejected)
         notes = (*notes, "the model was built without a head: the Identity at its end becomes one")
     shapes = {graph.training: {label: value.shape for label, value in graph.outputs.items()} for graph in graphs}
     ways = {graph.training: graph.way for graph in graphs}
@@ -103,9 +104,9 @@ def declared_num_classes(model: nn.Module) -> int | None:
     """The class count that the model states of itself (`num_classes`, or `num_labels` of its config), if any."""
     for owner in (model, getattr(model, "config", None)):
         for name in ("num_classes", "num_labels"):
-            value = getattr(owner, name, None)
-            if isinstance(value, int) and not isinstance(value, bool):
-                return value
+            count = as_count(getattr(owner, name, None))
+            if count is not None:
+                return count
     return None
 
 
@@ -137,11 +138,18 @@ def _gained(
     return list(found.values())
 
 
-def _no_head(model: nn.Module, candidates: list[Candidate], rejected: list[Rejected]) -> HeadSwapError:
+def _no_head(
+    model: nn.Module,
+    graphs: Sequence[Graph],
+    tracers: Sequence[Tracer],
+    candidates: list[Candidate],
+    rejected: list[Rejected],
+) -> HeadSwapError:
     name = type(model).__name__
     sentences = [f"{item.path}: {item.reason}" for item in rejected]
     if not candidates:
-        return NoHeadError("output_from_input", f"no layer of {name} sets a dimension of its outputs", sentences)
+        hidden = _hidden_head(name, graphs, tracers)
+        return hidden or NoHeadError("output_from_input", f"no layer of {name} sets a dimension of its outputs")
     faults = [candidate.fault for candidate in candidates if candidate.fault is not None]
     for fault in faults:
         if fault.reason in ("concatenated", "composite", "unsupported_layer"):
@@ -161,3 +169,27 @@ def _no_head(model: nn.Module, candidates: list[Candidate], rejected: list[Rejec
         "such as nn.Sequential(model, nn.Linear(features, classes))",
         sentences,
     )
+
+
+def _hidden_head(name: str, graphs: Sequence[Graph], tracers: Sequence[Tracer]) -> HeadSwapError | None:
+    """Return why no dimension of an output can be followed to a layer, where the model may have a head all the same."""
+    for graph, tracer in zip(graphs, tracers, strict=True):
+        for value in graph.outputs.values():
+            for dim, size in enumerate(value.shape):
+                for node in tracer.back(Axis(value, dim), size).ends if size else ():
+                    if node.has_opaque_argument:
+                        return HeadSwapError(
+                            "unsupported_layer",
+                            f"{node.module or name} keeps its weights in an object of its own ({node.name}), which "
+                            "cannot be resized: swap the head first and quantise the model afterwards",
+                        )
+        selections = graph.live().intersection(graph.selections)
+        if selections:
+            operations = ", ".join(sorted({node.name for node in selections}))
+            integers = f", such as {graph.other_outputs[0]}" if graph.other_outputs else ""
+            return HeadSwapError(
+                "decoded_output",
+                f"{name} returns results that it selects from its logits ({operations}){integers}, and not the logits: "
+                "call swap_head on the submodule that returns them, with example_inputs for that submodule",
+            )
+    return None

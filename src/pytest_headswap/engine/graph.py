@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 PARAMETER, BUFFER, ATTRIBUTE, INPUT, CONSTANT = "parameter", "buffer", "attribute", "input", "constant"
 
 
@@ -60,6 +62,11 @@ class Node:
         self.module = module
         self.outputs: list[Value] = []
 
+    @property
+    def has_opaque_argument(self) -> bool:
+        """Return whether an argument is an object that may hold weights, such as those of a quantised layer."""
+        return any(isinstance(value, torch.ScriptObject) for value in (*self.args, *self.kwargs.values()))
+
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument of the operation, whether it was passed by position or by name."""
         return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
@@ -79,14 +86,17 @@ class IdentityCall:
 class Graph:
     """The recorded data flow of one run in one mode.
 
-    `outputs` are the labelled floating-point outputs; `written` the names of the model's own tensors that
-    forward wrote to.
+    `outputs` are the labelled floating-point outputs, `other_outputs` the labels of the integer and boolean ones.
+    `selections` are the operations whose result is as large as the values of their arguments decide. `written` are
+    the names of the model's own tensors that forward wrote to.
     """
 
     training: bool
     way: str = ""
     nodes: list[Node] = field(default_factory=list)
     outputs: dict[str, Value] = field(default_factory=dict)
+    other_outputs: list[str] = field(default_factory=list)
+    selections: list[Node] = field(default_factory=list)
     identities: list[IdentityCall] = field(default_factory=list)
     written: tuple[str, ...] = ()
 
@@ -103,7 +113,7 @@ class Graph:
             for value in (*node.inputs, *node.outputs):
                 value.node = None
                 value.consumers = []
-        self.nodes = []
+        self.nodes, self.selections = [], []
 
 
 def ancestors(values: Iterable[Value]) -> set[Node]:

@@ -16,6 +16,7 @@ from pytest_headswap.engine._torch import (
     is_pointwise,
     mutated_tensors,
     op_name,
+    selects_by_value,
     storage_key,
 )
 from pytest_headswap.engine.abstract import WAYS, AbstractRun, StandIns, abstract_run, watched_run
@@ -90,6 +91,8 @@ class _Recording:
         for label, tensor in flatten_outputs(run.outputs):
             if tensor.is_floating_point():
                 graph.outputs[label] = recorder.value_of(tensor)
+            else:
+                graph.other_outputs.append(label)
         return graph
 
 
@@ -160,6 +163,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         node = Node(op_name(func), values, named, inputs, is_pointwise(func), self.module)
         result = self._execute(func, args, kwargs)
         self.graph.nodes.append(node)
+        if selects_by_value(func, args):
+            self.graph.selections.append(node)
         from_input = False
         for value in inputs:
             value.consumers.append(node)

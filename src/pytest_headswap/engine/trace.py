@@ -48,9 +48,9 @@ class Trace:
 
     `sources`: tensors of the model, inputs and constants at which the dimension begins.
     `projections`: where features meet a weight that sets the dimension. `broken`: why the way could
-    not be followed, and `pieces` what was put together there. `nodes`: the operations on the way, the
-    last first. `joins`: for a tensor of the model, the operation and its operand through which it joins
-    what comes from the input.
+    not be followed, and `pieces` what was put together there. `ends`: the operations whose output has the dimension
+    while none of their tensors does. `nodes`: the operations on the way, the last first. `joins`: for a tensor of the
+    model, the operation and its operand through which it joins what comes from the input.
     """
 
     size: int
@@ -58,6 +58,7 @@ class Trace:
     projections: list[Projection] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
     pieces: list[tuple[str, Axis]] = field(default_factory=list)
+    ends: list[Node] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     joins: dict[Axis, tuple[Node, int]] = field(default_factory=dict)
     from_input: bool = False
@@ -116,6 +117,8 @@ class Tracer:
             reason = "concatenated" if node.name.endswith("cat") else "composite"
             trace.broken.append((reason, f"the dimension {broken} ({node.name})"))
             trace.pieces += [(reason, Axis(value, axis.dim)) for value in node.inputs if len(value.shape) > axis.dim]
+        if not links and not broken:
+            trace.ends.append(node)
         followed = False
         for link in links:
             inner = _carried(axis.inner, trace.size, link.out_inner, link.in_inner, link.size)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine._torch import gradient_leaves
-from pytest_headswap.engine.abstract import StandIns, abstract_run
+from pytest_headswap.engine.abstract import WAYS, StandIns, abstract_run
 from pytest_headswap.engine.describe import Found
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.find import Search
@@ -62,7 +62,7 @@ def _run(
             yield
 
     try:
-        run = abstract_run(model, inputs, training=training, ways=(way,), around=frozen)
+        run = abstract_run(model, inputs, training=training, ways=WAYS[WAYS.index(way) :], around=frozen)
     except HeadSwapError as error:
         raise HeadSwapError("verification_failed", f"with the new head {error.message}") from error
     outputs = {label: tensor for label, tensor in flatten_outputs(run.outputs) if tensor.is_floating_point()}

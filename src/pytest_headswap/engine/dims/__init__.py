@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from pytest_headswap.engine.dims import products, reductions, views
 from pytest_headswap.engine.dims.links import Link, Relation, broadcasts, by_size, copy, first_only, pointwise, rules
-from pytest_headswap.engine.graph import Node, Value
+from pytest_headswap.engine.graph import Node
 
 __all__ = ["RULES", "Link", "Relation", "relation"]
 
@@ -28,6 +30,8 @@ RULES = {
 }
 
 
+_NAMESPACES = ("aten", "headswap")  # elsewhere, as in `quantized::linear`, a name may stand for other arguments
+_PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format))
 _MOST = 2**14  # relations that are remembered
 _known: dict[Any, Relation] = {}
 
@@ -39,10 +43,7 @@ def relation(node: Node) -> Relation:
     """
     shapes = tuple([value.shape for value in node.inputs]), tuple([value.shape for value in node.outputs])
     key = node.name, node.pointwise, shapes, _plain(node.args), *node.kwargs, _plain(tuple(node.kwargs.values()))
-    try:
-        known = _known.get(key)
-    except TypeError:  # an argument that cannot be hashed
-        return _relation(node)
+    known = _known.get(key)
     if known is None:
         if len(_known) >= _MOST:
             _known.clear()
@@ -51,12 +52,13 @@ def relation(node: Node) -> Relation:
 
 
 def _plain(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arguments, with nothing in the place of tensors but that they are there."""
-    return tuple([Value if type(x) is Value else _plain(x) if type(x) is tuple else x for x in arguments])
+    """Return the arguments, with the type alone in place of tensors and of objects such as packed weights."""
+    return tuple([_plain(x) if type(x) is tuple else x if type(x) in _PLAIN else type(x) for x in arguments])
 
 
 def _relation(node: Node) -> Relation:
-    rule = RULES.get(node.name.split("::")[-1].rstrip("_"))
+    namespace, _, name = node.name.partition("::")
+    rule = RULES.get(name.rstrip("_")) if namespace in _NAMESPACES else None
     if rule is not None:
         return rule(node)
     return pointwise(node) if node.pointwise or broadcasts(node) else by_size(node)

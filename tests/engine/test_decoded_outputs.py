@@ -1,0 +1,102 @@
+"""Models that return results instead of logits, and outputs in which nothing is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pytest_headswap.engine import HeadSwapError, NoHeadError, find_heads, swap_head
+
+X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Detector(nn.Module):
+    """Boxes, scores and class numbers of what scores more than `least`."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__()
+        self.body, self.logits, self.boxes = nn.Linear(8, 16), nn.Linear(16, 10), nn.Linear(16, 4)
+        self.least = least
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.relu(self.body(x))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.features(x)
+        scores = self.logits(x).softmax(-1).flatten()
+        kept = torch.where(scores > self.least)[0]
+        boxes = torch.stack([self.boxes(x)[kept // 10, side] for side in range(4)], 1)
+        return {"boxes": boxes, "scores": scores[kept], "labels": kept % 10}
+
+
+@pytest.mark.parametrize("least", [0.0, 2.0], ids=["something is found", "nothing is found"])
+def test_a_detector_is_refused_and_the_way_to_go_works(least: float) -> None:
+    model = Detector(least)
+    for call in (lambda: swap_head(model, 3, X), lambda: find_heads(model, X)):
+        with pytest.raises(HeadSwapError, match=r"output\['labels'\].*call swap_head on the submodule") as caught:
+            call()
+        assert caught.value.reason == "decoded_output"
+        assert not isinstance(caught.value, NoHeadError)
+    swap_head(model.logits, 3, model.features(X))
+    assert model.logits.out_features == 3
+
+
+class Masked(Detector):
+    """Selects with a mask."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        best, labels = self.logits(self.features(x)).max(-1)
+        kept = best > self.least
+        return {"scores": best[kept], "labels": labels[kept]}
+
+
+def test_a_selection_with_a_mask_is_one_too() -> None:
+    with pytest.raises(HeadSwapError) as caught:
+        swap_head(Masked(-100.0), 3, X)
+    assert caught.value.reason == "decoded_output"
+
+
+def test_a_selection_inside_the_backbone_does_not_hide_the_head() -> None:
+    class Sparse(Detector):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            x = self.features(x)
+            return self.logits(x[x.sum(1) > -1.0])  # type: ignore[no-any-return]
+
+    assert [head.path for head in find_heads(Sparse(0.0), X)] == ["logits"]
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        lambda x, y: x[:, :0],
+        lambda x, y: y[:0],
+        lambda x, y: y[:, :0].reshape(0, 2, 5),
+        lambda x, y: torch.cat([y[:, :0], x[:, :0]], 1),
+        lambda x, y: y.view(4, 2, 5)[:, :, :0].flatten(1),
+    ],
+    ids=["of the input", "of the batch", "in another shape", "put together", "flattened"],
+)
+def test_an_output_in_which_nothing_is_does_not_disturb_the_head(empty: object) -> None:
+    class WithEmpty(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.fc = nn.Linear(8, 16), nn.Linear(16, 10)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = self.fc(self.body(x))
+            return y, empty(x, y)  # type: ignore[operator]
+
+    heads = find_heads(WithEmpty(), X)
+    assert heads[0].path == "fc"
+    assert heads[0].outputs[0] == "output[0]"
+
+
+def test_a_model_that_returns_nothing_but_empty_tensors_has_no_head() -> None:
+    class Empty(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :0]
+
+    with pytest.raises(NoHeadError) as caught:
+        find_heads(Empty(), X)
+    assert caught.value.reason == "output_from_input"
