@@ -332,3 +332,85 @@ def test_the_data_flow_is_looked_at_only_where_something_may_be_unsteady(
     monkeypatch.setattr(freeze, "record", noting)
     assert freeze_backbone(swap, torch.randn(4, 8)).notes == ()
     assert (not looked) == quiet
+
+
+# --- without a swap ----------------------------------------------------------------------------
+
+
+def test_a_model_whose_head_is_right_is_frozen_without_a_swap() -> None:
+    torch.manual_seed(0)
+    model = Backbone()
+    head = model.head.weight
+    frozen = freeze_backbone(model, batch())
+    assert model.head.weight is head
+    assert {name for name, value in model.named_parameters() if value.requires_grad} == {"head.weight", "head.bias"}
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    model.train()
+    loss: Any = functional.cross_entropy(model(batch()), torch.arange(6) % 5)
+    loss.backward()
+    optimizer.step()
+    moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved == {"head.weight", "head.bias"}
+    frozen.unfreeze()
+    assert all(value.requires_grad for value in model.parameters())
+
+
+def test_a_model_that_was_frozen_as_a_whole_gets_a_head_that_learns() -> None:
+    model = Backbone().requires_grad_(False)
+    frozen = freeze_backbone(model, batch())
+    assert {name for name, value in model.named_parameters() if value.requires_grad} == {"head.weight", "head.bias"}
+    frozen.unfreeze()
+    assert not any(value.requires_grad for value in model.parameters())
+
+
+def test_a_model_in_a_wrapper_is_frozen_all_the_same() -> None:
+    model = nn.DataParallel(Backbone())
+    freeze_backbone(model, batch())
+    learns = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert learns == {"module.head.weight", "module.head.bias"}
+
+
+def test_a_model_without_inputs_of_its_own_is_frozen_on_those_that_are_worked_out() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
+    freeze_backbone(model)
+    assert [value.requires_grad for value in model.parameters()] == [False] * 4 + [True] * 2
+    assert not model.train()[1].training
+
+
+@pytest.mark.parametrize("thing", ["a name", None, 5, {}, nn.Linear], ids=repr)
+def test_what_is_neither_a_swap_nor_a_model_is_refused(thing: Any) -> None:
+    with pytest.raises(HeadSwapError) as caught:
+        freeze_backbone(thing)
+    assert caught.value.reason == "not_a_module"
+
+
+def test_a_model_without_a_head_is_not_frozen() -> None:
+    model: Any = nn.Sequential(nn.Linear(8, 16), nn.Identity())
+    model.num_classes = 0
+    with pytest.raises(HeadSwapError, match="call swap_head first") as caught:
+        freeze_backbone(model, batch())
+    assert caught.value.reason == "bad_argument"
+    assert all(value.requires_grad for value in model.parameters())
+
+
+class Two(nn.Module):
+    """Takes two inputs, which nobody can work out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(3, 16), nn.Linear(5, 16)
+        self.norm, self.fc = nn.BatchNorm1d(16), nn.Linear(16, 10)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.fc(self.norm(self.left(a) + self.right(b)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_the_inputs_of_the_swap_serve_the_freeze_as_well(dtype: torch.dtype) -> None:
+    model = Two()
+    swap = swap_head(model, 3, (torch.randn(4, 3), torch.randn(4, 5)))
+    model.to(dtype)
+    frozen = freeze_backbone(swap)
+    assert frozen.notes == ()
+    assert [name for name, value in model.named_parameters() if value.requires_grad] == ["fc.weight", "fc.bias"]

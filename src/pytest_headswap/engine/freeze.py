@@ -8,24 +8,25 @@ mode; it is part of the module, and so of its copies and pickles. Keys of the st
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.graph import Graph, Node, ancestors
-from pytest_headswap.engine.guess import inputs_for
-from pytest_headswap.engine.inputs import Inputs
+from pytest_headswap.engine.heads import Head
+from pytest_headswap.engine.inputs import Inputs, as_inputs
 from pytest_headswap.engine.record import record
+from pytest_headswap.engine.resize import registered
 from pytest_headswap.engine.steady import is_quiet, is_unsteady
-from pytest_headswap.engine.swap import Swap
+from pytest_headswap.engine.swap import Swap, plan_swap
 from pytest_headswap.engine.walk import modules, named_modules, parameters
 from pytest_headswap.engine.wrappers import unwrap
 
 
-@dataclass
+@dataclass(repr=False)
 class Frozen:
     """A model whose backbone is frozen, and the way back.
 
@@ -38,6 +39,11 @@ class Frozen:
     notes: tuple[str, ...]
     _undo: _State | None
     _redo: _State | None = None
+
+    def __repr__(self) -> str:
+        held = parameters(self.model)
+        trainable = sum(parameter.requires_grad for parameter in held)
+        return f"Frozen({type(unwrap(self.model)[0]).__name__}: {trainable} of {len(held)} parameters trainable)"
 
     def unfreeze(self) -> None:
         """Give the backbone back its gradients and modes, as they were before. A second call changes nothing."""
@@ -55,8 +61,8 @@ class Frozen:
                 parameter.grad = None  # what was learnt meanwhile, and an optimizer would still apply
 
 
-def freeze_backbone(swap: Swap, example_inputs: Any = None) -> Frozen:
-    """Freeze everything but the new heads of `swap`, and verify that it is.
+def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Frozen:
+    """Freeze everything but the heads, and verify that it is frozen.
 
     From then on, through every `train()`, copy and pickle: parameters and buffers of the backbone stay
     bit-identical while the heads train, and the features of a sample do not depend on the others in its
@@ -65,32 +71,37 @@ def freeze_backbone(swap: Swap, example_inputs: Any = None) -> Frozen:
     the batch would then reach the features.
 
     Args:
-        swap: what `swap_head` returned.
-        example_inputs: as for `find_heads`; with batch norm, a batch of at least 2.
+        swap: what `swap_head` returned; or a model whose head is right already. Its heads are then those that
+            `swap_head` would replace, and they become trainable.
+        example_inputs: as for `find_heads`; with batch norm, a batch of at least 2. None: those of the swap.
 
     Returns:
         The frozen model, with what could not be verified in `notes`, and the way back.
 
     Raises:
+        NoHeadError: a model was given, and it has no head.
         HeadSwapError: `not_freezable`, when forward writes to the backbone or draws random numbers in eval
-            mode too; nothing is frozen then.
+            mode too; nothing is frozen then. `not_a_module` or `bad_argument`, when `swap` is neither a swap nor a
+            model with a head.
     """
-    model, prefix = unwrap(swap.model)
-    names = {name.removeprefix(prefix) for name in swap.state_dict()}
-    heads = _head_modules(model, names, swap, prefix)
-    holders = _holders(model, heads)
-    backbone = [module for module in modules(model) if module not in heads and module not in holders]
+    outer, heads, names, inputs = _heads_of(swap, example_inputs)
+    model, prefix = unwrap(outer)
+    names = {name.removeprefix(prefix) for name in names}
+    head_modules = _head_modules(model, names, [head.path for head in heads], prefix)
+    holders = _holders(model, head_modules)
+    backbone = [module for module in modules(model) if module not in head_modules and module not in holders]
     undo = _State.of(model)
-    new = {id(parameter) for parameter in swap.parameters()}
+    new = {id(registered(model, name)) for name in names}
     for parameter in parameters(model):
-        if id(parameter) not in new:
+        if id(parameter) in new:
+            parameter.requires_grad_(True)
+        else:
             parameter.requires_grad_(False)
             parameter.grad = None  # an optimizer would still apply it
     _hold(backbone, _StayInEval)
-    frozen = Frozen(swap.model, (), undo)
-    watch = _Watch(names, {path for path, module in named_modules(model) if module in heads})
+    frozen = Frozen(outer, (), undo)
+    watch = _Watch(names, {path for path, module in named_modules(model) if module in head_modules})
     try:
-        inputs = inputs_for(model, example_inputs)
         if not _is_quiet(model, inputs):
             _verify(frozen, watch, holders, model, inputs)
     except BaseException:
@@ -99,15 +110,49 @@ def freeze_backbone(swap: Swap, example_inputs: Any = None) -> Frozen:
     return frozen
 
 
-def _head_modules(model: nn.Module, names: Iterable[str], swap: Swap, prefix: str) -> set[nn.Module]:
+def _heads_of(swap: Swap | nn.Module, example_inputs: Any) -> tuple[nn.Module, Sequence[Head], set[str], Inputs]:
+    """Return the model, its heads, the names of their tensors in it, and inputs for the model inside of wrappers.
+
+    Raises:
+        HeadSwapError: as `freeze_backbone`.
+    """
+    if isinstance(swap, Swap):
+        return swap.model, swap.heads, set(swap.state_dict()), _inputs_of(swap, example_inputs)
+    plan = plan_swap(swap, example_inputs)
+    if any(item.place is not None for item in plan.chosen):
+        raise HeadSwapError(
+            "bad_argument",
+            f"{type(plan.model).__name__} was built without a head: call swap_head first, and freeze_backbone on the "
+            "swap that it returns",
+        )
+    heads = [replace(item.head, path=plan.prefix + item.head.path) for item in plan.chosen]
+    names = {plan.prefix + name for item in plan.chosen for name in item.head.tensors}
+    return swap, heads, names, plan.inputs
+
+
+def _inputs_of(swap: Swap, example_inputs: Any) -> Inputs:
+    """Return the given inputs, or those of the swap, on the present device and in the present dtype of the model."""
+    if example_inputs is not None:
+        return as_inputs(example_inputs)
+    floating = [parameter for parameter in parameters(swap.model) if parameter.is_floating_point()]
+    if not floating or floating[0].is_meta:
+        return swap._plan.inputs
+    device, dtypes = floating[0].device, {parameter.dtype for parameter in floating}
+    dtype = dtypes.pop() if len(dtypes) == 1 else None
+    return swap._plan.inputs.map_tensors(
+        lambda tensor: tensor if tensor.is_meta else tensor.to(device, dtype if tensor.is_floating_point() else None)
+    )
+
+
+def _head_modules(model: nn.Module, names: Iterable[str], paths: Iterable[str], prefix: str) -> set[nn.Module]:
     """The modules that own a new tensor, and all that is inside a head's module."""
     found = {
         model.get_submodule(name.rpartition(".")[0].partition("parametrizations")[0].rstrip(".")) for name in names
     }
-    for head in swap.heads:
-        path = f"{head.path}.".removeprefix(prefix).rstrip(".")
-        if path:
-            found |= set(modules(model.get_submodule(path)))
+    for path in paths:
+        inside = f"{path}.".removeprefix(prefix).rstrip(".")
+        if inside:
+            found |= set(modules(model.get_submodule(inside)))
     return found
 
 
