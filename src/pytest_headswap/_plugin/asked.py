@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from pytest_headswap._numbers import as_count
+
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
 
@@ -81,8 +83,8 @@ def class_count(value: Any, where: str) -> int:
     Raises:
         AskedError: it is no positive whole number; `where` is how the user calls it.
     """
-    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+    number = as_count(int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value)
+    if number is None or number < 1:
         raise AskedError(
             f"{where} must be a positive whole number, not {value!r}: "
             f"give the class count of the new heads, such as {DEFAULT_NUM_CLASSES}"

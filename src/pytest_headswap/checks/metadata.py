@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import nn
 
+from pytest_headswap._numbers import as_count
 from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.finding import CheckFailed, CheckSkipped
 from pytest_headswap.checks.names import listed
@@ -104,8 +105,9 @@ def _stated(model: nn.Module) -> Iterator[tuple[str, str]]:
                 name = f"{place}.{key}".lstrip(".")
                 if key in _REGISTRIES or isinstance(value, (bool, nn.Module)):
                     continue
-                if isinstance(value, int):
-                    yield name, str(value)
+                count = as_count(value)
+                if count is not None:
+                    yield name, str(count)
                 elif isinstance(value, (dict, list, tuple, set)):
                     yield name, _SIZE.format(len(value))
 

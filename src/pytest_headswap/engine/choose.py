@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pytest_headswap._numbers import as_count
 from pytest_headswap.engine.describe import Found
 from pytest_headswap.engine.errors import HeadSwapError
 
 
-def check_arguments(num_classes: Any, new_head: Any, activation: Any, names: Sequence[str] | None) -> None:
-    """Raises HeadSwapError `bad_num_classes` or `bad_argument` for arguments of `swap_head` that mean nothing."""
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
+def check_arguments(num_classes: Any, new_head: Any, activation: Any, names: Sequence[str] | None) -> int:
+    """Return the class count as `int`.
+
+    Raises:
+        HeadSwapError: `bad_num_classes` or `bad_argument`, for arguments of `swap_head` that mean nothing.
+    """
+    count = as_count(num_classes)
+    if count is None or count < 0:
         raise HeadSwapError(
             "bad_num_classes",
             f"num_classes must be a whole number of at least 1, or 0 to take the head out, not {num_classes!r}",
         )
-    if num_classes == 0 and new_head is not None:
+    if count == 0 and new_head is not None:
         raise HeadSwapError("bad_argument", "num_classes=0 takes the head out, so there is no place for new_head")
     if new_head is not None and not callable(new_head):
         raise HeadSwapError(
@@ -25,8 +31,9 @@ def check_arguments(num_classes: Any, new_head: Any, activation: Any, names: Seq
         )
     if activation not in ("keep", "drop"):
         raise HeadSwapError("bad_argument", f"activation must be 'keep' or 'drop', not {activation!r}")
-    if names is not None and (isinstance(names, str) or len(names) != num_classes):
-        raise HeadSwapError("bad_argument", f"class_names must be {num_classes} names, one for each new class")
+    if names is not None and (isinstance(names, str) or len(names) != count):
+        raise HeadSwapError("bad_argument", f"class_names must be {count} names, one for each new class")
+    return count
 
 
 def choose(

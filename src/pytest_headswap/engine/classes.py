@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from pytest_headswap._numbers import as_count
 from pytest_headswap.engine.counts import class_names
 from pytest_headswap.engine.errors import HeadSwapError
 
@@ -21,7 +22,7 @@ def old_classes(model: nn.Module, class_map: ClassMap | None, new_count: int, ol
     if class_map is None:
         return {}
     pairs: list[tuple[object, object]]
-    given: object = class_map
+    given: object = class_map.tolist() if hasattr(class_map, "tolist") else class_map  # an array or a tensor
     if isinstance(given, Mapping):
         pairs = list(given.items())
     elif isinstance(given, Sequence) and not isinstance(given, str):
@@ -48,6 +49,7 @@ def _old(value: object, count: int, names: Mapping[str, int]) -> int:
 
 
 def _index(value: object, count: int, which: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
+    index = as_count(value)
+    if index is None or not 0 <= index < count:
         raise HeadSwapError("bad_argument", f"{value!r} is no {which} class: there are {count}, from 0 to {count - 1}")
-    return value
+    return index

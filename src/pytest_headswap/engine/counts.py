@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
+from pytest_headswap._numbers import as_count
 from pytest_headswap.engine.transaction import Transaction
 from pytest_headswap.engine.walk import named_modules
 
@@ -74,8 +76,16 @@ def class_names(model: nn.Module) -> dict[str, int]:
 def _update(state: dict[str, Any], keys: Iterable[str], numbers: Mapping[int, int], changes: Transaction) -> None:
     for key in keys:
         value = state.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value in numbers:
-            changes.set(state, key, numbers[value])
+        count = as_count(value)
+        if count is not None and count in numbers:
+            changes.set(state, key, _of_type(value, numbers[count]))
+
+
+def _of_type(value: Any, count: int) -> Any:
+    """Return the count as `value` has it: as an `int`, a NumPy integer or a tensor."""
+    if isinstance(value, int):
+        return count
+    return value.new_tensor(count) if isinstance(value, torch.Tensor) else type(value)(count)
 
 
 def _update_label_names(

@@ -31,6 +31,8 @@ from pytest_headswap.engine.wrappers import check_swappable, unwrap
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_NAMED = 4  # heads in the text of a swap
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -52,7 +54,7 @@ class Plan:
     chosen: tuple[Found, ...]
 
 
-@dataclass
+@dataclass(repr=False)
 class Swap:
     """A model with its new heads, and the way back.
 
@@ -72,6 +74,13 @@ class Swap:
     _names: tuple[str, ...]
     _changes: Transaction
     _plan: Plan
+
+    def __repr__(self) -> str:
+        heads = [
+            f"{head.path or '(the model itself)'} {head.num_classes} -> {self.num_classes}" for head in self.old_heads
+        ]
+        more = f", and {len(heads) - _NAMED} more heads" if len(heads) > _NAMED else ""
+        return f"Swap({type(self._plan.model).__name__}: {', '.join(heads[:_NAMED])}{more})"
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the new heads, for the optimizer."""
@@ -172,7 +181,8 @@ def swap_head(
 
     Args:
         model: any module, on any device and in any dtype, also on `meta`.
-        num_classes: class count of the new head; 0 takes the head out, so that the model returns features.
+        num_classes: class count of the new head, of any integer type; 0 takes the head out, so that the
+            model returns features.
         example_inputs: as for `find_heads`.
         head: path of the one head to swap, or several, for models whose heads mean different things.
         new_head: a module to put in the head's place, or a function of `(in_features, num_classes)`
@@ -195,7 +205,7 @@ def swap_head(
         NoHeadError: the model has no head, nor a place for one.
         HeadSwapError: nothing was swapped; `reason` says why.
     """
-    check_arguments(num_classes, new_head, activation, class_names)
+    num_classes = check_arguments(num_classes, new_head, activation, class_names)
     check_init(init)
     plan = plan_swap(model, example_inputs, head)
     inner, chosen = plan.model, plan.chosen
@@ -249,7 +259,9 @@ def _carry_out(
     notes = result.notes
     try:
         for item in chosen:
-            names += _swap_one(inner, item, num_classes, new_head, init, classes, changes)
+            made, uncertain = _swap_one(inner, item, num_classes, new_head, init, classes, changes)
+            names += made
+            notes = (*notes, *uncertain)
             if activation == "drop":
                 drop_activation(inner, item, changes)
         old_counts = {item.head.num_classes for item in chosen}
@@ -273,12 +285,12 @@ def _swap_one(
     init: Init,
     classes: dict[int, int],
     changes: Transaction,
-) -> list[str]:
-    """Change one head; returns the names of its new tensors."""
+) -> tuple[list[str], list[str]]:
+    """Change one head; return the names of its new tensors, and notes for the user."""
     if num_classes == 0:
         if item.place is None:
             strip(model, item, changes)
-        return []
+        return [], []
     if new_head is None and item.place is None:
         return resize(model, item, item.tensors, num_classes, init, classes, changes)
     made = place_new_head(model, item, num_classes, new_head, changes)
@@ -288,7 +300,8 @@ def _swap_one(
     path = head_module(item)
     behind = [tensor for tensor in item.tensors if tensor.module != path]
     tensors = [f"{path}.{name}" for name in model.get_submodule(path).state_dict()]
-    return [*tensors, *resize(model, item, behind, num_classes, init, classes, changes)]
+    resized, notes = resize(model, item, behind, num_classes, init, classes, changes)
+    return [*tensors, *resized], notes
 
 
 def _within(head: Head, prefix: str) -> Head:
