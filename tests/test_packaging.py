@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
-from importlib.metadata import entry_points, version
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points, packages_distributions, version
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomlkit
 from markdown_it import MarkdownIt
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import pytest_headswap
 
@@ -81,3 +88,56 @@ def test_the_first_screen_of_the_readme_holds_both_commands() -> None:
 @pytest.mark.parametrize("name", [".ci/run"])
 def test_scripts_can_be_executed(name: str) -> None:
     assert (ROOT / name).stat().st_mode & 0o111
+
+
+def test_dev_declares_every_package_that_the_tests_import() -> None:
+    files = [path for folder in ("tests", "conformance") for path in (ROOT / folder).rglob("*.py")]
+    found = undeclared({path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in files})
+    assert len(files) > 50
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        ("import execnet", "execnet"),
+        ("def late():\n    from execnet.gateway import Gateway", "execnet"),
+        ("import os, pytest, yaml\nfrom ruamel.yaml import YAML\nfrom .conftest import ROOT", ""),
+    ],
+)
+def test_an_import_that_only_another_package_brings_is_reported(code: str, fault: str) -> None:
+    assert undeclared({"test_planted.py": code}) == ([f"test_planted.py: {fault}"] if fault else [])
+
+
+def undeclared(sources: dict[str, str]) -> list[str]:
+    """Return `FILE: MODULE` for each import of an installed package that neither the project nor its dev declares."""
+    project = tomlkit.parse((ROOT / "pyproject.toml").read_text(encoding="utf-8")).unwrap()["project"]
+    declared = {"pytest-headswap", *declared_names(project, ""), *declared_names(project, "dev")}
+    packages = packages_distributions()
+    return [
+        f"{file}: {name}"
+        for file, source in sorted(sources.items())
+        for name in sorted(imported_by(source) - sys.stdlib_module_names)
+        if name in packages and not {canonicalize_name(each) for each in packages[name]} & declared
+    ]
+
+
+def declared_names(project: dict[str, Any], extra: str) -> Iterator[str]:
+    """Yield the packages that an extra declares, with those of the extras of this project that it includes."""
+    for text in project["optional-dependencies"][extra] if extra else project["dependencies"]:
+        requirement = Requirement(text)
+        yield canonicalize_name(requirement.name)
+        if requirement.name == project["name"]:
+            for each in requirement.extras:
+                yield from declared_names(project, each)
+
+
+def imported_by(source: str) -> set[str]:
+    """Return the top-level modules that a source imports, at any depth."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(str(node.module).partition(".")[0])
+    return names

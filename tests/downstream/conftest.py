@@ -65,8 +65,8 @@ class Environment:
 
     def run(self, command: str, folder: Path) -> subprocess.CompletedProcess[str]:
         """Run a line of a shell in which this environment is active; stderr is part of stdout."""
-        env = {name: value for name, value in os.environ.items() if name not in _OURS}
-        env |= {"PATH": f"{self.scripts}{os.pathsep}{env['PATH']}", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        env = strangers_environment()
+        env["PATH"] = f"{self.scripts}{os.pathsep}{env['PATH']}"
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
             cwd=folder,
@@ -84,6 +84,12 @@ class Environment:
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(self.folder), "install"]
         done = subprocess.run([*command, *what], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def strangers_environment() -> dict[str, str]:
+    """Return the environment variables of a process that knows nothing of this one."""
+    kept = {name: value for name, value in os.environ.items() if name not in _OURS}
+    return {**kept, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 def make_environment(folder: Path) -> Environment:

@@ -97,3 +97,53 @@ def pytest_unconfigure():
     beside = pytester.runpytest_subprocess(*flags)
     beside.assert_outcomes(passed=2)
     beside.stdout.fnmatch_lines(["found"])
+
+
+@pytest.mark.parametrize("flags", ["-n 2", "--pdb", "--collect-only -q"])
+def test_a_run_over_timm_ends_without_a_report_of_leaks(pytester: pytest.Pytester, flags: str) -> None:
+    result = run_over_timm(pytester, flags)
+    assert result.ret == 0
+    assert leaks_in(result) == []
+
+
+def test_an_interrupted_run_over_timm_ends_without_a_report_of_leaks(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("def pytest_runtest_teardown():\n    raise KeyboardInterrupt\n")
+    result = run_over_timm(pytester, "")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert leaks_in(result) == []
+
+
+def test_finalizers_run_while_modules_can_still_be_imported_after_a_run_over_timm(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+import atexit
+
+class Cycle:
+    def __init__(self):
+        self.me = self
+    def __del__(self):
+        import wave
+        print("found", wave.__name__, flush=True)
+
+def pytest_unconfigure():
+    atexit.register(Cycle)
+"""
+    )
+    result = run_over_timm(pytester, "-s")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["found wave"])
+
+
+def run_over_timm(pytester: pytest.Pytester, flags: str) -> pytest.RunResult:
+    """Run one check on one model of timm; skip where timm or triton is missing."""
+    pytest.importorskip("timm")
+    pytest.importorskip("triton", reason="nanobind reports leaks, and triton is what uses nanobind")
+    if "-n" in flags.split():
+        pytest.importorskip("xdist")
+    options = ("--headswap-zoo=timm", "--headswap-models=resnet18", "--headswap-checks=metadata")
+    return pytester.runpytest_subprocess(*options, *flags.split())
+
+
+def leaks_in(result: pytest.RunResult) -> list[str]:
+    """Return the lines of stderr in which nanobind reports leaks."""
+    return [line for line in result.errlines if "nanobind" in line or "leaked" in line]

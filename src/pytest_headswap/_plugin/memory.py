@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import sys
@@ -35,6 +36,7 @@ def without_looking_for_garbage() -> Iterator[None]:
         if not there and "torch" in sys.modules:
             _imported.append("torch")
             gc.freeze()
+            atexit.register(_thaw_nanobind)
         if enabled:
             gc.enable()
 
@@ -51,6 +53,29 @@ def leave_out_what_is_left() -> None:
     """
     if _imported:
         gc.freeze()
+
+
+def _thaw_nanobind() -> None:
+    """Let Python free the objects of nanobind at exit; triton has some, and timm imports triton.
+
+    nanobind prints a line for each of its objects that is still alive when the interpreter is gone. Frozen objects
+    are never collected, so nanobind reports all of them as leaks.
+    """
+    if not _nanobind_is_loaded():
+        return  # keep everything frozen: the interpreter then ends half a second sooner
+    gc.collect()  # run the user's finalizers while every module is still whole
+    gc.unfreeze()
+    gc.disable()  # Python collects three times at its end; only the first looks at this switch, and two are enough
+
+
+def _nanobind_is_loaded() -> bool:
+    """Return whether a compiled module has functions or types of nanobind."""
+    return any(
+        type(value).__module__ == "nanobind"
+        for module in list(sys.modules.values())
+        if not (getattr(module, "__file__", None) or "").endswith(".py")
+        for value in list(getattr(module, "__dict__", {}).values())
+    )
 
 
 def give_back_freed_memory() -> None:

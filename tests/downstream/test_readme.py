@@ -1,0 +1,107 @@
+"""A new user pastes the README from top to bottom, in a fresh clone with nothing installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from .conftest import ROOT, strangers_environment
+
+STEP = "+++ "
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Iterator[Path]:
+    """A fresh clone of the working tree; the fixture deletes it, since its environment takes gigabytes."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("git says which files belong to the project, and this is no checkout")
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
+    folder = tmp_path / "clone"
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.release
+def test_every_command_of_the_readme_works_when_it_is_pasted_in_order(clone: Path) -> None:
+    script = pasted((ROOT / "README.md").read_text(encoding="utf-8"))
+    env = strangers_environment()
+    env["PATH"] = f"{Path(sys.base_prefix, 'bin')}{os.pathsep}{env['PATH']}"
+    output = clone.parent / "output"
+    with output.open("w", encoding="utf-8") as file:
+        done = subprocess.run(
+            ["bash", "-eo", "pipefail", "-c", script],
+            cwd=clone,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    told = output.read_text(encoding="utf-8")
+    print(told)
+    assert done.returncode == 0, f"the last of these failed:\n{told[told.rindex(STEP) :][-3000:]}"
+    assert told.count(STEP) == script.count(f"echo '{STEP}")
+    assert "Traceback" not in told
+    assert "nanobind" not in told
+
+
+def test_a_pasted_page_keeps_its_order_writes_its_files_and_leaves_out_the_test_command(tmp_path: Path) -> None:
+    page = """
+```bash
+echo one > log
+```
+<!-- test-command -->
+```bash
+echo never >> log
+```
+```python title="mine.py"
+print("it's $HOME")
+```
+Then run `headswap explain timm:levit_128`.
+```python
+import mine
+```
+"""
+    script = pasted(page)
+    assert (
+        script.index("echo one") < script.index("mine.py") < script.index("headswap explain") < script.index("import m")
+    )
+    runnable = script.replace("headswap explain", "echo")
+    done = subprocess.run(["bash", "-euc", runnable], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "log").read_text() == "one\n"
+    assert "timm:levit_128\n" in done.stdout
+    assert done.stdout.endswith("it's $HOME\n")
+    assert done.stdout.count(STEP) == 4
+
+
+def pasted(page: str) -> str:
+    """Return a script of bash that does what a page shows, in its order; the test command is left out.
+
+    Blocks of Python with a title become that file, others run. Commands of `headswap` in a sentence run too.
+    """
+    parts: list[str] = []
+    before = ""
+    for token in MarkdownIt("commonmark").enable("table").parse(page):
+        for_tests, before = "test-command" in before, token.content
+        language, _, more = token.info.partition(" ")
+        if token.type == "fence" and language == "bash" and not for_tests:
+            parts.append(token.content)
+        elif token.type == "fence" and language == "python":
+            target = f"cat > {more[7:-1]}" if more.startswith('title="') else "python -"
+            parts.append(f"{target} << 'END OF BLOCK'\n{token.content}END OF BLOCK\n")
+        spans = [child.content for child in token.children or () if child.type == "code_inline"]
+        parts += [f"{span}\n" for span in spans if span.startswith("headswap ")]
+    return "".join(f"echo '{STEP}{number}'\n{part}" for number, part in enumerate(parts, 1))
