@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pytest_headswap import find_heads, swap_head
+from pytest_headswap import HeadSwapError, find_heads, swap_head
 from pytest_headswap.zoo import load_zoo
 
 pytest.importorskip("torchvision")
@@ -61,6 +61,30 @@ def test_a_swapped_detector_predicts_new_classes_only(name: str) -> None:
     owner.score_thresh = 0.0  # random weights are sure of nothing
     with torch.no_grad():
         found = torch.cat([image["labels"] for image in model.eval()(images())])
+    assert len(found) > 0
+    assert int(found.max()) < CLASSES
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_as_the_library_builds_it_is_refused_for_what_it_returns(name: str) -> None:
+    detector: Any = load_zoo("torchvision")[name].build().get_submodule("model")
+    detector.transform.min_size = (96,)
+    before = {key: id(value) for key, value in detector.state_dict(keep_vars=True).items()}
+    with pytest.raises(HeadSwapError, match=r"output\[0\]\['labels'\].*call swap_head on the submodule") as caught:
+        swap_head(detector, CLASSES, [[torch.zeros(3, 96, 96)]])
+    assert caught.value.reason == "decoded_output"
+    assert {key: id(value) for key, value in detector.state_dict(keep_vars=True).items()} == before
+
+
+@pytest.mark.parametrize("name", DETECTORS[1:])
+def test_the_part_of_a_detector_that_the_error_leads_to_is_swapped(name: str) -> None:
+    detector: Any = load_zoo("torchvision")[name].build().get_submodule("model").eval()
+    with torch.no_grad():
+        maps = list(detector.backbone(torch.zeros(1, 3, SIZE, SIZE)).values())
+    swap_head(detector.head.classification_head, CLASSES, (maps,))
+    detector.transform.min_size, detector.score_thresh = (SIZE,), 0.0
+    with torch.no_grad():
+        found = torch.cat([image["labels"] for image in detector(images())])
     assert len(found) > 0
     assert int(found.max()) < CLASSES
 
