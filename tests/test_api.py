@@ -197,7 +197,7 @@ def test_a_spec_is_built_and_what_is_given_beside_it_takes_the_place_of_its_own(
 
 def test_a_model_of_a_zoo_that_is_changed_has_no_command_that_repeats_it(zoo: Zoo) -> None:
     (result,) = check_headswap("apizoo:sound", checks="output_shape", evidence="structure")
-    assert result.repro.endswith("--headswap-checks=output_shape --headswap-evidence=structure")
+    assert result.repro.endswith(" --headswap-report=headswap-repeat --headswap-evidence=structure")
     (result,) = check_headswap("apizoo:sound", checks="output_shape", name="changed")
     assert (result.model, result.repro) == ("changed", "")
 
