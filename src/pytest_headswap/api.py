@@ -17,9 +17,9 @@ from pytest_headswap._plugin.asked import (
     select_checks,
 )
 from pytest_headswap._plugin.budget import Meter
-from pytest_headswap._plugin.ended import by_pytest, is_expected
+from pytest_headswap._plugin.ended import by_pytest, is_expected, is_skip
 from pytest_headswap._plugin.facts import anatomy_of, facts_of, told
-from pytest_headswap._plugin.failure import reason_of
+from pytest_headswap._plugin.failure import message_of, reason_of
 from pytest_headswap._plugin.subject import Subject, subject_of
 from pytest_headswap.report import Result
 
@@ -98,7 +98,8 @@ def chosen_checks(checks: str | Iterable[str | Check] | None) -> tuple[Check, ..
 
 
 def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) -> list[Result]:
-    from pytest_headswap.checks import Finding, run_check
+    from pytest_headswap.checks import run_check
+    from pytest_headswap.checks.finding import text_of
     from pytest_headswap.engine import NoHeadError
 
     last = time.perf_counter()
@@ -126,8 +127,9 @@ def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) 
     except KeyboardInterrupt:
         raise  # it may be Ctrl-C
     except BaseException as error:  # noqa: BLE001 - the code of a model may raise anything, SystemExit too
-        ended = by_pytest(Finding("error", exception=error))
-        return [result(check, ended.outcome, told(ended), reason_of(error)) for check in checks]
+        outcome: Outcome = "skipped" if is_skip(error) else "xfailed" if is_expected(error) else "error"
+        message = text_of(error) if outcome == "skipped" else message_of(error)
+        return [result(check, outcome, message, reason_of(error)) for check in checks]
     results: list[Result] = []
     try:
         anatomy = anatomy_of(case)

@@ -118,3 +118,14 @@ def test_an_interrupted_run_on_workers_says_what_is_missing(project: pytest.Pyte
     missing = 8 - len(results)
     assert missing
     result.stdout.fnmatch_lines([f"NOT WHOLE: {missing} of 8 selected results *"])
+
+
+def test_a_run_that_selects_no_model_leaves_the_last_report_alone(project: pytest.Pytester, journal: Journal) -> None:
+    project.makeini("[pytest]\nheadswap_zoo = testzoo\nheadswap_models = alpha, mismatched\n")
+    project.runpytest_inprocess("-k", "native_parity or mine").assert_outcomes(passed=2, failed=1, deselected=14)
+    before = _summary(project)
+    for flags in (["-k", "mine"], ["--deselect=testzoo"], ["-m", "nothing_has_this_mark"]):
+        result = project.runpytest_inprocess(*flags)
+        assert result.ret in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+        assert len(journal()) == 2
+        assert _summary(project) == before

@@ -153,12 +153,3 @@ def test_a_journal_has_one_writer_at_a_time(tmp_path: Path) -> None:
         assert (tmp_path / LOCK_NAME).exists()
     assert _models(tmp_path) == ["a"]
     assert not (tmp_path / LOCK_NAME).exists()
-
-
-def test_another_header_keeps_the_results(tmp_path: Path) -> None:
-    with JournalWriter(tmp_path, HEADER, [result("taken")]) as writer:
-        writer.write(result("a"))
-        writer.put_header(JournalHeader({"torch": "3"}, {}))
-        writer.write(result("b"))
-    assert read_journal(tmp_path)[0].versions == {"torch": "3"}
-    assert _models(tmp_path) == ["taken", "a", "b"]

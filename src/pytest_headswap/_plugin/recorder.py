@@ -43,7 +43,6 @@ class Recorder:
         self.settings = settings
         self.lock = lock
         self.resume = resume
-        self.header = header_of(settings)
         self.journal: JournalWriter | None = None
         self.counts: dict[str, Counter[str]] = {}
         self.skips: Counter[str] = Counter()
@@ -62,15 +61,8 @@ class Recorder:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Begin a journal; a run that makes no checks has no lock, and leaves the journal of the last run alone."""
-        if self.lock is None:
-            return
-        taken = self.resume.taken if self.resume is not None else ()
-        try:
-            self.journal = JournalWriter(self.settings.report, self.header, taken, self.lock)
-        except JournalError as error:
-            raise pytest.UsageError(f"{error} with --headswap-report") from error
-        for result in taken:
+        """Tell of the results that are taken over."""
+        for result in self.resume.taken if self.lock is not None and self.resume is not None else ():
             self._tell(result)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -83,18 +75,21 @@ class Recorder:
         self._select(ids)
 
     def _select(self, nodeids: Iterable[str]) -> None:
-        """Write into the header which results this run is to have."""
-        if self.journal is None or self.header.selected:
-            return
+        """Begin a journal, with the results that this run is to have; a run that has none leaves the last one alone."""
         tests = [test for nodeid in nodeids if (test := parse_id(nodeid)) is not None and self._is_ours(test)]
+        if tests or self.settings.shard is not None or (self.resume is not None and self.resume.taken):
+            self._begin(tests)
+
+    def _begin(self, tests: Iterable[CheckId] = ()) -> None:
+        if self.lock is None or self.journal is not None:
+            return
         taken = self.resume.taken if self.resume is not None else ()
         known = [(result.zoo, result.model, result.check) for result in taken]
-        self.header = replace(self.header, selected=selection_of([*known, *tests]))
+        header = replace(header_of(self.settings), selected=selection_of([*known, *tests]))
         try:
-            self.journal.put_header(self.header)
+            self.journal = JournalWriter(self.settings.report, header, taken, self.lock)
         except JournalError as error:
-            self._broken(error)
-        self._tell_notices()
+            raise pytest.UsageError(f"{error} with --headswap-report") from error
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -177,6 +172,7 @@ class Recorder:
         return test.model in self._names.get(test.zoo, ())
 
     def _write(self, result: Result) -> None:
+        self._begin()  # where nothing said what was collected
         if self.journal is not None:
             try:
                 self.journal.write(result)
@@ -248,16 +244,18 @@ class Recorder:
             return
         finally:
             self._tell_notices()
-        self.missing = sentences_of(header, results)
         if journal.displaced:
+            self.missing = sentences_of(header, results)
             self.no_reports = f"`headswap report {journal.path} --output FOLDER` writes it to a folder of its own"
             return
         from pytest_headswap.report.write import reports_of
 
         try:  # the run is as good without them, so whatever is wrong is only told
             self.reports = reports_of(header, results, self.settings.report)
+            self.missing = self.reports.matrix.missing
         except Exception as error:  # noqa: BLE001 - a full disk, a folder that somebody has open, or a fault of ours
             self.no_reports = message_of(error)
+            self.missing = sentences_of(header, results)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show the counts, what is missing, the worst, and where the reports are."""

@@ -93,19 +93,6 @@ class JournalWriter:
         self._size += len(line)
         self.count += 1
 
-    def put_header(self, header: JournalHeader) -> None:
-        """Write another first line, and keep the results.
-
-        Raises:
-            JournalError: it cannot be written, and the journal is what it was before.
-        """
-        self._look()
-        _, _, results = self._content().partition(b"\n")
-        try:
-            self._begin(_line(header.to_json()) + results)
-        except OSError as error:
-            raise JournalError(f"cannot write to {self.path}: {error.strerror or error}") from error
-
     def close(self) -> None:
         """Look at the file once more and close it; more than once does no harm.
 
