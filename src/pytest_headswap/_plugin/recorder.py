@@ -76,6 +76,8 @@ class Recorder:
 
     def _select(self, nodeids: Iterable[str]) -> None:
         """Begin a journal, with the results that this run is to have; a run that has none leaves the last one alone."""
+        if self.lock is None:
+            return
         tests = [test for nodeid in nodeids if (test := parse_id(nodeid)) is not None and self._is_ours(test)]
         if tests or self.settings.shard is not None or (self.resume is not None and self.resume.taken):
             self._begin(tests)
