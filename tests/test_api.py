@@ -6,6 +6,8 @@ import copy
 import random
 import subprocess
 import sys
+import unittest
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,7 +199,7 @@ def test_a_spec_is_built_and_what_is_given_beside_it_takes_the_place_of_its_own(
 
 def test_a_model_of_a_zoo_that_is_changed_has_no_command_that_repeats_it(zoo: Zoo) -> None:
     (result,) = check_headswap("apizoo:sound", checks="output_shape", evidence="structure")
-    assert result.repro.endswith("--headswap-checks=output_shape --headswap-evidence=structure")
+    assert result.repro.endswith(" --headswap-report=headswap-repeat --headswap-evidence=structure")
     (result,) = check_headswap("apizoo:sound", checks="output_shape", name="changed")
     assert (result.model, result.repro) == ("changed", "")
 
@@ -262,3 +264,62 @@ def test_neither_the_import_nor_a_check_needs_pytest() -> None:
         "assert not {'pytest', '_pytest'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _ending(error: BaseException) -> Callable[[Any], str]:
+    def check(case: Any) -> str:
+        raise error
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("check", "outcome", "message"),
+    [
+        (_ending(SystemExit(0)), "error", "SystemExit: 0"),
+        (_ending(GeneratorExit()), "error", "GeneratorExit"),
+        (_ending(unittest.SkipTest("not now")), "skipped", "not now"),
+        (lambda case: pytest.skip("not here"), "skipped", "not here"),
+        (lambda case: pytest.importorskip("no_such_module"), "skipped", "could not import 'no_such_module'"),
+        (lambda case: pytest.fail("not good enough"), "failed", "Failed: not good enough"),
+        (lambda case: pytest.xfail("known"), "xfailed", "XFailed: known"),
+        (lambda case: {"a": 1}, "error", "TypeError: the check planted returned dict. "),
+    ],
+)
+def test_however_a_check_ends_it_is_a_result_and_the_model_is_as_it_was(
+    check: Callable[[Any], Any], outcome: str, message: str
+) -> None:
+    model = Net()
+    before = model.fc
+    planted, after = check_headswap(
+        model, example_inputs=torch.zeros(2, 8), checks=[Check("planted", check), Check("after", lambda case: None)]
+    )
+    assert planted.outcome == outcome
+    assert planted.message.startswith(message)
+    assert after.outcome == "passed"
+    assert model.fc is before
+
+
+@pytest.mark.parametrize(
+    ("build", "outcome", "message"),
+    [
+        (_ending(SystemExit(0)), "error", "SystemExit: 0"),
+        (_ending(GeneratorExit()), "error", "GeneratorExit"),
+        (lambda _: pytest.skip("not here"), "skipped", "not here"),
+        (lambda _: pytest.fail("no"), "error", "Failed: no"),
+        (lambda _: pytest.xfail("known"), "xfailed", "XFailed: known"),
+    ],
+)
+def test_however_the_building_of_a_model_ends_each_check_has_a_result(
+    build: Callable[[Any], Any], outcome: str, message: str
+) -> None:
+    results = check_headswap(ModelSpec("planted", lambda: build(None)), checks="output_shape,metadata")
+    assert [(item.outcome, item.message) for item in results] == [(outcome, message)] * 2
+
+
+def test_ctrl_c_ends_the_checks_and_the_model_is_as_it_was() -> None:
+    model = Net()
+    before = model.fc
+    with pytest.raises(KeyboardInterrupt):
+        check_headswap(model, example_inputs=torch.zeros(2, 8), checks=[Check("planted", _ending(KeyboardInterrupt()))])
+    assert model.fc is before

@@ -17,8 +17,9 @@ from pytest_headswap._plugin.asked import (
     select_checks,
 )
 from pytest_headswap._plugin.budget import Meter
-from pytest_headswap._plugin.facts import anatomy_of, facts_of, reason_of, told
-from pytest_headswap._plugin.failure import message_of
+from pytest_headswap._plugin.ended import by_pytest, is_expected, is_skip
+from pytest_headswap._plugin.facts import anatomy_of, facts_of, told
+from pytest_headswap._plugin.failure import message_of, reason_of
 from pytest_headswap._plugin.subject import Subject, subject_of
 from pytest_headswap.report import Result
 
@@ -63,7 +64,8 @@ def check_headswap(
 
     Returns:
         One result for each check, in running order. A model that cannot be built, swapped or run has `error` for
-        all of them, and one without a head `skipped` with the reason code.
+        all of them, and one without a head `skipped` with the reason code. `pytest.skip`, `pytest.fail` and
+        `sys.exit` in a check or a model end in a result too; only KeyboardInterrupt is raised.
 
     Raises:
         ZooError: there is no such zoo or model.
@@ -97,6 +99,7 @@ def chosen_checks(checks: str | Iterable[str | Check] | None) -> tuple[Check, ..
 
 def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) -> list[Result]:
     from pytest_headswap.checks import run_check
+    from pytest_headswap.checks.finding import text_of
     from pytest_headswap.engine import NoHeadError
 
     last = time.perf_counter()
@@ -121,15 +124,25 @@ def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) 
         case = subject.build(options)
     except NoHeadError as error:
         return [result(check, "skipped", error.message, error.reason) for check in checks]
-    except Exception as error:  # noqa: BLE001 - the code of a model may raise anything
-        return [result(check, "error", message_of(error), reason_of(error)) for check in checks]
+    except KeyboardInterrupt:
+        raise  # it may be Ctrl-C
+    except BaseException as error:  # noqa: BLE001 - the code of a model may raise anything, SystemExit too
+        outcome: Outcome = "skipped" if is_skip(error) else "xfailed" if is_expected(error) else "error"
+        message = text_of(error) if outcome == "skipped" else message_of(error)
+        return [result(check, outcome, message, reason_of(error)) for check in checks]
     results: list[Result] = []
     try:
         anatomy = anatomy_of(case)
         for check in checks:
-            finding = run_check(check, case)
+            finding = by_pytest(run_check(check, case))
             known = {"finding": finding, "anatomy": anatomy}
-            item = result(check, finding.outcome, told(finding), finding.reason, **known)
+            item = result(
+                check,
+                "xfailed" if is_expected(finding.exception) else finding.outcome,
+                told(finding),
+                finding.reason,
+                **known,
+            )
             results.append(replace(item, anatomy=None) if results else item)  # once, as in a journal
     finally:
         case.swap.restore()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def _amount(text: str) -> float:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from pytest_headswap.report.text import counted
+    from pytest_headswap.report.text import counted, printable
     from pytest_headswap.report.write import write_reports
 
     journal: Path = arguments.journal
@@ -64,6 +65,8 @@ def _report(arguments: argparse.Namespace) -> int:
         return fail(1, str(error))
     print(f"{reports.html}: {counted(len(reports.matrix.rows), 'architecture')}")
     print(reports.markdown)
+    for sentence in reports.matrix.missing:
+        print(f"not whole: {printable(sentence)}")
     return 0
 
 
@@ -100,14 +103,20 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from pytest_headswap.report.compare import Limits, compare
+    from pytest_headswap.report.missing import sentences_of
     from pytest_headswap.report.told import as_markdown, in_words
 
     try:
-        (_, old), (_, new) = read_journal(arguments.old), read_journal(arguments.new)
+        (old_header, old), (new_header, new) = read_journal(arguments.old), read_journal(arguments.new)
     except JournalError as error:
         return fail(2, str(error))
     limits = Limits(arguments.slower, arguments.seconds, arguments.larger, arguments.megabytes)
-    comparison = compare(old, new, limits)
+    missing = [
+        f"{path}: {sentence}"
+        for path, header, results in ((arguments.old, old_header, old), (arguments.new, new_header, new))
+        for sentence in sentences_of(header, results)
+    ]
+    comparison = replace(compare(old, new, limits), missing=tuple(missing))
     if arguments.markdown:
         print(as_markdown(comparison), end="")
     else:

@@ -44,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     from pytest_headswap._plugin.expectations.ending import Ending
     from pytest_headswap._plugin.learnt import Learner
+    from pytest_headswap._plugin.owner import own_folder
     from pytest_headswap._plugin.progress import Progress
     from pytest_headswap._plugin.recorder import Recorder
     from pytest_headswap._plugin.resume import TAKEN, Resume
@@ -52,11 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(ZooRun(config, settings), "headswap-run")
     workerinput = getattr(config, "workerinput", None)
     if workerinput is None:
+        lock = own_folder(config, settings)
         resume = Resume(config, settings) if config.getoption("headswap_resume") else None
         if resume is not None:
             config.pluginmanager.register(resume, "headswap-resume")
         config.pluginmanager.register(Ending(settings), "headswap-ending")
-        config.pluginmanager.register(Recorder(config, settings, resume), "headswap-recorder")
+        config.pluginmanager.register(Recorder(config, settings, lock, resume), "headswap-recorder")
         config.pluginmanager.register(Learner(config, settings), "headswap-learner")
         config.pluginmanager.register(Progress(config, settings), "headswap-progress")
     else:

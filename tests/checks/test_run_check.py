@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
 
 from pytest_headswap.checks import CHECKS, Case, Check, CheckFailed, CheckSkipped, run_check
 from pytest_headswap.engine import HeadSwapError
@@ -25,7 +28,7 @@ def test_the_checks_have_a_fixed_order() -> None:
     ]
 
 
-def _raising(error: Exception) -> Callable[[Case], str]:
+def _raising(error: BaseException) -> Callable[[Case], str]:
     def check(case: Case) -> str:
         raise error
 
@@ -50,6 +53,43 @@ def test_an_exception_becomes_a_finding(
     finding = run_check(Check("planted", _raising(error)), make_case())
     assert (finding.outcome, finding.message, finding.evidence, finding.reason) == expected
     assert finding.exception is (None if isinstance(error, CheckSkipped) else error)
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (SystemExit(0), "SystemExit: 0"),
+        (GeneratorExit(), "GeneratorExit"),
+        (asyncio.CancelledError("stopped"), "CancelledError: stopped"),
+        (Speechless(), "Speechless: its str() raises ValueError"),
+    ],
+)
+def test_whatever_ends_a_check_is_an_error_with_a_message(
+    make_case: MakeCase, error: BaseException, message: str
+) -> None:
+    finding = run_check(Check("planted", _raising(error)), make_case())
+    assert (finding.outcome, finding.message, finding.evidence) == ("error", message, "")
+    assert finding.exception is error
+
+
+@pytest.mark.parametrize("returned", [{"a": 1}, False, True, 0, b"bytes", ["a note"], torch.zeros(())])
+def test_a_check_returns_nothing_or_text(make_case: MakeCase, returned: Any) -> None:
+    finding = run_check(Check("planted", lambda case: returned), make_case())
+    assert finding.outcome == "error"
+    assert finding.message.startswith(f"TypeError: the check planted returned {type(returned).__name__}. ")
+
+
+def test_an_evidence_that_raises_is_an_error(make_case: MakeCase) -> None:
+    def evidence(case: Case) -> str:
+        raise LookupError("which?")
+
+    finding = run_check(Check("planted", _raising(CheckFailed("a fault")), evidence), make_case())
+    assert (finding.outcome, finding.message) == ("error", "LookupError: which?")
 
 
 def test_an_interrupt_is_not_swallowed(make_case: MakeCase) -> None:

@@ -142,7 +142,7 @@ def test_what_should_fail_and_passes_is_a_failure_with_the_command_that_fixes_th
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     command = (
         "pytest --headswap-zoo=testzoo --headswap-models=alpha --headswap-checks=native_parity "
-        "--headswap-expectations=testzoo.toml --headswap-update-expectations"
+        "--headswap-report=headswap-repeat --headswap-expectations=testzoo.toml --headswap-update-expectations"
     )
     result.stdout.fnmatch_lines(
         [

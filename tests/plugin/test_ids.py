@@ -56,6 +56,7 @@ def test_the_repro_command_is_quoted_for_a_shell() -> None:
         "--headswap-zoo=zoo",
         "--headswap-models=a b's",
         "--headswap-checks=output_shape",
+        "--headswap-report=headswap-repeat",
     ]
 
 

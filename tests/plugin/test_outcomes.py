@@ -25,7 +25,10 @@ def test_a_sound_model_passes_and_its_results_are_complete(project: pytest.Pytes
     item = journal()["testzoo::alpha::native_parity"]
     assert (item.zoo, item.model, item.check, item.outcome) == ("testzoo", "alpha", "native_parity", "passed")
     assert (item.evidence, item.message, item.reason, item.family, item.heads) == ("structure", "", "", "nets", ("fc",))
-    assert item.repro == "pytest --headswap-zoo=testzoo --headswap-models=alpha --headswap-checks=native_parity"
+    assert item.repro == (
+        "pytest --headswap-zoo=testzoo --headswap-models=alpha --headswap-checks=native_parity"
+        " --headswap-report=headswap-repeat"
+    )
     assert 0 < item.seconds < 60
     assert item.peak_memory_mb is not None
 
@@ -114,7 +117,7 @@ def test_a_failure_is_told_in_words_without_a_traceback(project: pytest.Pytester
         [
             "*_ testzoo mismatched native_parity _*",
             "the state_dict differs from that of mismatched built with 7 classes; missing: weight (1, 7)*",
-            "Repeat with: pytest --headswap-zoo=testzoo --headswap-models=mismatched --headswap-checks=native_parity",
+            "Repeat with: pytest --headswap-zoo=testzoo --headswap-models=mismatched --headswap-checks=native_parity *",
             "FAILED testzoo::mismatched::native_parity*",
         ]
     )
@@ -236,7 +239,7 @@ def test_the_repro_command_gives_the_same_result_again(project: pytest.Pytester,
     program, *flags = shlex.split(first.repro)
     assert program == "pytest"
     project.runpytest_inprocess(*flags)
-    (again,) = journal().values()
+    (again,) = journal("headswap-repeat").values()
     assert (again.nodeid, again.outcome, again.message) == (first.nodeid, first.outcome, first.message)
 
 

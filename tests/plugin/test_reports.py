@@ -35,6 +35,7 @@ def test_the_worst_stands_in_the_summary_with_the_line_to_paste(project: pytest.
     assert lines[start + 1].startswith("  failed  testzoo::mismatched (native_parity): the state_dict differs")
     assert lines[start + 2] == (
         "          pytest --headswap-zoo=testzoo --headswap-models=mismatched --headswap-checks=native_parity"
+        " --headswap-report=headswap-repeat"
     )
     assert lines[start + 3].startswith("  error   testzoo::raising (all 2 checks): [forward_failed] ")
     assert lines[start + 9].startswith("report: ")

@@ -82,7 +82,10 @@ def test_a_crash_is_a_result_and_the_run_goes_on(
     }
     crashed = results["testzoo::crashing::output_shape"]
     assert crashed.message == "the process of the model ended with exit status 17 while the model was built"
-    assert crashed.repro == ("pytest --headswap-zoo=testzoo --headswap-models=crashing --headswap-checks=output_shape")
+    assert crashed.repro == (
+        "pytest --headswap-zoo=testzoo --headswap-models=crashing --headswap-checks=output_shape"
+        " --headswap-report=headswap-repeat"
+    )
     assert (crashed.zoo, crashed.model, crashed.check, crashed.family) == ("testzoo", "crashing", "output_shape", "bad")
     result.stdout.fnmatch_lines(["testzoo: 6 results: 4 passed, 2 crashed"])
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from pytest_headswap._plugin.budget import Budget, Meter, gib
+from pytest_headswap._plugin.ended import by_pytest
 from pytest_headswap._plugin.facts import anatomy_of
+from pytest_headswap._plugin.failure import bearable
 from pytest_headswap._plugin.memory import forget_last_failure, give_back_freed_memory
 from pytest_headswap._plugin.options import Settings
 
@@ -108,6 +110,12 @@ class LocalBench:
             case = build_case(zoo.name, spec, options.num_classes, evidence, options.device, memory=self.budget.values)
         except NoHeadError as error:
             return Built(reason=error.reason, message=error.message)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if (borne := bearable(error)) is error:
+                raise
+            raise borne from None
         if taken is not None:
             taken_before = gib(int(taken * 2**20))
             case.why_structure = f"it took {taken_before} before, more than the {gib(self.budget.model)} that it may"
@@ -121,7 +129,7 @@ class LocalBench:
 
         assert self.case is not None, "a model is built before it is checked"
         assert self._meter is not None
-        return Checked(run_check(check, self.case), self._meter.taken_mb())
+        return Checked(by_pytest(run_check(check, self.case)), self._meter.taken_mb())
 
     def release(self) -> None:
         """Let go of the model before the next one is built; modules with hooks are cycles, so this needs the gc.

@@ -64,12 +64,8 @@ def told(finding: Finding) -> str:
     """The message of a finding as it stands in a result."""
     if finding.exception is not None:
         return message_of(finding.exception)
-    return f"[{finding.reason}] {finding.message}" if finding.outcome == "skipped" else finding.message
-
-
-def reason_of(error: BaseException | None) -> str:
-    """The reason code of an error; empty where it has none."""
-    return str(getattr(error, "reason", ""))
+    coded = finding.outcome == "skipped" and finding.reason
+    return f"[{finding.reason}] {finding.message}" if coded else finding.message
 
 
 def anatomy_of(case: Case) -> dict[str, Any]:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_headswap._docs import page
+from pytest_headswap._plugin.ended import is_expected, is_failure, is_skip
 from pytest_headswap._plugin.ids import CheckId
 
 if TYPE_CHECKING:
     import pytest
+
+    from pytest_headswap._plugin.raised import Raised
 
 RAISED = "headswap_raised"
 """The attribute of an exception that comes from another process: what was told of it there, a `Raised`."""
@@ -36,9 +39,14 @@ def tells_in_words(config: pytest.Config) -> bool:
     return not config.getoption("fulltrace") and config.getoption("tbstyle") in ("auto", "line", "no")
 
 
+def raised_of(error: BaseException) -> Raised | None:
+    """Return what another process told of an exception. `vars`, since `__getattr__` of a model's may raise."""
+    return vars(error).get(RAISED)
+
+
 def is_told(error: BaseException) -> bool:
     """Whether what is to be printed of an exception is known already, so that its traceback says nothing."""
-    return isinstance(error, ToldError) or hasattr(error, RAISED)
+    return isinstance(error, ToldError) or raised_of(error) is not None
 
 
 def explained_at(error: BaseException, check: str = "") -> str:
@@ -50,7 +58,7 @@ def explained_at(error: BaseException, check: str = "") -> str:
         return page("errors", error.code)
     if isinstance(error, CheckFailed):
         return page("checks", check) if check in CHECKS else ""
-    code = getattr(error, "reason", "")
+    code = reason_of(error)
     return page("errors", code) if code in REASONS else ""
 
 
@@ -61,8 +69,9 @@ def describe(error: BaseException, repro: str = "", see: str = "") -> str:
     of the model, the last frames say where it comes from.
     """
     from pytest_headswap.checks import CheckFailed
+    from pytest_headswap.checks.finding import named
 
-    raised = getattr(error, RAISED, None)
+    raised = raised_of(error)
     lines = [message_of(error)]
     if raised is not None:
         lines = [raised.text]
@@ -73,7 +82,7 @@ def describe(error: BaseException, repro: str = "", see: str = "") -> str:
         frames = telling_frames(traceback.extract_tb(root.__traceback__))
         lines += [line.rstrip() for line in traceback.format_list(frames)]
         if root is not error:
-            lines.append(f"{type(root).__name__}: {root}")
+            lines.append(named(root))
     if see:
         lines.append(f"See {see}")
     if repro:
@@ -102,16 +111,48 @@ def _is_below(frame: traceback.FrameSummary, *folders: Path) -> bool:
 def message_of(error: BaseException) -> str:
     """The message of an exception; with its type, unless it is one of ours, which speak for themselves."""
     from pytest_headswap.checks import CheckFailed
+    from pytest_headswap.checks.finding import named, text_of
     from pytest_headswap.engine import HeadSwapError
 
-    if (raised := getattr(error, RAISED, None)) is not None:
-        return str(raised.message)
+    if (raised := raised_of(error)) is not None:
+        return raised.message
     if isinstance(error, HeadSwapError):
         return error.message
     if isinstance(error, (CheckFailed, ToldError)):
-        return str(error)
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return text_of(error)
+    return named(error)
+
+
+class EndedError(ToldError):
+    """Tells of an exception that pytest cannot remember or print, such as SystemExit while a model is built."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(message_of(error))
+        _, _, self.details = describe(error).partition("\n")
+
+
+def bearable(error: BaseException) -> BaseException:
+    """Return the exception, or one that tells of it where pytest cannot remember or print the exception itself."""
+    remembered = isinstance(error, Exception) or is_skip(error) or is_failure(error) or is_expected(error)
+    return error if remembered and can_be_printed(error) else EndedError(error)
+
+
+def can_be_printed(error: BaseException) -> bool:
+    """Return whether pytest can print an exception: one of a model may do anything when it is looked at."""
+    try:
+        traceback.format_exception_only(error)
+    except Exception:  # noqa: BLE001
+        return False
+    return True
+
+
+def reason_of(error: BaseException | None) -> str:
+    """Return the reason code of an error; empty where it has none, or `reason` is something else."""
+    try:
+        reason = getattr(error, "reason", "")
+    except Exception:  # noqa: BLE001 - an exception of a model may do anything when it is looked at
+        return ""
+    return reason if isinstance(reason, str) and reason.isidentifier() else ""
 
 
 def headline(test: CheckId) -> str:

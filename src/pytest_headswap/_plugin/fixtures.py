@@ -99,12 +99,13 @@ def build_own(config: pytest.Config, wanted: Wanted) -> Case:
 
 def _require(config: pytest.Config, wanted: Wanted, case: Case) -> None:
     """Make the checks that have to pass before the test."""
+    from pytest_headswap._plugin.ended import by_pytest
     from pytest_headswap._plugin.facts import told
     from pytest_headswap._plugin.failure import describe, explained_at, tells_in_words
     from pytest_headswap.checks import run_check
 
     for check in wanted.checks:
-        finding = run_check(check, case)
+        finding = by_pytest(run_check(check, case))
         if finding.outcome == "skipped":
             pytest.skip(f"{check.name} does not apply: {told(finding)}")
         if finding.exception is not None:

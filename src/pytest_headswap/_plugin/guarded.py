@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_headswap._plugin.bench import Built, Checked, LocalBench, warn_unprotected
 from pytest_headswap._plugin.child import Reply, Request
 from pytest_headswap._plugin.expectations.judge import REFUSED
+from pytest_headswap._plugin.failure import ToldError
 from pytest_headswap._plugin.lost import LostError, told_changes
 from pytest_headswap._plugin.runner import Limits, Runner
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 _LEAST_SECONDS = {"hello": 120.0, "release": 30.0}  # whatever the time that a model has
 _LIVES = 2  # so many processes a model may lose
+
+
+class RebuildError(ToldError):
+    """A model that was lost is not the same when it is built once more."""
 
 
 class GuardedBench:
@@ -98,6 +103,18 @@ class GuardedBench:
         self._refused = reply.value.reason == REFUSED
         return replace(reply.value, notes=told_changes(reply.changes))
 
+    def _build_again(self) -> Built:
+        """Build the model once more, in a fresh process.
+
+        Raises:
+            RebuildError: the second build has no head to check, where the first one had.
+        """
+        built = self._build()
+        if built.reason:
+            self._built = False
+            raise RebuildError(f"built again after its process was lost, the model has no head: {built.message}")
+        return built
+
     def check(self, check: Check) -> Checked:
         """Make a check on the model.
 
@@ -109,12 +126,12 @@ class GuardedBench:
         if self._lost_in_build is not None:
             error, self._lost_in_build = self._lost_in_build, None
             raise error
-        if self._given_up is None and self._runner is None and self.try_out():
-            self._given_up = self._lost_in_check
+        if self._given_up is None and self._runner is None and (why := self.try_out()):
+            self._given_up = self._lost_in_check or LostError("crashed", f"not run: no process for the model: {why}")
         if self._given_up is not None:
             raise self._given_up
         try:
-            notes = () if self._built else self._build().notes
+            notes = () if self._built else self._build_again().notes
             reply = self._ask(Request("check", name=check.name), f"in {check.name}")
         except LostError as error:
             self._lost_in_check = error.for_the_rest()

@@ -17,6 +17,9 @@ from pytest_headswap._plugin.asked import CaseOptions
 UNNAMED_ZOO = "models"
 """The zoo of models that come without the name of one."""
 
+REPEAT_REPORT = "headswap-repeat"
+"""The report folder of a command that repeats one test, so that it leaves the report of the whole run alone."""
+
 # `[` starts a parametrization for pytest, and `::` separates the parts
 _RESERVED = re.compile(r"[%\[]|^:|:\Z|:(?=:)|(?<=:):")
 
@@ -54,14 +57,15 @@ def parse_id(nodeid: str) -> CheckId | None:
     return CheckId(*map(unescape, parts)) if len(parts) == 3 else None
 
 
-def repro_command(test: CheckId, options: CaseOptions) -> str:
-    """The command line that runs this test alone."""
+def repro_command(test: CheckId, options: CaseOptions, report: str = REPEAT_REPORT) -> str:
+    """Return the command line that runs this test alone, with a report folder other than that of the whole run."""
     return shlex.join(
         [
             "pytest",
             f"--headswap-zoo={test.zoo}",
             f"--headswap-models={test.model}",
             f"--headswap-checks={test.check}",
+            f"--headswap-report={report}",
             *options.flags(),
         ]
     )

@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_headswap._plugin.facts import told
-from pytest_headswap._plugin.failure import describe, explained_at, headline, is_told, tells_in_words
+from pytest_headswap._plugin.failure import (
+    EndedError,
+    can_be_printed,
+    describe,
+    explained_at,
+    headline,
+    is_told,
+    tells_in_words,
+)
 from pytest_headswap._plugin.ids import CheckId, escape, repro_command
 from pytest_headswap._plugin.options import Settings
 
@@ -106,7 +114,8 @@ class CheckItem(pytest.Item):
     @property
     def repro(self) -> str:
         """The command that repeats this test."""
-        return repro_command(self.check_id, self.parent.parent.settings.options)
+        settings = self.parent.parent.settings
+        return repro_command(self.check_id, settings.options, settings.repeat_report)
 
     @property
     def finding(self) -> Finding | None:
@@ -115,12 +124,13 @@ class CheckItem(pytest.Item):
 
     def runtest(self) -> None:
         """Make the check, and raise what it found."""
+        self.checked = None  # an earlier attempt says nothing about this one
         checked = self.parent.parent.bench().check(self.check)
         finding = checked.finding
         # the traceback holds the model, and the item lives as long as the session
         self.checked = replace(checked, finding=replace(finding, exception=None))
         if finding.exception is not None:
-            raise finding.exception
+            raise finding.exception if can_be_printed(finding.exception) else EndedError(finding.exception)
         if finding.outcome == "skipped":
             pytest.skip(told(finding))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +28,7 @@ from pytest_headswap._plugin.asked import (
     shard_of,
     timeout_seconds,
 )
+from pytest_headswap._plugin.ids import REPEAT_REPORT
 from pytest_headswap._plugin.selection import Selected, load_zoos, part_of_each, select
 
 if TYPE_CHECKING:
@@ -61,6 +63,15 @@ class Settings:
     def model_count(self) -> int:
         """How many models there are in all zoos together."""
         return sum(len(names) for _, names in self.zoos)
+
+    @cached_property
+    def repeat_report(self) -> str:
+        """The report folder of commands that repeat one test; never that of a run of several tests."""
+        here, names = self.report.resolve(), (REPEAT_REPORT, f"{REPEAT_REPORT}-2")
+        own = next((name for name in names if here.name == name or here == Path(name).resolve()), "")
+        if own and self.model_count * len(self.checks) == 1:
+            return own  # a repetition is repeated where it was
+        return names[1] if own == names[0] else names[0]
 
 
 def add_options(parser: pytest.Parser) -> None:

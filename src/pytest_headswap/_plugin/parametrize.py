@@ -132,7 +132,7 @@ class _Shared:
     def __init__(self) -> None:
         self.subject: Subject | None = None
         self.case: Case | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def case_of(self, check: ModelCheck) -> Case:
         """The case of the model of this check, with the new head in place; the caller puts the old one back."""
@@ -141,7 +141,7 @@ class _Shared:
             self.subject = check.subject
             try:
                 self.case = check.subject.build(check.options)
-            except Exception as error:
+            except BaseException as error:
                 self.error = error
                 raise
             return self.case

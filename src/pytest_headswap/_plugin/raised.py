@@ -7,12 +7,11 @@ import pickle
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
-from pytest_headswap._plugin.facts import reason_of
-from pytest_headswap._plugin.failure import RAISED, describe, message_of, tells_in_words
+from pytest_headswap._plugin.ended import is_skip
+from pytest_headswap._plugin.failure import RAISED, bearable, describe, message_of, reason_of, tells_in_words
 
 _LONGEST = 64 * 1024  # characters of a text, and bytes of an exception
 _PYTEST_OWN = (pytest.skip.Exception, pytest.fail.Exception)  # these are no Exception, and mean something to pytest
@@ -36,6 +35,7 @@ class Raised:
         text: as it is printed.
         pickled: the exception itself; None where that cannot be sent, or would end the run.
         module: where its type lives.
+        skips: whether it is a skip of pytest, which cannot be pickled and yet has to remain one.
     """
 
     message: str
@@ -43,21 +43,31 @@ class Raised:
     text: str
     pickled: bytes | None
     module: str
+    skips: bool = False
 
     @classmethod
     def of(cls, error: BaseException, config: pytest.Config) -> Raised:
         """Tell of an exception while its traceback is at hand."""
-        text = describe(error) if tells_in_words(config) else _in_style(error, config)
-        return cls(cut(message_of(error)), reason_of(error), cut(text), _pickled(error), type(error).__module__)
+        from pytest_headswap.checks.finding import text_of
 
-    def revive(self) -> Exception:
+        skips = is_skip(error)
+        message = text_of(error) if skips else message_of(error)
+        text = describe(error) if tells_in_words(config) else _in_style(error, config)
+        pickled = None if skips else _pickled(error)
+        return cls(cut(message), reason_of(error), cut(text), pickled, type(error).__module__, skips)
+
+    def revive(self) -> BaseException:
         """The exception, which tells of itself what is told here."""
-        error: Any = RemoteError(self.message, self.reason)
+        if self.skips:
+            return pytest.skip.Exception(self.message)
         if self.pickled is not None and self.module in sys.modules:  # what is not known here is not imported either
             with suppress(Exception):
-                error = pickle.loads(self.pickled)
+                known: BaseException = pickle.loads(self.pickled)
+                setattr(known, RAISED, self)
+                return known
+        error = RemoteError(self.message, self.reason)
         setattr(error, RAISED, self)
-        return error  # type: ignore[no-any-return]
+        return error
 
 
 def cut(text: str) -> str:
@@ -70,8 +80,9 @@ def _pickled(error: BaseException) -> bytes | None:
         return None
     try:
         data = pickle.dumps(error)
-        if len(data) <= _LONGEST and type(pickle.loads(data)) is type(error):
-            return data
+        if len(data) <= _LONGEST:
+            copy = pickle.loads(data)
+            return data if type(copy) is type(error) and bearable(copy) is copy else None
     except Exception:  # noqa: BLE001 - an exception of a model may do anything when it is copied
         return None
     return None
@@ -80,7 +91,10 @@ def _pickled(error: BaseException) -> bytes | None:
 def _in_style(error: BaseException, config: pytest.Config) -> str:
     """The traceback in the style that the user asks for."""
     style = config.option.tbstyle
-    shown = pytest.ExceptionInfo.from_exception(error).getrepr(
-        style=style if style in ("long", "short", "native") else "long", showlocals=config.option.showlocals
-    )
-    return str(shown)
+    try:
+        shown = pytest.ExceptionInfo.from_exception(error).getrepr(
+            style=style if style in ("long", "short", "native") else "long", showlocals=config.option.showlocals
+        )
+        return str(shown)
+    except Exception:  # noqa: BLE001 - an exception of a model may do anything when it is looked at
+        return describe(error)

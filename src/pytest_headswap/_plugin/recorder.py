@@ -4,62 +4,94 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._docs import page
 from pytest_headswap._plugin.expectations.apply import judge_report
-from pytest_headswap._plugin.expectations.judge import NOT_RUN, NOT_RUN_MEANS
 from pytest_headswap._plugin.facts import facts_of
 from pytest_headswap._plugin.failure import message_of
+from pytest_headswap._plugin.header import header_of
 from pytest_headswap._plugin.ids import CheckId, parse_id, repro_command
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.reports import ATTRIBUTE, NO_FACTS
+from pytest_headswap._plugin.summary import count_lines, problem_lines
+from pytest_headswap._plugin.verdict import outcome_of
 from pytest_headswap._plugin.worst import worst_lines
-from pytest_headswap.report import OUTCOMES, JournalError, JournalHeader, JournalWriter, Result
-from pytest_headswap.report.merge import shard_options
+from pytest_headswap.report import JournalError, JournalWriter, Outcome, Result, read_journal
+from pytest_headswap.report.matrix import badness
+from pytest_headswap.report.missing import selection_of, sentences_of
 
 if TYPE_CHECKING:
     from pytest_headswap._plugin.resume import Resume
+    from pytest_headswap.report.lock import FolderLock
     from pytest_headswap.report.write import Reports
+
+_PHASES = ("setup", "call", "teardown")
 
 
 class Recorder:
     """Turns the reports of the phases of a test into one result."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, resume: Resume | None = None) -> None:
+    def __init__(
+        self, config: pytest.Config, settings: Settings, lock: FolderLock | None, resume: Resume | None = None
+    ) -> None:
         self.config = config
         self.settings = settings
+        self.lock = lock
         self.resume = resume
         self.journal: JournalWriter | None = None
         self.counts: dict[str, Counter[str]] = {}
         self.skips: Counter[str] = Counter()
+        self.bad = 0
         self.unwritten = 0
-        self.problem = ""
+        self.why_unwritten = ""
+        self.broken = False
+        self.problems: list[str] = []
+        self.missing: tuple[str, ...] = ()
         self.reports: Reports | None = None
         self.no_reports = ""
         self._facts: dict[str, dict[str, Any]] = {}
         self._seconds: dict[str, float] = {}
         self._told: set[tuple[str, str]] = set()
+        self._names = {zoo.name: frozenset(zoo.names) for zoo, _ in settings.zoos}
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Begin a journal; a listing of tests leaves the one of the last run alone."""
-        if session.config.option.collectonly:
+    def pytest_sessionstart(self) -> None:
+        """Tell of the results that are taken over."""
+        for result in self.resume.taken if self.lock is not None and self.resume is not None else ():
+            self._tell(result)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Without xdist, the tests are collected here."""
+        self._select(item.nodeid for item in session.items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """With xdist, each worker collects all of them."""
+        self._select(ids)
+
+    def _select(self, nodeids: Iterable[str]) -> None:
+        """Begin a journal, with the results that this run is to have; a run that has none leaves the last one alone."""
+        if self.lock is None:
+            return
+        tests = [test for nodeid in nodeids if (test := parse_id(nodeid)) is not None and self._is_ours(test)]
+        if tests or self.settings.shard is not None or (self.resume is not None and self.resume.taken):
+            self._begin(tests)
+
+    def _begin(self, tests: Iterable[CheckId] = ()) -> None:
+        if self.lock is None or self.journal is not None:
             return
         taken = self.resume.taken if self.resume is not None else ()
+        known = [(result.zoo, result.model, result.check) for result in taken]
+        header = replace(header_of(self.settings), selected=selection_of([*known, *tests]))
         try:
-            self.journal = JournalWriter(self.settings.report, header_of(self.settings), taken)
+            self.journal = JournalWriter(self.settings.report, header, taken, self.lock)
         except JournalError as error:
             raise pytest.UsageError(f"{error} with --headswap-report") from error
-        for result in taken:
-            self._tell(result)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -69,15 +101,62 @@ class Recorder:
         """
         facts = getattr(report, ATTRIBUTE, None)
         if facts is None:
-            self._crashed(report)
-            return
-        setattr(report, ATTRIBUTE, NO_FACTS)  # pytest keeps all reports to the end
+            facts = self._facts_without_ours(report)
+            if facts is None:
+                return
+        else:
+            setattr(report, ATTRIBUTE, NO_FACTS)  # pytest keeps all reports to the end
         nodeid = report.nodeid
+        if report.when == "setup" or report.outcome not in ("passed", "failed", "skipped"):
+            self._facts.pop(nodeid, None)  # the test begins, or pytest is about to run it once more
         self._seconds[nodeid] = self._seconds.get(nodeid, 0.0) + report.duration
-        if facts:  # the last phase to say something wins: a failing teardown turns a pass into an error
-            self._facts[nodeid] = facts
-        if report.when == "teardown":
+        if report.outcome in ("passed", "failed", "skipped"):
+            self._gather(nodeid, self._no_better(report, facts))
+        if report.when not in ("setup", "call"):
             self._finish(nodeid)
+
+    def _gather(self, nodeid: str, facts: dict[str, Any]) -> None:
+        """Keep the worse of what the phases say: a failing teardown turns a pass into an error, a skipping one not."""
+        known = self._facts.get(nodeid)
+        if facts and (known is None or _rank(facts) <= _rank(known)):
+            self._facts[nodeid] = facts
+
+    def _no_better(self, report: pytest.TestReport, facts: dict[str, Any]) -> dict[str, Any]:
+        """Return the facts with a bad outcome where the report is a failure: a later hook may have made it one."""
+        if not report.failed or (facts and Result.from_json(facts).bad):
+            return facts
+        plain = self._plain_facts(report)
+        return {**(facts or {}), **plain} if plain is not None else facts
+
+    def _facts_without_ours(self, report: pytest.TestReport) -> dict[str, Any] | None:
+        """Return the facts of a report on which nothing of ours is; None where it is of another test.
+
+        So it is where another plugin has put a report of its own in place, and where the worker of a test died: xdist
+        then reports the test itself.
+        """
+        test = parse_id(report.nodeid)
+        if test is None or not self._is_ours(test):
+            return None
+        if report.when in _PHASES:
+            return self._plain_facts(report) or NO_FACTS
+        facts = self._plain_facts(report, "crashed") or NO_FACTS
+        return judge_report(self.settings.expectations, report, facts, facts["repro"])
+
+    def _plain_facts(self, report: pytest.TestReport, outcome: Outcome | None = None) -> dict[str, Any] | None:
+        """Return what the report alone says of a test; None while that is still open."""
+        test = parse_id(report.nodeid)
+        outcome = outcome or outcome_of(report)
+        if test is None or outcome is None:
+            return None
+        zoo = next(zoo for zoo, _ in self.settings.zoos if zoo.name == test.zoo)
+        return facts_of(
+            test,
+            outcome,
+            message=report.longreprtext,
+            reason="",
+            repro=repro_command(test, self.settings.options, self.settings.repeat_report),
+            family=zoo[test.model].family,
+        )
 
     def _finish(self, nodeid: str) -> None:
         with _uninterrupted():  # a result is written once, and not lost
@@ -91,49 +170,51 @@ class Recorder:
                 self._told.add(model)
             self._write(Result.from_json({**facts, "seconds": round(seconds, 4)}))
 
-    def _crashed(self, report: pytest.TestReport) -> None:
-        """The worker of a test died; xdist then reports the test itself, and nothing of ours is on that report."""
-        test = parse_id(report.nodeid)
-        if test is None or report.when in ("setup", "call", "teardown") or not self._is_ours(test):
-            return
-        self._facts.pop(report.nodeid, None)
-        seconds = self._seconds.pop(report.nodeid, 0.0)
-        zoo = next(zoo for zoo, _ in self.settings.zoos if zoo.name == test.zoo)
-        facts = facts_of(
-            test,
-            "crashed",
-            message=str(report.longrepr),
-            reason="",
-            repro=repro_command(test, self.settings.options),
-            family=zoo[test.model].family,
-        )
-        facts = judge_report(self.settings.expectations, report, facts, facts["repro"])
-        self._write(Result.from_json({**facts, "seconds": round(seconds, 4)}))
-
     def _is_ours(self, test: CheckId) -> bool:
-        return any(zoo.name == test.zoo and test.model in zoo.names for zoo, _ in self.settings.zoos)
+        return test.model in self._names.get(test.zoo, ())
 
     def _write(self, result: Result) -> None:
+        self._begin()  # where nothing said what was collected
         if self.journal is not None:
             try:
                 self.journal.write(result)
             except JournalError as error:
                 self._cannot_write(error)
+            self._tell_notices()
         self._tell(result)
 
     def _cannot_write(self, error: JournalError) -> None:
         """Say so loudly, once, and go on: what is found can still be seen, and what was written stays."""
         self.unwritten += 1
         if self.unwritten == 1:
-            self.problem = f"{error}. The run goes on, and its results are shown, but not all are kept"
-            reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
-            if reporter is not None:
-                reporter.ensure_newline()
-                reporter.write_line(f"headswap: WARNING: {self.problem}", red=True, bold=True)
+            self.why_unwritten = f"{error}. The run goes on, and its results are shown, but not all are kept"
+            self._warn(self.why_unwritten)
+
+    def _broken(self, error: JournalError) -> None:
+        """Say that the journal is not what the run wrote, which fails the run."""
+        self.broken = True
+        if str(error) not in self.why_unwritten:
+            self.problems.append(str(error))
+            self._warn(str(error))
+
+    def _tell_notices(self) -> None:
+        if self.journal is not None:
+            for notice in self.journal.notices:
+                self.problems.append(notice)
+                self._warn(notice)
+            self.journal.notices.clear()
+
+    def _warn(self, problem: str) -> None:
+        """Show a problem at once; it stands in the summary once more."""
+        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(f"headswap: WARNING: {problem}", red=True, bold=True)
 
     def _tell(self, result: Result) -> None:
         self.config.hook.pytest_headswap_result(config=self.config, result=result)
         self.counts.setdefault(result.zoo, Counter())[result.outcome] += 1
+        self.bad += result.bad
         if result.outcome == "skipped":
             self.skips[result.reason] += 1
 
@@ -141,41 +222,50 @@ class Recorder:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write down what an interrupted run had found, and close the journal.
 
-        A run that could not keep its results, or that goes on from one with failures, has not succeeded.
+        A run has not succeeded that has a bad result, its own or one that it took over, or lacks a result.
         """
         for nodeid in list(self._facts):
             self._finish(nodeid)
         if self.journal is not None:
-            self.journal.close()
-            self._write_reports(self.journal.path)
+            self._close(self.journal)
         resumed = self.resume is not None and bool(self.resume.taken)
         if resumed and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
             session.exitstatus = pytest.ExitCode.OK  # all was done before
-        bad = self.unwritten or (self.resume is not None and self.resume.failures)
-        if bad and session.exitstatus == pytest.ExitCode.OK:
+        lost = self.unwritten or self.missing or self.broken or (self.journal is not None and self.journal.displaced)
+        if (self.bad or lost) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def _write_reports(self, journal: Path) -> None:
-        """Make the reports of what was written; the run is as good without them, so whatever is wrong is only told."""
-        from pytest_headswap.report.write import write_reports
-
+    def _close(self, journal: JournalWriter) -> None:
+        """Close the journal, and make the reports of what it holds on the disk, not of what was to be written."""
         try:
-            self.reports = write_reports(journal, self.settings.report)
+            journal.close()
+            header, results = read_journal(journal.path)
+        except JournalError as error:
+            self._broken(error)
+            self.no_reports = str(error)
+            return
+        finally:
+            self._tell_notices()
+        if journal.displaced:
+            self.missing = sentences_of(header, results)
+            self.no_reports = f"`headswap report {journal.path} --output FOLDER` writes it to a folder of its own"
+            return
+        from pytest_headswap.report.write import reports_of
+
+        try:  # the run is as good without them, so whatever is wrong is only told
+            self.reports = reports_of(header, results, self.settings.report)
+            self.missing = self.reports.matrix.missing
         except Exception as error:  # noqa: BLE001 - a full disk, a folder that somebody has open, or a fault of ours
             self.no_reports = message_of(error)
+            self.missing = sentences_of(header, results)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """How many results of each kind, what was skipped for which reason, the worst, and where the reports are."""
-        if self.journal is None or not self.counts:
+        """Show the counts, what is missing, the worst, and where the reports are."""
+        if self.journal is None or not (self.counts or self.missing or self.problems):
             return
         terminalreporter.section("headswap", sep="=")
-        for zoo, counts in self.counts.items():
-            listed = ", ".join(f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts[outcome])
-            terminalreporter.write_line(f"{zoo}: {counts.total()} results: {listed}")
-        for reason, count in self.skips.most_common():
-            terminalreporter.write_line(f"  skipped {count}: {_explained(reason)}")
-        if self.skips:
-            terminalreporter.write_line(f"  the codes are explained at {page('errors')}")
+        for line in count_lines(self.counts, self.skips):
+            terminalreporter.write_line(line)
         if self.resume is not None:
             for line in self.resume.summary():
                 terminalreporter.write_line(line)
@@ -186,9 +276,14 @@ class Recorder:
         if self.no_reports:
             terminalreporter.write_line(f"warning: the report was not written: {self.no_reports}", yellow=True)
         terminalreporter.write_line(f"journal: {self.journal.path}")
-        if self.unwritten:
-            lost = f"WARNING: {self.unwritten} results are not in the journal: {self.problem}"
-            terminalreporter.write_line(lost, red=True, bold=True)
+        for line in problem_lines(self.problems, self.unwritten, self.why_unwritten, self.missing):
+            terminalreporter.write_line(line, red=True, bold=True)
+
+
+def _rank(facts: dict[str, Any]) -> tuple[bool, int]:
+    """Return the place of facts among others, lower for the worse."""
+    result = Result.from_json(facts)
+    return not result.bad, badness(result)
 
 
 @contextmanager
@@ -202,39 +297,3 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def header_of(settings: Settings) -> JournalHeader:
-    """The first line of the journal of a run."""
-    options = {
-        "zoo": [zoo.name for zoo, _ in settings.zoos],
-        "models": settings.models,
-        "checks": [check.name for check in settings.checks],
-        **asdict(settings.options),
-    }
-    if settings.shard is not None:
-        part = {zoo.name: names for zoo, names in settings.zoos}
-        options |= shard_options(str(settings.shard), part, {zoo.name: names for zoo, names in settings.whole})
-    return JournalHeader(_versions(settings), options)
-
-
-def _explained(reason: str) -> str:
-    from pytest_headswap.checks import SKIP_REASONS
-    from pytest_headswap.engine import REASONS
-
-    if not reason:
-        return "without a reason code"
-    ours = {**SKIP_REASONS, **REASONS, NOT_RUN: NOT_RUN_MEANS}
-    return f"[{reason}] {ours.get(reason, '')}".rstrip()  # a check of the user's has its own codes
-
-
-def _versions(settings: Settings) -> dict[str, str]:
-    versions = {}
-    for distribution in ("pytest-headswap", "pytest", "torch"):
-        try:
-            versions[distribution] = version(distribution)
-        except PackageNotFoundError:  # such as a torch from a system package
-            versions[distribution] = "unknown"
-    for zoo, _ in settings.zoos:
-        versions.update(zoo.versions)
-    return versions

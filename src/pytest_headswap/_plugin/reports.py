@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_headswap._plugin.expectations.apply import judge_report
-from pytest_headswap._plugin.facts import facts_of, properties_of, reason_of
-from pytest_headswap._plugin.failure import message_of
+from pytest_headswap._plugin.facts import facts_of, properties_of
+from pytest_headswap._plugin.failure import message_of, reason_of
 from pytest_headswap._plugin.lost import LostError
+from pytest_headswap._plugin.verdict import outcome_of, passes_strictly
 
 if TYPE_CHECKING:
     from pytest_headswap._plugin.nodes import CheckItem
+    from pytest_headswap.checks import Finding
     from pytest_headswap.report import Outcome
 
 ATTRIBUTE = "headswap"
@@ -34,20 +36,22 @@ def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestRe
         report.longrepr = _once(item, (item.parent.parent.name, None, report.longrepr[2]))
 
     facts = NO_FACTS
-    outcome = _outcome(item, report, error)
+    outcome = outcome_of(report, error, item.finding)
     if outcome is not None:
         built = item.parent.built
         facts = facts_of(
             item.check_id,
             outcome,
             message="; ".join(filter(None, [_message(item, report, error), *_notes(item)])),
-            reason=_reason(item, outcome, error),
-            finding=item.finding,
+            reason=_reason(item, report, outcome, error),
+            finding=_accounting(item, report),
             repro=item.repro,
             family=item.parent.family,
             anatomy=built.anatomy if built is not None else None,
             taken_mb=_taken_mb(item, error),
         )
+        if passes_strictly(report):
+            facts["expected"] = str(report.longrepr)
         facts = judge_report(item.parent.parent.settings.expectations, report, facts, item.repro)
         properties = properties_of(facts)
         kept = [(name, value) for name, value in item.user_properties if name not in properties]
@@ -63,21 +67,11 @@ def _once(item: CheckItem, value: tuple[Any, ...]) -> tuple[Any, ...]:
     return item.parent.parent.told.setdefault(value, value)
 
 
-def _outcome(item: CheckItem, report: pytest.TestReport, error: BaseException | None) -> Outcome | None:
-    """The verdict that a phase brings; None while it is still open."""
-    if hasattr(report, "wasxfail"):
-        return "xfailed" if report.skipped else "xpassed"
-    if report.skipped:
-        return "skipped"
-    if report.failed:
-        if isinstance(error, LostError):
-            return error.outcome
-        if report.when != "call":
-            return "error"
-        if item.finding is None or item.finding.outcome == "passed":
-            return "xpassed"  # only pytest's strict xfail makes a failure of a check that passed
-        return "failed" if item.finding.outcome == "failed" else "error"
-    return "passed" if report.when == "call" else None
+def _accounting(item: CheckItem, report: pytest.TestReport) -> Finding | None:
+    """Return the finding, unless the phase failed although the check found nothing wrong: something else ended it."""
+    finding = item.finding
+    fine = finding is not None and finding.outcome in ("passed", "skipped")
+    return None if fine and report.failed and not passes_strictly(report) else finding
 
 
 def _message(item: CheckItem, report: pytest.TestReport, error: BaseException | None) -> str:
@@ -85,8 +79,8 @@ def _message(item: CheckItem, report: pytest.TestReport, error: BaseException | 
         return str(error.msg)
     if error is not None:
         return message_of(error)
-    if isinstance(report.longrepr, str):
-        return report.longrepr
+    if report.failed and not passes_strictly(report):
+        return report.longreprtext or "failed, without a message"
     return item.finding.message if item.finding is not None else ""
 
 
@@ -102,9 +96,9 @@ def _taken_mb(item: CheckItem, error: BaseException | None) -> float | None:
     return item.checked.taken_mb if item.checked is not None else None
 
 
-def _reason(item: CheckItem, outcome: Outcome, error: BaseException | None) -> str:
-    if item.finding is not None:
-        return item.finding.reason
+def _reason(item: CheckItem, report: pytest.TestReport, outcome: Outcome, error: BaseException | None) -> str:
+    if (finding := _accounting(item, report)) is not None:
+        return finding.reason
     if outcome == "skipped":
         return reason_of(error) or (item.parent.built.reason if item.parent.built is not None else "")
     return reason_of(error)

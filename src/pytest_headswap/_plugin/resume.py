@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pytest_headswap._plugin.expectations.apply import judge_again
+from pytest_headswap._plugin.header import header_of
 from pytest_headswap._plugin.ids import CheckId
 from pytest_headswap._plugin.options import Settings
-from pytest_headswap._plugin.recorder import header_of
 from pytest_headswap.report import JOURNAL_NAME, JournalError, JournalHeader, Result, read_journal
 
 AGAIN = ("crashed", "timeout")

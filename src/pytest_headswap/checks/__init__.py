@@ -13,7 +13,7 @@ from pytest_headswap.checks import device_placement as placement
 from pytest_headswap.checks.build import build_case
 from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.device_placement import device_placement
-from pytest_headswap.checks.finding import SKIP_REASONS, CheckFailed, CheckSkipped, Finding
+from pytest_headswap.checks.finding import SKIP_REASONS, CheckFailed, CheckSkipped, Finding, named, text_of
 from pytest_headswap.checks.frozen_backbone import frozen_backbone
 from pytest_headswap.checks.gradient_flow import gradient_flow
 from pytest_headswap.checks.metadata import metadata
@@ -72,19 +72,35 @@ CHECKS: dict[str, Check] = {
 
 
 def run_check(check: str | Check, case: Case) -> Finding:
-    """Run one check, with random numbers of its own; whatever it raises becomes part of the finding."""
+    """Run one check, with random numbers of its own, and return what it found.
+
+    Whatever ends the check becomes part of the finding. Only KeyboardInterrupt is raised, since it may be Ctrl-C.
+    """
     if isinstance(check, str):
         check = CHECKS[check]
     try:
-        with case.seeded(check.name):
-            note = check.run(case) or ""
-    except CheckFailed as failure:
-        return Finding("failed", str(failure), check.evidence(case), exception=failure)
-    except CheckSkipped as skip:
-        return Finding("skipped", skip.message, reason=skip.reason)
+        return _found(check, case)
+    except KeyboardInterrupt:
+        raise
     except HeadSwapError as error:
         return Finding("error", error.message, reason=error.reason, exception=error)
-    except Exception as error:  # noqa: BLE001 - a model's own code may raise anything
-        return Finding("error", f"{type(error).__name__}: {error}", exception=error)
+    except BaseException as error:  # noqa: BLE001 - a model's own code may raise anything, SystemExit too
+        return Finding("error", named(error), exception=error)
+
+
+def _found(check: Check, case: Case) -> Finding:
+    """Return what the check itself says; raise whatever else ends it."""
+    try:
+        with case.seeded(check.name):
+            note: object = check.run(case)
+    except CheckFailed as failure:
+        return Finding("failed", text_of(failure), check.evidence(case), exception=failure)
+    except CheckSkipped as skip:
+        return Finding("skipped", str(skip.message), reason=skip.reason)
+    if not isinstance(note, (str, type(None))):
+        raise TypeError(
+            f"the check {check.name} returned {type(note).__name__}. A check returns None or a note as text, "
+            "and raises CheckFailed for a fault"
+        )
     notes = (note, case.why_structure if check.evidence is _OF_CASE else "")
     return Finding("passed", "; ".join(filter(None, notes)), check.evidence(case))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,4 +49,31 @@ class Finding:
     message: str = ""
     evidence: str = ""
     reason: str = ""
-    exception: Exception | None = field(default=None, repr=False, compare=False)
+    exception: BaseException | None = field(default=None, repr=False, compare=False)
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception, and those of a group; an exception of a model may even fail to give its text."""
+    try:
+        text = str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as raised:  # noqa: BLE001 - the code of a model may raise anything
+        text = f"its str() raises {type(raised).__name__}"
+    members = getattr(error, "exceptions", ()) if _is_group(error) else ()
+    return ": ".join(filter(None, [text, ", ".join(named(member) for member in members[:_MEMBERS])]))
+
+
+def named(error: BaseException) -> str:
+    """Return the type and the text of an exception."""
+    text = text_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+_MEMBERS = 3  # of a group are named
+
+
+def _is_group(error: BaseException) -> bool:
+    """Return whether an exception is a group of Python 3.11, which this module also has to do without."""
+    group = getattr(builtins, "BaseExceptionGroup", None)
+    return group is not None and isinstance(error, group)

@@ -12,7 +12,7 @@ from statistics import median
 
 from pytest_headswap.report.journal import JournalHeader
 from pytest_headswap.report.matrix import Row, badness, matrix_of
-from pytest_headswap.report.result import BAD, Outcome, Result
+from pytest_headswap.report.result import Outcome, Result
 
 _ENOUGH = 10
 """Models from which on it can be told how fast a machine is."""
@@ -76,6 +76,7 @@ class Comparison:
         slower, larger: models that passed the limits.
         pace: how many times as long the second run took for the model in the middle; None where too few are shared.
         shared: how many results both have.
+        missing: what the two runs lack of what they were to have, in sentences.
     """
 
     broke: tuple[Change, ...]
@@ -86,6 +87,7 @@ class Comparison:
     larger: tuple[Growth, ...]
     pace: float | None
     shared: int
+    missing: tuple[str, ...] = ()
 
 
 def compare(old: Iterable[Result], new: Iterable[Result], limits: Limits | None = None) -> Comparison:
@@ -96,17 +98,19 @@ def compare(old: Iterable[Result], new: Iterable[Result], limits: Limits | None 
     changes = [
         Change(before.get(key), result)
         for key, result in after.items()
-        if key not in before or before[key].outcome != result.outcome
+        if key not in before or _verdict(before[key]) != _verdict(result)
     ]
     kinds: dict[str, list[Change]] = {"broke": [], "mended": [], "changed": []}
     for change in changes:
-        kind = _kind(change.old.outcome if change.old is not None else None, change.result.outcome)
+        kind = _kind(change.old, change.result)
         if kind:
             kinds[kind].append(change)
     gone = [Change(result, None) for key, result in before.items() if key not in after]
     slower, pace = _slower(_rows(old), _rows(new), limits)
     return Comparison(
-        **{kind: _worst_first(found) for kind, found in kinds.items()},
+        broke=_worst_first(kinds["broke"]),
+        mended=_worst_first(kinds["mended"]),
+        changed=_worst_first(kinds["changed"]),
         gone=_worst_first(gone),
         slower=slower,
         larger=_larger(_rows(old), _rows(new), limits),
@@ -115,16 +119,23 @@ def compare(old: Iterable[Result], new: Iterable[Result], limits: Limits | None 
     )
 
 
-def _kind(old: Outcome | None, new: Outcome) -> str:
+def _verdict(result: Result) -> tuple[Outcome, bool]:
+    return result.outcome, result.bad
+
+
+def _kind(old: Result | None, new: Result) -> str:
     """To which list a change belongs; to none where a new result is as it should be."""
-    if new in BAD:
-        return "broke" if old not in BAD else "changed"
+    if new.bad:
+        return "broke" if old is None or not old.bad else "changed"
     if old is None:
         return ""
-    passes = new in ("passed", "xpassed")
-    if passes and old in ("passed", "xpassed"):
+    passes = new.outcome in _PASSES
+    if passes and old.outcome in _PASSES and not old.bad:
         return ""
-    return "mended" if passes and (old in BAD or old == "xfailed") else "changed"
+    return "mended" if passes and (old.bad or old.outcome == "xfailed") else "changed"
+
+
+_PASSES = ("passed", "xpassed")
 
 
 def _by_key(results: Iterable[Result]) -> dict[_Key, Result]:

@@ -1,6 +1,7 @@
 """The journal: `results.jsonl`, one line for the run and then one a result, written as they come.
 
-Every report is made from this file, so a run that is cut short loses nothing that it had found.
+Every report is made from this file, so a run that is cut short loses nothing that it had found. The first line names
+the results that the run was to have, so that reports of a run that was cut short say what is missing.
 
     {"headswap_journal": 1, "versions": {"torch": "2.8.0", ...}, "options": {...}, "python": ..., "platform": ...}
     {"zoo": "timm", "model": "resnet18", "check": "output_shape", "outcome": "passed", ...}
@@ -10,12 +11,10 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pytest_headswap.report.result import Result
@@ -41,6 +40,9 @@ class JournalHeader:
     merged: Mapping[str, Any] = field(default_factory=dict)
     """For a journal that was merged of several: whether it is whole, what is missing, and the machines."""
 
+    selected: Mapping[str, Any] = field(default_factory=dict)
+    """By zoo, which checks of which models the run was to make; empty where that is not known."""
+
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON types, with the version of the format first."""
         return {
@@ -51,68 +53,8 @@ class JournalHeader:
             "platform": self.platform,
             "started": self.started,
             **({"merged": dict(self.merged)} if self.merged else {}),
+            **({"selected": dict(self.selected)} if self.selected else {}),
         }
-
-
-def _line(data: Mapping[str, Any]) -> bytes:
-    # ASCII only: a model's name may hold characters that break lines or cannot be encoded
-    return json.dumps(data).encode("ascii") + b"\n"
-
-
-class JournalWriter:
-    """Owns the file of one run. An older journal in the same folder is replaced, as a whole and at once.
-
-    Args:
-        folder: where the journal is to lie.
-        header: its first line.
-        taken: results of an earlier run, which this one goes on from.
-    """
-
-    def __init__(self, folder: Path, header: JournalHeader, taken: Iterable[Result] = ()) -> None:
-        self.path = folder / JOURNAL_NAME
-        beginning = b"".join(map(_line, [header.to_json(), *(result.to_json() for result in taken)]))
-        new = folder / f"{JOURNAL_NAME}.new"  # the old one is there until the new one holds what is taken of it
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            new.write_bytes(beginning)
-            new.replace(self.path)
-            self._file = self.path.open("ab", buffering=0)
-        except OSError as error:
-            with suppress(OSError):
-                new.unlink()
-            raise JournalError(
-                f"cannot write the report to {folder}: {error.strerror or error}. Choose a folder that can be written"
-            ) from error
-        self._size = len(beginning)
-
-    def write(self, result: Result) -> None:
-        """Append a result; it is in the file when this returns.
-
-        Raises:
-            JournalError: it cannot be written, and the journal is what it was before.
-        """
-        line = _line(result.to_json())
-        try:
-            written = 0
-            while written < len(line):
-                written += self._file.write(line[written:])
-        except OSError as error:
-            with suppress(OSError):
-                self._file.truncate(self._size)
-            raise JournalError(f"cannot write to {self.path}: {error.strerror or error}") from error
-        self._size += len(line)
-
-    def close(self) -> None:
-        """Close the file; more than once does no harm."""
-        self._file.close()
-
-    def __enter__(self) -> JournalWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def read_journal(path: str | Path) -> tuple[JournalHeader, list[Result]]:
@@ -175,6 +117,7 @@ def _read_header(path: Path, line: str) -> JournalHeader:
         data.get("platform", ""),
         data.get("started", ""),
         data.get("merged", {}),
+        data.get("selected", {}),
     )
 
 
@@ -194,6 +137,14 @@ def _are_versions(value: Any) -> bool:
     return isinstance(value, list) and all(_is_mapping(item) and _is_text(item.get("version")) for item in value)
 
 
+def _is_selection(value: Any) -> bool:
+    """Whether a value is what `missing.selection_of` returns, for each zoo."""
+    groups = [group for of_zoo in value.values() if isinstance(of_zoo, list) for group in of_zoo]
+    return all(isinstance(of_zoo, list) for of_zoo in value.values()) and all(
+        _is_mapping(group) and _are_texts(group.get("models")) and _are_texts(group.get("checks")) for group in groups
+    )
+
+
 _HEADER: dict[str, Callable[[Any], bool]] = {
     "versions": lambda value: _is_mapping(value) and all(map(_is_text, value.values())),
     "options": lambda value: _is_mapping(value) and _are_texts(value.get("checks", [])),
@@ -203,6 +154,7 @@ _HEADER: dict[str, Callable[[Any], bool]] = {
     "merged": lambda value: (
         _is_mapping(value) and _are_versions(value.get("versions", [])) and _are_texts(value.get("missing", []))
     ),
+    "selected": lambda value: _is_mapping(value) and _is_selection(value),
 }
 """What reports rely on."""
 

@@ -77,11 +77,10 @@ def _head(matrix: Matrix) -> str:
         [escaped(zoo, _NAME), *(f"{counts[outcome]:,}" for outcome in present)]
         for zoo, counts in list(zoos.items())[:_MOST_ZOOS]
     )
-    missing = matrix.header.merged.get("missing", ())
     with_what = ", ".join(f"{name} {version}" for name, version in matrix.header.versions.items())
     return (
         f"## Head swaps: {told}\n\n"
-        + (f"**Not whole**: {escaped('; '.join(missing), 600)}\n\n" if missing else "")
+        + (f"**Not whole**: {escaped('; '.join(matrix.missing), 600)}\n\n" if matrix.missing else "")
         + table(["zoo", *(f">{outcome}" for outcome in present)], lines)
         + f"\n{escaped(with_what, 600)}; {duration(matrix.seconds)} of tests\n"
     )
@@ -132,6 +131,8 @@ def _cell(results: Sequence[Result]) -> str:
 def _worst(matrix: Matrix) -> str:
     rows = matrix.worst_first
     if not rows:
+        if matrix.missing:
+            return f"No failure among {counted(matrix.outcomes.total(), 'result')}; the others are missing.\n"
         return "Nothing failed.\n"
     lines = (
         [

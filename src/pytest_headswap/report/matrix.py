@@ -12,6 +12,7 @@ from functools import cached_property
 
 from pytest_headswap.report.anatomy import Anatomy
 from pytest_headswap.report.journal import JournalHeader
+from pytest_headswap.report.missing import sentences_of
 from pytest_headswap.report.result import WORST_FIRST, Outcome, Result
 from pytest_headswap.report.text import file_name
 
@@ -86,12 +87,14 @@ class Matrix:
     """A journal as rows.
 
     `versions`: what the results were made with, empty for a journal of one run.
+    `missing`: the results that the run was to have and does not, in sentences.
     """
 
     header: JournalHeader
     rows: tuple[Row, ...]
     checks: tuple[str, ...]
     versions: tuple[str, ...]
+    missing: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -124,6 +127,7 @@ class Matrix:
 
 def matrix_of(header: JournalHeader, results: Iterable[Result]) -> Matrix:
     """The rows of a journal, in the order of their names."""
+    results = list(results)
     grouped: dict[tuple[str, str], list[Result]] = {}
     seen: dict[str, dict[str, None]] = {"checks": {}, "versions": {}}
     for result in results:
@@ -142,7 +146,7 @@ def matrix_of(header: JournalHeader, results: Iterable[Result]) -> Matrix:
     rows = tuple(
         Row(zoo, model, tuple(sorted(group, key=place)), versions) for (zoo, model), group in sorted(grouped.items())
     )
-    return Matrix(header, rows, checks, versions)
+    return Matrix(header, rows, checks, versions, sentences_of(header, results))
 
 
 def _ordered(seen: Iterable[str], told: Sequence[str]) -> tuple[str, ...]:

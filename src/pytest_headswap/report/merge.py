@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_headswap.report.journal import JournalError, JournalHeader, JournalWriter, read_journal
+from pytest_headswap.report.journal import JournalError, JournalHeader, read_journal
 from pytest_headswap.report.result import Result
+from pytest_headswap.report.writer import JournalWriter
 
 _OF_SHARD = ("shard", "part", "selection")
 _NAMED = 5
@@ -189,7 +190,7 @@ def _told(what: str, keys: Iterable[tuple[str, ...]], unit: str = "result") -> I
         yield f"{what} {len(names)} {unit}{plural}: {', '.join(names[:_NAMED])}{more}"
 
 
-def origin(headers: Sequence[JournalHeader]) -> dict[str, str]:
+def origin(headers: Sequence[JournalHeader]) -> dict[str, Any]:
     """Where and when several journals were written, as fields of the header of one."""
     return {
         "python": ", ".join(sorted({header.python for header in headers})),

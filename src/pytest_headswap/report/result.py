@@ -44,7 +44,8 @@ class Result:
         anatomy: the heads in full, and the way to each; in a journal on the first result of a model alone.
         version: of what the model was run, such as `torch 2.4.1`, where a journal holds several versions.
         found: what the outcome would be without a file of expectations; empty where it is the same.
-        expected: what the file of expectations says of it, and why; empty where it says nothing.
+        expected: what the file of expectations, or a strict mark of pytest, says of it, and why; empty where neither
+            does.
     """
 
     zoo: str
@@ -71,7 +72,7 @@ class Result:
 
     @property
     def bad(self) -> bool:
-        """Whether somebody has to look at it: also where it passes, and a file of expectations says that it fails."""
+        """Whether somebody has to look at it: also where it passes, and is expected to fail."""
         return self.outcome in BAD or (self.outcome == "xpassed" and bool(self.expected))
 
     @property

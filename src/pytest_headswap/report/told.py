@@ -28,6 +28,7 @@ def headline(comparison: Comparison) -> str:
 def in_words(comparison: Comparison, width: int = 120) -> Iterator[str]:
     """Lines for a terminal, the worst first."""
     yield headline(comparison)
+    yield from (f"not whole: {printable(sentence)}" for sentence in comparison.missing)
     if comparison.pace is not None:
         yield f"pace: the second run took {comparison.pace:.2f} times as long for the model in the middle"
     for title, found in _lists(comparison):
@@ -45,6 +46,8 @@ def in_words(comparison: Comparison, width: int = 120) -> Iterator[str]:
 def as_markdown(comparison: Comparison) -> str:
     """The same for a step summary, within its bounds."""
     parts = [f"## Head swaps compared\n\n{escaped(headline(comparison), 600)}\n"]
+    if comparison.missing:
+        parts.append(f"**Not whole**: {escaped('; '.join(comparison.missing), 600)}\n")
     for title, found in _lists(comparison):
         if found:
             rows = ([escaped(_name(item), 160), escaped(_what(item), 400)] for item in found[:_MOST])

@@ -14,6 +14,7 @@ from typing import Any
 
 from pytest_headswap.report.journal import JournalError, JournalHeader, read_journal
 from pytest_headswap.report.merge import Merged, MergeError, merge, origin
+from pytest_headswap.report.missing import sentences_of
 from pytest_headswap.report.result import Result
 
 
@@ -64,7 +65,7 @@ def _one_run(journals: Sequence[tuple[Path, JournalHeader, list[Result]]], parti
     (path, header, results), *more = journals
     if more or "shard" in header.options:
         return merge([path, *(other for other, _, _ in more)], partial=partial)
-    return Merged(header, results, tuple(header.merged.get("missing", ())))
+    return Merged(header, results, sentences_of(header, results))
 
 
 def _as_one(runs: Mapping[str, Merged], by: str) -> Merged:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_headswap.report.html import write_html
-from pytest_headswap.report.journal import JournalError, read_journal
+from pytest_headswap.report.journal import JournalError, JournalHeader, read_journal
 from pytest_headswap.report.markdown import write_markdown
 from pytest_headswap.report.matrix import Matrix, matrix_of
+from pytest_headswap.report.result import Result
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,16 @@ def write_reports(journal: Path, folder: Path) -> Reports:
     Raises:
         JournalError: it cannot be read, or the reports cannot be written.
     """
-    matrix = matrix_of(*read_journal(journal))
+    return reports_of(*read_journal(journal), folder)
+
+
+def reports_of(header: JournalHeader, results: Iterable[Result], folder: Path) -> Reports:
+    """Make the reports of what a journal holds.
+
+    Raises:
+        JournalError: the reports cannot be written.
+    """
+    matrix = matrix_of(header, results)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return Reports(matrix, write_html(matrix, folder), write_markdown(matrix, folder))

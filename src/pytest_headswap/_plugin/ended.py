@@ -1,0 +1,44 @@
+"""Checks and models that end in an exception of pytest, which is a verdict. Imports no pytest, for `check_headswap`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+from unittest import SkipTest
+
+if TYPE_CHECKING:
+    from pytest_headswap.checks import Finding
+
+
+def is_skip(error: BaseException | None) -> bool:
+    """Return whether pytest takes an exception for a skip: also that of `unittest`."""
+    return isinstance(error, SkipTest) or _is_of_pytest(error, "Skipped")
+
+
+def is_expected(error: BaseException | None) -> bool:
+    """Return whether an exception was raised by `pytest.xfail`."""
+    return _is_of_pytest(error, "XFailed")
+
+
+def is_failure(error: BaseException | None) -> bool:
+    """Return whether an exception was raised by `pytest.fail`."""
+    return _is_of_pytest(error, "Failed") and not is_expected(error)
+
+
+def by_pytest(finding: Finding) -> Finding:
+    """Return the finding of a check that ended in `pytest.skip` or `pytest.fail`: these are verdicts."""
+    from pytest_headswap.checks import Finding
+    from pytest_headswap.checks.finding import named, text_of
+
+    error = finding.exception
+    if error is not None and is_skip(error):
+        return Finding("skipped", text_of(error))
+    if error is not None and is_failure(error):
+        return Finding("failed", named(error), exception=error)
+    return finding
+
+
+def _is_of_pytest(error: BaseException | None, name: str) -> bool:
+    """Return whether an exception is one of pytest's; where pytest is not imported, nothing can have raised one."""
+    outcomes = sys.modules.get("_pytest.outcomes")
+    return outcomes is not None and isinstance(error, getattr(outcomes, name))

@@ -1,0 +1,36 @@
+"""The first line of the journal of a run: versions, options, and the part of a shard."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+
+from pytest_headswap._plugin.options import Settings
+from pytest_headswap.report import JournalHeader
+from pytest_headswap.report.merge import shard_options
+
+
+def header_of(settings: Settings) -> JournalHeader:
+    """Return the first line of the journal of a run."""
+    options = {
+        "zoo": [zoo.name for zoo, _ in settings.zoos],
+        "models": settings.models,
+        "checks": [check.name for check in settings.checks],
+        **asdict(settings.options),
+    }
+    if settings.shard is not None:
+        part = {zoo.name: names for zoo, names in settings.zoos}
+        options |= shard_options(str(settings.shard), part, {zoo.name: names for zoo, names in settings.whole})
+    return JournalHeader(_versions(settings), options)
+
+
+def _versions(settings: Settings) -> dict[str, str]:
+    versions = {}
+    for distribution in ("pytest-headswap", "pytest", "torch"):
+        try:
+            versions[distribution] = version(distribution)
+        except PackageNotFoundError:  # such as a torch from a system package
+            versions[distribution] = "unknown"
+    for zoo, _ in settings.zoos:
+        versions.update(zoo.versions)
+    return versions

@@ -1,0 +1,28 @@
+"""The lock of the report folder of a run."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from pytest_headswap._plugin.options import Settings
+from pytest_headswap.report import JournalError
+from pytest_headswap.report.lock import FolderLock
+from pytest_headswap.report.writer import lock_folder
+
+
+def own_folder(config: pytest.Config, settings: Settings) -> FolderLock | None:
+    """Lock the report folder until pytest ends; None where no check is made, so that nothing is written.
+
+    Raises:
+        pytest.UsageError: another run has the folder, or it cannot be written.
+    """
+    if config.option.collectonly or getattr(config.option, "setuponly", False):
+        return None
+    try:
+        lock = lock_folder(settings.report, shlex.join(["pytest", *map(str, config.invocation_params.args)]))
+    except JournalError as error:
+        raise pytest.UsageError(f"{error} with --headswap-report") from error
+    config.add_cleanup(lock.release)
+    return lock

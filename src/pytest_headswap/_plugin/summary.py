@@ -1,0 +1,41 @@
+"""The section of a run in the terminal: the counts, what is missing, the worst, and where the reports are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from pytest_headswap._docs import page
+from pytest_headswap._plugin.expectations.judge import NOT_RUN, NOT_RUN_MEANS
+from pytest_headswap.report import OUTCOMES
+from pytest_headswap.report.text import counted
+
+
+def count_lines(counts: Mapping[str, Counter[str]], skips: Counter[str]) -> Iterator[str]:
+    """Yield how many results each zoo has of each outcome, and why checks were skipped."""
+    for zoo, of_zoo in counts.items():
+        listed = ", ".join(f"{of_zoo[outcome]} {outcome}" for outcome in OUTCOMES if of_zoo[outcome])
+        yield f"{zoo}: {of_zoo.total()} results: {listed}"
+    for reason, count in skips.most_common():
+        yield f"  skipped {count}: {_explained(reason)}"
+    if skips:
+        yield f"  the codes are explained at {page('errors')}"
+
+
+def problem_lines(problems: Iterable[str], unwritten: int, why: str, missing: Iterable[str]) -> Iterator[str]:
+    """Yield what the report folder lacks, and why."""
+    if unwritten:
+        yield f"WARNING: {counted(unwritten, 'result')} {'is' if unwritten == 1 else 'are'} not in the journal: {why}"
+    yield from (f"WARNING: {problem}" for problem in problems)
+    for sentence in missing:
+        yield f"NOT WHOLE: {sentence}. The same command with --headswap-resume runs what is missing"
+
+
+def _explained(reason: str) -> str:
+    from pytest_headswap.checks import SKIP_REASONS
+    from pytest_headswap.engine import REASONS
+
+    if not reason:
+        return "without a reason code"
+    ours = {**SKIP_REASONS, **REASONS, NOT_RUN: NOT_RUN_MEANS}
+    return f"[{reason}] {ours.get(reason, '')}".rstrip()  # a check of the user's has its own codes

@@ -1,0 +1,52 @@
+"""The outcome of a check: what its finding says, and never anything better than what pytest says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_headswap._plugin.ended import is_failure
+from pytest_headswap._plugin.lost import LostError
+
+if TYPE_CHECKING:
+    from pytest_headswap.checks import Finding
+    from pytest_headswap.report import Outcome
+
+_STRICT = "[XPASS(strict)]"
+
+
+def outcome_of(
+    report: pytest.TestReport, error: BaseException | None = None, finding: Finding | None = None
+) -> Outcome | None:
+    """Return the outcome that the report of a phase brings; None while the test is still open.
+
+    Args:
+        report: what pytest says of the phase.
+        error: what ended the phase.
+        finding: what the check found, where it was made.
+    """
+    if report.failed:
+        return _failure(report, error, finding)
+    if hasattr(report, "wasxfail"):
+        return "xfailed" if report.skipped else "xpassed"
+    if report.skipped:
+        return "skipped"
+    return "passed" if report.passed and report.when == "call" else None
+
+
+def _failure(report: pytest.TestReport, error: BaseException | None, finding: Finding | None) -> Outcome:
+    if isinstance(error, LostError):
+        return error.outcome
+    if report.when != "call":
+        return "error"
+    if error is None:
+        return "xpassed" if passes_strictly(report) else "failed"
+    if is_failure(error) or (finding is not None and finding.outcome == "failed"):
+        return "failed"
+    return "error"
+
+
+def passes_strictly(report: pytest.TestReport) -> bool:
+    """Return whether a test passed that a strict xfail mark expects to fail: pytest says so in the report alone."""
+    return report.failed and isinstance(report.longrepr, str) and report.longrepr.startswith(_STRICT)

@@ -1,0 +1,185 @@
+"""The lock of a report folder: one run at a time writes to it, and the lock file says which.
+
+The system releases the lock when the process of the run ends, even after `kill -9`. A file that is left means nothing.
+Windows and some network file systems have no such locks: there, the process that the file names is looked up.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import sys
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+LOCK_NAME = "results.lock"
+_TRIES = 10  # another run may remove its lock file between two steps of ours
+_LONGEST = 300  # characters of a command
+_LARGEST = 4096  # bytes of a lock file
+
+_Identity = tuple[int, int]
+_Owner = dict[str, Any]
+
+_HELD: dict[_Identity, _Owner] = {}
+"""Lock files that this process holds: the system would lock them a second time for the same process."""
+
+
+class FolderInUseError(Exception):
+    """Another run is writing to the folder; the message says which, and what to do."""
+
+
+class FolderLock:
+    """The right to write to a report folder, held from creation to `release`.
+
+    Args:
+        folder: is created where it does not exist.
+        command: what runs here, for the message that a second run shows.
+
+    Raises:
+        FolderInUseError: another run has the folder.
+        OSError: the folder or the lock file cannot be written.
+    """
+
+    def __init__(self, folder: Path, command: str = "") -> None:
+        self.folder = folder
+        self.path = folder / LOCK_NAME
+        self._owner: _Owner = {
+            "pid": os.getpid(),
+            "created": _created(os.getpid()),
+            "host": platform.node(),
+            "command": command[:_LONGEST],
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        self._file = -1
+        self._identity: _Identity = (0, 0)
+        self.take()
+
+    def take(self) -> None:
+        """Take the lock, again where its file was deleted.
+
+        Raises:
+            FolderInUseError: another run has the folder.
+            OSError: the folder or the lock file cannot be written.
+        """
+        if self.held:
+            return
+        self._close()
+        for _ in range(_TRIES):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            here = _identity_at(self.path)
+            if here in _HELD:  # not even opened: this process would lose the lock when it closes the file
+                raise FolderInUseError(self._told(_HELD[here]))
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                if not _is_free(file):
+                    raise FolderInUseError(self._told(_owner_in(file)))
+                identity = _identity(os.fstat(file))
+                if _identity_at(self.path) == identity:
+                    self._keep(file, identity)
+                    return
+            finally:
+                if self._file != file:
+                    os.close(file)
+        raise FolderInUseError(self._told({}))
+
+    @property
+    def held(self) -> bool:
+        """Whether the lock file in the folder is the one that this object has locked."""
+        return self._file >= 0 and _identity_at(self.path) == self._identity
+
+    def release(self) -> None:
+        """Let another run have the folder. A second call does nothing, nor does one in a forked copy of the process."""
+        if self._file < 0 or self._owner["pid"] != os.getpid():
+            return
+        held = self.held
+        if sys.platform == "win32":  # an open file cannot be deleted there
+            self._close()
+        if held:
+            with suppress(OSError):
+                self.path.unlink()
+        self._close()
+
+    def _keep(self, file: int, identity: _Identity) -> None:
+        os.ftruncate(file, 0)
+        os.lseek(file, 0, os.SEEK_SET)
+        os.write(file, json.dumps(self._owner).encode("ascii"))
+        self._file, self._identity = file, identity
+        _HELD[identity] = self._owner
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            _HELD.pop(self._identity, None)
+            self._file = -1
+
+    def _told(self, owner: _Owner) -> str:
+        who = "another run"
+        if owner:
+            command = f" ({owner['command']})" if owner.get("command") else ""
+            who = f"process {owner.get('pid')} on {owner.get('host')}{command}, which started {owner.get('started')},"
+        return (
+            f"the report folder {self.folder} is in use: {who} is writing its results there. Wait until it ends, "
+            "or choose another folder"
+        )
+
+
+def _is_free(file: int) -> bool:
+    """Lock an open file; return whether that worked."""
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+        else:
+            return True
+    return not _is_alive(_owner_in(file))
+
+
+def _is_alive(owner: _Owner) -> bool:
+    """Return whether the process that a lock file names still runs; one on another machine is taken to run."""
+    if not owner:
+        return False
+    if owner.get("host") != platform.node():
+        return True
+    pid, created = owner.get("pid"), owner.get("created")
+    if not isinstance(pid, int) or not isinstance(created, float):
+        return False
+    return abs(_created(pid) - created) < 1.0
+
+
+def _created(pid: int) -> float:
+    """Return when a process began; 0 where there is none of this number."""
+    import psutil
+
+    try:
+        return float(psutil.Process(pid).create_time())
+    except (psutil.Error, ValueError):
+        return 0.0
+
+
+def _owner_in(file: int) -> _Owner:
+    """Return what a lock file says; nothing where it was not written yet, or by something else."""
+    os.lseek(file, 0, os.SEEK_SET)
+    with suppress(ValueError):
+        found = json.loads(os.read(file, _LARGEST))
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _identity_at(path: Path) -> _Identity | None:
+    try:
+        return _identity(path.stat())
+    except OSError:
+        return None
+
+
+def _identity(status: os.stat_result) -> _Identity:
+    return status.st_dev, status.st_ino

@@ -1,0 +1,203 @@
+"""The writer of a journal: it owns the folder while it writes, and notices what others do to its file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pytest_headswap.report.journal import JOURNAL_NAME, JournalError, JournalHeader
+from pytest_headswap.report.lock import FolderInUseError, FolderLock
+from pytest_headswap.report.result import Result
+from pytest_headswap.report.text import counted
+
+
+def _line(data: Mapping[str, Any]) -> bytes:
+    # ASCII only: a model's name may hold characters that break lines or cannot be encoded
+    return json.dumps(data).encode("ascii") + b"\n"
+
+
+def lock_folder(folder: Path, command: str = "") -> FolderLock:
+    """Lock a report folder for one run.
+
+    Raises:
+        JournalError: another run has it, or it cannot be written.
+    """
+    try:
+        return FolderLock(folder, command)
+    except FolderInUseError as error:
+        raise JournalError(str(error)) from error
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+class JournalWriter:
+    """Owns the file of one run. An older journal in the same folder is replaced, as a whole and at once.
+
+    A journal that is deleted while the run goes on is written again. One that something else replaces is left to that,
+    and the results of this run go into a file of their own.
+
+    Args:
+        folder: where the journal is to lie.
+        header: its first line.
+        taken: results of an earlier run, which this one goes on from.
+        lock: the lock of the folder, where the caller has it; else the writer takes one until it is closed.
+
+    Attributes:
+        path: the file that holds the results.
+        notices: what became of the journal meanwhile, in sentences; for the caller to tell, and to clear.
+        displaced: whether something else replaced the journal, so that `path` is another file.
+    """
+
+    def __init__(
+        self, folder: Path, header: JournalHeader, taken: Iterable[Result] = (), lock: FolderLock | None = None
+    ) -> None:
+        self.path = folder / JOURNAL_NAME
+        self.notices: list[str] = []
+        self.displaced = False
+        self._own_lock = lock_folder(folder) if lock is None else None
+        self._lock = lock or self._own_lock
+        self._file: FileIO | None = None
+        self._size = 0
+        lines = [header.to_json(), *(result.to_json() for result in taken)]
+        self.count = len(lines) - 1
+        try:
+            self._begin(b"".join(map(_line, lines)))
+        except OSError as error:
+            self._release()
+            raise _unwritable(folder, error) from error
+
+    def write(self, result: Result) -> None:
+        """Append a result; it is in the file when this returns.
+
+        Raises:
+            JournalError: it cannot be written, and the journal is what it was before.
+        """
+        self._look()
+        assert self._file is not None, "a writer that is closed writes nothing"
+        line = _line(result.to_json())
+        try:
+            written = 0
+            while written < len(line):
+                written += self._file.write(line[written:])
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(self._size)
+            raise JournalError(f"cannot write to {self.path}: {error.strerror or error}") from error
+        self._size += len(line)
+        self.count += 1
+
+    def close(self) -> None:
+        """Look at the file once more and close it; more than once does no harm.
+
+        Raises:
+            JournalError: the file does not hold what was written to it.
+        """
+        if self._file is None:
+            return
+        try:
+            self._look()
+        finally:
+            self._file.close()
+            self._file = None
+            self._release()
+
+    def _release(self) -> None:
+        if self._own_lock is not None:
+            self._own_lock.release()
+
+    def _begin(self, content: bytes) -> None:
+        """Put a file with this content into place, all at once, and go on with it."""
+        new = self.path.with_name(f"{self.path.name}.new")  # the old one is there until the new one holds all
+        try:
+            new.write_bytes(content)
+            if sys.platform == "win32" and self._file is not None:
+                self._file.close()  # an open file cannot be replaced there
+            new.replace(self.path)
+        except OSError:
+            with suppress(OSError):
+                new.unlink()
+            raise
+        file = FileIO(self.path, "a+")
+        if self._file is not None:
+            self._file.close()
+        self._file, self._size = file, len(content)
+
+    def _look(self) -> None:
+        """See to it that the file is in its place, and holds what was written to it.
+
+        Raises:
+            JournalError: it does not, and cannot be put right.
+        """
+        assert self._file is not None, "a writer that is closed has no file"
+        ours = os.fstat(self._file.fileno())
+        if ours.st_size != self._size:
+            raise JournalError(
+                f"something else wrote to {self.path} during the run, which no longer holds the "
+                f"{counted(self.count, 'result')} so far"
+            )
+        try:
+            there: os.stat_result | None = self.path.stat()
+        except OSError:
+            there = None
+        if there is None:
+            self._restore()
+        elif (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            self._move_away()
+
+    def _restore(self) -> None:
+        """Write a journal that was deleted once more: the open file still has it."""
+        gone = f"{self.path} was deleted during the run"
+        content = self._content()
+        try:
+            if self._lock is not None:
+                self._lock.take()  # it was deleted too, where the folder was
+            self._begin(content)
+        except FolderInUseError as error:
+            raise JournalError(f"{gone}, and {error}") from error
+        except OSError as error:
+            raise JournalError(f"{gone}, and cannot be written again: {error.strerror or error}") from error
+        self.notices.append(f"{gone}. It was written again, with {counted(self.count, 'result')} so far")
+
+    def _move_away(self) -> None:
+        """Leave the place to what replaced the journal, and go on in a file of another name."""
+        replaced, content = self.path, self._content()
+        self.path = replaced.with_name(f"{replaced.stem}-{os.getpid()}{replaced.suffix}")
+        try:
+            self._begin(content)
+        except OSError as error:
+            self.path = replaced
+            raise JournalError(
+                f"something else replaced {replaced} during the run, and the results of this run cannot be written "
+                f"beside it: {error.strerror or error}"
+            ) from error
+        self.displaced = True
+        self.notices.append(
+            f"something else replaced {replaced} during the run. The results of this run are in {self.path}"
+        )
+
+    def _content(self) -> bytes:
+        """Return what was written so far."""
+        assert self._file is not None, "a writer that is closed has no content"
+        self._file.seek(0)
+        return self._file.read()
+
+    def __enter__(self) -> JournalWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _unwritable(folder: Path, error: OSError) -> JournalError:
+    return JournalError(
+        f"cannot write the report to {folder}: {error.strerror or error}. Choose a folder that can be written"
+    )

@@ -1,0 +1,109 @@
+"""A journal of a run that did not end names what is missing, and so does all that is made of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_headswap.cli import main
+from pytest_headswap.report import JournalError, JournalHeader, read_journal
+from pytest_headswap.report.markdown import markdown_of
+from pytest_headswap.report.matrix import matrix_of
+from pytest_headswap.report.missing import missing_of, selected_by, selection_of
+
+from .conftest import CHECKS, Write, result
+
+TESTS = [("timm", model, check) for model in ("a", "b", "c") for check in CHECKS[:2]]
+HEADER = JournalHeader({"torch": "2.9"}, {"checks": list(CHECKS)}, selected=selection_of(TESTS))
+
+
+def test_a_selection_is_told_in_groups_of_models_with_the_same_checks() -> None:
+    tests = [*TESTS, ("timm", "d", "metadata"), ("own", "a", "metadata")]
+    selection = selection_of(tests)
+    assert selection == {
+        "timm": [
+            {"models": ["a", "b", "c"], "checks": ["output_shape", "native_parity"]},
+            {"models": ["d"], "checks": ["metadata"]},
+        ],
+        "own": [{"models": ["a"], "checks": ["metadata"]}],
+    }
+    assert sorted(selected_by(selection)) == sorted(tests)
+    assert selection_of([*tests, *tests]) == selection
+
+
+def test_what_is_missing_is_counted_and_named() -> None:
+    missing = missing_of(HEADER, [result("a"), result("b", "native_parity")])
+    assert missing.keys == (
+        ("timm", "a", "native_parity"),
+        ("timm", "b", "output_shape"),
+        ("timm", "c", "output_shape"),
+        ("timm", "c", "native_parity"),
+    )
+    assert str(missing).startswith(
+        "4 of 6 selected results are missing: timm::a::native_parity, timm::b::output_shape, "
+    )
+    assert str(missing_of(HEADER, [])).endswith(" and 1 more")
+    assert not missing_of(HEADER, [result(model, check) for _, model, check in TESTS])
+    assert not missing_of(JournalHeader(), []), "a journal of an earlier version does not say"
+
+
+def test_a_report_of_a_run_that_is_not_whole_never_says_that_nothing_failed() -> None:
+    whole = matrix_of(HEADER, [result(model, check) for _, model, check in TESTS])
+    assert "Nothing failed." in markdown_of(whole)
+    for results in ([result("a")], []):
+        text = markdown_of(matrix_of(HEADER, results))
+        assert "Nothing failed" not in text
+        assert f"**Not whole**: {6 - len(results)} of 6 selected results are missing" in text
+
+
+def test_the_selection_is_read_back_from_the_journal(write: Write) -> None:
+    folder = write([result("a")], header=HEADER)
+    assert read_journal(folder)[0].selected == HEADER.selected
+
+
+@pytest.mark.parametrize(
+    "selected",
+    [
+        [],
+        "timm",
+        {"timm": {}},
+        {"timm": ["a"]},
+        {"timm": [{"models": "a", "checks": ["metadata"]}]},
+        {"timm": [{"models": ["a"]}]},
+        {"timm": [{"models": [1], "checks": ["metadata"]}]},
+    ],
+)
+def test_a_selection_that_cannot_be_read_is_refused(tmp_path: Path, selected: object) -> None:
+    (tmp_path / "results.jsonl").write_text(json.dumps({"headswap_journal": 1, "selected": selected}) + "\n")
+    with pytest.raises(JournalError, match=r"selected cannot be read"):
+        read_journal(tmp_path)
+
+
+def test_all_commands_say_that_a_run_is_not_whole(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    old = write([result(model, check) for _, model, check in TESTS], "old", HEADER)
+    new = write([result("a")], "new", replace(HEADER, versions={"torch": "3"}))
+    told = "5 of 6 selected results are missing: timm::a::native_parity, "
+    assert main(["report", str(new)]) == 0
+    assert f"not whole: {told}" in capsys.readouterr().out
+    assert f"<strong>Not whole.</strong> {told}" in (new / "index.html").read_text(encoding="utf-8")
+    assert main(["compare", str(old), str(new)]) == 0
+    assert f"not whole: {new}: {told}" in capsys.readouterr().out
+    main(["compare", str(old), str(new), "--markdown"])
+    assert "**Not whole**" in capsys.readouterr().out
+    assert main(["merge", str(new.parent / "versions"), str(old), str(new), "--by=torch"]) == 0
+    assert f"torch 3: {told}" in capsys.readouterr().out
+
+
+def test_a_pass_that_must_not_be_is_broken_in_a_comparison(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    strict = result("a", "output_shape", "xpassed", expected="[XPASS(strict)] known")
+    old, new = write([result("a")], "old"), write([strict], "new")
+    assert main(["compare", str(old), str(new)]) == 1
+    assert "1 broke" in capsys.readouterr().out
+    lenient = write([result("a", "output_shape", "xpassed")], "lenient")
+    assert main(["compare", str(lenient), str(new)]) == 1
+    capsys.readouterr()
+    assert main(["compare", str(new), str(old)]) == 0
+    assert "1 mended" in capsys.readouterr().out

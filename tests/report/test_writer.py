@@ -1,0 +1,155 @@
+"""A writer keeps its results whatever happens to its file meanwhile, and says what happened."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_headswap.report import JournalError, JournalHeader, JournalWriter, read_journal
+from pytest_headswap.report.lock import LOCK_NAME, FolderLock
+
+from .conftest import result
+
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="an open file can neither be deleted nor replaced there"
+)
+
+HEADER = JournalHeader({"torch": "2.9"}, {"checks": ["output_shape"]})
+
+
+def _models(path: Path) -> list[str]:
+    return [item.model for item in read_journal(path)[1]]
+
+
+def _unlink(folder: Path) -> None:
+    (folder / "results.jsonl").unlink()
+
+
+def _rename_away(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("delete", [_unlink, shutil.rmtree, _rename_away])
+@pytest.mark.parametrize("after_last", [False, True], ids=["between-results", "after-the-last"])
+def test_a_journal_that_is_deleted_is_written_again_with_all_results(
+    tmp_path: Path, delete: Callable[[Path], None], after_last: bool
+) -> None:
+    folder = tmp_path / "report"
+    writer = JournalWriter(folder, HEADER, [result("taken")])
+    writer.write(result("a"))
+    if after_last:
+        writer.write(result("b"))
+    delete(folder)
+    if not after_last:
+        writer.write(result("b"))
+    writer.close()
+    assert read_journal(folder)[0].versions == {"torch": "2.9"}
+    assert _models(folder) == ["taken", "a", "b"]
+    count = 3 if after_last else 2
+    assert writer.notices == [
+        f"{folder / 'results.jsonl'} was deleted during the run. It was written again, with {count} results so far"
+    ]
+    assert not writer.displaced
+    assert [path.name for path in folder.iterdir()] == ["results.jsonl"], "no lock and no other file is left"
+
+
+def test_a_folder_that_is_deleted_again_and_again_loses_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    with JournalWriter(folder, HEADER) as writer:
+        for name in "abc":
+            writer.write(result(name))
+            shutil.rmtree(folder)
+    assert _models(folder) == ["a", "b", "c"]
+    assert len(writer.notices) == 3
+
+
+def _replace(folder: Path) -> None:
+    (folder / "new").write_text("of somebody else\n")
+    (folder / "new").rename(folder / "results.jsonl")
+
+
+def _another_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "results.jsonl").write_text("of somebody else\n")
+
+
+@pytest.mark.parametrize("replace", [_replace, _another_folder])
+@pytest.mark.parametrize("after_last", [False, True], ids=["between-results", "after-the-last"])
+def test_a_journal_that_is_replaced_is_left_alone_and_the_results_are_kept_beside_it(
+    tmp_path: Path, replace: Callable[[Path], None], after_last: bool
+) -> None:
+    folder = tmp_path / "report"
+    writer = JournalWriter(folder, HEADER)
+    writer.write(result("a"))
+    if after_last:
+        writer.write(result("b"))
+    replace(folder)
+    if not after_last:
+        writer.write(result("b"))
+    writer.close()
+    assert (folder / "results.jsonl").read_text() == "of somebody else\n"
+    assert writer.displaced
+    assert writer.path.parent == folder
+    assert writer.path.name != "results.jsonl"
+    assert _models(writer.path) == ["a", "b"]
+    (notice,) = writer.notices
+    assert notice.startswith(f"something else replaced {folder / 'results.jsonl'} during the run. ")
+    assert notice.endswith(f" are in {writer.path}")
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _overwrite(path: Path) -> None:
+    path.write_text("of somebody else\n" * 100)
+
+
+def _append(path: Path) -> None:
+    with path.open("a") as file:
+        file.write("of somebody else\n")
+
+
+@pytest.mark.parametrize("spoil", [_truncate, _overwrite, _append])
+@pytest.mark.parametrize("after_last", [False, True], ids=["between-results", "after-the-last"])
+def test_a_journal_that_something_else_writes_to_is_an_error(
+    tmp_path: Path, spoil: Callable[[Path], None], after_last: bool
+) -> None:
+    writer = JournalWriter(tmp_path, HEADER)
+    writer.write(result("a"))
+    spoil(writer.path)
+    if not after_last:
+        with pytest.raises(JournalError, match=r"something else wrote to .*results.jsonl.* the 1 result so far"):
+            writer.write(result("b"))
+    with pytest.raises(JournalError, match="something else wrote to"):
+        writer.close()
+    writer.close()
+    FolderLock(tmp_path).release()
+
+
+def test_a_folder_that_another_run_took_after_it_was_deleted_is_not_taken_from_it(tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    writer = JournalWriter(folder, HEADER)
+    writer.write(result("a"))
+    shutil.rmtree(folder)
+    other = FolderLock(folder, "pytest other")
+    with pytest.raises(JournalError, match=r"was deleted during the run, and the report folder .* is in use"):
+        writer.write(result("b"))
+    other.release()
+    writer.close()
+    assert _models(folder) == ["a"], "written again once the folder is free"
+
+
+def test_a_journal_has_one_writer_at_a_time(tmp_path: Path) -> None:
+    with JournalWriter(tmp_path, HEADER) as writer:
+        writer.write(result("a"))
+        with pytest.raises(JournalError, match="is in use: process"):
+            JournalWriter(tmp_path, HEADER)
+        assert (tmp_path / LOCK_NAME).exists()
+    assert _models(tmp_path) == ["a"]
+    assert not (tmp_path / LOCK_NAME).exists()
