@@ -136,11 +136,12 @@ def test_the_mask_of_a_pruned_head_is_not_taken_for_its_weight() -> None:
         (torch.tensor([3, 4] * 5), False, [4] * 5, False),
         (torch.tensor([0.5, 1.5] * 5), True, [1.0] * 5, False),
         (torch.tensor([-4.0, -2.0] * 5), False, [-3.0] * 5, False),
-        (torch.tensor([float("nan"), 2.0] * 5), False, [1.0] * 5, False),
+        (torch.tensor([float("nan"), 2.0] * 5), False, [2.0] * 5, False),
+        (torch.tensor([float("-inf"), 0.0] * 5), False, [0.0] * 5, False),
     ],
     ids=[
         *("zeros", "a constant", "equal priors", "class numbers", "an integer mask", "a boolean mask", "priors"),
-        *("counts", "deviations", "log priors", "not a number"),
+        *("counts", "deviations", "log priors", "not a number", "a mask over logits"),
     ],
 )
 def test_constants_follow_and_everything_uncertain_is_named(

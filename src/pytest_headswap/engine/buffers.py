@@ -143,7 +143,9 @@ def _fill_from_old(item: NewTensor) -> list[str]:
         chance = 1 / new.shape[1]
         new.fill_(chance)
         return [f"{name} held the probability of each old class. Every new class has {chance:.3g}: set yours"]
-    mean = torch.nan_to_num(old.to(old.dtype if old.is_complex() else torch.float64)).mean(1, keepdim=True)
+    finite = old.isfinite()  # a mask over logits holds infinity
+    values = torch.where(finite, old, torch.zeros_like(old)).to(old.dtype if old.is_complex() else torch.float64)
+    mean = values.sum(1, keepdim=True) / finite.sum(1, keepdim=True).clamp(min=1)
     new.copy_((mean if new.is_floating_point() or new.is_complex() else mean.round()).expand_as(new))
     return [f"{name} held a value for each old class, and none is known for the new ones. Each has the mean: set yours"]
 
