@@ -16,7 +16,7 @@ import pytest
 
 from .conftest import ROOT, Dists, Environment, make_environment
 
-SOURCE = "src/pytest_headswap/"
+SOURCE = "pytest_headswap/"
 
 
 def tracked() -> set[str]:
@@ -36,7 +36,7 @@ def in_wheel(path: Path) -> dict[str, bytes]:
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(dists: Dists) -> None:
     info = f"pytest_headswap-{dists.version}.dist-info"
     of_wheel = {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
-    package = {name.removeprefix("src/") for name in tracked() if name.startswith(SOURCE)}
+    package = {name for name in tracked() if name.startswith(SOURCE)}
     assert set(in_wheel(dists.wheel)) == package | of_wheel
 
 

@@ -125,7 +125,7 @@ def other_python(tmp_path: Path) -> Path:
         pytest.skip("no environment can be made here")
     purelib = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = subprocess.run([str(python), "-c", purelib], capture_output=True, text=True, check=True).stdout.strip()
-    lent = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), str(Path(__file__).parents[2] / "src")}
+    lent = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), str(Path(__file__).parents[2])}
     Path(site, "lent.pth").write_text("\n".join(sorted(lent)), encoding="utf-8")
     probe = subprocess.run([str(python), "-c", "import torch, xdist, pytest_headswap"], check=False)
     if probe.returncode:
