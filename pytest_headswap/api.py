@@ -21,13 +21,13 @@ from pytest_headswap._plugin.ended import by_pytest, is_expected, is_skip
 from pytest_headswap._plugin.facts import anatomy_of, facts_of, told
 from pytest_headswap._plugin.failure import message_of, reason_of
 from pytest_headswap._plugin.subject import Subject, subject_of
-from pytest_headswap.report import Result
+from pytest_headswap.results import Result
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pytest_headswap.checks import Check
-    from pytest_headswap.report import Outcome
+    from pytest_headswap.results import Outcome
     from pytest_headswap.zoo import ModelSpec
 
 

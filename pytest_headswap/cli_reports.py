@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from pytest_headswap.report import JOURNAL_NAME, JournalError, read_journal
+from pytest_headswap.results import JOURNAL_NAME, JournalError, read_journal
 
 
 def add_report_commands(commands: Any) -> None:

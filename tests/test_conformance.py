@@ -8,7 +8,7 @@ import sys
 from configparser import ConfigParser
 from pathlib import Path
 
-from pytest_headswap.report import JournalHeader, JournalWriter, Result
+from pytest_headswap.results import JournalHeader, JournalWriter, Result
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "conformance" / "versions.py"

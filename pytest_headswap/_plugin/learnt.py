@@ -13,7 +13,7 @@ import pytest
 
 from pytest_headswap._plugin.asked import CaseOptions
 from pytest_headswap._plugin.options import Settings
-from pytest_headswap.report import Result
+from pytest_headswap.results import Result
 from pytest_headswap.zoo.costs import Cost, costs_from_json, costs_to_json, expected_costs
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_headswap.checks import Case, Check
-    from pytest_headswap.report import Result
+    from pytest_headswap.checks import Check
+    from pytest_headswap.checks.case import Case
+    from pytest_headswap.results import Result
 
 
 @pytest.hookspec()

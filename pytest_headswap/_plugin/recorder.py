@@ -21,9 +21,9 @@ from pytest_headswap._plugin.reports import ATTRIBUTE, NO_FACTS
 from pytest_headswap._plugin.summary import count_lines, problem_lines
 from pytest_headswap._plugin.verdict import outcome_of
 from pytest_headswap._plugin.worst import worst_lines
-from pytest_headswap.report import JournalError, JournalWriter, Outcome, Result, read_journal
 from pytest_headswap.report.matrix import badness
 from pytest_headswap.report.missing import selection_of, sentences_of
+from pytest_headswap.results import JournalError, JournalWriter, Outcome, Result, read_journal
 
 if TYPE_CHECKING:
     from pytest_headswap._plugin.resume import Resume

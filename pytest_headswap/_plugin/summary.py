@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from pytest_headswap._docs import page
 from pytest_headswap._plugin.expectations.judge import NOT_RUN, NOT_RUN_MEANS
-from pytest_headswap.report import OUTCOMES
 from pytest_headswap.report.text import counted
+from pytest_headswap.results import OUTCOMES
 
 
 def count_lines(counts: Mapping[str, Counter[str]], skips: Counter[str]) -> Iterator[str]:
@@ -32,7 +32,7 @@ def problem_lines(problems: Iterable[str], unwritten: int, why: str, missing: It
 
 
 def _explained(reason: str) -> str:
-    from pytest_headswap.checks import SKIP_REASONS
+    from pytest_headswap.checks.finding import SKIP_REASONS
     from pytest_headswap.engine import REASONS
 
     if not reason:

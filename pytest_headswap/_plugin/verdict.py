@@ -10,8 +10,8 @@ from pytest_headswap._plugin.ended import is_failure
 from pytest_headswap._plugin.lost import LostError
 
 if TYPE_CHECKING:
-    from pytest_headswap.checks import Finding
-    from pytest_headswap.report import Outcome
+    from pytest_headswap.checks.finding import Finding
+    from pytest_headswap.results import Outcome
 
 _STRICT = "[XPASS(strict)]"
 

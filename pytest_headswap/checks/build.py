@@ -17,11 +17,11 @@ from pytest_headswap.checks.record import Record
 from pytest_headswap.checks.samples import drawn, seed_of, seeded, sizes
 from pytest_headswap.checks.snapshot import Snapshot, named_tensors
 from pytest_headswap.engine import HeadSwapError, NoHeadError
-from pytest_headswap.engine.abstract import META
-from pytest_headswap.engine.guess import inputs_for
-from pytest_headswap.engine.inputs import Inputs
-from pytest_headswap.engine.swap import Plan, plan_swap, swap_planned
-from pytest_headswap.engine.walk import parameters
+from pytest_headswap.engine.abstract.infer_inputs import inputs_for
+from pytest_headswap.engine.abstract.run import META
+from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.modules import parameters
+from pytest_headswap.engine.swapping.swap import Plan, plan_swap, swap_planned
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec

@@ -20,11 +20,11 @@ from pytest_headswap.checks.samples import seeded
 from pytest_headswap.checks.snapshot import Snapshot
 from pytest_headswap.checks.training import Evaluation, Training, head_inputs, train
 from pytest_headswap.engine import Frozen, HeadSwapError, Swap, freeze_backbone
-from pytest_headswap.engine.abstract import META, WAYS, preserved
-from pytest_headswap.engine.inputs import Inputs
-from pytest_headswap.engine.placed import Aliases
-from pytest_headswap.engine.swap import Plan
-from pytest_headswap.engine.walk import parameters
+from pytest_headswap.engine.abstract.devices import Aliases
+from pytest_headswap.engine.abstract.run import META, WAYS, preserved
+from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.modules import parameters
+from pytest_headswap.engine.swapping.swap import Plan
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec

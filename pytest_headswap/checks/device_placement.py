@@ -25,11 +25,11 @@ from pytest_headswap.checks.finding import SIMULATED, CheckFailed, CheckSkipped
 from pytest_headswap.checks.names import listed
 from pytest_headswap.checks.runs import mode_name
 from pytest_headswap.checks.turns import with_room
-from pytest_headswap.engine._torch import cannot_be_simulated, out_of_device_memory, wait_for
-from pytest_headswap.engine.inputs import Inputs
-from pytest_headswap.engine.outputs import flatten_outputs
-from pytest_headswap.engine.placed import moved, on_meta, simulated
-from pytest_headswap.engine.swap import Swap, swap_planned
+from pytest_headswap.engine.abstract.devices import moved, on_meta, simulated
+from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.internals import cannot_be_simulated, out_of_device_memory, wait_for
+from pytest_headswap.engine.pytorch.outputs import flatten_outputs
+from pytest_headswap.engine.swapping.swap import Swap, swap_planned
 
 _SIMULATED_DEVICE = torch.device("cuda:0")
 _HALF = (torch.bfloat16, torch.float16)

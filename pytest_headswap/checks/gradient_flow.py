@@ -21,7 +21,7 @@ from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.finding import CheckFailed
 from pytest_headswap.checks.names import listed
 from pytest_headswap.checks.runs import mode_name
-from pytest_headswap.engine._torch import gradient_leaves
+from pytest_headswap.engine.pytorch.internals import gradient_leaves
 
 
 def gradient_flow(case: Case) -> str:

@@ -10,7 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from pytest_headswap.engine._torch import (
+from pytest_headswap.engine.abstract.meta_cache import BuildingOnMeta, run_on_meta
+from pytest_headswap.engine.errors import NoHeadError
+from pytest_headswap.engine.pytorch.inputs import map_tensors
+from pytest_headswap.engine.pytorch.internals import (
     TorchDispatchMode,
     is_view,
     mutated_tensors,
@@ -18,10 +21,7 @@ from pytest_headswap.engine._torch import (
     returns_an_argument,
     tensors_of_call,
 )
-from pytest_headswap.engine.errors import NoHeadError
-from pytest_headswap.engine.inputs import map_tensors
-from pytest_headswap.engine.meta import BuildingOnMeta, run_on_meta
-from pytest_headswap.engine.walk import modules, parameters
+from pytest_headswap.engine.pytorch.modules import modules, parameters
 
 T = TypeVar("T")
 

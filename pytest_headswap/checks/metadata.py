@@ -23,8 +23,8 @@ from pytest_headswap._numbers import as_count
 from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.finding import CheckFailed, CheckSkipped
 from pytest_headswap.checks.names import listed
-from pytest_headswap.engine.counts import config_of
-from pytest_headswap.engine.walk import named_modules
+from pytest_headswap.engine.pytorch.modules import named_modules
+from pytest_headswap.engine.swapping.class_metadata import config_of
 
 _COUNTS_CLASSES = re.compile(r"(^|_)(num|n|nb|number_of)_?(class|classes|labels|cls)$")
 _SIZE = "of {} entries"

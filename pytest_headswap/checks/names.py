@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pytest_headswap.checks.snapshot import named_tensors
 from pytest_headswap.engine import Swap
-from pytest_headswap.engine.resize import registered
+from pytest_headswap.engine.swapping.resize import registered
 
 _SHOWN = 5
 

@@ -25,9 +25,9 @@ from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.finding import CheckFailed
 from pytest_headswap.checks.runs import ModeRun, mode_name, run_mode
 from pytest_headswap.checks.samples import batch_of, seed_of, with_batch
-from pytest_headswap.engine.inputs import Inputs
-from pytest_headswap.engine.outputs import flatten_outputs
-from pytest_headswap.engine.swap import swap_planned
+from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.outputs import flatten_outputs
+from pytest_headswap.engine.swapping.swap import swap_planned
 
 _MOST_CLASSES, _MOST_SAMPLES = 1000, 3  # each other batch size makes every operation a new one
 

@@ -35,10 +35,10 @@ from pytest_headswap.checks.runs import run_mode
 from pytest_headswap.checks.snapshot import named_tensors
 from pytest_headswap.checks.training import woken
 from pytest_headswap.engine import HeadSwapError
-from pytest_headswap.engine.abstract import REGISTRIES, StandIns, preserved
-from pytest_headswap.engine.find import search, search_in
-from pytest_headswap.engine.outputs import flatten_outputs
-from pytest_headswap.engine.walk import modules, named_modules
+from pytest_headswap.engine.abstract.run import REGISTRIES, StandIns, preserved
+from pytest_headswap.engine.detection.search import search, search_in
+from pytest_headswap.engine.pytorch.modules import modules, named_modules
+from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 
 _LIGHT = 2**9  # elements of a tensor that a copy takes with it
 

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine import AbstractRun, HeadSwapError, abstract_run
-from pytest_headswap.engine.abstract import META, watched_run
-from pytest_headswap.engine.find import Search
-from pytest_headswap.engine.graph import Graph
-from pytest_headswap.engine.inputs import Inputs
-from pytest_headswap.engine.outputs import flatten_outputs
-from pytest_headswap.engine.record import record_watched
-from pytest_headswap.engine.walk import parameters
+from pytest_headswap.engine.abstract.run import META, watched_run
+from pytest_headswap.engine.dataflow.graph import Graph
+from pytest_headswap.engine.dataflow.recorder import record_watched
+from pytest_headswap.engine.detection.search import Search
+from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.modules import parameters
+from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 
 
 @dataclass(frozen=True)

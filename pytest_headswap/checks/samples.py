@@ -8,9 +8,9 @@ from zlib import crc32
 
 import torch
 
-from pytest_headswap.engine._torch import seed
-from pytest_headswap.engine.abstract import preserved_globals
-from pytest_headswap.engine.inputs import Inputs
+from pytest_headswap.engine.abstract.run import preserved_globals
+from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.internals import seed
 
 _SIZES = (64, 96, 128, 160, 192, 224, 256)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.checks.arena import ARENAS
-from pytest_headswap.engine.walk import named_buffers, named_parameters
+from pytest_headswap.engine.pytorch.modules import named_buffers, named_parameters
 
 
 class Snapshot:

@@ -25,7 +25,7 @@ from pytest_headswap.checks.finding import CheckFailed
 from pytest_headswap.checks.names import head_names, listed, names_of
 from pytest_headswap.checks.snapshot import same_bits
 from pytest_headswap.engine import HeadSwapError
-from pytest_headswap.engine.swap import swap_planned
+from pytest_headswap.engine.swapping.swap import swap_planned
 
 
 def state_dict(case: Case) -> str:

@@ -14,11 +14,11 @@ from pytest_headswap.checks.names import head_names
 from pytest_headswap.checks.samples import batch_of, seed_of, with_other_companions
 from pytest_headswap.checks.snapshot import Snapshot, same_bits
 from pytest_headswap.engine import HeadSwapError, Swap
-from pytest_headswap.engine.abstract import preserved
-from pytest_headswap.engine.inputs import Inputs
-from pytest_headswap.engine.outputs import flatten_outputs
-from pytest_headswap.engine.placed import Aliases
-from pytest_headswap.engine.walk import modules, named_modules, parameters
+from pytest_headswap.engine.abstract.devices import Aliases
+from pytest_headswap.engine.abstract.run import preserved
+from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.modules import modules, named_modules, parameters
+from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 
 if TYPE_CHECKING:
     from pytest_headswap.checks.case import Case

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from pytest_headswap.engine._torch import out_of_device_memory
+from pytest_headswap.engine.pytorch.internals import out_of_device_memory
 
 _Result = TypeVar("_Result")
 _GATE, _ROOM = 0, 1  # bytes of the lock's file

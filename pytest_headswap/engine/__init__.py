@@ -1,10 +1,10 @@
 """Find the classification head of a PyTorch model by its data flow, swap it, and undo the swap."""
 
-from pytest_headswap.engine.abstract import AbstractRun, abstract_run
+from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run
 from pytest_headswap.engine.errors import REASONS, HeadSwapError, HeadSwapWarning, NoHeadError
-from pytest_headswap.engine.freeze import Frozen, freeze_backbone
-from pytest_headswap.engine.heads import Head, Heads, Rejected
-from pytest_headswap.engine.swap import Swap, find_heads, swap_head
+from pytest_headswap.engine.freezing.freeze import Frozen, freeze_backbone
+from pytest_headswap.engine.swapping.swap import Swap, find_heads, swap_head
+from pytest_headswap.head import Head, Heads, Rejected
 
 __all__ = [
     "REASONS",

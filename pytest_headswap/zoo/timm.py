@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine import Head
-from pytest_headswap.engine.meta import BuildingOnMeta
+from pytest_headswap.engine.abstract.meta_cache import BuildingOnMeta
 from pytest_headswap.zoo.model import ModelSpec, Zoo
 
 BATCH = 2  # batch norm cannot be trained on one sample

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap.checks import CHECKS, Case, build_case, run_check
+from pytest_headswap.checks import CHECKS, run_check
+from pytest_headswap.checks.build import build_case
+from pytest_headswap.checks.case import Case
 from pytest_headswap.engine import HeadSwapError, NoHeadError
 from pytest_headswap.zoo import ModelSpec
 

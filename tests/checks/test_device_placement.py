@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap.checks import Case, CheckFailed, run_check
+from pytest_headswap.checks import run_check
+from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.device_placement import devices_of, evidence, from_one_to_another, on_device
-from pytest_headswap.engine import resize
-from pytest_headswap.engine.inputs import Inputs
+from pytest_headswap.checks.finding import CheckFailed
+from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.swapping import resize
 
 MakeCase = Callable[..., Case]
 

@@ -12,9 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap.checks import CHECKS, Case, run_check
-from pytest_headswap.engine import Frozen, Swap, freeze, freeze_backbone, resize, swap
-from pytest_headswap.engine.transaction import Transaction
+from pytest_headswap.checks import CHECKS, run_check
+from pytest_headswap.checks.case import Case
+from pytest_headswap.engine import Frozen, Swap, freeze_backbone
+from pytest_headswap.engine.freezing import freeze
+from pytest_headswap.engine.swapping import resize, swap
+from pytest_headswap.engine.swapping.transaction import Transaction
 
 MakeCase = Callable[..., Case]
 Patch = pytest.MonkeyPatch

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pytest_headswap.results import OUTCOMES
 
 import pytest_headswap
 from pytest_headswap import REASONS, load_zoo, report, strategies
@@ -16,9 +17,9 @@ from pytest_headswap._plugin import fixtures, marker, newhooks
 from pytest_headswap._plugin.expectations.condition import WORDS
 from pytest_headswap._plugin.expectations.entry import EXPECTABLE, KEYS
 from pytest_headswap._plugin.options import add_options
-from pytest_headswap.checks import CHECKS, SKIP_REASONS
+from pytest_headswap.checks import CHECKS
+from pytest_headswap.checks.finding import SKIP_REASONS
 from pytest_headswap.cli import _parser
-from pytest_headswap.report import OUTCOMES
 from pytest_headswap.zoo.registry import _ENTRIES
 
 from .conftest import DOCS, README, headings_of, named, tables_of

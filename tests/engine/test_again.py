@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from pytest_headswap import HeadSwapError, swap_head
-from pytest_headswap.engine.swap import swap_planned
-from pytest_headswap.engine.transaction import Transaction
+from pytest_headswap.engine.swapping.swap import swap_planned
+from pytest_headswap.engine.swapping.transaction import Transaction
 
 
 def _model() -> nn.Sequential:

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, spectral_norm
 from torch.nn.utils import prune as torch_prune
 
 from pytest_headswap.engine import HeadSwapError, HeadSwapWarning, swap_head
-from pytest_headswap.engine.init import INITS
+from pytest_headswap.engine.swapping.initialization import INITS
 
 prune: Any = torch_prune
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from pytest_headswap.engine.dims import RULES, relation
-from pytest_headswap.engine.dims.views import view_factors
-from pytest_headswap.engine.graph import ATTRIBUTE, Graph
-from pytest_headswap.engine.meta import run_on_meta
-from pytest_headswap.engine.record import _Recorder
-from pytest_headswap.engine.trace import Axis, Tracer
+from pytest_headswap.engine.abstract.meta_cache import run_on_meta
+from pytest_headswap.engine.dataflow.dim_tracer import Axis, Tracer
+from pytest_headswap.engine.dataflow.dims import RULES, relation
+from pytest_headswap.engine.dataflow.dims.views import view_factors
+from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, Graph
+from pytest_headswap.engine.dataflow.recorder import _Recorder
 
 Shape = tuple[int, ...]
 

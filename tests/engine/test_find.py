@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_headswap.engine import HeadSwapError, NoHeadError, find_heads
-from pytest_headswap.engine.graph import ancestors
-from pytest_headswap.engine.record import ALIASED_WRITE, record
+from pytest_headswap.engine.dataflow.graph import ancestors
+from pytest_headswap.engine.dataflow.recorder import ALIASED_WRITE, record
 from pytest_headswap.zoo import load_zoo
 
 # path, kind, in_features, role, activation of each head of each model of the builtin zoo

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pytest_headswap.engine import HeadSwapError, freeze, freeze_backbone, swap_head
-from pytest_headswap.engine.outputs import flatten_outputs
-from pytest_headswap.engine.record import record
+from pytest_headswap.engine import HeadSwapError, freeze_backbone, swap_head
+from pytest_headswap.engine.dataflow.recorder import record
+from pytest_headswap.engine.freezing import freeze
+from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.zoo import load_zoo
 
 # `frozen` is frozen as the zoo builds it; the others draw nothing in a forward method of their own

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pytest_headswap.engine import HeadSwapError, abstract, guess, swap_head
-from pytest_headswap.engine.guess import inputs_for
+from pytest_headswap.engine import HeadSwapError, swap_head
+from pytest_headswap.engine.abstract import infer_inputs
+from pytest_headswap.engine.abstract import run as abstract
+from pytest_headswap.engine.abstract.infer_inputs import inputs_for
 
 MEBI = 2**20
 
@@ -140,7 +142,7 @@ def test_large_candidates_are_never_tried_with_real_arithmetic(monkeypatch: pyte
 
 
 def test_the_search_with_real_arithmetic_ends_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guess, "_REAL_SECONDS", -1.0)
+    monkeypatch.setattr(infer_inputs, "_REAL_SECONDS", -1.0)
     with pytest.raises(HeadSwapError) as caught:
         inputs_for(NeedsValues())
     assert caught.value.reason == "no_inputs"

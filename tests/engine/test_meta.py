@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap.engine import meta
-from pytest_headswap.engine.meta import BuildingOnMeta
-from pytest_headswap.engine.watch import DeviceWatch
+from pytest_headswap.engine.abstract import meta_cache
+from pytest_headswap.engine.abstract.device_mode import DeviceWatch
+from pytest_headswap.engine.abstract.meta_cache import BuildingOnMeta
 from pytest_headswap.zoo import load_zoo
 
 LAYOUTS: dict[str, Callable[[torch.dtype], torch.Tensor]] = {
@@ -47,7 +47,7 @@ ONE_TENSOR = (
 )
 IN_PLACE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     **{name: getattr(torch.ops.aten, name) for name in ("exp_", "erfinv_", "zero_", "normal_")},
-    **{f"{name}_": getattr(torch.ops.aten, f"{name}_") for name in meta._OF_ONE_TENSOR if name != "gelu"},
+    **{f"{name}_": getattr(torch.ops.aten, f"{name}_") for name in meta_cache._OF_ONE_TENSOR if name != "gelu"},
     "clamp_": lambda x: x.clamp_(0.0, 1.0),
     "fill_": lambda x: x.fill_(2.0),
     "add_": lambda x: x.add_(torch.empty(5, device="meta")),
@@ -64,7 +64,7 @@ SHAPES_IN_PLACE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
     known: dict[Any, Any] = {}
-    monkeypatch.setattr(meta, "_known", known)
+    monkeypatch.setattr(meta_cache, "_known", known)
     return known
 
 
@@ -101,7 +101,7 @@ def test_an_operation_is_asked_of_torch_once(nothing_remembered: dict[Any, Any])
         x.mean(1)
         assert len(nothing_remembered) == 1
         (key,) = nothing_remembered
-        nothing_remembered[key] = meta._Form(torch.Size((9,)), (1,), torch.float64)
+        nothing_remembered[key] = meta_cache._Form(torch.Size((9,)), (1,), torch.float64)
         assert x.mean(1).shape == (9,), "torch was asked again"
         assert x.mean(2).shape == (2, 3, 5)
 
@@ -152,14 +152,14 @@ def test_a_model_may_ask_for_another_device_while_it_is_built_on_meta() -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch, nothing_remembered: dict[Any, Any]) -> None:
-    monkeypatch.setattr(meta, "_MOST", 5)
+    monkeypatch.setattr(meta_cache, "_MOST", 5)
     with DeviceWatch():
         for size in range(20):
             torch.empty(size, device="meta").relu()
     assert len(nothing_remembered) <= 5
 
 
-@pytest.mark.parametrize("name", [name for name in meta._OF_ONE_TENSOR if name != "gelu"])
+@pytest.mark.parametrize("name", [name for name in meta_cache._OF_ONE_TENSOR if name != "gelu"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_functions_in_place_raise_where_torch_does(name: str, dtype: torch.dtype, layout: str) -> None:
@@ -282,7 +282,7 @@ def test_whole_models_give_the_same_outputs(name: str) -> None:
     with torch.device("meta"):
         model = spec.build()
         inputs = spec.example_inputs(model)
-        from pytest_headswap.engine.outputs import flatten_outputs
+        from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 
         for training in (True, False):
             assert_same(lambda x: tuple(t for _, t in flatten_outputs(model.train(training)(x))), inputs)  # noqa: B023

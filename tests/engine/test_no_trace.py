@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_headswap.engine import HeadSwapError, abstract_run, find_heads, swap_head
-from pytest_headswap.engine._torch import seed
-from pytest_headswap.engine.graph import Node, Value
+from pytest_headswap.engine.dataflow.graph import Node, Value
+from pytest_headswap.engine.pytorch.internals import seed
 from pytest_headswap.zoo import load_zoo
 
 

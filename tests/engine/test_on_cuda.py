@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine import NoHeadError, find_heads, freeze_backbone, swap_head
-from pytest_headswap.engine.inputs import Inputs, as_inputs
-from pytest_headswap.engine.outputs import flatten_outputs
+from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
+from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.zoo import load_zoo
 
 pytestmark = pytest.mark.cuda

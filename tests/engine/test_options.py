@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_headswap.engine import HeadSwapError, find_heads, swap_head
-from pytest_headswap.engine.guess import inputs_for
+from pytest_headswap.engine.abstract.infer_inputs import inputs_for
 from pytest_headswap.zoo import load_zoo
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))

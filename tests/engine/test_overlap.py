@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_headswap.engine.overlap import are_apart
+from pytest_headswap.engine.dataflow.memory_overlap import are_apart
 
 
 def _elements(tensor: torch.Tensor) -> set[int]:

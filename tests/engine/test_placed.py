@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap.engine._torch import cannot_be_simulated
-from pytest_headswap.engine.inputs import as_inputs
-from pytest_headswap.engine.placed import moved, on_meta, simulated
+from pytest_headswap.engine.abstract.devices import moved, on_meta, simulated
+from pytest_headswap.engine.pytorch.inputs import as_inputs
+from pytest_headswap.engine.pytorch.internals import cannot_be_simulated
 
 CUDA = torch.device("cuda:0")
 

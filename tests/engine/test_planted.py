@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_headswap.engine import find_heads, swap_head
-from pytest_headswap.engine.outputs import flatten_outputs
+from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.strategies import PlantedModel, planted_models
 
 relaxed = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

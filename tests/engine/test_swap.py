@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pytest_headswap._docs import DOCS
 from pytest_headswap.engine import HeadSwapError, NoHeadError, swap_head
-from pytest_headswap.engine.outputs import flatten_outputs
+from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.zoo import load_zoo
 
 WITH_HEAD = [name for name in load_zoo("builtin").names if name != "encoder_without_head"]

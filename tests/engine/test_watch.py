@@ -10,9 +10,9 @@ from torch import nn
 
 from pytest_headswap.checks.runs import run_modes
 from pytest_headswap.engine import abstract_run
-from pytest_headswap.engine.abstract import watched_run
-from pytest_headswap.engine.inputs import as_inputs
-from pytest_headswap.engine.record import record_watched
+from pytest_headswap.engine.abstract.run import watched_run
+from pytest_headswap.engine.dataflow.recorder import record_watched
+from pytest_headswap.engine.pytorch.inputs import as_inputs
 
 
 class Doing(nn.Module):

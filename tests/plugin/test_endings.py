@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-
-from pytest_headswap.report import Result
+from pytest_headswap.results import Result
 
 Journal = Callable[..., dict[str, Result]]
 Extend = Callable[[str], None]

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 
 import pytest
+from pytest_headswap.results import Result, read_journal
 
-from pytest_headswap.report import Result, read_journal
 from pytest_headswap.report.lock import FolderLock
 
 Journal = Callable[..., dict[str, Result]]

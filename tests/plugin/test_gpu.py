@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-
-from pytest_headswap.report import Result
+from pytest_headswap.results import Result
 
 pytestmark = pytest.mark.cuda
 

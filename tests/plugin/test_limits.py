@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pytest_headswap.results import Result
 
 from pytest_headswap._plugin import budget
 from pytest_headswap._plugin.asked import AskedError, memory_size, timeout_seconds
 from pytest_headswap._plugin.budget import Meter, budget_of
 from pytest_headswap._plugin.memory import give_back_freed_memory
-from pytest_headswap.report import Result
 
 Journal = Callable[..., dict[str, Result]]
 Extend = Callable[[str], None]

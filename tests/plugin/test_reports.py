@@ -8,8 +8,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
 import pytest
-
-from pytest_headswap.report import Result
+from pytest_headswap.results import Result
 
 Journal = Callable[..., dict[str, Result]]
 Extend = Callable[[str], None]

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-
-from pytest_headswap.report import Result, read_journal
+from pytest_headswap.results import Result, read_journal
 
 Journal = Callable[..., dict[str, Result]]
 Extend = Callable[[str], None]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from pytest_headswap.results import JournalHeader, JournalWriter, Outcome, Result
 
-from pytest_headswap.report import JournalHeader, JournalWriter, Outcome, Result
 from pytest_headswap.report.anatomy import Anatomy, HeadFacts, Step
 from pytest_headswap.zoo.costs import FOLDER
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from pytest_headswap.results import Result
 
-from pytest_headswap.report import Result
 from pytest_headswap.report.anatomy import Anatomy, HeadFacts, Step
 
 WAY = (Step("layer", "body", "Linear", (2, 16)), Step("head", "fc", "Linear", (2, 10)), Step("output", "output"))

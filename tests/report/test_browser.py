@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_headswap.results import JournalHeader, Result
 
-from pytest_headswap.report import JournalHeader, Result
 from pytest_headswap.report.write import write_reports
 
 from .conftest import HARM, harmful, result, write_journal

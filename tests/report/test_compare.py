@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from pytest_headswap.results import OUTCOMES, Outcome, Result
 
-from pytest_headswap.report import OUTCOMES, Outcome, Result
 from pytest_headswap.report.compare import Limits, compare
 from pytest_headswap.report.result import BAD
 from pytest_headswap.report.told import as_markdown, headline, in_words

@@ -12,9 +12,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from pytest_headswap.results import JournalHeader, Result, read_journal
 
 from pytest_headswap._docs import DOCS
-from pytest_headswap.report import JournalHeader, Result, read_journal
 from pytest_headswap.report.data import data_of, script_safe
 from pytest_headswap.report.html import write_html
 from pytest_headswap.report.matrix import matrix_of

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from pytest_headswap.results import JournalHeader, read_journal
 
 from pytest_headswap._docs import DOCS
-from pytest_headswap.report import JournalHeader, read_journal
 from pytest_headswap.report.markdown import MOST_BYTES, escaped, fenced, markdown_of, write_markdown
 from pytest_headswap.report.matrix import matrix_of
 

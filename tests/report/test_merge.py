@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_headswap.results import JournalHeader, JournalWriter, Result, read_journal
 
-from pytest_headswap.report import JournalHeader, JournalWriter, Result, read_journal
 from pytest_headswap.report.merge import Merged, MergeError, merge, shard_options
 
 ZOO = ("a", "b", "c", "d", "e")

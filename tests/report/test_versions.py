@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pytest_headswap.results import JournalHeader, read_journal
 
-from pytest_headswap.report import JournalHeader, read_journal
 from pytest_headswap.report.markdown import markdown_of
 from pytest_headswap.report.matrix import matrix_of
 from pytest_headswap.report.merge import MergeError, shard_options

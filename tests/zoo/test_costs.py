@@ -9,8 +9,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pytest_headswap.results import JournalHeader, JournalWriter, Outcome, Result
 
-from pytest_headswap.report import JournalHeader, JournalWriter, Outcome, Result
 from pytest_headswap.zoo import costs
 from pytest_headswap.zoo.costs import Cost, Costs, costs_from_json, costs_to_json, expected_costs
 

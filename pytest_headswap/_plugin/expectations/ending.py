@@ -19,7 +19,7 @@ from pytest_headswap._plugin.expectations.judge import ConflictError, Seen, seen
 from pytest_headswap._plugin.expectations.update import Scope, merge
 from pytest_headswap._plugin.ids import CheckId, model_id
 from pytest_headswap._plugin.options import Settings
-from pytest_headswap.report import Result
+from pytest_headswap.results import Result
 
 _MOST = 50  # lines of a list
 _FEW = 3  # checks that are named

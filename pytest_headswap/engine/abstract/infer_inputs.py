@@ -1,0 +1,175 @@
+"""Work out inputs for a model when none are given: what it says of itself first, then shapes that fit its layers.
+
+A candidate is a set of meta tensors, so trying one costs no memory on any device. Only the one that works gets values.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine.abstract.run import META, REAL, WAYS, abstract_run
+from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
+
+BATCH = 2  # batch norm cannot be trained on one sample
+_PIXELS = (224, 32, 64, 28, 96, 128, 256, 299, 384, 512, 112, 160, 192, 240, 288, 320, 331, 448, 48, 16, 8)
+_SAMPLES = (1024, 16000, 256, 128, 64, 3000, 48000)
+_CLIPS = ((16, 112), (8, 32), (4, 16), (16, 224), (8, 224))
+_TOKENS = 16
+_MOST_TRIES = 40
+_MOST_IN_EVAL_MODE = 8  # candidates that fit in eval mode, before it is given up to find one for train mode as well
+_REAL_BYTES = 2**25  # of a candidate that is tried with real arithmetic, whose activations take a multiple of it
+_REAL_SECONDS = 30.0  # after these no further candidate is tried with real arithmetic
+
+
+def inputs_for(model: nn.Module, example_inputs: Any = None) -> Inputs:
+    """Return the given inputs, or zeros on which the model runs, in both modes if possible, on its device in its dtype.
+
+    Raises:
+        HeadSwapError: `bad_inputs` if the given inputs cannot be read, `no_inputs` if none were found, or whatever
+            else keeps the model from running on any input.
+    """
+    if example_inputs is not None:
+        return as_inputs(example_inputs)
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    device = like.device if like is not None else torch.device("cpu")
+    dtype = like.dtype if like is not None else torch.get_default_dtype()
+    tried: list[Inputs] = []
+    error: HeadSwapError | None = None
+    for way in WAYS:
+        in_eval_mode: list[Inputs] = []
+        for inputs in _within_limits(way, model, dtype, device):
+            if way == REAL:
+                inputs = _with_values(inputs, device)
+            failed = _failure(model, inputs, way)
+            if failed is not None:
+                error = error or failed
+                tried.append(inputs)
+                continue
+            in_eval_mode.append(inputs)
+            if way != META or _failure(model, inputs, way, training=True) is None:
+                return _with_values(inputs, device)
+            if len(in_eval_mode) == _MOST_IN_EVAL_MODE:
+                break
+        if in_eval_mode:
+            return _with_values(in_eval_mode[0], device)
+    shapes = dict.fromkeys(", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors()) for inputs in tried)
+    raise HeadSwapError(
+        "no_inputs",
+        f"no inputs for {type(model).__name__} could be worked out: pass example_inputs. "
+        f"Tried {'; '.join(shapes) or 'none'}" + (f". The first attempt: {error.message}" if error else ""),
+    ) from error
+
+
+def _failure(model: nn.Module, inputs: Inputs, way: str, *, training: bool = False) -> HeadSwapError | None:
+    """Return why the model does not run on the inputs; raises what no other shape would mend."""
+    try:
+        with torch.no_grad():
+            abstract_run(model, inputs, training=training, ways=(way,))
+    except HeadSwapError as error:
+        if error.reason != "forward_failed":
+            raise
+        return error
+    return None
+
+
+def _within_limits(way: str, model: nn.Module, dtype: torch.dtype, device: torch.device) -> Iterator[Inputs]:
+    """Yield the candidates to try in one way; real arithmetic is limited in memory and time."""
+    until = time.monotonic() + _REAL_SECONDS
+    for candidate in itertools.islice(_candidates(model, dtype), _MOST_TRIES):
+        inputs = as_inputs(candidate)
+        if way == REAL:
+            if device.type == "meta" or time.monotonic() > until:
+                return
+            if sum(tensor.nbytes for tensor in inputs.tensors()) > _REAL_BYTES:
+                continue
+        yield inputs
+
+
+def _with_values(inputs: Inputs, device: torch.device) -> Inputs:
+    """Return the inputs with zeros on `device` in place of meta tensors."""
+    return inputs.map_tensors(
+        lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype, device=device) if tensor.is_meta else tensor
+    )
+
+
+def _candidates(model: nn.Module, dtype: torch.dtype) -> Iterator[Any]:
+    """Yield what to try, the most likely first: meta tensors, or what the model itself offers."""
+    yield from _stated(model, dtype)
+    takes = _required(model)
+    if "input_ids" in takes:
+        yield {"input_ids": torch.empty(BATCH, _TOKENS, dtype=torch.long, device="meta")}
+    if len(takes) > 1:
+        return  # several inputs: which shapes go together cannot be told
+    seen: set[tuple[int, ...]] = set()
+    shapes = list(_shapes(model))
+    # the first choice of every layer, then the second of every layer, and so on
+    for shape in itertools.chain.from_iterable(itertools.zip_longest(*shapes)):
+        if shape is None or shape in seen:
+            continue
+        seen.add(shape)
+        if shape[0] < 0:  # marks indices
+            yield torch.empty(-shape[0], *shape[1:], dtype=torch.long, device="meta")
+        else:
+            yield torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _stated(model: nn.Module, dtype: torch.dtype) -> Iterator[Any]:
+    """Inputs that the model itself names: dummy inputs, or the input size in its configuration."""
+    try:
+        dummy = getattr(model, "dummy_inputs", None)
+    except Exception:  # noqa: BLE001 - a property of the model's; whatever it raises, there are other ways
+        dummy = None
+    if isinstance(dummy, Mapping) and any(isinstance(value, torch.Tensor) for value in dummy.values()):
+        yield dict(dummy)
+    for name in ("pretrained_cfg", "default_cfg", "config"):
+        config = getattr(model, name, None)
+        get = config.get if isinstance(config, Mapping) else (lambda key, config=config: getattr(config, key, None))
+        size = get("input_size")
+        if isinstance(size, (tuple, list)) and all(isinstance(item, int) and item > 0 for item in size):
+            yield torch.empty(BATCH, *size, dtype=dtype, device="meta")
+        image, channels = get("image_size"), get("num_channels")
+        if isinstance(image, int) and isinstance(channels, int) and min(image, channels) > 0:
+            yield torch.empty(BATCH, channels, image, image, dtype=dtype, device="meta")
+
+
+def _required(model: nn.Module) -> tuple[str, ...]:
+    """Names of the arguments that forward cannot do without."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return ("input",)
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = tuple(p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty)
+    if not names and any(p.name == "input_ids" for p in parameters):
+        return ("input_ids",)
+    return names
+
+
+def _shapes(model: nn.Module) -> Iterator[list[tuple[int, ...]]]:
+    """For each layer that could be the first one: the shapes that it takes. A negative batch asks for indices."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            yield [(BATCH, module.in_channels, size, size) for size in _PIXELS]
+        elif isinstance(module, nn.Conv1d):
+            yield [(BATCH, module.in_channels, size) for size in _SAMPLES]
+        elif isinstance(module, nn.Conv3d):
+            yield [(BATCH, module.in_channels, frames, size, size) for frames, size in _CLIPS]
+        elif isinstance(module, nn.Embedding):
+            yield [(-BATCH, _TOKENS)]
+        elif isinstance(module, nn.RNNBase):
+            yield [(BATCH, _TOKENS, module.input_size)]
+        elif isinstance(module, nn.MultiheadAttention):
+            yield [(BATCH, _TOKENS, module.embed_dim)]
+        elif isinstance(module, nn.Linear):
+            yield [(BATCH, module.in_features), (BATCH, _TOKENS, module.in_features)]
+        elif not any(True for _ in module.children()):
+            widths = [value.shape[-1] for value in module.parameters(recurse=False) if value.dim() == 2]
+            yield [(BATCH, width) for width in widths]

@@ -1,0 +1,218 @@
+"""Operations on meta tensors, each asked of torch once: its own Python implementations take most of an abstract run.
+
+What an operation returns on the meta device follows from the shapes, strides and dtypes of its arguments and from its
+other arguments. So it is remembered, and a network of many like blocks, run in several ways, costs torch one block.
+Nothing here is visible in a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine.pytorch.internals import (
+    DeviceContext,
+    gives_fresh_tensors,
+    op_name,
+    storage_key,
+    tensors_of_call,
+)
+
+_MOST = 2**16  # results that are remembered, some 50 MB
+_META = torch.device("meta")
+_DTYPES = frozenset(
+    (
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    )
+)
+_PLAIN = frozenset(
+    (int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size)
+)
+
+
+Execute = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+"""Runs an operation on its arguments."""
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What a meta tensor is."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    def made(self) -> torch.Tensor:
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device=_META)
+
+
+class _Unknown(Exception):
+    """An argument or a result that is not described by its form."""
+
+
+_FIRST = "its first argument"
+_Known = _Form | tuple["_Form | None", ...] | str
+_known: dict[Any, _Known] = {}
+_views: set[Any] = set()
+"""Operations that were seen to return views although torch does not say so."""
+
+
+def run_as_torch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of an operation."""
+    return func(*args, **kwargs)
+
+
+def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], otherwise: Execute = run_as_torch) -> Any:
+    """The result of an operation on meta tensors; `otherwise` runs views, and what is given tensors of other kinds."""
+    if not gives_fresh_tensors(func) or func in _views:
+        return otherwise(func, args, kwargs)  # views are cheap, and share the memory of what they show
+    try:
+        key: Any = (func, torch.get_default_dtype(), *map(_key, args))
+        if kwargs:
+            key = (*key, *kwargs, *map(_key, kwargs.values()))
+    except _Unknown:
+        return otherwise(func, args, kwargs)
+    known = _known.get(key)
+    if known is None:
+        return _asked(func, args, kwargs, key)
+    if type(known) is _Form:
+        return known.made()
+    if known is _FIRST:
+        return args[0]
+    return tuple(form.made() if form is not None else None for form in known)  # type: ignore[union-attr]
+
+
+class BuildingOnMeta(DeviceContext):
+    """A block in which tensors are made on the meta device, and initialisers do not try to give them values."""
+
+    def __init__(self) -> None:
+        super().__init__(_META)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _INITIALISERS:
+            tensor = args[0] if args else (kwargs or {}).get("tensor")
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                return tensor
+        return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call, unused-ignore]
+
+
+_RANDOM_AND_PLAIN = ("uniform_", "normal_", "zero_", "fill_", "mul_", "div_", "add_", "sub_", "clamp_", "erfinv_")
+_INITIALISERS = frozenset(
+    (
+        *(getattr(torch.Tensor, name) for name in _RANDOM_AND_PLAIN),
+        *(value for name, value in vars(nn.init).items() if name.endswith("_") and callable(value)),
+    )
+)
+
+
+def _key(value: Any) -> Any:
+    kind = type(value)
+    if kind is torch.Tensor or kind is nn.Parameter:
+        if not value.is_meta or value.dtype not in _DTYPES or value.layout is not torch.strided:
+            raise _Unknown
+        return value.shape, value.stride(), value.dtype
+    if kind in _PLAIN:
+        return kind, value  # 1, 1.0 and True are equal, and give results of other dtypes
+    if kind is list or kind is tuple:
+        return tuple(map(_key, value))
+    raise _Unknown
+
+
+def _asked(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: Any) -> Any:
+    """What torch says, which is remembered."""
+    formula = _FORMULAS.get(op_name(func))
+    result = formula(*args) if formula is not None and not kwargs else None
+    if result is None:
+        result = func(*args, **kwargs)
+    try:
+        known = _described(result, args, kwargs, key)
+    except _Unknown:
+        return result
+    if len(_known) >= _MOST:
+        _known.clear()
+    _known[key] = known
+    return result
+
+
+def _batch_norm(x: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+    width = (x.shape[1],) if rest[4] else (0,)
+    return torch.empty_like(x), _statistics(x, width), _statistics(x, width)
+
+
+def _layer_norm(x: torch.Tensor, shape: Sequence[int], *_: Any) -> tuple[torch.Tensor, ...] | None:
+    if tuple(x.shape[-len(shape) :]) != tuple(shape):
+        return None
+    reduced = (*x.shape[: -len(shape)], *(1 for _ in shape))
+    result = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return result, _statistics(x, reduced), _statistics(x, reduced)
+
+
+def _statistics(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    return x.new_empty(shape, dtype=torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype)
+
+
+def _pointwise(x: Any, *rest: Any) -> torch.Tensor | None:
+    """Like its only tensor, or two of one kind."""
+    if not (isinstance(x, torch.Tensor) and x.is_floating_point() and _is_dense(x)):
+        return None
+    for other in rest:
+        if isinstance(other, torch.Tensor) and (other.dtype, other.shape, other.stride()) != (
+            x.dtype,
+            x.shape,
+            x.stride(),
+        ):
+            return None
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=_META)
+
+
+def _in_place(x: torch.Tensor, *_: Any) -> torch.Tensor | None:
+    return x if x.is_floating_point() and _is_dense(x) else None
+
+
+def _is_dense(x: torch.Tensor) -> bool:
+    return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _product_with_bias(bias: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
+    if not (bias.dtype == x.dtype == weight.dtype and x.dim() == weight.dim() == 2 and x.shape[1] == weight.shape[0]):
+        return None
+    if bias.shape != weight.shape[1:]:
+        return None
+    return torch.empty((x.shape[0], weight.shape[1]), dtype=x.dtype, device=_META)
+
+
+_OF_ONE_TENSOR = ["gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "relu", "sigmoid", "silu", "tanh"]
+# those that torch takes longest for: a millisecond; and those of which there are most
+_FORMULAS: dict[str, Callable[..., Any]] = {
+    "aten::addmm": _product_with_bias,
+    "aten::native_batch_norm": _batch_norm,
+    "aten::native_layer_norm": _layer_norm,
+    **dict.fromkeys((f"aten::{name}" for name in (*_OF_ONE_TENSOR, "add", "div", "mul", "sub")), _pointwise),
+    **dict.fromkeys((f"aten::{name}_" for name in _OF_ONE_TENSOR), _in_place),
+}
+
+
+def _described(result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: Any) -> _Known:
+    if args and result is args[0]:  # written to, which on meta changes nothing, unless it has another shape now
+        if _key(result) != key[2]:
+            raise _Unknown
+        return _FIRST
+    given = {storage_key(tensor) for tensor in tensors_of_call(args, kwargs)}
+    if type(result) is torch.Tensor:
+        if storage_key(result) in given:
+            _views.add(key[0])
+        return _form(result, given)
+    if type(result) is not tuple:
+        raise _Unknown
+    return tuple(_form(item, given) if item is not None else None for item in result)
+
+
+def _form(tensor: Any, given: set[int | None]) -> _Form:
+    if type(tensor) is not torch.Tensor or storage_key(tensor) in given:
+        raise _Unknown
+    return _Form(*_key(tensor))

@@ -1,0 +1,243 @@
+"""Follow one dimension of an output back to the tensors that set its size, and forward to all that uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+from pytest_headswap.engine.dataflow.dims import relation
+from pytest_headswap.engine.dataflow.dims.links import Relation
+from pytest_headswap.engine.dataflow.graph import INPUT, Graph, Node, Value, ancestors
+
+
+class Axis(NamedTuple):
+    """The class index within dimension `dim` of a tensor.
+
+    The dimension may be larger than the class count, as a layer's width of anchors times classes is;
+    the class index then is the factor that varies with stride `inner`.
+    """
+
+    value: Value
+    dim: int
+    inner: int = 1
+
+    def outer(self, size: int) -> int:
+        """How often the whole run of classes is repeated in the dimension."""
+        return self.value.shape[self.dim] // (size * self.inner)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A product of features with a tensor of the model's own that gives its output the class dimension."""
+
+    node: Node
+    weight: Axis
+    features: Axis
+    output: Axis
+
+    @property
+    def in_features(self) -> int:
+        """How many features are multiplied and summed."""
+        return self.features.value.shape[self.features.dim]
+
+
+@dataclass
+class Trace:
+    """What was met on the way back from an output's dimension.
+
+    `sources`: tensors of the model, inputs and constants at which the dimension begins.
+    `projections`: where features meet a weight that sets the dimension. `broken`: why the way could
+    not be followed, and `pieces` what was put together there. `ends`: the operations whose output has the dimension
+    while none of their tensors does. `nodes`: the operations on the way, the last first. `joins`: for a tensor of the
+    model, the operation and its operand through which it joins what comes from the input.
+    """
+
+    size: int
+    sources: list[Axis] = field(default_factory=list)
+    projections: list[Projection] = field(default_factory=list)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    pieces: list[tuple[str, Axis]] = field(default_factory=list)
+    ends: list[Node] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    joins: dict[Axis, tuple[Node, int]] = field(default_factory=dict)
+    from_input: bool = False
+    """Whether an input of the model sets the dimension; the way is not followed further then."""
+
+
+class Tracer:
+    """Traces of one recorded graph. Relations are worked out once for each operation that is met."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._relations: dict[Node, Relation] = {}
+        self._live = graph.live()
+        self._nodes = graph.nodes
+
+    def _relation(self, node: Node) -> Relation:
+        found = self._relations.get(node)
+        if found is None:
+            found = self._relations[node] = relation(node)
+        return found
+
+    @cached_property
+    def _positions(self) -> dict[Node, int]:
+        return {node: position for position, node in enumerate(self._nodes)}
+
+    def position(self, value: Value) -> int:
+        """When the operation ran that made a value; -1 for what was there before."""
+        return self._positions.get(value.node, -1) if value.node is not None else -1
+
+    def back(self, start: Axis, size: int) -> Trace:
+        """Follow the class index of `start` back to where it begins; stops early at an input of the model."""
+        trace = Trace(size)
+        seen: set[Axis] = set()
+        stack: list[tuple[Axis, tuple[Node, int] | None]] = [(start, None)]
+        while stack and not trace.from_input:
+            axis, join = stack.pop()
+            if axis in seen:
+                continue
+            seen.add(axis)
+            if axis.value.node is None:
+                trace.sources.append(axis)
+                trace.from_input = axis.value.origin == INPUT
+                if join is not None:
+                    trace.joins[axis] = join
+                continue
+            trace.nodes.append(axis.value.node)
+            for operand, before in self._step(axis, axis.value.node, trace):
+                joins_here = axis.value.from_input and not before.value.from_input
+                stack.append((before, (axis.value.node, operand) if joins_here else join))
+        return trace
+
+    def _step(self, axis: Axis, node: Node, trace: Trace) -> Iterator[tuple[int, Axis]]:
+        known = self._relation(node)
+        links = [x for x in known.links if x.output == axis.value.index and x.out_dim == axis.dim]
+        broken = known.partial.get((axis.value.index, axis.dim))
+        if broken:
+            reason = "concatenated" if node.name.endswith("cat") else "composite"
+            trace.broken.append((reason, f"the dimension {broken} ({node.name})"))
+            trace.pieces += [(reason, Axis(value, axis.dim)) for value in node.inputs if len(value.shape) > axis.dim]
+        if not links and not broken:
+            trace.ends.append(node)
+        followed = False
+        for link in links:
+            inner = _carried(axis.inner, trace.size, link.out_inner, link.in_inner, link.size)
+            if inner is not None:
+                followed = True
+                before = Axis(node.inputs[link.operand], link.in_dim, inner)
+                features = _features(known, link.operand, node)
+                if features is not None and not before.value.from_input and source_name(before.value):
+                    trace.projections.append(Projection(node, before, features, axis))
+                yield link.operand, before
+        if links and not followed:
+            trace.broken.append(("composite", f"the dimension is merged from several ({node.name})"))
+            trace.pieces += [("composite", Axis(node.inputs[link.operand], link.in_dim)) for link in links]
+
+    def consumer(self, start: Axis, size: int) -> str | None:
+        """The name of a tensor of the model that consumes the class index of `start`, if there is one.
+
+        Follows the index forward through everything that any output depends on. A head's class index
+        ends in the outputs; that of a backbone layer is summed over with the weights of the next layer.
+        """
+        for axis, node in self._forward(start, size, lambda node: node in self._live):
+            for partner in self._partners(axis, node):
+                name = "" if partner.value.from_input else source_name(partner.value)
+                if name:
+                    return name
+        return None
+
+    def companions(self, sources: list[Axis], size: int) -> list[Axis]:
+        """Tensors of the model that are multiplied with the class index of `sources` while the weight is made.
+
+        A reparametrised layer has them, such as the singular vector that spectral norm keeps.
+        """
+        found: dict[Axis, None] = {}
+        for source in sources:
+            for axis, node in self._forward(source, size, lambda node: not any(v.from_input for v in node.inputs)):
+                for partner in self._partners(axis, node):
+                    found.update(dict.fromkeys(item for item in self.back(partner, size).sources if item.value.names))
+        return [axis for axis in found if axis not in sources]
+
+    def _forward(self, start: Axis, size: int, wanted: Callable[[Node], bool]) -> Iterator[tuple[Axis, Node]]:
+        """Every place to which the class index of `start` goes, and the wanted operations that use it there."""
+        seen: set[Axis] = set()
+        stack = [start]
+        while stack:
+            axis = stack.pop()
+            if axis in seen:
+                continue
+            seen.add(axis)
+            for node in axis.value.consumers:
+                if wanted(node):
+                    yield axis, node
+                    stack.extend(self._after(axis, node, size))
+
+    def _after(self, axis: Axis, node: Node, size: int) -> Iterator[Axis]:
+        for link in self._relation(node).links:
+            if node.inputs[link.operand] is axis.value and link.in_dim == axis.dim:
+                inner = _carried(axis.inner, size, link.in_inner, link.out_inner, link.size)
+                if inner is not None:
+                    yield Axis(node.outputs[link.output], link.out_dim, inner)
+
+    def _partners(self, axis: Axis, node: Node) -> Iterator[Axis]:
+        """What the dimension of `axis` is multiplied with and summed over together."""
+        for pair in self._relation(node).contracted:
+            for (operand, dim), (other, other_dim) in (pair, pair[::-1]):
+                if node.inputs[operand] is axis.value and dim == axis.dim:
+                    yield Axis(node.inputs[other], other_dim)
+
+    def uses(self, value: Value) -> list[Node]:
+        """Where a tensor of the model, or what is made from it alone, meets something that comes from the input."""
+        found: list[Node] = []
+        seen: set[Node] = set()
+        stack = list(value.consumers)
+        while stack:
+            node = stack.pop()
+            if node in seen or node not in self._live:
+                continue
+            seen.add(node)
+            if any(output.from_input for output in node.outputs):
+                found.append(node)
+            else:
+                stack.extend(consumer for output in node.outputs for consumer in output.consumers)
+        return found
+
+    def tail(self, start: Axis, size: int) -> list[Axis]:
+        """The way back from `start` for as long as nothing but parameterless operations on one tensor is met."""
+        way = [start]
+        while True:
+            axis = way[-1]
+            node = axis.value.node
+            if node is None or any(not value.from_input for value in node.inputs):
+                return way
+            steps = {before for _, before in self._step(axis, node, Trace(size))}
+            if len(steps) != 1:
+                return way
+            way.append(steps.pop())
+
+
+def _carried(inner: int, size: int, own_inner: int, other_inner: int, shared: int) -> int | None:
+    """The stride of a class index on the other side of a link; None when it is not wholly within what is shared."""
+    if inner % own_inner or shared % (inner // own_inner * size):
+        return None
+    return inner // own_inner * other_inner
+
+
+def _features(known: Relation, operand: int, node: Node) -> Axis | None:
+    """What `operand` is multiplied with and summed over, when that comes from the model's input."""
+    for a, b in known.contracted:
+        for (mine, _), (other, dim) in ((a, b), (b, a)):
+            if mine == operand and node.inputs[other].from_input:
+                return Axis(node.inputs[other], dim)
+    return None
+
+
+def source_name(value: Value) -> str:
+    """The name of a tensor of the model, or of the first one that a derived tensor is made from; "" for constants."""
+    if value.node is None:
+        return min(value.names, default="")
+    names = [
+        source.name for node in ancestors([value]) for source in node.inputs if source.node is None and source.names
+    ]
+    return min(names, default="")

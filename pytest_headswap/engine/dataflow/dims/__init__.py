@@ -1,0 +1,73 @@
+"""How the dimensions of an operation's outputs come from those of its inputs.
+
+A `Link` says that a dimension of an output and a dimension of an input run over the same index, or
+share a factor of it (after `view`). `contracted` pairs are summed over together, as in a matrix
+product. With these two facts about each operation the class dimension of an output can be followed
+back to the layer that sets it. Operations without a rule are taken by their shapes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pytest_headswap.engine.dataflow.dims import products, reductions, views
+from pytest_headswap.engine.dataflow.dims.links import (
+    Link,
+    Relation,
+    broadcasts,
+    by_size,
+    copy,
+    first_only,
+    pointwise,
+    rules,
+)
+from pytest_headswap.engine.dataflow.graph import Node
+
+__all__ = ["RULES", "Link", "Relation", "relation"]
+
+RULES = {
+    **views.RULES,
+    **reductions.RULES,
+    **products.RULES,
+    **rules(
+        (copy, "copy"),
+        (first_only, "_softmax _log_softmax softmax log_softmax cumsum roll flip native_dropout _masked_softmax sort"),
+        (first_only, "zero fill"),
+    ),
+}
+
+
+_NAMESPACES = ("aten", "headswap")  # elsewhere, as in `quantized::linear`, a name may stand for other arguments
+_PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format))
+_MOST = 2**14  # relations that are remembered
+_known: dict[Any, Relation] = {}
+
+
+def relation(node: Node) -> Relation:
+    """The relation of the dimensions of one recorded operation, which is not to be changed.
+
+    It follows from the shapes and the arguments, and is worked out once for all operations that are alike in these.
+    """
+    shapes = tuple([value.shape for value in node.inputs]), tuple([value.shape for value in node.outputs])
+    key = node.name, node.pointwise, shapes, _plain(node.args), *node.kwargs, _plain(tuple(node.kwargs.values()))
+    known = _known.get(key)
+    if known is None:
+        if len(_known) >= _MOST:
+            _known.clear()
+        known = _known[key] = _relation(node)
+    return known
+
+
+def _plain(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the arguments, with the type alone in place of tensors and of objects such as packed weights."""
+    return tuple([_plain(x) if type(x) is tuple else x if type(x) in _PLAIN else type(x) for x in arguments])
+
+
+def _relation(node: Node) -> Relation:
+    namespace, _, name = node.name.partition("::")
+    rule = RULES.get(name.rstrip("_")) if namespace in _NAMESPACES else None
+    if rule is not None:
+        return rule(node)
+    return pointwise(node) if node.pointwise or broadcasts(node) else by_size(node)

@@ -1,0 +1,131 @@
+"""What is said about the dimensions of one operation, and what its shapes alone tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from pytest_headswap.engine.dataflow.graph import Node
+
+Shape = tuple[int, ...]
+Rule = Callable[[Node], "Relation"]
+
+
+class Link(NamedTuple):
+    """Input dimension `in_dim` of operand `operand` and `out_dim` of output `output` share `size` indices.
+
+    Both dimensions may be larger than `size`: then the shared index is the factor that varies with
+    stride `in_inner` within the input dimension and `out_inner` within the output dimension.
+    """
+
+    operand: int
+    in_dim: int
+    output: int
+    out_dim: int
+    size: int
+    in_inner: int = 1
+    out_inner: int = 1
+
+
+@dataclass
+class Relation:
+    """All links of one operation, and what it sums over.
+
+    `contracted`: pairs of (operand, dimension) that have to be of one size because they are multiplied
+    and summed. `partial`: output dimensions (output, dimension) that are cut out of, or put together
+    from, input dimensions, so that their size does not follow one of them; with the reason.
+    """
+
+    links: list[Link] = field(default_factory=list)
+    contracted: list[tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=list)
+    partial: dict[tuple[int, int], str] = field(default_factory=dict)
+
+
+def rules(*entries: tuple[Rule, str]) -> dict[str, Rule]:
+    """A table of rules from pairs of a rule and the names of the operations that it is for."""
+    return {name: rule for rule, names in entries for name in names.split()}
+
+
+def shapes(node: Node) -> list[Shape]:
+    """The shapes of all operands."""
+    return [value.shape for value in node.inputs]
+
+
+def dim_of(index: Any, ndim: int) -> int:
+    """A dimension counted from the front."""
+    return int(index) % ndim if ndim else 0
+
+
+def same(node: Node, operand: int, output: int, skip: Sequence[int] = ()) -> list[Link]:
+    """Links between equal positions, for dimensions of equal size."""
+    shape, out = node.inputs[operand].shape, node.outputs[output].shape
+    return [
+        Link(operand, dim, output, dim, size)
+        for dim, size in enumerate(shape[: len(out)])
+        if dim not in skip and size == out[dim]
+    ]
+
+
+def broadcast(node: Node, operand: int, output: int) -> list[Link]:
+    """Links of an operand that is broadcast to the output: aligned at the last dimension.
+
+    A dimension of size 1 that is stretched has no link.
+    """
+    shape, out = node.inputs[operand].shape, node.outputs[output].shape
+    shift = len(out) - len(shape)
+    return [
+        Link(operand, dim, output, dim + shift, size)
+        for dim, size in enumerate(shape)
+        if dim + shift >= 0 and size == out[dim + shift]
+    ]
+
+
+def broadcasts(node: Node) -> bool:
+    """Whether the output has the shape to which all operands broadcast."""
+    if not node.outputs or not node.inputs:
+        return False
+    out = node.outputs[0].shape
+    given = shapes(node)
+    fits = all(
+        len(shape) <= len(out) and all(a in (1, b) for a, b in zip(shape[::-1], out[::-1], strict=False))
+        for shape in given
+    )
+    return fits and all(
+        size == 1 or any(len(s) > back and s[-1 - back] == size for s in given) for back, size in enumerate(out[::-1])
+    )
+
+
+def pointwise(node: Node) -> Relation:
+    """Each element of the outputs comes from the elements at its place in the operands."""
+    return Relation(
+        [
+            link
+            for output in range(len(node.outputs))
+            for operand in range(len(node.inputs))
+            for link in broadcast(node, operand, output)
+        ]
+    )
+
+
+def by_size(node: Node) -> Relation:
+    """For unknown operations: equal positions of equal size, else the only dimension of that size."""
+    result = Relation()
+    for output, value in enumerate(node.outputs):
+        for operand, shape in enumerate(shapes(node)):
+            for out_dim, size in enumerate(value.shape):
+                if len(shape) == len(value.shape) and shape[out_dim] == size:
+                    result.links.append(Link(operand, out_dim, output, out_dim, size))
+                elif size > 1 and shape.count(size) == 1 and value.shape.count(size) == 1:
+                    result.links.append(Link(operand, shape.index(size), output, out_dim, size))
+    return result
+
+
+def copy(node: Node) -> Relation:
+    """`copy_(self, src)`: what was in self is gone."""
+    return Relation(broadcast(node, 1, 0)) if len(node.inputs) > 1 else pointwise(node)
+
+
+def first_only(node: Node) -> Relation:
+    """Outputs of the shape of the first operand."""
+    return Relation([link for output in range(len(node.outputs)) for link in same(node, 0, output)])

@@ -1,0 +1,205 @@
+"""Operations that rearrange: views, permutations, cuts, concatenation and indexing."""
+
+from __future__ import annotations
+
+from pytest_headswap.engine.dataflow.dims.links import Link, Relation, Shape, dim_of, rules, same, shapes
+from pytest_headswap.engine.dataflow.graph import Node
+
+
+def view_factors(old: Shape, new: Shape) -> list[tuple[int, int, int, int, int]]:
+    """The common factors of two shapes of one contiguous tensor.
+
+    Returns (in_dim, in_inner, out_dim, out_inner, size) for each. Where boundaries do not divide each
+    other, as in (4, 6) to (6, 4), those dimensions have no common factor. Dimensions of size 1 are
+    paired in order with those of size 1 that lie between the same neighbours.
+    """
+    factors: list[tuple[int, int, int, int, int]] = []
+    for ins, outs in _groups(old, new):
+        factors += _group_factors([(dim, old[dim]) for dim in ins], [(dim, new[dim]) for dim in outs])
+    return factors
+
+
+def _groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
+    """Split both shapes, from the right, into the smallest runs of dimensions with equal products."""
+    groups: list[tuple[list[int], list[int]]] = []
+    i, j = len(old), len(new)
+    while i > 0 or j > 0:
+        ins: list[int] = []
+        outs: list[int] = []
+        a = b = 1
+        while True:
+            if a <= b and i > 0 and (a < b or a == 1):
+                i -= 1
+                ins.insert(0, i)
+                a *= old[i]
+            elif j > 0 and (b < a or b == 1):
+                j -= 1
+                outs.insert(0, j)
+                b *= new[j]
+            else:
+                break
+            if a == b > 1:
+                break
+        if not ins and not outs:
+            break
+        groups.append((ins, outs))
+    return groups
+
+
+def _group_factors(ins: list[tuple[int, int]], outs: list[tuple[int, int]]) -> list[tuple[int, int, int, int, int]]:
+    ones = zip([d for d, size in ins if size == 1], [d for d, size in outs if size == 1], strict=False)
+    factors = [(i, 1, j, 1, 1) for i, j in ones]
+    left = [pair for pair in ins if pair[1] != 1]
+    right = [pair for pair in outs if pair[1] != 1]
+    found: list[tuple[int, int, int, int, int]] = []
+    in_inner = out_inner = 1
+    while left and right:
+        (i, in_size), (j, out_size) = left[-1], right[-1]
+        a, b = in_size // in_inner, out_size // out_inner
+        small = min(a, b)
+        if small == 0 or max(a, b) % small:
+            return factors
+        found.append((i, in_inner, j, out_inner, small))
+        in_inner, out_inner = in_inner * small, out_inner * small
+        if in_inner == in_size:
+            left.pop()
+            in_inner = 1
+        if out_inner == out_size:
+            right.pop()
+            out_inner = 1
+    return factors + found
+
+
+def _view(node: Node) -> Relation:
+    old, new = node.inputs[0].shape, node.outputs[0].shape
+    return Relation([Link(0, i, 0, j, size, a, b) for i, a, j, b, size in view_factors(old, new)])
+
+
+def _squeeze(node: Node) -> Relation:
+    """squeeze and unsqueeze: the dimensions that stay keep their order."""
+    old, new = node.inputs[0].shape, node.outputs[0].shape
+    longer = max(len(old), len(new))
+    dims = node.argument(1, "dim")
+    if dims is None:
+        gone = {dim for dim, size in enumerate(old) if size == 1}
+    else:
+        gone = {dim_of(dim, longer) for dim in (dims if isinstance(dims, tuple) else (dims,))}
+        if len(old) >= len(new):
+            gone = {dim for dim in gone if old and old[dim] == 1}
+    kept = [dim for dim in range(longer) if dim not in gone]
+    pairs = enumerate(kept) if len(new) > len(old) else ((source, dim) for dim, source in enumerate(kept))
+    return Relation([Link(0, source, 0, dim, old[source]) for source, dim in pairs])
+
+
+def _permute(node: Node) -> Relation:
+    old = node.inputs[0].shape
+    if "permute" in node.name:
+        order = [dim_of(index, len(old)) for index in node.argument(1, "dims")]
+    else:
+        order = list(range(len(old)))
+        if node.name.split("::")[-1].rstrip("_") in ("t", "numpy_T"):
+            order.reverse()
+        else:
+            a = dim_of(node.argument(1, "dim0"), len(old))
+            b = dim_of(node.argument(2, "dim1"), len(old))
+            if old:
+                order[a], order[b] = order[b], order[a]
+    return Relation([Link(0, source, 0, dim, old[source]) for dim, source in enumerate(order)])
+
+
+def _dropped(node: Node) -> Relation:
+    """select, unbind: one dimension goes."""
+    shape = node.inputs[0].shape
+    gone = dim_of(node.argument(1, "dim", 0), len(shape))
+    kept = [dim for dim in range(len(shape)) if dim != gone]
+    return Relation(
+        [
+            Link(0, source, output, dim, shape[source])
+            for output in range(len(node.outputs))
+            for dim, source in enumerate(kept)
+        ]
+    )
+
+
+def _cut(node: Node) -> Relation:
+    """slice, split, pad and their like: equal positions; a dimension that changes its size is a part."""
+    result = Relation()
+    shape = node.inputs[0].shape
+    for output, value in enumerate(node.outputs):
+        result.links += same(node, 0, output)
+        for dim, size in enumerate(value.shape):
+            if dim < len(shape) and size != shape[dim]:
+                result.partial[output, dim] = "is cut out of a larger dimension or padded"
+    return result
+
+
+def _cat(node: Node) -> Relation:
+    out = node.outputs[0].shape
+    dim = dim_of(node.argument(1, "dim", 0), len(out))
+    filled = [index for index, shape in enumerate(shapes(node)) if len(shape) == len(out) and shape[dim] > 0]
+    skip = () if len(filled) == 1 else (dim,)
+    result = Relation([link for operand in filled for link in same(node, operand, 0, skip)])
+    if skip:
+        result.partial[0, dim] = "is concatenated from several tensors"
+    return result
+
+
+def _stack(node: Node) -> Relation:
+    out = node.outputs[0].shape
+    new = dim_of(node.argument(1, "dim", 0), len(out))
+    kept = [dim for dim in range(len(out)) if dim != new]
+    return Relation(
+        [
+            Link(operand, source, 0, dim, out[dim])
+            for operand in range(len(node.inputs))
+            for source, dim in enumerate(kept)
+        ]
+    )
+
+
+def _index(node: Node) -> Relation:
+    """Advanced indexing: dimensions without an index keep their order around the indexed block."""
+    shape, out = node.inputs[0].shape, node.outputs[0].shape
+    indices = list(node.argument(1, "indices", ())) + [None] * len(shape)
+    given = [dim for dim in range(len(shape)) if indices[dim] is not None]
+    kept = [dim for dim in range(len(shape)) if dim not in given]
+    block = len(out) - len(kept)
+    together = bool(given) and given == list(range(given[0], given[-1] + 1))
+    start = given[0] if together else 0
+    result = Relation()
+    for position, source in enumerate(kept):
+        dim = position if position < start else position + block
+        if 0 <= dim < len(out) and out[dim] == shape[source]:
+            result.links.append(Link(0, source, 0, dim, out[dim]))
+    for dim in range(start, start + block):
+        result.partial[0, dim] = "is picked by an index"
+    return result
+
+
+def _index_select(node: Node) -> Relation:
+    """gather, index_select: the indexed dimension is picked, the others stay."""
+    out = node.outputs[0].shape
+    dim = dim_of(node.argument(1, "dim", 0), len(out))
+    return Relation(same(node, 0, 0, (dim,)), partial={(0, dim): "is picked by an index"})
+
+
+def _pixel_shuffle(node: Node) -> Relation:
+    shape, out = node.inputs[0].shape, node.outputs[0].shape
+    channel = len(shape) - 3
+    links = same(node, 0, 0, range(channel, len(shape)))
+    links.append(Link(0, channel, 0, channel, out[channel], in_inner=shape[channel] // out[channel]))
+    return Relation(links)
+
+
+RULES = rules(
+    (_view, "view _unsafe_view reshape _reshape_alias view_copy"),
+    (_squeeze, "squeeze unsqueeze"),
+    (_permute, "permute transpose t numpy_T permute_copy"),
+    (_dropped, "select unbind select_copy"),
+    (_cut, "slice split split_with_sizes narrow constant_pad_nd repeat topk unfold"),
+    (_cat, "cat concat"),
+    (_stack, "stack"),
+    (_index, "index"),
+    (_index_select, "index_select gather"),
+    (_pixel_shuffle, "pixel_shuffle"),
+)

@@ -1,0 +1,267 @@
+"""Record the data flow of a forward pass, below autograd, so that frozen and `no_grad` models look the same."""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine.abstract.meta_cache import Execute
+from pytest_headswap.engine.abstract.run import WAYS, AbstractRun, StandIns, abstract_run, watched_run
+from pytest_headswap.engine.dataflow.graph import (
+    ATTRIBUTE,
+    BUFFER,
+    CONSTANT,
+    INPUT,
+    PARAMETER,
+    Graph,
+    IdentityCall,
+    Node,
+    Value,
+)
+from pytest_headswap.engine.dataflow.memory_overlap import are_apart
+from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
+from pytest_headswap.engine.pytorch.internals import (
+    TorchDispatchMode,
+    is_pointwise,
+    mutated_tensors,
+    op_name,
+    selects_by_value,
+    storage_key,
+)
+from pytest_headswap.engine.pytorch.modules import buffers_of, parameters_of
+from pytest_headswap.engine.pytorch.outputs import flatten_outputs
+
+_PLAIN = frozenset((int, bool, float, str, type(None)))
+_NO_TENSORS = _PLAIN | {tuple, list, dict, set, OrderedDict}  # nor anything that is one
+
+ALIASED_WRITE = "headswap::aliased_write"
+"""Stands for "this tensor was changed through another view of its storage" (`out[:, 0] = ...`)."""
+
+
+def record(model: nn.Module, example_inputs: Any, *, training: bool = False, ways: Sequence[str] = WAYS) -> Graph:
+    """Run the model abstractly and return its data flow.
+
+    Raises:
+        HeadSwapError: `forward_failed` or `bad_inputs`.
+    """
+    recording = _Recording(as_inputs(example_inputs), training)
+    with torch.no_grad():
+        run = abstract_run(model, recording.inputs, training=training, ways=ways, recording=recording.around)
+    return recording.graph_of(run)
+
+
+def record_watched(model: nn.Module, example_inputs: Any, *, training: bool = False) -> tuple[AbstractRun, Graph]:
+    """A `watched_run` in the present grad mode, and its data flow; raises what the model raises."""
+    recording = _Recording(as_inputs(example_inputs), training)
+    run = watched_run(model, recording.inputs, training=training, recording=recording.around)
+    return run, recording.graph_of(run)
+
+
+class _Recording:
+    """A recorder for each attempt to run a model, since one that failed has seen things."""
+
+    def __init__(self, inputs: Inputs, training: bool) -> None:
+        self.inputs = inputs
+        self._training = training
+        self._recorder: _Recorder
+
+    @contextmanager
+    def around(self, stand_ins: StandIns, named: Sequence[tuple[str, nn.Module]], execute: Execute) -> Iterator[None]:
+        """The block in which the model runs."""
+        self._recorder = recorder = _Recorder(Graph(self._training), execute)
+        recorder.name_sources(named)
+        for index, tensor in enumerate(self.inputs.tensors()):
+            recorder.add_source(stand_ins.of(tensor), INPUT, f"input[{index}]")
+        _note_modules(named, recorder)
+        with recorder:
+            yield
+
+    def graph_of(self, run: AbstractRun) -> Graph:
+        """The data flow of the run that succeeded, which is the last."""
+        recorder = self._recorder
+        graph = recorder.graph
+        graph.way = run.way
+        graph.written = recorder.written_sources()
+        for label, tensor in flatten_outputs(run.outputs):
+            if tensor.is_floating_point():
+                graph.outputs[label] = recorder.value_of(tensor)
+            else:
+                graph.other_outputs.append(label)
+        return graph
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+    """Turns each operation into a Node. Keeps every tensor alive, so that object ids stay unique."""
+
+    def __init__(self, graph: Graph, execute: Execute) -> None:
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self.graph = graph
+        self.module = ""
+        self._execute = execute
+        self._values: dict[int, Value] = {}
+        self._kept: list[torch.Tensor] = []
+        self._sources: list[tuple[torch.Tensor, Value]] = []
+        self._by_storage: defaultdict[int | None, list[torch.Tensor]] = defaultdict(list)
+        self._sorted = 0  # so many of those that are kept are in it: most models need none of it
+
+    def name_sources(self, named: Sequence[tuple[str, nn.Module]]) -> None:
+        """Tell the recorder what the model's own tensors are called, given its modules under all their names."""
+        for name, parameter in parameters_of(named):
+            self.add_source(parameter, PARAMETER, name)
+        for name, buffer in buffers_of(named):
+            self.add_source(buffer, BUFFER, name)
+        seen: set[int] = set()
+        for path, module in named:
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            for key, value in module.__dict__.items():
+                if type(value) not in _NO_TENSORS and isinstance(value, torch.Tensor):
+                    self.add_source(value, ATTRIBUTE, f"{path}.{key}" if path else key)
+
+    def add_source(self, tensor: torch.Tensor, origin: str, name: str) -> None:
+        """Register a tensor that no recorded operation makes."""
+        value = self._values.get(id(tensor))
+        if value is None:
+            value = self._new(tensor, Value(tuple(tensor.shape), origin=origin))
+            value.names = (name,)
+            self._sources.append((tensor, value))
+        else:
+            value.names = (*value.names, name)
+
+    def written_sources(self) -> tuple[str, ...]:
+        """Names of the model's own tensors that forward has written to, through whatever view of them."""
+        return tuple(
+            value.name
+            for tensor, value in self._sources
+            if value.origin != INPUT and (self._values[id(tensor)] is not value)
+        )
+
+    def value_of(self, tensor: torch.Tensor) -> Value:
+        """The present value of a tensor; one never seen before is a constant."""
+        value = self._values.get(id(tensor))
+        if value is None:
+            value = self._new(tensor, Value(tuple(tensor.shape), origin=CONSTANT))
+        return value
+
+    def _new(self, tensor: torch.Tensor, value: Value) -> Value:
+        self._values[id(tensor)] = value
+        self._kept.append(tensor)
+        return value
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        inputs: list[Value] = []
+        values = self._as_values(args, inputs)
+        named = {key: self._as_values((value,), inputs)[0] for key, value in kwargs.items()} if kwargs else kwargs
+        node = Node(op_name(func), values, named, inputs, is_pointwise(func), self.module)
+        result = self._execute(func, args, kwargs)
+        self.graph.nodes.append(node)
+        if selects_by_value(func, args):
+            self.graph.selections.append(node)
+        from_input = False
+        for value in inputs:
+            value.consumers.append(node)
+            from_input = from_input or value.from_input
+        written = mutated_tensors(func, args, kwargs)
+        if type(result) is torch.Tensor:
+            self._output(node, result, from_input)
+        else:
+            for tensor in result if isinstance(result, (list, tuple)) else (result,):
+                if isinstance(tensor, torch.Tensor):
+                    self._output(node, tensor, from_input)
+        for tensor in written:
+            value = self._values[id(tensor)]
+            if value.node is not node:  # an operation that returns something else than what it wrote to
+                value = self._output(node, tensor, from_input)
+            self._changed_through(tensor, value)
+        return result
+
+    def _as_values(self, arguments: Sequence[Any], inputs: list[Value]) -> tuple[Any, ...]:
+        """The arguments with a value for each tensor, which are added to `inputs`."""
+        values: list[Any] = []
+        for argument in arguments:
+            if type(argument) in _PLAIN:
+                values.append(argument)
+            elif isinstance(argument, torch.Tensor):
+                value = self._values.get(id(argument)) or self.value_of(argument)
+                inputs.append(value)
+                values.append(value)
+            elif isinstance(argument, (list, tuple)):
+                values.append(self._as_values(argument, inputs))
+            else:
+                values.append(argument)
+        return tuple(values)
+
+    def _output(self, node: Node, tensor: torch.Tensor, from_input: bool) -> Value:
+        value = Value(tuple(tensor.shape), node, len(node.outputs))
+        value.from_input = from_input
+        node.outputs.append(value)
+        if id(tensor) in self._values:
+            self._values[id(tensor)] = value
+            return value
+        return self._new(tensor, value)
+
+    def _changed_through(self, written: torch.Tensor, value: Value) -> None:
+        """Every other tensor that shares memory with the written one now depends on what was written."""
+        for tensor in self._kept[self._sorted :]:
+            self._by_storage[storage_key(tensor)].append(tensor)
+        self._sorted = len(self._kept)
+        key = storage_key(written)
+        for tensor in self._by_storage[key] if key is not None else ():
+            if tensor is not written and tensor.shape != () and not are_apart(tensor, written):
+                before = self._values[id(tensor)]
+                node = Node(ALIASED_WRITE, (before, value), {}, [before, value], pointwise=False, module=self.module)
+                self.graph.nodes.append(node)
+                before.consumers.append(node)
+                value.consumers.append(node)
+                self._output(node, tensor, before.from_input or value.from_input)
+
+
+def _note_modules(named: Sequence[tuple[str, nn.Module]], recorder: _Recorder) -> None:
+    """Tell the recorder which module without children is running, and note each `nn.Identity`.
+
+    From now on, until the model gets its own attributes back, which ends an abstract run. Each has a `forward` of its
+    own for that time: hooks would make torch take a way through every call that costs a tenth of the run.
+    """
+    executed = itertools.count(1)
+    noted: set[int] = set()
+    for path, module in named:
+        if id(module) not in noted and all(child is None for child in module._modules.values()):
+            noted.add(id(module))
+            forward = _identity if type(module) is nn.Identity else _forward
+            module.__dict__["forward"] = forward(path, module.forward, recorder, executed)
+
+
+def _forward(
+    path: str, forward: Callable[..., Any], recorder: _Recorder, executed: Iterator[int]
+) -> Callable[..., Any]:
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        recorder.module = path
+        try:
+            output = forward(*args, **kwargs)
+        finally:
+            recorder.module = ""
+        next(executed)
+        return output
+
+    return noted
+
+
+def _identity(
+    path: str, forward: Callable[..., Any], recorder: _Recorder, executed: Iterator[int]
+) -> Callable[..., Any]:
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        count = next(executed)
+        if isinstance(output, torch.Tensor):
+            recorder.graph.identities.append(IdentityCall(path, recorder.value_of(output), count))
+        return output
+
+    return noted

@@ -1,0 +1,1 @@
+"""Decide which weights are heads, and say why."""

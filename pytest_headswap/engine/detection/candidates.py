@@ -1,0 +1,181 @@
+"""Output dimensions that a layer of the model may set, each with the reason why it is or is not a head's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pytest_headswap.engine.dataflow.dim_tracer import Axis, Projection, Trace, Tracer, source_name
+from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, BUFFER, PARAMETER, Graph
+from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.head import Rejected
+
+_CUT = "it sets only a part of the class dimension, which is put together with others or cut"
+
+
+@dataclass(frozen=True)
+class ClassOutput:
+    """A dimension of a labelled output, in one mode, with its size."""
+
+    label: str
+    dim: int
+    size: int
+    training: bool
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a candidate is no head: a reason code, the tensor at fault, a sentence."""
+
+    reason: str
+    tensor: str
+    sentence: str
+
+
+@dataclass
+class Candidate:
+    """An output dimension, the way back from it, and the weights of the projections that were met there.
+
+    `weights` are the tensors of the model that the projections multiply with, in the order of
+    `trace.projections`; None for one that is not the model's own.
+    """
+
+    output: ClassOutput
+    axis: Axis
+    trace: Trace
+    weights: list[Axis | None]
+    fault: Fault | None = None
+
+    def own_sources(self) -> list[Axis]:
+        """The model's parameters and buffers at which the dimension begins."""
+        return [axis for axis in self.trace.sources if axis.value.origin in (PARAMETER, BUFFER)]
+
+
+def find_candidates(graph: Graph, tracer: Tracer) -> Iterator[Candidate]:
+    """Every dimension of every output that does not come from the model's inputs, last dimensions first."""
+    for label, value in graph.outputs.items():
+        for dim in reversed(range(len(value.shape))):
+            size = value.shape[dim]
+            if size == 0:
+                continue  # nothing is in it, such as where a detector finds nothing
+            axis = Axis(value, dim)
+            trace = tracer.back(axis, size)
+            if trace.from_input or not (trace.projections or trace.sources or trace.pieces):
+                continue
+            weights = [_weight(projection, tracer, size) for projection in trace.projections]
+            candidate = Candidate(ClassOutput(label, dim, size, graph.training), axis, trace, weights)
+            candidate.fault = _fault(candidate, tracer)
+            if candidate.fault is None or candidate.fault.tensor:
+                yield candidate
+
+
+def _weight(projection: Projection, tracer: Tracer, size: int) -> Axis | None:
+    """The tensor of the model that is multiplied with: of all it is made from, the one of most dimensions.
+
+    It is made from several when the layer normalises or reparametrises its weight, or masks it: a parameter is the
+    weight then, and a buffer of the same shape is not.
+    """
+    sources = tracer.back(projection.weight, size).sources
+    own = [axis for axis in sources if axis.value.origin in (PARAMETER, BUFFER)]
+    return max(own, key=lambda axis: (len(axis.value.shape), axis.value.origin == PARAMETER), default=None)
+
+
+def _fault(candidate: Candidate, tracer: Tracer) -> Fault | None:
+    trace = candidate.trace
+    consumed = _consumed(trace, tracer)
+    if consumed:
+        return consumed
+    for projection, weight in zip(trace.projections, candidate.weights, strict=True):
+        if weight is None:
+            operation, source = projection.node.name, source_name(projection.weight.value)
+            return Fault(
+                "unsupported_layer", source, f"the weight of {operation} is no parameter or buffer of the model"
+            )
+    for axis in trace.sources:
+        if axis.value.origin == ATTRIBUTE:
+            sentence = "it has one entry a class and is a plain attribute: register it as a buffer"
+            return Fault("unsupported_layer", axis.value.name, sentence)
+    for reason, piece in trace.pieces:
+        part = tracer.back(piece, piece.value.shape[piece.dim])
+        fault = _consumed(part, tracer)
+        if fault is None and part.projections:
+            fault = Fault(reason, source_name(part.projections[0].weight.value), _CUT)
+        if fault:
+            return fault
+    if not trace.projections:
+        names = [axis.value.name for axis in trace.sources if axis.value.names]
+        return Fault("no_layer_sets_output", min(names, default=""), "no projection of features sets this dimension")
+    if trace.broken:
+        reason, sentence = trace.broken[0]
+        return Fault(reason, candidate.weights[0].value.name if candidate.weights[0] else "", sentence)
+    return None
+
+
+def _consumed(trace: Trace, tracer: Tracer) -> Fault | None:
+    for projection in trace.projections:
+        consumer = tracer.consumer(projection.output, trace.size)
+        if consumer is not None:
+            name = source_name(projection.weight.value)
+            return Fault("output_is_backbone", name, f"{consumer} consumes its output, so it belongs to the backbone")
+    return None
+
+
+def settled(candidates: list[Candidate], declared: int | None) -> list[Candidate]:
+    """Of several dimensions of one output that one weight sets, the one that counts classes.
+
+    A weight of classes times coordinates sets both dimensions of (batch, classes, 4). The one is chosen
+    whose size is the class count of another head, or the one that the model declares.
+
+    Raises:
+        HeadSwapError: `ambiguous`, when that does not leave exactly one.
+    """
+    groups: dict[tuple[bool, str, str], dict[int, Candidate]] = {}
+    for candidate in candidates:
+        output = candidate.output
+        for weight in candidate.weights:
+            if weight is not None:
+                group = groups.setdefault((output.training, output.label, weight.value.name), {})
+                group[output.dim] = candidate
+    counts = {candidate.output.size for group in groups.values() if len(group) == 1 for candidate in group.values()}
+    dropped: set[int] = set()
+    for (_, label, name), group in groups.items():
+        if len(group) < 2:
+            continue
+        fitting = [candidate for candidate in group.values() if candidate.output.size in counts | {declared}]
+        if len(fitting) != 1:
+            sizes = " and ".join(f"{dim} ({candidate.output.size} long)" for dim, candidate in sorted(group.items()))
+            raise HeadSwapError(
+                "ambiguous",
+                f"{name} sets the dimensions {sizes} of {label}, and nothing says which of them counts classes: set "
+                "model.num_classes to the class count",
+            )
+        dropped |= {id(candidate) for candidate in group.values() if candidate is not fitting[0]}
+    return [candidate for candidate in candidates if id(candidate) not in dropped]
+
+
+def rejections(candidates: list[Candidate], tracers: list[Tracer]) -> list[Rejected]:
+    """The layers that set an output's dimension without being a head, and those right before the heads."""
+    found: dict[str, str] = {}
+    for candidate in candidates:
+        if candidate.fault is not None:
+            where = f"{candidate.output.label}, dimension {candidate.output.dim}"
+            found.setdefault(_layer(candidate.fault.tensor), f"{where}: {candidate.fault.sentence}")
+    for candidate in candidates:
+        if candidate.fault is None:
+            for projection, weight in zip(candidate.trace.projections, candidate.weights, strict=True):
+                for name in _before(projection, tracers[candidate.output.training]):
+                    reader = weight.value.name if weight else "the head"
+                    found.setdefault(_layer(name), f"sets features that {reader} reads, so it belongs to the backbone")
+    return [Rejected(path, reason) for path, reason in found.items() if path]
+
+
+def _before(projection: Projection, tracer: Tracer) -> list[str]:
+    """The nearest weight that sets the width of the features that a projection reads."""
+    features = projection.features
+    for before in tracer.back(features, features.value.shape[features.dim]).projections[:1]:
+        return [source_name(before.weight.value)]
+    return []
+
+
+def _layer(tensor: str) -> str:
+    return tensor.rpartition(".")[0]

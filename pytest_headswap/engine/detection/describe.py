@@ -1,0 +1,223 @@
+"""From output dimensions that a layer sets to heads: what they are made of, and how to say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from pytest_headswap.engine.dataflow.dim_tracer import Axis, Projection, Trace, Tracer
+from pytest_headswap.engine.dataflow.graph import BUFFER, PARAMETER, Node, Value
+from pytest_headswap.engine.detection.candidates import Candidate, ClassOutput
+from pytest_headswap.engine.detection.head_path import way_through
+from pytest_headswap.engine.detection.head_slot import Place
+from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.head import Head
+
+_ACTIVATIONS = {
+    "_softmax": "softmax",
+    "softmax": "softmax",
+    "_log_softmax": "log_softmax",
+    "log_softmax": "log_softmax",
+    "sigmoid": "sigmoid",
+}
+_ADDITIVE = {"add", "sub"}  # and the first operand of addmm, the third of a convolution
+_BIAS_OPERANDS = {"addmm": 0, "addmv": 0, "baddbmm": 0, "convolution": 2, "linear": 2}
+
+WEIGHT, BIAS, OTHER = "weight", "bias", "other"
+
+
+@dataclass(frozen=True)
+class ClassTensor:
+    """A parameter or buffer with one entry a class: dimension `dim` is `outer * num_classes * inner` long.
+
+    `names` are the names under which it is registered and is to be replaced. `part` is what it does:
+    `weight` multiplies the features, `bias` is added to what comes out, `other` is anything else.
+    """
+
+    names: tuple[str, ...]
+    dim: int
+    outer: int
+    inner: int
+    is_buffer: bool
+    part: str
+
+    @property
+    def module(self) -> str:
+        """Path of the module that it belongs to; that of the layer itself where the layer is reparametrised."""
+        return module_of(self.names[0])
+
+
+@dataclass(frozen=True)
+class Found:
+    """A head with what the swap needs to know of it.
+
+    Attributes:
+        head: the public description.
+        tensors: what has one entry a class, the projection's weight first.
+        outputs: the output dimensions that it sets, in each mode.
+        place: where and how a layer is to be made when the model was built without one.
+        runs_in: path of the module without children in whose forward the projection runs, "" for none.
+        activation_in: the same for the activation behind it.
+    """
+
+    head: Head
+    tensors: tuple[ClassTensor, ...]
+    outputs: tuple[ClassOutput, ...]
+    place: Place | None = None
+    runs_in: str = ""
+    activation_in: str = ""
+
+
+def module_of(tensor: str) -> str:
+    """The path of the layer that a tensor belongs to: `fc` for `fc.weight`, `fc.parametrizations.weight.original0`."""
+    head, mark, _ = tensor.partition("parametrizations.")
+    return head.rstrip(".") if mark else tensor.rpartition(".")[0]
+
+
+def describe_heads(model: nn.Module, candidates: Sequence[Candidate], tracers: Sequence[Tracer]) -> list[Found]:
+    """One head for each weight; other tensors with one entry a class go to the head they stand next to or behind.
+
+    Raises:
+        HeadSwapError: `unsupported_layer`, when the backbone uses a head's tensor too and they cannot be told apart.
+    """
+    found: dict[tuple[str, ...], Found] = {}
+    taken: set[tuple[str, ...]] = set()
+    main = candidates[0].output
+    sharing = _Sharing(model, candidates, tracers)
+    for candidate in candidates:
+        tracer = tracers[candidate.output.training]
+        own = candidate.own_sources()
+        own += [
+            axis for axis in tracer.companions(own, candidate.trace.size) if axis.value.origin in (PARAMETER, BUFFER)
+        ]
+        tensors = {axis.value.names: _class_tensor(axis, candidate, sharing) for axis in own}
+        keys = [weight.value.names for weight in reversed(candidate.weights) if weight is not None]
+        for key, projection in zip(keys, reversed(candidate.trace.projections), strict=True):
+            weight = tensors[key]
+            if key not in found:
+                taken.add(key)
+                item = _describe(candidate, projection, weight, main)
+                way = way_through(model, candidate, projection, tracer, item.head.path, _activation)
+                found[key] = replace(item, head=replace(item.head, way=way))
+            item = found[key]
+            beside = [names for names in tensors if names not in taken and tensors[names].module == weight.module]
+            taken.update(beside)
+            found[key] = replace(
+                item,
+                tensors=item.tensors + tuple(tensors[names] for names in beside),
+                outputs=tuple(dict.fromkeys((*item.outputs, candidate.output))),
+            )
+        behind = [names for names in tensors if names not in taken]
+        taken.update(behind)
+        item = found[keys[0]]
+        found[keys[0]] = replace(item, tensors=item.tensors + tuple(tensors[names] for names in behind))
+    return [_with_names(item, sharing) for item in found.values()]
+
+
+def _class_tensor(axis: Axis, candidate: Candidate, sharing: _Sharing) -> ClassTensor:
+    value, size = axis.value, candidate.trace.size
+    weights = [weight.value for weight in candidate.weights if weight is not None]
+    part = WEIGHT if value in weights else BIAS if _is_added(candidate.trace, axis) else OTHER
+    names = sharing.own_names(value, candidate)
+    return ClassTensor(names, axis.dim, axis.outer(size), axis.inner, value.origin == BUFFER, part)
+
+
+def _is_added(trace: Trace, axis: Axis) -> bool:
+    if axis not in trace.joins:
+        return False
+    node, operand = trace.joins[axis]
+    name = node.name.split("::")[-1].rstrip("_")
+    return name in _ADDITIVE or _BIAS_OPERANDS.get(name) == operand
+
+
+class _Sharing:
+    """Tells tensors that only heads use from those that the backbone uses as well, such as tied embeddings."""
+
+    def __init__(self, model: nn.Module, candidates: Sequence[Candidate], tracers: Sequence[Tracer]) -> None:
+        self._model = model
+        self._tracers = tracers
+        self._ways: set[Node] = {node for candidate in candidates for node in candidate.trace.nodes}
+        self.untied: dict[str, str] = {}
+        """Names of head tensors that were shared, and with what."""
+
+    def own_names(self, value: Value, candidate: Candidate) -> tuple[str, ...]:
+        """The names under which the tensor belongs to the head."""
+        uses = self._tracers[candidate.output.training].uses(value)
+        foreign = [node for node in uses if node not in self._ways]
+        if not foreign:
+            return value.names
+        mine = {node.module for node in uses if node in self._ways}
+        others = {node.module for node in foreign}
+        names = tuple(name for name in value.names if self._module(name) in {self._path(path) for path in mine})
+        if not names or "" in mine or mine & others:
+            raise HeadSwapError(
+                "unsupported_layer",
+                f"{value.name} is the head's weight, and {foreign[0].module or foreign[0].name} uses it as well, so a "
+                "new size would change the backbone: give the head a weight of its own first",
+            )
+        shared = [name for name in value.names if name not in names]
+        self.untied[names[0]] = shared[0] if shared else foreign[0].module
+        return names
+
+    def _module(self, tensor: str) -> nn.Module:
+        return self._model.get_submodule(tensor.rpartition(".")[0])
+
+    def _path(self, path: str) -> nn.Module:
+        return self._model.get_submodule(path)
+
+
+def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor, main: ClassOutput) -> Found:
+    output = candidate.output
+    path, *aliases = dict.fromkeys(module_of(name) for name in weight.names)
+    operation = projection.node.name.split("::")[-1]
+    if "dist" in path:
+        role = "distillation"  # the name decides this label only, never what is swapped
+    else:
+        role = "main" if (output.label, output.training) == (main.label, main.training) else "auxiliary"
+    activation = next((node for node in candidate.trace.nodes if _activation(node)), None)
+    evidence = [
+        f"dimension {output.dim} of {output.label}, {output.size} long, is set by {weight.names[0]} in {operation}",
+        f"{operation} reads {projection.in_features} features that come from the input",
+        "no other layer consumes what it gives: it ends in the output",
+    ]
+    if weight.outer * weight.inner > 1:
+        width = weight.outer * output.size * weight.inner
+        evidence.append(f"it is {width} wide, that is {weight.outer * weight.inner} times the class count")
+    head = Head(
+        path=path,
+        kind=_kind(operation, len(projection.output.value.shape) - 2),
+        in_features=projection.in_features,
+        num_classes=output.size,
+        class_dim=output.dim,
+        role=role,
+        activation=_activation(activation) if activation is not None else None,
+        aliases=tuple(aliases),
+        evidence=tuple(evidence),
+    )
+    activation_in = activation.module if activation is not None else ""
+    return Found(head, (weight,), (), runs_in=projection.node.module, activation_in=activation_in)
+
+
+def _kind(operation: str, spatial: int) -> str:
+    if "conv" in operation:
+        return f"conv{spatial}d"
+    return {"_trilinear": "bilinear", "_cdist_forward": "distance", "cdist": "distance"}.get(operation, "linear")
+
+
+def _activation(node: Node) -> str | None:
+    return _ACTIVATIONS.get(node.name.split("::")[-1])
+
+
+def _with_names(item: Found, sharing: _Sharing) -> Found:
+    outputs = tuple(dict.fromkeys(output.label for output in item.outputs))
+    evidence = item.head.evidence
+    behind = [tensor.names[0] for tensor in item.tensors if tensor.module != item.tensors[0].module]
+    if behind:
+        evidence += (f"{', '.join(behind)} have one entry a class and follow it",)
+    tensors = tuple(tensor.names[0] for tensor in item.tensors)
+    for name in tensors:
+        if name in sharing.untied:
+            evidence += (f"{name} is shared with {sharing.untied[name]}: a new head gets a tensor of its own",)
+    return replace(item, head=replace(item.head, outputs=outputs, tensors=tensors, evidence=evidence))

@@ -1,0 +1,118 @@
+"""The way from the backbone through a head to an output, in a few steps: to be looked at, never to decide by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+
+from torch import nn
+
+from pytest_headswap.engine.dataflow.dim_tracer import Projection, Tracer
+from pytest_headswap.engine.dataflow.graph import Node, Value
+from pytest_headswap.engine.detection.candidates import Candidate
+from pytest_headswap.head import Step
+
+_BEFORE = 4
+_BEHIND = 6
+# what only looks at the same numbers in another shape; between two layers it tells a reader nothing
+_RESHAPES = {
+    *("view", "_unsafe_view", "reshape", "t", "transpose", "permute", "expand", "unsqueeze", "squeeze"),
+    *("detach", "alias", "clone", "contiguous", "_to_copy", "split", "split_with_sizes", "unbind"),
+}
+
+_Pair = tuple[Node, Value]
+"""An operation, and that of its results which is followed."""
+
+
+def way_through(
+    model: nn.Module,
+    candidate: Candidate,
+    projection: Projection,
+    tracer: Tracer,
+    path: str,
+    activation: Callable[[Node], str | None],
+) -> tuple[Step, ...]:
+    """The last steps of the backbone, the head at `path`, and all that follows up to the output."""
+    before = list(_before(projection.features.value, tracer))
+    at = (projection.node, projection.output.value)
+    behind = list(_behind(candidate, projection))
+    inside = projection.node.module
+    mine = [at]
+    if inside:  # a layer does more than to multiply: it adds its bias, and reshapes before and after
+        while before and before[-1][0].module == inside:
+            before.pop()
+        while behind and behind[0][0].module == inside:
+            mine.append(behind.pop(0))
+    head = Step("head", path, _class_of(model, path), mine[-1][1].shape)
+    return (
+        *list(_steps(model, before))[-_BEFORE:],
+        head,
+        *list(_steps(model, behind, activation))[:_BEHIND],
+        _end(candidate),
+    )
+
+
+def way_to(model: nn.Module, candidate: Candidate, tracer: Tracer, path: str) -> tuple[Step, ...]:
+    """The last steps of a backbone whose features leave the model through the Identity at `path`."""
+    before = list(_steps(model, _before(candidate.axis.value, tracer)))
+    return (*before[-_BEFORE:], Step("head", path, _class_of(model, path)), _end(candidate))
+
+
+def _end(candidate: Candidate) -> Step:
+    return Step("output", candidate.output.label, "", candidate.axis.value.shape)
+
+
+def _before(value: Value, tracer: Tracer) -> Iterator[_Pair]:
+    """The operations before a value, in running order: of several operands, the one that was ready last is followed."""
+    pairs: list[_Pair] = []
+    groups = 0
+    while value.node is not None and groups <= 2 * _BEFORE + 1:
+        groups += not pairs or pairs[-1][0].module != value.node.module
+        pairs.append((value.node, value))
+        coming = [operand for operand in value.node.inputs if operand.from_input]
+        if not coming:
+            break
+        value = max(coming, key=tracer.position)
+    return reversed(pairs)
+
+
+def _behind(candidate: Candidate, projection: Projection) -> Iterator[_Pair]:
+    """The operations on the class dimension from a projection to the output, in running order."""
+    way = set(candidate.trace.nodes)
+    value = projection.output.value
+    while value is not candidate.axis.value:
+        node = next((node for node in value.consumers if node in way), None)
+        if node is None:
+            return
+        used = (item for item in node.outputs if item is candidate.axis.value or way.intersection(item.consumers))
+        value = next(used, node.outputs[0])
+        yield node, value
+
+
+def _steps(
+    model: nn.Module, pairs: Iterable[_Pair], activation: Callable[[Node], str | None] = lambda _: None
+) -> Iterator[Step]:
+    """One step for each layer, and one for what runs between two layers."""
+
+    def place(pair: _Pair) -> tuple[str, str | None]:
+        node, _ = pair
+        return node.module, None if node.module else activation(node)
+
+    for (module, _), group in groupby(pairs, key=place):
+        members = list(group)
+        shape = members[-1][1].shape
+        applied = next((name for node, _ in members if (name := activation(node))), "")
+        if module:
+            yield Step("activation" if applied else "layer", module, _class_of(model, module), shape)
+            continue
+        names = [node.name.split("::")[-1].strip("_") for node, _ in members if _tells(node)]
+        if names:
+            yield Step("activation" if applied else "operation", ", ".join(dict.fromkeys(names)), "", shape)
+
+
+def _tells(node: Node) -> bool:
+    return node.name.split("::")[-1] not in _RESHAPES
+
+
+def _class_of(model: nn.Module, path: str) -> str:
+    return type(model.get_submodule(path)).__name__

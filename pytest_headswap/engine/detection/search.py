@@ -1,0 +1,195 @@
+"""Find the classification heads of a model in its data flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from pytest_headswap._numbers import as_count
+from pytest_headswap.engine.abstract.run import WAYS
+from pytest_headswap.engine.dataflow.dim_tracer import Axis, Tracer
+from pytest_headswap.engine.dataflow.graph import Graph
+from pytest_headswap.engine.dataflow.recorder import record
+from pytest_headswap.engine.detection.candidates import Candidate, find_candidates, rejections, settled
+from pytest_headswap.engine.detection.describe import Found, describe_heads
+from pytest_headswap.engine.detection.head_path import way_to
+from pytest_headswap.engine.detection.head_slot import find_places
+from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
+from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.head import Head, Heads, Rejected
+
+
+@dataclass(frozen=True)
+class Search:
+    """Everything that was found out about a model in one probe of each mode.
+
+    `shapes`: of the labelled outputs, for each mode that could be run (False: eval, True: train), and
+    `ways`: how it was run there. `train_error`: why train mode could not be run.
+    """
+
+    found: tuple[Found, ...]
+    rejected: tuple[Rejected, ...]
+    notes: tuple[str, ...]
+    shapes: dict[bool, dict[str, tuple[int, ...]]]
+    ways: dict[bool, str]
+    declared: int | None
+    train_error: HeadSwapError | None = None
+
+    def heads(self) -> Heads:
+        """The public view."""
+        return Heads(tuple(item.head for item in self.found), self.rejected, self.notes, self.ways[False])
+
+
+def search(model: nn.Module, inputs: Inputs, *, train_mode: bool = True, ways: Sequence[str] = WAYS) -> Search:
+    """Probe the model in eval and in train mode and collect its heads; without `train_mode`, those of eval mode.
+
+    `ways` are as for `abstract_run`.
+
+    Raises:
+        NoHeadError: it has none, nor a place for one; from why train mode was not probed, if it was not.
+        HeadSwapError: it cannot be run, or the class dimension cannot be followed.
+    """
+    graphs = [record(model, inputs, training=False, ways=ways)]
+    notes: list[str] = []
+    train_error: HeadSwapError | None = None
+    try:
+        if train_mode:
+            graphs.append(record(model, inputs, training=True, ways=ways[ways.index(graphs[0].way) :]))
+    except HeadSwapError as error:
+        train_error = error
+        notes.append(f"train mode could not be probed, so heads that only appear there are not seen: {error.message}")
+    try:
+        return search_in(model, graphs, notes, train_error)
+    except NoHeadError as error:
+        raise error from train_error
+    finally:
+        for graph in graphs:
+            graph.dissolve()
+
+
+def search_in(
+    model: nn.Module, graphs: Sequence[Graph], notes: Sequence[str] = (), train_error: HeadSwapError | None = None
+) -> Search:
+    """Collect the heads of a model from the data flow of runs of it.
+
+    Raises:
+        NoHeadError, HeadSwapError: as `search`.
+    """
+    if not any(value.shape for graph in graphs for value in graph.outputs.values()):
+        raise NoHeadError(
+            "no_tensor_output", f"{type(model).__name__} returns no floating-point tensor with dimensions"
+        )
+    tracers = [Tracer(graph) for graph in graphs]
+    candidates = [
+        candidate for graph, tracer in zip(graphs, tracers, strict=True) for candidate in find_candidates(graph, tracer)
+    ]
+    rejected = rejections(candidates, tracers)
+    declared = declared_num_classes(model)
+    sound = settled([candidate for candidate in candidates if candidate.fault is None], declared)
+    if sound and declared != 0:
+        found = describe_heads(model, sound, tracers)
+    else:
+        found = _gained(model, graphs, tracers, candidates)
+        if not found:
+            raise _no_head(model, graphs, tracers, candidates, rejected)
+        notes = (*notes, "the model was built without a head: the Identity at its end becomes one")
+    shapes = {graph.training: {label: value.shape for label, value in graph.outputs.items()} for graph in graphs}
+    ways = {graph.training: graph.way for graph in graphs}
+    return Search(tuple(found), tuple(rejected), tuple(notes), shapes, ways, declared, train_error)
+
+
+def declared_num_classes(model: nn.Module) -> int | None:
+    """The class count that the model states of itself (`num_classes`, or `num_labels` of its config), if any."""
+    for owner in (model, getattr(model, "config", None)):
+        for name in ("num_classes", "num_labels"):
+            count = as_count(getattr(owner, name, None))
+            if count is not None:
+                return count
+    return None
+
+
+def _gained(
+    model: nn.Module, graphs: Sequence[Graph], tracers: Sequence[Tracer], candidates: list[Candidate]
+) -> list[Found]:
+    """The places for a head in a model that was built without one."""
+    found: dict[str, Found] = {}
+    for graph, tracer in zip(graphs, tracers, strict=True):
+        mine = [candidate for candidate in candidates if candidate.output.training == graph.training]
+        for candidate, place in find_places(graph, tracer, mine):
+            output = candidate.output
+            evidence = (
+                f"{output.label} ends in {output.size} features with no projection behind them",
+                f"they leave the model through {place.path}, an Identity",
+            )
+            head = Head(
+                place.path,
+                "identity",
+                output.size,
+                0,
+                output.dim,
+                outputs=(output.label,),
+                evidence=evidence,
+                way=way_to(model, candidate, tracer, place.path),
+            )
+            item = found.setdefault(place.path, Found(head, (), (), place))
+            found[place.path] = replace(item, outputs=(*item.outputs, output))
+    return list(found.values())
+
+
+def _no_head(
+    model: nn.Module,
+    graphs: Sequence[Graph],
+    tracers: Sequence[Tracer],
+    candidates: list[Candidate],
+    rejected: list[Rejected],
+) -> HeadSwapError:
+    name = type(model).__name__
+    sentences = [f"{item.path}: {item.reason}" for item in rejected]
+    if not candidates:
+        hidden = _hidden_head(name, graphs, tracers)
+        return hidden or NoHeadError("output_from_input", f"no layer of {name} sets a dimension of its outputs")
+    faults = [candidate.fault for candidate in candidates if candidate.fault is not None]
+    for fault in faults:
+        if fault.reason in ("concatenated", "composite", "unsupported_layer"):
+            return HeadSwapError(fault.reason, f"{name}: {fault.tensor}: {fault.sentence}", sentences)
+    if len(faults) < len(candidates):
+        return NoHeadError(
+            "declared_headless",
+            f"{name} says num_classes = 0 and has no Identity where a head would go. If its last projection is meant "
+            "as a head, set model.num_classes to its width first",
+            sentences,
+        )
+    reasons = {fault.reason for fault in faults}
+    reason = "output_is_backbone" if "output_is_backbone" in reasons else faults[0].reason
+    return NoHeadError(
+        reason,
+        f"{name} returns features and has no Identity where a head would go. Put a head behind it, "
+        "such as nn.Sequential(model, nn.Linear(features, classes))",
+        sentences,
+    )
+
+
+def _hidden_head(name: str, graphs: Sequence[Graph], tracers: Sequence[Tracer]) -> HeadSwapError | None:
+    """Return why no dimension of an output can be followed to a layer, where the model may have a head all the same."""
+    for graph, tracer in zip(graphs, tracers, strict=True):
+        for value in graph.outputs.values():
+            for dim, size in enumerate(value.shape):
+                for node in tracer.back(Axis(value, dim), size).ends if size else ():
+                    if node.has_opaque_argument:
+                        return HeadSwapError(
+                            "unsupported_layer",
+                            f"{node.module or name} keeps its weights in an object of its own ({node.name}), which "
+                            "cannot be resized: swap the head first and quantise the model afterwards",
+                        )
+        selections = graph.live().intersection(graph.selections)
+        if selections:
+            operations = ", ".join(sorted({node.name for node in selections}))
+            integers = f", such as {graph.other_outputs[0]}" if graph.other_outputs else ""
+            return HeadSwapError(
+                "decoded_output",
+                f"{name} returns results that it selects from its logits ({operations}){integers}, and not the logits: "
+                "call swap_head on the submodule that returns them, with example_inputs for that submodule",
+            )
+    return None

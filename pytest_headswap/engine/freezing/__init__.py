@@ -1,0 +1,1 @@
+"""Keep the backbone bit-identical, and prove it."""

@@ -1,0 +1,307 @@
+"""Freeze all of a model but its new head, so that it stays frozen whatever is done to the model later.
+
+`requires_grad=False` alone leaves batch norm statistics drifting and dropout on, and eval mode is undone by
+the next `model.train()`. Here every module of the backbone gets a `train` of its own that leaves it in eval
+mode; it is part of the module, and so of its copies and pickles. Keys of the state_dict stay as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from pytest_headswap.engine.dataflow.graph import Graph, Node, ancestors
+from pytest_headswap.engine.dataflow.recorder import record
+from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.freezing.nondeterminism import is_quiet, is_unsteady
+from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
+from pytest_headswap.engine.pytorch.modules import modules, named_modules, parameters
+from pytest_headswap.engine.pytorch.wrappers import unwrap
+from pytest_headswap.engine.swapping.resize import registered
+from pytest_headswap.engine.swapping.swap import Swap, plan_swap
+from pytest_headswap.head import Head
+
+
+@dataclass(repr=False)
+class Frozen:
+    """A model whose backbone is frozen, and the way back.
+
+    Attributes:
+        model: the model that was swapped.
+        notes: what a user should know, such as a mode that could not be verified.
+    """
+
+    model: nn.Module
+    notes: tuple[str, ...]
+    _undo: _State | None
+    _redo: _State | None = None
+
+    def __repr__(self) -> str:
+        held = parameters(self.model)
+        trainable = sum(parameter.requires_grad for parameter in held)
+        return f"Frozen({type(unwrap(self.model)[0]).__name__}: {trainable} of {len(held)} parameters trainable)"
+
+    def unfreeze(self) -> None:
+        """Give the backbone back its gradients and modes, as they were before. A second call changes nothing."""
+        if self._undo is not None:
+            self._redo, undo, self._undo = _State.of(self.model), self._undo, None
+            undo.put_back()
+
+    def refreeze(self) -> None:
+        """Freeze the same again after `unfreeze`, without verifying it again. A second call changes nothing."""
+        if self._redo is not None:
+            self._undo, redo, self._redo = _State.of(self.model), self._redo, None
+            redo.put_back()
+        for parameter in parameters(self.model):
+            if not parameter.requires_grad:
+                parameter.grad = None  # what was learnt meanwhile, and an optimizer would still apply
+
+
+def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Frozen:
+    """Freeze everything but the heads, and verify that it is frozen.
+
+    From then on, through every `train()`, copy and pickle: parameters and buffers of the backbone stay
+    bit-identical while the heads train, and the features of a sample do not depend on the others in its
+    batch or on chance (batch norm, dropout and stochastic depth of the backbone are in eval mode). Modules
+    that hold a head somewhere inside keep their modes, so that auxiliary outputs stay, unless chance or
+    the batch would then reach the features.
+
+    Args:
+        swap: what `swap_head` returned; or a model whose head is right already. Its heads are then those that
+            `swap_head` would replace, and they become trainable.
+        example_inputs: as for `find_heads`; with batch norm, a batch of at least 2. None: those of the swap.
+
+    Returns:
+        The frozen model, with what could not be verified in `notes`, and the way back.
+
+    Raises:
+        NoHeadError: a model was given, and it has no head.
+        HeadSwapError: `not_freezable`, when forward writes to the backbone or draws random numbers in eval
+            mode too; nothing is frozen then. `not_a_module` or `bad_argument`, when `swap` is neither a swap nor a
+            model with a head.
+    """
+    outer, heads, names, inputs = _heads_of(swap, example_inputs)
+    model, prefix = unwrap(outer)
+    names = {name.removeprefix(prefix) for name in names}
+    head_modules = _head_modules(model, names, [head.path for head in heads], prefix)
+    holders = _holders(model, head_modules)
+    backbone = [module for module in modules(model) if module not in head_modules and module not in holders]
+    undo = _State.of(model)
+    new = {id(registered(model, name)) for name in names}
+    for parameter in parameters(model):
+        if id(parameter) in new:
+            parameter.requires_grad_(True)
+        else:
+            parameter.requires_grad_(False)
+            parameter.grad = None  # an optimizer would still apply it
+    _hold(backbone, _StayInEval)
+    frozen = Frozen(outer, (), undo)
+    watch = _Watch(names, {path for path, module in named_modules(model) if module in head_modules})
+    try:
+        if not _is_quiet(model, inputs):
+            _verify(frozen, watch, holders, model, inputs)
+    except BaseException:
+        frozen.unfreeze()
+        raise
+    return frozen
+
+
+def _heads_of(swap: Swap | nn.Module, example_inputs: Any) -> tuple[nn.Module, Sequence[Head], set[str], Inputs]:
+    """Return the model, its heads, the names of their tensors in it, and inputs for the model inside of wrappers.
+
+    Raises:
+        HeadSwapError: as `freeze_backbone`.
+    """
+    if isinstance(swap, Swap):
+        return swap.model, swap.heads, set(swap.state_dict()), _inputs_of(swap, example_inputs)
+    plan = plan_swap(swap, example_inputs)
+    if any(item.place is not None for item in plan.chosen):
+        raise HeadSwapError(
+            "bad_argument",
+            f"{type(plan.model).__name__} was built without a head: call swap_head first, and freeze_backbone on the "
+            "swap that it returns",
+        )
+    heads = [replace(item.head, path=plan.prefix + item.head.path) for item in plan.chosen]
+    names = {plan.prefix + name for item in plan.chosen for name in item.head.tensors}
+    return swap, heads, names, plan.inputs
+
+
+def _inputs_of(swap: Swap, example_inputs: Any) -> Inputs:
+    """Return the given inputs, or those of the swap, on the present device and in the present dtype of the model."""
+    if example_inputs is not None:
+        return as_inputs(example_inputs)
+    floating = [parameter for parameter in parameters(swap.model) if parameter.is_floating_point()]
+    if not floating or floating[0].is_meta:
+        return swap._plan.inputs
+    device, dtypes = floating[0].device, {parameter.dtype for parameter in floating}
+    dtype = dtypes.pop() if len(dtypes) == 1 else None
+    return swap._plan.inputs.map_tensors(
+        lambda tensor: tensor if tensor.is_meta else tensor.to(device, dtype if tensor.is_floating_point() else None)
+    )
+
+
+def _head_modules(model: nn.Module, names: Iterable[str], paths: Iterable[str], prefix: str) -> set[nn.Module]:
+    """The modules that own a new tensor, and all that is inside a head's module."""
+    found = {
+        model.get_submodule(name.rpartition(".")[0].partition("parametrizations")[0].rstrip(".")) for name in names
+    }
+    for path in paths:
+        inside = f"{path}.".removeprefix(prefix).rstrip(".")
+        if inside:
+            found |= set(modules(model.get_submodule(inside)))
+    return found
+
+
+def _holders(model: nn.Module, heads: set[nn.Module]) -> list[nn.Module]:
+    """The modules that hold a head somewhere inside."""
+    named = dict(named_modules(model, every_name=True))
+    parts = [path.split(".") for path, module in named.items() if module in heads and path]
+    around = {".".join(part[:count]) for part in parts for count in range(len(part))}
+    return list(dict.fromkeys(module for path, module in named.items() if path in around and module not in heads))
+
+
+@dataclass(frozen=True)
+class _State:
+    """Modes, `train` methods and `requires_grad`, to be put back."""
+
+    modes: list[tuple[nn.Module, bool, Any]]
+    flags: list[tuple[nn.Parameter, bool]]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> _State:
+        """Those of a model as it is now."""
+        return cls(
+            [(module, module.training, module.__dict__.get("train")) for module in modules(model)],
+            [(parameter, parameter.requires_grad) for parameter in parameters(model)],
+        )
+
+    def put_back(self) -> None:
+        """Make them what they were."""
+        for module, training, train in self.modes:
+            module.training = training
+            if train is None:
+                module.__dict__.pop("train", None)
+            else:
+                module.__dict__["train"] = train
+        for parameter, flag in self.flags:
+            parameter.requires_grad_(flag)
+
+
+class _Train:
+    """The `train` of a frozen module, which goes with it where it is copied and saved.
+
+    As a function of the module it would do the same, and make copies of a model a fifth slower.
+    """
+
+    __slots__ = ("module",)
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.module,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Train:
+        return type(self)(copy.deepcopy(self.module, memo))
+
+
+class _StayInEval(_Train):
+    """It stays in eval mode with all inside, also what forward puts there later."""
+
+    def __call__(self, mode: bool = True) -> nn.Module:  # noqa: ARG002 - what `train` is given
+        return nn.Module.train(self.module, mode=False)
+
+
+class _StayAroundHead(_Train):
+    """It stays in eval mode, and what is inside decides for itself."""
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        for child in self.module.children():
+            child.train(mode)
+        self.module.training = False
+        return self.module
+
+
+def _hold(modules: Iterable[nn.Module], train: type[_Train]) -> None:
+    for module in modules:
+        module.training = False
+        module.__dict__["train"] = train(module)
+
+
+def _is_quiet(model: nn.Module, inputs: Inputs) -> bool:
+    try:
+        return is_quiet(model, inputs)
+    except HeadSwapError:
+        return False  # it does not run, which is told where its data flow is recorded
+
+
+def _verify(frozen: Frozen, watch: _Watch, holders: Iterable[nn.Module], model: nn.Module, inputs: Inputs) -> None:
+    """Look at the data flow, and hold the modules around the head in eval mode too where the features need that.
+
+    Raises:
+        HeadSwapError: `not_freezable`.
+    """
+    graph = _train_graph(model, inputs)
+    try:
+        if watch.unsteady(graph):
+            _hold(holders, _StayAroundHead)
+            note = (
+                "parts of the backbone draw random numbers in a forward method of their own, so the modules around "
+                "the head stay in eval mode as well: outputs that only appear in train mode do not"
+            )
+            frozen.notes = (note,)
+            graph = _train_graph(model, inputs)
+        watch.verify(graph)
+        if graph is None:
+            frozen.notes = ("the model does not run in train mode on these inputs, so this is not verified",)
+    finally:
+        if graph is not None:
+            graph.dissolve()
+
+
+def _train_graph(model: nn.Module, inputs: Inputs) -> Graph | None:
+    try:
+        return record(model, inputs, training=True)
+    except HeadSwapError:
+        return None
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Looks in the data flow for what would break the promise.
+
+    `names` are the tensors of the heads, `inside` the paths of their modules.
+    """
+
+    names: set[str]
+    inside: set[str]
+
+    def unsteady(self, graph: Graph | None) -> list[Node]:
+        """The operations before a head that draw random numbers or use the statistics of the batch."""
+        if graph is None:
+            return []
+        heads = {node for node in graph.nodes if any(self.names & set(value.names) for value in node.inputs)}
+        before = ancestors(value for node in heads for value in node.inputs if value.from_input)
+        return [node for node in before - heads if node.module not in self.inside and is_unsteady(node)]
+
+    def verify(self, graph: Graph | None) -> None:
+        """Raises HeadSwapError `not_freezable` with the tensor or the operation."""
+        if graph is None:
+            return
+        written = [name for name in graph.written if name not in self.names]
+        if written:
+            raise HeadSwapError(
+                "not_freezable",
+                f"forward writes to {', '.join(written[:5])} in eval mode too: make it do so only in train mode",
+            )
+        unsteady = self.unsteady(graph)
+        if unsteady:
+            where = unsteady[0].module or "a forward method"
+            raise HeadSwapError(
+                "not_freezable",
+                f"{unsteady[0].name} in {where} acts on the features in eval mode too: let it depend on self.training",
+            )

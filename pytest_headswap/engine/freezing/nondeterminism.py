@@ -1,0 +1,88 @@
+"""What makes the features of a sample depend on chance or on its batch, and what writes to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine.abstract.meta_cache import Execute
+from pytest_headswap.engine.abstract.run import StandIns, abstract_run
+from pytest_headswap.engine.dataflow.graph import Node
+from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.internals import TorchDispatchMode, mutated_tensors, op_name, storage_key
+
+_CHANCE = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial", "exponential_", "poisson")
+_BATCH_NORMS = {"native_batch_norm": 5, "_native_batch_norm_legit": 5, "cudnn_batch_norm": 5, "miopen_batch_norm": 5}
+
+
+def is_unsteady(node: Node) -> bool:
+    """Whether the operation draws random numbers or uses the statistics of the batch."""
+    name = _last_part(node.name)
+    if name in _BATCH_NORMS:
+        # instance norm is run as a batch norm of one sample, with the batch among the channels
+        return bool(node.argument(_BATCH_NORMS[name], "training", False)) and node.inputs[0].shape[0] > 1
+    return _draws(name)
+
+
+def is_quiet(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether an abstract run in train mode surely has no unsteady operation, and writes to no tensor of the model.
+
+    It takes half the time of recording the data flow, which is needed only where this is False.
+
+    Raises:
+        HeadSwapError: `forward_failed`.
+    """
+    glances: list[_Glance] = []
+
+    @contextmanager
+    def around(stand_ins: StandIns, _: Sequence[tuple[str, nn.Module]], execute: Execute) -> Iterator[None]:
+        glances.append(_Glance(stand_ins, execute))
+        with glances[-1]:
+            yield
+
+    with torch.no_grad():
+        abstract_run(model, inputs, training=True, recording=around)
+    return glances[-1].quiet
+
+
+class _Glance(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+    """Runs every operation of the block; `quiet` until one of them may be unsteady or writes to the model."""
+
+    def __init__(self, stand_ins: StandIns, execute: Execute) -> None:
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self.quiet = True
+        self._of_model = {storage_key(tensor) for tensor in stand_ins.tensors()} | {None}
+        self._execute = execute
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.quiet:
+            written = mutated_tensors(func, args, kwargs)
+            self.quiet = not (
+                _may_be_unsteady(func, args, kwargs)
+                or (written and any(storage_key(tensor) in self._of_model for tensor in written))
+            )
+        return self._execute(func, args, kwargs)
+
+
+def _may_be_unsteady(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    name = _last_part(op_name(func))
+    position = _BATCH_NORMS.get(name)
+    if position is None:
+        return _draws(name)
+    return bool(args[position] if position < len(args) else kwargs.get("training", False))
+
+
+@cache
+def _last_part(name: str) -> str:
+    return name.rpartition("::")[2]
+
+
+@cache
+def _draws(name: str) -> bool:
+    return any(word in name for word in _CHANCE)

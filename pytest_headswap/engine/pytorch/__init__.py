@@ -1,0 +1,1 @@
+"""What is private, awkward or slow in torch, behind plain names."""

@@ -1,0 +1,51 @@
+"""Models inside wrappers of torch: what is looked at and swapped is the model itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.pytorch.modules import named_modules
+
+
+def unwrap(model: Any) -> tuple[nn.Module, str]:
+    """The model inside `DataParallel`, `DistributedDataParallel` and `torch.compile`, and its path in `model`.
+
+    Raises:
+        HeadSwapError: `not_a_module`, or `unsupported_model` for a script module.
+    """
+    if not isinstance(model, nn.Module):
+        raise HeadSwapError("not_a_module", f"model must be a torch.nn.Module, not {type(model).__name__}")
+    path = ""
+    while True:
+        child = _child(model)
+        if not child:
+            break
+        model, path = model.get_submodule(child), f"{path}{child}."
+    for name, module in named_modules(model):
+        if isinstance(module, torch.jit.ScriptModule):
+            raise HeadSwapError(
+                "unsupported_model",
+                f"{name or 'the model'} is a script module, whose layers cannot be changed: swap the head of the "
+                "Python model and script it afterwards",
+            )
+    return model, path
+
+
+def check_swappable(model: nn.Module) -> None:
+    """Raises HeadSwapError `unsupported_model` for a wrapper that holds on to the present parameters."""
+    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
+        raise HeadSwapError(
+            "unsupported_model",
+            "DistributedDataParallel synchronises the parameters that it was given, and would leave out those of a new "
+            "head: swap the head of ddp.module and wrap it again",
+        )
+
+
+def _child(model: nn.Module) -> str:
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return "module"
+    return "_orig_mod" if "_orig_mod" in model._modules else ""  # what torch.compile makes

@@ -1,0 +1,1 @@
+"""Plan, resize or replace, initialise, verify, undo."""

@@ -1,0 +1,55 @@
+"""Which old class a new class takes its values from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from pytest_headswap._numbers import as_count
+from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.swapping.class_metadata import class_names
+
+ClassMap = Mapping[int, int | str] | Sequence[int | str | None]
+
+
+def old_classes(model: nn.Module, class_map: ClassMap | None, new_count: int, old_count: int) -> dict[int, int]:
+    """Read `class_map`: new class index to old class index.
+
+    Raises:
+        HeadSwapError: `bad_argument`, for an index out of range or a name that the model does not have.
+    """
+    if class_map is None:
+        return {}
+    pairs: list[tuple[object, object]]
+    given: object = class_map.tolist() if hasattr(class_map, "tolist") else class_map  # an array or a tensor
+    if isinstance(given, Mapping):
+        pairs = list(given.items())
+    elif isinstance(given, Sequence) and not isinstance(given, str):
+        if len(given) > new_count:
+            raise HeadSwapError("bad_argument", f"class_map has {len(given)} entries for {new_count} new classes")
+        pairs = [(new, old) for new, old in enumerate(given) if old is not None]
+    else:
+        raise HeadSwapError(
+            "bad_argument",
+            "class_map must be a mapping of new class index to old index or name, or a sequence of old ones, "
+            f"not {given!r}",
+        )
+    names = class_names(model)
+    return {_index(new, new_count, "new"): _old(old, old_count, names) for new, old in pairs}
+
+
+def _old(value: object, count: int, names: Mapping[str, int]) -> int:
+    if not isinstance(value, str):
+        return _index(value, count, "old")
+    if value not in names:
+        known = f"it has {', '.join(list(names)[:5])}" if names else "it keeps no class names (id2label)"
+        raise HeadSwapError("bad_argument", f"class_map names {value!r}, which the model does not know: {known}")
+    return names[value]
+
+
+def _index(value: object, count: int, which: str) -> int:
+    index = as_count(value)
+    if index is None or not 0 <= index < count:
+        raise HeadSwapError("bad_argument", f"{value!r} is no {which} class: there are {count}, from 0 to {count - 1}")
+    return index

@@ -1,0 +1,98 @@
+"""Keep the numbers and names that a model states about its classes in step with its head.
+
+These attributes are bookkeeping: losses and reports read them. None is ever used to find a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_headswap._numbers import as_count
+from pytest_headswap.engine.pytorch.modules import named_modules
+from pytest_headswap.engine.swapping.transaction import Transaction
+
+COUNTS = ("num_classes", "num_labels", "n_classes", "nb_classes", "num_class", "n_class", "num_outputs", "num_columns")
+WIDTHS = ("out_features", "out_channels", "num_features", "num_embeddings", "out_dim", "output_dim")
+_OUTER_WIDTHS = ("out_features", "out_channels", "out_dim", "output_dim", "output_num_channels")
+_NAMES = ("id2label", "label2id")
+
+
+def update_widths(layer: nn.Module, widths: Mapping[int, int], changes: Transaction) -> None:
+    """The width that a layer of the head states of itself; `widths` maps old ones to new ones."""
+    _update(layer.__dict__, (*COUNTS, *WIDTHS), widths, changes)
+
+
+def update_outer_widths(model: nn.Module, layer: str, old: int, new: int, changes: Transaction) -> None:
+    """The width that the modules around a layer of the head state of what they return."""
+    parts = layer.split(".")
+    for count in range(len(parts)):
+        _update(model.get_submodule(".".join(parts[:count])).__dict__, _OUTER_WIDTHS, {old: new}, changes)
+
+
+def update_counts(
+    model: nn.Module,
+    old: set[int],
+    new: int,
+    names: Sequence[str] | None,
+    changes: Transaction,
+    around: Collection[str] | None = None,
+) -> None:
+    """The class counts and label names of the model, its parts and their configurations.
+
+    `names` are the names of the new classes; None makes `LABEL_0`, `LABEL_1`, ... Given the paths of heads as
+    `around`, only the parts that hold one: a part without classes is not meant where a model without gains some.
+    """
+    seen: set[int] = set()
+    for path, module in named_modules(model):
+        if around is not None and not any(not path or head.startswith(f"{path}.") for head in around):
+            continue
+        for owner in (module, config_of(module)):
+            state = getattr(owner, "__dict__", None)
+            if state is None or id(owner) in seen:
+                continue
+            seen.add(id(owner))
+            _update(state, COUNTS, dict.fromkeys(old, new), changes)
+            _update_label_names(state, old, new, names, changes)
+
+
+def config_of(module: nn.Module) -> Any:
+    """The configuration that a module has, None for most: asking those for it would cost each of them an exception."""
+    return getattr(module, "config", None) if "config" in module.__dict__ or hasattr(type(module), "config") else None
+
+
+def class_names(model: nn.Module) -> dict[str, int]:
+    """The names of the present classes, where the model's configuration states them (`id2label`)."""
+    for owner in (getattr(model, "config", None), model):
+        labels = getattr(owner, "id2label", None)
+        if isinstance(labels, Mapping):
+            return {str(name): int(index) for index, name in labels.items()}
+    return {}
+
+
+def _update(state: dict[str, Any], keys: Iterable[str], numbers: Mapping[int, int], changes: Transaction) -> None:
+    for key in keys:
+        value = state.get(key)
+        count = as_count(value)
+        if count is not None and count in numbers:
+            changes.set(state, key, _of_type(value, numbers[count]))
+
+
+def _of_type(value: Any, count: int) -> Any:
+    """Return the count as `value` has it: as an `int`, a NumPy integer or a tensor."""
+    if isinstance(value, int):
+        return count
+    return value.new_tensor(count) if isinstance(value, torch.Tensor) else type(value)(count)
+
+
+def _update_label_names(
+    state: dict[str, Any], old: set[int], new: int, names: Sequence[str] | None, changes: Transaction
+) -> None:
+    for key in _NAMES:
+        value = state.get(key)
+        if isinstance(value, Mapping) and len(value) in old:
+            fresh = {index: (names[index] if names is not None else f"LABEL_{index}") for index in range(new)}
+            changes.set(state, key, fresh if key == "id2label" else {name: index for index, name in fresh.items()})

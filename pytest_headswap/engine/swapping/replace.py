@@ -1,0 +1,107 @@
+"""Put another module in a head's place: a new one of the user's, an Identity, or a layer where there was none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine.detection.describe import Found
+from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.swapping.resize import registered
+from pytest_headswap.engine.swapping.transaction import Transaction
+
+NewHead = nn.Module | Callable[[int, int], nn.Module]
+
+
+def replace_module(model: nn.Module, path: str, new: nn.Module, changes: Transaction) -> None:
+    """Register `new` under every name of the module at `path`."""
+    if not path:
+        raise HeadSwapError(
+            "unsupported_layer",
+            "the head is the model itself or a parameter of it, so no module can stand in its place: swap without "
+            "new_head, or wrap the layer in a model",
+        )
+    old = model.get_submodule(path)
+    new.train(old.training)
+    for module in list(model.modules()):
+        for key in [key for key, child in module._modules.items() if child is old]:
+            changes.set(module._modules, key, new)
+
+
+def head_module(item: Found) -> str:
+    """Path of the module whose forward is the head's projection.
+
+    Raises:
+        HeadSwapError: `unsupported_layer`, when the projection is not a layer of its own.
+    """
+    if item.place is not None:
+        return item.place.path
+    if item.runs_in not in (item.head.path, *item.head.aliases):
+        raise HeadSwapError(
+            "unsupported_layer",
+            f"the projection with {item.tensors[0].names[0]} does not run in a layer of its own, so no other module "
+            "can stand in its place: swap without new_head and with num_classes of at least 1",
+        )
+    return item.head.path
+
+
+def place_new_head(
+    model: nn.Module, item: Found, num_classes: int, new_head: NewHead | None, changes: Transaction
+) -> dict[str, nn.Parameter]:
+    """Build or take a module for the head's place and register it there; returns its parameters by name.
+
+    A module or factory of the user's is moved to the device and dtype of what it replaces.
+    """
+    path = head_module(item)
+    like: torch.Tensor
+    if item.place is not None:
+        like = model.get_parameter(item.place.like) if item.place.like else next(model.parameters())
+    else:
+        like = registered(model, item.tensors[0].names[0])
+    if new_head is None:
+        assert item.place is not None, "without new_head only a model without a head gains a module"
+        layer = item.place.build(num_classes, like)
+    elif isinstance(new_head, nn.Module):
+        layer = new_head.to(device=like.device, dtype=like.dtype)
+    else:
+        layer = new_head(item.head.in_features, num_classes)
+        if not isinstance(layer, nn.Module):
+            raise HeadSwapError("bad_argument", f"new_head returned {type(layer).__name__}, not a torch.nn.Module")
+        layer = layer.to(device=like.device, dtype=like.dtype)
+    replace_module(model, path, layer, changes)
+    return {f"{path}.{name}": value for name, value in layer.named_parameters()}
+
+
+def strip(model: nn.Module, item: Found, changes: Transaction) -> None:
+    """Put an Identity in the place of the head, and of every layer behind it that has one entry a class."""
+    path = head_module(item)
+    behind = {tensor.module for tensor in item.tensors} - {path}
+    for layer in behind:
+        module = model.get_submodule(layer)
+        if not layer or next(module.children(), None) is not None:
+            raise HeadSwapError(
+                "unsupported_layer", f"{layer or 'the model itself'} holds a class-sized tensor and cannot be taken out"
+            )
+    for layer in (path, *sorted(behind)):
+        replace_module(model, layer, nn.Identity(), changes)
+
+
+def drop_activation(model: nn.Module, item: Found, changes: Transaction) -> None:
+    """Put an Identity in the place of the softmax or sigmoid behind the head.
+
+    Raises:
+        HeadSwapError: `activation_in_forward`, when it is not a module of its own.
+    """
+    if item.head.activation is None:
+        return
+    path = item.activation_in
+    if not path or next(model.get_submodule(path).parameters(), None) is not None:
+        raise HeadSwapError(
+            "activation_in_forward",
+            f"{item.head.activation} is applied in a forward method and not by a module of its own, so it cannot be "
+            "dropped: take it out there, or train on what the model returns",
+        )
+    if not isinstance(model.get_submodule(path), nn.Identity):
+        replace_module(model, path, nn.Identity(), changes)

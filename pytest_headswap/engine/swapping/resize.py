@@ -1,0 +1,96 @@
+"""Give the layers of a head a new class count in place: the layer stays, its class-sized tensors are new.
+
+Keeping the layer object keeps its class, geometry and hooks, every name it is registered under, and
+whatever refers to it, and works alike for a Linear, a custom layer or a parameter of the model itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine.detection.describe import WEIGHT, ClassTensor, Found
+from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.swapping.buffers import NewTensor
+from pytest_headswap.engine.swapping.class_metadata import update_outer_widths, update_widths
+from pytest_headswap.engine.swapping.initialization import Init, initialise
+from pytest_headswap.engine.swapping.transaction import Transaction
+
+
+def resize(
+    model: nn.Module,
+    item: Found,
+    tensors: Sequence[ClassTensor],
+    num_classes: int,
+    init: Init,
+    classes: dict[int, int],
+    changes: Transaction,
+) -> tuple[list[str], list[str]]:
+    """Resize class-sized tensors of a head.
+
+    New tensors have the device and dtype of what they replace, and new parameters require gradients.
+    `classes` maps new class indices to old ones whose values are carried over.
+
+    Returns:
+        The names of all that is new, and notes for the user.
+    """
+    old_count = item.head.num_classes
+    paths: dict[nn.Module, str] = {}
+    by_owner: dict[nn.Module, list[NewTensor]] = {}
+    widths: dict[nn.Module, dict[int, int]] = {}
+    for spec in tensors:
+        if spec.is_buffer and spec.part == WEIGHT and not callable(init):
+            raise HeadSwapError(
+                "unsupported_layer",
+                f"{spec.names[0]} is the weight of the head and a buffer, so its values are fixed and those of new "
+                "classes are unknown: make it a parameter, or pass init=function of (name, tensor) that fills it",
+            )
+        old = registered(model, spec.names[0])
+        new = _resized(old, spec, num_classes)
+        for name in spec.names:
+            path, _, key = name.rpartition(".")
+            owner = model.get_submodule(path)
+            changes.set(owner._parameters if key in owner._parameters else owner._buffers, key, new)
+            of_layer = widths.setdefault(model.get_submodule(spec.module), {old_count: num_classes})
+            of_layer[old.shape[spec.dim]] = new.shape[spec.dim]  # such as anchors x classes
+        path, _, key = spec.names[0].rpartition(".")
+        owner = model.get_submodule(path)
+        paths.setdefault(owner, path)
+        by_owner.setdefault(owner, []).append(NewTensor(spec, key, old, new))
+    for layer, of_layer in widths.items():
+        update_widths(layer, of_layer, changes)  # first, since a layer may read them where it initialises itself
+    for path in {spec.module for spec in tensors}:
+        update_outer_widths(model, path, old_count, num_classes, changes)
+    renewed, notes = initialise(model, by_owner, init, classes, changes)
+    names = [made.spec.names[0] for items in by_owner.values() for made in items]
+    for owner, key in renewed:
+        path = paths.get(owner) or next(path for path, module in model.named_modules() if module is owner)
+        names.append(f"{path}.{key}".lstrip("."))
+    return list(dict.fromkeys(names)), notes
+
+
+def registered(model: nn.Module, name: str) -> torch.Tensor:
+    """The parameter or buffer called `name`."""
+    path, _, key = name.rpartition(".")
+    module = model.get_submodule(path)
+    found: torch.Tensor | None = module._parameters.get(key)
+    if found is None:
+        found = module._buffers.get(key)
+    if found is None:
+        raise HeadSwapError("unsupported_layer", f"{name} is no registered parameter or buffer of the model")
+    return found
+
+
+def _resized(old: torch.Tensor, spec: ClassTensor, num_classes: int) -> torch.Tensor:
+    shape = list(old.shape)
+    shape[spec.dim] = spec.outer * num_classes * spec.inner
+    if old.is_quantized or not (spec.is_buffer or old.is_floating_point() or old.is_complex()):
+        raise HeadSwapError(
+            "unsupported_layer", f"{spec.names[0]} has dtype {old.dtype}: swap the head before quantising the model"
+        )
+    new = torch.zeros(shape, dtype=old.dtype, device=old.device)
+    if spec.is_buffer:
+        return new
+    return nn.Parameter(new, requires_grad=True)

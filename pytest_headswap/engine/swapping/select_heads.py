@@ -1,0 +1,67 @@
+"""Which of the heads that were found a swap is about, and whether it was asked for in a way that means something."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_headswap._numbers import as_count
+from pytest_headswap.engine.detection.describe import Found
+from pytest_headswap.engine.errors import HeadSwapError
+
+
+def check_arguments(num_classes: Any, new_head: Any, activation: Any, names: Sequence[str] | None) -> int:
+    """Return the class count as `int`.
+
+    Raises:
+        HeadSwapError: `bad_num_classes` or `bad_argument`, for arguments of `swap_head` that mean nothing.
+    """
+    count = as_count(num_classes)
+    if count is None or count < 0:
+        raise HeadSwapError(
+            "bad_num_classes",
+            f"num_classes must be a whole number of at least 1, or 0 to take the head out, not {num_classes!r}",
+        )
+    if count == 0 and new_head is not None:
+        raise HeadSwapError("bad_argument", "num_classes=0 takes the head out, so there is no place for new_head")
+    if new_head is not None and not callable(new_head):
+        raise HeadSwapError(
+            "bad_argument",
+            f"new_head must be a module or a function of (in_features, num_classes), not {type(new_head).__name__}",
+        )
+    if activation not in ("keep", "drop"):
+        raise HeadSwapError("bad_argument", f"activation must be 'keep' or 'drop', not {activation!r}")
+    if names is not None and (isinstance(names, str) or len(names) != count):
+        raise HeadSwapError("bad_argument", f"class_names must be {count} names, one for each new class")
+    return count
+
+
+def choose(
+    found: Sequence[Found], declared: int | None, wanted: str | Sequence[str] | None, prefix: str
+) -> Sequence[Found]:
+    """The heads to swap: those that were asked for, or all with the class count that the model declares.
+
+    Raises:
+        HeadSwapError: `unknown_head`, or `ambiguous` when the heads mean different things.
+    """
+    listing = ", ".join(f"{prefix + item.head.path!r} ({item.head.num_classes} classes)" for item in found)
+    if wanted is not None:
+        known = {prefix + name: item for item in found for name in (item.head.path, *item.head.aliases)}
+        paths = [wanted] if isinstance(wanted, str) else list(wanted)
+        for path in paths:
+            if path not in known:
+                raise HeadSwapError("unknown_head", f"no head at {path!r}; this model has {listing}")
+        return list({id(known[path]): known[path] for path in paths}.values())
+    chosen = list(found)
+    if len({item.head.num_classes for item in found}) > 1:
+        chosen = [item for item in found if item.head.num_classes == declared]
+    if not chosen:
+        raise HeadSwapError(
+            "ambiguous", f"several heads with different class counts: {listing}. Pass head=PATH for one"
+        )
+    outputs = {output for item in chosen for output in item.outputs}
+    if len({(output.training, output.label) for output in outputs}) < len(outputs):
+        raise HeadSwapError(
+            "ambiguous", f"several dimensions of one output follow a head: {listing}. Pass head=PATH for one"
+        )
+    return chosen

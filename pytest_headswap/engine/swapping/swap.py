@@ -1,0 +1,328 @@
+"""Swap the head of a model: a transaction that is verified, and put back when it does not hold."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine.abstract.infer_inputs import inputs_for
+from pytest_headswap.engine.abstract.run import WAYS
+from pytest_headswap.engine.detection.describe import Found
+from pytest_headswap.engine.detection.search import Search, search
+from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
+from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.wrappers import check_swappable, unwrap
+from pytest_headswap.engine.swapping.class_map import ClassMap, old_classes
+from pytest_headswap.engine.swapping.class_metadata import update_counts
+from pytest_headswap.engine.swapping.initialization import Init, check_init, seeded
+from pytest_headswap.engine.swapping.replace import NewHead, drop_activation, head_module, place_new_head, strip
+from pytest_headswap.engine.swapping.resize import registered, resize
+from pytest_headswap.engine.swapping.select_heads import check_arguments, choose
+from pytest_headswap.engine.swapping.transaction import Transaction
+from pytest_headswap.engine.swapping.verify import verify
+from pytest_headswap.head import Head, Heads
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NAMED = 4  # heads in the text of a swap
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the heads of a model are: all that a swap needs to know beside what to put there.
+
+    Attributes:
+        outer: the model that was passed in.
+        model: the model inside of wrappers, and `prefix`: its path in `outer`.
+        inputs: what forward takes.
+        search: what was found out about the model.
+        chosen: the heads to swap.
+    """
+
+    outer: nn.Module
+    model: nn.Module
+    prefix: str
+    inputs: Inputs
+    search: Search
+    chosen: tuple[Found, ...]
+
+
+@dataclass(repr=False)
+class Swap:
+    """A model with its new heads, and the way back.
+
+    Attributes:
+        model: the model that was passed in, changed in place.
+        num_classes: the class count of the new heads; 0 when they were taken out.
+        heads: the heads as they are now; none when they were taken out.
+        old_heads: the heads as they were.
+        notes: what a user should know beside the heads.
+    """
+
+    model: nn.Module
+    num_classes: int
+    heads: tuple[Head, ...]
+    old_heads: tuple[Head, ...]
+    notes: tuple[str, ...]
+    _names: tuple[str, ...]
+    _changes: Transaction
+    _plan: Plan
+
+    def __repr__(self) -> str:
+        heads = [
+            f"{head.path or '(the model itself)'} {head.num_classes} -> {self.num_classes}" for head in self.old_heads
+        ]
+        more = f", and {len(heads) - _NAMED} more heads" if len(heads) > _NAMED else ""
+        return f"Swap({type(self._plan.model).__name__}: {', '.join(heads[:_NAMED])}{more})"
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the new heads, for the optimizer."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters of the new heads with their names in the model."""
+        for name in self._names:
+            value = registered(self.model, name)
+            if isinstance(value, nn.Parameter):
+                yield name, value
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The tensors of the new heads alone, under their names in the model: all that fine-tuning a head changes."""
+        return {name: registered(self.model, name).detach() for name in self._names}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Copy the tensors of a head that was saved with `state_dict` into the model.
+
+        Raises:
+            HeadSwapError: `bad_argument`, when names or shapes are not those of this head.
+        """
+        mine = self.state_dict()
+        missing, unknown = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
+        wrong = [name for name in mine.keys() & state.keys() if mine[name].shape != state[name].shape]
+        if missing or unknown or wrong:
+            shapes = ", ".join(f"{n} {tuple(state[n].shape)} into {tuple(mine[n].shape)}" for n in sorted(wrong))
+            raise HeadSwapError(
+                "bad_argument",
+                f"not the state of this head: missing {missing}, unknown {unknown}, wrong shapes: {shapes or 'none'}",
+            )
+        with torch.no_grad():
+            for name, value in mine.items():
+                value.copy_(state[name])
+
+    def restore(self) -> None:
+        """Put the old heads back: the very tensors, layers and attributes that were there before."""
+        self._changes.roll_back()
+
+    def reapply(self) -> None:
+        """Put the new heads in again after `restore`: the very same, with what they had learnt."""
+        self._changes.replay()
+
+
+def _outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
+    """Tensors made in inference mode could never be trained, and operations look different there."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        with torch.inference_mode(mode=False):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+@_outside_inference_mode
+def find_heads(model: nn.Module, example_inputs: Any = None) -> Heads:
+    """Find the classification heads of `model` without changing anything.
+
+    Args:
+        model: any module, on any device and in any dtype, also on `meta`.
+        example_inputs: a tensor, a tuple of positional inputs or a mapping of keyword inputs; mostly only
+            shapes and dtypes matter, such as (2, 3, 224, 224) for images: batch, channels, height, width. With
+            batch norm in the model, a batch of at least 2. None: worked out.
+
+    Returns:
+        The heads in the order in which they reach the outputs, with the evidence for each and what was rejected.
+
+    Raises:
+        NoHeadError: the model has no head, nor a place for one.
+        HeadSwapError: the model cannot be run, or its outputs cannot be followed.
+    """
+    inner, path = unwrap(model)
+    heads = search(inner, inputs_for(inner, example_inputs)).heads()
+    rejected = tuple(replace(item, path=path + item.path) for item in heads.rejected)
+    return replace(heads, heads=tuple(_within(head, path) for head in heads), rejected=rejected)
+
+
+@_outside_inference_mode
+def swap_head(
+    model: nn.Module,
+    num_classes: int,
+    example_inputs: Any = None,
+    *,
+    head: str | Sequence[str] | None = None,
+    new_head: NewHead | None = None,
+    init: Init = "default",
+    class_map: ClassMap | None = None,
+    class_names: Sequence[str] | None = None,
+    activation: str = "keep",
+    generator: torch.Generator | None = None,
+) -> Swap:
+    """Replace the classification heads of `model`, in place, by new ones for `num_classes` classes.
+
+    All heads that share the class count of the main one are swapped together. Layers keep their class,
+    geometry and names; new tensors have the device and dtype of the old. Afterwards the model is run
+    abstractly once more, and put back if any output does not follow.
+
+    Args:
+        model: any module, on any device and in any dtype, also on `meta`.
+        num_classes: class count of the new head, of any integer type; 0 takes the head out, so that the
+            model returns features.
+        example_inputs: as for `find_heads`.
+        head: path of the one head to swap, or several, for models whose heads mean different things.
+        new_head: a module to put in the head's place, or a function of `(in_features, num_classes)`
+            that makes one; it is moved to the device and dtype of the old head.
+        init: values of the new head. `default`: as the layer does when it is built; where it has no
+            `reset_parameters`, weights are uniform within 1 / sqrt(inputs), as torch draws those of a linear layer.
+            `zeros`. `normal`: weights with a deviation of 0.01. `statistics`: mean and deviation of the old head.
+            `prior`: as `normal`, with a bias for a probability of 0.01 (Lin et al. 2017, "Focal Loss for Dense
+            Object Detection", section 3.3). Or a function of `(name, tensor)` that fills the tensor.
+        class_map: old classes whose values are carried over: a mapping of new index to old index or
+            name, or a sequence with one old index, name or None for each new class.
+        class_names: names of the new classes, for models that keep them (`id2label`).
+        activation: `keep`, or `drop` to take out the softmax or sigmoid behind the head, for logits.
+        generator: the source of all random numbers of the new head, for a reproducible one.
+
+    Returns:
+        The model with its new heads, and the way back.
+
+    Raises:
+        NoHeadError: the model has no head, nor a place for one.
+        HeadSwapError: nothing was swapped; `reason` says why.
+    """
+    num_classes = check_arguments(num_classes, new_head, activation, class_names)
+    check_init(init)
+    plan = plan_swap(model, example_inputs, head)
+    inner, chosen = plan.model, plan.chosen
+    if isinstance(new_head, nn.Module) and len(chosen) > 1:
+        raise HeadSwapError(
+            "bad_argument", f"one new_head for {len(chosen)} heads: pass a function of (in_features, num_classes)"
+        )
+    classes = old_classes(inner, class_map, num_classes, chosen[0].head.num_classes)
+    with seeded(generator):
+        swap = _carry_out(plan, num_classes, new_head, init, classes, class_names, activation)
+    for note in swap.notes[len(plan.search.notes) :]:
+        warnings.warn(note, HeadSwapWarning, stacklevel=3)
+    return swap
+
+
+@_outside_inference_mode
+def plan_swap(
+    model: nn.Module, example_inputs: Any, head: str | Sequence[str] | None = None, ways: Sequence[str] = WAYS
+) -> Plan:
+    """Find the heads to swap, as `swap_head` does, and change nothing."""
+    inner, prefix = unwrap(model)
+    check_swappable(model)
+    inputs = inputs_for(inner, example_inputs)
+    result = search(inner, inputs, ways=ways)
+    return Plan(model, inner, prefix, inputs, result, tuple(choose(result.found, result.declared, head, prefix)))
+
+
+@_outside_inference_mode
+def swap_planned(plan: Plan, num_classes: int, *, verified: bool = True) -> Swap:
+    """Swap the heads of a plan; the model has to be as it was when the plan was made.
+
+    Without `verified` the model is not run: for those who look at the outputs themselves.
+    """
+    return _carry_out(plan, num_classes, None, "default", {}, None, "keep", verified=verified)
+
+
+def _carry_out(
+    plan: Plan,
+    num_classes: int,
+    new_head: NewHead | None,
+    init: Init,
+    classes: dict[int, int],
+    class_names: Sequence[str] | None,
+    activation: str,
+    *,
+    verified: bool = True,
+) -> Swap:
+    inner, prefix, chosen, result = plan.model, plan.prefix, plan.chosen, plan.search
+    changes = Transaction()
+    names: list[str] = []
+    notes = result.notes
+    try:
+        for item in chosen:
+            made, uncertain = _swap_one(inner, item, num_classes, new_head, init, classes, changes)
+            names += made
+            notes = (*notes, *uncertain)
+            if activation == "drop":
+                drop_activation(inner, item, changes)
+        old_counts = {item.head.num_classes for item in chosen}
+        gained = [item.place.path for item in chosen if item.place is not None]
+        update_counts(inner, old_counts, num_classes, class_names, changes, gained or None)
+        if verified:
+            notes = (*notes, *verify(inner, plan.inputs, result, chosen, num_classes, names))
+    except BaseException:
+        changes.roll_back()
+        raise
+    heads = tuple(_within(_after(inner, item, num_classes, activation), prefix) for item in chosen if num_classes)
+    old = tuple(_within(item.head, prefix) for item in chosen)
+    return Swap(plan.outer, num_classes, heads, old, notes, tuple(prefix + name for name in names), changes, plan)
+
+
+def _swap_one(
+    model: nn.Module,
+    item: Found,
+    num_classes: int,
+    new_head: NewHead | None,
+    init: Init,
+    classes: dict[int, int],
+    changes: Transaction,
+) -> tuple[list[str], list[str]]:
+    """Change one head; return the names of its new tensors, and notes for the user."""
+    if num_classes == 0:
+        if item.place is None:
+            strip(model, item, changes)
+        return [], []
+    if new_head is None and item.place is None:
+        return resize(model, item, item.tensors, num_classes, init, classes, changes)
+    made = place_new_head(model, item, num_classes, new_head, changes)
+    if callable(init):
+        for name, parameter in made.items():
+            init(name, parameter)
+    path = head_module(item)
+    behind = [tensor for tensor in item.tensors if tensor.module != path]
+    tensors = [f"{path}.{name}" for name in model.get_submodule(path).state_dict()]
+    resized, notes = resize(model, item, behind, num_classes, init, classes, changes)
+    return [*tensors, *resized], notes
+
+
+def _within(head: Head, prefix: str) -> Head:
+    """The head with names as they are in the wrapped model."""
+    if not prefix:
+        return head
+    return replace(
+        head,
+        path=(prefix + head.path).rstrip("."),
+        aliases=tuple(prefix + name for name in head.aliases),
+        tensors=tuple(prefix + name for name in head.tensors),
+        way=tuple(step._replace(name=(prefix + step.name).rstrip(".")) if step.type else step for step in head.way),
+    )
+
+
+def _after(model: nn.Module, item: Found, num_classes: int, activation: str) -> Head:
+    head = replace(
+        item.head, num_classes=num_classes, activation=None if activation == "drop" else item.head.activation
+    )
+    if item.place is None:
+        return head
+    layer = model.get_submodule(item.place.path)
+    kind = f"conv{item.place.spatial}d" if item.place.spatial else "linear"
+    return replace(head, kind=kind, tensors=tuple(f"{item.place.path}.{name}" for name, _ in layer.named_parameters()))

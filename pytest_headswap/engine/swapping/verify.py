@@ -1,0 +1,85 @@
+"""After a swap the model is run again: class dimensions must have followed, and the new head must be able to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine.abstract.run import WAYS, StandIns, abstract_run
+from pytest_headswap.engine.detection.describe import Found
+from pytest_headswap.engine.detection.search import Search
+from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.internals import gradient_leaves
+from pytest_headswap.engine.pytorch.outputs import flatten_outputs
+
+
+def verify(
+    model: nn.Module, inputs: Inputs, before: Search, chosen: Sequence[Found], num_classes: int, names: Sequence[str]
+) -> list[str]:
+    """Compare the outputs with those before the swap, in each mode that was probed; returns notes for the user.
+
+    Class dimensions must have the new count (with 0 classes: the width of the features), all others stay.
+
+    Raises:
+        HeadSwapError: `verification_failed`.
+    """
+    sizes = {
+        (output.training, output.label, output.dim): num_classes or item.head.in_features
+        for item in chosen
+        for output in item.outputs
+    }
+    reached: set[str] = set()
+    for training, shapes in before.shapes.items():
+        outputs, in_mode = _run(model, inputs, training, before.ways[training], names)
+        reached |= in_mode
+        for label, shape in shapes.items():
+            wanted = tuple(sizes.get((training, label, dim), size) for dim, size in enumerate(shape))
+            if outputs.get(label) != wanted:
+                raise HeadSwapError(
+                    "verification_failed",
+                    f"in {'train' if training else 'eval'} mode {label} should have become {wanted} and is "
+                    f"{outputs.get(label)}: the model is as it was. Please report this architecture",
+                )
+    cut = [name for name in names if name not in reached and _parameter(model, name) is not None]
+    return [_unreachable(cut)] if cut else []
+
+
+def _run(
+    model: nn.Module, inputs: Inputs, training: bool, way: str, names: Sequence[str]
+) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+    """Shapes of the outputs, and which of the new parameters their gradients reach when all others are frozen."""
+
+    @contextmanager
+    def frozen(_: StandIns) -> Iterator[None]:
+        new = {id(_parameter(model, name)) for name in names}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in new)
+        with torch.enable_grad():
+            yield
+
+    try:
+        run = abstract_run(model, inputs, training=training, ways=WAYS[WAYS.index(way) :], around=frozen)
+    except HeadSwapError as error:
+        raise HeadSwapError("verification_failed", f"with the new head {error.message}") from error
+    outputs = {label: tensor for label, tensor in flatten_outputs(run.outputs) if tensor.is_floating_point()}
+    leaves = {id(leaf) for leaf in gradient_leaves(list(outputs.values()))}
+    reached = {name for name in names if id(run.parameters.get(name)) in leaves}
+    return {label: tuple(tensor.shape) for label, tensor in outputs.items()}, reached
+
+
+def _parameter(model: nn.Module, name: str) -> torch.Tensor | None:
+    path, _, key = name.rpartition(".")
+    registry: Mapping[str, torch.Tensor | None] = model.get_submodule(path)._parameters
+    return registry.get(key)
+
+
+def _unreachable(names: Sequence[str]) -> str:
+    return (
+        f"with the backbone frozen no gradient reaches {', '.join(names)}, so it cannot be trained that way. If "
+        "forward checkpoints the part with the head, pass use_reentrant=False to torch.utils.checkpoint; otherwise "
+        "look for no_grad or detach behind it"
+    )
