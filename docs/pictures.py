@@ -17,7 +17,7 @@ from pathlib import Path
 from torch import nn
 
 from pytest_headswap import Heads, find_heads
-from pytest_headswap.checks.lean import on_meta_if_possible
+from pytest_headswap.case.skip_init import on_meta_if_possible
 from pytest_headswap.engine.abstract.infer_inputs import inputs_for
 from pytest_headswap.engine.dataflow.graph import Value
 from pytest_headswap.engine.dataflow.recorder import record

@@ -14,9 +14,9 @@ from pytest_headswap._version import __version__
 if TYPE_CHECKING:
     from pytest_headswap._plugin.parametrize import parametrize_with_checks
     from pytest_headswap.api import check_headswap
+    from pytest_headswap.case.case import Case
+    from pytest_headswap.case.finding import CheckFailed, CheckSkipped
     from pytest_headswap.checks import Check
-    from pytest_headswap.checks.case import Case
-    from pytest_headswap.checks.finding import CheckFailed, CheckSkipped
     from pytest_headswap.engine import (
         REASONS,
         Head,

@@ -98,8 +98,8 @@ def chosen_checks(checks: str | Iterable[str | Check] | None) -> tuple[Check, ..
 
 
 def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) -> list[Result]:
+    from pytest_headswap.case.finding import text_of
     from pytest_headswap.checks import run_check
-    from pytest_headswap.checks.finding import text_of
     from pytest_headswap.engine import NoHeadError
 
     last = time.perf_counter()

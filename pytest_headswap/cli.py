@@ -92,7 +92,7 @@ _EVIDENCE = {
 
 def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
     """The heads of a model, without memory where that is possible, and what the engine and the zoo have to add."""
-    from pytest_headswap.checks.lean import on_meta_if_possible
+    from pytest_headswap.case.skip_init import on_meta_if_possible
     from pytest_headswap.engine import NoHeadError, find_heads
 
     def find(model: nn.Module) -> tuple[nn.Module, Heads | NoHeadError]:

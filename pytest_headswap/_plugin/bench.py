@@ -18,9 +18,9 @@ from pytest_headswap._plugin.memory import forget_last_failure, give_back_freed_
 from pytest_headswap._plugin.options import Settings
 
 if TYPE_CHECKING:
+    from pytest_headswap.case.case import Case
+    from pytest_headswap.case.finding import Finding
     from pytest_headswap.checks import Check
-    from pytest_headswap.checks.case import Case
-    from pytest_headswap.checks.finding import Finding
     from pytest_headswap.zoo import Zoo
 
 TooLarge = Mapping[tuple[str, str], float]
@@ -97,8 +97,8 @@ class LocalBench:
 
     def build(self, zoo: Zoo, model: str) -> Built:
         """Build a model and swap its head. Raises whatever the model raises."""
-        from pytest_headswap.checks.build import build_case
-        from pytest_headswap.checks.finding import STRUCTURE
+        from pytest_headswap.case.build import build_case
+        from pytest_headswap.case.finding import STRUCTURE
         from pytest_headswap.engine import NoHeadError
 
         options = self.settings.options

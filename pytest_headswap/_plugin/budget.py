@@ -27,7 +27,7 @@ class Budget:
 
 def budget_of(asked: str, workers: int) -> Budget:
     """The budget of each worker; where none was asked for, its share of what the machine has free."""
-    from pytest_headswap.checks.build import MEMORY
+    from pytest_headswap.case.build import MEMORY
 
     if asked != AUTO_MEMORY:
         size = memory_size(asked, "--headswap-memory")

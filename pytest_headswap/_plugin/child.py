@@ -184,8 +184,8 @@ def _try_out() -> None:
     import torch
     from torch import nn
 
+    from pytest_headswap.case.build import build_case
     from pytest_headswap.checks import run_check
-    from pytest_headswap.checks.build import build_case
     from pytest_headswap.zoo import ModelSpec
 
     spec = ModelSpec("tried out", lambda: nn.Linear(2, 2), lambda _: torch.zeros(2, 2))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from unittest import SkipTest
 
 if TYPE_CHECKING:
-    from pytest_headswap.checks.finding import Finding
+    from pytest_headswap.case.finding import Finding
 
 
 def is_skip(error: BaseException | None) -> bool:
@@ -27,7 +27,7 @@ def is_failure(error: BaseException | None) -> bool:
 
 def by_pytest(finding: Finding) -> Finding:
     """Return the finding of a check that ended in `pytest.skip` or `pytest.fail`: these are verdicts."""
-    from pytest_headswap.checks.finding import Finding, named, text_of
+    from pytest_headswap.case.finding import Finding, named, text_of
 
     error = finding.exception
     if error is not None and is_skip(error):

@@ -10,8 +10,8 @@ from pytest_headswap._plugin.ids import CheckId
 from pytest_headswap.report.anatomy import Anatomy, HeadFacts
 
 if TYPE_CHECKING:
-    from pytest_headswap.checks.case import Case
-    from pytest_headswap.checks.finding import Finding
+    from pytest_headswap.case.case import Case
+    from pytest_headswap.case.finding import Finding
     from pytest_headswap.results import Outcome
 
 

@@ -51,8 +51,8 @@ def is_told(error: BaseException) -> bool:
 
 def explained_at(error: BaseException, check: str = "") -> str:
     """The page that explains an exception, or the check that raised it; empty where none does."""
+    from pytest_headswap.case.finding import CheckFailed
     from pytest_headswap.checks import CHECKS
-    from pytest_headswap.checks.finding import CheckFailed
     from pytest_headswap.engine import REASONS
 
     if isinstance(error, ToldError) and error.code:
@@ -69,7 +69,7 @@ def describe(error: BaseException, repro: str = "", see: str = "") -> str:
     A fault that a check found needs no traceback: the check is right, the model is not. For an exception
     of the model, the last frames say where it comes from.
     """
-    from pytest_headswap.checks.finding import CheckFailed, named
+    from pytest_headswap.case.finding import CheckFailed, named
 
     raised = raised_of(error)
     lines = [message_of(error)]
@@ -110,7 +110,7 @@ def _is_below(frame: traceback.FrameSummary, *folders: Path) -> bool:
 
 def message_of(error: BaseException) -> str:
     """The message of an exception; with its type, unless it is one of ours, which speak for themselves."""
-    from pytest_headswap.checks.finding import CheckFailed, named, text_of
+    from pytest_headswap.case.finding import CheckFailed, named, text_of
     from pytest_headswap.engine import HeadSwapError
 
     if (raised := raised_of(error)) is not None:

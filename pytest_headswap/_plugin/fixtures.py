@@ -15,7 +15,7 @@ from pytest_headswap._plugin.memory import forget_last_failure
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_headswap.checks.case import Case
+    from pytest_headswap.case.case import Case
     from pytest_headswap.engine import Swap
 
 
@@ -78,7 +78,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 def build_own(config: pytest.Config, wanted: Wanted) -> Case:
     """The case of a model, once the checks that the test asks for have passed on it. Skips where there is no head."""
     from pytest_headswap._plugin.failure import describe, explained_at, tells_in_words
-    from pytest_headswap.checks.build import build_case
+    from pytest_headswap.case.build import build_case
     from pytest_headswap.engine import NoHeadError
 
     zoo, options = wanted.zoo, wanted.options

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_headswap.case.case import Case
     from pytest_headswap.checks import Check
-    from pytest_headswap.checks.case import Case
     from pytest_headswap.results import Result
 
 

@@ -34,8 +34,8 @@ from pytest_headswap._plugin.options import Settings
 
 if TYPE_CHECKING:
     from pytest_headswap._plugin.bench import Bench, Built, Checked
+    from pytest_headswap.case.finding import Finding
     from pytest_headswap.checks import Check
-    from pytest_headswap.checks.finding import Finding
     from pytest_headswap.zoo import Zoo
 
 

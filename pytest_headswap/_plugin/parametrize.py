@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pytest_headswap._plugin.subject import Subject
+    from pytest_headswap.case.case import Case
     from pytest_headswap.checks import Check
-    from pytest_headswap.checks.case import Case
     from pytest_headswap.zoo import ModelSpec
 
 
@@ -103,8 +103,8 @@ class ModelCheck:
         """Make the check on the model that the test was given with it."""
         __tracebackhide__ = True
         from pytest_headswap._plugin.facts import told
+        from pytest_headswap.case.finding import CheckFailed
         from pytest_headswap.checks import run_check
-        from pytest_headswap.checks.finding import CheckFailed
         from pytest_headswap.engine import NoHeadError
 
         if model is not self.given:

@@ -48,7 +48,7 @@ class Raised:
     @classmethod
     def of(cls, error: BaseException, config: pytest.Config) -> Raised:
         """Tell of an exception while its traceback is at hand."""
-        from pytest_headswap.checks.finding import text_of
+        from pytest_headswap.case.finding import text_of
 
         skips = is_skip(error)
         message = text_of(error) if skips else message_of(error)

@@ -18,7 +18,7 @@ from pytest_headswap._plugin.verdict import outcome_of, passes_strictly
 
 if TYPE_CHECKING:
     from pytest_headswap._plugin.nodes import CheckItem
-    from pytest_headswap.checks.finding import Finding
+    from pytest_headswap.case.finding import Finding
     from pytest_headswap.results import Outcome
 
 ATTRIBUTE = "headswap"

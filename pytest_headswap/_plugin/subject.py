@@ -12,7 +12,7 @@ from pytest_headswap._plugin.ids import UNNAMED_ZOO, CheckId, repro_command
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_headswap.checks.case import Case
+    from pytest_headswap.case.case import Case
     from pytest_headswap.zoo import ModelSpec
 
 
@@ -39,7 +39,7 @@ class Subject:
     def build(self, options: CaseOptions) -> Case:
         """Build the case. A model that was passed in has its new head until `case.swap.restore()`."""
         from pytest_headswap._plugin.budget import budget_of
-        from pytest_headswap.checks.build import build_case
+        from pytest_headswap.case.build import build_case
 
         memory = budget_of(options.memory, workers=1).values
         return build_case(self.zoo, self.spec, options.num_classes, options.evidence, options.device, memory=memory)

@@ -32,7 +32,7 @@ def problem_lines(problems: Iterable[str], unwritten: int, why: str, missing: It
 
 
 def _explained(reason: str) -> str:
-    from pytest_headswap.checks.finding import SKIP_REASONS
+    from pytest_headswap.case.finding import SKIP_REASONS
     from pytest_headswap.engine import REASONS
 
     if not reason:

@@ -10,7 +10,7 @@ from pytest_headswap._plugin.ended import is_failure
 from pytest_headswap._plugin.lost import LostError
 
 if TYPE_CHECKING:
-    from pytest_headswap.checks.finding import Finding
+    from pytest_headswap.case.finding import Finding
     from pytest_headswap.results import Outcome
 
 _STRICT = "[XPASS(strict)]"

@@ -20,11 +20,11 @@ from typing import Any, cast
 
 import torch
 
-from pytest_headswap.checks.case import Case
-from pytest_headswap.checks.finding import SIMULATED, CheckFailed, CheckSkipped
-from pytest_headswap.checks.names import listed
-from pytest_headswap.checks.runs import mode_name
-from pytest_headswap.checks.turns import with_room
+from pytest_headswap.case.abstract_runs import mode_name
+from pytest_headswap.case.case import Case
+from pytest_headswap.case.finding import SIMULATED, CheckFailed, CheckSkipped
+from pytest_headswap.case.tensor_names import listed
+from pytest_headswap.checks.gpu_lock import with_room
 from pytest_headswap.engine.abstract.devices import moved, on_meta, simulated
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import cannot_be_simulated, out_of_device_memory, wait_for

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_headswap.checks.case import Case
-from pytest_headswap.checks.finding import CheckFailed
-from pytest_headswap.checks.names import listed
-from pytest_headswap.checks.training import Training, untouched_by_freeze, woken
+from pytest_headswap.case.case import Case
+from pytest_headswap.case.finding import CheckFailed
+from pytest_headswap.case.tensor_names import listed
+from pytest_headswap.case.training import Training, untouched_by_freeze, woken
 from pytest_headswap.engine import Head, HeadSwapError
 
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from pytest_headswap.checks.case import Case
-from pytest_headswap.checks.finding import CheckFailed
-from pytest_headswap.checks.names import listed
+from pytest_headswap.case.case import Case
+from pytest_headswap.case.finding import CheckFailed
+from pytest_headswap.case.tensor_names import listed
 
 
 def native_parity(case: Case) -> str:

@@ -21,10 +21,10 @@ from random import Random
 
 import torch
 
-from pytest_headswap.checks.case import Case
-from pytest_headswap.checks.finding import CheckFailed
-from pytest_headswap.checks.runs import ModeRun, mode_name, run_mode
-from pytest_headswap.checks.samples import batch_of, seed_of, with_batch
+from pytest_headswap.case.abstract_runs import ModeRun, mode_name, run_mode
+from pytest_headswap.case.case import Case
+from pytest_headswap.case.finding import CheckFailed
+from pytest_headswap.case.sample_inputs import batch_of, seed_of, with_batch
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.engine.swapping.swap import swap_planned

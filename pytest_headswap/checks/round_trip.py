@@ -27,13 +27,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_headswap.checks.case import Case
-from pytest_headswap.checks.finding import CheckFailed
-from pytest_headswap.checks.names import listed
-from pytest_headswap.checks.record import Record
-from pytest_headswap.checks.runs import run_mode
-from pytest_headswap.checks.snapshot import named_tensors
-from pytest_headswap.checks.training import woken
+from pytest_headswap.case.abstract_runs import run_mode
+from pytest_headswap.case.case import Case
+from pytest_headswap.case.finding import CheckFailed
+from pytest_headswap.case.structure_snapshot import Record
+from pytest_headswap.case.tensor_names import listed
+from pytest_headswap.case.training import woken
+from pytest_headswap.case.value_snapshot import named_tensors
 from pytest_headswap.engine import HeadSwapError
 from pytest_headswap.engine.abstract.run import REGISTRIES, StandIns, preserved
 from pytest_headswap.engine.detection.search import search, search_in

@@ -20,10 +20,10 @@ from collections.abc import Mapping
 
 import torch
 
-from pytest_headswap.checks.case import Case
-from pytest_headswap.checks.finding import CheckFailed
-from pytest_headswap.checks.names import head_names, listed, names_of
-from pytest_headswap.checks.snapshot import same_bits
+from pytest_headswap.case.case import Case
+from pytest_headswap.case.finding import CheckFailed
+from pytest_headswap.case.tensor_names import head_names, listed, names_of
+from pytest_headswap.case.value_snapshot import same_bits
 from pytest_headswap.engine import HeadSwapError
 from pytest_headswap.engine.swapping.swap import swap_planned
 

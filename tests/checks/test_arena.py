@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap.checks import arena
-from pytest_headswap.checks.arena import Arenas
-from pytest_headswap.checks.lean import LARGE, lean_if_possible
-from pytest_headswap.checks.snapshot import Snapshot, same_bits
+from pytest_headswap.case import weight_pool
+from pytest_headswap.case.skip_init import LARGE, lean_if_possible
+from pytest_headswap.case.value_snapshot import Snapshot, same_bits
+from pytest_headswap.case.weight_pool import Arenas
 
 
 class Wide(nn.Module):
@@ -52,7 +52,7 @@ class Asks(nn.Module):
 @pytest.fixture
 def arenas(monkeypatch: pytest.MonkeyPatch) -> Arenas:
     fresh = Arenas({})
-    monkeypatch.setattr("pytest_headswap.checks.snapshot.ARENAS", fresh)
+    monkeypatch.setattr("pytest_headswap.case.value_snapshot.ARENAS", fresh)
     return fresh
 
 
@@ -216,7 +216,7 @@ def test_layers_differ_and_are_scaled_by_their_inputs(arenas: Arenas) -> None:
 def test_a_model_is_filled_alike_whatever_was_filled_before(
     arenas: Arenas, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    monkeypatch.setattr(arena, "_CHUNKS", 1)  # so that all of them lap it
+    monkeypatch.setattr(weight_pool, "_CHUNKS", 1)  # so that all of them lap it
     first = {name: value.detach().clone() for name, value in _filled(arenas).named_parameters() if value.dim() > 1}
     other = lean_if_possible(lambda: nn.Sequential(*(nn.Linear(width, width) for _ in range(5))))
     arenas.fill(other)
@@ -240,7 +240,7 @@ def test_a_write_through_data_is_noticed_by_name_and_put_back(arenas: Arenas) ->
 def test_an_arena_that_was_enlarged_gives_memory_back_for_smaller_models(
     arenas: Arenas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arena, "_CHUNKS", 1)
+    monkeypatch.setattr(weight_pool, "_CHUNKS", 1)
     sizes = []
     for width in (256, 2048, 256):
         arenas.fill(lean_if_possible(lambda: nn.Sequential(*(nn.Linear(width, width) for _ in range(3)))))  # noqa: B023
@@ -278,7 +278,7 @@ def test_a_tensor_that_was_replaced_or_lost_is_noticed(arenas: Arenas) -> None:
 
 
 def test_a_parameter_larger_than_the_arena_enlarges_it(arenas: Arenas, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arena, "_CHUNKS", 1)
+    monkeypatch.setattr(weight_pool, "_CHUNKS", 1)
     lean = lean_if_possible(lambda: nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 1024)))
     arenas.fill(lean)
     model = lean.model
@@ -302,7 +302,7 @@ def test_what_is_not_written_costs_no_memory() -> None:
     script = """
 import resource
 from torch import nn
-from pytest_headswap.checks.lean import lean_if_possible
+from pytest_headswap.case.skip_init import lean_if_possible
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 lean_if_possible(lambda: nn.Sequential(nn.Conv2d(3, 64, 3), nn.Linear(512, 512)))
@@ -325,7 +325,7 @@ print(peak() - before)
 def test_a_model_with_a_layer_larger_than_all_before_lies_in_arenas_alone(
     arenas: Arenas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arena, "_CHUNKS", 1)
+    monkeypatch.setattr(weight_pool, "_CHUNKS", 1)
     lean = lean_if_possible(lambda: nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256), nn.Linear(256, 4096)))
     arenas.fill(lean)
     assert all(arenas.holding(value) is not None for value in lean.model.parameters() if value.dim() > 1)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from pytest_headswap.case.build import build_case
+from pytest_headswap.case.sample_inputs import batch_of, drawn, seed_of, sizes, with_batch, with_other_companions
+from pytest_headswap.case.weight_pool import ARENAS
 from pytest_headswap.checks import run_check
-from pytest_headswap.checks.arena import ARENAS
-from pytest_headswap.checks.build import build_case
-from pytest_headswap.checks.samples import batch_of, drawn, seed_of, sizes, with_batch, with_other_companions
 from pytest_headswap.engine import NoHeadError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.zoo import ModelSpec

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from pytest_headswap.case.case import Case
+from pytest_headswap.case.finding import CheckFailed
 from pytest_headswap.checks import run_check
-from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.device_placement import devices_of, evidence, from_one_to_another, on_device
-from pytest_headswap.checks.finding import CheckFailed
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.swapping import resize
 

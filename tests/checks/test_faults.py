@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from pytest_headswap.case.case import Case
 from pytest_headswap.checks import CHECKS, run_check
-from pytest_headswap.checks.case import Case
 from pytest_headswap.engine import Frozen, Swap, freeze_backbone
 from pytest_headswap.engine.freezing import freeze
 from pytest_headswap.engine.swapping import resize, swap
@@ -54,7 +54,7 @@ def _only_requires_grad_is_set(patch: Patch) -> None:
             parameter.grad = None
         return Frozen(swap.model, (), None)
 
-    patch.setattr("pytest_headswap.checks.case.freeze_backbone", naive)
+    patch.setattr("pytest_headswap.case.case.freeze_backbone", naive)
 
 
 def _freezing_is_not_verified(patch: Patch) -> None:
@@ -69,7 +69,7 @@ def _a_layer_is_forgotten(patch: Patch) -> None:
         swap.model.get_parameter("backbone.bias").requires_grad_()
         return frozen
 
-    patch.setattr("pytest_headswap.checks.case.freeze_backbone", forgetful)
+    patch.setattr("pytest_headswap.case.case.freeze_backbone", forgetful)
 
 
 def _stale_gradients_are_left(patch: Patch) -> None:
@@ -82,7 +82,7 @@ def _stale_gradients_are_left(patch: Patch) -> None:
             parameter.grad = left[name]
         return frozen
 
-    patch.setattr("pytest_headswap.checks.case.freeze_backbone", careless)
+    patch.setattr("pytest_headswap.case.case.freeze_backbone", careless)
 
 
 def _eval_mode_does_not_stick(patch: Patch) -> None:
@@ -389,7 +389,7 @@ def test_a_planted_fault_fails_its_check(fault: Fault, make_case: MakeCase, monk
 def test_a_planted_fault_fails_its_check_in_a_large_model_too(
     fault: Fault, make_case: MakeCase, monkeypatch: Patch
 ) -> None:
-    monkeypatch.setattr("pytest_headswap.checks.case._LARGE", 0)
+    monkeypatch.setattr("pytest_headswap.case.case._LARGE", 0)
     test_a_planted_fault_fails_its_check(fault, make_case, monkeypatch)
 
 

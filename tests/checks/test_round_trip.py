@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from pytest_headswap.case.case import Case
 from pytest_headswap.checks import run_check
-from pytest_headswap.checks.case import Case
 
 MakeCase = Callable[..., Case]
 

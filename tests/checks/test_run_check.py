@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from pytest_headswap.case.case import Case
+from pytest_headswap.case.finding import CheckFailed, CheckSkipped
 from pytest_headswap.checks import CHECKS, Check, run_check
-from pytest_headswap.checks.case import Case
-from pytest_headswap.checks.finding import CheckFailed, CheckSkipped
 from pytest_headswap.engine import HeadSwapError
 
 MakeCase = Callable[..., Case]

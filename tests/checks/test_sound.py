@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, seed, settings
 
+from pytest_headswap.case.build import build_case
+from pytest_headswap.case.finding import Finding
 from pytest_headswap.checks import CHECKS, run_check
-from pytest_headswap.checks.build import build_case
-from pytest_headswap.checks.finding import Finding
 from pytest_headswap.engine import NoHeadError
 from pytest_headswap.strategies import PlantedModel, planted_models
 from pytest_headswap.zoo import ModelSpec, load_zoo

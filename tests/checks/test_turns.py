@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_headswap.checks import turns
+from pytest_headswap.checks import gpu_lock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no lock on Windows")
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ LONG, SHORT = 60.0, 0.3  # seconds
 
 @pytest.fixture(autouse=True)
 def _locks_of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(turns, "_lock_file", lambda _: tmp_path / "lock")
+    monkeypatch.setattr(gpu_lock, "_lock_file", lambda _: tmp_path / "lock")
 
 
 class Other:
@@ -42,7 +42,7 @@ class Other:
 
 
 def _take_turn(end: Connection, alone: bool) -> None:
-    with turns._turn(CPU, alone=alone):
+    with gpu_lock._turn(CPU, alone=alone):
         end.send("in")
         end.recv()
 
@@ -96,12 +96,12 @@ def _run(errors: list[Exception]) -> Callable[[], str]:
 
 
 def test_only_where_memory_is_missing_it_is_run_once_more() -> None:
-    assert turns.with_room(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")])) == "result"
-    assert turns.with_room(CPU, _run([RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when ...")])) == "result"
+    assert gpu_lock.with_room(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")])) == "result"
+    assert gpu_lock.with_room(CPU, _run([RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when ...")])) == "result"
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        turns.with_room(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")] * 2))
+        gpu_lock.with_room(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")] * 2))
     with pytest.raises(RuntimeError, match="illegal"):
-        turns.with_room(CPU, _run([RuntimeError("CUDA error: an illegal memory access")]))
+        gpu_lock.with_room(CPU, _run([RuntimeError("CUDA error: an illegal memory access")]))
 
 
 def test_the_second_time_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,11 +111,11 @@ def test_the_second_time_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         taken.append(alone)
         return nullcontext()
 
-    monkeypatch.setattr(turns, "_turn", turn)
-    turns.with_room(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")]))
+    monkeypatch.setattr(gpu_lock, "_turn", turn)
+    gpu_lock.with_room(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")]))
     assert taken == [False, True]
 
 
 def test_without_a_place_for_the_lock_there_are_no_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(turns, "_lock_file", lambda _: tmp_path / "no" / "such" / "folder")
-    assert turns.with_room(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")])) == "result"
+    monkeypatch.setattr(gpu_lock, "_lock_file", lambda _: tmp_path / "no" / "such" / "folder")
+    assert gpu_lock.with_room(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")])) == "result"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap.checks.runs import run_modes
+from pytest_headswap.case.abstract_runs import run_modes
 from pytest_headswap.engine import abstract_run
 from pytest_headswap.engine.abstract.run import watched_run
 from pytest_headswap.engine.dataflow.recorder import record_watched

@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
+from pytest_headswap.case.build import build_case
 from pytest_headswap.checks import CHECKS, run_check
-from pytest_headswap.checks.build import build_case
 from pytest_headswap.engine import NoHeadError, swap_head
 from pytest_headswap.engine.pytorch.internals import cannot_be_simulated, fake_tensor_mode
 from pytest_headswap.zoo import load_zoo

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pytest_headswap.checks.names import head_names
-from pytest_headswap.checks.samples import batch_of, seed_of, with_other_companions
-from pytest_headswap.checks.snapshot import Snapshot, same_bits
+from pytest_headswap.case.sample_inputs import batch_of, seed_of, with_other_companions
+from pytest_headswap.case.tensor_names import head_names
+from pytest_headswap.case.value_snapshot import Snapshot, same_bits
 from pytest_headswap.engine import HeadSwapError, Swap
 from pytest_headswap.engine.abstract.devices import Aliases
 from pytest_headswap.engine.abstract.run import preserved
@@ -21,7 +21,7 @@ from pytest_headswap.engine.pytorch.modules import modules, named_modules, param
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 
 if TYPE_CHECKING:
-    from pytest_headswap.checks.case import Case
+    from pytest_headswap.case.case import Case
 
 _ROUNDING = 64  # times the precision of the dtype
 _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 0.01

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import nn
 
-from pytest_headswap.checks.arena import ARENAS
+from pytest_headswap.case.weight_pool import ARENAS
 from pytest_headswap.engine.pytorch.modules import named_buffers, named_parameters
 
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pytest_headswap.checks.finding import NUMERIC, STRUCTURE, CheckSkipped
-from pytest_headswap.checks.lean import on_meta_if_possible
-from pytest_headswap.checks.names import head_names
-from pytest_headswap.checks.record import Record
-from pytest_headswap.checks.runs import ModeRun, Probe, only_trainable, probes, run_modes
-from pytest_headswap.checks.samples import seeded
-from pytest_headswap.checks.snapshot import Snapshot
-from pytest_headswap.checks.training import Evaluation, Training, head_inputs, train
+from pytest_headswap.case.abstract_runs import ModeRun, Probe, only_trainable, probes, run_modes
+from pytest_headswap.case.finding import NUMERIC, STRUCTURE, CheckSkipped
+from pytest_headswap.case.sample_inputs import seeded
+from pytest_headswap.case.skip_init import on_meta_if_possible
+from pytest_headswap.case.structure_snapshot import Record
+from pytest_headswap.case.tensor_names import head_names
+from pytest_headswap.case.training import Evaluation, Training, head_inputs, train
+from pytest_headswap.case.value_snapshot import Snapshot
 from pytest_headswap.engine import Frozen, HeadSwapError, Swap, freeze_backbone
 from pytest_headswap.engine.abstract.devices import Aliases
 from pytest_headswap.engine.abstract.run import META, WAYS, preserved

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pytest_headswap.checks.arena import ARENAS
-from pytest_headswap.checks.case import Case
-from pytest_headswap.checks.finding import NUMERIC, STRUCTURE
-from pytest_headswap.checks.lean import lean_if_possible, on_meta_if_possible
-from pytest_headswap.checks.record import Record
-from pytest_headswap.checks.samples import drawn, seed_of, seeded, sizes
-from pytest_headswap.checks.snapshot import Snapshot, named_tensors
+from pytest_headswap.case.case import Case
+from pytest_headswap.case.finding import NUMERIC, STRUCTURE
+from pytest_headswap.case.sample_inputs import drawn, seed_of, seeded, sizes
+from pytest_headswap.case.skip_init import lean_if_possible, on_meta_if_possible
+from pytest_headswap.case.structure_snapshot import Record
+from pytest_headswap.case.value_snapshot import Snapshot, named_tensors
+from pytest_headswap.case.weight_pool import ARENAS
 from pytest_headswap.engine import HeadSwapError, NoHeadError
 from pytest_headswap.engine.abstract.infer_inputs import inputs_for
 from pytest_headswap.engine.abstract.run import META

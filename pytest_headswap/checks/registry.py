@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 
+from pytest_headswap.case.build import build_case
+from pytest_headswap.case.case import Case
+from pytest_headswap.case.finding import SKIP_REASONS, CheckFailed, CheckSkipped, Finding, named, text_of
 from pytest_headswap.checks import device_placement as placement
-from pytest_headswap.checks.build import build_case
-from pytest_headswap.checks.case import Case
 from pytest_headswap.checks.device_placement import device_placement
-from pytest_headswap.checks.finding import SKIP_REASONS, CheckFailed, CheckSkipped, Finding, named, text_of
 from pytest_headswap.checks.frozen_backbone import frozen_backbone
 from pytest_headswap.checks.gradient_flow import gradient_flow
 from pytest_headswap.checks.metadata import metadata

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from pytest_headswap.checks.snapshot import named_tensors
+from pytest_headswap.case.value_snapshot import named_tensors
 from pytest_headswap.engine import Swap
 from pytest_headswap.engine.swapping.resize import registered
 

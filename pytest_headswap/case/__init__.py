@@ -1,0 +1,1 @@
+"""One model, built cheaply and swapped, with what checks ask about it."""
