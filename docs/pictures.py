@@ -17,12 +17,12 @@ from pathlib import Path
 from torch import nn
 
 from pytest_headswap import Heads, find_heads
+from pytest_headswap._text import shortened, shortened_left
 from pytest_headswap.case.skip_init import on_meta_if_possible
 from pytest_headswap.engine.abstract.infer_inputs import inputs_for
 from pytest_headswap.engine.dataflow.graph import Value
 from pytest_headswap.engine.dataflow.recorder import record
-from pytest_headswap.report.picture import sizes
-from pytest_headswap.report.text import shortened, shortened_left
+from pytest_headswap.report.diagram import sizes
 from pytest_headswap.zoo import ModelSpec, load_zoo
 
 FOLDER = Path(__file__).parent / "pictures"

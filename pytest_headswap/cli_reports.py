@@ -54,7 +54,7 @@ def _amount(text: str) -> float:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from pytest_headswap.report.text import counted, printable
+    from pytest_headswap._text import counted, printable
     from pytest_headswap.report.write import write_reports
 
     journal: Path = arguments.journal
@@ -75,10 +75,10 @@ def _journal(path: Path) -> Path:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    from pytest_headswap.report.merge import MergeError, merge
-    from pytest_headswap.report.text import counted
-    from pytest_headswap.report.versions import merge_versions
+    from pytest_headswap._text import counted
     from pytest_headswap.report.write import write_reports
+    from pytest_headswap.results.merge import MergeError, merge
+    from pytest_headswap.results.merge_versions import merge_versions
 
     if _journal(arguments.out).resolve() in {_journal(path).resolve() for path in arguments.journals}:
         return fail(2, f"{arguments.out} is itself one of those to merge: choose another folder to write to")
@@ -102,9 +102,9 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from pytest_headswap.report.compare import Limits, compare
-    from pytest_headswap.report.missing import sentences_of
-    from pytest_headswap.report.told import as_markdown, in_words
+    from pytest_headswap.report.comparison import as_markdown, in_words
+    from pytest_headswap.results.compare import Limits, compare
+    from pytest_headswap.results.missing import sentences_of
 
     try:
         (old_header, old), (new_header, new) = read_journal(arguments.old), read_journal(arguments.new)

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pytest_headswap.results import Result, read_journal
 from torch import Tensor, nn
 
 from pytest_headswap import Case, Check, CheckFailed, CheckSkipped, ModelSpec, Zoo, ZooError, check_headswap
 from pytest_headswap.checks import CHECKS
+from pytest_headswap.results import Result, read_journal
 from pytest_headswap.zoo import registry
 
 

@@ -6,8 +6,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_headswap._plugin.failure import message_of
-from pytest_headswap._plugin.ids import CheckId
-from pytest_headswap.report.anatomy import Anatomy, HeadFacts
+from pytest_headswap.results.head_record import Anatomy, HeadFacts
+from pytest_headswap.results.ids import CheckId
 
 if TYPE_CHECKING:
     from pytest_headswap.case.case import Case

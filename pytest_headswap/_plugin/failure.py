@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_headswap._docs import page
+from pytest_headswap._links import page
 from pytest_headswap._plugin.ended import is_expected, is_failure, is_skip
-from pytest_headswap._plugin.ids import CheckId
+from pytest_headswap.results.ids import CheckId
 
 if TYPE_CHECKING:
     import pytest

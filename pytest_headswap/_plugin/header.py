@@ -6,8 +6,8 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 from pytest_headswap._plugin.options import Settings
-from pytest_headswap.report.merge import shard_options
 from pytest_headswap.results import JournalHeader
+from pytest_headswap.results.merge import shard_options
 
 
 def header_of(settings: Settings) -> JournalHeader:

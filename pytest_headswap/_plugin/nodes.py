@@ -29,8 +29,8 @@ from pytest_headswap._plugin.failure import (
     is_told,
     tells_in_words,
 )
-from pytest_headswap._plugin.ids import CheckId, escape, repro_command
 from pytest_headswap._plugin.options import Settings
+from pytest_headswap.results.ids import CheckId, escape, repro_command
 
 if TYPE_CHECKING:
     from pytest_headswap._plugin.bench import Bench, Built, Checked

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from pytest_headswap._docs import page
+from pytest_headswap._links import page
 from pytest_headswap._plugin.asked import (
     DEFAULT_NUM_CLASSES,
     DEFAULT_TIMEOUT,
@@ -28,8 +28,8 @@ from pytest_headswap._plugin.asked import (
     shard_of,
     timeout_seconds,
 )
-from pytest_headswap._plugin.ids import REPEAT_REPORT
 from pytest_headswap._plugin.selection import Selected, load_zoos, part_of_each, select
+from pytest_headswap.results.ids import REPEAT_REPORT
 
 if TYPE_CHECKING:
     from pytest_headswap._plugin.expectations.asked import Expectations

@@ -7,9 +7,9 @@ import shlex
 import pytest
 
 from pytest_headswap._plugin.options import Settings
-from pytest_headswap.report.lock import FolderLock
-from pytest_headswap.report.writer import lock_folder
 from pytest_headswap.results import JournalError
+from pytest_headswap.results.lock import FolderLock
+from pytest_headswap.results.writer import lock_folder
 
 
 def own_folder(config: pytest.Config, settings: Settings) -> FolderLock | None:

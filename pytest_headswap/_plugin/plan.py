@@ -10,11 +10,11 @@ import pytest
 
 from pytest_headswap._plugin.asked import CaseOptions
 from pytest_headswap._plugin.budget import Budget, budget_of
-from pytest_headswap._plugin.ids import model_id
 from pytest_headswap._plugin.learnt import known_too_large, read_learnt
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.resume import TAKEN
-from pytest_headswap.report.text import counted
+from pytest_headswap._text import counted
+from pytest_headswap.results.ids import model_id
 from pytest_headswap.zoo.costs import ENOUGH, expected_costs
 
 _BUDGET = pytest.StashKey[Budget]()

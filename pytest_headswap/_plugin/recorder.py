@@ -15,20 +15,20 @@ from pytest_headswap._plugin.expectations.apply import judge_report
 from pytest_headswap._plugin.facts import facts_of
 from pytest_headswap._plugin.failure import message_of
 from pytest_headswap._plugin.header import header_of
-from pytest_headswap._plugin.ids import CheckId, parse_id, repro_command
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.reports import ATTRIBUTE, NO_FACTS
 from pytest_headswap._plugin.summary import count_lines, problem_lines
 from pytest_headswap._plugin.verdict import outcome_of
-from pytest_headswap._plugin.worst import worst_lines
-from pytest_headswap.report.matrix import badness
-from pytest_headswap.report.missing import selection_of, sentences_of
+from pytest_headswap.report.terminal import worst_lines
 from pytest_headswap.results import JournalError, JournalWriter, Outcome, Result, read_journal
+from pytest_headswap.results.ids import CheckId, parse_id, repro_command
+from pytest_headswap.results.matrix import badness
+from pytest_headswap.results.missing import selection_of, sentences_of
 
 if TYPE_CHECKING:
     from pytest_headswap._plugin.resume import Resume
-    from pytest_headswap.report.lock import FolderLock
     from pytest_headswap.report.write import Reports
+    from pytest_headswap.results.lock import FolderLock
 
 _PHASES = ("setup", "call", "teardown")
 

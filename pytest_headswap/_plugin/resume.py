@@ -11,9 +11,9 @@ import pytest
 
 from pytest_headswap._plugin.expectations.apply import judge_again
 from pytest_headswap._plugin.header import header_of
-from pytest_headswap._plugin.ids import CheckId
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap.results import JOURNAL_NAME, JournalError, JournalHeader, Result, read_journal
+from pytest_headswap.results.ids import CheckId
 
 AGAIN = ("crashed", "timeout")
 """Outcomes that are not taken over: they may be due to the machine, and the next run may have more luck."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_headswap._plugin.asked import CaseOptions
-from pytest_headswap._plugin.ids import UNNAMED_ZOO, CheckId, repro_command
+from pytest_headswap.results.ids import UNNAMED_ZOO, CheckId, repro_command
 
 if TYPE_CHECKING:
     from torch import nn

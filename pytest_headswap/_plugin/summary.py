@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from pytest_headswap._docs import page
+from pytest_headswap._links import page
 from pytest_headswap._plugin.expectations.judge import NOT_RUN, NOT_RUN_MEANS
-from pytest_headswap.report.text import counted
+from pytest_headswap._text import counted
 from pytest_headswap.results import OUTCOMES
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_headswap._docs import page
+from pytest_headswap._links import page
 
 # Reason codes, and what each one means. They are part of the public interface: reports, expectation
 # files and users' `except` clauses rely on them, so a code is never renamed.

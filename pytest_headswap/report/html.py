@@ -19,13 +19,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pytest_headswap._docs import page
+from pytest_headswap._links import page
+from pytest_headswap._text import counted, duration, explained_at, printable, shortened
 from pytest_headswap._version import __version__
-from pytest_headswap.report.data import SYMBOLS, data_of, script_safe
-from pytest_headswap.report.matrix import Matrix, Row
-from pytest_headswap.report.picture import picture_of
-from pytest_headswap.report.result import WORST_FIRST, Result
-from pytest_headswap.report.text import counted, duration, explained_at, printable, shortened
+from pytest_headswap.report.diagram import picture_of
+from pytest_headswap.report.matrix_data import SYMBOLS, data_of, script_safe
+from pytest_headswap.results.matrix import Matrix, Row
+from pytest_headswap.results.result import WORST_FIRST, Result
 
 INDEX = "index.html"
 PAGES = "architectures"

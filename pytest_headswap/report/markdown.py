@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pytest_headswap.report.matrix import Matrix, Row
-from pytest_headswap.report.result import OUTCOMES, WORST_FIRST, Result
-from pytest_headswap.report.text import counted, duration, explained_at, one_line, printable, shortened
+from pytest_headswap._text import counted, duration, explained_at, one_line, printable, shortened
+from pytest_headswap.results.matrix import Matrix, Row
+from pytest_headswap.results.result import OUTCOMES, WORST_FIRST, Result
 
 SUMMARY = "summary.md"
 MOST_BYTES = 100_000

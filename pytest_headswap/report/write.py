@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_headswap.report.html import write_html
-from pytest_headswap.report.journal import JournalError, JournalHeader, read_journal
 from pytest_headswap.report.markdown import write_markdown
-from pytest_headswap.report.matrix import Matrix, matrix_of
-from pytest_headswap.report.result import Result
+from pytest_headswap.results.journal import JournalError, JournalHeader, read_journal
+from pytest_headswap.results.matrix import Matrix, matrix_of
+from pytest_headswap.results.result import Result
 
 
 @dataclass(frozen=True)

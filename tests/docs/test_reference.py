@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pytest_headswap.results import OUTCOMES
 
 import pytest_headswap
 from pytest_headswap import REASONS, load_zoo, report, strategies
@@ -20,6 +19,7 @@ from pytest_headswap._plugin.options import add_options
 from pytest_headswap.case.finding import SKIP_REASONS
 from pytest_headswap.checks import CHECKS
 from pytest_headswap.cli import _parser
+from pytest_headswap.results import OUTCOMES
 from pytest_headswap.zoo.registry import _ENTRIES
 
 from .conftest import DOCS, README, headings_of, named, tables_of

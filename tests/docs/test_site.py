@@ -15,7 +15,7 @@ import yaml
 
 import pytest_headswap
 from pytest_headswap import REASONS
-from pytest_headswap._docs import DOCS, page
+from pytest_headswap._links import DOCS, page
 from pytest_headswap.case.finding import SKIP_REASONS
 from pytest_headswap.checks import CHECKS
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_headswap._docs import DOCS
+from pytest_headswap._links import DOCS
 from pytest_headswap.engine import HeadSwapError, NoHeadError, swap_head
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.zoo import load_zoo

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from pytest_headswap.results import Result, read_journal
 
 # Registers `testzoo` in the way a plugin would. BUILDS counts how often each model was built.

@@ -19,7 +19,7 @@ from pytest_headswap._plugin.expectations.condition import ConditionError, Here,
 from pytest_headswap._plugin.expectations.document import Document, DocumentError, parse_document
 from pytest_headswap._plugin.expectations.judge import ConflictError, Seen, make_judge
 from pytest_headswap._plugin.expectations.patterns import fits, literal, matching, without
-from pytest_headswap._plugin.ids import CheckId
+from pytest_headswap.results.ids import CheckId
 
 PATH = Path("zoo.toml")
 FAILS = '[[expect]]\nmodels = "a"\noutcome = "failed"\nreason = "known"\n'

@@ -17,7 +17,7 @@ from pytest_headswap._plugin.expectations.entry import TODO
 from pytest_headswap._plugin.expectations.judge import BAD, ConflictError, Seen
 from pytest_headswap._plugin.expectations.store import Store
 from pytest_headswap._plugin.expectations.update import Scope, merge, pattern_of
-from pytest_headswap._plugin.ids import CheckId
+from pytest_headswap.results.ids import CheckId
 
 PATH = Path("zoo.toml")
 MODELS = ("alpha", "beta", "beta2", "gamma")

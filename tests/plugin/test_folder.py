@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from pytest_headswap.results import Result, read_journal
 
-from pytest_headswap.report.lock import FolderLock
+from pytest_headswap.results import Result, read_journal
+from pytest_headswap.results.lock import FolderLock
 
 Journal = Callable[..., dict[str, Result]]
 Extend = Callable[[str], None]

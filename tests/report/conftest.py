@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
-from pytest_headswap.results import JournalHeader, JournalWriter, Outcome, Result
 
-from pytest_headswap.report.anatomy import Anatomy, HeadFacts, Step
+from pytest_headswap.results import JournalHeader, JournalWriter, Outcome, Result
+from pytest_headswap.results.head_record import Anatomy, HeadFacts, Step
 from pytest_headswap.zoo.costs import FOLDER
 
 CHECKS = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from pytest_headswap.results import Result
 
-from pytest_headswap.report.anatomy import Anatomy, HeadFacts, Step
+from pytest_headswap.results import Result
+from pytest_headswap.results.head_record import Anatomy, HeadFacts, Step
 
 WAY = (Step("layer", "body", "Linear", (2, 16)), Step("head", "fc", "Linear", (2, 10)), Step("output", "output"))
 HEAD = HeadFacts("fc", "linear", 16, 10, 7, 1, aliases=("same",), evidence=("because",), way=WAY)

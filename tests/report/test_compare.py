@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from pytest_headswap.results import OUTCOMES, Outcome, Result
 
-from pytest_headswap.report.compare import Limits, compare
-from pytest_headswap.report.result import BAD
-from pytest_headswap.report.told import as_markdown, headline, in_words
+from pytest_headswap.report.comparison import as_markdown, headline, in_words
+from pytest_headswap.results import OUTCOMES, Outcome, Result
+from pytest_headswap.results.compare import Limits, compare
+from pytest_headswap.results.result import BAD
 
 from .conftest import CHECKS, HARM, result
 

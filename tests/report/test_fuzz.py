@@ -11,11 +11,11 @@ from typing import Any
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from pytest_headswap.results import OUTCOMES, JournalError, JournalHeader, Result, read_journal
 
-from pytest_headswap.report.compare import compare
-from pytest_headswap.report.told import as_markdown, in_words
+from pytest_headswap.report.comparison import as_markdown, in_words
 from pytest_headswap.report.write import Reports, write_reports
+from pytest_headswap.results import OUTCOMES, JournalError, JournalHeader, Result, read_journal
+from pytest_headswap.results.compare import compare
 
 from .conftest import ANATOMY, HARM, harmful, result, write_journal
 

@@ -12,14 +12,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from pytest_headswap.results import JournalHeader, Result, read_journal
 
-from pytest_headswap._docs import DOCS
-from pytest_headswap.report.data import data_of, script_safe
+from pytest_headswap._links import DOCS
 from pytest_headswap.report.html import write_html
-from pytest_headswap.report.matrix import matrix_of
-from pytest_headswap.report.result import OUTCOMES
+from pytest_headswap.report.matrix_data import data_of, script_safe
 from pytest_headswap.report.write import write_reports
+from pytest_headswap.results import JournalHeader, Result, read_journal
+from pytest_headswap.results.matrix import matrix_of
+from pytest_headswap.results.result import OUTCOMES
 
 from .conftest import ANATOMY, CHECKS, HARM, harmful, result, whole_timm
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from pytest_headswap.results import JOURNAL_NAME, JournalError, JournalHeader, JournalWriter, Result, read_journal
 
 HEADER = JournalHeader({"torch": "2.4.1"}, {"zoo": ["builtin"], "num_classes": 7})

@@ -15,12 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_headswap.report.lock import LOCK_NAME, FolderInUseError, FolderLock
+from pytest_headswap.results.lock import LOCK_NAME, FolderInUseError, FolderLock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from pytest_headswap.report.lock import FolderLock
+from pytest_headswap.results.lock import FolderLock
 lock = FolderLock(Path(sys.argv[1]), "pytest --headswap-zoo=timm")
 print("held", flush=True)
 sys.stdin.readline()

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from pytest_headswap.results import JournalHeader, read_journal
 
-from pytest_headswap._docs import DOCS
+from pytest_headswap._links import DOCS
 from pytest_headswap.report.markdown import MOST_BYTES, escaped, fenced, markdown_of, write_markdown
-from pytest_headswap.report.matrix import matrix_of
+from pytest_headswap.results import JournalHeader, read_journal
+from pytest_headswap.results.matrix import matrix_of
 
 from .conftest import CHECKS, HARM, harmful, result, whole_timm
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_headswap.results import JournalHeader
-
-from pytest_headswap.report.matrix import Matrix, matrix_of
+from pytest_headswap.results.matrix import Matrix, matrix_of
 
 from .conftest import ANATOMY, result
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_headswap.results import JournalHeader, JournalWriter, Result, read_journal
 
-from pytest_headswap.report.merge import Merged, MergeError, merge, shard_options
+from pytest_headswap.results import JournalHeader, JournalWriter, Result, read_journal
+from pytest_headswap.results.merge import Merged, MergeError, merge, shard_options
 
 ZOO = ("a", "b", "c", "d", "e")
 PARTS = {1: ("b", "d"), 2: ("a", "e"), 3: ("c",)}

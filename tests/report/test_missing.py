@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pytest_headswap.results import JournalError, JournalHeader, read_journal
 
 from pytest_headswap.cli import main
 from pytest_headswap.report.markdown import markdown_of
-from pytest_headswap.report.matrix import matrix_of
-from pytest_headswap.report.missing import missing_of, selected_by, selection_of
+from pytest_headswap.results import JournalError, JournalHeader, read_journal
+from pytest_headswap.results.matrix import matrix_of
+from pytest_headswap.results.missing import missing_of, selected_by, selection_of
 
 from .conftest import CHECKS, Write, result
 

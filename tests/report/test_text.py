@@ -8,16 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytest_headswap._docs import DOCS
-from pytest_headswap.report.text import (
-    duration,
-    explained_at,
-    file_name,
-    one_line,
-    printable,
-    shortened,
-    shortened_left,
-)
+from pytest_headswap._links import DOCS
+from pytest_headswap._text import duration, explained_at, file_name, one_line, printable, shortened, shortened_left
 
 
 @pytest.mark.parametrize(

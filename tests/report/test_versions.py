@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pytest_headswap.results import JournalHeader, read_journal
 
 from pytest_headswap.report.markdown import markdown_of
-from pytest_headswap.report.matrix import matrix_of
-from pytest_headswap.report.merge import MergeError, shard_options
-from pytest_headswap.report.versions import merge_versions
 from pytest_headswap.report.write import write_reports
+from pytest_headswap.results import JournalHeader, read_journal
+from pytest_headswap.results.matrix import matrix_of
+from pytest_headswap.results.merge import MergeError, shard_options
+from pytest_headswap.results.merge_versions import merge_versions
 
 from .conftest import ANATOMY, result
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pytest_headswap.results import JournalError, JournalHeader, JournalWriter, read_journal
 
-from pytest_headswap.report.lock import LOCK_NAME, FolderLock
+from pytest_headswap.results import JournalError, JournalHeader, JournalWriter, read_journal
+from pytest_headswap.results.lock import LOCK_NAME, FolderLock
 
 from .conftest import result
 

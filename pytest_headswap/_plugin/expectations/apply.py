@@ -10,8 +10,8 @@ import pytest
 from pytest_headswap._plugin.expectations.asked import Expectations
 from pytest_headswap._plugin.expectations.judge import BAD, NOT_RUN, REFUSED, Seen, seen_of
 from pytest_headswap._plugin.expectations.told import told
-from pytest_headswap._plugin.ids import CheckId
 from pytest_headswap.results import Result
+from pytest_headswap.results.ids import CheckId
 
 if TYPE_CHECKING:
     from pytest_headswap.results import Outcome

@@ -16,7 +16,7 @@ from pytest_headswap._plugin.expectations.entry import Entry
 from pytest_headswap._plugin.expectations.judge import NOT_RUN, REFUSED, ConflictError, Judge, Seen, Verdict
 from pytest_headswap._plugin.expectations.store import SUFFIX, Store, default_zoo_is_known
 from pytest_headswap._plugin.expectations.update import Scope
-from pytest_headswap._plugin.ids import CheckId
+from pytest_headswap.results.ids import CheckId
 
 if TYPE_CHECKING:
     from pytest_headswap._plugin.selection import Selected

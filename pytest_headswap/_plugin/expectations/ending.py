@@ -17,9 +17,9 @@ from pytest_headswap._plugin.expectations.document import DocumentError
 from pytest_headswap._plugin.expectations.entry import Entry
 from pytest_headswap._plugin.expectations.judge import ConflictError, Seen, seen_of
 from pytest_headswap._plugin.expectations.update import Scope, merge
-from pytest_headswap._plugin.ids import CheckId, model_id
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap.results import Result
+from pytest_headswap.results.ids import CheckId, model_id
 
 _MOST = 50  # lines of a list
 _FEW = 3  # checks that are named

@@ -13,8 +13,8 @@ from typing import Literal
 
 from pytest_headswap._plugin.expectations.entry import Entry
 from pytest_headswap._plugin.expectations.patterns import matching
-from pytest_headswap._plugin.ids import CheckId
 from pytest_headswap.results import Result
+from pytest_headswap.results.ids import CheckId
 
 NOT_RUN = "not_run"
 """The reason code of what an entry keeps from being run."""

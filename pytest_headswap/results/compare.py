@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from pytest_headswap.report.journal import JournalHeader
-from pytest_headswap.report.matrix import Row, badness, matrix_of
-from pytest_headswap.report.result import Outcome, Result
+from pytest_headswap.results.journal import JournalHeader
+from pytest_headswap.results.matrix import Row, badness, matrix_of
+from pytest_headswap.results.result import Outcome, Result
 
 _ENOUGH = 10
 """Models from which on it can be told how fast a machine is."""

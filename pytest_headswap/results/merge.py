@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_headswap.report.journal import JournalError, JournalHeader, read_journal
-from pytest_headswap.report.result import Result
-from pytest_headswap.report.writer import JournalWriter
+from pytest_headswap.results.journal import JournalError, JournalHeader, read_journal
+from pytest_headswap.results.result import Result
+from pytest_headswap.results.writer import JournalWriter
 
 _OF_SHARD = ("shard", "part", "selection")
 _NAMED = 5

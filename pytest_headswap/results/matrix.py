@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pytest_headswap.report.anatomy import Anatomy
-from pytest_headswap.report.journal import JournalHeader
-from pytest_headswap.report.missing import sentences_of
-from pytest_headswap.report.result import WORST_FIRST, Outcome, Result
-from pytest_headswap.report.text import file_name
+from pytest_headswap._text import file_name
+from pytest_headswap.results.head_record import Anatomy
+from pytest_headswap.results.journal import JournalHeader
+from pytest_headswap.results.missing import sentences_of
+from pytest_headswap.results.result import WORST_FIRST, Outcome, Result
 
 _RANK = {outcome: rank for rank, outcome in enumerate(WORST_FIRST)}
 

@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pytest_headswap.report.result import Result
+from pytest_headswap.results.result import Result
 
 JOURNAL_NAME = "results.jsonl"
 _FORMAT = 1

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pytest_headswap.report.journal import JOURNAL_NAME, JournalError, JournalHeader
-from pytest_headswap.report.lock import FolderInUseError, FolderLock
-from pytest_headswap.report.result import Result
-from pytest_headswap.report.text import counted
+from pytest_headswap._text import counted
+from pytest_headswap.results.journal import JOURNAL_NAME, JournalError, JournalHeader
+from pytest_headswap.results.lock import FolderInUseError, FolderLock
+from pytest_headswap.results.result import Result
 
 
 def _line(data: Mapping[str, Any]) -> bytes:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pytest_headswap.report.journal import JOURNAL_NAME, JournalError, JournalHeader, read_journal
-from pytest_headswap.report.result import OUTCOMES, Outcome, Result
-from pytest_headswap.report.writer import JournalWriter
+from pytest_headswap.results.journal import JOURNAL_NAME, JournalError, JournalHeader, read_journal
+from pytest_headswap.results.result import OUTCOMES, Outcome, Result
+from pytest_headswap.results.writer import JournalWriter
 
 __all__ = [
     "JOURNAL_NAME",

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_headswap.report.journal import JournalHeader
-from pytest_headswap.report.result import Result
+from pytest_headswap.results.journal import JournalHeader
+from pytest_headswap.results.result import Result
 
 _NAMED = 5
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pytest_headswap.report.journal import JournalError, JournalHeader, read_journal
-from pytest_headswap.report.merge import Merged, MergeError, merge, origin
-from pytest_headswap.report.missing import sentences_of
-from pytest_headswap.report.result import Result
+from pytest_headswap.results.journal import JournalError, JournalHeader, read_journal
+from pytest_headswap.results.merge import Merged, MergeError, merge, origin
+from pytest_headswap.results.missing import sentences_of
+from pytest_headswap.results.result import Result
 
 
 def merge_versions(folders: Sequence[Path], by: str, *, partial: bool = False) -> Merged:

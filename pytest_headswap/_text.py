@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from pytest_headswap._docs import page
+from pytest_headswap._links import page
 
 _UNSAFE = re.compile(r"[^a-z0-9._-]+")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_headswap._plugin.ids import model_id
+from pytest_headswap._text import counted, one_line, printable, shortened
 from pytest_headswap.report.markdown import checks_of
-from pytest_headswap.report.matrix import Matrix
-from pytest_headswap.report.text import counted, one_line, printable, shortened
+from pytest_headswap.results.ids import model_id
+from pytest_headswap.results.matrix import Matrix
 
 MOST_MODELS = 9  # of two lines each
 

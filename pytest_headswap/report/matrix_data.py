@@ -14,9 +14,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_headswap.report.matrix import Matrix, Row
-from pytest_headswap.report.result import BAD, WORST_FIRST, Outcome, Result
-from pytest_headswap.report.text import one_line, printable, shortened
+from pytest_headswap._text import one_line, printable, shortened
+from pytest_headswap.results.matrix import Matrix, Row
+from pytest_headswap.results.result import BAD, WORST_FIRST, Outcome, Result
 
 SYMBOLS: dict[Outcome, str] = {
     "crashed": "C",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_headswap.report.anatomy import HeadFacts
-from pytest_headswap.report.text import printable, shortened, shortened_left
+from pytest_headswap._text import printable, shortened, shortened_left
+from pytest_headswap.results.head_record import HeadFacts
 
 WIDTH = 284
 _FIRST, _HIGH, _GAP = 26, 40, 14

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from pytest_headswap.report.compare import Change, Comparison, Growth
+from pytest_headswap._text import counted, duration, one_line, printable, shortened
 from pytest_headswap.report.markdown import MOST_BYTES, bounded, escaped, fenced, table
-from pytest_headswap.report.text import counted, duration, one_line, printable, shortened
+from pytest_headswap.results.compare import Change, Comparison, Growth
 
 _MOST = 50
 _TITLES = {
