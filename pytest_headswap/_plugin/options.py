@@ -32,8 +32,8 @@ from pytest_headswap._plugin.selection import Selected, load_zoos, part_of_each,
 from pytest_headswap.results.ids import REPEAT_REPORT
 
 if TYPE_CHECKING:
-    from pytest_headswap._plugin.expectations.asked import Expectations
     from pytest_headswap.checks import Check
+    from pytest_headswap.expectations.expectations import Expectations
 
 DEFAULT_REPORT = "headswap-report"
 
@@ -184,7 +184,7 @@ def read_settings(config: pytest.Config, scope: Scope, known_checks: Mapping[str
 def _expectations(
     config: pytest.Config, whole: Selected, known_checks: Mapping[str, Check], options: CaseOptions
 ) -> Expectations:
-    from pytest_headswap._plugin.expectations.asked import read_expectations
+    from pytest_headswap.expectations.expectations import read_expectations
 
     sent = getattr(config, "workerinput", {}).get("headswap_expectations")
     typed = text_of(config, "expectations") if sent is None else sent["typed"]

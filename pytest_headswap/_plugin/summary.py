@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from pytest_headswap._links import page
-from pytest_headswap._plugin.expectations.judge import NOT_RUN, NOT_RUN_MEANS
 from pytest_headswap._text import counted
+from pytest_headswap.expectations.judge import NOT_RUN, NOT_RUN_MEANS
 from pytest_headswap.results import OUTCOMES
 
 

@@ -13,12 +13,12 @@ import pytest
 import pytest_headswap
 from pytest_headswap import REASONS, load_zoo, report, strategies
 from pytest_headswap._plugin import fixtures, marker, newhooks
-from pytest_headswap._plugin.expectations.condition import WORDS
-from pytest_headswap._plugin.expectations.entry import EXPECTABLE, KEYS
 from pytest_headswap._plugin.options import add_options
 from pytest_headswap.case.finding import SKIP_REASONS
 from pytest_headswap.checks import CHECKS
 from pytest_headswap.cli import _parser
+from pytest_headswap.expectations.condition import WORDS
+from pytest_headswap.expectations.entry import EXPECTABLE, KEYS
 from pytest_headswap.results import OUTCOMES
 from pytest_headswap.zoo.registry import _ENTRIES
 

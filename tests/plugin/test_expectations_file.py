@@ -13,12 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_headswap._globs import fits, literal, matching, without
 from pytest_headswap._plugin.asked import AskedError, CaseOptions
-from pytest_headswap._plugin.expectations.asked import read_expectations
-from pytest_headswap._plugin.expectations.condition import ConditionError, Here, holds
-from pytest_headswap._plugin.expectations.document import Document, DocumentError, parse_document
-from pytest_headswap._plugin.expectations.judge import ConflictError, Seen, make_judge
-from pytest_headswap._plugin.expectations.patterns import fits, literal, matching, without
+from pytest_headswap.expectations.condition import ConditionError, Here, holds
+from pytest_headswap.expectations.expectations import read_expectations
+from pytest_headswap.expectations.judge import ConflictError, Seen, make_judge
+from pytest_headswap.expectations.toml_document import Document, DocumentError, parse_document
 from pytest_headswap.results.ids import CheckId
 
 PATH = Path("zoo.toml")

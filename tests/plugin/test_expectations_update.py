@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_headswap._plugin.expectations.condition import Here
-from pytest_headswap._plugin.expectations.document import Document, DocumentError, parse_document
-from pytest_headswap._plugin.expectations.entry import TODO
-from pytest_headswap._plugin.expectations.judge import BAD, ConflictError, Seen
-from pytest_headswap._plugin.expectations.store import Store
-from pytest_headswap._plugin.expectations.update import Scope, merge, pattern_of
+from pytest_headswap.expectations.condition import Here
+from pytest_headswap.expectations.entry import TODO
+from pytest_headswap.expectations.files import Store
+from pytest_headswap.expectations.judge import BAD, ConflictError, Seen
+from pytest_headswap.expectations.toml_document import Document, DocumentError, parse_document
+from pytest_headswap.expectations.update import Scope, merge, pattern_of
 from pytest_headswap.results.ids import CheckId
 
 PATH = Path("zoo.toml")

@@ -25,7 +25,7 @@ import tomlkit
 from tomlkit.exceptions import ParseError, TOMLKitError
 from tomlkit.items import AoT, Array, String
 
-from pytest_headswap._plugin.expectations.entry import KEYS, Entry, EntryError, read_entry
+from pytest_headswap.expectations.entry import KEYS, Entry, EntryError, read_entry
 
 ENTRY = "expect"
 STRICT_SKIPS = "strict_skips"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_headswap._plugin.expectations.asked import Expectations
-from pytest_headswap._plugin.expectations.judge import BAD, NOT_RUN, REFUSED, Seen, seen_of
-from pytest_headswap._plugin.expectations.told import told
+from pytest_headswap.expectations.expectations import Expectations
+from pytest_headswap.expectations.judge import BAD, NOT_RUN, REFUSED, Seen, seen_of
+from pytest_headswap.expectations.messages import told
 from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId
 

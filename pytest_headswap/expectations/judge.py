@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from pytest_headswap._plugin.expectations.entry import Entry
-from pytest_headswap._plugin.expectations.patterns import matching
+from pytest_headswap._globs import matching
+from pytest_headswap.expectations.entry import Entry
 from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId
 

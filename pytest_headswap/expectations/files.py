@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from pytest_headswap._plugin.expectations.document import Document, DocumentError, parse_document
+from pytest_headswap.expectations.toml_document import Document, DocumentError, parse_document
 
 SUFFIX = ".toml"
 

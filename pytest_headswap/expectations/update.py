@@ -10,11 +10,11 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_headswap._plugin.expectations.condition import Here, holds
-from pytest_headswap._plugin.expectations.document import Document, Part
-from pytest_headswap._plugin.expectations.entry import TODO, Entry
-from pytest_headswap._plugin.expectations.judge import BAD, Judge, Seen, make_judge
-from pytest_headswap._plugin.expectations.patterns import is_plain, literal, matching, without
+from pytest_headswap._globs import is_plain, literal, matching, without
+from pytest_headswap.expectations.condition import Here, holds
+from pytest_headswap.expectations.entry import TODO, Entry
+from pytest_headswap.expectations.judge import BAD, Judge, Seen, make_judge
+from pytest_headswap.expectations.toml_document import Document, Part
 
 _LONGEST = 100  # characters of a message that an entry is written with
 _CHANGING = re.compile(r"(0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[+-]?\d+)?)")

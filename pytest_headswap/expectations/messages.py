@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from pytest_headswap._plugin.expectations.entry import Entry
-from pytest_headswap._plugin.expectations.judge import Seen, Verdict
+from pytest_headswap.expectations.entry import Entry
+from pytest_headswap.expectations.judge import Seen, Verdict
 
 
 def told(verdict: Verdict, seen: Seen, command: str, file: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pytest_headswap._plugin.expectations.condition import ConditionError, parse_condition
+from pytest_headswap.expectations.condition import ConditionError, parse_condition
 
 EXPECTABLE = ("failed", "error", "skipped", "crashed", "timeout")
 TODO = "TODO"
