@@ -24,7 +24,7 @@ def add_zoos(config: pytest.Config) -> None:
     owners: dict[str, str] = {}
     for plugin, name, value in _entries(config, "pytest_headswap_zoos"):
         from pytest_headswap.zoo import register, zoo_names
-        from pytest_headswap.zoo.user import as_zoo
+        from pytest_headswap.zoo.custom import as_zoo
 
         if not isinstance(name, str) or not name.strip():
             raise pytest.UsageError(

@@ -12,8 +12,8 @@ import pytest
 from pytest_headswap._plugin.added import known_checks
 from pytest_headswap._plugin.asked import AskedError, CaseOptions, class_count, listed, select_checks
 from pytest_headswap._plugin.options import asked_zoos, read_case_options, text_of
-from pytest_headswap._plugin.selection import Selected, load_zoos, narrowed, select
 from pytest_headswap.results.ids import UNNAMED_ZOO, escape
+from pytest_headswap.zoo.selection import Selected, load_zoos, narrowed, select
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
@@ -129,7 +129,7 @@ def _zoos(value: Any) -> list[Zoo]:
 
 def _of_object(value: Zoo | ModelSpec | Any) -> Zoo:
     from pytest_headswap.zoo import ModelSpec, Zoo
-    from pytest_headswap.zoo.user import as_zoo
+    from pytest_headswap.zoo.custom import as_zoo
 
     if isinstance(value, ModelSpec):
         value = [value]

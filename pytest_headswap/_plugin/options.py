@@ -28,8 +28,8 @@ from pytest_headswap._plugin.asked import (
     shard_of,
     timeout_seconds,
 )
-from pytest_headswap._plugin.selection import Selected, load_zoos, part_of_each, select
 from pytest_headswap.results.ids import REPEAT_REPORT
+from pytest_headswap.zoo.selection import Selected, load_zoos, part_of_each, select
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check

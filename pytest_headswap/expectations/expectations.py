@@ -19,8 +19,8 @@ from pytest_headswap.expectations.update import Scope
 from pytest_headswap.results.ids import CheckId
 
 if TYPE_CHECKING:
-    from pytest_headswap._plugin.selection import Selected
     from pytest_headswap.zoo import Zoo
+    from pytest_headswap.zoo.selection import Selected
 
 OPTION = "--headswap-expectations"
 UPDATE = "--headswap-update-expectations"

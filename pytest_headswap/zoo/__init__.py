@@ -1,6 +1,6 @@
 """Where models come from. Importing this room imports neither torch nor any library of models."""
 
-from pytest_headswap.zoo.model import ModelSpec, Zoo, ZooError
 from pytest_headswap.zoo.registry import load_zoo, register, select_models, zoo_names
+from pytest_headswap.zoo.spec import ModelSpec, Zoo, ZooError
 
 __all__ = ["ModelSpec", "Zoo", "ZooError", "load_zoo", "register", "select_models", "zoo_names"]

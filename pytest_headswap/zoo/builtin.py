@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import pytest_headswap.zoo._builtin_models as models
-from pytest_headswap.zoo.model import ModelSpec, Zoo
+import pytest_headswap.zoo.builtin_models as models
+from pytest_headswap.zoo.spec import ModelSpec, Zoo
 
 IMAGES = (2, 3, 32, 32)  # batch, channels, height, width
 ROWS = (2, 24)  # batch, features

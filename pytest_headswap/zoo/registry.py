@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from pytest_headswap.zoo.model import Zoo, ZooError, unknown_name
-from pytest_headswap.zoo.user import entry_point_names, load_entry_point, load_reference
+from pytest_headswap.zoo.custom import entry_point_names, load_entry_point, load_reference
+from pytest_headswap.zoo.spec import Zoo, ZooError, unknown_name
 
 
 @dataclass(frozen=True)

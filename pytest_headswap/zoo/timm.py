@@ -13,7 +13,7 @@ from torch import nn
 
 from pytest_headswap.engine import Head
 from pytest_headswap.engine.abstract.meta_cache import BuildingOnMeta
-from pytest_headswap.zoo.model import ModelSpec, Zoo
+from pytest_headswap.zoo.spec import ModelSpec, Zoo
 
 BATCH = 2  # batch norm cannot be trained on one sample
 _ONE_SIZE = {"efficientformer"}  # does not heed img_size

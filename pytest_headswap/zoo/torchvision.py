@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import models
 
-from pytest_headswap.zoo.model import ModelSpec, Zoo
+from pytest_headswap.zoo.spec import ModelSpec, Zoo
 
 BATCH = 2  # batch norm cannot be trained on one sample
 IMAGE = 224

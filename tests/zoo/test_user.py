@@ -13,8 +13,8 @@ import pytest
 from torch import nn
 
 from pytest_headswap.zoo import ModelSpec, Zoo, ZooError, load_zoo, zoo_names
+from pytest_headswap.zoo.custom import as_zoo
 from pytest_headswap.zoo.registry import _LOADED
-from pytest_headswap.zoo.user import as_zoo
 
 MODELS = """
 from torch import nn

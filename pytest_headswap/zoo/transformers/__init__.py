@@ -14,7 +14,7 @@ import torch
 import transformers
 from torch import nn
 
-from pytest_headswap.zoo.model import ModelSpec, Zoo, ZooError
+from pytest_headswap.zoo.spec import ModelSpec, Zoo, ZooError
 from pytest_headswap.zoo.transformers.config import small_config
 from pytest_headswap.zoo.transformers.inputs import inputs_for
 

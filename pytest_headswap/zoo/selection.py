@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_headswap._plugin.asked import AskedError, Shard, listed
 
 if TYPE_CHECKING:
-    from pytest_headswap.zoo import Zoo, ZooError
+    from pytest_headswap.zoo.spec import Zoo, ZooError
 
 Selected = tuple[tuple["Zoo", tuple[str, ...]], ...]
 """Each zoo with the names of those of its models that are asked for."""
@@ -20,7 +20,8 @@ def load_zoos(names: Iterable[str], where: str) -> list[Zoo]:
     Raises:
         AskedError: one cannot be used; `where` is how the user calls the place that names it.
     """
-    from pytest_headswap.zoo import ZooError, load_zoo
+    from pytest_headswap.zoo.registry import load_zoo
+    from pytest_headswap.zoo.spec import ZooError
 
     try:
         return [load_zoo(name) for name in names]
@@ -34,7 +35,8 @@ def select(zoos: Sequence[Zoo], patterns: str, where: str) -> Selected:
     Raises:
         AskedError: a pattern fits nowhere, or nothing is left.
     """
-    from pytest_headswap.zoo import ZooError, select_models
+    from pytest_headswap.zoo.registry import select_models
+    from pytest_headswap.zoo.spec import ZooError
 
     parts = listed(patterns)
     if not parts:
@@ -70,7 +72,8 @@ def part_of_each(selected: Selected, shard: Shard) -> Selected:
 
 def _fitting(zoo: Zoo, parts: Sequence[str]) -> tuple[tuple[str, ...], dict[str, ZooError]]:
     """The models that fit, and what is wrong with each pattern that fits none."""
-    from pytest_headswap.zoo import ZooError, select_models
+    from pytest_headswap.zoo.registry import select_models
+    from pytest_headswap.zoo.spec import ZooError
 
     included: set[str] = set(zoo.names) if all(part.startswith("!") for part in parts) else set()
     excluded: set[str] = set()

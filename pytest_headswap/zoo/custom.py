@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from pytest_headswap.zoo.model import ModelSpec, Zoo, ZooError, unknown_name
+from pytest_headswap.zoo.spec import ModelSpec, Zoo, ZooError, unknown_name
 
 T = TypeVar("T")
 
