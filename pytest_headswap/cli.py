@@ -54,7 +54,7 @@ def _zoos(_: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from pytest_headswap._plugin.subject import load_model
+    from pytest_headswap.harness.target import load_model
     from pytest_headswap.zoo import ZooError
 
     try:

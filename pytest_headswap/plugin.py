@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if scope is None:
         return
 
-    from pytest_headswap._plugin.memory import without_looking_for_garbage
+    from pytest_headswap.harness.garbage import without_looking_for_garbage
 
     with without_looking_for_garbage():
         settings = read_settings(config, scope, known_checks(config))

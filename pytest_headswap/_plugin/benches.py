@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from pytest_headswap._plugin.bench import Bench, LocalBench
-from pytest_headswap._plugin.budget import gib
 from pytest_headswap._plugin.learnt import known_too_large
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.plan import run_budget
+from pytest_headswap.harness.memory_budget import gib
 
 
 def why_local(config: pytest.Config) -> str:

@@ -23,9 +23,9 @@ from typing import IO, Any, Literal, NoReturn
 import pytest
 
 from pytest_headswap._plugin.bench import Built, Checked, LocalBench
-from pytest_headswap._plugin.budget import held
-from pytest_headswap._plugin.memory import give_back_freed_memory
 from pytest_headswap._plugin.raised import Raised, cut
+from pytest_headswap.harness.garbage import give_back_freed_memory
+from pytest_headswap.harness.memory_budget import held
 
 STACK_SIGNAL = signal.SIGUSR1 if sys.platform != "win32" else 0
 _PR_SET_PDEATHSIG = 1

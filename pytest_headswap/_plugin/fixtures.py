@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_headswap._plugin.asked import AskedError
 from pytest_headswap._plugin.marker import NO_ZOO, NOT_AN_ARGUMENT, Wanted, wanted_by
-from pytest_headswap._plugin.memory import forget_last_failure
+from pytest_headswap.harness.garbage import forget_last_failure
+from pytest_headswap.harness.options import AskedError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,9 +77,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 def build_own(config: pytest.Config, wanted: Wanted) -> Case:
     """The case of a model, once the checks that the test asks for have passed on it. Skips where there is no head."""
-    from pytest_headswap._plugin.failure import describe, explained_at, tells_in_words
     from pytest_headswap.case.build import build_case
     from pytest_headswap.engine import NoHeadError
+    from pytest_headswap.harness.failure_text import describe, explained_at, tells_in_words
 
     zoo, options = wanted.zoo, wanted.options
     try:
@@ -99,10 +99,10 @@ def build_own(config: pytest.Config, wanted: Wanted) -> Case:
 
 def _require(config: pytest.Config, wanted: Wanted, case: Case) -> None:
     """Make the checks that have to pass before the test."""
-    from pytest_headswap._plugin.ended import by_pytest
-    from pytest_headswap._plugin.facts import told
-    from pytest_headswap._plugin.failure import describe, explained_at, tells_in_words
     from pytest_headswap.checks import run_check
+    from pytest_headswap.harness.build_result import told
+    from pytest_headswap.harness.ended import by_pytest
+    from pytest_headswap.harness.failure_text import describe, explained_at, tells_in_words
 
     for check in wanted.checks:
         finding = by_pytest(run_check(check, case))

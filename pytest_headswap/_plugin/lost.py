@@ -8,8 +8,8 @@ import signal
 import traceback
 from typing import Literal
 
-from pytest_headswap._plugin.budget import gib
-from pytest_headswap._plugin.failure import ToldError, telling_frames
+from pytest_headswap.harness.failure_text import ToldError, telling_frames
+from pytest_headswap.harness.memory_budget import gib
 
 _MOST_FRAMES = 3
 _FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$')

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._plugin.facts import told
-from pytest_headswap._plugin.failure import (
+from pytest_headswap._plugin.options import Settings
+from pytest_headswap.harness.build_result import told
+from pytest_headswap.harness.failure_text import (
     EndedError,
     can_be_printed,
     describe,
@@ -29,7 +30,6 @@ from pytest_headswap._plugin.failure import (
     is_told,
     tells_in_words,
 )
-from pytest_headswap._plugin.options import Settings
 from pytest_headswap.results.ids import CheckId, escape, repro_command
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from pytest_headswap._links import page
-from pytest_headswap._plugin.asked import (
+from pytest_headswap.harness.options import (
     DEFAULT_NUM_CLASSES,
     DEFAULT_TIMEOUT,
     DEVICES,

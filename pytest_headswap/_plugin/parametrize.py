@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._plugin.asked import CaseOptions
-from pytest_headswap._plugin.memory import forget_last_failure
+from pytest_headswap.harness.garbage import forget_last_failure
+from pytest_headswap.harness.options import CaseOptions
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_headswap._plugin.subject import Subject
     from pytest_headswap.case.case import Case
     from pytest_headswap.checks import Check
+    from pytest_headswap.harness.target import Subject
     from pytest_headswap.zoo import ModelSpec
 
 
@@ -64,8 +64,8 @@ def parametrize_with_checks(
     Raises:
         ZooError, ValueError, TypeError: as `check_headswap`; while the tests are collected.
     """
-    from pytest_headswap._plugin.subject import subject_of
-    from pytest_headswap.api import case_options, chosen_checks
+    from pytest_headswap.harness.check_model import case_options, chosen_checks
+    from pytest_headswap.harness.target import subject_of
 
     chosen = chosen_checks(checks)
     options = case_options(num_classes, evidence, device, memory)
@@ -102,10 +102,10 @@ class ModelCheck:
     def __call__(self, model: nn.Module | ModelSpec | str) -> None:
         """Make the check on the model that the test was given with it."""
         __tracebackhide__ = True
-        from pytest_headswap._plugin.facts import told
         from pytest_headswap.case.finding import CheckFailed
         from pytest_headswap.checks import run_check
         from pytest_headswap.engine import NoHeadError
+        from pytest_headswap.harness.build_result import told
 
         if model is not self.given:
             raise TypeError("a check takes the model that the test was given with it: write check(model)")

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from pytest_headswap._plugin.asked import CaseOptions
-from pytest_headswap._plugin.budget import Budget, budget_of
 from pytest_headswap._plugin.learnt import known_too_large, read_learnt
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.resume import TAKEN
 from pytest_headswap._text import counted
+from pytest_headswap.harness.memory_budget import Budget, budget_of
+from pytest_headswap.harness.options import CaseOptions
 from pytest_headswap.results.ids import model_id
 from pytest_headswap.zoo.costs import ENOUGH, expected_costs
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_headswap._plugin.ended import is_skip
-from pytest_headswap._plugin.failure import RAISED, bearable, describe, message_of, reason_of, tells_in_words
+from pytest_headswap.harness.ended import is_skip
+from pytest_headswap.harness.failure_text import RAISED, bearable, describe, message_of, reason_of, tells_in_words
 
 _LONGEST = 64 * 1024  # characters of a text, and bytes of an exception
 _PYTEST_OWN = (pytest.skip.Exception, pytest.fail.Exception)  # these are no Exception, and mean something to pytest

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._plugin.memory import leave_out_what_is_left
 from pytest_headswap._plugin.nodes import CheckItem, ZooNode
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.quiet import quiet_hooks
 from pytest_headswap._plugin.reports import annotate
 from pytest_headswap._plugin.resume import leave_out_taken
 from pytest_headswap.expectations.outcomes import skip_if_not_run
+from pytest_headswap.harness.garbage import leave_out_what_is_left
 
 if TYPE_CHECKING:
     from pytest_headswap._plugin.bench import Bench

@@ -22,8 +22,8 @@ import psutil
 
 from pytest_headswap._plugin import lost
 from pytest_headswap._plugin.bench import LocalBench
-from pytest_headswap._plugin.budget import held
 from pytest_headswap._plugin.child import STACK_SIGNAL, Reply, Request, run_child
+from pytest_headswap.harness.memory_budget import held
 
 MOST_OUTPUT = 2**20
 """Bytes that a model may print on stdout, and again on stderr."""

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 
-from pytest_headswap._plugin.asked import AskedError, CaseOptions
 from pytest_headswap.expectations.condition import ConditionError, Here, holds
 from pytest_headswap.expectations.entry import Entry
 from pytest_headswap.expectations.files import SUFFIX, Store, default_zoo_is_known
 from pytest_headswap.expectations.judge import NOT_RUN, REFUSED, ConflictError, Judge, Seen, Verdict
 from pytest_headswap.expectations.toml_document import Document, DocumentError
 from pytest_headswap.expectations.update import Scope
+from pytest_headswap.harness.options import AskedError, CaseOptions
 from pytest_headswap.results.ids import CheckId
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _validate(documents: list[Document], store: Store, scope: Scope) -> None:
 
 def _known_checks(entry: Entry, known: Collection[str]) -> None:
     from pytest_headswap._globs import fits
-    from pytest_headswap._plugin.asked import did_you_mean
+    from pytest_headswap.harness.options import did_you_mean
 
     for pattern in entry.checks:
         name = pattern.removeprefix("!")

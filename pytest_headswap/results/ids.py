@@ -12,7 +12,7 @@ import shlex
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from pytest_headswap._plugin.asked import CaseOptions
+from pytest_headswap.harness.options import CaseOptions
 
 UNNAMED_ZOO = "models"
 """The zoo of models that come without the name of one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_headswap._plugin.asked import AskedError, Shard, listed
+from pytest_headswap.harness.options import AskedError, Shard, listed
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo.spec import Zoo, ZooError

@@ -7,7 +7,7 @@ import importlib
 
 import pytest
 
-from pytest_headswap._plugin.memory import without_looking_for_garbage
+from pytest_headswap.harness.garbage import without_looking_for_garbage
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pytest_headswap.results import Result
 
-from pytest_headswap._plugin import budget
-from pytest_headswap._plugin.asked import AskedError, memory_size, timeout_seconds
-from pytest_headswap._plugin.budget import Meter, budget_of
-from pytest_headswap._plugin.memory import give_back_freed_memory
+from pytest_headswap.harness import memory_budget
+from pytest_headswap.harness.garbage import give_back_freed_memory
+from pytest_headswap.harness.memory_budget import Meter, budget_of
+from pytest_headswap.harness.options import AskedError, memory_size, timeout_seconds
+from pytest_headswap.results import Result
 
 Journal = Callable[..., dict[str, Result]]
 Extend = Callable[[str], None]
@@ -76,22 +76,22 @@ def test_a_limit_that_cannot_be_used_ends_the_run_at_the_start(
 
 
 def test_workers_share_what_is_free_and_values_take_half_of_it_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "free_memory", lambda: 10 * 2**30)
-    assert budget_of("auto", 1) == budget.Budget(8 * 2**30, 4 * 2**30)
-    assert budget_of("auto", 4) == budget.Budget(2 * 2**30, 2**30)
+    monkeypatch.setattr(memory_budget, "free_memory", lambda: 10 * 2**30)
+    assert budget_of("auto", 1) == memory_budget.Budget(8 * 2**30, 4 * 2**30)
+    assert budget_of("auto", 4) == memory_budget.Budget(2 * 2**30, 2**30)
     assert budget_of("auto", 1).values == budget_of("100GiB", 1).model // 25, "no more on a larger machine"
-    assert budget_of("6G", 4) == budget.Budget(6 * 2**30, 3 * 2**30), "what was asked for is for each"
+    assert budget_of("6G", 4) == memory_budget.Budget(6 * 2**30, 3 * 2**30), "what was asked for is for each"
 
 
 def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = budget.free_memory()
+    free = memory_budget.free_memory()
     assert free > 0
     (tmp_path / "memory.max").write_text("max\n")
-    assert budget._container_limits(tmp_path) == []
+    assert memory_budget._container_limits(tmp_path) == []
     (tmp_path / "memory.max").write_text("123456789\n")
-    assert 123456789 in budget._container_limits(tmp_path)
-    monkeypatch.setattr(budget, "_container_limits", lambda _: [free // 1000])
-    assert budget.free_memory() == free // 1000
+    assert 123456789 in memory_budget._container_limits(tmp_path)
+    monkeypatch.setattr(memory_budget, "_container_limits", lambda _: [free // 1000])
+    assert memory_budget.free_memory() == free // 1000
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not forget what was held")

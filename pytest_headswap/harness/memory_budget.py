@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_headswap._plugin.asked import AUTO_MEMORY, memory_size
+from pytest_headswap.harness.options import AUTO_MEMORY, memory_size
 
 _SHARE = 0.8  # of what is free; the rest is for what pytest and others need meanwhile
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_headswap._links import page
-from pytest_headswap._plugin.ended import is_expected, is_failure, is_skip
+from pytest_headswap.harness.ended import is_expected, is_failure, is_skip
 from pytest_headswap.results.ids import CheckId
 
 if TYPE_CHECKING:

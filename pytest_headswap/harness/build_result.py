@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap._plugin.failure import message_of
+from pytest_headswap.harness.failure_text import message_of
 from pytest_headswap.results.head_record import Anatomy, HeadFacts
 from pytest_headswap.results.ids import CheckId
 

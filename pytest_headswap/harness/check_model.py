@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap._plugin.asked import (
+from pytest_headswap.harness.build_result import anatomy_of, facts_of, told
+from pytest_headswap.harness.ended import by_pytest, is_expected, is_skip
+from pytest_headswap.harness.failure_text import message_of, reason_of
+from pytest_headswap.harness.memory_budget import Meter
+from pytest_headswap.harness.options import (
     CaseOptions,
     class_count,
     device_name,
@@ -16,11 +20,7 @@ from pytest_headswap._plugin.asked import (
     memory_budget,
     select_checks,
 )
-from pytest_headswap._plugin.budget import Meter
-from pytest_headswap._plugin.ended import by_pytest, is_expected, is_skip
-from pytest_headswap._plugin.facts import anatomy_of, facts_of, told
-from pytest_headswap._plugin.failure import message_of, reason_of
-from pytest_headswap._plugin.subject import Subject, subject_of
+from pytest_headswap.harness.target import Subject, subject_of
 from pytest_headswap.results import Result
 
 if TYPE_CHECKING:

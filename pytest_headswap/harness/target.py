@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap._plugin.asked import CaseOptions
+from pytest_headswap.harness.options import CaseOptions
 from pytest_headswap.results.ids import UNNAMED_ZOO, CheckId, repro_command
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class Subject:
 
     def build(self, options: CaseOptions) -> Case:
         """Build the case. A model that was passed in has its new head until `case.swap.restore()`."""
-        from pytest_headswap._plugin.budget import budget_of
         from pytest_headswap.case.build import build_case
+        from pytest_headswap.harness.memory_budget import budget_of
 
         memory = budget_of(options.memory, workers=1).values
         return build_case(self.zoo, self.spec, options.num_classes, options.evidence, options.device, memory=memory)

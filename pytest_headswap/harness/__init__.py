@@ -1,0 +1,1 @@
+"""Run checks on a target and make results, without pytest."""
