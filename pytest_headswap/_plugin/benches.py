@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from pytest_headswap._plugin.bench import Bench, LocalBench
 from pytest_headswap._plugin.learnt import known_too_large
 from pytest_headswap._plugin.options import Settings
 from pytest_headswap._plugin.plan import run_budget
 from pytest_headswap.harness.memory_budget import gib
+from pytest_headswap.isolation.executor import Bench, LocalBench
 
 
 def why_local(config: pytest.Config) -> str:
@@ -38,7 +38,7 @@ def make_bench(config: pytest.Config, settings: Settings) -> tuple[Bench, str]:
     local = LocalBench(config, settings, budget, known_too_large(config, settings, budget.model))
     import torch
 
-    from pytest_headswap._plugin.guarded import GuardedBench
+    from pytest_headswap.isolation.subprocess_executor import GuardedBench
 
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return local, "CUDA is in use here already"

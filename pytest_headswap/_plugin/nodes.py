@@ -33,9 +33,9 @@ from pytest_headswap.harness.failure_text import (
 from pytest_headswap.results.ids import CheckId, escape, repro_command
 
 if TYPE_CHECKING:
-    from pytest_headswap._plugin.bench import Bench, Built, Checked
     from pytest_headswap.case.finding import Finding
     from pytest_headswap.checks import Check
+    from pytest_headswap.isolation.executor import Bench, Built, Checked
     from pytest_headswap.zoo import Zoo
 
 

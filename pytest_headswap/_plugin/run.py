@@ -17,7 +17,7 @@ from pytest_headswap.expectations.outcomes import skip_if_not_run
 from pytest_headswap.harness.garbage import leave_out_what_is_left
 
 if TYPE_CHECKING:
-    from pytest_headswap._plugin.bench import Bench
+    from pytest_headswap.isolation.executor import Bench
 
 
 class ZooRun:
@@ -74,7 +74,7 @@ class ZooRun:
         """Where the models are."""
         bench = self._made_bench()
         if self._unprotected:
-            from pytest_headswap._plugin.bench import warn_unprotected
+            from pytest_headswap.isolation.executor import warn_unprotected
 
             why, self._unprotected = self._unprotected, ""
             warn_unprotected(why)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_headswap._plugin.lost import LostError
 from pytest_headswap.harness.ended import is_failure
+from pytest_headswap.isolation.process_error import LostError
 
 if TYPE_CHECKING:
     from pytest_headswap.case.finding import Finding

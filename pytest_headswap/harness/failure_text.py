@@ -14,7 +14,7 @@ from pytest_headswap.results.ids import CheckId
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_headswap._plugin.raised import Raised
+    from pytest_headswap.isolation.remote_exception import Raised
 
 RAISED = "headswap_raised"
 """The attribute of an exception that comes from another process: what was told of it there, a `Raised`."""

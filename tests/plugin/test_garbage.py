@@ -33,7 +33,7 @@ def test_a_refused_model_is_not_let_go_of_since_nothing_was_built(
 ) -> None:
     pytester.makeconftest(
         """
-from pytest_headswap._plugin.guarded import GuardedBench
+from pytest_headswap.isolation.subprocess_executor import GuardedBench
 from pytest_headswap.zoo import ModelSpec, Zoo, load_zoo, register
 
 real = load_zoo("builtin")["root_linear"]

@@ -1,6 +1,6 @@
 """Models in a process of their own, which may die, hang, print and take memory at the cost of no other model.
 
-The process of pytest, or a worker of xdist, forks a runner, and asks it for one thing after the other (`child.py`).
+The process of pytest, or a worker of xdist, forks a runner, and asks it for one thing after the other (`child_main.py`).
 While it waits it looks at time, memory and output.
 """
 
@@ -20,10 +20,10 @@ from multiprocessing.connection import Connection, wait
 
 import psutil
 
-from pytest_headswap._plugin import lost
-from pytest_headswap._plugin.bench import LocalBench
-from pytest_headswap._plugin.child import STACK_SIGNAL, Reply, Request, run_child
 from pytest_headswap.harness.memory_budget import held
+from pytest_headswap.isolation import process_error
+from pytest_headswap.isolation.child_main import STACK_SIGNAL, Reply, Request, run_child
+from pytest_headswap.isolation.executor import LocalBench
 
 MOST_OUTPUT = 2**20
 """Bytes that a model may print on stdout, and again on stderr."""
@@ -104,12 +104,12 @@ class Runner:
             if self.ended():
                 self._relay()
                 assert self._status is not None
-                raise lost.died(self._status, doing, self._read_stack(), self._taken_mb)
+                raise process_error.died(self._status, doing, self._read_stack(), self._taken_mb)
             self._look_at_memory()
             if self._taken > limits.bytes:
-                raise lost.too_large(self._taken, limits.bytes, doing, self._asked_stack())
+                raise process_error.too_large(self._taken, limits.bytes, doing, self._asked_stack())
             if left <= 0:
-                raise lost.too_slow(limits.seconds, doing, self._asked_stack(), self._taken_mb)
+                raise process_error.too_slow(limits.seconds, doing, self._asked_stack(), self._taken_mb)
 
     @property
     def _taken(self) -> int:

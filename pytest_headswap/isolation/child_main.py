@@ -22,10 +22,10 @@ from typing import IO, Any, Literal, NoReturn
 
 import pytest
 
-from pytest_headswap._plugin.bench import Built, Checked, LocalBench
-from pytest_headswap._plugin.raised import Raised, cut
 from pytest_headswap.harness.garbage import give_back_freed_memory
 from pytest_headswap.harness.memory_budget import held
+from pytest_headswap.isolation.executor import Built, Checked, LocalBench
+from pytest_headswap.isolation.remote_exception import Raised, cut
 
 STACK_SIGNAL = signal.SIGUSR1 if sys.platform != "win32" else 0
 _PR_SET_PDEATHSIG = 1
@@ -122,7 +122,7 @@ def _settle(outputs: tuple[int, int], stack: IO[str], parent: int) -> None:
 
 
 def _serve(bench: LocalBench, requests: Connection) -> None:
-    from pytest_headswap._plugin.guard import Globals
+    from pytest_headswap.isolation.global_state import Globals
 
     own, streams = os.getpid(), (sys.stdout, sys.stderr)
     zoos = {zoo.name: zoo for zoo, _ in bench.settings.zoos}

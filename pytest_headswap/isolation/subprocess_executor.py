@@ -13,12 +13,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap._plugin.bench import Built, Checked, LocalBench, warn_unprotected
-from pytest_headswap._plugin.child import Reply, Request
-from pytest_headswap._plugin.lost import LostError, told_changes
-from pytest_headswap._plugin.runner import Limits, Runner
 from pytest_headswap.expectations.judge import REFUSED
 from pytest_headswap.harness.failure_text import ToldError
+from pytest_headswap.isolation.child_main import Reply, Request
+from pytest_headswap.isolation.child_process import Limits, Runner
+from pytest_headswap.isolation.executor import Built, Checked, LocalBench, warn_unprotected
+from pytest_headswap.isolation.process_error import LostError, told_changes
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check

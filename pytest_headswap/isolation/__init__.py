@@ -1,0 +1,1 @@
+"""Run checks in a process of its own, within time and memory."""
