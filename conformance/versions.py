@@ -13,7 +13,7 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from pytest_headswap.cli import main as headswap
+from pytest_headswap.cli.main import main as headswap
 
 TABLE = Path(__file__).with_name("VERSIONS.md")
 _OUT = "matrix"

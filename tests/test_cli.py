@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pytest_headswap import ModelSpec, Zoo, __version__
-from pytest_headswap.cli import main
+from pytest_headswap.cli.main import main
 from pytest_headswap.results import JournalHeader, JournalWriter, Outcome, Result, read_journal
 from pytest_headswap.results.merge import shard_options
 from pytest_headswap.zoo import registry

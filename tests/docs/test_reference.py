@@ -16,7 +16,7 @@ from pytest_headswap._plugin import fixtures, marker, newhooks
 from pytest_headswap._plugin.options import add_options
 from pytest_headswap.case.finding import SKIP_REASONS
 from pytest_headswap.checks import CHECKS
-from pytest_headswap.cli import _parser
+from pytest_headswap.cli.main import _parser
 from pytest_headswap.expectations.condition import WORDS
 from pytest_headswap.expectations.entry import EXPECTABLE, KEYS
 from pytest_headswap.results import OUTCOMES

@@ -89,10 +89,10 @@ def _warm() -> None:
     from torch import nn
 
     import pytest_headswap.report.write  # noqa: F401
-    from pytest_headswap import cli  # noqa: F401
     from pytest_headswap._plugin import benches, parametrize, recorder, run  # noqa: F401
     from pytest_headswap.case.build import build_case
     from pytest_headswap.checks import CHECKS, run_check
+    from pytest_headswap.cli import main  # noqa: F401
     from pytest_headswap.harness import check_model  # noqa: F401
     from pytest_headswap.isolation import global_state, subprocess_executor  # noqa: F401
     from pytest_headswap.zoo import ModelSpec, builtin  # noqa: F401

@@ -36,7 +36,7 @@ def pytest_runtest_logreport(report):
     if report.nodeid == AFTER and report.when == "teardown":
         meddle()
 """
-COMMAND = (sys.executable, "-c", "from pytest_headswap.cli import main; raise SystemExit(main())")
+COMMAND = (sys.executable, "-c", "from pytest_headswap.cli.main import main; raise SystemExit(main())")
 FIRST, LAST = "testzoo::alpha::output_shape", "testzoo::beta.v1_5::native_parity"
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pytest_headswap.results import Result, read_journal
 
-from pytest_headswap.cli import main
+from pytest_headswap.cli.main import main
+from pytest_headswap.results import Result, read_journal
 
 Journal = Callable[..., dict[str, Result]]
 

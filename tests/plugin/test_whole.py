@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+
 from pytest_headswap.results import Result, read_journal
 
 Journal = Callable[..., dict[str, Result]]
@@ -14,7 +15,7 @@ Extend = Callable[[str], None]
 ZOO = "--headswap-zoo=testzoo"
 TWO = "--headswap-checks=output_shape,native_parity"
 SOUND = "--headswap-models=alpha,beta*"
-COMMAND = (sys.executable, "-c", "from pytest_headswap.cli import main; raise SystemExit(main())")
+COMMAND = (sys.executable, "-c", "from pytest_headswap.cli.main import main; raise SystemExit(main())")
 
 
 def _summary(project: pytest.Pytester) -> str:

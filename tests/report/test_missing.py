@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_headswap.cli import main
+from pytest_headswap.cli.main import main
 from pytest_headswap.report.markdown import markdown_of
 from pytest_headswap.results import JournalError, JournalHeader, read_journal
 from pytest_headswap.results.matrix import matrix_of

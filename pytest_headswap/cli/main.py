@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pytest_headswap._version import __version__
-from pytest_headswap.cli_reports import add_report_commands, fail
+from pytest_headswap.cli.reports import add_report_commands, fail
 
 if TYPE_CHECKING:
     from torch import nn

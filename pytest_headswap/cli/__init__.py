@@ -1,0 +1,1 @@
+"""The command line: `headswap explain`, `zoos`, `report`, `merge` and `compare`."""
