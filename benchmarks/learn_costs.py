@@ -12,8 +12,8 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+from pytest_headswap.plugin.planning.costs import FOLDER, Cost, costs_to_json
 from pytest_headswap.report import JournalHeader, Result, read_journal
-from pytest_headswap.zoo.costs import FOLDER, Cost, costs_to_json
 
 _OURS = ("pytest", "pytest-headswap")  # whose versions change no cost
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from pytest_headswap._version import __version__
 
 if TYPE_CHECKING:
-    from pytest_headswap._plugin.parametrize import parametrize_with_checks
     from pytest_headswap.case.case import Case
     from pytest_headswap.case.finding import CheckFailed, CheckSkipped
     from pytest_headswap.checks import Check
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
         swap_head,
     )
     from pytest_headswap.harness.check_model import check_headswap
+    from pytest_headswap.plugin.user_tests.parametrize import parametrize_with_checks
     from pytest_headswap.zoo import ModelSpec, Zoo, ZooError, load_zoo
 
 __all__ = [

@@ -125,7 +125,7 @@ def test_the_list_of_floors_is_complete() -> None:
     "statement",
     [
         "import pytest_headswap",
-        "import pytest_headswap.plugin",
+        "import pytest_headswap.plugin.hooks",
         "import pytest_headswap.cli.main",
         "import pytest_headswap.harness.check_model",
         "import pytest_headswap.zoo",

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from pytest_headswap._plugin.options import Settings
 from pytest_headswap.harness.build_result import anatomy_of
 from pytest_headswap.harness.ended import by_pytest
 from pytest_headswap.harness.failure_text import bearable
 from pytest_headswap.harness.garbage import forget_last_failure, give_back_freed_memory
 from pytest_headswap.harness.memory_budget import Budget, Meter, gib
+from pytest_headswap.plugin.options import Settings
 
 if TYPE_CHECKING:
     from pytest_headswap.case.case import Case

@@ -63,8 +63,8 @@ def narrowed(zoos: Sequence[Zoo], patterns: str) -> Selected:
 
 def part_of_each(selected: Selected, shard: Shard) -> Selected:
     """The models of one machine: of each zoo its part."""
-    from pytest_headswap.zoo.costs import expected_costs
-    from pytest_headswap.zoo.shards import part_of
+    from pytest_headswap.plugin.planning.costs import expected_costs
+    from pytest_headswap.plugin.planning.shards import part_of
 
     # shipped costs alone: all machines have to agree, whatever has been learnt on one of them
     return tuple((zoo, part_of(names, expected_costs(zoo.name), shard.number, shard.count)) for zoo, names in selected)

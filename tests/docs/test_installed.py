@@ -170,7 +170,7 @@ def unknown_option(arguments: list[str], packages: set[str]) -> str:
         if (package := canonicalize_name(each.metadata["Name"])) in packages and package != OWN
         for entry in each.entry_points.select(group="pytest11")
     ]
-    plugins = [word for name in ("pytest_headswap.plugin", *sorted(set(names))) for word in ("-p", name)]
+    plugins = [word for name in ("pytest_headswap.plugin.hooks", *sorted(set(names))) for word in ("-p", name)]
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-c", os.devnull, *plugins, *arguments, "--markers"],

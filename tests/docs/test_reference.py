@@ -12,19 +12,20 @@ import pytest
 
 import pytest_headswap
 from pytest_headswap import REASONS, load_zoo, report, strategies
-from pytest_headswap._plugin import fixtures, marker, newhooks
-from pytest_headswap._plugin.options import add_options
 from pytest_headswap.case.finding import SKIP_REASONS
 from pytest_headswap.checks import CHECKS
 from pytest_headswap.cli.main import _parser
 from pytest_headswap.expectations.condition import WORDS
 from pytest_headswap.expectations.entry import EXPECTABLE, KEYS
+from pytest_headswap.plugin import hookspecs
+from pytest_headswap.plugin.options import add_options
+from pytest_headswap.plugin.user_tests import fixtures, marker
 from pytest_headswap.results import OUTCOMES
 from pytest_headswap.zoo.registry import _ENTRIES
 
 from .conftest import DOCS, README, headings_of, named, tables_of
 
-HOOKS = [name for name in vars(newhooks) if name.startswith("pytest_headswap_")]
+HOOKS = [name for name in vars(hookspecs) if name.startswith("pytest_headswap_")]
 
 
 class Declared:
@@ -127,7 +128,7 @@ def test_every_zoo_is_told() -> None:
 def test_every_hook_is_told_with_its_arguments() -> None:
     *_, hooks = tables_of(DOCS / "check.md")
     assert [named(hook) for hook, _ in hooks] == [
-        f"{name}({', '.join(inspect.signature(getattr(newhooks, name)).parameters)})" for name in HOOKS
+        f"{name}({', '.join(inspect.signature(getattr(hookspecs, name)).parameters)})" for name in HOOKS
     ]
 
 
@@ -137,7 +138,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         *(f"pytest_headswap.{name}" for name in pytest_headswap.__all__),
         *(f"pytest_headswap.strategies.{name}" for name in strategies.__all__),
         *(f"pytest_headswap.report.{name}" for name in ("read_journal", "Result")),
-        *(f"pytest_headswap._plugin.newhooks.{name}" for name in HOOKS),
+        *(f"pytest_headswap.plugin.hookspecs.{name}" for name in HOOKS),
     ]
     assert not [name for name in public if f"::: {name}\n" not in source]
 

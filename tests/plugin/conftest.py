@@ -89,12 +89,14 @@ def _warm() -> None:
     from torch import nn
 
     import pytest_headswap.report.write  # noqa: F401
-    from pytest_headswap._plugin import benches, parametrize, recorder, run  # noqa: F401
     from pytest_headswap.case.build import build_case
     from pytest_headswap.checks import CHECKS, run_check
     from pytest_headswap.cli import main  # noqa: F401
     from pytest_headswap.harness import check_model  # noqa: F401
     from pytest_headswap.isolation import global_state, subprocess_executor  # noqa: F401
+    from pytest_headswap.plugin.collection import select_executor, session  # noqa: F401
+    from pytest_headswap.plugin.recording import recorder  # noqa: F401
+    from pytest_headswap.plugin.user_tests import parametrize  # noqa: F401
     from pytest_headswap.zoo import ModelSpec, builtin  # noqa: F401
 
     case = build_case("warm", ModelSpec("linear", lambda: nn.Linear(8, 3), lambda _: torch.zeros(2, 8)), 5)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+
 from pytest_headswap.results import Result
 
 Journal = Callable[..., dict[str, Result]]
@@ -80,7 +81,7 @@ def pytest_headswap_checks(config):
     return ENDINGS
 """
 IN_PROCESS = """
-from pytest_headswap._plugin import benches
+from pytest_headswap.plugin.collection import select_executor as benches
 benches.why_local = lambda config: "for this test"
 """
 
@@ -89,7 +90,9 @@ benches.why_local = lambda config: "for this test"
 def in_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether models are in the process of pytest, as on systems that cannot copy a process."""
     if request.param:
-        monkeypatch.setattr("pytest_headswap._plugin.benches.why_local", lambda config: "for this test")
+        monkeypatch.setattr(
+            "pytest_headswap.plugin.collection.select_executor.why_local", lambda config: "for this test"
+        )
     return bool(request.param)
 
 

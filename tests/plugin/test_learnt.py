@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_headswap._plugin import learnt
+from pytest_headswap.plugin.planning import cost_cache
 
 ZOO = "--headswap-zoo=testzoo"
 CHECKS = "--headswap-checks=output_shape,metadata"
@@ -46,8 +46,8 @@ def test_a_model_of_which_a_check_did_not_run_teaches_nothing(project: pytest.Py
 
 
 def test_what_is_kept_is_bounded(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learnt, "MOST_MODELS", 3)
-    monkeypatch.setattr(learnt, "MOST_KINDS", 2)
+    monkeypatch.setattr(cost_cache, "MOST_MODELS", 3)
+    monkeypatch.setattr(cost_cache, "MOST_KINDS", 2)
     project.runpytest_inprocess(ZOO, "--headswap-checks=metadata", TWO)
     project.runpytest_inprocess(ZOO, "--headswap-checks=state_dict", TWO)
     project.runpytest_inprocess(ZOO, "--headswap-checks=metadata", "--headswap-models=doubled,beta*")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pytest_headswap._plugin.plan import Plan, told_duration, worker_count
-from pytest_headswap.zoo import costs
+from pytest_headswap.plugin.planning import costs
+from pytest_headswap.plugin.planning.run_plan import Plan, told_duration, worker_count
 
 ZOO = "--headswap-zoo=testzoo"
 CHECKS = "--headswap-checks=output_shape,metadata"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pytest_headswap._plugin import progress
-from pytest_headswap._plugin.plan import Plan
-from pytest_headswap._plugin.progress import Progress
+from pytest_headswap.plugin.planning import progress
+from pytest_headswap.plugin.planning.progress import Progress
+from pytest_headswap.plugin.planning.run_plan import Plan
 
 ZOO = "--headswap-zoo=testzoo"
 CHECKS = "--headswap-checks=output_shape,metadata"

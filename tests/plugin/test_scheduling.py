@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("xdist")
 
-from pytest_headswap._plugin.scheduling import ModelScheduling, make_scheduler
+from pytest_headswap.plugin.planning.xdist_scheduler import ModelScheduling, make_scheduler
 
 
 class Worker:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_headswap.plugin.planning.costs import FOLDER
 from pytest_headswap.results import JournalHeader, JournalWriter, Outcome, Result
 from pytest_headswap.results.head_record import Anatomy, HeadFacts, Step
-from pytest_headswap.zoo.costs import FOLDER
 
 CHECKS = (
     *("output_shape", "native_parity", "metadata", "state_dict"),

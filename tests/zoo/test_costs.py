@@ -9,10 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from pytest_headswap.results import JournalHeader, JournalWriter, Outcome, Result
 
-from pytest_headswap.zoo import costs
-from pytest_headswap.zoo.costs import Cost, Costs, costs_from_json, costs_to_json, expected_costs
+from pytest_headswap.plugin.planning import costs
+from pytest_headswap.plugin.planning.costs import Cost, Costs, costs_from_json, costs_to_json, expected_costs
+from pytest_headswap.results import JournalHeader, JournalWriter, Outcome, Result
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "learn_costs.py"
 

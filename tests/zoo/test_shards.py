@@ -9,8 +9,8 @@ from collections import Counter
 
 import pytest
 
-from pytest_headswap.zoo.costs import Cost, Costs, expected_costs
-from pytest_headswap.zoo.shards import part_of, split
+from pytest_headswap.plugin.planning.costs import Cost, Costs, expected_costs
+from pytest_headswap.plugin.planning.shards import part_of, split
 
 NAMES = tuple(f"model_{number:04}" for number in range(1400))
 
@@ -91,8 +91,8 @@ def test_models_that_cost_nothing_and_odd_names_do_no_harm() -> None:
 
 def test_another_process_with_another_seed_of_hash_agrees() -> None:
     code = (
-        "from pytest_headswap.zoo.shards import part_of\n"
-        "from pytest_headswap.zoo.costs import Costs\n"
+        "from pytest_headswap.plugin.planning.shards import part_of\n"
+        "from pytest_headswap.plugin.planning.costs import Costs\n"
         "print(part_of([f'model_{n:04}' for n in range(1400)], Costs(), 2, 8))"
     )
     outputs = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from pytest_headswap.zoo.costs import Costs
+from pytest_headswap.plugin.planning.costs import Costs
 
 _FULL = 105  # a part is full at so many per cent of the mean cost
 _LARGE = 20  # a model of more than 1/20 of a part finds room only while there is much of it, and so comes first

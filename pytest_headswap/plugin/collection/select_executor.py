@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from pytest_headswap._plugin.learnt import known_too_large
-from pytest_headswap._plugin.options import Settings
-from pytest_headswap._plugin.plan import run_budget
 from pytest_headswap.harness.memory_budget import gib
 from pytest_headswap.isolation.executor import Bench, LocalBench
+from pytest_headswap.plugin.options import Settings
+from pytest_headswap.plugin.planning.cost_cache import known_too_large
+from pytest_headswap.plugin.planning.run_plan import run_budget
 
 
 def why_local(config: pytest.Config) -> str:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._plugin.verdict import outcome_of, passes_strictly
 from pytest_headswap.expectations.outcomes import judge_report
 from pytest_headswap.harness.build_result import facts_of, properties_of
 from pytest_headswap.harness.failure_text import message_of, reason_of
 from pytest_headswap.isolation.process_error import LostError
+from pytest_headswap.plugin.collection.verdict import outcome_of, passes_strictly
 
 if TYPE_CHECKING:
-    from pytest_headswap._plugin.nodes import CheckItem
     from pytest_headswap.case.finding import Finding
+    from pytest_headswap.plugin.collection.nodes import CheckItem
     from pytest_headswap.results import Outcome
 
 ATTRIBUTE = "headswap"

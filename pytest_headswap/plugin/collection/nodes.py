@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._plugin.options import Settings
 from pytest_headswap.harness.build_result import told
 from pytest_headswap.harness.failure_text import (
     EndedError,
@@ -30,6 +29,7 @@ from pytest_headswap.harness.failure_text import (
     is_told,
     tells_in_words,
 )
+from pytest_headswap.plugin.options import Settings
 from pytest_headswap.results.ids import CheckId, escape, repro_command
 
 if TYPE_CHECKING:

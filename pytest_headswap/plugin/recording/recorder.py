@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._plugin.header import header_of
-from pytest_headswap._plugin.options import Settings
-from pytest_headswap._plugin.reports import ATTRIBUTE, NO_FACTS
-from pytest_headswap._plugin.summary import count_lines, problem_lines
-from pytest_headswap._plugin.verdict import outcome_of
 from pytest_headswap.expectations.outcomes import judge_report
 from pytest_headswap.harness.build_result import facts_of
 from pytest_headswap.harness.failure_text import message_of
+from pytest_headswap.plugin.collection.phase_reports import ATTRIBUTE, NO_FACTS
+from pytest_headswap.plugin.collection.verdict import outcome_of
+from pytest_headswap.plugin.options import Settings
+from pytest_headswap.plugin.recording.header import header_of
+from pytest_headswap.plugin.recording.summary import count_lines, problem_lines
 from pytest_headswap.report.terminal import worst_lines
 from pytest_headswap.results import JournalError, JournalWriter, Outcome, Result, read_journal
 from pytest_headswap.results.ids import CheckId, parse_id, repro_command
@@ -26,7 +26,7 @@ from pytest_headswap.results.matrix import badness
 from pytest_headswap.results.missing import selection_of, sentences_of
 
 if TYPE_CHECKING:
-    from pytest_headswap._plugin.resume import Resume
+    from pytest_headswap.plugin.recording.resume import Resume
     from pytest_headswap.report.write import Reports
     from pytest_headswap.results.lock import FolderLock
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from pytest_headswap._plugin.learnt import known_too_large, read_learnt
-from pytest_headswap._plugin.options import Settings
-from pytest_headswap._plugin.resume import TAKEN
 from pytest_headswap._text import counted
 from pytest_headswap.harness.memory_budget import Budget, budget_of
 from pytest_headswap.harness.options import CaseOptions
+from pytest_headswap.plugin.options import Settings
+from pytest_headswap.plugin.planning.cost_cache import known_too_large, read_learnt
+from pytest_headswap.plugin.planning.costs import ENOUGH, expected_costs
+from pytest_headswap.plugin.recording.resume import TAKEN
 from pytest_headswap.results.ids import model_id
-from pytest_headswap.zoo.costs import ENOUGH, expected_costs
 
 _BUDGET = pytest.StashKey[Budget]()
 _PLAN = pytest.StashKey["Plan"]()

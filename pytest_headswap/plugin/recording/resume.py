@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pytest_headswap._plugin.header import header_of
-from pytest_headswap._plugin.options import Settings
 from pytest_headswap.expectations.outcomes import judge_again
+from pytest_headswap.plugin.options import Settings
+from pytest_headswap.plugin.recording.header import header_of
 from pytest_headswap.results import JOURNAL_NAME, JournalError, JournalHeader, Result, read_journal
 from pytest_headswap.results.ids import CheckId
 

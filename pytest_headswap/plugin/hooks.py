@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_headswap._plugin import fixtures, newhooks, parametrize
-from pytest_headswap._plugin.added import add_zoos, known_checks
-from pytest_headswap._plugin.marker import MARKER
-from pytest_headswap._plugin.options import add_options, asked_scope, read_settings
+from pytest_headswap.plugin import hookspecs
+from pytest_headswap.plugin.contributions import add_zoos, known_checks
+from pytest_headswap.plugin.options import add_options, asked_scope, read_settings
+from pytest_headswap.plugin.user_tests import fixtures, parametrize
+from pytest_headswap.plugin.user_tests.marker import MARKER
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     """Declare the hooks."""
-    pluginmanager.add_hookspecs(newhooks)
+    pluginmanager.add_hookspecs(hookspecs)
 
 
 @pytest.hookimpl(trylast=True)
@@ -42,13 +43,13 @@ def pytest_configure(config: pytest.Config) -> None:
     with without_looking_for_garbage():
         settings = read_settings(config, scope, known_checks(config))
 
-    from pytest_headswap._plugin.expectations.ending import Ending
-    from pytest_headswap._plugin.learnt import Learner
-    from pytest_headswap._plugin.owner import own_folder
-    from pytest_headswap._plugin.progress import Progress
-    from pytest_headswap._plugin.recorder import Recorder
-    from pytest_headswap._plugin.resume import TAKEN, Resume
-    from pytest_headswap._plugin.run import ZooRun, share_cores
+    from pytest_headswap.plugin.collection.session import ZooRun, share_cores
+    from pytest_headswap.plugin.planning.cost_cache import Learner
+    from pytest_headswap.plugin.planning.progress import Progress
+    from pytest_headswap.plugin.recording.expectations_summary import Ending
+    from pytest_headswap.plugin.recording.owner import own_folder
+    from pytest_headswap.plugin.recording.recorder import Recorder
+    from pytest_headswap.plugin.recording.resume import TAKEN, Resume
 
     config.pluginmanager.register(ZooRun(config, settings), "headswap-run")
     workerinput = getattr(config, "workerinput", None)

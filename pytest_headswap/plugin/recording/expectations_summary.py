@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_headswap._plugin.options import Settings
 from pytest_headswap.expectations.entry import Entry
 from pytest_headswap.expectations.expectations import OPTION, UPDATE, Expectations
 from pytest_headswap.expectations.judge import ConflictError, Seen, seen_of
 from pytest_headswap.expectations.toml_document import DocumentError
 from pytest_headswap.expectations.update import Scope, merge
+from pytest_headswap.plugin.options import Settings
 from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId, model_id
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_headswap._plugin.marker import NO_ZOO, NOT_AN_ARGUMENT, Wanted, wanted_by
 from pytest_headswap.harness.garbage import forget_last_failure
 from pytest_headswap.harness.options import AskedError
+from pytest_headswap.plugin.user_tests.marker import NO_ZOO, NOT_AN_ARGUMENT, Wanted, wanted_by
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._plugin.nodes import CheckItem, ZooNode
-from pytest_headswap._plugin.options import Settings
-from pytest_headswap._plugin.quiet import quiet_hooks
-from pytest_headswap._plugin.reports import annotate
-from pytest_headswap._plugin.resume import leave_out_taken
 from pytest_headswap.expectations.outcomes import skip_if_not_run
 from pytest_headswap.harness.garbage import leave_out_what_is_left
+from pytest_headswap.plugin.collection.log_capture import quiet_hooks
+from pytest_headswap.plugin.collection.nodes import CheckItem, ZooNode
+from pytest_headswap.plugin.collection.phase_reports import annotate
+from pytest_headswap.plugin.options import Settings
+from pytest_headswap.plugin.recording.resume import leave_out_taken
 
 if TYPE_CHECKING:
     from pytest_headswap.isolation.executor import Bench
@@ -32,7 +32,7 @@ class ZooRun:
 
     def pytest_report_header(self) -> list[str]:
         """What runs, and within which limits, in a line each."""
-        from pytest_headswap._plugin.benches import limits_line
+        from pytest_headswap.plugin.collection.select_executor import limits_line
 
         shard = self.settings.shard
         selected = [f"{len(names)} of {len(zoo)} models" for zoo, names in self.settings.whole]
@@ -82,7 +82,7 @@ class ZooRun:
 
     def _made_bench(self) -> Bench:
         if self._bench is None:
-            from pytest_headswap._plugin.benches import make_bench
+            from pytest_headswap.plugin.collection.select_executor import make_bench
 
             self._bench, self._unprotected = make_bench(self.config, self.settings)
         return self._bench
@@ -149,8 +149,8 @@ class ZooRun:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
         """Keep the checks of a model on one worker, and begin with the longest models."""
-        from pytest_headswap._plugin.plan import plan_of
-        from pytest_headswap._plugin.scheduling import make_scheduler
+        from pytest_headswap.plugin.planning.run_plan import plan_of
+        from pytest_headswap.plugin.planning.xdist_scheduler import make_scheduler
 
         return make_scheduler(config, log, plan_of(config, self.settings).seconds)
 

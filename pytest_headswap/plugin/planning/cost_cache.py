@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._plugin.options import Settings
 from pytest_headswap.harness.options import CaseOptions
+from pytest_headswap.plugin.options import Settings
+from pytest_headswap.plugin.planning.costs import Cost, costs_from_json, costs_to_json, expected_costs
 from pytest_headswap.results import Result
-from pytest_headswap.zoo.costs import Cost, costs_from_json, costs_to_json, expected_costs
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import Zoo

@@ -1,0 +1,1 @@
+"""Zoos, models and checks as nodes of pytest, and what their reports say."""
