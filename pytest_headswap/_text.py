@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
+from collections.abc import Iterable
+from typing import Any
 
 from pytest_headswap._links import page
 
@@ -72,3 +75,14 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def listed(text: str) -> list[str]:
+    """The names in a text that separates them by commas."""
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def did_you_mean(value: Any, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name, with those that come close."""
+    close = difflib.get_close_matches(str(value), list(known), n=3)
+    return f": did you mean {' or '.join(close)}?" if close else "."

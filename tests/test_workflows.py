@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_headswap.results import read_journal
 from ruamel.yaml import YAML
 
 import pytest_headswap
+from pytest_headswap.results import read_journal
 
 ROOT = Path(__file__).parent.parent
 OURS = ROOT / ".github" / "workflows"

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine import AbstractRun, HeadSwapError, abstract_run
-from pytest_headswap.engine.abstract.run import META, watched_run
+from pytest_headswap.engine.abstract.run import watched_run
+from pytest_headswap.engine.abstract.stand_ins import META
 from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.dataflow.recorder import record_watched
 from pytest_headswap.engine.detection.search import Search

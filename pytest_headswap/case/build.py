@@ -18,10 +18,11 @@ from pytest_headswap.case.value_snapshot import Snapshot, named_tensors
 from pytest_headswap.case.weight_pool import ARENAS
 from pytest_headswap.engine import HeadSwapError, NoHeadError
 from pytest_headswap.engine.abstract.infer_inputs import inputs_for
-from pytest_headswap.engine.abstract.run import META
+from pytest_headswap.engine.abstract.stand_ins import META
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.modules import parameters
-from pytest_headswap.engine.swapping.swap import Plan, plan_swap, swap_planned
+from pytest_headswap.engine.swapping.plan import Plan, plan_swap
+from pytest_headswap.engine.swapping.swap import swap_planned
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec

@@ -21,10 +21,10 @@ from pytest_headswap.case.training import Evaluation, Training, head_inputs, tra
 from pytest_headswap.case.value_snapshot import Snapshot
 from pytest_headswap.engine import Frozen, HeadSwapError, Swap, freeze_backbone
 from pytest_headswap.engine.abstract.devices import Aliases
-from pytest_headswap.engine.abstract.run import META, WAYS, preserved
+from pytest_headswap.engine.abstract.stand_ins import META, WAYS, preserved
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.modules import parameters
-from pytest_headswap.engine.swapping.swap import Plan
+from pytest_headswap.engine.swapping.plan import Plan
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec

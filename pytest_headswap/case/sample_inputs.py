@@ -8,7 +8,7 @@ from zlib import crc32
 
 import torch
 
-from pytest_headswap.engine.abstract.run import preserved_globals
+from pytest_headswap.engine.abstract.stand_ins import preserved_globals
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import seed
 

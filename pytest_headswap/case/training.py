@@ -15,7 +15,7 @@ from pytest_headswap.case.tensor_names import head_names
 from pytest_headswap.case.value_snapshot import Snapshot, same_bits
 from pytest_headswap.engine import HeadSwapError, Swap
 from pytest_headswap.engine.abstract.devices import Aliases
-from pytest_headswap.engine.abstract.run import preserved
+from pytest_headswap.engine.abstract.stand_ins import preserved
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.modules import modules, named_modules, parameters
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs

@@ -35,7 +35,7 @@ from pytest_headswap.case.tensor_names import listed
 from pytest_headswap.case.training import woken
 from pytest_headswap.case.value_snapshot import named_tensors
 from pytest_headswap.engine import HeadSwapError
-from pytest_headswap.engine.abstract.run import REGISTRIES, StandIns, preserved
+from pytest_headswap.engine.abstract.stand_ins import REGISTRIES, StandIns, preserved
 from pytest_headswap.engine.detection.search import search, search_in
 from pytest_headswap.engine.pytorch.modules import modules, named_modules
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs

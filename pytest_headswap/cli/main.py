@@ -7,20 +7,15 @@ between two runs; 2 when something was typed that cannot be used, or there is no
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
-
 from pytest_headswap._version import __version__
-from pytest_headswap.cli.reports import add_report_commands, fail
+from pytest_headswap.cli.explain import _explain, _zoos
+from pytest_headswap.cli.reports import add_report_commands
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from pytest_headswap.engine import Head, Heads, HeadSwapError
-    from pytest_headswap.zoo import ModelSpec
+    pass
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,101 +38,3 @@ def _parser() -> argparse.ArgumentParser:
     zoos.set_defaults(run=_zoos)
     add_report_commands(commands)
     return parser
-
-
-def _zoos(_: argparse.Namespace) -> int:
-    from pytest_headswap.zoo import zoo_names
-
-    for name in zoo_names():
-        print(name)
-    return 0
-
-
-def _explain(arguments: argparse.Namespace) -> int:
-    from pytest_headswap.harness.target import load_model
-    from pytest_headswap.zoo import ZooError
-
-    try:
-        _, spec = load_model(arguments.model)
-    except ZooError as error:
-        return fail(2, str(error))
-
-    from pytest_headswap.engine import HeadSwapError
-
-    out = Console(soft_wrap=True, highlight=False)
-    try:
-        heads, notes = _find(spec)
-    except HeadSwapError as error:
-        _print_rejected(Console(stderr=True, soft_wrap=True, highlight=False), error)
-        return fail(1, f"{arguments.model}: {error}")
-    except Exception as error:  # noqa: BLE001 - the code of a zoo's library may raise anything
-        return fail(1, f"{arguments.model} cannot be built: {type(error).__name__}: {error}")
-    count = "1 head" if len(heads) == 1 else f"{len(heads)} heads"
-    out.print(
-        Text(f"{arguments.model}: {count}, found by {_EVIDENCE.get(heads.evidence, heads.evidence)}", style="bold")
-    )
-    for head in heads:
-        _print_head(out, head)
-    _print_list(out, "Rejected", (f"{item.path or 'the model itself'}: {item.reason}" for item in heads.rejected))
-    _print_list(out, "Notes", notes)
-    return 0
-
-
-_EVIDENCE = {
-    "meta": "an abstract run on the meta device",
-    "fake": "a run under fake tensors",
-    "real": "a run with real tensors",
-}
-
-
-def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
-    """The heads of a model, without memory where that is possible, and what the engine and the zoo have to add."""
-    from pytest_headswap.case.skip_init import on_meta_if_possible
-    from pytest_headswap.engine import NoHeadError, find_heads
-
-    def find(model: nn.Module) -> tuple[nn.Module, Heads | NoHeadError]:
-        inputs = spec.example_inputs(model) if spec.example_inputs is not None else None
-        try:
-            return model, find_heads(model, inputs)
-        except NoHeadError as error:  # a finding too, which memory does not change
-            return model, error
-
-    if spec.refusal:
-        raise NoHeadError("zoo_refused", spec.refusal)
-    model, heads = on_meta_if_possible(spec.build, find)
-    if isinstance(heads, NoHeadError):
-        raise heads
-    said_by_zoo = spec.notes(model, heads) if spec.notes is not None else ()
-    return heads, (*heads.notes, *said_by_zoo)
-
-
-def _print_head(out: Console, head: Head) -> None:
-    rows = [
-        ("aliases", ", ".join(head.aliases)),
-        ("kind", f"{head.kind}, {head.in_features} -> {head.num_classes or 'no classes yet'}"),
-        ("role", head.role),
-        ("class dimension", str(head.class_dim)),
-        ("activation", head.activation or "none"),
-        ("outputs", ", ".join(head.outputs)),
-        ("tensors", ", ".join(head.tensors)),
-        ("way", " -> ".join(step.name or "the model itself" for step in head.way)),
-    ]
-    rows += [("" if number else "evidence", sentence) for number, sentence in enumerate(head.evidence)]
-    out.print()
-    out.print(Text(head.path or "the model itself", style="bold green"))
-    for title, value in rows:
-        if value:
-            out.print(Text.assemble((f"  {title:<17}", "dim"), value))
-
-
-def _print_list(out: Console, title: str, sentences: Iterable[str]) -> None:
-    lines = list(sentences)
-    if lines:
-        out.print()
-        out.print(Text(title, style="bold"))
-        for line in lines:
-            out.print(Text(f"  {line}"))
-
-
-def _print_rejected(out: Console, error: HeadSwapError) -> None:
-    _print_list(out, "Rejected", error.rejected)

@@ -9,9 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
+from pytest_headswap.cli.console import fail
 from pytest_headswap.results import JOURNAL_NAME, JournalError, read_journal
 
 
@@ -125,10 +123,3 @@ def _compare(arguments: argparse.Namespace) -> int:
         return fail(2, "the two have no result in common: there is nothing to compare")
     worse = comparison.slower or comparison.larger or comparison.gone
     return 1 if comparison.broke or (arguments.strict and worse) else 0
-
-
-def fail(code: int, *messages: str) -> int:
-    """Say on stderr what is wrong; returns the exit code."""
-    for message in messages:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(Text(f"headswap: {message}"))
-    return code

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
-
-import pytest
+from typing import TYPE_CHECKING, cast
 
 from pytest_headswap.expectations.expectations import Expectations
 from pytest_headswap.expectations.judge import BAD, NOT_RUN, REFUSED, Seen, seen_of
@@ -15,8 +13,6 @@ from pytest_headswap.results.ids import CheckId
 
 if TYPE_CHECKING:
     from pytest_headswap.results import Outcome
-
-SECTION = "headswap expectations"
 
 
 @dataclass(frozen=True)
@@ -64,34 +60,6 @@ def judged(expectations: Expectations, seen: Seen, command: str, when: str) -> J
     return Judged("failed" if when == "call" else "error", outcome, text)
 
 
-def judge_report(
-    expectations: Expectations, report: pytest.TestReport, facts: dict[str, Any], command: str
-) -> dict[str, Any]:
-    """The facts as they become, with the report changed to match. What a mark of the user decided stays."""
-    seen = seen_of(Result.from_json(facts))
-    if seen is None:
-        return facts
-    found = judged(expectations, seen, command, str(report.when))
-    if found.outcome == "xfailed":
-        report.outcome = "skipped"
-        report.wasxfail = found.expected
-    elif found.is_failure:
-        _tell_failure(report, seen, found)
-    return {**facts, "outcome": found.outcome, "found": found.found, "expected": found.expected}
-
-
-def _tell_failure(report: pytest.TestReport, seen: Seen, found: Judged) -> None:
-    if report.failed:  # what went wrong is told already
-        if isinstance(report.longrepr, str):
-            report.longrepr = f"{report.longrepr}\n{found.expected}"
-        else:
-            report.sections.append((SECTION, found.expected))
-        return
-    report.outcome = "failed"
-    first, _, rest = found.expected.partition("\n")
-    report.longrepr = "\n".join(filter(None, [first, seen.message, rest]))
-
-
 def judge_again(expectations: Expectations, result: Result) -> Result | None:
     """A result of an earlier run, as the file has it now; None where this run would do other than that one did.
 
@@ -107,13 +75,3 @@ def judge_again(expectations: Expectations, result: Result) -> Result | None:
         return result
     found = judged(expectations, seen, result.repro, "call")
     return replace(result, outcome=found.outcome, found=found.found, expected=found.expected)
-
-
-def skip_if_not_run(expectations: Expectations, test: CheckId) -> None:
-    """Skip a check that an entry keeps from being made, unless this is an audit."""
-    entry = expectations.not_run(test)
-    if entry is None or expectations.audit:
-        return
-    error: Any = pytest.skip.Exception(f"[{NOT_RUN}] {' '.join(entry.reason.split())}")
-    error.reason = NOT_RUN
-    raise error

@@ -13,12 +13,8 @@ from pytest_headswap.harness.failure_text import message_of, reason_of
 from pytest_headswap.harness.memory_budget import Meter
 from pytest_headswap.harness.options import (
     CaseOptions,
-    class_count,
-    device_name,
-    evidence_kind,
-    listed,
-    memory_budget,
-    select_checks,
+    case_options,
+    chosen_checks,
 )
 from pytest_headswap.harness.target import Subject, subject_of
 from pytest_headswap.results import Result
@@ -76,25 +72,6 @@ def check_headswap(
     options = case_options(num_classes, evidence, device, memory)
     subject = subject_of(model, example_inputs, native, name, head)
     return _results(subject, chosen, options)
-
-
-def case_options(num_classes: int, evidence: str, device: str, memory: str) -> CaseOptions:
-    """The options of a case, from arguments of these names."""
-    return CaseOptions(
-        class_count(num_classes, "num_classes"),
-        evidence_kind(evidence, "evidence"),
-        device_name(str(device), "device"),
-        memory=memory_budget(memory, "memory"),
-    )
-
-
-def chosen_checks(checks: str | Iterable[str | Check] | None) -> tuple[Check, ...]:
-    """The checks that an argument of that name asks for; all for None."""
-    from pytest_headswap.checks import CHECKS
-
-    if checks is None:
-        return tuple(CHECKS.values())
-    return select_checks(listed(checks) if isinstance(checks, str) else checks, CHECKS, "checks")
 
 
 def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) -> list[Result]:

@@ -12,8 +12,6 @@ from pytest_headswap.harness.ended import is_expected, is_failure, is_skip
 from pytest_headswap.results.ids import CheckId
 
 if TYPE_CHECKING:
-    import pytest
-
     from pytest_headswap.isolation.remote_exception import Raised
 
 RAISED = "headswap_raised"
@@ -32,11 +30,6 @@ class ToldError(Exception):
 
     details = ""
     code = ""
-
-
-def tells_in_words(config: pytest.Config) -> bool:
-    """Whether failures are told in our words; not when the user asks for a style of traceback."""
-    return not config.getoption("fulltrace") and config.getoption("tbstyle") in ("auto", "line", "no")
 
 
 def raised_of(error: BaseException) -> Raised | None:

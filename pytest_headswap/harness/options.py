@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_headswap._numbers import as_count
+from pytest_headswap._text import did_you_mean, listed
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
@@ -198,12 +198,20 @@ def select_checks(asked: Iterable[Any], known: Mapping[str, Check], where: str) 
     return tuple(sorted(chosen.values(), key=lambda check: order.get(check.name, len(order))))
 
 
-def listed(text: str) -> list[str]:
-    """The names in a text that separates them by commas."""
-    return [name for part in text.split(",") if (name := part.strip())]
+def case_options(num_classes: int, evidence: str, device: str, memory: str) -> CaseOptions:
+    """The options of a case, from arguments of these names."""
+    return CaseOptions(
+        class_count(num_classes, "num_classes"),
+        evidence_kind(evidence, "evidence"),
+        device_name(str(device), "device"),
+        memory=memory_budget(memory, "memory"),
+    )
 
 
-def did_you_mean(value: Any, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name, with those that come close."""
-    close = difflib.get_close_matches(str(value), list(known), n=3)
-    return f": did you mean {' or '.join(close)}?" if close else "."
+def chosen_checks(checks: str | Iterable[str | Check] | None) -> tuple[Check, ...]:
+    """The checks that an argument of that name asks for; all for None."""
+    from pytest_headswap.checks import CHECKS
+
+    if checks is None:
+        return tuple(CHECKS.values())
+    return select_checks(listed(checks) if isinstance(checks, str) else checks, CHECKS, "checks")

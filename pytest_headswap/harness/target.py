@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_headswap.harness.options import CaseOptions
 from pytest_headswap.results.ids import UNNAMED_ZOO, CheckId, repro_command
+from pytest_headswap.zoo.registry import load_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,19 +78,3 @@ def subject_of(
         hint = f": pass {model.__name__}() and not the class" if isinstance(model, type) else ""
         raise TypeError(f"{model!r} is no torch.nn.Module, no ModelSpec and no text such as 'timm:resnet18'{hint}")
     return Subject(UNNAMED_ZOO, replace(spec, **changes))
-
-
-def load_model(text: str) -> tuple[str, ModelSpec]:
-    """The zoo's name and the model of `ZOO:MODEL`, such as `timm:levit_128`.
-
-    Raises:
-        ZooError: there is no such zoo or model, or the text has not this form.
-    """
-    from pytest_headswap.zoo import ZooError, load_zoo, zoo_names
-
-    zoo, colon, model = text.partition(":")
-    if zoo not in zoo_names() and text.count(":") > 1:
-        zoo, colon, model = text.rpartition(":")  # a zoo of the user's (`package.module:ATTR`) has a colon of its own
-    if not (zoo and colon and model):
-        raise ZooError(f"{text!r} is not ZOO:MODEL, such as timm:levit_128; `headswap zoos` lists the zoos")
-    return zoo, load_zoo(zoo)[model]

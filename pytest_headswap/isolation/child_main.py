@@ -24,7 +24,8 @@ import pytest
 
 from pytest_headswap.harness.garbage import give_back_freed_memory
 from pytest_headswap.harness.memory_budget import held
-from pytest_headswap.isolation.executor import Built, Checked, LocalBench
+from pytest_headswap.isolation.executor import Built, Checked
+from pytest_headswap.isolation.in_process_executor import LocalBench
 from pytest_headswap.isolation.remote_exception import Raised, cut
 
 STACK_SIGNAL = signal.SIGUSR1 if sys.platform != "win32" else 0

@@ -23,7 +23,7 @@ import psutil
 from pytest_headswap.harness.memory_budget import held
 from pytest_headswap.isolation import process_error
 from pytest_headswap.isolation.child_main import STACK_SIGNAL, Reply, Request, run_child
-from pytest_headswap.isolation.executor import LocalBench
+from pytest_headswap.isolation.in_process_executor import LocalBench
 
 MOST_OUTPUT = 2**20
 """Bytes that a model may print on stdout, and again on stderr."""

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import pytest
-
-from pytest_headswap.harness.build_result import anatomy_of
-from pytest_headswap.harness.ended import by_pytest
-from pytest_headswap.harness.failure_text import bearable
-from pytest_headswap.harness.garbage import forget_last_failure, give_back_freed_memory
-from pytest_headswap.harness.memory_budget import Budget, Meter, gib
-from pytest_headswap.plugin.options import Settings
-
 if TYPE_CHECKING:
-    from pytest_headswap.case.case import Case
     from pytest_headswap.case.finding import Finding
     from pytest_headswap.checks import Check
     from pytest_headswap.zoo import Zoo
@@ -76,80 +65,3 @@ def warn_unprotected(why: str) -> None:
     """Say that models are in the process of pytest, where they were to have one of their own."""
     message = f"headswap: models run in the process of pytest, without limits of time and memory: {why}"
     warnings.warn(message, stacklevel=2)
-
-
-_THAW_EVERY = 100
-
-
-class LocalBench:
-    """Has its models in this process, where they can be looked at with a debugger."""
-
-    elsewhere = False
-
-    def __init__(self, config: pytest.Config, settings: Settings, budget: Budget, large: TooLarge) -> None:
-        self.config = config
-        self.settings = settings
-        self.budget = budget
-        self.large = large
-        self.case: Case | None = None
-        self._meter: Meter | None = None
-        self._released = 0
-
-    def build(self, zoo: Zoo, model: str) -> Built:
-        """Build a model and swap its head. Raises whatever the model raises."""
-        from pytest_headswap.case.build import build_case
-        from pytest_headswap.case.finding import STRUCTURE
-        from pytest_headswap.engine import NoHeadError
-
-        options = self.settings.options
-        spec = zoo[model]
-        if self.settings.expectations.audit:
-            spec = replace(spec, refusal="")
-        taken = self.large.get((zoo.name, model))
-        evidence = options.evidence if taken is None else STRUCTURE
-        self._meter = Meter()
-        try:
-            case = build_case(zoo.name, spec, options.num_classes, evidence, options.device, memory=self.budget.values)
-        except NoHeadError as error:
-            return Built(reason=error.reason, message=error.message)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            if (borne := bearable(error)) is error:
-                raise
-            raise borne from None
-        if taken is not None:
-            taken_before = gib(int(taken * 2**20))
-            case.why_structure = f"it took {taken_before} before, more than the {gib(self.budget.model)} that it may"
-        self.case = case
-        self.config.hook.pytest_headswap_case(config=self.config, case=case)
-        return Built(anatomy_of(case))
-
-    def check(self, check: Check) -> Checked:
-        """Make a check on the model."""
-        from pytest_headswap.checks import run_check
-
-        assert self.case is not None, "a model is built before it is checked"
-        assert self._meter is not None
-        return Checked(by_pytest(run_check(check, self.case)), self._meter.taken_mb())
-
-    def release(self) -> None:
-        """Let go of the model before the next one is built; modules with hooks are cycles, so this needs the gc.
-
-        Objects that outlive a model are left out of the next ones: they would take 180 ms each time, and what is
-        remembered of operations 1 ms more with every three models. All are looked at from time to time, since a
-        library may have kept a model for a while.
-        """
-        self.case = None
-        forget_last_failure()
-        self._released += 1
-        if self._released % _THAW_EVERY == 0:
-            gc.unfreeze()
-        gc.collect()
-        give_back_freed_memory()
-        gc.freeze()
-
-    def close(self) -> None:
-        """Give back to the garbage collection what was left out of it."""
-        if self._released:
-            gc.unfreeze()

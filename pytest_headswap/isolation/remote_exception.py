@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import pytest
 
 from pytest_headswap.harness.ended import is_skip
-from pytest_headswap.harness.failure_text import RAISED, bearable, describe, message_of, reason_of, tells_in_words
+from pytest_headswap.harness.failure_text import RAISED, bearable, describe, message_of, reason_of
+from pytest_headswap.plugin.failure_style import _in_style, tells_in_words
 
 _LONGEST = 64 * 1024  # characters of a text, and bytes of an exception
 _PYTEST_OWN = (pytest.skip.Exception, pytest.fail.Exception)  # these are no Exception, and mean something to pytest
@@ -86,15 +87,3 @@ def _pickled(error: BaseException) -> bytes | None:
     except Exception:  # noqa: BLE001 - an exception of a model may do anything when it is copied
         return None
     return None
-
-
-def _in_style(error: BaseException, config: pytest.Config) -> str:
-    """The traceback in the style that the user asks for."""
-    style = config.option.tbstyle
-    try:
-        shown = pytest.ExceptionInfo.from_exception(error).getrepr(
-            style=style if style in ("long", "short", "native") else "long", showlocals=config.option.showlocals
-        )
-        return str(shown)
-    except Exception:  # noqa: BLE001 - an exception of a model may do anything when it is looked at
-        return describe(error)

@@ -17,7 +17,8 @@ from pytest_headswap.expectations.judge import REFUSED
 from pytest_headswap.harness.failure_text import ToldError
 from pytest_headswap.isolation.child_main import Reply, Request
 from pytest_headswap.isolation.child_process import Limits, Runner
-from pytest_headswap.isolation.executor import Built, Checked, LocalBench, warn_unprotected
+from pytest_headswap.isolation.executor import Built, Checked, warn_unprotected
+from pytest_headswap.isolation.in_process_executor import LocalBench
 from pytest_headswap.isolation.process_error import LostError, told_changes
 
 if TYPE_CHECKING:

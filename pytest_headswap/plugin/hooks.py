@@ -49,7 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_headswap.plugin.recording.expectations_summary import Ending
     from pytest_headswap.plugin.recording.owner import own_folder
     from pytest_headswap.plugin.recording.recorder import Recorder
-    from pytest_headswap.plugin.recording.resume import TAKEN, Resume
+    from pytest_headswap.plugin.recording.resume import Resume
+    from pytest_headswap.plugin.settings import TAKEN
 
     config.pluginmanager.register(ZooRun(config, settings), "headswap-run")
     workerinput = getattr(config, "workerinput", None)

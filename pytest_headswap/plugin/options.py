@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_headswap._links import page
+from pytest_headswap._text import listed
 from pytest_headswap.harness.options import (
     DEFAULT_NUM_CLASSES,
     DEFAULT_TIMEOUT,
@@ -18,60 +17,24 @@ from pytest_headswap.harness.options import (
     EVIDENCE,
     AskedError,
     CaseOptions,
-    Shard,
     class_count,
     device_name,
     evidence_kind,
-    listed,
     memory_budget,
     select_checks,
     shard_of,
     timeout_seconds,
 )
-from pytest_headswap.results.ids import REPEAT_REPORT
-from pytest_headswap.zoo.selection import Selected, load_zoos, part_of_each, select
+from pytest_headswap.plugin.planning.shards import part_of_each
+from pytest_headswap.plugin.settings import Settings
+from pytest_headswap.zoo.selection import Selected, load_zoos, select
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
     from pytest_headswap.expectations.expectations import Expectations
+    from pytest_headswap.plugin.settings import Scope
 
 DEFAULT_REPORT = "headswap-report"
-
-Scope = Literal["only", "beside"]
-"""Whether the zoo is all that runs, or is collected beside the tests of the paths."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What was asked for, valid."""
-
-    zoos: Selected
-    """What runs here: of all that was selected, the part of this machine."""
-
-    whole: Selected
-    shard: Shard | None
-    checks: tuple[Check, ...]
-    options: CaseOptions
-    report: Path
-    scope: Scope
-    models: str
-    """The patterns as they were given."""
-
-    expectations: Expectations
-
-    @property
-    def model_count(self) -> int:
-        """How many models there are in all zoos together."""
-        return sum(len(names) for _, names in self.zoos)
-
-    @cached_property
-    def repeat_report(self) -> str:
-        """The report folder of commands that repeat one test; never that of a run of several tests."""
-        here, names = self.report.resolve(), (REPEAT_REPORT, f"{REPEAT_REPORT}-2")
-        own = next((name for name in names if here.name == name or here == Path(name).resolve()), "")
-        if own and self.model_count * len(self.checks) == 1:
-            return own  # a repetition is repeated where it was
-        return names[1] if own == names[0] else names[0]
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -184,7 +147,7 @@ def read_settings(config: pytest.Config, scope: Scope, known_checks: Mapping[str
 def _expectations(
     config: pytest.Config, whole: Selected, known_checks: Mapping[str, Check], options: CaseOptions
 ) -> Expectations:
-    from pytest_headswap.expectations.expectations import read_expectations
+    from pytest_headswap.plugin.read_expectations import read_expectations
 
     sent = getattr(config, "workerinput", {}).get("headswap_expectations")
     typed = text_of(config, "expectations") if sent is None else sent["typed"]

@@ -6,9 +6,13 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from pytest_headswap.zoo.custom import entry_point_names, load_entry_point, load_reference
 from pytest_headswap.zoo.spec import Zoo, ZooError, unknown_name
+
+if TYPE_CHECKING:
+    from pytest_headswap.zoo.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -115,3 +119,19 @@ register("builtin", _file_of_the_zoo_room("builtin"))
 register("timm", _file_of_the_zoo_room("timm"), library="timm")
 register("torchvision", _file_of_the_zoo_room("torchvision"), library="torchvision")
 register("transformers", _file_of_the_zoo_room("transformers"), library="transformers")
+
+
+def load_model(text: str) -> tuple[str, ModelSpec]:
+    """The zoo's name and the model of `ZOO:MODEL`, such as `timm:levit_128`.
+
+    Raises:
+        ZooError: there is no such zoo or model, or the text has not this form.
+    """
+    from pytest_headswap.zoo.spec import ZooError
+
+    zoo, colon, model = text.partition(":")
+    if zoo not in zoo_names() and text.count(":") > 1:
+        zoo, colon, model = text.rpartition(":")  # a zoo of the user's (`package.module:ATTR`) has a colon of its own
+    if not (zoo and colon and model):
+        raise ZooError(f"{text!r} is not ZOO:MODEL, such as timm:levit_128; `headswap zoos` lists the zoos")
+    return zoo, load_zoo(zoo)[model]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from pytest_headswap.harness.options import AskedError, Shard, listed
+from pytest_headswap._text import listed
+from pytest_headswap.harness.options import AskedError
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo.spec import Zoo, ZooError
@@ -59,15 +60,6 @@ def select(zoos: Sequence[Zoo], patterns: str, where: str) -> Selected:
 def narrowed(zoos: Sequence[Zoo], patterns: str) -> Selected:
     """The models that fit, of zoos that the patterns were not written for: they may fit nowhere."""
     return tuple((zoo, _fitting(zoo, listed(patterns))[0]) for zoo in zoos)
-
-
-def part_of_each(selected: Selected, shard: Shard) -> Selected:
-    """The models of one machine: of each zoo its part."""
-    from pytest_headswap.plugin.planning.costs import expected_costs
-    from pytest_headswap.plugin.planning.shards import part_of
-
-    # shipped costs alone: all machines have to agree, whatever has been learnt on one of them
-    return tuple((zoo, part_of(names, expected_costs(zoo.name), shard.number, shard.count)) for zoo, names in selected)
 
 
 def _fitting(zoo: Zoo, parts: Sequence[str]) -> tuple[tuple[str, ...], dict[str, ZooError]]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+
 from pytest_headswap.results import Result
 
 Journal = Callable[..., dict[str, Result]]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from pytest_headswap.results import Result
 
 Journal = Callable[..., dict[str, Result]]

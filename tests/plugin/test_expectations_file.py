@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from pytest_headswap._globs import fits, literal, matching, without
 from pytest_headswap.expectations.condition import ConditionError, Here, holds
-from pytest_headswap.expectations.expectations import read_expectations
 from pytest_headswap.expectations.judge import ConflictError, Seen, make_judge
 from pytest_headswap.expectations.toml_document import Document, DocumentError, parse_document
 from pytest_headswap.harness.options import AskedError, CaseOptions
+from pytest_headswap.plugin.read_expectations import read_expectations
 from pytest_headswap.results.ids import CheckId
 
 PATH = Path("zoo.toml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from pytest_headswap.results import Result
 
 pytestmark = pytest.mark.cuda

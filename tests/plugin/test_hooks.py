@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from pytest_headswap.results import Result
 
 from pytest_headswap import checks
+from pytest_headswap.results import Result
 
 Journal = Callable[..., dict[str, Result]]
 Extend = Callable[[str], None]

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pytest_headswap.results import Result, read_journal
 
 from pytest_headswap import ModelSpec, checks
+from pytest_headswap.results import Result, read_journal
 
 USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+
 from pytest_headswap.results import Result, read_journal
 
 Journal = Callable[..., dict[str, Result]]

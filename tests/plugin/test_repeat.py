@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from pytest_headswap.results import Result
 
 Journal = Callable[..., dict[str, Result]]

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
 import pytest
+
 from pytest_headswap.results import Result
 
 Journal = Callable[..., dict[str, Result]]

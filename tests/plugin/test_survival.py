@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
 from pytest_headswap.results import Result
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="models have a process of their own on Linux alone")

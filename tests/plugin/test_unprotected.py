@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from pytest_headswap.results import Result
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="models have a process of their own on Linux alone")

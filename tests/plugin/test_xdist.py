@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from pytest_headswap.results import Result, read_journal
 
 pytest.importorskip("xdist")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_headswap.results import JournalHeader, Result
 
 from pytest_headswap.report.write import write_reports
+from pytest_headswap.results import JournalHeader, Result
 
 from .conftest import HARM, harmful, result, write_journal
 

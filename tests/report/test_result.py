@@ -7,6 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pytest_headswap.results import OUTCOMES, Outcome, Result
 
 FULL = Result(

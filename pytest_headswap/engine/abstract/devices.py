@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_headswap.engine.abstract.run import FAKE, REAL, StandIns, preserved
+from pytest_headswap.engine.abstract.stand_ins import FAKE, REAL, StandIns, preserved
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import fake_tensor_mode, plain_kernels, quiet_fake_tensors
 from pytest_headswap.engine.pytorch.modules import parameters

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_headswap.engine.abstract.run import META, REAL, WAYS, abstract_run
+from pytest_headswap.engine.abstract.run import abstract_run
+from pytest_headswap.engine.abstract.stand_ins import META, REAL, WAYS
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
 

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.abstract.meta_cache import Execute
-from pytest_headswap.engine.abstract.run import WAYS, AbstractRun, StandIns, abstract_run, watched_run
+from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run, watched_run
+from pytest_headswap.engine.abstract.stand_ins import WAYS, StandIns
 from pytest_headswap.engine.dataflow.graph import (
     ATTRIBUTE,
     BUFFER,

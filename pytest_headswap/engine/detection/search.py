@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from pytest_headswap._numbers import as_count
-from pytest_headswap.engine.abstract.run import WAYS
+from pytest_headswap.engine.abstract.stand_ins import WAYS
 from pytest_headswap.engine.dataflow.dim_tracer import Axis, Tracer
 from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.dataflow.recorder import record

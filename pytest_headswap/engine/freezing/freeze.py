@@ -21,8 +21,9 @@ from pytest_headswap.engine.freezing.nondeterminism import is_quiet, is_unsteady
 from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
 from pytest_headswap.engine.pytorch.modules import modules, named_modules, parameters
 from pytest_headswap.engine.pytorch.wrappers import unwrap
+from pytest_headswap.engine.swapping.plan import plan_swap
 from pytest_headswap.engine.swapping.resize import registered
-from pytest_headswap.engine.swapping.swap import Swap, plan_swap
+from pytest_headswap.engine.swapping.swap import Swap
 from pytest_headswap.head import Head
 
 

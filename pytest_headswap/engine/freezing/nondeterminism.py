@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.abstract.meta_cache import Execute
-from pytest_headswap.engine.abstract.run import StandIns, abstract_run
+from pytest_headswap.engine.abstract.run import abstract_run
+from pytest_headswap.engine.abstract.stand_ins import StandIns
 from pytest_headswap.engine.dataflow.graph import Node
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import TorchDispatchMode, mutated_tensors, op_name, storage_key

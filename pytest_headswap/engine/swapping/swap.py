@@ -2,56 +2,35 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from pytest_headswap.engine.abstract.infer_inputs import inputs_for
-from pytest_headswap.engine.abstract.run import WAYS
 from pytest_headswap.engine.detection.describe import Found
-from pytest_headswap.engine.detection.search import Search, search
+from pytest_headswap.engine.detection.search import search
 from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
-from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.wrappers import check_swappable, unwrap
+from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.class_map import ClassMap, old_classes
 from pytest_headswap.engine.swapping.class_metadata import update_counts
 from pytest_headswap.engine.swapping.initialization import Init, check_init, seeded
+from pytest_headswap.engine.swapping.plan import _outside_inference_mode, plan_swap
 from pytest_headswap.engine.swapping.replace import NewHead, drop_activation, head_module, place_new_head, strip
 from pytest_headswap.engine.swapping.resize import registered, resize
-from pytest_headswap.engine.swapping.select_heads import check_arguments, choose
+from pytest_headswap.engine.swapping.select_heads import check_arguments
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.engine.swapping.verify import verify
 from pytest_headswap.head import Head, Heads
 
-P = ParamSpec("P")
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from pytest_headswap.engine.swapping.plan import Plan
+
 
 _NAMED = 4  # heads in the text of a swap
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Where the heads of a model are: all that a swap needs to know beside what to put there.
-
-    Attributes:
-        outer: the model that was passed in.
-        model: the model inside of wrappers, and `prefix`: its path in `outer`.
-        inputs: what forward takes.
-        search: what was found out about the model.
-        chosen: the heads to swap.
-    """
-
-    outer: nn.Module
-    model: nn.Module
-    prefix: str
-    inputs: Inputs
-    search: Search
-    chosen: tuple[Found, ...]
 
 
 @dataclass(repr=False)
@@ -123,17 +102,6 @@ class Swap:
     def reapply(self) -> None:
         """Put the new heads in again after `restore`: the very same, with what they had learnt."""
         self._changes.replay()
-
-
-def _outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
-    """Tensors made in inference mode could never be trained, and operations look different there."""
-
-    @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        with torch.inference_mode(mode=False):
-            return function(*args, **kwargs)
-
-    return wrapped
 
 
 @_outside_inference_mode
@@ -219,18 +187,6 @@ def swap_head(
     for note in swap.notes[len(plan.search.notes) :]:
         warnings.warn(note, HeadSwapWarning, stacklevel=3)
     return swap
-
-
-@_outside_inference_mode
-def plan_swap(
-    model: nn.Module, example_inputs: Any, head: str | Sequence[str] | None = None, ways: Sequence[str] = WAYS
-) -> Plan:
-    """Find the heads to swap, as `swap_head` does, and change nothing."""
-    inner, prefix = unwrap(model)
-    check_swappable(model)
-    inputs = inputs_for(inner, example_inputs)
-    result = search(inner, inputs, ways=ways)
-    return Plan(model, inner, prefix, inputs, result, tuple(choose(result.found, result.declared, head, prefix)))
 
 
 @_outside_inference_mode

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from pytest_headswap.engine.abstract.run import WAYS, StandIns, abstract_run
+from pytest_headswap.engine.abstract.run import abstract_run
+from pytest_headswap.engine.abstract.stand_ins import WAYS, StandIns
 from pytest_headswap.engine.detection.describe import Found
 from pytest_headswap.engine.detection.search import Search
 from pytest_headswap.engine.errors import HeadSwapError

@@ -20,16 +20,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_headswap.harness.build_result import told
-from pytest_headswap.harness.failure_text import (
-    EndedError,
-    can_be_printed,
-    describe,
-    explained_at,
-    headline,
-    is_told,
-    tells_in_words,
-)
-from pytest_headswap.plugin.options import Settings
+from pytest_headswap.harness.failure_text import EndedError, can_be_printed, describe, explained_at, headline, is_told
+from pytest_headswap.plugin.failure_style import tells_in_words
+from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.results.ids import CheckId, escape, repro_command
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.expectations.outcomes import judge_report
 from pytest_headswap.harness.build_result import facts_of, properties_of
 from pytest_headswap.harness.failure_text import message_of, reason_of
 from pytest_headswap.isolation.process_error import LostError
+from pytest_headswap.plugin.apply_expectations import judge_report
 from pytest_headswap.plugin.collection.verdict import outcome_of, passes_strictly
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ import sys
 import pytest
 
 from pytest_headswap.harness.memory_budget import gib
-from pytest_headswap.isolation.executor import Bench, LocalBench
-from pytest_headswap.plugin.options import Settings
+from pytest_headswap.isolation.executor import Bench
+from pytest_headswap.isolation.in_process_executor import LocalBench
 from pytest_headswap.plugin.planning.cost_cache import known_too_large
 from pytest_headswap.plugin.planning.run_plan import run_budget
+from pytest_headswap.plugin.settings import Settings
 
 
 def why_local(config: pytest.Config) -> str:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.expectations.outcomes import skip_if_not_run
 from pytest_headswap.harness.garbage import leave_out_what_is_left
+from pytest_headswap.plugin.apply_expectations import skip_if_not_run
 from pytest_headswap.plugin.collection.log_capture import quiet_hooks
 from pytest_headswap.plugin.collection.nodes import CheckItem, ZooNode
 from pytest_headswap.plugin.collection.phase_reports import annotate
-from pytest_headswap.plugin.options import Settings
-from pytest_headswap.plugin.recording.resume import leave_out_taken
+from pytest_headswap.plugin.settings import TAKEN, Settings
 
 if TYPE_CHECKING:
     from pytest_headswap.isolation.executor import Bench
@@ -161,3 +160,11 @@ def share_cores(worker_count: int) -> None:
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // worker_count))
+
+
+def leave_out_taken(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what is taken over."""
+    taken = config.stash.get(TAKEN, frozenset())
+    if out := [item for item in items if item.nodeid in taken]:
+        items[:] = [item for item in items if item.nodeid not in taken]
+        config.hook.pytest_deselected(items=out)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pytest_headswap.plugin.options import Settings
 from pytest_headswap.plugin.planning.run_plan import plan_line, plan_of, told_duration
+from pytest_headswap.plugin.settings import Settings
 
 INTERVAL = 30.0
 """Seconds between two lines, at least."""

@@ -11,10 +11,9 @@ import pytest
 from pytest_headswap._text import counted
 from pytest_headswap.harness.memory_budget import Budget, budget_of
 from pytest_headswap.harness.options import CaseOptions
-from pytest_headswap.plugin.options import Settings
 from pytest_headswap.plugin.planning.cost_cache import known_too_large, read_learnt
 from pytest_headswap.plugin.planning.costs import ENOUGH, expected_costs
-from pytest_headswap.plugin.recording.resume import TAKEN
+from pytest_headswap.plugin.settings import TAKEN, Settings
 from pytest_headswap.results.ids import model_id
 
 _BUDGET = pytest.StashKey[Budget]()

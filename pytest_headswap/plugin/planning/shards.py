@@ -10,8 +10,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pytest_headswap.plugin.planning.costs import Costs
+
+if TYPE_CHECKING:
+    from pytest_headswap.harness.options import Shard
+    from pytest_headswap.zoo.selection import Selected
 
 _FULL = 105  # a part is full at so many per cent of the mean cost
 _LARGE = 20  # a model of more than 1/20 of a part finds room only while there is much of it, and so comes first
@@ -52,3 +57,11 @@ def _first_with_room(hashed: bytes, load: Sequence[int], most: int) -> int:
             return part
         part = (part + step) % count
     return min(range(count), key=load.__getitem__)
+
+
+def part_of_each(selected: Selected, shard: Shard) -> Selected:
+    """The models of one machine: of each zoo its part."""
+    from pytest_headswap.plugin.planning.costs import expected_costs
+
+    # shipped costs alone: all machines have to agree, whatever has been learnt on one of them
+    return tuple((zoo, part_of(names, expected_costs(zoo.name), shard.number, shard.count)) for zoo, names in selected)

@@ -17,7 +17,7 @@ from pytest_headswap.expectations.expectations import OPTION, UPDATE, Expectatio
 from pytest_headswap.expectations.judge import ConflictError, Seen, seen_of
 from pytest_headswap.expectations.toml_document import DocumentError
 from pytest_headswap.expectations.update import Scope, merge
-from pytest_headswap.plugin.options import Settings
+from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId, model_id
 

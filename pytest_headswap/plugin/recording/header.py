@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
-from pytest_headswap.plugin.options import Settings
+from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.results import JournalHeader
 from pytest_headswap.results.merge import shard_options
 

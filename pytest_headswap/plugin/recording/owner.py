@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from pytest_headswap.plugin.options import Settings
+from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.results import JournalError
 from pytest_headswap.results.lock import FolderLock
 from pytest_headswap.results.writer import lock_folder

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.expectations.outcomes import judge_report
 from pytest_headswap.harness.build_result import facts_of
 from pytest_headswap.harness.failure_text import message_of
+from pytest_headswap.plugin.apply_expectations import judge_report
 from pytest_headswap.plugin.collection.phase_reports import ATTRIBUTE, NO_FACTS
 from pytest_headswap.plugin.collection.verdict import outcome_of
-from pytest_headswap.plugin.options import Settings
 from pytest_headswap.plugin.recording.header import header_of
 from pytest_headswap.plugin.recording.summary import count_lines, problem_lines
+from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.report.terminal import worst_lines
 from pytest_headswap.results import JournalError, JournalWriter, Outcome, Result, read_journal
 from pytest_headswap.results.ids import CheckId, parse_id, repro_command

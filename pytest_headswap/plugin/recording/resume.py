@@ -10,16 +10,14 @@ from typing import Any
 import pytest
 
 from pytest_headswap.expectations.outcomes import judge_again
-from pytest_headswap.plugin.options import Settings
 from pytest_headswap.plugin.recording.header import header_of
+from pytest_headswap.plugin.settings import TAKEN, Settings
 from pytest_headswap.results import JOURNAL_NAME, JournalError, JournalHeader, Result, read_journal
 from pytest_headswap.results.ids import CheckId
 
 AGAIN = ("crashed", "timeout")
 """Outcomes that are not taken over: they may be due to the machine, and the next run may have more luck."""
 
-TAKEN = pytest.StashKey[frozenset[str]]()
-"""The ids of what is taken over."""
 
 _NAMED = 20
 _LONG = ("part", "selection")  # options that hold the names of models
@@ -82,14 +80,6 @@ class Resume:
             yield f"  {result.outcome} {result.nodeid} - {result.told.partition(chr(10))[0]}"
         if len(self.failures) > _NAMED:
             yield f"  and {len(self.failures) - _NAMED:,} more"
-
-
-def leave_out_taken(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what is taken over."""
-    taken = config.stash.get(TAKEN, frozenset())
-    if out := [item for item in items if item.nodeid in taken]:
-        items[:] = [item for item in items if item.nodeid not in taken]
-        config.hook.pytest_deselected(items=out)
 
 
 def _differences(then: JournalHeader, now: JournalHeader) -> Iterator[str]:

@@ -79,7 +79,8 @@ def build_own(config: pytest.Config, wanted: Wanted) -> Case:
     """The case of a model, once the checks that the test asks for have passed on it. Skips where there is no head."""
     from pytest_headswap.case.build import build_case
     from pytest_headswap.engine import NoHeadError
-    from pytest_headswap.harness.failure_text import describe, explained_at, tells_in_words
+    from pytest_headswap.harness.failure_text import describe, explained_at
+    from pytest_headswap.plugin.failure_style import tells_in_words
 
     zoo, options = wanted.zoo, wanted.options
     try:
@@ -102,7 +103,8 @@ def _require(config: pytest.Config, wanted: Wanted, case: Case) -> None:
     from pytest_headswap.checks import run_check
     from pytest_headswap.harness.build_result import told
     from pytest_headswap.harness.ended import by_pytest
-    from pytest_headswap.harness.failure_text import describe, explained_at, tells_in_words
+    from pytest_headswap.harness.failure_text import describe, explained_at
+    from pytest_headswap.plugin.failure_style import tells_in_words
 
     for check in wanted.checks:
         finding = by_pytest(run_check(check, case))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.harness.options import AskedError, CaseOptions, class_count, listed, select_checks
+from pytest_headswap._text import listed
+from pytest_headswap.harness.options import AskedError, CaseOptions, class_count, select_checks
 from pytest_headswap.plugin.contributions import known_checks
 from pytest_headswap.plugin.options import asked_zoos, read_case_options, text_of
 from pytest_headswap.results.ids import UNNAMED_ZOO, escape

@@ -64,7 +64,7 @@ def parametrize_with_checks(
     Raises:
         ZooError, ValueError, TypeError: as `check_headswap`; while the tests are collected.
     """
-    from pytest_headswap.harness.check_model import case_options, chosen_checks
+    from pytest_headswap.harness.options import case_options, chosen_checks
     from pytest_headswap.harness.target import subject_of
 
     chosen = chosen_checks(checks)

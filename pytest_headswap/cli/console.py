@@ -1,0 +1,13 @@
+"""What all commands print with."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+
+def fail(code: int, *messages: str) -> int:
+    """Say on stderr what is wrong; returns the exit code."""
+    for message in messages:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(Text(f"headswap: {message}"))
+    return code

@@ -1,0 +1,69 @@
+"""Which heads are to be swapped, with what was seen of the model; nothing is changed yet."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine.abstract.infer_inputs import inputs_for
+from pytest_headswap.engine.abstract.stand_ins import WAYS
+from pytest_headswap.engine.detection.search import search
+from pytest_headswap.engine.pytorch.wrappers import check_swappable, unwrap
+from pytest_headswap.engine.swapping.select_heads import choose
+
+if TYPE_CHECKING:
+    from pytest_headswap.engine.detection.describe import Found
+    from pytest_headswap.engine.detection.search import Search
+    from pytest_headswap.engine.pytorch.inputs import Inputs
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the heads of a model are: all that a swap needs to know beside what to put there.
+
+    Attributes:
+        outer: the model that was passed in.
+        model: the model inside of wrappers, and `prefix`: its path in `outer`.
+        inputs: what forward takes.
+        search: what was found out about the model.
+        chosen: the heads to swap.
+    """
+
+    outer: nn.Module
+    model: nn.Module
+    prefix: str
+    inputs: Inputs
+    search: Search
+    chosen: tuple[Found, ...]
+
+
+def _outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
+    """Tensors made in inference mode could never be trained, and operations look different there."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        with torch.inference_mode(mode=False):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+@_outside_inference_mode
+def plan_swap(
+    model: nn.Module, example_inputs: Any, head: str | Sequence[str] | None = None, ways: Sequence[str] = WAYS
+) -> Plan:
+    """Find the heads to swap, as `swap_head` does, and change nothing."""
+    inner, prefix = unwrap(model)
+    check_swappable(model)
+    inputs = inputs_for(inner, example_inputs)
+    result = search(inner, inputs, ways=ways)
+    return Plan(model, inner, prefix, inputs, result, tuple(choose(result.found, result.declared, head, prefix)))
