@@ -13,8 +13,7 @@ import pytest
 
 from pytest_headswap.report.write import write_reports
 from pytest_headswap.results import JournalHeader, Result
-
-from .conftest import HARM, harmful, result, write_journal
+from tests.journals import HARM, harmful, result, write_journal
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

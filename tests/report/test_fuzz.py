@@ -16,8 +16,7 @@ from pytest_headswap.report.comparison import as_markdown, in_words
 from pytest_headswap.report.write import Reports, write_reports
 from pytest_headswap.results import OUTCOMES, JournalError, JournalHeader, Result, read_journal
 from pytest_headswap.results.compare import compare
-
-from .conftest import ANATOMY, HARM, harmful, result, write_journal
+from tests.journals import ANATOMY, HARM, harmful, result, write_journal
 
 MARKUP = st.sampled_from(HARM)
 TEXT = st.one_of(st.text(max_size=300), MARKUP, st.lists(MARKUP, max_size=3).map("/".join))

@@ -20,8 +20,7 @@ from pytest_headswap.report.write import write_reports
 from pytest_headswap.results import JournalHeader, Result, read_journal
 from pytest_headswap.results.matrix import matrix_of
 from pytest_headswap.results.result import OUTCOMES
-
-from .conftest import ANATOMY, CHECKS, HARM, harmful, result, whole_timm
+from tests.journals import ANATOMY, CHECKS, HARM, harmful, result, whole_timm
 
 Write = Callable[..., Path]
 MIB = 2**20

@@ -11,8 +11,7 @@ from pytest_headswap._links import DOCS
 from pytest_headswap.report.markdown import MOST_BYTES, escaped, fenced, markdown_of, write_markdown
 from pytest_headswap.results import JournalHeader, read_journal
 from pytest_headswap.results.matrix import matrix_of
-
-from .conftest import CHECKS, HARM, harmful, result, whole_timm
+from tests.journals import CHECKS, HARM, harmful, result, whole_timm
 
 HEADER = JournalHeader({"torch": "2.14.1"}, {"checks": list(CHECKS)})
 

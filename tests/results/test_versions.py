@@ -14,8 +14,7 @@ from pytest_headswap.results import JournalHeader, read_journal
 from pytest_headswap.results.matrix import matrix_of
 from pytest_headswap.results.merge import MergeError, shard_options
 from pytest_headswap.results.merge_versions import merge_versions
-
-from .conftest import ANATOMY, result
+from tests.journals import ANATOMY, result
 
 Write = Callable[..., Path]
 

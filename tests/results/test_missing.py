@@ -13,8 +13,7 @@ from pytest_headswap.report.markdown import markdown_of
 from pytest_headswap.results import JournalError, JournalHeader, read_journal
 from pytest_headswap.results.matrix import matrix_of
 from pytest_headswap.results.missing import missing_of, selected_by, selection_of
-
-from .conftest import CHECKS, Write, result
+from tests.journals import CHECKS, Write, result
 
 TESTS = [("timm", model, check) for model in ("a", "b", "c") for check in CHECKS[:2]]
 HEADER = JournalHeader({"torch": "2.9"}, {"checks": list(CHECKS)}, selected=selection_of(TESTS))

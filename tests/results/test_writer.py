@@ -11,8 +11,7 @@ import pytest
 
 from pytest_headswap.results import JournalError, JournalHeader, JournalWriter, read_journal
 from pytest_headswap.results.lock import LOCK_NAME, FolderLock
-
-from .conftest import result
+from tests.journals import result
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="an open file can neither be deleted nor replaced there"

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from pytest_headswap.results import JournalHeader
 from pytest_headswap.results.matrix import Matrix, matrix_of
-
-from .conftest import ANATOMY, result
+from tests.journals import ANATOMY, result
 
 HEADER = JournalHeader({}, {"checks": ["output_shape", "metadata"]})
 

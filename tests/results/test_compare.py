@@ -10,8 +10,7 @@ from pytest_headswap.report.comparison import as_markdown, headline, in_words
 from pytest_headswap.results import OUTCOMES, Outcome, Result
 from pytest_headswap.results.compare import Limits, compare
 from pytest_headswap.results.result import BAD
-
-from .conftest import CHECKS, HARM, result
+from tests.journals import CHECKS, HARM, result
 
 
 def _kind(old: Outcome | None, new: Outcome) -> str:
