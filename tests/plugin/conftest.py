@@ -1,0 +1,7 @@
+"""Projects in which pytest runs inside of pytest."""
+
+from __future__ import annotations
+
+from tests.projects import _warm, builds, extend_conftest, journal, project
+
+__all__ = ["_warm", "builds", "extend_conftest", "journal", "project"]

@@ -1,0 +1,7 @@
+"""Journals to make reports of."""
+
+from __future__ import annotations
+
+from tests.journals import timm_folder, write
+
+__all__ = ["timm_folder", "write"]

@@ -1,0 +1,7 @@
+"""Journals to read, merge and compare."""
+
+from __future__ import annotations
+
+from tests.journals import write
+
+__all__ = ["write"]
