@@ -35,7 +35,7 @@ class Subject:
 
     def repro(self, check: str, options: CaseOptions) -> str:
         """The command that repeats a check; empty where none can."""
-        return repro_command(self.id_of(check), options) if self.by_name else ""
+        return repro_command(self.id_of(check), options.flags()) if self.by_name else ""
 
     def build(self, options: CaseOptions) -> Case:
         """Build the case. A model that was passed in has its new head until `case.swap.restore()`."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import quote, unquote
-
-from pytest_headswap.harness.options import CaseOptions
 
 UNNAMED_ZOO = "models"
 """The zoo of models that come without the name of one."""
@@ -57,7 +56,7 @@ def parse_id(nodeid: str) -> CheckId | None:
     return CheckId(*map(unescape, parts)) if len(parts) == 3 else None
 
 
-def repro_command(test: CheckId, options: CaseOptions, report: str = REPEAT_REPORT) -> str:
+def repro_command(test: CheckId, flags: Sequence[str], report: str = REPEAT_REPORT) -> str:
     """Return the command line that runs this test alone, with a report folder other than that of the whole run."""
     return shlex.join(
         [
@@ -66,6 +65,6 @@ def repro_command(test: CheckId, options: CaseOptions, report: str = REPEAT_REPO
             f"--headswap-models={test.model}",
             f"--headswap-checks={test.check}",
             f"--headswap-report={report}",
-            *options.flags(),
+            *flags,
         ]
     )

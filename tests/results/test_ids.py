@@ -50,7 +50,7 @@ def test_other_ids_are_not_taken_for_ours(nodeid: str) -> None:
 
 
 def test_the_repro_command_is_quoted_for_a_shell() -> None:
-    command = repro_command(CheckId("zoo", "a b's", "output_shape"), CaseOptions())
+    command = repro_command(CheckId("zoo", "a b's", "output_shape"), CaseOptions().flags())
     assert shlex.split(command) == [
         "pytest",
         "--headswap-zoo=zoo",
@@ -63,4 +63,4 @@ def test_the_repro_command_is_quoted_for_a_shell() -> None:
 def test_the_repro_command_names_what_is_not_the_default() -> None:
     options = CaseOptions(3, "numeric", "cuda:1")
     flags = " --headswap-num-classes=3 --headswap-evidence=numeric --headswap-device=cuda:1"
-    assert repro_command(CheckId("z", "m", "c"), options).endswith(flags)
+    assert repro_command(CheckId("z", "m", "c"), options.flags()).endswith(flags)

@@ -109,7 +109,7 @@ class CheckItem(pytest.Item):
     def repro(self) -> str:
         """The command that repeats this test."""
         settings = self.parent.parent.settings
-        return repro_command(self.check_id, settings.options, settings.repeat_report)
+        return repro_command(self.check_id, settings.options.flags(), settings.repeat_report)
 
     @property
     def finding(self) -> Finding | None:

@@ -154,7 +154,7 @@ class Recorder:
             outcome,
             message=report.longreprtext,
             reason="",
-            repro=repro_command(test, self.settings.options, self.settings.repeat_report),
+            repro=repro_command(test, self.settings.options.flags(), self.settings.repeat_report),
             family=zoo[test.model].family,
         )
 
