@@ -19,6 +19,7 @@ from pytest_headswap.case.weight_pool import ARENAS
 from pytest_headswap.engine import HeadSwapError, NoHeadError
 from pytest_headswap.engine.abstract.infer_inputs import inputs_for
 from pytest_headswap.engine.abstract.stand_ins import META
+from pytest_headswap.engine.errors import ZOO_REFUSED
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.modules import parameters
 from pytest_headswap.engine.swapping.plan import Plan, plan_swap
@@ -60,7 +61,7 @@ def build_case(
         Exception: whatever the zoo raises while building the model or its inputs.
     """
     if spec.refusal:
-        raise NoHeadError("zoo_refused", f"{spec.name}: {spec.refusal}")
+        raise NoHeadError(ZOO_REFUSED, f"{spec.name}: {spec.refusal}")
     if spec.small is not None and evidence != STRUCTURE and not own_memory:
         spec = spec.small()
     with seeded(zoo, spec.name):

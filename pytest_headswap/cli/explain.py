@@ -67,6 +67,7 @@ def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
     """The heads of a model, without memory where that is possible, and what the engine and the zoo have to add."""
     from pytest_headswap.case.skip_init import on_meta_if_possible
     from pytest_headswap.engine import NoHeadError, find_heads
+    from pytest_headswap.engine.errors import ZOO_REFUSED
 
     def find(model: nn.Module) -> tuple[nn.Module, Heads | NoHeadError]:
         inputs = spec.example_inputs(model) if spec.example_inputs is not None else None
@@ -76,7 +77,7 @@ def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
             return model, error
 
     if spec.refusal:
-        raise NoHeadError("zoo_refused", spec.refusal)
+        raise NoHeadError(ZOO_REFUSED, spec.refusal)
     model, heads = on_meta_if_possible(spec.build, find)
     if isinstance(heads, NoHeadError):
         raise heads

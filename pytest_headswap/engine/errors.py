@@ -6,13 +6,16 @@ from collections.abc import Sequence
 
 from pytest_headswap._links import page
 
+ZOO_REFUSED = "zoo_refused"
+"""The reason code of what the zoo itself keeps from being run."""
+
 # Reason codes, and what each one means. They are part of the public interface: reports, expectation
 # files and users' `except` clauses rely on them, so a code is never renamed.
 REASONS: dict[str, str] = {
     # the model has no classification head, nor a place for one (NoHeadError)
     "no_tensor_output": "no output of the model is a floating-point tensor with a class dimension",
     "output_from_input": "every dimension of the outputs comes from the inputs, none from a layer",
-    "zoo_refused": "the zoo itself says that the model has no classes or cannot be built here",
+    ZOO_REFUSED: "the zoo itself says that the model has no classes or cannot be built here",
     "output_is_backbone": "the width of the outputs is consumed by other layers: these are features",
     "no_layer_sets_output": "no projection layer sets the width of the outputs",
     "declared_headless": "the model says that it has no classes, and has no Identity where a head would go",

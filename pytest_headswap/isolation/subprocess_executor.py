@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap.expectations.judge import REFUSED
 from pytest_headswap.harness.failure_text import ToldError
 from pytest_headswap.isolation.child_main import Reply, Request
 from pytest_headswap.isolation.child_process import Limits, Runner
@@ -96,12 +95,14 @@ class GuardedBench:
             return Built()
 
     def _build(self) -> Built:
+        from pytest_headswap.engine.errors import ZOO_REFUSED
+
         reply = self._ask(self._model, "while the model was built")
         if reply.raised is not None:
             raise reply.raised.revive()
         assert isinstance(reply.value, Built)
         self._built = True
-        self._refused = reply.value.reason == REFUSED
+        self._refused = reply.value.reason == ZOO_REFUSED
         return replace(reply.value, notes=told_changes(reply.changes))
 
     def _build_again(self) -> Built:
