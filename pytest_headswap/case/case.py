@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -98,7 +98,11 @@ class Case:
         """A short training of the new head with real numbers; made when first asked, and undone."""
         assert self.values is not None, "only a model with values can be trained"
         with self.seeded("training"):
-            return train(self, self.values)
+            reference: Mapping[str, torch.Tensor] = {}
+            with suppress(Exception):  # the model may run in train mode alone; output_shape says what is wrong
+                reference = self.evaluation.into_heads
+            freeze, train_mode = self.frozen, self.trainable_mode
+            return train(self.swap, self.inputs, self.values, freeze=freeze, train_mode=train_mode, reference=reference)
 
     @cached_property
     def evaluation(self) -> Evaluation:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,15 +13,12 @@ from torch import nn
 from pytest_headswap.case.sample_inputs import batch_of, seed_of, with_other_companions
 from pytest_headswap.case.tensor_names import head_names
 from pytest_headswap.case.value_snapshot import Snapshot, same_bits
-from pytest_headswap.engine import HeadSwapError, Swap
+from pytest_headswap.engine import Frozen, HeadSwapError, Swap
 from pytest_headswap.engine.abstract.devices import Aliases
 from pytest_headswap.engine.abstract.stand_ins import preserved
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.modules import modules, named_modules, parameters
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
-
-if TYPE_CHECKING:
-    from pytest_headswap.case.case import Case
 
 _ROUNDING = 64  # times the precision of the dtype
 _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 0.01
@@ -64,27 +61,37 @@ class Training:
     notes: list[str] = field(default_factory=list)
 
 
-def train(case: Case, values: Snapshot) -> Training:
-    """Freeze all but the heads of a case, take a step or two with momentum and weight decay, and look at everything.
+def train(
+    swap: Swap,
+    inputs: Inputs,
+    values: Snapshot,
+    *,
+    freeze: Callable[[], AbstractContextManager[Frozen]],
+    train_mode: bool,
+    reference: Mapping[str, torch.Tensor],
+) -> Training:
+    """Freeze all but the heads of a model, take a step or two with momentum and weight decay, and look at everything.
 
-    `values` is what the model held before. Where it does not run in train mode, it is trained in eval mode.
+    Args:
+        swap: the model with its new heads.
+        inputs: what forward takes.
+        values: what the model held before.
+        freeze: gives a block in which the backbone is frozen.
+        train_mode: False: the model does not run in train mode, and is trained in eval mode.
+        reference: what flows into each head in an evaluation; empty where that is not known.
     """
     seen = Training()
-    swap = case.swap
-    reference: Mapping[str, torch.Tensor] = {}
-    with suppress(Exception):  # the model may run in train mode alone; output_shape says what is wrong
-        reference = case.evaluation.into_heads
     head = {name: tensor.clone() for name, tensor in swap.state_dict().items()}
     gradients = [(parameter, parameter.grad) for parameter in parameters(swap.model)]
     _leave_gradients(swap)
     try:
-        with case.frozen() as frozen:
+        with freeze() as frozen:
             seen.notes += frozen.notes
             seen.strangers = [name for name, value in swap.model.named_parameters() if value.grad is not None]
             seen.woken = woken(swap.model, swap)
             with preserved(swap.model, Aliases()):
                 try:
-                    _take_steps(swap.model, swap, case.inputs, case.trainable_mode, seen, reference)
+                    _take_steps(swap.model, swap, inputs, train_mode, seen, reference)
                     now = swap.state_dict()
                     seen.moved = {name for name, tensor in head.items() if not same_bits(tensor, now[name])}
                 finally:
