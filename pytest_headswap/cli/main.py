@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pytest_headswap._version import __version__
 from pytest_headswap.cli.explain import _explain, _zoos
 from pytest_headswap.cli.reports import add_report_commands
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import SkipTest
 
 if TYPE_CHECKING:
@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 def is_skip(error: BaseException | None) -> bool:
     """Return whether pytest takes an exception for a skip: also that of `unittest`."""
     return isinstance(error, SkipTest) or _is_of_pytest(error, "Skipped")
+
+
+def skipped(message: str) -> BaseException:
+    """Return an exception that pytest takes for a skip."""
+    outcomes: Any = sys.modules.get("_pytest.outcomes")
+    return SkipTest(message) if outcomes is None else outcomes.Skipped(message)
 
 
 def is_expected(error: BaseException | None) -> bool:

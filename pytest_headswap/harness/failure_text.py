@@ -5,14 +5,11 @@ from __future__ import annotations
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pytest_headswap._links import page
 from pytest_headswap.harness.ended import is_expected, is_failure, is_skip
 from pytest_headswap.results.ids import CheckId
-
-if TYPE_CHECKING:
-    from pytest_headswap.isolation.remote_exception import Raised
 
 RAISED = "headswap_raised"
 """The attribute of an exception that comes from another process: what was told of it there, a `Raised`."""
@@ -32,7 +29,7 @@ class ToldError(Exception):
     code = ""
 
 
-def raised_of(error: BaseException) -> Raised | None:
+def raised_of(error: BaseException) -> Any:
     """Return what another process told of an exception. `vars`, since `__getattr__` of a model's may raise."""
     return vars(error).get(RAISED)
 

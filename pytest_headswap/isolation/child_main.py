@@ -20,8 +20,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
-import pytest
-
 from pytest_headswap.harness.garbage import give_back_freed_memory
 from pytest_headswap.harness.memory_budget import held
 from pytest_headswap.isolation.executor import Built, Checked
@@ -126,8 +124,6 @@ def _serve(bench: LocalBench, requests: Connection) -> None:
     from pytest_headswap.isolation.global_state import Globals
 
     own, streams = os.getpid(), (sys.stdout, sys.stderr)
-    zoos = {zoo.name: zoo for zoo, _ in bench.settings.zoos}
-    checks = {check.name: check for check in bench.settings.checks}
     state, modules = Globals(), set(sys.modules)
     while True:
         try:
@@ -138,9 +134,9 @@ def _serve(bench: LocalBench, requests: Connection) -> None:
         def answer(request: Request = request) -> Built | Checked | None:
             match request.what:
                 case "build":
-                    return bench.build(zoos[request.zoo], request.name)
+                    return bench.build(bench.zoos[request.zoo], request.name)
                 case "check":
-                    return bench.check(checks[request.name])
+                    return bench.check(bench.checks[request.name])
                 case "release":
                     bench.release()
                 case "hello":
@@ -150,7 +146,7 @@ def _serve(bench: LocalBench, requests: Connection) -> None:
         if request.what == "build":
             state = Globals()
         with _noted_warnings() as warned:
-            value, raised = _caught(answer, bench.config)
+            value, raised = _caught(answer, bench)
         if os.getpid() != own:
             os._exit(0)  # a model has forked, and its copy came back here
         changes = state.changes()
@@ -165,14 +161,14 @@ def _serve(bench: LocalBench, requests: Connection) -> None:
         requests.send(Reply(value, raised, tuple(warned), changes, imported, held()))
 
 
-def _caught(answer: Callable[[], Any], config: pytest.Config) -> tuple[Any, Raised | None]:
+def _caught(answer: Callable[[], Any], bench: LocalBench) -> tuple[Any, Raised | None]:
     try:
         value = answer()
     except BaseException as error:  # noqa: BLE001 - a model that exits is a model with an error
-        return None, Raised.of(error, config)
+        return None, Raised.of(error, bench.format_failure)
     if isinstance(value, Checked) and value.finding.exception is not None:
         finding = replace(value.finding, exception=None, message=cut(value.finding.message))
-        return replace(value, finding=finding), Raised.of(value.finding.exception, config)
+        return replace(value, finding=finding), Raised.of(value.finding.exception, bench.format_failure)
     return value, None
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pytest
-
 from pytest_headswap.harness.build_result import anatomy_of
 from pytest_headswap.harness.ended import by_pytest
-from pytest_headswap.harness.failure_text import bearable
+from pytest_headswap.harness.failure_text import bearable, describe
 from pytest_headswap.harness.garbage import forget_last_failure, give_back_freed_memory
 from pytest_headswap.harness.memory_budget import Meter, gib
 from pytest_headswap.isolation.executor import Built, Checked
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from pytest_headswap.case.case import Case
     from pytest_headswap.checks import Check
     from pytest_headswap.harness.memory_budget import Budget
+    from pytest_headswap.harness.options import CaseOptions
     from pytest_headswap.isolation.executor import TooLarge
-    from pytest_headswap.plugin.settings import Settings
     from pytest_headswap.zoo import Zoo
 
 
@@ -28,15 +27,40 @@ _THAW_EVERY = 100
 
 
 class LocalBench:
-    """Has its models in this process, where they can be looked at with a debugger."""
+    """Has its models in this process, where they can be looked at with a debugger.
+
+    Attributes:
+        zoos, checks: by name, what is asked for.
+        options: how cases are made.
+        budget: what a model may take.
+        large: models that are known to take more.
+        on_case: is called with each case.
+        ignore_refusals: models that their zoo refuses are built all the same.
+        format_failure: the text of an exception of a model, for those to whom the exception is sent.
+    """
 
     elsewhere = False
 
-    def __init__(self, config: pytest.Config, settings: Settings, budget: Budget, large: TooLarge) -> None:
-        self.config = config
-        self.settings = settings
+    def __init__(
+        self,
+        zoos: Iterable[Zoo],
+        checks: Iterable[Check],
+        options: CaseOptions,
+        budget: Budget,
+        large: TooLarge,
+        *,
+        on_case: Callable[[Case], object],
+        ignore_refusals: bool = False,
+        format_failure: Callable[[BaseException], str] = describe,
+    ) -> None:
+        self.zoos = {zoo.name: zoo for zoo in zoos}
+        self.checks = {check.name: check for check in checks}
+        self.options = options
         self.budget = budget
         self.large = large
+        self.on_case = on_case
+        self.ignore_refusals = ignore_refusals
+        self.format_failure = format_failure
         self.case: Case | None = None
         self._meter: Meter | None = None
         self._released = 0
@@ -47,9 +71,9 @@ class LocalBench:
         from pytest_headswap.case.finding import STRUCTURE
         from pytest_headswap.engine import NoHeadError
 
-        options = self.settings.options
+        options = self.options
         spec = zoo[model]
-        if self.settings.expectations.audit:
+        if self.ignore_refusals:
             spec = replace(spec, refusal="")
         taken = self.large.get((zoo.name, model))
         evidence = options.evidence if taken is None else STRUCTURE
@@ -68,7 +92,7 @@ class LocalBench:
             taken_before = gib(int(taken * 2**20))
             case.why_structure = f"it took {taken_before} before, more than the {gib(self.budget.model)} that it may"
         self.case = case
-        self.config.hook.pytest_headswap_case(config=self.config, case=case)
+        self.on_case(case)
         return Built(anatomy_of(case))
 
     def check(self, check: Check) -> Checked:

@@ -5,17 +5,14 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-import pytest
-
-from pytest_headswap.harness.ended import is_skip
+from pytest_headswap.harness.ended import is_expected, is_failure, is_skip, skipped
 from pytest_headswap.harness.failure_text import RAISED, bearable, describe, message_of, reason_of
-from pytest_headswap.plugin.failure_style import _in_style, tells_in_words
 
 _LONGEST = 64 * 1024  # characters of a text, and bytes of an exception
-_PYTEST_OWN = (pytest.skip.Exception, pytest.fail.Exception)  # these are no Exception, and mean something to pytest
 
 
 class RemoteError(Exception):
@@ -47,20 +44,19 @@ class Raised:
     skips: bool = False
 
     @classmethod
-    def of(cls, error: BaseException, config: pytest.Config) -> Raised:
+    def of(cls, error: BaseException, format_failure: Callable[[BaseException], str] = describe) -> Raised:
         """Tell of an exception while its traceback is at hand."""
         from pytest_headswap.case.finding import text_of
 
         skips = is_skip(error)
         message = text_of(error) if skips else message_of(error)
-        text = describe(error) if tells_in_words(config) else _in_style(error, config)
         pickled = None if skips else _pickled(error)
-        return cls(cut(message), reason_of(error), cut(text), pickled, type(error).__module__, skips)
+        return cls(cut(message), reason_of(error), cut(format_failure(error)), pickled, type(error).__module__, skips)
 
     def revive(self) -> BaseException:
         """The exception, which tells of itself what is told here."""
         if self.skips:
-            return pytest.skip.Exception(self.message)
+            return skipped(self.message)
         if self.pickled is not None and self.module in sys.modules:  # what is not known here is not imported either
             with suppress(Exception):
                 known: BaseException = pickle.loads(self.pickled)
@@ -77,7 +73,7 @@ def cut(text: str) -> str:
 
 
 def _pickled(error: BaseException) -> bytes | None:
-    if not isinstance(error, (Exception, *_PYTEST_OWN)):
+    if not (isinstance(error, Exception) or is_failure(error) or is_expected(error)):  # what means something to pytest
         return None
     try:
         data = pickle.dumps(error)

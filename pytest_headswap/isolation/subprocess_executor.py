@@ -171,7 +171,7 @@ class GuardedBench:
             self.local.close()
 
     def _ask(self, request: Request, doing: str) -> Reply:
-        limits = Limits(self.local.settings.options.timeout, self.local.budget.model)
+        limits = Limits(self.local.options.timeout, self.local.budget.model)
         if request.what == "hello":
             limits = Limits(_LEAST_SECONDS["hello"], sys.maxsize)  # no model is there yet
         left = max(_LEAST_SECONDS.get(request.what, 0.0), limits.seconds - self._used)

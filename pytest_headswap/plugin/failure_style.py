@@ -12,6 +12,11 @@ def tells_in_words(config: pytest.Config) -> bool:
     return not config.getoption("fulltrace") and config.getoption("tbstyle") in ("auto", "line", "no")
 
 
+def failure_text(error: BaseException, config: pytest.Config) -> str:
+    """The text of a failure: in our words, or in the style that the user asks for."""
+    return describe(error) if tells_in_words(config) else _in_style(error, config)
+
+
 def _in_style(error: BaseException, config: pytest.Config) -> str:
     """The traceback in the style that the user asks for."""
     style = config.option.tbstyle

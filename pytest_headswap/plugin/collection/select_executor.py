@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from pytest_headswap.harness.memory_budget import gib
-from pytest_headswap.isolation.executor import Bench
+from pytest_headswap.harness.memory_budget import Budget, gib
+from pytest_headswap.isolation.executor import Bench, TooLarge
 from pytest_headswap.isolation.in_process_executor import LocalBench
+from pytest_headswap.plugin.failure_style import failure_text
 from pytest_headswap.plugin.planning.cost_cache import known_too_large
 from pytest_headswap.plugin.planning.run_plan import run_budget
 from pytest_headswap.plugin.settings import Settings
@@ -35,8 +36,8 @@ def make_bench(config: pytest.Config, settings: Settings) -> tuple[Bench, str]:
     """The bench of this process; and, where models should have a process of their own and cannot, why."""
     budget = run_budget(config, settings)
     if why_local(config):
-        return LocalBench(config, settings, budget, {}), ""
-    local = LocalBench(config, settings, budget, known_too_large(config, settings, budget.model))
+        return _local(config, settings, budget, {}), ""
+    local = _local(config, settings, budget, known_too_large(config, settings, budget.model))
     import torch
 
     from pytest_headswap.isolation.subprocess_executor import GuardedBench
@@ -46,6 +47,19 @@ def make_bench(config: pytest.Config, settings: Settings) -> tuple[Bench, str]:
     guarded = GuardedBench(local)
     why = guarded.try_out()
     return (local, why) if why else (guarded, "")
+
+
+def _local(config: pytest.Config, settings: Settings, budget: Budget, large: TooLarge) -> LocalBench:
+    return LocalBench(
+        [zoo for zoo, _ in settings.zoos],
+        settings.checks,
+        settings.options,
+        budget,
+        large,
+        on_case=lambda case: config.hook.pytest_headswap_case(config=config, case=case),
+        ignore_refusals=settings.expectations.audit,
+        format_failure=lambda error: failure_text(error, config),
+    )
 
 
 def limits_line(config: pytest.Config, settings: Settings) -> str:
