@@ -25,14 +25,13 @@ from pytest_headswap.harness.options import (
     shard_of,
     timeout_seconds,
 )
-from pytest_headswap.plugin.planning.shards import part_of_each
 from pytest_headswap.plugin.settings import Settings
-from pytest_headswap.zoo.selection import Selected, load_zoos, select
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
     from pytest_headswap.expectations.expectations import Expectations
     from pytest_headswap.plugin.settings import Scope
+    from pytest_headswap.zoo.selection import Selected
 
 DEFAULT_REPORT = "headswap-report"
 
@@ -130,11 +129,13 @@ def read_settings(config: pytest.Config, scope: Scope, known_checks: Mapping[str
     Raises:
         pytest.UsageError: something cannot be used; the message says what to type instead.
     """
+    from pytest_headswap.plugin.planning.shards import part_of_each
+
     try:
         options = read_case_options(config)
         patterns = text_of(config, "models")
         shard = shard_of(text_of(config, "shard"), "--headswap-shard")
-        whole = select(load_zoos(asked_zoos(config), "--headswap-zoo"), patterns, "--headswap-models")
+        whole = _selected(config, patterns)
         asked = listed(text_of(config, "checks")) or known_checks
         checks = select_checks(asked, known_checks, "--headswap-checks")
         expectations = _expectations(config, whole, known_checks, options)
@@ -142,6 +143,20 @@ def read_settings(config: pytest.Config, scope: Scope, known_checks: Mapping[str
         raise pytest.UsageError(f"{error}\nSee {page(error.page)}") from error
     zoos = whole if shard is None else part_of_each(whole, shard)
     return Settings(zoos, whole, shard, checks, options, _report(config), scope, patterns, expectations)
+
+
+def _selected(config: pytest.Config, patterns: str) -> Selected:
+    from pytest_headswap.zoo import ZooError
+    from pytest_headswap.zoo.selection import load_zoos, select
+
+    try:
+        zoos = load_zoos(asked_zoos(config), "--headswap-zoo")
+    except ZooError as error:
+        raise AskedError(str(error), page="zoo") from error
+    try:
+        return select(zoos, patterns, "--headswap-models")
+    except ZooError as error:
+        raise AskedError(str(error)) from error
 
 
 def _expectations(

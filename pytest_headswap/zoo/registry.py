@@ -127,8 +127,6 @@ def load_model(text: str) -> tuple[str, ModelSpec]:
     Raises:
         ZooError: there is no such zoo or model, or the text has not this form.
     """
-    from pytest_headswap.zoo.spec import ZooError
-
     zoo, colon, model = text.partition(":")
     if zoo not in zoo_names() and text.count(":") > 1:
         zoo, colon, model = text.rpartition(":")  # a zoo of the user's (`package.module:ATTR`) has a colon of its own

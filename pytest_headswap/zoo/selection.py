@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from pytest_headswap._text import listed
-from pytest_headswap.harness.options import AskedError
+from pytest_headswap.zoo.registry import load_zoo, select_models
+from pytest_headswap.zoo.spec import Zoo, ZooError
 
-if TYPE_CHECKING:
-    from pytest_headswap.zoo.spec import Zoo, ZooError
-
-Selected = tuple[tuple["Zoo", tuple[str, ...]], ...]
+Selected = tuple[tuple[Zoo, tuple[str, ...]], ...]
 """Each zoo with the names of those of its models that are asked for."""
 
 
@@ -19,26 +16,20 @@ def load_zoos(names: Iterable[str], where: str) -> list[Zoo]:
     """The zoos of these names.
 
     Raises:
-        AskedError: one cannot be used; `where` is how the user calls the place that names it.
+        ZooError: one cannot be used; `where` is how the user calls the place that names it.
     """
-    from pytest_headswap.zoo.registry import load_zoo
-    from pytest_headswap.zoo.spec import ZooError
-
     try:
         return [load_zoo(name) for name in names]
     except ZooError as error:
-        raise AskedError(f"{where}: {error}", page="zoo") from error
+        raise ZooError(f"{where}: {error}") from error
 
 
 def select(zoos: Sequence[Zoo], patterns: str, where: str) -> Selected:
     """The models of each zoo. With several zoos, a pattern has to fit in one of them, not in each.
 
     Raises:
-        AskedError: a pattern fits nowhere, or nothing is left.
+        ZooError: a pattern fits nowhere, or nothing is left.
     """
-    from pytest_headswap.zoo.registry import select_models
-    from pytest_headswap.zoo.spec import ZooError
-
     parts = listed(patterns)
     if not parts:
         return tuple((zoo, zoo.names) for zoo in zoos)
@@ -46,14 +37,14 @@ def select(zoos: Sequence[Zoo], patterns: str, where: str) -> Selected:
         try:
             return ((zoos[0], select_models(zoos[0], patterns)),)
         except ZooError as error:
-            raise AskedError(f"{where}: {error}") from error
+            raise ZooError(f"{where}: {error}") from error
     fitting = [_fitting(zoo, parts) for zoo in zoos]
     for part in parts:
         failures = [errors[part] for _, errors in fitting if part in errors]
         if len(failures) == len(zoos):
-            raise AskedError(f"{where}: {failures[0]}")
+            raise ZooError(f"{where}: {failures[0]}")
     if not any(names for names, _ in fitting):
-        raise AskedError(f"{where}={patterns} leaves no model to test: leave out less")
+        raise ZooError(f"{where}={patterns} leaves no model to test: leave out less")
     return tuple((zoo, names) for zoo, (names, _) in zip(zoos, fitting, strict=True))
 
 
@@ -64,9 +55,6 @@ def narrowed(zoos: Sequence[Zoo], patterns: str) -> Selected:
 
 def _fitting(zoo: Zoo, parts: Sequence[str]) -> tuple[tuple[str, ...], dict[str, ZooError]]:
     """The models that fit, and what is wrong with each pattern that fits none."""
-    from pytest_headswap.zoo.registry import select_models
-    from pytest_headswap.zoo.spec import ZooError
-
     included: set[str] = set(zoo.names) if all(part.startswith("!") for part in parts) else set()
     excluded: set[str] = set()
     errors = {}

@@ -13,12 +13,11 @@ from pytest_headswap._text import listed
 from pytest_headswap.harness.options import AskedError, CaseOptions, class_count, select_checks
 from pytest_headswap.plugin.contributions import known_checks
 from pytest_headswap.plugin.options import asked_zoos, read_case_options, text_of
-from pytest_headswap.results.ids import UNNAMED_ZOO, escape
-from pytest_headswap.zoo.selection import Selected, load_zoos, narrowed, select
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
     from pytest_headswap.zoo import ModelSpec, Zoo
+    from pytest_headswap.zoo.selection import Selected
 
 MARKER = (
     "headswap(zoo=None, models=None, checks=None, num_classes=None): the models that the fixtures headswap_case, "
@@ -50,6 +49,8 @@ class Wanted:
     options: CaseOptions
 
     def __repr__(self) -> str:  # the id of the parameter
+        from pytest_headswap.results.ids import escape
+
         return f"{escape(self.zoo.name)}::{escape(self.model)}"
 
 
@@ -59,8 +60,14 @@ def wanted_by(test: pytest.Item, config: pytest.Config) -> list[Wanted] | None:
     Raises:
         AskedError: an argument of a marker or an option cannot be used.
     """
+    from pytest_headswap.zoo import ZooError
+    from pytest_headswap.zoo.selection import load_zoos
+
     arguments = _arguments(test)
-    zoos = _zoos(arguments["zoo"]) if "zoo" in arguments else load_zoos(asked_zoos(config), "--headswap-zoo")
+    try:
+        zoos = _zoos(arguments["zoo"]) if "zoo" in arguments else load_zoos(asked_zoos(config), "--headswap-zoo")
+    except ZooError as error:
+        raise AskedError(str(error), page="zoo") from error
     if not zoos:
         return None
     options = read_case_options(config)
@@ -70,7 +77,10 @@ def wanted_by(test: pytest.Item, config: pytest.Config) -> list[Wanted] | None:
     checks: tuple[Check, ...] = ()
     if "checks" in arguments:
         checks = select_checks(as_list(arguments["checks"]), known_checks(config), "checks")
-    selected = _select(zoos, arguments, text_of(config, "models"))
+    try:
+        selected = _select(zoos, arguments, text_of(config, "models"))
+    except ZooError as error:
+        raise AskedError(str(error)) from error
     return [Wanted(zoo, name, checks, options) for zoo, names in selected for name in names]
 
 
@@ -92,6 +102,8 @@ def _arguments(test: pytest.Item) -> dict[str, Any]:
 
 def _select(zoos: Sequence[Zoo], arguments: dict[str, Any], of_run: str) -> Selected:
     """The models of the marker. Those of the command line narrow a zoo of the marker down as far as they fit in it."""
+    from pytest_headswap.zoo.selection import narrowed, select
+
     if "models" in arguments:
         models = as_list(arguments["models"])
         if not all(isinstance(name, str) for name in models):
@@ -111,7 +123,7 @@ def as_list(value: Any) -> list[Any]:
 
 def _zoos(value: Any) -> list[Zoo]:
     """The zoos that an argument names or is."""
-    from pytest_headswap.zoo import ModelSpec, ZooError
+    from pytest_headswap.zoo import ModelSpec, ZooError, load_zoo
 
     of_specs = isinstance(value, (list, tuple)) and any(isinstance(item, ModelSpec) for item in value)
     items = value if isinstance(value, (list, tuple)) and not of_specs else [value]
@@ -120,7 +132,7 @@ def _zoos(value: Any) -> list[Zoo]:
     zoos: dict[str, Zoo] = {}
     for item in items:
         try:
-            (zoo,) = load_zoos([item], "zoo") if isinstance(item, str) else [_of_object(item)]
+            zoo = load_zoo(item) if isinstance(item, str) else _of_object(item)
         except ZooError as error:
             raise AskedError(f"zoo: {error}") from error
         if zoos.setdefault(zoo.name, zoo) is not zoo:
@@ -129,6 +141,7 @@ def _zoos(value: Any) -> list[Zoo]:
 
 
 def _of_object(value: Zoo | ModelSpec | Any) -> Zoo:
+    from pytest_headswap.results.ids import UNNAMED_ZOO
     from pytest_headswap.zoo import ModelSpec, Zoo
     from pytest_headswap.zoo.custom import as_zoo
 
