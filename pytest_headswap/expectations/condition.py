@@ -6,7 +6,7 @@ import difflib
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
@@ -32,11 +32,13 @@ class Here:
     Attributes:
         device, evidence: what was asked for.
         versions: those that zoos tell, which go before those that are installed.
+        gpus: counts the GPUs, where checks go to what there is.
     """
 
     device: str = "auto"
     evidence: str = "auto"
     versions: Mapping[str, str] = field(default_factory=dict)
+    gpus: Callable[[], int] = int  # none
 
     def version(self, name: str) -> str | None:
         """The version of a library, or of Python; None where there is none."""
@@ -65,9 +67,7 @@ class Here:
         """`cpu` or `cuda`, wherever `device_placement` goes."""
         if self.device != "auto":
             return self.device.partition(":")[0]
-        import torch
-
-        return "cuda" if torch.cuda.device_count() else "cpu"  # counted without a context, which no fork survives
+        return "cuda" if self.gpus() else "cpu"
 
 
 @dataclass(frozen=True)

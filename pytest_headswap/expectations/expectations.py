@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 from pytest_headswap.expectations.entry import Entry
 from pytest_headswap.expectations.files import Store
-from pytest_headswap.expectations.judge import NOT_RUN, REFUSED, Judge, Seen, Verdict
+from pytest_headswap.expectations.judge import NOT_RUN, Judge, Seen, Verdict
 from pytest_headswap.expectations.update import Scope
 from pytest_headswap.results.ids import CheckId
-
-if TYPE_CHECKING:
-    from pytest_headswap.zoo import Zoo
 
 OPTION = "--headswap-expectations"
 UPDATE = "--headswap-update-expectations"
@@ -31,6 +29,8 @@ class Expectations:
     """The files and what they say here; without a file, nothing is expected.
 
     Attributes:
+        skip_reason: why the zoo keeps a model from being run, by the names of both; empty where it does not.
+        refused: the reason code of that.
         audit: what is not run otherwise is run, and what is found is told.
     """
 
@@ -38,7 +38,8 @@ class Expectations:
     texts: dict[str, str]
     scope: Scope
     judge: Judge
-    zoos: dict[str, Zoo]
+    skip_reason: Callable[[str, str], str]
+    refused: str
     audit: bool = False
     update: bool = False
 
@@ -63,13 +64,13 @@ class Expectations:
             return ""
         if self.not_run(test) is not None:
             return NOT_RUN
-        return REFUSED if self.zoos[test.zoo][test.model].refusal else ""
+        return self.refused if self.skip_reason(test.zoo, test.model) else ""
 
     def audited(self, test: CheckId) -> str:
         """Why a check would not be made if this were no audit; empty where it would, or where this is none."""
         if not self.audit:
             return ""
-        if refusal := self.zoos[test.zoo][test.model].refusal:
+        if refusal := self.skip_reason(test.zoo, test.model):
             return f"refused by the zoo: {refusal}"
         entry = self.not_run(test)
         return f"not run by {entry.where}: {entry.reason}" if entry is not None else ""

@@ -21,9 +21,6 @@ NOT_RUN = "not_run"
 
 NOT_RUN_MEANS = "the file of expectations says that it is not even to be run"
 
-REFUSED = "zoo_refused"
-"""The reason code of what the zoo itself keeps from being run."""
-
 BAD = ("failed", "error", "crashed", "timeout")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from pytest_headswap.expectations.expectations import Expectations
-from pytest_headswap.expectations.judge import BAD, NOT_RUN, REFUSED, Seen, seen_of
+from pytest_headswap.expectations.judge import BAD, NOT_RUN, Seen, seen_of
 from pytest_headswap.expectations.messages import told
 from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId
@@ -67,7 +67,7 @@ def judge_again(expectations: Expectations, result: Result) -> Result | None:
     """
     test = CheckId(result.zoo, result.model, result.check)
     skipped = (result.found or result.outcome) == "skipped"
-    kept = result.reason if skipped and result.reason in (NOT_RUN, REFUSED) else ""
+    kept = result.reason if skipped and result.reason in (NOT_RUN, expectations.refused) else ""
     if expectations.audited(test) or kept != expectations.keeps(test):
         return None
     seen = seen_of(result)

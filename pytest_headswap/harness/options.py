@@ -164,7 +164,7 @@ def device_name(value: Any, where: str) -> str:
 
     import torch
 
-    count = torch.cuda.device_count()  # is_available() would keep forks of this process from CUDA
+    count = gpu_count()
     if not count:
         built = "finds no GPU" if torch.version.cuda or torch.version.hip else "is built for the CPU alone"
         raise AskedError(
@@ -174,6 +174,13 @@ def device_name(value: Any, where: str) -> str:
         there = "cuda:0 is the only one" if count == 1 else f"the last one is cuda:{count - 1}"
         raise AskedError(f"{where} is {value!r}, but {there} here")
     return str(value)
+
+
+def gpu_count() -> int:
+    """The GPUs that torch finds, counted without a context, which would keep forks of this process from CUDA."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def select_checks(asked: Iterable[Any], known: Mapping[str, Check], where: str) -> tuple[Check, ...]:

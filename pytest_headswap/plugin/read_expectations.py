@@ -14,7 +14,7 @@ from pytest_headswap.expectations.files import SUFFIX, Store, default_zoo_is_kno
 from pytest_headswap.expectations.judge import ConflictError, Judge
 from pytest_headswap.expectations.toml_document import DocumentError
 from pytest_headswap.expectations.update import Scope
-from pytest_headswap.harness.options import AskedError
+from pytest_headswap.harness.options import AskedError, gpu_count
 
 if TYPE_CHECKING:
     from pytest_headswap.expectations.entry import Entry
@@ -39,16 +39,24 @@ def read_expectations(
     Raises:
         AskedError: something cannot be used; the message says what to write instead.
     """
+    from pytest_headswap.engine.errors import ZOO_REFUSED
+
     zoos = {zoo.name: zoo for zoo, _ in whole}
+
+    def skip_reason(zoo: str, model: str) -> str:
+        return zoos[zoo][model].refusal
+
     versions = {name: version for zoo in zoos.values() for name, version in zoo.versions.items()}
     scope = Scope(
-        {name: zoo.names for name, zoo in zoos.items()}, checks, Here(options.device, options.evidence, versions)
+        {name: zoo.names for name, zoo in zoos.items()},
+        checks,
+        Here(options.device, options.evidence, versions, gpu_count),
     )
     audit, update = bool(config.getoption("headswap_audit")), bool(config.getoption("headswap_update_expectations"))
     if not typed:
         if update:
             raise AskedError(f"{UPDATE} has to know which file: give {OPTION}=FILE_OR_FOLDER", page="expectations")
-        return Expectations(None, {}, scope, Judge(()), zoos, audit)
+        return Expectations(None, {}, scope, Judge(()), skip_reason, ZOO_REFUSED, audit)
     store = Store(path, typed, tuple(zoos))
     try:
         texts = _texts(config, store, update)
@@ -57,7 +65,7 @@ def read_expectations(
         judge = scope.judge(documents)
     except (DocumentError, ConditionError, ConflictError) as error:
         raise AskedError(f"{OPTION}: {error}", page="expectations") from error
-    return Expectations(store, texts, scope, judge, zoos, audit, update)
+    return Expectations(store, texts, scope, judge, skip_reason, ZOO_REFUSED, audit, update)
 
 
 def _texts(config: pytest.Config, store: Store, update: bool) -> dict[str, str]:

@@ -112,7 +112,8 @@ def test_a_condition_is_held_against_versions_and_options(condition: str, expect
 
 def test_the_device_is_the_one_that_checks_go_to() -> None:
     assert holds("device=cuda", Here("cuda:1"))
-    assert holds("device=cuda", Here("auto")) is bool(torch.cuda.device_count())
+    assert holds("device=cuda", Here("auto", gpus=lambda: 1))
+    assert holds("device=cpu", Here("auto"))
 
 
 @pytest.mark.parametrize(
