@@ -60,9 +60,11 @@ __all__ = [
 # where a name comes from, when that is not the engine
 _ROOMS = {
     **dict.fromkeys(("ModelSpec", "Zoo", "ZooError", "load_zoo"), "zoo"),
-    **dict.fromkeys(("Case", "Check", "CheckFailed", "CheckSkipped"), "checks"),
-    "check_headswap": "api",
-    "parametrize_with_checks": "_plugin.parametrize",
+    "Case": "case.case",
+    "Check": "checks",
+    **dict.fromkeys(("CheckFailed", "CheckSkipped"), "case.finding"),
+    "check_headswap": "harness.check_model",
+    "parametrize_with_checks": "plugin.user_tests.parametrize",
 }
 
 

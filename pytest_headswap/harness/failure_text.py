@@ -16,7 +16,8 @@ RAISED = "headswap_raised"
 
 _FRAMES = 3
 _PACKAGE = Path(__file__).parent.parent
-_OWN_ROOMS = tuple(_PACKAGE / room for room in ("_plugin", "checks", "engine"))  # the zoo room holds models
+_ROOMS = ("engine", "case", "checks", "harness", "isolation", "plugin")  # the zoo room holds models
+_OWN_ROOMS = tuple(_PACKAGE / room for room in _ROOMS)
 
 
 class ToldError(Exception):

@@ -1,7 +1,7 @@
 """Models in a process of their own, which may die, hang, print and take memory at the cost of no other model.
 
-The process of pytest, or a worker of xdist, forks a runner, and asks it for one thing after the other (`child_main.py`).
-While it waits it looks at time, memory and output.
+The process of pytest, or a worker of xdist, forks a runner, and asks it for one thing after the other
+(`child_main.py`). While it waits it looks at time, memory and output.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where models are built and checked, one after the other: here in the process that asks, or in that of a `runner`."""
+"""Where models are built and checked, one after the other: in the process that asks, or in one of their own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Built:
     """A model is there; or it has no head, and the checks are skipped.
 
     Attributes:
-        anatomy: the heads that were swapped, as `facts.anatomy_of` tells them.
+        anatomy: the heads that were swapped, as `build_result.anatomy_of` tells them.
         reason, message: why there is none; empty where there is one.
         notes: what else is to be told of the model.
     """

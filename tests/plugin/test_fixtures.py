@@ -220,7 +220,7 @@ def test_a_wrong_marker_is_an_error_of_collection_that_names_the_test(
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines([f"@pytest.mark.headswap of test_zoo.py::test_a: {message}"])
     assert "Traceback" not in result.stdout.str()
-    assert ".py:" not in "".join(line for line in result.stdout.lines if "_plugin" in line)
+    assert ".py:" not in "".join(line for line in result.stdout.lines if "pytest_headswap/" in line)
 
 
 def test_a_wrong_ini_key_is_an_error_of_the_tests_that_need_it(project: pytest.Pytester) -> None:
@@ -247,7 +247,7 @@ def test_a_check_that_does_not_pass_is_an_error_of_setup_with_its_message(projec
         ["*ERROR at setup of test_a?testzoo::mismatched?*", "native_parity failed: the state_dict differs from*"]
     )
     result.stdout.no_fnmatch_line("*the test ran*")
-    assert ".py:" not in "".join(line for line in result.stdout.lines if "_plugin" in line)
+    assert ".py:" not in "".join(line for line in result.stdout.lines if "pytest_headswap/" in line)
     _run(project, CHECKED.format(models="mismatched", checks="output_shape")).assert_outcomes(passed=1)
 
 

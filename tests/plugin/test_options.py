@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from pytest_headswap import ModelSpec, checks
+from pytest_headswap import Case, ModelSpec
+from pytest_headswap.case import build as case_build
 from pytest_headswap.results import Result, read_journal
 
 USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
@@ -90,13 +91,13 @@ def test_evidence_and_device_reach_the_case_the_journal_and_the_repro_command(
 
     def build_case(
         zoo: str, spec: ModelSpec, num_classes: int, evidence: str = "", device: str = "", memory: int = 0
-    ) -> checks.Case:
+    ) -> Case:
         with asked.open("a", encoding="utf-8") as file:
             file.write(f"{zoo} {num_classes} {evidence} {device}\n" if zoo == "testzoo" else "")
         return build(zoo, spec, num_classes)
 
-    build = checks.build_case
-    monkeypatch.setattr(checks, "build_case", build_case)
+    build = case_build.build_case
+    monkeypatch.setattr(case_build, "build_case", build_case)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     flags = ["--headswap-evidence=numeric", "--headswap-device=cuda:1"]

@@ -83,7 +83,7 @@ def test_a_fault_is_a_failure_without_the_way_that_led_to_it(project: pytest.Pyt
     result = _run(project, text)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([">       check(model)", "E       *CheckFailed: the state_dict differs from *"])
-    assert "_plugin" not in result.stdout.str()
+    assert "pytest_headswap/" not in result.stdout.str()
     assert "native_parity.py" not in result.stdout.str()
 
 
