@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pytest_headswap.head import Step
 from pytest_headswap.plugin.planning.costs import FOLDER
 from pytest_headswap.results import JournalHeader, JournalWriter, Outcome, Result
-from pytest_headswap.results.head_record import Anatomy, HeadFacts, Step
+from pytest_headswap.results.head_record import Anatomy, HeadFacts
 
 CHECKS = (
     *("output_shape", "native_parity", "metadata", "state_dict"),
@@ -28,12 +29,13 @@ WAY = (
 ANATOMY = Anatomy(
     (
         HeadFacts(
-            *("fc", "linear", 512, 1000, 7, 1, "main", "softmax"),
+            *("fc", "linear", 512, 7, 1, "main", "softmax"),
             aliases=("classifier",),
             tensors=("fc.weight", "fc.bias"),
             outputs=("output",),
             evidence=("dimension 1 of output is set by fc.weight", "no other layer consumes it"),
             way=WAY,
+            old_classes=1000,
         ),
     ),
     ("something to know",),
@@ -104,7 +106,7 @@ def harmful() -> list[Result]:
     found = []
     for text in HARM:
         step = Step("layer", text, text, (2, 7))
-        head = HeadFacts(text, text, 1, 2, 3, 1, text, text, (text,), (text,), (text,), (text,), (step,))
+        head = HeadFacts(text, text, 1, 3, 1, text, text, (text,), (text,), (text,), (text,), (step,), 2)
         texts = {"message": text, "repro": text, "family": text, "reason": text, "evidence": text}
         texts |= {"nodeid": text, "version": ""}
         found.append(result(text, "output_shape", "failed", anatomy=Anatomy((head,), (text,)), **texts))

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_headswap.harness.failure_text import message_of
+from pytest_headswap.head import Head
 from pytest_headswap.results.head_record import Anatomy, HeadFacts
 from pytest_headswap.results.ids import CheckId
 
@@ -73,6 +74,6 @@ def anatomy_of(case: Case) -> dict[str, Any]:
     """The heads that were swapped, and the way to each."""
     heads = []
     for head, old in zip(case.swap.heads, case.swap.old_heads, strict=True):
-        shared = {item.name: getattr(head, item.name) for item in fields(HeadFacts) if item.name != "old_classes"}
+        shared = {item.name: getattr(head, item.name) for item in fields(Head)}
         heads.append(HeadFacts(**shared, old_classes=old.num_classes))
     return Anatomy(tuple(heads), case.swap.notes).to_json()

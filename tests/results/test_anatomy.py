@@ -6,12 +6,13 @@ import json
 
 import pytest
 
+from pytest_headswap.head import Step
 from pytest_headswap.results import Result
-from pytest_headswap.results.head_record import Anatomy, HeadFacts, Step
+from pytest_headswap.results.head_record import Anatomy, HeadFacts
 
 WAY = (Step("layer", "body", "Linear", (2, 16)), Step("head", "fc", "Linear", (2, 10)), Step("output", "output"))
-HEAD = HeadFacts("fc", "linear", 16, 10, 7, 1, aliases=("same",), evidence=("because",), way=WAY)
-ANATOMY = Anatomy((HEAD, HeadFacts("", "identity", 16, 0, 7, 1, "auxiliary", "softmax")), ("note",))
+HEAD = HeadFacts("fc", "linear", 16, 7, 1, aliases=("same",), evidence=("because",), way=WAY, old_classes=10)
+ANATOMY = Anatomy((HEAD, HeadFacts("", "identity", 16, 7, 1, "auxiliary", "softmax")), ("note",))
 
 
 def test_an_anatomy_comes_back_from_json_as_it_was() -> None:
