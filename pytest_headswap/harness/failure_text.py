@@ -105,7 +105,7 @@ def message_of(error: BaseException) -> str:
     from pytest_headswap.engine import HeadSwapError
 
     if (raised := raised_of(error)) is not None:
-        return raised.message
+        return str(raised.message)
     if isinstance(error, HeadSwapError):
         return error.message
     if isinstance(error, (CheckFailed, ToldError)):
