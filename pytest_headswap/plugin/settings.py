@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from pytest_headswap.results.ids import REPEAT_REPORT
-
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
     from pytest_headswap.expectations.expectations import Expectations
@@ -48,6 +46,8 @@ class Settings:
     @cached_property
     def repeat_report(self) -> str:
         """The report folder of commands that repeat one test; never that of a run of several tests."""
+        from pytest_headswap.results.ids import REPEAT_REPORT
+
         here, names = self.report.resolve(), (REPEAT_REPORT, f"{REPEAT_REPORT}-2")
         own = next((name for name in names if here.name == name or here == Path(name).resolve()), "")
         if own and self.model_count * len(self.checks) == 1:
