@@ -445,11 +445,12 @@ def test_a_runner_that_dies_between_two_models_costs_neither(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(
-        NOTING + "import signal, time\n"
+        NOTING + "import psutil, signal, time\n"
         "def pytest_runtest_logfinish(nodeid):\n"
         "    pid = int(open('held.txt').read().split()[-2])\n"
         "    os.kill(pid, signal.SIGKILL)\n"
-        "    time.sleep(0.1)\n"
+        "    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:\n"
+        "        time.sleep(0.01)\n"
     )
     project.runpytest_inprocess(ZOO, ONE, "--headswap-models=net_00,net_01").assert_outcomes(passed=2)
     pids = [line.split()[0] for line in (project.path / "held.txt").read_text().splitlines()]
