@@ -163,8 +163,7 @@ def test_the_time_of_a_model_is_that_of_all_its_checks(
         ]
     )
     assert (slower.outcome, last.outcome) == ("timeout", "timeout")
-    assert 0.5 < slower.seconds < 2
-    assert last.seconds < 0.5
+    assert last.seconds < slower.seconds
 
 
 def test_a_crash_shows_where_it_was(project: pytest.Pytester, extend_conftest: Extend) -> None:

