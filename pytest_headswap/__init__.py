@@ -1,7 +1,7 @@
 """Find, swap and test the classification head of any PyTorch model.
 
-Importing this package imports no torch: pytest loads the plugin in every run, also in those that ask
-for nothing of it. The names below are fetched when they are first used (PEP 562).
+Importing this package does not import torch, because pytest loads the plugin in every run, even if it is not used.
+Public names are imported on first use (PEP 562).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ __all__ = [
     "swap_head",
 ]
 
-# where a name comes from, when that is not the engine
+# modules of the names that are not in the engine
 _ROOMS = {
     **dict.fromkeys(("ModelSpec", "Zoo", "ZooError", "load_zoo"), "zoo"),
     "Case": "case.case",
@@ -72,7 +72,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'engine')}"), name)
-    globals()[name] = value  # the next use finds it without this function
+    globals()[name] = value  # later lookups bypass this function
     return value
 
 

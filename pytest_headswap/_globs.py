@@ -1,4 +1,4 @@
-"""Globs of names, in which `!` leaves out; a name can always be written so that it stands for itself alone."""
+"""Match names against globs. A leading `!` excludes, and every name has a pattern that matches only this name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 
 def fits(pattern: str, name: str) -> bool:
-    """Whether a name is that of the pattern, or fits it as a glob. `[!]` at the beginning stands for a `!`."""
+    """Return whether the pattern is the name, or matches it as a glob. A leading `[!]` matches a literal `!`."""
     if pattern == name:
         return True
     if pattern.startswith("[!]"):
@@ -17,7 +17,7 @@ def fits(pattern: str, name: str) -> bool:
 
 
 def matching(patterns: Sequence[str], names: Iterable[str]) -> frozenset[str]:
-    """The names that the patterns stand for; without one that takes in, all that are not left out."""
+    """Return the names that the patterns select. If all patterns exclude, every other name is selected."""
     taken = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
     left_out = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
     return frozenset(
@@ -28,15 +28,15 @@ def matching(patterns: Sequence[str], names: Iterable[str]) -> frozenset[str]:
 
 
 def literal(name: str) -> str:
-    """The pattern that stands for this name. What cannot be written in a file becomes `?`."""
+    """Return the pattern that matches only this name. Characters that UTF-8 cannot encode become `?`."""
     written = name.encode("utf-8", "replace").decode() if not _is_written(name) else glob.escape(name)
     return f"[!]{written[1:]}" if written.startswith("!") else written
 
 
 def without(patterns: Sequence[str], name: str) -> list[str]:
-    """The patterns, less a name: it is taken from the list where it stands there, and left out of globs.
+    """Return the patterns, changed to exclude a name: it is removed from the list, or excluded from globs.
 
-    Empty where they stood for names alone, and for no other one.
+    The result is empty if no pattern that selects a name is left.
     """
     own = literal(name)
     left = [pattern for pattern in patterns if pattern != own and not (pattern == name and is_plain(name))]
@@ -46,7 +46,7 @@ def without(patterns: Sequence[str], name: str) -> list[str]:
 
 
 def is_plain(pattern: str) -> bool:
-    """Whether a pattern stands for the name that it is, and for no other."""
+    """Return whether a pattern contains no glob syntax, so that it matches only itself."""
     return not pattern.startswith("!") and not any(sign in pattern for sign in "*?[")
 
 

@@ -1,4 +1,4 @@
-"""Read whole numbers of any integer type, without importing what made them."""
+"""Read whole numbers of any integer type, without importing the library that defines the type."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def as_count(value: Any) -> int | None:
-    """Return a whole number as `int`: an `int`, one of NumPy, or a tensor of one integer. None for everything else."""
+    """Return a Python or NumPy integer, or an integer tensor without dimensions, as `int`; None for anything else."""
     dtype: Any = getattr(value, "dtype", type(value))
     if "bool" in str(dtype) or getattr(value, "shape", None):
         return None
     try:
         return operator.index(value)
-    except (TypeError, RuntimeError):  # no integer, or a tensor without a value
+    except (TypeError, RuntimeError):  # not an integer, or a tensor without a value
         return None

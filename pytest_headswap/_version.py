@@ -1,3 +1,3 @@
-"""The version of the distribution, stated here and nowhere else."""
+"""The version of the distribution. The build reads it from here."""
 
 __version__ = "0.1.0"

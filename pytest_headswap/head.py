@@ -1,4 +1,4 @@
-"""What the engine says about a model: its heads, and what was rejected. Data only."""
+"""Describe the heads of a model and the rejected layers, as plain data."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import NamedTuple, overload
 
 
 class Step(NamedTuple):
-    """One step on the way from the backbone through a head to an output.
+    """One step on the path from the backbone through a head to an output.
 
-    `kind`: `layer` (a module without children), `operation` (what runs between two of them), `head`, `activation` or
-    `output`. `name`: the path of the module, the names of the operations, or the label of the output. `type`: the
-    class of the module. `shape`: of what comes out, with the example inputs and the old head; empty where there
-    was nothing to measure.
+    Attributes:
+        kind: `layer` (a leaf module), `operation` (operations between two leaf modules), `head`, `activation` or
+            `output`.
+        name: path of the module, names of the operations, or label of the output.
+        type: class of the module; empty for operations and outputs.
+        shape: shape of the result, with the example inputs and the old head. Empty if it was not recorded.
     """
 
     kind: str
@@ -27,22 +29,22 @@ class Head:
     """One classification head: the layer whose width is the class dimension of an output.
 
     Attributes:
-        path: name of the module that holds the projection, as in `model.get_submodule(path)`;
-            `""` when the model itself holds it.
-        aliases: other names under which the same module is registered.
-        kind: `linear`, `conv1d`, `conv2d`, `conv3d`, `parameter` (any other layer that holds the
-            weight), or `identity` (the model was built without a head and gains one here).
-        in_features: width of what flows into the projection.
-        num_classes: class count now; 0 for `identity`.
-        class_dim: the dimension of the output that holds the classes, counted from the front.
-        role: `main`, `auxiliary` (only seen in train mode, or in an output of its own beside the
-            main one) or `distillation`.
-        activation: what is applied over the classes before they are returned: `softmax`,
-            `log_softmax`, `sigmoid`, or None.
-        tensors: full names of all parameters and buffers that have one entry a class.
-        outputs: which outputs of the model it reaches, such as `output`, `output[0]`, `output['aux']`.
-        evidence: why this is a head, in words, one sentence each.
-        way: from the last layers of the backbone through the head to the output, to be looked at.
+        path: path of the module that holds the projection, as in `model.get_submodule(path)`; `""` for the model
+            itself.
+        aliases: other paths of the same module.
+        kind: operation of the projection: `linear` (any matrix product with a weight), `conv1d`, `conv2d`, `conv3d`,
+            `bilinear` or `distance` (distances to one prototype per class). `identity`: the model was built without a
+            head, and a new one goes here.
+        in_features: number of features that the projection reads.
+        num_classes: current class count; 0 for `identity`.
+        class_dim: index of the class dimension of the output, counted from the front.
+        role: `main`, `auxiliary` (appears only in train mode, or has an output of its own next to the main one) or
+            `distillation`.
+        activation: activation over the classes before they are returned: `softmax`, `log_softmax`, `sigmoid` or None.
+        tensors: full names of all class-sized parameters and buffers.
+        outputs: labels of the outputs that the head reaches, such as `output`, `output[0]`, `output['aux']`.
+        evidence: reasons why this is a head, one sentence each.
+        way: path from the last layers of the backbone through the head to the output, for display.
     """
 
     path: str
@@ -61,7 +63,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A layer that might have been taken for a head, and why it is none."""
+    """A layer that was considered as a head, and the reason why it is not one."""
 
     path: str
     reason: str
@@ -69,14 +71,19 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Heads(Sequence[Head]):
-    """The heads of one model, in the order in which they reach the outputs. A sequence of `Head`."""
+    """The heads of one model, in the order in which they reach the outputs. A sequence of `Head`.
+
+    Attributes:
+        heads: the heads.
+        rejected: layers that were considered and rejected.
+    """
 
     heads: tuple[Head, ...]
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = field(default=())
-    """What a user should know beside the heads, such as a mode that could not be probed."""
+    """Other facts the user should know, such as a mode that could not be run."""
     evidence: str = "meta"
-    """How the model was run: `meta` (abstract, no memory), `fake` (fake tensors) or `real`."""
+    """Kind of tensors that the model was run on: `meta` (no memory), `fake` or `real` (copies of all tensors)."""
 
     @overload
     def __getitem__(self, index: int) -> Head: ...

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for models with a head in a known place, for testing whatever looks for one.
+"""Hypothesis strategies that generate models with heads in known places, to test code that finds heads.
 
 from hypothesis import given
 from pytest_headswap.strategies import planted_models
@@ -27,14 +27,15 @@ _MISLEADING = ("fc", "head", "classifier", "stem", "features", "norm", "logits",
 
 @dataclass(frozen=True)
 class PlantedModel:
-    """A model, inputs for it, and the truth about its heads.
+    """A model, inputs for it, and the true places of its heads.
 
     Attributes:
         model: a small module on the CPU with random weights.
-        example_inputs: what its forward takes: (2, 6) features, (2, 5, 6) steps of a sequence, or (2, 3, 8, 8) images.
-        heads: the path of the module that holds each head's weight.
+        example_inputs: arguments of forward: features (2, 6), sequences (2, 5, 6), or images (2, 3, 8, 8), batch
+            first.
+        heads: for each head, the path of the module that holds its weight.
         num_classes: class count of all heads.
-        description: how it was built, in words.
+        description: how the model was built, in words.
     """
 
     model: nn.Module
@@ -49,7 +50,7 @@ class PlantedModel:
 
 @dataclass
 class Outputs:
-    """An output class like those of large libraries."""
+    """An output dataclass like those of large libraries."""
 
     logits: Any
     hidden: Tensor
@@ -62,7 +63,7 @@ class Named(NamedTuple):
     logits: Any
 
 
-# --- backbones: modules that give (B, width) ------------------------------------------------------
+# --- backbones: modules that return (B, width) ----------------------------------------------------
 
 
 class _Residual(nn.Module):
@@ -77,7 +78,7 @@ class _Residual(nn.Module):
 
 
 class _Twice(nn.Module):
-    """One layer that is used twice."""
+    """A layer that is used twice."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -127,7 +128,7 @@ _BACKBONES: dict[str, tuple[Callable[[int], nn.Module], tuple[int, ...]]] = {
     "attention": (_Attention, (_BATCH, 5, 6)),
 }
 
-# --- heads: modules of (width, classes) on (B, width) ----------------------------------------------
+# --- heads: modules from (B, width) to (B, classes) ------------------------------------------------
 
 
 class _Kernel(nn.Module):
@@ -166,7 +167,7 @@ def _weight_norm(width: int, classes: int) -> nn.Module:
 
 
 _HEADS: dict[str, tuple[Callable[[int, int], nn.Module], str]] = {
-    # how it is made, and where in it the weight is
+    # constructor, and path of the weight's module within it
     "linear": (nn.Linear, ""),
     "without bias": (lambda width, classes: nn.Linear(width, classes, bias=False), ""),
     "kernel": (_Kernel, ""),
@@ -203,7 +204,7 @@ _NESTINGS: dict[str, tuple[Callable[[nn.Module], nn.Module], str]] = {
 
 
 class _Planted(nn.Module):
-    """Backbone, heads and tail, put together as the plan says."""
+    """A backbone, heads and a tail, combined according to the drawn options."""
 
     def __init__(self, no_grad: bool, combine: str, structure: str) -> None:
         super().__init__()
@@ -240,11 +241,16 @@ class _Planted(nn.Module):
 
 @st.composite
 def planted_models(draw: st.DrawFn) -> PlantedModel:
-    """Random models with one to three heads in known places.
+    """Generate random models with one to three heads in known places.
 
-    They differ in backbone, width, kind of head, nesting, names and order of registration, in how the
-    heads are combined and what follows them, in the structure of the outputs, in a second name for a
-    head, and in what is frozen. Random weights come from a fixed seed.
+    They vary in:
+
+    - backbone, width and kind of head;
+    - nesting, names and order of registration, and an alias for a head;
+    - how the heads are combined, what follows them, and the structure of the outputs;
+    - which parameters are frozen.
+
+    The random weights come from a fixed set of seeds.
     """
     torch.manual_seed(draw(st.integers(0, 3)))
     backbone = draw(st.sampled_from(sorted(_BACKBONES)))

@@ -1,1 +1,1 @@
-"""One model, built cheaply and swapped, with what checks ask about it."""
+"""One model, built cheaply, with its head swapped, and the facts that checks need about it."""

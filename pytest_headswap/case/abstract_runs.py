@@ -1,4 +1,4 @@
-"""Abstract runs of a model in both modes, for what it returns there."""
+"""Run a model abstractly in both modes, and keep its outputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 
 @dataclass(frozen=True)
 class Probe:
-    """What shapes a model returned in one mode, by label, and how it was run; or why it did not run."""
+    """The output shapes in one mode by label and the kind of tensors used, or the reason why the model did not run."""
 
     shapes: dict[str, tuple[int, ...]]
     way: str = META
@@ -32,36 +32,36 @@ class Probe:
 
 
 def probes(search: Search) -> dict[bool, Probe]:
-    """What the engine saw when it ran the model as it was built, in eval mode (`False`) and train mode (`True`)."""
+    """Return the output shapes of the model as built, in eval mode (`False`) and train mode (`True`)."""
     seen = {training: Probe(search.shapes[training], search.ways[training]) for training in search.shapes}
     return {False: seen[False], True: seen.get(True) or Probe({}, error=search.train_error)}
 
 
 @dataclass(frozen=True)
 class ModeRun:
-    """What a model returned in one mode, or why it did not run: one of the two is None."""
+    """The run of a model in one mode, or the reason why it failed. One of `run` and `error` is None."""
 
     run: AbstractRun | None = None
     error: HeadSwapError | None = None
     graph: Graph | None = None
-    """Its data flow in eval mode, where the run could be watched."""
+    """The data flow in eval mode, if it could be recorded."""
 
     @cached_property
     def outputs(self) -> dict[str, torch.Tensor]:
-        """Each floating-point tensor that was returned, by its label; none when the model did not run."""
+        """Return the floating-point outputs by label; empty if the model did not run."""
         outputs = flatten_outputs(self.run.outputs) if self.run is not None else []
         return {label: tensor for label, tensor in outputs if tensor.is_floating_point()}
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each output."""
+        """Return the shape of each output."""
         return {label: tuple(tensor.shape) for label, tensor in self.outputs.items()}
 
 
 def run_modes(model: nn.Module, inputs: Inputs) -> dict[bool, ModeRun]:
-    """Run the model abstractly in eval and in train mode, and watch where tensors of the CPU meet the model's.
+    """Run the model abstractly in eval and train mode, and record where CPU tensors meet those of the model.
 
-    What is to be known of the data flow after a swap is seen in eval mode.
+    The data flow is recorded only in eval mode.
     """
     return {training: _watched(model, inputs, training) for training in (False, True)}
 
@@ -72,7 +72,7 @@ def _watched(model: nn.Module, inputs: Inputs, training: bool) -> ModeRun:
             return ModeRun(watched_run(model, inputs, training=True))
         run, graph = record_watched(model, inputs)
         return ModeRun(run, graph=graph)
-    except Exception:  # noqa: BLE001 - whatever it is, the ordinary ways do without it or say what is wrong
+    except Exception:  # noqa: BLE001 - a model may raise anything; the plain run succeeds or reports it
         return run_mode(model, inputs, training)
 
 
@@ -86,7 +86,7 @@ def run_mode(model: nn.Module, inputs: Any, training: bool) -> ModeRun:
 
 @contextmanager
 def only_trainable(model: nn.Module, trainable: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Freeze all parameters but these for the length of the block."""
+    """Freeze all parameters except these for the duration of the block."""
     chosen = {id(parameter) for parameter in trainable}
     flags = [(parameter, parameter.requires_grad) for parameter in parameters(model)]
     try:
@@ -99,5 +99,5 @@ def only_trainable(model: nn.Module, trainable: Iterable[nn.Parameter]) -> Itera
 
 
 def mode_name(training: bool) -> str:
-    """The mode in words."""
+    """Return the name of the mode: `train mode` or `eval mode`."""
     return "train mode" if training else "eval mode"

@@ -1,4 +1,4 @@
-"""Build a case: a model, inputs for it, what it does before the swap, and the swap."""
+"""Build a case: the model, its inputs, its output shapes before the swap, and the swap."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from pytest_headswap.engine.swapping.swap import swap_planned
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
 
-_CHEAP = 2**30  # bytes of parameters that may be made real for the sake of train mode
-MEMORY = 2**32  # bytes, where nothing else is said
+_CHEAP = 2**30  # bytes of parameters that may be allocated to run train mode
+MEMORY = 2**32  # default limit in bytes
 
 
 def build_case(
@@ -42,23 +42,27 @@ def build_case(
     own_memory: bool = False,
     memory: int = MEMORY,
 ) -> Case:
-    """Build the model of `spec`, note what it returns, and swap its head.
+    """Build the model of `spec`, record its output shapes, and swap its head.
 
     Args:
         zoo: name of the zoo, for ids and seeds.
         spec: where the model comes from.
         num_classes: class count of the new head.
-        evidence: `structure`: the model is built without memory, where that is possible, as the zoo ships it.
-            `numeric`: it gets values, and the smallest input that it takes; large parameters share their memory
-            with those of other cases. `auto`: as `numeric`, but for models that need too much memory of their own.
-        device: where `device_placement` goes: `auto`, `cpu`, `cuda` or `cuda:N`.
-        own_memory: the model as the zoo ships it, with memory of its own for everything, for those who train it.
-        memory: bytes that `auto` may use for values of the model's own, and for what they are compared with.
+        evidence: `structure` builds the model as the zoo ships it, without memory if possible. `numeric` gives it
+            values and the smallest input that it accepts; large parameters share their memory with other cases.
+            `auto` is `numeric`, except for models that need too much memory of their own.
+        device: device for `device_placement`: `auto`, `cpu`, `cuda` or `cuda:N`.
+        own_memory: build the model as the zoo ships it, with memory of its own for every tensor, so that it can be
+            trained.
+        memory: limit in bytes for the model's own values and a copy of them, with `auto`.
+
+    Returns:
+        The case, with its head swapped.
 
     Raises:
-        NoHeadError: the model has no head, or the zoo refuses it.
+        NoHeadError: the model has no head, or the zoo excludes it.
         HeadSwapError: the head was not swapped, or the model does not run on its own inputs.
-        Exception: whatever the zoo raises while building the model or its inputs.
+        Exception: any exception that the zoo raises while it builds the model or its inputs.
     """
     if spec.refusal:
         raise NoHeadError(ZOO_REFUSED, f"{spec.name}: {spec.refusal}")
@@ -79,13 +83,17 @@ def build_case(
             inputs = drawn(inputs, seed_of(zoo, spec.name))
         as_built = Record(plan.outer)
         values = None if why or evidence == STRUCTURE else Snapshot(plan.outer)
-        # not verified by the engine: the checks look for themselves, and more closely
+        # The engine need not verify the swap: the checks do so in more detail.
         swap = swap_planned(plan, num_classes, verified=False)
     return Case(zoo, spec, num_classes, plan.outer, inputs, swap, plan, as_built, values, why, device)
 
 
 def _with_values(spec: ModelSpec, memory: int | None) -> tuple[Plan, str]:
-    """A model with values; or without, and why, where they and a copy of them would take more than `memory` bytes."""
+    """Build a model with values and find its heads.
+
+    If the values and a copy of them would take more than `memory` bytes, build it without values, and return the
+    reason as well.
+    """
     lean = lean_if_possible(spec.build)
     own = 2 * sum(tensor.nbytes for _, tensor in named_tensors(lean.model) if not lean.holds(tensor))
     if memory is not None and own > memory:
@@ -97,10 +105,11 @@ def _with_values(spec: ModelSpec, memory: int | None) -> tuple[Plan, str]:
 
 
 def _planned(spec: ModelSpec, model: nn.Module, small: bool = False) -> Plan:
-    """Find the heads of a model, on the smallest image that it takes in both modes where `small`.
+    """Find the heads of a model. With `small`, use the smallest image that it accepts in both modes.
 
-    Raises when it does not run and memory may be what is missing: in eval mode, or in train mode where that
-    costs little (some models draw masks with NumPy while they train).
+    Raises:
+        HeadSwapError: the model does not run in eval mode, or does not run in train mode on the meta device although
+            memory would be cheap. Some models draw masks with NumPy in train mode.
     """
     given: Any = spec.example_inputs(model) if spec.example_inputs is not None else None
     inputs = inputs_for(model, given)
@@ -117,12 +126,12 @@ def _planned(spec: ModelSpec, model: nn.Module, small: bool = False) -> Plan:
 
 
 def _on_smallest(spec: ModelSpec, model: nn.Module, inputs: Inputs, ways: Sequence[str]) -> Plan | None:
-    """The heads of a model on a smaller image than its own, the first on which it runs so in both modes, if any."""
+    """Find the heads on the first smaller image on which the model runs in both modes, or return None."""
     for smaller in sizes(inputs):
         try:
             plan = plan_swap(model, smaller, spec.head, ways)
         except NoHeadError:
-            return None  # its own image has the last word
+            return None  # decide on the model's own image size
         except HeadSwapError:
             continue
         if plan.search.train_error is None:

@@ -1,4 +1,4 @@
-"""A case: one model of a zoo with its head swapped, and what the checks share about it."""
+"""A case: one model of a zoo with its head swapped, and the results that its checks share."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ _LARGE = 2**26  # parameters
 
 @dataclass
 class Case:
-    """One model with its head swapped. Checks look at it and leave it as it is.
+    """One model with its head swapped. Checks inspect it and leave it unchanged.
 
     Attributes:
         zoo: name of the zoo.
-        spec: where the model came from.
-        num_classes: class count that was asked for.
+        spec: where the model comes from.
+        num_classes: class count of the new head.
         model: the model after the swap.
-        inputs: what `forward` takes; random numbers where the model has values.
-        swap: what the engine did.
-        plan: where the engine found the heads, with what it saw of the model as it was built.
-        as_built: what the model was before the swap: its modules, their attributes and its tensors.
-        values: what the tensors held before the swap; None where the model has none, which is structure evidence.
-        why_structure: why the model has no values although they were not declined; empty where it has.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`: where `device_placement` goes.
-        too_small: devices that were seen to have too little memory for it.
+        inputs: arguments of `forward`; random numbers if the model has values.
+        swap: the result of the swap.
+        plan: the heads that the engine found in the model as built.
+        as_built: modules, attributes and tensors of the model before the swap.
+        values: values of all tensors before the swap; None without values, that is, for structure evidence.
+        why_structure: why the model has no values although they were allowed; empty if it has values.
+        device: device for `device_placement`: `auto`, `cpu`, `cuda` or `cuda:N`.
+        too_small: devices that turned out to have too little memory for the model.
     """
 
     zoo: str
@@ -67,66 +67,75 @@ class Case:
 
     @property
     def numeric(self) -> bool:
-        """Whether the model has values, so that checks can compute with it."""
+        """Return whether the model has values, so that checks can compute with it."""
         return self.values is not None
 
     @property
     def evidence(self) -> str:
-        """What a verdict on this case rests on."""
+        """Return the kind of evidence behind the verdicts on this case."""
         return NUMERIC if self.numeric else self.structure
 
     @property
     def structure(self) -> str:
-        """`structure`, and how the model was run abstractly where meta did not do."""
+        """Return `structure`, and the kind of tensors the model ran on if it was not `meta`."""
         ways = {probe.way for probe in self.before.values()}
         way = next((way for way in reversed(WAYS) if way in ways), META)
         return STRUCTURE if way == META else f"{STRUCTURE}, {way} tensors"
 
     @cached_property
     def before(self) -> dict[bool, Probe]:
-        """What shapes the model as the zoo built it returned, in eval mode (`False`) and train mode (`True`)."""
+        """Return the output shapes of the model as built, in eval mode (`False`) and train mode (`True`)."""
         return probes(self.plan.search)
 
     @cached_property
     def after(self) -> dict[bool, ModeRun]:
-        """The abstract runs after the swap, with gradients and all but the new head frozen; made when first asked."""
+        """Return the abstract runs after the swap, with gradients and only the new head trainable.
+
+        They are computed on first access.
+        """
         with only_trainable(self.model, self.swap.parameters()), torch.enable_grad():
             return run_modes(self.model, self.inputs)
 
     @cached_property
     def training(self) -> Training:
-        """A short training of the new head with real numbers; made when first asked, and undone."""
+        """Return the observations from a short training of the new head with real numbers.
+
+        The training runs on first access and is undone afterwards.
+        """
         assert self.values is not None, "only a model with values can be trained"
         with self.seeded("training"):
             reference: Mapping[str, torch.Tensor] = {}
-            with suppress(Exception):  # the model may run in train mode alone; output_shape says what is wrong
+            with suppress(Exception):  # The model may run only in train mode; output_shape reports that.
                 reference = self.evaluation.into_heads
             freeze, train_mode = self.frozen, self.trainable_mode
             return train(self.swap, self.inputs, self.values, freeze=freeze, train_mode=train_mode, reference=reference)
 
     @cached_property
     def evaluation(self) -> Evaluation:
-        """A real forward pass in eval mode after the swap; made when first asked."""
-        _ = self.changed_by_swap  # before values are put back
+        """Return a real forward pass in eval mode after the swap, computed on first access."""
+        _ = self.changed_by_swap  # must run before `forward` restores the values
         with head_inputs(self.model, self.swap) as seen:
             return Evaluation(self.forward(), seen)
 
     @cached_property
     def changed_by_swap(self) -> list[str]:
-        """Tensors of the backbone with other values than before the swap; asked for before forward writes to any."""
+        """Return the names of backbone tensors whose values the swap changed.
+
+        Access this before forward writes to any tensor.
+        """
         return self.values.changed(without=head_names(self.swap)) if self.values is not None else []
 
     @property
     def large(self) -> bool:
-        """Whether real arithmetic takes so long that checks make do with less of it, and say so."""
+        """Return whether real arithmetic is so slow that checks compute less, and say so."""
         return sum(value.numel() for value in parameters(self.model)) > _LARGE
 
     @cached_property
     def native(self) -> nn.Module:
-        """The model as the zoo builds it for the new class count, on meta where that is possible.
+        """Return the model as the zoo builds it for the new class count, on the meta device if possible.
 
         Raises:
-            CheckSkipped: `no_native`, when the zoo cannot.
+            CheckSkipped: `no_native`, if the zoo cannot build it.
         """
         if self.spec.native is None:
             raise CheckSkipped("no_native", f"the zoo {self.zoo} does not say how {self.spec.name} is built natively")
@@ -141,11 +150,11 @@ class Case:
 
     @property
     def trainable_mode(self) -> bool:
-        """Train mode, unless the model as built does not run in it."""
+        """Return whether the model as built runs in train mode. Otherwise it is trained in eval mode."""
         return self.before[True].error is None
 
     def forward(self, inputs: Inputs | None = None) -> Any:
-        """What a real forward pass in eval mode returns, on the inputs of the case where no others are given."""
+        """Return the output of a real forward pass in eval mode, on the inputs of the case by default."""
         given = self.inputs if inputs is None else inputs
         try:
             with preserved(self.model, Aliases()), self.seeded("forward"), torch.no_grad():
@@ -153,17 +162,17 @@ class Case:
                 return self.model(*given.args, **(given.kwargs or {}))
         finally:
             if self.values is not None:
-                self.values.put_back()  # what forward has written to
+                self.values.put_back()  # undo the writes of forward
 
     @contextmanager
     def seeded(self, *names: str) -> Iterator[None]:
-        """A block with random numbers of its own, the same in every process; those of the user go on after it."""
+        """Seed all random numbers in the block, the same in every process. Restore the RNG states afterwards."""
         with seeded(self.zoo, self.spec.name, *names):
             yield
 
     @contextmanager
     def frozen(self) -> Iterator[Frozen]:
-        """A block in which the backbone is frozen; the engine verifies that the first time.
+        """Freeze the backbone for the duration of the block. The engine verifies the freeze the first time.
 
         Raises:
             HeadSwapError: `not_freezable`.
@@ -184,7 +193,7 @@ class Case:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """A block in which the model is as it was built."""
+        """Restore the model as it was built for the duration of the block."""
         self.swap.restore()
         try:
             yield

@@ -1,4 +1,4 @@
-"""What a check says: it returns, or raises one of the two exceptions here. `Finding` is the outcome as data."""
+"""The verdict of a check: it returns, or raises `CheckFailed` or `CheckSkipped`. `Finding` is the verdict as data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STRUCTURE = "structure"
 NUMERIC = "numeric"
 SIMULATED = "simulated"
 
-# Why a check does not apply, beside the reason codes of the engine. Checks of users have codes of their own.
+# Reasons why a check does not apply, in addition to the engine's reason codes. Users' checks define their own.
 SKIP_REASONS = {
     "no_native": "the zoo cannot build the model with that class count itself",
     "not_simulated": "the forward needs what a simulated device does not have: values, or some operation",
@@ -22,7 +22,7 @@ class CheckFailed(Exception):
 
 
 class CheckSkipped(Exception):
-    """The check does not apply to this model; `reason` is a code that reports can group by, such as `no_native`."""
+    """The check does not apply to this model. `reason` is a code that reports group by, such as `no_native`."""
 
     def __init__(self, reason: str, message: str) -> None:
         if not reason.isidentifier():
@@ -34,15 +34,14 @@ class CheckSkipped(Exception):
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of one check of one model.
+    """The outcome of one check on one model.
 
     Attributes:
-        outcome: `passed`, `failed` (a fault was found), `skipped` (does not apply) or `error` (the
-            check itself could not be made).
-        message: why; for a pass, what was compared, when that is less than everything.
-        evidence: what the verdict rests on; empty where there is no verdict.
-        reason: the code of a skip, or of an error that has one.
-        exception: what was raised, for those who want its traceback.
+        outcome: `passed`, `failed` (found a fault), `skipped` (does not apply) or `error` (the check could not run).
+        message: the reason. For a pass, what was compared, if that is less than everything.
+        evidence: kind of evidence behind the verdict; empty without a verdict.
+        reason: code of a skip, or of an error that has one.
+        exception: the exception, for its traceback.
     """
 
     outcome: Literal["passed", "failed", "skipped", "error"]
@@ -53,27 +52,27 @@ class Finding:
 
 
 def text_of(error: BaseException) -> str:
-    """Return the text of an exception, and those of a group; an exception of a model may even fail to give its text."""
+    """Return the text of an exception, or of the members of a group. Guard against a `str()` that raises."""
     try:
         text = str(error)
     except KeyboardInterrupt:
         raise
-    except BaseException as raised:  # noqa: BLE001 - the code of a model may raise anything
+    except BaseException as raised:  # noqa: BLE001 - a model's exception may raise anything
         text = f"its str() raises {type(raised).__name__}"
     members = getattr(error, "exceptions", ()) if _is_group(error) else ()
     return ": ".join(filter(None, [text, ", ".join(named(member) for member in members[:_MEMBERS])]))
 
 
 def named(error: BaseException) -> str:
-    """Return the type and the text of an exception."""
+    """Return the type and text of an exception."""
     text = text_of(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-_MEMBERS = 3  # of a group are named
+_MEMBERS = 3  # number of group members in a message
 
 
 def _is_group(error: BaseException) -> bool:
-    """Return whether an exception is a group of Python 3.11, which this module also has to do without."""
+    """Return whether an exception is an exception group. Python 3.10 has none."""
     group = getattr(builtins, "BaseExceptionGroup", None)
     return group is not None and isinstance(error, group)

@@ -1,4 +1,4 @@
-"""Inputs for real arithmetic: as small as the model takes, random, and always the same for one model."""
+"""Create inputs for real arithmetic: as small as the model accepts, random, and reproducible."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _SIZES = (64, 96, 128, 160, 192, 224, 256)
 
 
 def seed_of(*names: str) -> int:
-    """A seed that depends on these names alone, in every process."""
+    """Return a seed that depends only on these names, and is the same in every process."""
     return crc32("::".join(names).encode())
 
 
 @contextmanager
 def seeded(*names: str) -> Iterator[None]:
-    """A block with random numbers of its own, the same in every process; those of the user go on after it."""
+    """Seed all random numbers in the block, the same in every process. Restore the RNG states afterwards."""
     with preserved_globals():
         seed(seed_of(*names))
         yield
 
 
 def sizes(inputs: Inputs) -> Iterator[Inputs]:
-    """The inputs with smaller and smaller square images, the smallest first, where an image is all there is."""
+    """Yield the inputs with smaller square images, the smallest first. Yield nothing unless the input is one image."""
     images = [tensor for tensor in inputs.tensors() if tensor.dim() >= 4 and tensor.is_floating_point()]
     if len(images) != 1 or len(inputs.tensors()) != 1:
         return
@@ -39,7 +39,7 @@ def sizes(inputs: Inputs) -> Iterator[Inputs]:
 
 
 def with_batch(inputs: Inputs, batch: int) -> Inputs:
-    """The inputs with another number of samples: those that there are, again and again."""
+    """Return the inputs with another batch size; samples are repeated as needed."""
     present = batch_of(inputs)
 
     def repeat(tensor: torch.Tensor) -> torch.Tensor:
@@ -51,12 +51,12 @@ def with_batch(inputs: Inputs, batch: int) -> Inputs:
 
 
 def batch_of(inputs: Inputs) -> int:
-    """How many samples the inputs hold: the first dimension of the first tensor that has one."""
+    """Return the batch size: the length of the first dimension of the first tensor that has dimensions."""
     return next(tensor.shape[0] for tensor in inputs.tensors() if tensor.dim())
 
 
 def drawn(inputs: Inputs, seed: int) -> Inputs:
-    """The inputs with random numbers where they hold placeholders: floating-point tensors of one value throughout."""
+    """Return the inputs with random numbers in place of constant floating-point tensors."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(tensor: torch.Tensor) -> torch.Tensor:
@@ -68,7 +68,10 @@ def drawn(inputs: Inputs, seed: int) -> Inputs:
 
 
 def with_other_companions(inputs: Inputs, seed: int) -> Inputs:
-    """The first sample of the inputs as it is, among others: random ones, or for whole numbers those of a neighbour."""
+    """Return the inputs with the same first sample in a different batch.
+
+    The other samples are random numbers, or for integer tensors a rotation of the existing ones.
+    """
     batch = batch_of(inputs)
     generator = torch.Generator().manual_seed(seed)
 

@@ -1,4 +1,4 @@
-"""Build a model without memory for its large parameters, and with the values that it gives to all the rest."""
+"""Build a model without allocating its large parameters, while all other tensors get the values it gives them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from pytest_headswap.engine.pytorch.modules import modules, parameters
 T = TypeVar("T")
 
 LARGE = 2**14
-"""Parameters with fewer elements are real: norms and scales are then as the model wants them, and cost little."""
+"""Parameters with fewer elements get real values, so that norms and scales are right. They cost little."""
 
-# what asks a tensor for its shape and dtype alone
+# operations that read only the shape and dtype of a tensor
 _READ_NOTHING = frozenset(f"aten::{name}_like" for name in ("empty", "zeros", "ones", "full", "rand", "randn")) | {
     f"aten::new_{name}" for name in ("empty", "empty_strided", "zeros", "ones", "full")
 }
@@ -36,17 +36,17 @@ _BATCH_NORMS = frozenset(f"aten::{name}" for name in ("native_batch_norm", "cudn
 
 
 def on_meta_if_possible(build: Callable[[], nn.Module], then: Callable[[nn.Module], T]) -> T:
-    """What `then` makes of a model that is built on meta, or with memory if either of them raises without.
+    """Return `then(model)` for a model built on the meta device, or with memory if either step raises there.
 
-    Some models compute with values in their initialisers, or in forward. One that was run, and has no head, has none
-    with memory either.
+    Some models compute with values in their initialisers or in forward. A model that ran in both modes on meta and
+    has no head is not built again.
     """
     try:
         return _without_memory(build, then)
     except NoHeadError as error:
-        if error.__cause__ is None:  # nothing of it was left unseen
+        if error.__cause__ is None:  # train mode ran too, so nothing was missed
             raise
-    except Exception:  # noqa: BLE001 - what remains of it is raised by the second attempt
+    except Exception:  # noqa: BLE001 - the second attempt raises it again if it persists
         pass
     return then(build())
 
@@ -59,22 +59,23 @@ def _without_memory(build: Callable[[], nn.Module], then: Callable[[nn.Module], 
 
 @dataclass(frozen=True)
 class Lean:
-    """A model whose large parameters have no values: their memory was asked for and never written to, so it costs none.
+    """A model whose large parameters have no values.
 
-    `unwritten` are tensors without values, by where they lie. They are kept, so that nothing else comes to lie
-    there. None when the model had to be built in the ordinary way.
+    Their memory is reserved but never written to, so it costs nothing. `unwritten` maps a memory address to the
+    tensor without values there. It keeps the tensors alive, so that the addresses are not reused. It is empty if the
+    model had to be built in the ordinary way.
     """
 
     model: nn.Module
     unwritten: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     def holds(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor of the model has no values."""
+        """Return whether a tensor of the model has no values."""
         return _place(tensor) in self.unwritten
 
 
 def lean_if_possible(build: Callable[[], nn.Module]) -> Lean:
-    """Build with large parameters left unwritten, and again in the ordinary way if anything asks for their values."""
+    """Build with large parameters left uninitialised. Build in the ordinary way if anything needs their values."""
     with suppress(Exception), _Unwritten() as mode, _noting_large_parameters(mode):
         lean = Lean(build(), mode.tensors)
         if not (mode.asked_for_values or any(lean.holds(tensor) for tensor in _to_be_real(lean.model))):
@@ -83,7 +84,7 @@ def lean_if_possible(build: Callable[[], nn.Module]) -> Lean:
 
 
 def _to_be_real(model: nn.Module) -> Iterator[torch.Tensor]:
-    """The tensors of a model that need the values which the model gives to them: all but large parameters."""
+    """Yield the tensors that must keep the values the model gives them: all except large parameters."""
     yield from (parameter for parameter in parameters(model) if not _is_large(parameter))
     for module in modules(model):
         for value in (*module._buffers.values(), *module.__dict__.values()):
@@ -93,12 +94,13 @@ def _to_be_real(model: nn.Module) -> Iterator[torch.Tensor]:
 
 
 class _Unwritten(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Initialisers do nothing to large parameters. What is made from them is unwritten too, and has a shape alone.
+    """Skip the initialisers of large parameters. Tensors computed from them are uninitialised too.
 
-    So a model may run a part of itself while it is built, to see how many features come out of it.
+    Such tensors have only a shape, so a model may run a part of itself while it is built, for example to count
+    features.
 
     Raises:
-        NotImplementedError, RuntimeError: something needs to know values, as torch's meta tensors say it.
+        NotImplementedError, RuntimeError: an operation needs values; these are the errors of torch's meta tensors.
     """
 
     def __init__(self) -> None:
@@ -107,7 +109,7 @@ class _Unwritten(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ign
         self.asked_for_values = False
 
     def leave(self, tensor: torch.Tensor) -> None:
-        """Leave the memory of a tensor unwritten from now on."""
+        """Leave the memory of a tensor uninitialised from now on."""
         self.tensors[_place(tensor)] = tensor.detach()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -118,11 +120,11 @@ class _Unwritten(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ign
         name = op_name(func)
         written = mutated_tensors(func, args, kwargs)
         if name in _BATCH_NORMS and args[5]:
-            written = [tensor for tensor in args[3:5] if tensor is not None]  # its statistics, which the schema hides
+            written = [tensor for tensor in args[3:5] if tensor is not None]  # its statistics; the schema hides them
         for tensor in written:
             self.leave(tensor)
         if name == "aten::any" and given[0].dtype is torch.bool:
-            return torch.zeros((), dtype=torch.bool)  # initialisers look for values out of bounds, and there are none
+            return torch.zeros((), dtype=torch.bool)  # initialisers search for values out of bounds: report none
         if is_view(func) or name in _READ_NOTHING:
             return func(*args, **kwargs)
         if written and returns_an_argument(func):
@@ -132,7 +134,7 @@ class _Unwritten(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ign
         try:
             forms = run_on_meta(func, map_tensors(args, _on_meta), map_tensors(kwargs, _on_meta))
         except Exception:
-            self.asked_for_values = True  # the model may catch this, and would then be built in another way
+            self.asked_for_values = True  # record it: the model may catch this error and build itself differently
             raise
         return map_tensors(forms, self._made)
 
@@ -144,7 +146,7 @@ class _Unwritten(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ign
 
 @contextmanager
 def _noting_large_parameters(mode: _Unwritten) -> Iterator[None]:
-    """Leave each large parameter unwritten from when a module registers it: at that time it is not initialised yet."""
+    """Leave each large parameter uninitialised when a module registers it, before its initialiser runs."""
     register = nn.Module.register_parameter
 
     def noting(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
@@ -169,5 +171,5 @@ def _is_large(parameter: torch.Tensor) -> bool:
 
 
 def _place(tensor: torch.Tensor) -> int:
-    """Where a tensor lies in memory, alike for all views; 0 for one that lies in none."""
+    """Return the memory address of a tensor's storage, the same for all views; 0 if the tensor is not on the CPU."""
     return tensor.untyped_storage().data_ptr() if tensor.device.type == "cpu" else 0

@@ -1,4 +1,4 @@
-"""What a model is made of at one time: its modules and their attributes, to see what came back after a change."""
+"""Record the modules and attributes of a model, and report what differs after a change."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _PLAIN = (bool, int, float, str, bytes, type(None))
 
 
 class Record:
-    """The modules of a model by path, and their attributes: plain values as they are, all else by identity."""
+    """The modules of a model by path, with their attributes: plain values by value, all others by identity."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        # the objects themselves and not their ids, which others may get once they are gone
+        # Keep the objects, not their ids: an id is reused after its object is gone.
         self._modules = _attributes(model)
 
     def differences(self) -> list[str]:
-        """What is other now than it was, each in words."""
+        """Return what differs now, in words."""
         now = _attributes(self._model)
         words = [f"{path} is gone" for path in self._modules if path not in now]
         words += [f"{path} is new" for path in now if path not in self._modules]
@@ -35,7 +35,7 @@ class Record:
 
 
 _State = tuple[dict[str, Any], ...]
-"""The attributes of a module and the entries of its registries, all copied."""
+"""Copies of the attributes of a module and of its registries."""
 
 
 def _attributes(model: nn.Module) -> dict[str, _State]:
@@ -51,7 +51,7 @@ def _state(module: nn.Module) -> _State:
 
 
 def _identical(was: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether these are the same objects in the same order: what is so of most, and quickly said."""
+    """Return whether both hold the same objects in the same order. This is the fast path for most modules."""
     return was is now or (list(was) == list(now) and all(map(is_, was.values(), now.values())))
 
 

@@ -1,4 +1,4 @@
-"""Names of tensors, in the model and in messages."""
+"""Names of tensors, in a model and in messages."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _SHOWN = 5
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
+    """Return the first few names, and the number of those left out."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
 
 def names_of(state: Mapping[str, object], values: Iterable[object]) -> set[str]:
-    """All names under which these very objects stand in `state`; one that is shared has several."""
+    """Return all names under which these objects are stored in `state`; a shared one has several."""
     ids = {id(value) for value in values}
     return {name for name, value in state.items() if id(value) in ids}
 
 
 def head_names(swap: Swap) -> set[str]:
-    """All names of the tensors of the new heads."""
+    """Return all names of the tensors of the new heads."""
     return names_of(dict(named_tensors(swap.model)), (registered(swap.model, name) for name in swap.state_dict()))

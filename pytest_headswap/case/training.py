@@ -1,4 +1,4 @@
-"""A short training of a new head with the rest frozen, and what it did to the model; it is undone afterwards."""
+"""Train a new head briefly with the rest frozen, record the effect on the model, and undo it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 0.01
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A real forward pass in eval mode: what it returned, and what flowed into each head, by the head's path."""
+    """A real forward pass in eval mode: the outputs, and the input of each head by the path of the head."""
 
     outputs: Any
     into_heads: Mapping[str, torch.Tensor]
@@ -34,20 +34,20 @@ class Evaluation:
 
 @dataclass
 class Training:
-    """What was seen in a step, or in two on batches that share their first sample alone.
+    """Observations from one or two training steps, on batches that share only their first sample.
 
-    One step will do where what flows into the heads is as in the evaluation, whose batch is another one too.
+    The second step is skipped if the head inputs for the first sample match the evaluation, which uses another batch.
 
     Attributes:
-        refused: why the backbone could not be frozen, by the engine; nothing else is known then.
-        gradients: of each new parameter after the first backward pass, None where there is none.
-        strangers: parameters outside of the head that had a gradient then.
-        infinite: labels of outputs that were not finite.
-        changed: tensors outside of the head that are not, bit for bit, what they were.
+        refused: error of the engine if it could not freeze the backbone; everything else is empty then.
+        gradients: gradient of each new parameter after the first backward pass, or None.
+        strangers: parameters outside of the head that had a gradient at that point.
+        infinite: labels of outputs with infinite or NaN elements, and the step.
+        changed: tensors outside of the head that are not bit-identical to before.
         woken: modules of the backbone that `train()` put into train mode.
         moved: parameters of the head that changed.
-        mixed: heads whose input for the first sample depended on the rest of the batch, with by how much.
-        notes: what was not looked at.
+        mixed: heads whose input for the first sample depended on the rest of the batch, and by how much.
+        notes: what was not verified.
     """
 
     refused: HeadSwapError | None = None
@@ -70,15 +70,18 @@ def train(
     train_mode: bool,
     reference: Mapping[str, torch.Tensor],
 ) -> Training:
-    """Freeze all but the heads of a model, take a step or two with momentum and weight decay, and look at everything.
+    """Freeze all but the heads, take one or two SGD steps with momentum and weight decay, and record the effects.
 
     Args:
         swap: the model with its new heads.
-        inputs: what forward takes.
-        values: what the model held before.
-        freeze: gives a block in which the backbone is frozen.
-        train_mode: False: the model does not run in train mode, and is trained in eval mode.
-        reference: what flows into each head in an evaluation; empty where that is not known.
+        inputs: arguments of forward.
+        values: values of the model before the training.
+        freeze: returns a context manager that freezes the backbone.
+        train_mode: whether to train in train mode; False if the model only runs in eval mode.
+        reference: input of each head in an evaluation; empty if unknown.
+
+    Returns:
+        The observations. The model is restored.
     """
     seen = Training()
     head = {name: tensor.clone() for name, tensor in swap.state_dict().items()}
@@ -106,7 +109,10 @@ def train(
 
 
 def _leave_gradients(swap: Swap) -> None:
-    """What earlier training leaves behind, and an optimizer would apply to a "frozen" weight."""
+    """Give every parameter outside of the heads a zero gradient, like a leftover from earlier training.
+
+    An optimizer would then apply weight decay to a frozen weight.
+    """
     new = {id(parameter) for parameter in swap.parameters()}
     for parameter in parameters(swap.model):
         if id(parameter) not in new and parameter.is_floating_point():
@@ -114,9 +120,9 @@ def _leave_gradients(swap: Swap) -> None:
 
 
 def woken(model: nn.Module, swap: Swap) -> list[str]:
-    """Paths of the backbone's modules that `train()` puts into train mode; the modes come back.
+    """Return the paths of backbone modules that `train()` puts into train mode. Restore all modes afterwards.
 
-    The backbone is what neither holds a tensor of a head, nor lies inside of one, nor around one.
+    The backbone is every module that neither owns a tensor of a head, nor is inside of a head, nor contains one.
     """
     inside = {name.rpartition(".")[0] for name in swap.state_dict()} | {head.path for head in swap.heads}
     modes = [(module, module.training) for module in modules(model)]
@@ -141,7 +147,7 @@ def _is_in(path: str, other: str) -> bool:
 
 
 def untouched_by_freeze(model: nn.Module, swap: Swap) -> list[str]:
-    """Names of parameters outside of the head that would be trained."""
+    """Return the names of parameters outside of the head that are still trainable."""
     new = {id(parameter) for parameter in swap.parameters()}
     return [name for name, value in model.named_parameters() if value.requires_grad and id(value) not in new]
 
@@ -187,14 +193,14 @@ def _take_steps(
 
 
 def _loss(outputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
-    """A random weight for each element, since the sum of a softmax has no gradient."""
+    """Return a loss that weights each element randomly, because the sum of a softmax has no gradient."""
     terms = [(tensor.float() * torch.randn_like(tensor.float())).mean() for tensor in outputs if tensor.requires_grad]
     return torch.stack(terms).sum() if terms else None
 
 
 @contextmanager
 def head_inputs(model: nn.Module, swap: Swap) -> Iterator[dict[str, torch.Tensor]]:
-    """What flows into each head during the block, by the head's path; left out where the model itself is the head."""
+    """Record the input of each head in the block, by the path of the head. Skip a head that is the model itself."""
     seen: dict[str, torch.Tensor] = {}
     handles = []
     for path in {head.path for head in swap.heads if head.path}:
@@ -218,14 +224,20 @@ def _first_samples(into_heads: Mapping[str, torch.Tensor], inputs: Inputs) -> di
 
 
 def _first_sample(tensor: torch.Tensor, batch: int) -> torch.Tensor:
-    """What belongs to the first sample: `tensor` is (batch, ...), (steps, batch, ...) or (batch * parts, ...)."""
+    """Return the part of a tensor that belongs to the first sample.
+
+    `tensor` is (batch, ...), (steps, batch, ...) or (batch * parts, ...).
+    """
     if tensor.dim() > 1 and tensor.shape[0] != batch and tensor.shape[1] == batch:
         return tensor[:, 0]
     return tensor[: max(1, tensor.shape[0] // batch)]
 
 
 def _differences(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
-    """The heads whose inputs differ by more than rounding: experts that are given other batches round differently."""
+    """Return the heads whose inputs differ by more than rounding.
+
+    Rounding alone can differ, for example in mixture-of-experts layers, whose batch sizes depend on the other samples.
+    """
     differences = []
     for path, tensor in one.items():
         if path not in other or tensor.shape != other[path].shape or torch.equal(tensor, other[path]):

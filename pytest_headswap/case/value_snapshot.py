@@ -1,4 +1,4 @@
-"""The values of a model at one time: what has changed since, bit by bit, and the way back."""
+"""Record the values of a model, report which have changed bit by bit, and restore them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pytest_headswap.engine.pytorch.modules import named_buffers, named_paramete
 class Snapshot:
     """The values of every parameter and buffer of a model, by all its names.
 
-    Values that lie in an arena are not copied: the arena knows what it has drawn.
+    Values in a weight pool are not copied, because the pool can draw them again.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -27,17 +27,17 @@ class Snapshot:
 
     @torch.no_grad()
     def changed(self, without: Collection[str] = ()) -> list[str]:
-        """Names under which the model has other values now, or another tensor with other values, or none."""
+        """Return the names of tensors whose values have changed, or that are gone."""
         return self._changed(_altered(), without)
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """Give every tensor that was there at the time its values back."""
+        """Restore the values of every recorded tensor."""
         self._mend(_altered())
 
     @torch.no_grad()
     def changed_and_put_back(self, without: Collection[str] = ()) -> list[str]:
-        """Both, with one look at the values."""
+        """Do both in a single pass over the values."""
         altered = _altered()
         changed = self._changed(altered, without)
         self._mend(altered)
@@ -74,18 +74,18 @@ class Snapshot:
 
 
 def _altered() -> dict[int, set[int]]:
-    """The chunks of each arena that hold other values now."""
+    """Return the modified chunks of each weight pool, by the id of the pool."""
     return {id(arena): set(arena.changed()) for arena in ARENAS}
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """The parameters and buffers of a model; one that is shared comes under each of its names."""
+    """Yield the parameters and buffers of a model with their names; shared ones under each name."""
     yield from named_parameters(model)
     yield from named_buffers(model)
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors are alike in dtype, shape and every bit; NaN is then equal to itself."""
+    """Return whether two tensors have the same dtype, shape and bits. NaN equals itself."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     return torch.equal(_bits(one), _bits(other))
@@ -97,4 +97,4 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""A type of whole numbers for each size of an element in bytes."""
+"""The integer dtype for each element size in bytes."""

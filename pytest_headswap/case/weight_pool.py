@@ -1,8 +1,8 @@
-"""Random values for parameters that were built without memory: one stretch of memory that every model is laid over.
+"""Random values for parameters that were built without memory, from a pool that all models share.
 
-A model of a billion parameters then costs what its largest layers cost, and nothing is drawn anew for the next one.
-Each model is laid out in the same way whatever came before it. Layers of one model share values only where it has
-more parameters than the arena.
+A model of a billion parameters then costs no more memory than its largest layers, and the next model reuses the
+values. The layout of a model does not depend on earlier models. Layers of one model share values only if it has more
+parameters than the pool.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pytest_headswap.case.skip_init import Lean
 
 _CHUNK = 2**18  # elements, 1 MB of float32
 _CHUNKS = 2**6
-_DEVIATIONS = range(2, 8)  # 1/4 to 1/128, for 16 to 16,384 inputs a neuron
-_ROOM = 8  # layers of the largest size that differ
-_STEP = 4099  # where the arena is laid over itself: by how much, so that two layers of one shape differ
+_DEVIATIONS = range(2, 8)  # standard deviations 1/4 to 1/128, for 16 to 16,384 inputs per neuron
+_ROOM = 8  # number of layers of the largest size with different values
+_STEP = 4099  # offset added on each wrap-around, so that equal-shaped layers get different values
 
 
 _Key = tuple[int, torch.dtype]
-"""The deviation, as the exponent of a half, and the dtype of an arena."""
+"""Standard deviation of a pool, as a power of 1/2, and its dtype."""
 
 
 class Arena:
-    """Values of one standard deviation and dtype, drawn chunk by chunk as they are needed. `place`: where they lie."""
+    """Values of one standard deviation and dtype, drawn in chunks on demand. `place` is their memory address."""
 
     def __init__(self, exponent: int, dtype: torch.dtype) -> None:
         self._exponent = exponent
@@ -38,9 +38,9 @@ class Arena:
         self.begin(0)
 
     def begin(self, largest: int) -> None:
-        """Begin with the layout of another model, whose largest parameter here has so many elements."""
+        """Reset the layout for another model. `largest` is the element count of its largest parameter here."""
         self._next = self._used = self._laps = 0
-        # of this model alone, since what is laid out must not depend on those before it
+        # from this model only: the layout must not depend on earlier models
         self._length = max(_CHUNKS, math.ceil((largest + _ROOM * _STEP) / _CHUNK)) * _CHUNK
         if not self._length <= len(self._values) <= 2 * self._length:
             drawn = min(len(self._digests), self._length // _CHUNK)
@@ -50,7 +50,7 @@ class Arena:
             self.place = values.untyped_storage().data_ptr()
 
     def take(self, parameter: torch.Tensor) -> torch.Tensor:
-        """Values with the shape of `parameter`, as a view of the arena."""
+        """Return values in the shape of `parameter`, as a view of the pool."""
         needed = parameter.numel()
         if self._next + needed > self._length:
             self._laps += 1
@@ -64,22 +64,22 @@ class Arena:
         return self._values[start : self._next].view(parameter.shape)
 
     def changed(self) -> list[int]:
-        """The chunks in use that no longer hold what was drawn; nearly as fast as memory is read."""
+        """Return the chunks in use whose values were modified. Nearly as fast as reading the memory."""
         used = math.ceil(self._used / _CHUNK)
         return [index for index in range(used) if self._digest(index) != self._digests[index]]
 
     def mend(self, chunks: Iterable[int]) -> None:
-        """Draw chunks again."""
+        """Draw these chunks again."""
         for index in chunks:
             self._draw(index)
 
     def touches(self, tensor: torch.Tensor, chunks: set[int]) -> bool:
-        """Whether a tensor in this arena has values in one of the chunks."""
+        """Return whether a tensor in this pool overlaps one of the chunks."""
         first, last = tensor.storage_offset(), tensor.storage_offset() + tensor.numel() - 1
         return not chunks.isdisjoint(range(first // _CHUNK, last // _CHUNK + 1))
 
     def drawn_anew(self, tensor: torch.Tensor) -> torch.Tensor:
-        """What was drawn for a tensor in this arena, whatever it holds now."""
+        """Return the original values of a tensor in this pool, even if they were modified."""
         first, size = tensor.storage_offset(), tensor.numel()
         chunks = range(first // _CHUNK, (first + size - 1) // _CHUNK + 1)
         values = torch.cat([self._drawn(index) for index in chunks])
@@ -99,7 +99,7 @@ class Arena:
 
     def _digest(self, index: int) -> int:
         words = self._chunk(index).view(torch.int64)
-        return int(torch.dot(words, _weights()[: len(words)]))  # wraps around, which is what a hash does
+        return int(torch.dot(words, _weights()[: len(words)]))  # integer overflow is intended: this is a hash
 
 
 @cache
@@ -111,12 +111,12 @@ def _weights() -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Arenas:
-    """The arenas of this process, by deviation and dtype."""
+    """The pools of this process, by standard deviation and dtype."""
 
     made: dict[_Key, Arena]
 
     def fill(self, lean: Lean) -> None:
-        """Give every parameter without values some, under all of its names."""
+        """Give values to every parameter without values, under all its names."""
         parameters = {id(value): value for value in lean.model.parameters() if lean.holds(value)}
         largest: dict[_Key, int] = {}
         for parameter in parameters.values():
@@ -130,11 +130,11 @@ class Arenas:
                     if id(empty) not in filled:
                         values = self.made[_key(empty)].take(empty)
                         filled[id(empty)] = made = nn.Parameter(values, empty.requires_grad)
-                        made.__dict__.update(empty.__dict__)  # marks that libraries put on parameters
+                        made.__dict__.update(empty.__dict__)  # attributes that libraries set on parameters
                     module._parameters[name] = filled[id(empty)]
 
     def holding(self, tensor: torch.Tensor) -> Arena | None:
-        """The arena that a tensor lies in."""
+        """Return the pool that holds a tensor, or None."""
         place = tensor.untyped_storage().data_ptr()
         return next((arena for arena in self.made.values() if arena.place == place), None)
 
@@ -144,7 +144,7 @@ class Arenas:
 
 def _key(parameter: torch.Tensor) -> _Key:
     inputs_of_a_neuron = parameter.numel() / parameter.shape[0]
-    # signals neither die nor explode when a neuron's weights have a variance of one over their number
+    # With a variance of 1 / fan_in, signals neither vanish nor explode.
     exponent = round(math.log2(inputs_of_a_neuron) / 2)
     return min(max(exponent, _DEVIATIONS[0]), _DEVIATIONS[-1]), parameter.dtype
 

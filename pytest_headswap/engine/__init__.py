@@ -1,4 +1,4 @@
-"""Find the classification head of a PyTorch model by its data flow, swap it, and undo the swap."""
+"""Find the classification head of a PyTorch model from its data flow, swap it, and undo the swap."""
 
 from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run
 from pytest_headswap.engine.errors import REASONS, HeadSwapError, HeadSwapWarning, NoHeadError

@@ -1,4 +1,4 @@
-"""The errors of the engine. Each carries a reason code, and a message that says what to do next."""
+"""Exceptions of the engine. Each has a reason code, and a message that tells the user what to do next."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from pytest_headswap._links import page
 
 ZOO_REFUSED = "zoo_refused"
-"""The reason code of what the zoo itself keeps from being run."""
+"""Reason code of models that the zoo excludes from testing."""
 
-# Reason codes, and what each one means. They are part of the public interface: reports, expectation
-# files and users' `except` clauses rely on them, so a code is never renamed.
+# Reason codes are public API: reports, expectations files and users' `except` clauses rely on them.
+# Never rename a code.
 REASONS: dict[str, str] = {
-    # the model has no classification head, nor a place for one (NoHeadError)
+    # NoHeadError: the model has no classification head, and no slot for one
     "no_tensor_output": "no output of the model is a floating-point tensor with a class dimension",
     "output_from_input": "every dimension of the outputs comes from the inputs, none from a layer",
     ZOO_REFUSED: "the zoo itself says that the model has no classes or cannot be built here",
     "output_is_backbone": "the width of the outputs is consumed by other layers: these are features",
     "no_layer_sets_output": "no projection layer sets the width of the outputs",
     "declared_headless": "the model says that it has no classes, and has no Identity where a head would go",
-    # there is a head, but the engine will not swap it (HeadSwapError)
+    # HeadSwapError: there is a head, but the engine cannot swap it
     "ambiguous": "several heads with different class counts, and nothing says which one is meant",
     "unknown_head": "the head asked for is not among those that were found",
     "concatenated": "the class dimension is put together from several layers",
@@ -29,7 +29,7 @@ REASONS: dict[str, str] = {
     "verification_failed": "after the swap an output did not follow the new class count",
     "not_freezable": "the backbone changes, or computes with chance or the batch, also in eval mode",
     "activation_in_forward": "the activation behind the head is no module of its own and cannot be dropped",
-    # the arguments or the model cannot be used
+    # HeadSwapError: the arguments or the model are invalid
     "bad_argument": "an argument of swap_head cannot be used",
     "bad_num_classes": "num_classes is not a positive whole number",
     "bad_inputs": "the example inputs cannot be used",
@@ -38,17 +38,17 @@ REASONS: dict[str, str] = {
     "not_a_module": "the model is not a torch.nn.Module",
     "forward_failed": "the model's forward raised",
 }
-"""What each reason code means: the page of errors explains them one by one."""
+"""Meaning of each reason code. The errors page of the documentation explains each in detail."""
 
 
 class HeadSwapError(Exception):
-    """The head was not swapped; the model is as it was before the call.
+    """The head was not swapped. The model is unchanged.
 
     Attributes:
         reason: a code from `REASONS`.
-        message: the code in brackets, then the tensors or layers and the next step. As text, the error also
-            names the page that explains its code.
-        rejected: what was looked at and why it was turned down, one sentence each.
+        message: the code in brackets, the tensors or layers concerned, and the next step. `str(error)` adds a link to
+            the documentation of the code.
+        rejected: one sentence for each layer that was considered and rejected.
     """
 
     def __init__(self, reason: str, message: str, rejected: Sequence[str] = ()) -> None:
@@ -63,16 +63,16 @@ class HeadSwapError(Exception):
         return f"{self.message}\nSee {page('errors', self.reason)}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # the default would call __init__ with the formatted text alone
+        # The default would pass only the formatted text to __init__.
         return _rebuild, (type(self), self.reason, self.message, self.rejected)
 
 
 class NoHeadError(HeadSwapError):
-    """The model has no classification head, nor a place where one belongs."""
+    """The model has no classification head, and no slot for one."""
 
 
 class HeadSwapWarning(UserWarning):
-    """The swap holds, and there is something about the model that a user has to know before training it."""
+    """The swap succeeded, but something about the model needs attention before training."""
 
 
 def _rebuild(kind: type[HeadSwapError], reason: str, text: str, rejected: tuple[str, ...]) -> HeadSwapError:

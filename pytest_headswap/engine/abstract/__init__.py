@@ -1,1 +1,1 @@
-"""Run a model on stand-in tensors and leave no trace."""
+"""Run a model on stand-in tensors, without side effects."""

@@ -1,7 +1,8 @@
-"""Run a model on the device `meta`, and notice where tensors of the CPU meet those of the device.
+"""Run a model as if on another device, represented by meta tensors, and record where CPU tensors meet device tensors.
 
-What is made without a device is made on the CPU, for real, as it would be beside a model on a GPU. Where it
-then meets a tensor of the device, that is noted, and the run goes on as if it had been there.
+Tensors created without a device are real CPU tensors, as they would be for a model on a GPU. An operation that a real
+device would reject because it mixes both kinds is recorded. The run then continues as if all its tensors were on the
+device.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ _INDEXING = frozenset(f"aten::{name}" for name in ("index", "index_put", "index_
 
 
 class DeviceWatch(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Runs every operation of the block; `met` says which ones were given tensors of both.
+    """Run every operation in the block, and record in `met` those that a device rejects because of CPU tensors.
 
-    What is on the CPU has values, and what is on the device has none. Where values would go from the device to the
-    CPU, and could then be read there, this raises NotImplementedError; with `lets_go` what is there is not to be read.
+    CPU tensors have values, device tensors have none. A copy from the device to the CPU, where its values could be
+    read, raises NotImplementedError. With `lets_go`, such a copy returns an uninitialised tensor, which must not be
+    read.
     """
 
     def __init__(self, *, lets_go: bool = False) -> None:
@@ -41,13 +43,13 @@ class DeviceWatch(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ig
         return self.run(func, args, kwargs or {})
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one operation: for a dispatch mode that does more with it, and need not have this one below it."""
+        """Run one operation. Other dispatch modes can call this instead of nesting this mode."""
         if func is _TO_COPY and self._lets_go and args[0].is_meta and _leaves(kwargs):
             return torch.empty_like(args[0], device="cpu", dtype=kwargs.get("dtype") or args[0].dtype)
         return run_on_meta(func, args, kwargs, self._run_beside)
 
     def _run_beside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a view, or an operation whose tensors may be on the CPU, or partly so."""
+        """Run a view, or an operation whose tensors may be on the CPU."""
         if is_view(func):
             return func(*args, **kwargs)
         tensors = tensors_of_call(args, kwargs)
@@ -62,12 +64,12 @@ class DeviceWatch(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ig
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in refused)
             self.met.append(f"{name} is given tensors of the device and one of the CPU of shape {shapes}")
         if name == _COPY and not args[0].is_meta:
-            return args[0]  # values of the device that nobody knows
+            return args[0]  # the values on the device are unknown
         return run_on_meta(func, map_tensors(args, _to_device), map_tensors(kwargs, _to_device))
 
 
 def _refused(name: str, args: tuple[Any, ...], elsewhere: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The tensors of the CPU that the device does not take: it takes numbers without dimensions, copies and indices."""
+    """Return the CPU tensors that a device rejects. It accepts zero-dimensional tensors, copies and indices."""
     if name == _COPY:
         return []
     taken = {id(index) for index in args[1]} if name in _INDEXING and args[0].is_meta else set()

@@ -1,4 +1,4 @@
-"""A model on another device for the length of a block: moved for real, or simulated where there is no such device."""
+"""Put a model on another device for the duration of a block: a real device, or one simulated by fake tensors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from pytest_headswap.engine.pytorch.modules import parameters
 
 @contextmanager
 def moved(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Move the model with its own `to`, and give back what it was; its tensors are copied and not touched.
+    """Move the model with its own `to` for the duration of the block, then restore it.
 
-    Such blocks may be inside each other. `dtype` is for floating-point tensors; None: they keep theirs.
+    The tensors of the model are copied, not modified. Blocks can be nested. `dtype` applies to floating-point
+    tensors; None keeps their dtype.
     """
     with preserved(model, _ToBeMoved(model, device, dtype)):
         model.to(device=device, dtype=dtype)
@@ -28,19 +29,25 @@ def moved(model: nn.Module, device: torch.device, dtype: torch.dtype | None = No
 
 @contextmanager
 def on_meta(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """The model on the meta device in another floating-point type: the nearest to a foreign device without memory."""
+    """Put the model on the meta device in another floating-point dtype for the duration of the block.
+
+    This is the closest approximation of a foreign device that needs no memory.
+    """
     with preserved(model, _OnMeta(dtype)):
         yield
 
 
 @contextmanager
 def simulated(model: nn.Module, inputs: Inputs, device: torch.device) -> Iterator[Callable[[bool], Any]]:
-    """The model on a device that need not be there: fake tensors, which know where they would be.
+    """Put the model on a device that need not exist, for the duration of the block.
 
-    Yields a function that runs the model, in train mode where its argument is True, and returns its outputs.
-    It raises whatever the model raises; for tensors on different devices what torch raises there. Parameters,
-    buffers and inputs are on the device; tensors that are neither stay where they are, as `Module.to` leaves
-    them. Without gradients: recording them can abort the process where torch was built without CUDA.
+    The model consists of fake tensors, which know their device. Parameters, buffers and inputs are on `device`. Other
+    tensors stay where they are, as with `Module.to`.
+
+    Yields:
+        A function that runs the model, in train mode if its argument is True, and returns the outputs. It raises what
+        the model raises, including torch's error for tensors on different devices. It records no gradients: without
+        CUDA support in torch, that can abort the process.
     """
     fake = fake_tensor_mode(real_kernels=False)
     on_device = [*parameters(model), *model.buffers(), *inputs.tensors()]
@@ -62,14 +69,14 @@ def simulated(model: nn.Module, inputs: Inputs, device: torch.device) -> Iterato
 
 
 class Aliases(StandIns):
-    """Other tensor objects with the same memory: flags, gradients and attributes come back, values do not."""
+    """New tensor objects that share the memory of the originals. Everything is restored, except values."""
 
     def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach()
 
 
 class _ToBeMoved(StandIns):
-    """Copies of what `Module.to` leaves as it is; the rest is copied by it, and once is enough."""
+    """Copies of the tensors that `Module.to` would leave as they are. `Module.to` itself copies the others."""
 
     def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
         super().__init__(REAL)
@@ -83,7 +90,7 @@ class _ToBeMoved(StandIns):
 
 
 class _OnMeta(StandIns):
-    """Meta tensors, those of floating-point numbers in another type."""
+    """Meta tensors; floating-point ones have another dtype."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Work out inputs for a model when none are given: what it says of itself first, then shapes that fit its layers.
+"""Infer inputs for a model: try the inputs it declares, then shapes that fit its layers.
 
-A candidate is a set of meta tensors, so trying one costs no memory on any device. Only the one that works gets values.
+Candidates are meta tensors, so trying one needs no memory. Only the chosen one gets values.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from pytest_headswap.engine.abstract.stand_ins import META, REAL, WAYS
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
 
-BATCH = 2  # batch norm cannot be trained on one sample
+BATCH = 2  # batch norm needs more than one sample in train mode
 _PIXELS = (224, 32, 64, 28, 96, 128, 256, 299, 384, 512, 112, 160, 192, 240, 288, 320, 331, 448, 48, 16, 8)
 _SAMPLES = (1024, 16000, 256, 128, 64, 3000, 48000)
 _CLIPS = ((16, 112), (8, 32), (4, 16), (16, 224), (8, 224))
 _TOKENS = 16
 _MOST_TRIES = 40
-_MOST_IN_EVAL_MODE = 8  # candidates that fit in eval mode, before it is given up to find one for train mode as well
-_REAL_BYTES = 2**25  # of a candidate that is tried with real arithmetic, whose activations take a multiple of it
-_REAL_SECONDS = 30.0  # after these no further candidate is tried with real arithmetic
+_MOST_IN_EVAL_MODE = 8  # eval-mode candidates to try before giving up on train mode
+_REAL_BYTES = 2**25  # largest candidate for real arithmetic; its activations take a multiple of this
+_REAL_SECONDS = 30.0  # time limit for candidates with real arithmetic
 
 
 def inputs_for(model: nn.Module, example_inputs: Any = None) -> Inputs:
-    """Return the given inputs, or zeros on which the model runs, in both modes if possible, on its device in its dtype.
+    """Return the given inputs, or inferred ones: zeros on the device and in the dtype of the model.
+
+    Inferred inputs work in eval mode, and if possible also in train mode.
 
     Raises:
-        HeadSwapError: `bad_inputs` if the given inputs cannot be read, `no_inputs` if none were found, or whatever
-            else keeps the model from running on any input.
+        HeadSwapError: `bad_inputs` if the given inputs cannot be read, `no_inputs` if none could be inferred. Any
+            other code means that the model cannot run on any input.
     """
     if example_inputs is not None:
         return as_inputs(example_inputs)
@@ -70,7 +72,7 @@ def inputs_for(model: nn.Module, example_inputs: Any = None) -> Inputs:
 
 
 def _failure(model: nn.Module, inputs: Inputs, way: str, *, training: bool = False) -> HeadSwapError | None:
-    """Return why the model does not run on the inputs; raises what no other shape would mend."""
+    """Return why the model does not run on the inputs, or None. Raise errors that no other shape would fix."""
     try:
         with torch.no_grad():
             abstract_run(model, inputs, training=training, ways=(way,))
@@ -82,7 +84,7 @@ def _failure(model: nn.Module, inputs: Inputs, way: str, *, training: bool = Fal
 
 
 def _within_limits(way: str, model: nn.Module, dtype: torch.dtype, device: torch.device) -> Iterator[Inputs]:
-    """Yield the candidates to try in one way; real arithmetic is limited in memory and time."""
+    """Yield the candidates to try with one kind of tensors. Real arithmetic is limited in memory and time."""
     until = time.monotonic() + _REAL_SECONDS
     for candidate in itertools.islice(_candidates(model, dtype), _MOST_TRIES):
         inputs = as_inputs(candidate)
@@ -95,20 +97,20 @@ def _within_limits(way: str, model: nn.Module, dtype: torch.dtype, device: torch
 
 
 def _with_values(inputs: Inputs, device: torch.device) -> Inputs:
-    """Return the inputs with zeros on `device` in place of meta tensors."""
+    """Return the inputs with meta tensors replaced by zeros on `device`."""
     return inputs.map_tensors(
         lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype, device=device) if tensor.is_meta else tensor
     )
 
 
 def _candidates(model: nn.Module, dtype: torch.dtype) -> Iterator[Any]:
-    """Yield what to try, the most likely first: meta tensors, or what the model itself offers."""
+    """Yield candidates, the most likely first: meta tensors, or the dummy inputs of the model."""
     yield from _stated(model, dtype)
     takes = _required(model)
     if "input_ids" in takes:
         yield {"input_ids": torch.empty(BATCH, _TOKENS, dtype=torch.long, device="meta")}
     if len(takes) > 1:
-        return  # several inputs: which shapes go together cannot be told
+        return  # The matching shapes of several inputs cannot be inferred.
     seen: set[tuple[int, ...]] = set()
     shapes = list(_shapes(model))
     # the first choice of every layer, then the second of every layer, and so on
@@ -123,10 +125,10 @@ def _candidates(model: nn.Module, dtype: torch.dtype) -> Iterator[Any]:
 
 
 def _stated(model: nn.Module, dtype: torch.dtype) -> Iterator[Any]:
-    """Inputs that the model itself names: dummy inputs, or the input size in its configuration."""
+    """Yield the inputs that the model declares: dummy inputs, or the input size in its configuration."""
     try:
         dummy = getattr(model, "dummy_inputs", None)
-    except Exception:  # noqa: BLE001 - a property of the model's; whatever it raises, there are other ways
+    except Exception:  # noqa: BLE001 - a property of the model may raise anything
         dummy = None
     if isinstance(dummy, Mapping) and any(isinstance(value, torch.Tensor) for value in dummy.values()):
         yield dict(dummy)
@@ -142,7 +144,7 @@ def _stated(model: nn.Module, dtype: torch.dtype) -> Iterator[Any]:
 
 
 def _required(model: nn.Module) -> tuple[str, ...]:
-    """Names of the arguments that forward cannot do without."""
+    """Return the names of the required arguments of forward."""
     try:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):
@@ -155,7 +157,7 @@ def _required(model: nn.Module) -> tuple[str, ...]:
 
 
 def _shapes(model: nn.Module) -> Iterator[list[tuple[int, ...]]]:
-    """For each layer that could be the first one: the shapes that it takes. A negative batch asks for indices."""
+    """Yield the input shapes of each layer that could be the first. A negative batch size marks indices."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             yield [(BATCH, module.in_channels, size, size) for size in _PIXELS]

@@ -1,8 +1,8 @@
-"""Operations on meta tensors, each asked of torch once: its own Python implementations take most of an abstract run.
+"""Cache the results of operations on meta tensors, because torch's meta kernels dominate the time of an abstract run.
 
-What an operation returns on the meta device follows from the shapes, strides and dtypes of its arguments and from its
-other arguments. So it is remembered, and a network of many like blocks, run in several ways, costs torch one block.
-Nothing here is visible in a result.
+The result of an operation on the meta device depends only on the shapes, strides and dtypes of its tensors and on its
+other arguments. A network of many equal blocks, run several times, therefore costs as much as one block. The cache
+never changes a result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pytest_headswap.engine.pytorch.internals import (
     tensors_of_call,
 )
 
-_MOST = 2**16  # results that are remembered, some 50 MB
+_MOST = 2**16  # maximum number of cached results, about 50 MB
 _META = torch.device("meta")
 _DTYPES = frozenset(
     (
@@ -36,12 +36,12 @@ _PLAIN = frozenset(
 
 
 Execute = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
-"""Runs an operation on its arguments."""
+"""A function that runs an operation on its arguments."""
 
 
 @dataclass(frozen=True)
 class _Form:
-    """What a meta tensor is."""
+    """The shape, stride and dtype that describe a meta tensor."""
 
     shape: torch.Size
     stride: tuple[int, ...]
@@ -52,25 +52,25 @@ class _Form:
 
 
 class _Unknown(Exception):
-    """An argument or a result that is not described by its form."""
+    """Raised for an argument or a result that shape, stride and dtype do not describe."""
 
 
 _FIRST = "its first argument"
 _Known = _Form | tuple["_Form | None", ...] | str
 _known: dict[Any, _Known] = {}
 _views: set[Any] = set()
-"""Operations that were seen to return views although torch does not say so."""
+"""Operations that returned a view although their schema does not say so."""
 
 
 def run_as_torch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The result of an operation."""
+    """Run an operation uncached and return its result."""
     return func(*args, **kwargs)
 
 
 def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], otherwise: Execute = run_as_torch) -> Any:
-    """The result of an operation on meta tensors; `otherwise` runs views, and what is given tensors of other kinds."""
+    """Return the result of an operation on meta tensors. `otherwise` runs views and operations on other tensors."""
     if not gives_fresh_tensors(func) or func in _views:
-        return otherwise(func, args, kwargs)  # views are cheap, and share the memory of what they show
+        return otherwise(func, args, kwargs)  # views are cheap, and share memory with their argument
     try:
         key: Any = (func, torch.get_default_dtype(), *map(_key, args))
         if kwargs:
@@ -88,7 +88,7 @@ def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], otherw
 
 
 class BuildingOnMeta(DeviceContext):
-    """A block in which tensors are made on the meta device, and initialisers do not try to give them values."""
+    """Create the tensors of the block on the meta device, and skip their initialisers."""
 
     def __init__(self) -> None:
         super().__init__(_META)
@@ -117,14 +117,14 @@ def _key(value: Any) -> Any:
             raise _Unknown
         return value.shape, value.stride(), value.dtype
     if kind in _PLAIN:
-        return kind, value  # 1, 1.0 and True are equal, and give results of other dtypes
+        return kind, value  # 1, 1.0 and True are equal but lead to different dtypes
     if kind is list or kind is tuple:
         return tuple(map(_key, value))
     raise _Unknown
 
 
 def _asked(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: Any) -> Any:
-    """What torch says, which is remembered."""
+    """Run the operation and cache its result."""
     formula = _FORMULAS.get(op_name(func))
     result = formula(*args) if formula is not None and not kwargs else None
     if result is None:
@@ -157,7 +157,7 @@ def _statistics(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 
 def _pointwise(x: Any, *rest: Any) -> torch.Tensor | None:
-    """Like its only tensor, or two of one kind."""
+    """Return the result of a pointwise operation if all its tensors have one dtype, shape and stride, else None."""
     if not (isinstance(x, torch.Tensor) and x.is_floating_point() and _is_dense(x)):
         return None
     for other in rest:
@@ -187,7 +187,7 @@ def _product_with_bias(bias: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
 
 
 _OF_ONE_TENSOR = ["gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "relu", "sigmoid", "silu", "tanh"]
-# those that torch takes longest for: a millisecond; and those of which there are most
+# Closed forms for the slowest meta kernels (about 1 ms each) and for the most frequent ones.
 _FORMULAS: dict[str, Callable[..., Any]] = {
     "aten::addmm": _product_with_bias,
     "aten::native_batch_norm": _batch_norm,
@@ -198,7 +198,7 @@ _FORMULAS: dict[str, Callable[..., Any]] = {
 
 
 def _described(result: Any, args: tuple[Any, ...], kwargs: dict[str, Any], key: Any) -> _Known:
-    if args and result is args[0]:  # written to, which on meta changes nothing, unless it has another shape now
+    if args and result is args[0]:  # an in-place write: a no-op on meta, unless the shape changed
         if _key(result) != key[2]:
             raise _Unknown
         return _FIRST

@@ -1,8 +1,7 @@
-"""Run a model without touching it, with stand-ins for all its tensors: on the meta device where that does.
+"""Run a model on stand-in tensors without modifying it; on the meta device when possible.
 
-For the length of a run every module's `__dict__` is replaced by one whose parameters, buffers and
-other tensors are stand-ins and whose containers are copies. What forward writes lands there, and
-the originals come back afterwards, whatever happened.
+During a run, the `__dict__` of every module holds stand-ins for parameters, buffers and other tensors, and copies of
+containers. All writes in forward go there. The originals are always restored, also after an exception.
 """
 
 from __future__ import annotations
@@ -36,13 +35,14 @@ from pytest_headswap.engine.pytorch.modules import (
 
 @dataclass(frozen=True)
 class AbstractRun:
-    """What came out of an abstract run.
+    """The result of an abstract run.
 
-    `outputs` has the structure that `forward` returned, with stand-in tensors in it. `parameters` maps
-    full names to the stand-ins that were used; tied ones appear under each name.
-    `held` are all stand-ins for tensors of the model, those included that are neither parameter nor
-    buffer. `way` is how the model was run: `meta`, `fake` or `real`. `met` says where tensors of the CPU
-    met those of the model; None where nobody watched.
+    Attributes:
+        outputs: what `forward` returned, with stand-in tensors.
+        parameters: the stand-ins of the parameters by full name; tied ones appear under each name.
+        held: all stand-ins for tensors of the model, including those that are neither parameters nor buffers.
+        way: the kind of tensors the model ran on: `meta`, `fake` or `real`.
+        met: messages that say where CPU tensors met those of the model; None if this was not recorded.
     """
 
     outputs: Any
@@ -65,27 +65,36 @@ def abstract_run(
     around: Around | None = None,
     recording: Recording | None = None,
 ) -> AbstractRun:
-    """Run `model` on stand-ins in train or eval mode; the model, the inputs and all RNG stay as they are.
+    """Run `model` on stand-ins in train or eval mode. The model, the inputs and all RNG states are unchanged.
 
-    Stand-ins keep shape, stride, dtype and `requires_grad`, so under `torch.enable_grad()` the outputs
-    have the autograd graph that a real run would have. The ways are tried in their order until one
-    succeeds. `around` is called with the stand-ins and returns a context manager that is active around
-    forward; `recording` also with the modules under all their names and with what runs an operation, and returns a
-    dispatch mode that runs them that way.
+    Stand-ins keep shape, stride, dtype and `requires_grad`. Under `torch.enable_grad()` the outputs therefore have
+    the autograd graph of a real run.
+
+    Args:
+        model: the model.
+        example_inputs: as for `find_heads`; required.
+        training: True for train mode.
+        ways: kinds of tensors to try, in order, until one succeeds.
+        around: takes the stand-ins and returns a context manager that wraps forward.
+        recording: takes the stand-ins, the modules under all their names, and a function that runs an operation.
+            Returns a dispatch mode that runs operations with this function.
+
+    Returns:
+        The outputs and stand-ins of the run that succeeded.
 
     Raises:
-        HeadSwapError: `forward_failed`, with the model's own exception as `__cause__`.
+        HeadSwapError: `forward_failed`, with the exception of the model as `__cause__`.
     """
     inputs = as_inputs(example_inputs)
     failed: Exception | None = None
     for way in ways:
         if way == REAL and any(tensor.is_meta for tensor in (*model.parameters(), *inputs.tensors())):
-            continue  # there are no values
+            continue  # meta tensors have no values
         try:
             return _run(model, inputs, training, way, around, recording)
         except HeadSwapError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a model raises, the next way may do
+        except Exception as error:  # noqa: BLE001 - a model may raise anything; try the next kind
             failed = error
     assert failed is not None, "the first way is always tried"
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
@@ -100,7 +109,7 @@ def abstract_run(
 
 
 def watched_run(model: nn.Module, inputs: Inputs, *, training: bool, recording: Recording | None = None) -> AbstractRun:
-    """A run on the meta device that notes where tensors of the CPU meet those of the model; raises what that raises."""
+    """Run on the meta device and record where CPU tensors meet those of the model. Raise what the model raises."""
     return _run(model, inputs, training, META, None, recording, watched=True)
 
 

@@ -1,4 +1,4 @@
-"""Stand-ins for the tensors of a model, and a block in which it holds them and gets all back."""
+"""Stand-in tensors for a model, and a block in which the model holds them and is restored afterwards."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from pytest_headswap.engine.pytorch.modules import modules
 
 _PLAIN = frozenset((bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device))
 _CONTAINERS = (list, dict, set, collections.OrderedDict, collections.deque, collections.defaultdict)
-# The registries of nn.Module are never shared between modules. Its children are handled one by one.
+# Registries of nn.Module are never shared between modules. Child modules are handled one by one.
 REGISTRIES = frozenset(key for key, value in nn.Module().__dict__.items() if isinstance(value, (dict, set)))
 _REGISTRY_TYPES = frozenset((dict, set, collections.OrderedDict))
 _PLAIN_TENSORS = frozenset((torch.Tensor, nn.Parameter))
 
 META, FAKE, REAL = "meta", "fake", "real"
 WAYS = (META, FAKE, REAL)
-"""How a model can be run, the cheapest first. `meta`: shapes alone. `fake`: shapes that know their device, and
-constants that know their value, for models that compute with them. `real`: copies of all tensors, real arithmetic."""
+"""The kinds of tensors a model can run on, the cheapest first.
+
+`meta`: only shapes. `fake`: shapes with a device, and constants with values, for models that compute with them.
+`real`: copies of all tensors and real arithmetic.
+"""
 
 
 class StandIns:
-    """Other tensors in the place of a model's: one for each tensor object, so what is shared stays shared."""
+    """Create one stand-in for each tensor object of a model, so that shared tensors stay shared."""
 
     def __init__(self, way: str = META, fake: Any = None, device: torch.device | None = None) -> None:
         self._way = way
@@ -40,7 +43,7 @@ class StandIns:
         self._kept: list[Any] = []  # ids stay valid only while the originals live
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The stand-in of a parameter, buffer or plain tensor."""
+        """Return the stand-in of a parameter, buffer or plain tensor."""
         made = self._made.get(id(tensor))
         if made is None:
             kind = type(tensor)
@@ -60,12 +63,12 @@ class StandIns:
 
     def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._way == META and tensor.is_meta and type(tensor) in _PLAIN_TENSORS:
-            return tensor.data  # without values there is nothing in it that could be written to
+            return tensor.data  # no values that a write could change
         if self._way == META and tensor.layout is torch.strided and not tensor.is_quantized:
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
         if self._way == META:
             return torch.empty_like(tensor, device="meta", requires_grad=False)
-        if self._way == FAKE and tensor.is_meta:  # fake tensors beside those of the model, since meta did not do
+        if self._way == FAKE and tensor.is_meta:  # The model is on meta: create a fake tensor directly.
             with self._fake:
                 return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=self._device)
         if self._way == FAKE:
@@ -74,7 +77,7 @@ class StandIns:
         return tensor.detach().clone()
 
     def copy(self, value: Any) -> Any:
-        """A copy of an attribute: tensors become stand-ins, builtin containers are copied, the rest is kept."""
+        """Return a copy of an attribute: tensors become stand-ins, built-in containers are copied, the rest is kept."""
         kind = type(value)
         if kind in _PLAIN:
             return value
@@ -98,7 +101,7 @@ class StandIns:
         return made
 
     def registry(self, registry: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | None]:
-        """A copy of the parameters or buffers of one module."""
+        """Return a copy of the parameters or buffers of one module, with stand-ins."""
         made = registry.copy()
         for key, value in registry.items():
             if value is not None:
@@ -106,7 +109,7 @@ class StandIns:
         return made
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """All stand-ins that were made so far."""
+        """Return all stand-ins created so far."""
         return tuple(made for made in self._made.values() if isinstance(made, torch.Tensor))
 
     def _remember(self, original: Any, made: Any) -> None:
@@ -115,7 +118,7 @@ class StandIns:
 
 
 class _OnDevice(StandIns):
-    """Meta tensors for what is on the device; the rest is on the CPU, as real as it was."""
+    """Meta tensors for the tensors on the device, and copies of the CPU tensors."""
 
     def __init__(self, on_device: list[torch.Tensor]) -> None:
         super().__init__()
@@ -127,14 +130,14 @@ class _OnDevice(StandIns):
 
 @contextmanager
 def preserved(model: nn.Module, stand_ins: StandIns, inside: Sequence[nn.Module] | None = None) -> Iterator[StandIns]:
-    """Give every module of `model` stand-ins for the length of the block, and all of its own state back after it.
+    """Give every module of `model` stand-ins for the duration of the block, then restore its state.
 
-    `inside` are its modules, for those who have them already.
-    RNG states of Python, NumPy and torch, the default dtype, grad mode and thread-local modes come back too.
+    `inside` are the modules of the model; pass them if you already have them. RNG states of Python, NumPy and torch,
+    the default dtype and the grad mode are restored too.
     """
     inside = modules(model) if inside is None else inside
     originals = [module.__dict__.copy() for module in inside]
-    unfilled: list[Any] = []  # torch gives ten to each module, and a copy of each would take its time
+    unfilled: list[Any] = []  # Each module has ten registries; copying empty ones would be slow.
     with preserved_globals():
         try:
             for module, state in zip(inside, originals, strict=True):
@@ -163,7 +166,7 @@ def preserved(model: nn.Module, stand_ins: StandIns, inside: Sequence[nn.Module]
 
 @contextmanager
 def preserved_globals() -> Iterator[None]:
-    """Give RNG states of Python, NumPy and torch, the default dtype and grad mode back after the block."""
+    """Restore the RNG states of Python, NumPy and torch, the default dtype and the grad mode after the block."""
     python_state = random.getstate()
     numpy = sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy is not None else None

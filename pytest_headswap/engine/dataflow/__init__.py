@@ -1,1 +1,1 @@
-"""Record the operations of a forward pass, and follow one dimension through them."""
+"""Record the operations of a forward pass, and trace dimensions through them."""

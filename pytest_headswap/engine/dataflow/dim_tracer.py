@@ -1,4 +1,4 @@
-"""Follow one dimension of an output back to the tensors that set its size, and forward to all that uses it."""
+"""Trace a dimension of an output back to the tensors that set its size, and forward to all operations that use it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pytest_headswap.engine.dataflow.graph import INPUT, Graph, Node, Value, anc
 class Axis(NamedTuple):
     """The class index within dimension `dim` of a tensor.
 
-    The dimension may be larger than the class count, as a layer's width of anchors times classes is;
-    the class index then is the factor that varies with stride `inner`.
+    The dimension may be larger than the class count, for example anchors * classes. The class index is then the
+    factor with stride `inner`.
     """
 
     value: Value
@@ -24,13 +24,13 @@ class Axis(NamedTuple):
     inner: int = 1
 
     def outer(self, size: int) -> int:
-        """How often the whole run of classes is repeated in the dimension."""
+        """Return how often the full range of classes repeats in the dimension."""
         return self.value.shape[self.dim] // (size * self.inner)
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A product of features with a tensor of the model's own that gives its output the class dimension."""
+    """A product of features with a tensor of the model that gives the output its class dimension."""
 
     node: Node
     weight: Axis
@@ -39,19 +39,24 @@ class Projection:
 
     @property
     def in_features(self) -> int:
-        """How many features are multiplied and summed."""
+        """Return the number of features that are multiplied and summed."""
         return self.features.value.shape[self.features.dim]
 
 
 @dataclass
 class Trace:
-    """What was met on the way back from an output's dimension.
+    """The result of tracing an output dimension backwards.
 
-    `sources`: tensors of the model, inputs and constants at which the dimension begins.
-    `projections`: where features meet a weight that sets the dimension. `broken`: why the way could
-    not be followed, and `pieces` what was put together there. `ends`: the operations whose output has the dimension
-    while none of their tensors does. `nodes`: the operations on the way, the last first. `joins`: for a tensor of the
-    model, the operation and its operand through which it joins what comes from the input.
+    Attributes:
+        size: the class count.
+        sources: tensors of the model, inputs and constants at which the dimension begins.
+        projections: products of features with a weight that sets the dimension.
+        broken: reason codes and sentences that say why the dimension could not be traced further.
+        pieces: the operands of the operations where it broke, with the reason code.
+        ends: operations whose output has the dimension although none of their operands has it.
+        nodes: the traced operations, the last one first.
+        joins: for a tensor of the model, the operation where it meets data from the input, and its operand index
+            there.
     """
 
     size: int
@@ -63,11 +68,11 @@ class Trace:
     nodes: list[Node] = field(default_factory=list)
     joins: dict[Axis, tuple[Node, int]] = field(default_factory=dict)
     from_input: bool = False
-    """Whether an input of the model sets the dimension; the way is not followed further then."""
+    """Whether an input of the model sets the dimension. Tracing stops there."""
 
 
 class Tracer:
-    """Traces of one recorded graph. Relations are worked out once for each operation that is met."""
+    """Trace dimensions through one recorded graph. Dimension relations are computed once per operation."""
 
     def __init__(self, graph: Graph) -> None:
         self._relations: dict[Node, Relation] = {}
@@ -85,11 +90,11 @@ class Tracer:
         return {node: position for position, node in enumerate(self._nodes)}
 
     def position(self, value: Value) -> int:
-        """When the operation ran that made a value; -1 for what was there before."""
+        """Return the position in execution order of the operation that computed a value; -1 for a source."""
         return self._positions.get(value.node, -1) if value.node is not None else -1
 
     def back(self, start: Axis, size: int) -> Trace:
-        """Follow the class index of `start` back to where it begins; stops early at an input of the model."""
+        """Trace the class index of `start` back to where it begins. Stop early at an input of the model."""
         trace = Trace(size)
         seen: set[Axis] = set()
         stack: list[tuple[Axis, tuple[Node, int] | None]] = [(start, None)]
@@ -135,10 +140,10 @@ class Tracer:
             trace.pieces += [("composite", Axis(node.inputs[link.operand], link.in_dim)) for link in links]
 
     def consumer(self, start: Axis, size: int) -> str | None:
-        """The name of a tensor of the model that consumes the class index of `start`, if there is one.
+        """Return the name of a tensor of the model that consumes the class index of `start`, or None.
 
-        Follows the index forward through everything that any output depends on. A head's class index
-        ends in the outputs; that of a backbone layer is summed over with the weights of the next layer.
+        Only operations that an output depends on count. The class index of a head ends in the outputs; that of a
+        backbone layer is summed over with the weights of the next layer.
         """
         for axis, node in self._forward(start, size, lambda node: node in self._live):
             for partner in self._partners(axis, node):
@@ -148,9 +153,9 @@ class Tracer:
         return None
 
     def companions(self, sources: list[Axis], size: int) -> list[Axis]:
-        """Tensors of the model that are multiplied with the class index of `sources` while the weight is made.
+        """Return the tensors of the model that are multiplied with the class index of `sources` to compute the weight.
 
-        A reparametrised layer has them, such as the singular vector that spectral norm keeps.
+        Reparametrised layers have such tensors, for example the singular vector of spectral norm.
         """
         found: dict[Axis, None] = {}
         for source in sources:
@@ -160,7 +165,7 @@ class Tracer:
         return [axis for axis in found if axis not in sources]
 
     def _forward(self, start: Axis, size: int, wanted: Callable[[Node], bool]) -> Iterator[tuple[Axis, Node]]:
-        """Every place to which the class index of `start` goes, and the wanted operations that use it there."""
+        """Yield every axis that the class index of `start` reaches, with each `wanted` operation that reads it."""
         seen: set[Axis] = set()
         stack = [start]
         while stack:
@@ -181,14 +186,14 @@ class Tracer:
                     yield Axis(node.outputs[link.output], link.out_dim, inner)
 
     def _partners(self, axis: Axis, node: Node) -> Iterator[Axis]:
-        """What the dimension of `axis` is multiplied with and summed over together."""
+        """Yield the dimensions that the dimension of `axis` is multiplied with and summed over."""
         for pair in self._relation(node).contracted:
             for (operand, dim), (other, other_dim) in (pair, pair[::-1]):
                 if node.inputs[operand] is axis.value and dim == axis.dim:
                     yield Axis(node.inputs[other], other_dim)
 
     def uses(self, value: Value) -> list[Node]:
-        """Where a tensor of the model, or what is made from it alone, meets something that comes from the input."""
+        """Return the operations where a tensor, or one computed only from it, meets data from the input."""
         found: list[Node] = []
         seen: set[Node] = set()
         stack = list(value.consumers)
@@ -204,7 +209,7 @@ class Tracer:
         return found
 
     def tail(self, start: Axis, size: int) -> list[Axis]:
-        """The way back from `start` for as long as nothing but parameterless operations on one tensor is met."""
+        """Return the path back from `start` through parameterless operations on a single tensor."""
         way = [start]
         while True:
             axis = way[-1]
@@ -218,14 +223,17 @@ class Tracer:
 
 
 def _carried(inner: int, size: int, own_inner: int, other_inner: int, shared: int) -> int | None:
-    """The stride of a class index on the other side of a link; None when it is not wholly within what is shared."""
+    """Return the stride of a class index on the other side of a link.
+
+    None if the class index does not lie entirely within the shared factor.
+    """
     if inner % own_inner or shared % (inner // own_inner * size):
         return None
     return inner // own_inner * other_inner
 
 
 def _features(known: Relation, operand: int, node: Node) -> Axis | None:
-    """What `operand` is multiplied with and summed over, when that comes from the model's input."""
+    """Return what `operand` is multiplied with and summed over, if that depends on an input of the model."""
     for a, b in known.contracted:
         for (mine, _), (other, dim) in ((a, b), (b, a)):
             if mine == operand and node.inputs[other].from_input:
@@ -234,7 +242,7 @@ def _features(known: Relation, operand: int, node: Node) -> Axis | None:
 
 
 def source_name(value: Value) -> str:
-    """The name of a tensor of the model, or of the first one that a derived tensor is made from; "" for constants."""
+    """Return the name of a model tensor, or of the first one a value is computed from; "" for constants."""
     if value.node is None:
         return min(value.names, default="")
     names = [

@@ -1,4 +1,4 @@
-"""The data flow of one forward pass: which operation made which tensor out of which others."""
+"""The data flow graph of one forward pass: which operation computed each tensor, and from which tensors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ PARAMETER, BUFFER, ATTRIBUTE, INPUT, CONSTANT = "parameter", "buffer", "attribut
 
 
 class Value:
-    """One tensor at one moment: an in-place operation on it makes a new value.
+    """One version of a tensor: an in-place operation creates a new value.
 
-    `node` is the operation that made it, None for sources, whose `origin` then says what they are
-    (`parameter`, `buffer`, `attribute`, `input` or `constant`) and whose `names` how they are called.
-    `from_input` is whether the model's inputs have any influence on it.
+    Attributes:
+        shape: shape of the tensor.
+        node: the operation that computed it; None for a source.
+        index: position among the outputs of that operation.
+        origin: for a source: `parameter`, `buffer`, `attribute`, `input` or `constant`.
+        names: names of a source in the model.
+        from_input: whether it depends on an input of the model.
+        consumers: the operations that read it.
     """
 
     __slots__ = ("consumers", "from_input", "index", "names", "node", "origin", "shape")
@@ -32,15 +37,21 @@ class Value:
 
     @property
     def name(self) -> str:
-        """The first name of a source, or a description."""
+        """Return the first name of a source, or its origin."""
         return self.names[0] if self.names else self.origin
 
 
 class Node:
-    """One operation: `inputs` are its tensor arguments in order, those in lists included.
+    """One operation.
 
-    `args` and `kwargs` are the arguments as they were passed, with each tensor replaced by its Value.
-    `module` is the path of the module without children in whose forward it ran, "" for none.
+    Attributes:
+        name: name without overload, such as `aten::addmm`.
+        args: positional arguments of the call, with each tensor replaced by its Value.
+        kwargs: keyword arguments, likewise.
+        inputs: the tensor arguments in order, including those in lists.
+        outputs: the values it computed.
+        pointwise: whether it acts on each element separately.
+        module: path of the leaf module whose forward ran it, "" if there is none.
     """
 
     __slots__ = ("args", "inputs", "kwargs", "module", "name", "outputs", "pointwise")
@@ -64,31 +75,37 @@ class Node:
 
     @property
     def has_opaque_argument(self) -> bool:
-        """Return whether an argument is an object that may hold weights, such as those of a quantised layer."""
+        """Return whether an argument is an object that may hold weights, as in quantised layers."""
         return any(isinstance(value, torch.ScriptObject) for value in (*self.args, *self.kwargs.values()))
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument of the operation, whether it was passed by position or by name."""
+        """Return an argument of the operation, passed by position or by name."""
         return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
 
 
 @dataclass
 class IdentityCall:
-    """An `nn.Identity` that was executed, and what went through it."""
+    """A call of an `nn.Identity` and the value that passed through it."""
 
     path: str
     value: Value
     after: int
-    """How many modules without children had been executed before it."""
+    """Number of leaf modules that ran before it."""
 
 
 @dataclass
 class Graph:
     """The recorded data flow of one run in one mode.
 
-    `outputs` are the labelled floating-point outputs, `other_outputs` the labels of the integer and boolean ones.
-    `selections` are the operations whose result is as large as the values of their arguments decide. `written` are
-    the names of the model's own tensors that forward wrote to.
+    Attributes:
+        training: whether the model ran in train mode.
+        way: the kind of tensors it ran on: `meta`, `fake` or `real`.
+        nodes: the operations in execution order.
+        outputs: floating-point outputs by label.
+        other_outputs: labels of the integer and boolean outputs.
+        selections: operations whose output shape depends on the values of their arguments.
+        identities: calls of `nn.Identity` modules.
+        written: names of the model's own tensors that forward wrote to.
     """
 
     training: bool
@@ -101,13 +118,13 @@ class Graph:
     written: tuple[str, ...] = ()
 
     def live(self) -> set[Node]:
-        """The operations that any output depends on."""
+        """Return the operations that an output depends on."""
         return ancestors(self.outputs.values())
 
     def dissolve(self) -> None:
-        """Let go of all operations at once; nothing can be asked of them any more.
+        """Break the links between operations and values, and drop all operations. The graph is unusable afterwards.
 
-        Operations and values know each other, which leaves them to the garbage collection, where they take longer.
+        The links are reference cycles, which would otherwise wait for the slower garbage collector.
         """
         for node in self.nodes:
             for value in (*node.inputs, *node.outputs):
@@ -117,7 +134,7 @@ class Graph:
 
 
 def ancestors(values: Iterable[Value]) -> set[Node]:
-    """All operations that the given values depend on."""
+    """Return all operations that the given values depend on."""
     found: set[Node] = set()
     stack = [value.node for value in values if value.node is not None]
     while stack:

@@ -1,4 +1,4 @@
-"""Whether views of one storage have elements in common."""
+"""Decide whether two views of one storage share elements."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 
 
 def are_apart(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two strided tensors of one storage surely share no element, such as the parts that `chunk` returns.
+    """Return whether two strided tensors in one storage certainly share no element, such as the results of `chunk`.
 
-    False where that is not seen: the first and the last element of each are compared, and where the strides are the
-    same, and no dimension reaches into the next larger one, the places along each.
+    The test is conservative: False means "unknown". It compares the first and last elements. If the strides are equal
+    and dimensions do not overlap, it also compares the index ranges along each dimension.
     """
     if one.layout is not torch.strided or other.layout is not torch.strided or not (one.numel() and other.numel()):
         return False
@@ -30,7 +30,12 @@ def _end(tensor: torch.Tensor) -> int:
 def _differ_along_a_dimension(
     first: int, second: int, shape: torch.Size, other: torch.Size, strides: tuple[int, ...]
 ) -> bool:
-    """Whether two boxes of numbers, with a digit for each stride, have no number in common."""
+    """Return whether two boxes of offsets are certainly disjoint.
+
+    Write each offset as a number with one digit per stride. The boxes are disjoint if their digit ranges do not
+    overlap in some dimension, or if their remainders differ. Both arguments require that every offset has only one
+    representation.
+    """
     different = False
     digits: list[tuple[int, int]] = []
     order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
@@ -42,6 +47,6 @@ def _differ_along_a_dimension(
     rest = max(first, second)
     for (one, two), dim in zip(reversed(digits), reversed(order), strict=True):
         if rest >= strides[dim]:
-            return False  # a number has more than one form
+            return False  # an offset has more than one representation
         rest += max(one, two) * strides[dim]
     return different

@@ -1,4 +1,4 @@
-"""Record the data flow of a forward pass, below autograd, so that frozen and `no_grad` models look the same."""
+"""Record the data flow of a forward pass below autograd, so that frozen and `no_grad` models are recorded alike."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from pytest_headswap.engine.pytorch.modules import buffers_of, parameters_of
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 
 _PLAIN = frozenset((int, bool, float, str, type(None)))
-_NO_TENSORS = _PLAIN | {tuple, list, dict, set, OrderedDict}  # nor anything that is one
+_NO_TENSORS = _PLAIN | {tuple, list, dict, set, OrderedDict}  # types that are not tensors
 
 ALIASED_WRITE = "headswap::aliased_write"
-"""Stands for "this tensor was changed through another view of its storage" (`out[:, 0] = ...`)."""
+"""Name of the node for a write to another view of the same storage (`out[:, 0] = ...`)."""
 
 
 def record(model: nn.Module, example_inputs: Any, *, training: bool = False, ways: Sequence[str] = WAYS) -> Graph:
@@ -58,14 +58,17 @@ def record(model: nn.Module, example_inputs: Any, *, training: bool = False, way
 
 
 def record_watched(model: nn.Module, example_inputs: Any, *, training: bool = False) -> tuple[AbstractRun, Graph]:
-    """A `watched_run` in the present grad mode, and its data flow; raises what the model raises."""
+    """Return a `watched_run` in the current grad mode, and its data flow.
+
+    Exceptions of the model are raised unchanged.
+    """
     recording = _Recording(as_inputs(example_inputs), training)
     run = watched_run(model, recording.inputs, training=training, recording=recording.around)
     return run, recording.graph_of(run)
 
 
 class _Recording:
-    """A recorder for each attempt to run a model, since one that failed has seen things."""
+    """Record each attempt to run a model with a new recorder, because a failed attempt leaves partial records."""
 
     def __init__(self, inputs: Inputs, training: bool) -> None:
         self.inputs = inputs
@@ -74,7 +77,7 @@ class _Recording:
 
     @contextmanager
     def around(self, stand_ins: StandIns, named: Sequence[tuple[str, nn.Module]], execute: Execute) -> Iterator[None]:
-        """The block in which the model runs."""
+        """Return a context in which the model runs and is recorded."""
         self._recorder = recorder = _Recorder(Graph(self._training), execute)
         recorder.name_sources(named)
         for index, tensor in enumerate(self.inputs.tensors()):
@@ -84,7 +87,7 @@ class _Recording:
             yield
 
     def graph_of(self, run: AbstractRun) -> Graph:
-        """The data flow of the run that succeeded, which is the last."""
+        """Return the data flow of the last run, the one that succeeded."""
         recorder = self._recorder
         graph = recorder.graph
         graph.way = run.way
@@ -98,7 +101,7 @@ class _Recording:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Turns each operation into a Node. Keeps every tensor alive, so that object ids stay unique."""
+    """Turn each operation into a Node. All tensors are kept alive, so that object ids stay unique."""
 
     def __init__(self, graph: Graph, execute: Execute) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
@@ -109,10 +112,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         self._kept: list[torch.Tensor] = []
         self._sources: list[tuple[torch.Tensor, Value]] = []
         self._by_storage: defaultdict[int | None, list[torch.Tensor]] = defaultdict(list)
-        self._sorted = 0  # so many of those that are kept are in it: most models need none of it
+        self._sorted = 0  # length of the indexed part of _kept; built lazily, as most models need no index
 
     def name_sources(self, named: Sequence[tuple[str, nn.Module]]) -> None:
-        """Tell the recorder what the model's own tensors are called, given its modules under all their names."""
+        """Register the model's own tensors. `named` are its modules under all their names."""
         for name, parameter in parameters_of(named):
             self.add_source(parameter, PARAMETER, name)
         for name, buffer in buffers_of(named):
@@ -127,7 +130,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
                     self.add_source(value, ATTRIBUTE, f"{path}.{key}" if path else key)
 
     def add_source(self, tensor: torch.Tensor, origin: str, name: str) -> None:
-        """Register a tensor that no recorded operation makes."""
+        """Register a tensor that no recorded operation computes."""
         value = self._values.get(id(tensor))
         if value is None:
             value = self._new(tensor, Value(tuple(tensor.shape), origin=origin))
@@ -137,7 +140,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
             value.names = (*value.names, name)
 
     def written_sources(self) -> tuple[str, ...]:
-        """Names of the model's own tensors that forward has written to, through whatever view of them."""
+        """Return the names of the model's own tensors that forward wrote to, directly or through a view."""
         return tuple(
             value.name
             for tensor, value in self._sources
@@ -145,7 +148,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         )
 
     def value_of(self, tensor: torch.Tensor) -> Value:
-        """The present value of a tensor; one never seen before is a constant."""
+        """Return the current value of a tensor. An unknown tensor becomes a constant."""
         value = self._values.get(id(tensor))
         if value is None:
             value = self._new(tensor, Value(tuple(tensor.shape), origin=CONSTANT))
@@ -179,13 +182,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
                     self._output(node, tensor, from_input)
         for tensor in written:
             value = self._values[id(tensor)]
-            if value.node is not node:  # an operation that returns something else than what it wrote to
+            if value.node is not node:  # the operation does not return the tensor it wrote to
                 value = self._output(node, tensor, from_input)
             self._changed_through(tensor, value)
         return result
 
     def _as_values(self, arguments: Sequence[Any], inputs: list[Value]) -> tuple[Any, ...]:
-        """The arguments with a value for each tensor, which are added to `inputs`."""
+        """Return the arguments with each tensor replaced by its value, and append the values to `inputs`."""
         values: list[Any] = []
         for argument in arguments:
             if type(argument) in _PLAIN:
@@ -210,7 +213,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         return self._new(tensor, value)
 
     def _changed_through(self, written: torch.Tensor, value: Value) -> None:
-        """Every other tensor that shares memory with the written one now depends on what was written."""
+        """Make every other tensor that overlaps the written one depend on what was written."""
         for tensor in self._kept[self._sorted :]:
             self._by_storage[storage_key(tensor)].append(tensor)
         self._sorted = len(self._kept)
@@ -226,10 +229,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
 
 
 def _note_modules(named: Sequence[tuple[str, nn.Module]], recorder: _Recorder) -> None:
-    """Tell the recorder which module without children is running, and note each `nn.Identity`.
+    """Tell the recorder which leaf module is running, and record each `nn.Identity`.
 
-    From now on, until the model gets its own attributes back, which ends an abstract run. Each has a `forward` of its
-    own for that time: hooks would make torch take a way through every call that costs a tenth of the run.
+    This gives each leaf module a `forward` of its own, until the abstract run ends and the model gets its attributes
+    back. Hooks would do the same, but torch then takes a slower call path that costs a tenth of the run.
     """
     executed = itertools.count(1)
     noted: set[int] = set()

@@ -1,1 +1,1 @@
-"""Decide which weights are heads, and say why."""
+"""Decide which weights of a model are heads, and explain why."""

@@ -1,4 +1,4 @@
-"""Output dimensions that a layer of the model may set, each with the reason why it is or is not a head's."""
+"""Find the output dimensions that a layer may set, and the reason why each is or is not a class dimension."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CUT = "it sets only a part of the class dimension, which is put together with o
 
 @dataclass(frozen=True)
 class ClassOutput:
-    """A dimension of a labelled output, in one mode, with its size."""
+    """A dimension of a labelled output in one mode, and its size."""
 
     label: str
     dim: int
@@ -25,7 +25,7 @@ class ClassOutput:
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a candidate is no head: a reason code, the tensor at fault, a sentence."""
+    """The reason why a candidate is not a head: a reason code, the name of the tensor concerned, and a sentence."""
 
     reason: str
     tensor: str
@@ -34,10 +34,10 @@ class Fault:
 
 @dataclass
 class Candidate:
-    """An output dimension, the way back from it, and the weights of the projections that were met there.
+    """An output dimension, its trace back through the model, and the weights of the projections on that trace.
 
-    `weights` are the tensors of the model that the projections multiply with, in the order of
-    `trace.projections`; None for one that is not the model's own.
+    `weights` are the model's tensors in the projections, in the order of `trace.projections`. An entry is None if the
+    projection multiplies by a tensor that is not the model's.
     """
 
     output: ClassOutput
@@ -47,17 +47,20 @@ class Candidate:
     fault: Fault | None = None
 
     def own_sources(self) -> list[Axis]:
-        """The model's parameters and buffers at which the dimension begins."""
+        """Return the parameters and buffers of the model at which the dimension begins."""
         return [axis for axis in self.trace.sources if axis.value.origin in (PARAMETER, BUFFER)]
 
 
 def find_candidates(graph: Graph, tracer: Tracer) -> Iterator[Candidate]:
-    """Every dimension of every output that does not come from the model's inputs, last dimensions first."""
+    """Yield every output dimension that does not come from the inputs, the last dimensions of each output first.
+
+    Skip empty dimensions, and faulty ones whose fault names no tensor.
+    """
     for label, value in graph.outputs.items():
         for dim in reversed(range(len(value.shape))):
             size = value.shape[dim]
             if size == 0:
-                continue  # nothing is in it, such as where a detector finds nothing
+                continue  # no elements, for example a detector that found nothing
             axis = Axis(value, dim)
             trace = tracer.back(axis, size)
             if trace.from_input or not (trace.projections or trace.sources or trace.pieces):
@@ -70,10 +73,10 @@ def find_candidates(graph: Graph, tracer: Tracer) -> Iterator[Candidate]:
 
 
 def _weight(projection: Projection, tracer: Tracer, size: int) -> Axis | None:
-    """The tensor of the model that is multiplied with: of all it is made from, the one of most dimensions.
+    """Return the tensor of the model that the projection multiplies by, or None.
 
-    It is made from several when the layer normalises or reparametrises its weight, or masks it: a parameter is the
-    weight then, and a buffer of the same shape is not.
+    A layer that normalises, reparametrises or masks its weight computes it from several tensors. The weight is then
+    the one with the most dimensions, and a parameter rather than a buffer.
     """
     sources = tracer.back(projection.weight, size).sources
     own = [axis for axis in sources if axis.value.origin in (PARAMETER, BUFFER)]
@@ -121,13 +124,13 @@ def _consumed(trace: Trace, tracer: Tracer) -> Fault | None:
 
 
 def settled(candidates: list[Candidate], declared: int | None) -> list[Candidate]:
-    """Of several dimensions of one output that one weight sets, the one that counts classes.
+    """Keep one dimension where a weight sets several dimensions of an output.
 
-    A weight of classes times coordinates sets both dimensions of (batch, classes, 4). The one is chosen
-    whose size is the class count of another head, or the one that the model declares.
+    A weight of size classes * coordinates sets both dimensions of an output (batch, classes, 4). The class dimension
+    is the one whose size is the class count of another head, or the count that the model declares.
 
     Raises:
-        HeadSwapError: `ambiguous`, when that does not leave exactly one.
+        HeadSwapError: `ambiguous`, unless exactly one dimension remains.
     """
     groups: dict[tuple[bool, str, str], dict[int, Candidate]] = {}
     for candidate in candidates:
@@ -154,7 +157,7 @@ def settled(candidates: list[Candidate], declared: int | None) -> list[Candidate
 
 
 def rejections(candidates: list[Candidate], tracers: list[Tracer]) -> list[Rejected]:
-    """The layers that set an output's dimension without being a head, and those right before the heads."""
+    """Return the layers that set an output dimension but are not heads, and the layers right before the heads."""
     found: dict[str, str] = {}
     for candidate in candidates:
         if candidate.fault is not None:
@@ -170,7 +173,7 @@ def rejections(candidates: list[Candidate], tracers: list[Tracer]) -> list[Rejec
 
 
 def _before(projection: Projection, tracer: Tracer) -> list[str]:
-    """The nearest weight that sets the width of the features that a projection reads."""
+    """Return the nearest weight that sets the width of the features a projection reads."""
     features = projection.features
     for before in tracer.back(features, features.value.shape[features.dim]).projections[:1]:
         return [source_name(before.weight.value)]

@@ -1,4 +1,4 @@
-"""From output dimensions that a layer sets to heads: what they are made of, and how to say so."""
+"""Turn the candidates into heads: collect the tensors of each head, and describe it in words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ACTIVATIONS = {
     "log_softmax": "log_softmax",
     "sigmoid": "sigmoid",
 }
-_ADDITIVE = {"add", "sub"}  # and the first operand of addmm, the third of a convolution
+_ADDITIVE = {"add", "sub"}
 _BIAS_OPERANDS = {"addmm": 0, "addmv": 0, "baddbmm": 0, "convolution": 2, "linear": 2}
 
 WEIGHT, BIAS, OTHER = "weight", "bias", "other"
@@ -30,10 +30,10 @@ WEIGHT, BIAS, OTHER = "weight", "bias", "other"
 
 @dataclass(frozen=True)
 class ClassTensor:
-    """A parameter or buffer with one entry a class: dimension `dim` is `outer * num_classes * inner` long.
+    """A class-sized parameter or buffer. The length of its dimension `dim` is `outer * num_classes * inner`.
 
-    `names` are the names under which it is registered and is to be replaced. `part` is what it does:
-    `weight` multiplies the features, `bias` is added to what comes out, `other` is anything else.
+    `names` are the names under which it is registered and will be replaced. `part` is its role: `weight` multiplies
+    the features, `bias` is added to the result, `other` is anything else.
     """
 
     names: tuple[str, ...]
@@ -45,21 +45,21 @@ class ClassTensor:
 
     @property
     def module(self) -> str:
-        """Path of the module that it belongs to; that of the layer itself where the layer is reparametrised."""
+        """Return the path of the module that owns it. For a reparametrised layer, that is the layer itself."""
         return module_of(self.names[0])
 
 
 @dataclass(frozen=True)
 class Found:
-    """A head with what the swap needs to know of it.
+    """A head, with everything the swap needs to know about it.
 
     Attributes:
         head: the public description.
-        tensors: what has one entry a class, the projection's weight first.
+        tensors: its class-sized tensors, the weight of the projection first.
         outputs: the output dimensions that it sets, in each mode.
-        place: where and how a layer is to be made when the model was built without one.
-        runs_in: path of the module without children in whose forward the projection runs, "" for none.
-        activation_in: the same for the activation behind it.
+        place: the head slot, if the model was built without a head.
+        runs_in: path of the leaf module whose forward runs the projection, "" if there is none.
+        activation_in: path of the leaf module that runs the activation after it, "" if there is none.
     """
 
     head: Head
@@ -71,16 +71,19 @@ class Found:
 
 
 def module_of(tensor: str) -> str:
-    """The path of the layer that a tensor belongs to: `fc` for `fc.weight`, `fc.parametrizations.weight.original0`."""
+    """Return the layer that owns a tensor: `fc` for `fc.weight` and `fc.parametrizations.weight.original0`."""
     head, mark, _ = tensor.partition("parametrizations.")
     return head.rstrip(".") if mark else tensor.rpartition(".")[0]
 
 
 def describe_heads(model: nn.Module, candidates: Sequence[Candidate], tracers: Sequence[Tracer]) -> list[Found]:
-    """One head for each weight; other tensors with one entry a class go to the head they stand next to or behind.
+    """Return one head for each weight.
+
+    Other class-sized tensors belong to the head in the same module, or else to the head that they follow.
 
     Raises:
-        HeadSwapError: `unsupported_layer`, when the backbone uses a head's tensor too and they cannot be told apart.
+        HeadSwapError: `unsupported_layer`, if the backbone uses a tensor of the head and the two uses cannot be
+            separated.
     """
     found: dict[tuple[str, ...], Found] = {}
     taken: set[tuple[str, ...]] = set()
@@ -133,17 +136,17 @@ def _is_added(trace: Trace, axis: Axis) -> bool:
 
 
 class _Sharing:
-    """Tells tensors that only heads use from those that the backbone uses as well, such as tied embeddings."""
+    """Distinguish tensors that only heads use from those that the backbone uses too, such as tied embeddings."""
 
     def __init__(self, model: nn.Module, candidates: Sequence[Candidate], tracers: Sequence[Tracer]) -> None:
         self._model = model
         self._tracers = tracers
         self._ways: set[Node] = {node for candidate in candidates for node in candidate.trace.nodes}
         self.untied: dict[str, str] = {}
-        """Names of head tensors that were shared, and with what."""
+        """Maps each tied tensor of a head to the tensor or module that it is tied to."""
 
     def own_names(self, value: Value, candidate: Candidate) -> tuple[str, ...]:
-        """The names under which the tensor belongs to the head."""
+        """Return the names under which the tensor belongs to the head."""
         uses = self._tracers[candidate.output.training].uses(value)
         foreign = [node for node in uses if node not in self._ways]
         if not foreign:
@@ -173,7 +176,7 @@ def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor,
     path, *aliases = dict.fromkeys(module_of(name) for name in weight.names)
     operation = projection.node.name.split("::")[-1]
     if "dist" in path:
-        role = "distillation"  # the name decides this label only, never what is swapped
+        role = "distillation"  # The name decides only this label, never what is swapped.
     else:
         role = "main" if (output.label, output.training) == (main.label, main.training) else "auxiliary"
     activation = next((node for node in candidate.trace.nodes if _activation(node)), None)

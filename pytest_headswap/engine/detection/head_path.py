@@ -1,4 +1,4 @@
-"""The way from the backbone through a head to an output, in a few steps: to be looked at, never to decide by."""
+"""Summarise the path from the backbone through a head to an output, for display only."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pytest_headswap.head import Step
 
 _BEFORE = 4
 _BEHIND = 6
-# what only looks at the same numbers in another shape; between two layers it tells a reader nothing
+# Reshapes and copies: between two layers they carry no information for the reader.
 _RESHAPES = {
     *("view", "_unsafe_view", "reshape", "t", "transpose", "permute", "expand", "unsqueeze", "squeeze"),
     *("detach", "alias", "clone", "contiguous", "_to_copy", "split", "split_with_sizes", "unbind"),
 }
 
 _Pair = tuple[Node, Value]
-"""An operation, and that of its results which is followed."""
+"""An operation, and the one of its results that the path follows."""
 
 
 def way_through(
@@ -32,13 +32,13 @@ def way_through(
     path: str,
     activation: Callable[[Node], str | None],
 ) -> tuple[Step, ...]:
-    """The last steps of the backbone, the head at `path`, and all that follows up to the output."""
+    """Return the last steps of the backbone, the head at `path`, and the steps from there to the output."""
     before = list(_before(projection.features.value, tracer))
     at = (projection.node, projection.output.value)
     behind = list(_behind(candidate, projection))
     inside = projection.node.module
     mine = [at]
-    if inside:  # a layer does more than to multiply: it adds its bias, and reshapes before and after
+    if inside:  # The step covers the whole layer, with its bias and the reshapes around the product.
         while before and before[-1][0].module == inside:
             before.pop()
         while behind and behind[0][0].module == inside:
@@ -53,7 +53,7 @@ def way_through(
 
 
 def way_to(model: nn.Module, candidate: Candidate, tracer: Tracer, path: str) -> tuple[Step, ...]:
-    """The last steps of a backbone whose features leave the model through the Identity at `path`."""
+    """Return the last steps of a backbone whose features leave the model through the Identity at `path`."""
     before = list(_steps(model, _before(candidate.axis.value, tracer)))
     return (*before[-_BEFORE:], Step("head", path, _class_of(model, path)), _end(candidate))
 
@@ -63,7 +63,10 @@ def _end(candidate: Candidate) -> Step:
 
 
 def _before(value: Value, tracer: Tracer) -> Iterator[_Pair]:
-    """The operations before a value, in running order: of several operands, the one that was ready last is followed."""
+    """Yield the operations before a value in execution order.
+
+    Of several operands, follow the one that was computed last.
+    """
     pairs: list[_Pair] = []
     groups = 0
     while value.node is not None and groups <= 2 * _BEFORE + 1:
@@ -77,7 +80,7 @@ def _before(value: Value, tracer: Tracer) -> Iterator[_Pair]:
 
 
 def _behind(candidate: Candidate, projection: Projection) -> Iterator[_Pair]:
-    """The operations on the class dimension from a projection to the output, in running order."""
+    """Yield the operations on the class dimension from a projection to the output, in execution order."""
     way = set(candidate.trace.nodes)
     value = projection.output.value
     while value is not candidate.axis.value:
@@ -92,7 +95,7 @@ def _behind(candidate: Candidate, projection: Projection) -> Iterator[_Pair]:
 def _steps(
     model: nn.Module, pairs: Iterable[_Pair], activation: Callable[[Node], str | None] = lambda _: None
 ) -> Iterator[Step]:
-    """One step for each layer, and one for what runs between two layers."""
+    """Yield one step for each leaf module, and one for the operations between two leaf modules."""
 
     def place(pair: _Pair) -> tuple[str, str | None]:
         node, _ = pair

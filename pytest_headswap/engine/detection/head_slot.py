@@ -1,4 +1,4 @@
-"""Where a head belongs in a model that was built without one: the `nn.Identity` at its end."""
+"""Find the head slot of a model that was built without a head: the `nn.Identity` before its output."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pytest_headswap.engine.detection.candidates import Candidate
 
 @dataclass(frozen=True)
 class Place:
-    """An Identity that becomes a head, and what the layer there has to be.
+    """A head slot: an Identity that becomes a head, and the kind of layer that fits there.
 
-    `spatial` is the number of dimensions that follow the features: 0 asks for a Linear over the last
-    dimension, 2 for a 1x1 Conv2d. `like` names a parameter whose device and dtype the layer takes.
+    `spatial` is the number of dimensions after the features: 0 means a Linear over the last dimension, 2 a 1x1
+    Conv2d. `like` names a parameter whose device and dtype the new layer takes.
     """
 
     path: str
@@ -27,7 +27,7 @@ class Place:
     like: str
 
     def build(self, num_classes: int, like: torch.Tensor) -> nn.Module:
-        """A layer for `num_classes` classes."""
+        """Return a new layer for `num_classes` classes, with the device and dtype of `like`."""
         device, dtype = like.device, like.dtype
         if self.spatial == 0:
             return nn.Linear(self.in_features, num_classes, device=device, dtype=dtype)
@@ -36,10 +36,10 @@ class Place:
 
 
 def find_places(graph: Graph, tracer: Tracer, candidates: list[Candidate]) -> Iterator[tuple[Candidate, Place]]:
-    """The Identity modules with nothing but parameterless operations between them and an output.
+    """Yield the Identity modules that only parameterless operations separate from an output.
 
-    Of several that run directly one after the other it is the first: what comes before a head
-    (pooling, norm, dropout) is not an Identity, and what follows it (a flatten) often is.
+    If several run one directly after another, choose the first. The layers before a head (pooling, norm, dropout) are
+    not Identities, while those after it (a flatten) often are.
     """
     for candidate in candidates:
         way = tracer.tail(candidate.axis, candidate.output.size)

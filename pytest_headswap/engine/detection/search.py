@@ -23,10 +23,16 @@ from pytest_headswap.head import Head, Heads, Rejected
 
 @dataclass(frozen=True)
 class Search:
-    """Everything that was found out about a model in one probe of each mode.
+    """The result of a search: everything learned about a model from one run in each mode.
 
-    `shapes`: of the labelled outputs, for each mode that could be run (False: eval, True: train), and
-    `ways`: how it was run there. `train_error`: why train mode could not be run.
+    Attributes:
+        found: the heads.
+        rejected: layers that were considered and rejected.
+        notes: facts for the user, such as a mode that could not be run.
+        shapes: shapes of the labelled outputs in each mode that could be run (False: eval, True: train).
+        ways: the kind of tensors that each mode was run on.
+        declared: class count that the model declares, or None.
+        train_error: why train mode could not be run.
     """
 
     found: tuple[Found, ...]
@@ -38,18 +44,19 @@ class Search:
     train_error: HeadSwapError | None = None
 
     def heads(self) -> Heads:
-        """The public view."""
+        """Return the public view of the result."""
         return Heads(tuple(item.head for item in self.found), self.rejected, self.notes, self.ways[False])
 
 
 def search(model: nn.Module, inputs: Inputs, *, train_mode: bool = True, ways: Sequence[str] = WAYS) -> Search:
-    """Probe the model in eval and in train mode and collect its heads; without `train_mode`, those of eval mode.
+    """Run the model in eval and train mode and collect its heads. Without `train_mode`, run only eval mode.
 
     `ways` are as for `abstract_run`.
 
     Raises:
-        NoHeadError: it has none, nor a place for one; from why train mode was not probed, if it was not.
-        HeadSwapError: it cannot be run, or the class dimension cannot be followed.
+        NoHeadError: the model has no head, and no slot for one. If train mode could not be run, that error is the
+            cause.
+        HeadSwapError: the model cannot be run, or the class dimension cannot be traced.
     """
     graphs = [record(model, inputs, training=False, ways=ways)]
     notes: list[str] = []
@@ -72,10 +79,11 @@ def search(model: nn.Module, inputs: Inputs, *, train_mode: bool = True, ways: S
 def search_in(
     model: nn.Module, graphs: Sequence[Graph], notes: Sequence[str] = (), train_error: HeadSwapError | None = None
 ) -> Search:
-    """Collect the heads of a model from the data flow of runs of it.
+    """Collect the heads of a model from its recorded data flow.
 
     Raises:
-        NoHeadError, HeadSwapError: as `search`.
+        NoHeadError: as for `search`.
+        HeadSwapError: as for `search`.
     """
     if not any(value.shape for graph in graphs for value in graph.outputs.values()):
         raise NoHeadError(
@@ -101,7 +109,10 @@ def search_in(
 
 
 def declared_num_classes(model: nn.Module) -> int | None:
-    """The class count that the model states of itself (`num_classes`, or `num_labels` of its config), if any."""
+    """Return the class count that the model or its configuration declares, or None.
+
+    It is the first of `num_classes` and `num_labels` that is a whole number.
+    """
     for owner in (model, getattr(model, "config", None)):
         for name in ("num_classes", "num_labels"):
             count = as_count(getattr(owner, name, None))
@@ -113,7 +124,7 @@ def declared_num_classes(model: nn.Module) -> int | None:
 def _gained(
     model: nn.Module, graphs: Sequence[Graph], tracers: Sequence[Tracer], candidates: list[Candidate]
 ) -> list[Found]:
-    """The places for a head in a model that was built without one."""
+    """Return the head slots of a model that was built without a head."""
     found: dict[str, Found] = {}
     for graph, tracer in zip(graphs, tracers, strict=True):
         mine = [candidate for candidate in candidates if candidate.output.training == graph.training]
@@ -172,7 +183,7 @@ def _no_head(
 
 
 def _hidden_head(name: str, graphs: Sequence[Graph], tracers: Sequence[Tracer]) -> HeadSwapError | None:
-    """Return why no dimension of an output can be followed to a layer, where the model may have a head all the same."""
+    """Return an error that explains why a head may exist although no output dimension leads to a layer, or None."""
     for graph, tracer in zip(graphs, tracers, strict=True):
         for value in graph.outputs.values():
             for dim, size in enumerate(value.shape):

@@ -1,1 +1,1 @@
-"""Keep the backbone bit-identical, and prove it."""
+"""Keep the backbone of a model bit-identical, and verify it."""

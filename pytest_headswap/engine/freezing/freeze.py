@@ -1,8 +1,8 @@
-"""Freeze all of a model but its new head, so that it stays frozen whatever is done to the model later.
+"""Freeze all of a model except its heads, so that it stays frozen through later changes of mode, copies and pickles.
 
-`requires_grad=False` alone leaves batch norm statistics drifting and dropout on, and eval mode is undone by
-the next `model.train()`. Here every module of the backbone gets a `train` of its own that leaves it in eval
-mode; it is part of the module, and so of its copies and pickles. Keys of the state_dict stay as they are.
+`requires_grad=False` is not enough: batch norm statistics keep drifting and dropout stays active, and the next
+`model.train()` undoes eval mode. This module gives every backbone module its own `train`, which keeps the module in
+eval mode. It is part of the module, so copies and pickles keep it. The keys of the state_dict do not change.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from pytest_headswap.head import Head
 
 @dataclass(repr=False)
 class Frozen:
-    """A model whose backbone is frozen, and the way back.
+    """A model with a frozen backbone, and the means to unfreeze it.
 
     Attributes:
-        model: the model that was swapped.
-        notes: what a user should know, such as a mode that could not be verified.
+        model: the model whose backbone is frozen.
+        notes: what the user should know, such as a mode that could not be verified.
     """
 
     model: nn.Module
@@ -47,43 +47,45 @@ class Frozen:
         return f"Frozen({type(unwrap(self.model)[0]).__name__}: {trainable} of {len(held)} parameters trainable)"
 
     def unfreeze(self) -> None:
-        """Give the backbone back its gradients and modes, as they were before. A second call changes nothing."""
+        """Restore `requires_grad` and the modes of the backbone. A second call does nothing."""
         if self._undo is not None:
             self._redo, undo, self._undo = _State.of(self.model), self._undo, None
             undo.put_back()
 
     def refreeze(self) -> None:
-        """Freeze the same again after `unfreeze`, without verifying it again. A second call changes nothing."""
+        """Freeze the backbone again after `unfreeze`, without verifying it again. A second call does nothing."""
         if self._redo is not None:
             self._undo, redo, self._redo = _State.of(self.model), self._redo, None
             redo.put_back()
         for parameter in parameters(self.model):
             if not parameter.requires_grad:
-                parameter.grad = None  # what was learnt meanwhile, and an optimizer would still apply
+                parameter.grad = None  # an optimizer would still apply gradients from the time in between
 
 
 def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Frozen:
-    """Freeze everything but the heads, and verify that it is frozen.
+    """Freeze everything except the heads, and verify the result.
 
-    From then on, through every `train()`, copy and pickle: parameters and buffers of the backbone stay
-    bit-identical while the heads train, and the features of a sample do not depend on the others in its
-    batch or on chance (batch norm, dropout and stochastic depth of the backbone are in eval mode). Modules
-    that hold a head somewhere inside keep their modes, so that auxiliary outputs stay, unless chance or
-    the batch would then reach the features.
+    The freeze holds through every later `train()`, copy and pickle:
+
+    - Parameters and buffers of the backbone stay bit-identical while the heads train.
+    - The features of a sample depend neither on chance nor on the rest of its batch: batch norm, dropout and
+      stochastic depth of the backbone stay in eval mode.
+    - Modules that contain a head keep their modes, so that auxiliary outputs remain. If their train mode made the
+      features random or batch-dependent, they stay in eval mode too, and a note says so.
 
     Args:
-        swap: what `swap_head` returned; or a model whose head is right already. Its heads are then those that
-            `swap_head` would replace, and they become trainable.
-        example_inputs: as for `find_heads`; with batch norm, a batch of at least 2. None: those of the swap.
+        swap: the result of `swap_head`, or a model that already has the right head. The heads of a model are those
+            that `swap_head` would replace; they become trainable.
+        example_inputs: as for `find_heads`; a model with batch norm needs a batch of at least 2. None: those of the
+            swap.
 
     Returns:
-        The frozen model, with what could not be verified in `notes`, and the way back.
+        The frozen model. Its `notes` list what could not be verified.
 
     Raises:
-        NoHeadError: a model was given, and it has no head.
-        HeadSwapError: `not_freezable`, when forward writes to the backbone or draws random numbers in eval
-            mode too; nothing is frozen then. `not_a_module` or `bad_argument`, when `swap` is neither a swap nor a
-            model with a head.
+        NoHeadError: `swap` is a model without a head.
+        HeadSwapError: nothing was frozen. `not_freezable`: forward writes to the backbone or draws random numbers in
+            eval mode too. `not_a_module` or `bad_argument`: `swap` is neither a swap nor a model with a head.
     """
     outer, heads, names, inputs = _heads_of(swap, example_inputs)
     model, prefix = unwrap(outer)
@@ -98,7 +100,7 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
             parameter.requires_grad_(True)
         else:
             parameter.requires_grad_(False)
-            parameter.grad = None  # an optimizer would still apply it
+            parameter.grad = None  # an optimizer would still apply an existing gradient
     _hold(backbone, _StayInEval)
     frozen = Frozen(outer, (), undo)
     watch = _Watch(names, {path for path, module in named_modules(model) if module in head_modules})
@@ -112,10 +114,10 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
 
 
 def _heads_of(swap: Swap | nn.Module, example_inputs: Any) -> tuple[nn.Module, Sequence[Head], set[str], Inputs]:
-    """Return the model, its heads, the names of their tensors in it, and inputs for the model inside of wrappers.
+    """Return the model, its heads, the names of their tensors, and inputs for the model without wrappers.
 
     Raises:
-        HeadSwapError: as `freeze_backbone`.
+        HeadSwapError: as for `freeze_backbone`.
     """
     if isinstance(swap, Swap):
         return swap.model, swap.heads, set(swap.state_dict()), _inputs_of(swap, example_inputs)
@@ -132,7 +134,7 @@ def _heads_of(swap: Swap | nn.Module, example_inputs: Any) -> tuple[nn.Module, S
 
 
 def _inputs_of(swap: Swap, example_inputs: Any) -> Inputs:
-    """Return the given inputs, or those of the swap, on the present device and in the present dtype of the model."""
+    """Return the given inputs, or those of the swap on the model's current device and in its current dtype."""
     if example_inputs is not None:
         return as_inputs(example_inputs)
     floating = [parameter for parameter in parameters(swap.model) if parameter.is_floating_point()]
@@ -146,7 +148,7 @@ def _inputs_of(swap: Swap, example_inputs: Any) -> Inputs:
 
 
 def _head_modules(model: nn.Module, names: Iterable[str], paths: Iterable[str], prefix: str) -> set[nn.Module]:
-    """The modules that own a new tensor, and all that is inside a head's module."""
+    """Return the modules that own a tensor of a head, and all modules inside a head."""
     found = {
         model.get_submodule(name.rpartition(".")[0].partition("parametrizations")[0].rstrip(".")) for name in names
     }
@@ -158,7 +160,7 @@ def _head_modules(model: nn.Module, names: Iterable[str], paths: Iterable[str], 
 
 
 def _holders(model: nn.Module, heads: set[nn.Module]) -> list[nn.Module]:
-    """The modules that hold a head somewhere inside."""
+    """Return the modules that contain a head."""
     named = dict(named_modules(model, every_name=True))
     parts = [path.split(".") for path, module in named.items() if module in heads and path]
     around = {".".join(part[:count]) for part in parts for count in range(len(part))}
@@ -167,21 +169,21 @@ def _holders(model: nn.Module, heads: set[nn.Module]) -> list[nn.Module]:
 
 @dataclass(frozen=True)
 class _State:
-    """Modes, `train` methods and `requires_grad`, to be put back."""
+    """Modes, `train` methods and `requires_grad` flags of a model, to restore later."""
 
     modes: list[tuple[nn.Module, bool, Any]]
     flags: list[tuple[nn.Parameter, bool]]
 
     @classmethod
     def of(cls, model: nn.Module) -> _State:
-        """Those of a model as it is now."""
+        """Return the current state of a model."""
         return cls(
             [(module, module.training, module.__dict__.get("train")) for module in modules(model)],
             [(parameter, parameter.requires_grad) for parameter in parameters(model)],
         )
 
     def put_back(self) -> None:
-        """Make them what they were."""
+        """Restore the state."""
         for module, training, train in self.modes:
             module.training = training
             if train is None:
@@ -193,9 +195,9 @@ class _State:
 
 
 class _Train:
-    """The `train` of a frozen module, which goes with it where it is copied and saved.
+    """The `train` method of a frozen module, which is copied and pickled with the module.
 
-    As a function of the module it would do the same, and make copies of a model a fifth slower.
+    A class with `__slots__` rather than a function: functions make copies of a model 20 % slower.
     """
 
     __slots__ = ("module",)
@@ -211,14 +213,14 @@ class _Train:
 
 
 class _StayInEval(_Train):
-    """It stays in eval mode with all inside, also what forward puts there later."""
+    """Keep the module and everything inside it in eval mode, including modules that forward adds later."""
 
-    def __call__(self, mode: bool = True) -> nn.Module:  # noqa: ARG002 - what `train` is given
+    def __call__(self, mode: bool = True) -> nn.Module:  # noqa: ARG002 - signature of `train`
         return nn.Module.train(self.module, mode=False)
 
 
 class _StayAroundHead(_Train):
-    """It stays in eval mode, and what is inside decides for itself."""
+    """Keep the module in eval mode, but pass the mode on to its children."""
 
     def __call__(self, mode: bool = True) -> nn.Module:
         for child in self.module.children():
@@ -237,11 +239,13 @@ def _is_quiet(model: nn.Module, inputs: Inputs) -> bool:
     try:
         return is_quiet(model, inputs)
     except HeadSwapError:
-        return False  # it does not run, which is told where its data flow is recorded
+        return False  # The model does not run; `_verify` reports that.
 
 
 def _verify(frozen: Frozen, watch: _Watch, holders: Iterable[nn.Module], model: nn.Module, inputs: Inputs) -> None:
-    """Look at the data flow, and hold the modules around the head in eval mode too where the features need that.
+    """Verify the freeze in the data flow.
+
+    If the features require it, also keep the modules that contain a head in eval mode.
 
     Raises:
         HeadSwapError: `not_freezable`.
@@ -273,7 +277,7 @@ def _train_graph(model: nn.Module, inputs: Inputs) -> Graph | None:
 
 @dataclass(frozen=True)
 class _Watch:
-    """Looks in the data flow for what would break the promise.
+    """Search the data flow for violations of the freeze.
 
     `names` are the tensors of the heads, `inside` the paths of their modules.
     """
@@ -282,7 +286,7 @@ class _Watch:
     inside: set[str]
 
     def unsteady(self, graph: Graph | None) -> list[Node]:
-        """The operations before a head that draw random numbers or use the statistics of the batch."""
+        """Return the operations before a head that draw random numbers or use batch statistics."""
         if graph is None:
             return []
         heads = {node for node in graph.nodes if any(self.names & set(value.names) for value in node.inputs)}
@@ -290,7 +294,7 @@ class _Watch:
         return [node for node in before - heads if node.module not in self.inside and is_unsteady(node)]
 
     def verify(self, graph: Graph | None) -> None:
-        """Raises HeadSwapError `not_freezable` with the tensor or the operation."""
+        """Raise HeadSwapError `not_freezable` if there is a violation, and name the tensor or operation."""
         if graph is None:
             return
         written = [name for name in graph.written if name not in self.names]

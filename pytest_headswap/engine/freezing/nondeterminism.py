@@ -1,4 +1,4 @@
-"""What makes the features of a sample depend on chance or on its batch, and what writes to the model."""
+"""Detect operations that make features depend on chance or on the batch, and writes to tensors of the model."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _BATCH_NORMS = {"native_batch_norm": 5, "_native_batch_norm_legit": 5, "cudnn_ba
 
 
 def is_unsteady(node: Node) -> bool:
-    """Whether the operation draws random numbers or uses the statistics of the batch."""
+    """Return whether the operation draws random numbers or uses batch statistics."""
     name = _last_part(node.name)
     if name in _BATCH_NORMS:
-        # instance norm is run as a batch norm of one sample, with the batch among the channels
+        # Instance norm runs as the batch norm of a single sample, with the batch folded into the channels.
         return bool(node.argument(_BATCH_NORMS[name], "training", False)) and node.inputs[0].shape[0] > 1
     return _draws(name)
 
 
 def is_quiet(model: nn.Module, inputs: Inputs) -> bool:
-    """Whether an abstract run in train mode surely has no unsteady operation, and writes to no tensor of the model.
+    """Return whether an abstract run in train mode is deterministic and writes to no tensor of the model.
 
-    It takes half the time of recording the data flow, which is needed only where this is False.
+    False may be a false alarm. In that case record the data flow, which takes twice as long but is more precise.
 
     Raises:
         HeadSwapError: `forward_failed`.
@@ -52,7 +52,7 @@ def is_quiet(model: nn.Module, inputs: Inputs) -> bool:
 
 
 class _Glance(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Runs every operation of the block; `quiet` until one of them may be unsteady or writes to the model."""
+    """Run every operation in the block; `quiet` becomes False if one may be random or writes to the model."""
 
     def __init__(self, stand_ins: StandIns, execute: Execute) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]

@@ -1,1 +1,1 @@
-"""What is private, awkward or slow in torch, behind plain names."""
+"""Plain names for parts of torch that are private, awkward or slow."""

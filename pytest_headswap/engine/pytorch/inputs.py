@@ -1,4 +1,4 @@
-"""Example inputs: what the user passed, as positional and keyword arguments."""
+"""Example inputs of the user as positional and keyword arguments of `forward`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Inputs:
     kwargs: Mapping[str, Any] | None = None
 
     def map_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
-        """The same arguments with `change` applied to each tensor, nested ones included."""
+        """Return the same arguments with `change` applied to each tensor, including nested ones."""
         args = tuple(map_tensors(value, change) for value in self.args)
         return Inputs(args, {key: map_tensors(value, change) for key, value in (self.kwargs or {}).items()})
 
     def tensors(self) -> list[torch.Tensor]:
-        """All tensors among the arguments, nested ones included."""
+        """Return all tensors among the arguments, including nested ones."""
         found: list[torch.Tensor] = []
 
         def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -39,7 +39,7 @@ def as_inputs(example_inputs: Any) -> Inputs:
     """Read `example_inputs`: a tensor, a tuple of positional inputs or a mapping of keyword inputs.
 
     Raises:
-        HeadSwapError: `bad_inputs`, when it is something else or holds no tensor.
+        HeadSwapError: `bad_inputs`, for any other type, or if there is no tensor.
     """
     if isinstance(example_inputs, Inputs):
         return example_inputs
@@ -61,7 +61,7 @@ def as_inputs(example_inputs: Any) -> Inputs:
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """`value` with `change` applied to each tensor in it; lists, tuples and dicts are rebuilt."""
+    """Return `value` with `change` applied to each tensor in it. Lists, tuples and dicts are rebuilt."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):

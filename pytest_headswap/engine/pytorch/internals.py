@@ -1,4 +1,4 @@
-"""Everything the engine uses of torch that is private or has moved between versions, in one place."""
+"""Every private torch API that the engine uses, and every one that has moved between versions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = [
 
 
 def gradient_leaves(tensors: Collection[torch.Tensor]) -> list[torch.Tensor]:
-    """The tensors at the ends of the autograd graph: what a backward pass from `tensors` would give a gradient."""
+    """Return the leaves of the autograd graph: the tensors that a backward pass gives a gradient."""
     leaves = [tensor for tensor in tensors if tensor.requires_grad and tensor.grad_fn is None]
     seen: set[Any] = set()
     stack: list[Any] = [tensor.grad_fn for tensor in tensors]
@@ -49,26 +49,26 @@ def gradient_leaves(tensors: Collection[torch.Tensor]) -> list[torch.Tensor]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):  # only the nodes that accumulate gradients have it
+        if hasattr(node, "variable"):  # only nodes that accumulate gradients have this attribute
             leaves.append(node.variable)
         stack.extend(before for before, _ in node.next_functions)
     return leaves
 
 
 def initialised_cuda_devices() -> list[int]:
-    """The CUDA devices of this process; none when CUDA has not been used, so that asking does not start it."""
+    """Return the CUDA devices; none if CUDA is not initialised yet, so that the query does not initialise it."""
     is_initialised: Callable[[], bool] = torch.cuda.is_initialized
     return list(range(torch.cuda.device_count())) if is_initialised() else []
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait for what was started on the device, so that what goes wrong there is raised here and not later."""
+    """Wait for pending work on the device, so that its errors are raised here."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def out_of_device_memory(error: BaseException) -> bool:
-    """Whether memory of a device was missing: for tensors, or for what its libraries take beside them."""
+    """Return whether a device ran out of memory, either for tensors or for its libraries."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or any(sign in str(error) for sign in _NO_MEMORY)
 
 
@@ -76,9 +76,9 @@ _NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_
 
 
 def seed(value: int) -> None:
-    """What `torch.manual_seed` does, without its notes for devices that have not been used.
+    """Seed the random number generators like `torch.manual_seed`, but skip CUDA until it is initialised.
 
-    It keeps one for each call and device, with a stack trace, until the device is.
+    Before that, torch queues every call together with its stack trace.
     """
     torch.default_generator.manual_seed(value)
     if initialised_cuda_devices():
@@ -86,9 +86,10 @@ def seed(value: int) -> None:
 
 
 def fake_tensor_mode(*, real_kernels: bool = True) -> Any:
-    """A context in which tensors have shape, dtype and device but no memory; `from_tensor` brings a tensor into it.
+    """Return a context in which tensors have a shape, dtype and device but no memory.
 
-    `real_kernels`: operations that have no abstract form are run on zeros, which needs the device.
+    Its `from_tensor` converts a tensor. With `real_kernels`, operations without an abstract implementation run on
+    zeros, which requires the device.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -97,19 +98,21 @@ def fake_tensor_mode(*, real_kernels: bool = True) -> Any:
 
 
 def _start_autograd_without_devices() -> None:
-    """Let autograd see a machine without a GPU as it is.
+    """Initialise autograd before the first fake tensor on a machine without a GPU.
 
-    On one, fake tensors stand in for CUDA with eight devices, for as long as the process lives. Autograd counts devices
-    at its first backward: it would start a thread for each of them, and none of its forks could run backward any more.
+    There, fake tensors make torch report eight CUDA devices for the rest of the process. Autograd counts devices in
+    its first backward pass: it would start a thread for each, and no forked process could run backward any more.
     """
-    if torch.cuda.device_count() == 0:  # where there is one, fake tensors stand in for nothing
+    if torch.cuda.device_count() == 0:  # with a GPU, torch reports the real device count
         with torch.inference_mode(False), torch.enable_grad():
             torch.ones((), device="cpu", requires_grad=True).backward()  # type: ignore[no-untyped-call]
 
 
 def cannot_be_simulated(error: BaseException) -> bool:
-    """Whether fake tensors raised this because they are none: asked for values, for an operation that has no abstract
-    form, or (in torch 2.4, also where a copy is all that is made) for the driver of a device that is not there.
+    """Return whether an error is a limitation of fake tensors and not a fault of the model.
+
+    That is the case for code that needs values, for operations without an abstract implementation, and for calls to
+    the driver of a missing device. In torch 2.4, even a plain copy calls the driver.
     """
     from torch._subclasses import fake_tensor
 
@@ -123,7 +126,7 @@ _NO_DRIVER = ("CUDA driver version is insufficient", "Found no NVIDIA driver", "
 
 @contextmanager
 def quiet_fake_tensors() -> Iterator[None]:
-    """Without the log that fake tensors write of each operation that fails: the caller reports what it means."""
+    """Disable the log that fake tensors write for each failed operation. The caller reports failures."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before = logger.disabled
     logger.disabled = True
@@ -135,10 +138,10 @@ def quiet_fake_tensors() -> Iterator[None]:
 
 @contextmanager
 def plain_kernels() -> Iterator[None]:
-    """Without the fused kernels that hide the steps of attention and recurrent layers."""
+    """Disable the fused kernels that hide the individual operations of attention and recurrent layers."""
     attention, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(value=False)
-    torch._C._set_mkldnn_enabled(False)  # its public form also sets a flag that warns
+    torch._C._set_mkldnn_enabled(False)  # the public API also sets a flag that causes warnings
     try:
         yield
     finally:
@@ -147,7 +150,7 @@ def plain_kernels() -> Iterator[None]:
 
 
 def as_parameter(tensor: torch.Tensor, requires_grad: bool) -> torch.nn.Parameter:
-    """A parameter with the memory of `tensor`: what `nn.Parameter` makes of a plain one, without its questions."""
+    """Return a parameter that shares the memory of `tensor`. Faster than `nn.Parameter` for plain tensors."""
     if type(tensor) is not torch.Tensor:
         return torch.nn.Parameter(tensor, requires_grad)
     made: torch.nn.Parameter = torch.Tensor._make_subclass(torch.nn.Parameter, tensor, requires_grad)
@@ -156,21 +159,21 @@ def as_parameter(tensor: torch.Tensor, requires_grad: bool) -> torch.nn.Paramete
 
 @cache
 def op_name(op: Any) -> str:
-    """`aten::addmm` for `torch.ops.aten.addmm.default`: the operation without its overload."""
+    """Return the name of an operation without its overload: `aten::addmm` for `torch.ops.aten.addmm.default`."""
     return str(op._schema.name)
 
 
 @cache
 def is_pointwise(op: Any) -> bool:
-    """Whether torch itself marks the operation as acting on each element alone."""
+    """Return whether torch tags the operation as pointwise."""
     return torch.Tag.pointwise in op.tags
 
 
 def refresh_spectral_norm(module: torch.nn.Module, changes: Any) -> list[str]:
-    """Bring the singular vectors of `torch.nn.utils.spectral_norm` in line with a new weight; return their names.
+    """Recompute the singular vectors of `torch.nn.utils.spectral_norm` for a new weight, and return their names.
 
-    The layer does one step of the power iteration in each forward pass in train mode, and starts from noise. Here it
-    takes as many as `torch.nn.utils.parametrizations.spectral_norm` takes when it is built.
+    The layer runs one power iteration per forward pass in train mode, starting from random vectors. This function
+    runs as many as `torch.nn.utils.parametrizations.spectral_norm` does when it is built.
     """
     names = []
     for hook in module._forward_pre_hooks.values():
@@ -188,7 +191,7 @@ _POWER_ITERATIONS = 15
 
 
 def selects_by_value(op: Any, args: tuple[Any, ...]) -> bool:
-    """Return whether the values of the arguments decide how large the result is, as in `nonzero` or with a mask."""
+    """Return whether the output shape depends on the values of the arguments, as for `nonzero` or boolean masks."""
     if not _has_dynamic_shape(op):
         return False
     if op_name(op) != "aten::index":
@@ -203,24 +206,24 @@ def _has_dynamic_shape(op: Any) -> bool:
 
 @cache
 def returns_an_argument(op: Any) -> bool:
-    """Whether the result is an argument that was written to, by the operation's schema."""
+    """Return whether the schema says that the operation returns an argument that it wrote to."""
     return any(item.alias_info is not None for item in op._schema.returns)
 
 
 @cache
 def gives_fresh_tensors(op: Any) -> bool:
-    """Whether the operation returns new tensors or what it was given to write to, and neither views nor numbers."""
+    """Return whether the operation returns only tensors that are new or that it wrote to, never a view."""
     kinds = {str(item.type) for item in op._schema.returns}
     return not op.is_view and kinds == {"Tensor"}
 
 
 def is_view(op: Any) -> bool:
-    """Whether the result shares the memory of an argument and is made without looking at it."""
+    """Return whether the result shares the memory of an argument and is computed without reading it."""
     return bool(op.is_view)
 
 
 def tensors_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
-    """The tensors among the arguments of an operation, those in lists included."""
+    """Return the tensors among the arguments of an operation, including those in lists."""
     values = (*args, *kwargs.values()) if kwargs else args
     items = (item for value in values for item in (value if isinstance(value, (list, tuple)) else (value,)))
     return [item for item in items if isinstance(item, torch.Tensor)]
@@ -228,7 +231,7 @@ def tensors_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch
 
 @cache
 def _written_arguments(op: Any) -> tuple[tuple[int, str], ...]:
-    """Position and name of each argument that the operation writes to, by its schema."""
+    """Return the position and name of each argument that the operation writes to, according to its schema."""
     return tuple(
         (position, argument.name)
         for position, argument in enumerate(op._schema.arguments)
@@ -237,7 +240,7 @@ def _written_arguments(op: Any) -> tuple[tuple[int, str], ...]:
 
 
 def mutated_tensors(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
-    """The arguments that the operation writes to, by its schema (`add_`, `copy_`, `out=`)."""
+    """Return the arguments that the operation writes to, according to its schema (`add_`, `copy_`, `out=`)."""
     written: list[torch.Tensor] = []
     for position, name in _written_arguments(op):
         value = args[position] if position < len(args) else kwargs.get(name)
@@ -247,8 +250,8 @@ def mutated_tensors(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> l
 
 
 def storage_key(tensor: torch.Tensor) -> int | None:
-    """An identifier shared by all views of one storage, valid while one of them is alive."""
+    """Return an identifier shared by all views of one storage. It is valid while one of them is alive."""
     try:
         return int(tensor.untyped_storage()._cdata)
-    except (RuntimeError, NotImplementedError):  # sparse and other tensors without a storage
+    except (RuntimeError, NotImplementedError):  # sparse tensors and others without a storage
         return None

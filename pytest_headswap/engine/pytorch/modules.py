@@ -1,5 +1,6 @@
-"""The modules and tensors of a model under all their names: what `named_modules` and the like of torch give, without
-their nested generators, which take a twentieth of all time where a model is looked at often.
+"""List the modules and tensors of a model under all their names, like `named_modules` and its relatives in torch.
+
+The nested generators of torch are slow: they take 5 % of the total time when a model is inspected often.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch import nn
 
 
 def named_modules(model: nn.Module, *, every_name: bool = False) -> list[tuple[str, nn.Module]]:
-    """Each module with its path, the outer first. One that is shared has its first path, or all with `every_name`."""
+    """Return each module with its path, outer modules first. With `every_name`, repeat shared modules."""
     found: list[tuple[str, nn.Module]] = []
     seen: set[int] = set()
     stack: list[tuple[str, nn.Module]] = [("", model)]
@@ -30,7 +31,7 @@ def named_modules(model: nn.Module, *, every_name: bool = False) -> list[tuple[s
 
 
 def modules(model: nn.Module) -> list[nn.Module]:
-    """Each module once, the outer first."""
+    """Return each module once, outer modules first."""
     found: dict[int, nn.Module] = {}
     stack = [model]
     while stack:
@@ -43,12 +44,15 @@ def modules(model: nn.Module) -> list[nn.Module]:
 
 
 def each_once(named: Iterable[tuple[str, nn.Module]]) -> list[nn.Module]:
-    """Each of these modules once, in their order."""
+    """Return each of these modules once, in order."""
     return list({id(module): module for _, module in named}.values())
 
 
 def set_mode(model: nn.Module, inside: Sequence[nn.Module], training: bool) -> None:
-    """What `model.train(training)` does, given its modules: that takes longer, and is needed where one has its own."""
+    """Set the mode like `model.train(training)`, given the modules of the model.
+
+    This is faster. `model.train` is only called if a module overrides it.
+    """
     if any(type(module).train is not nn.Module.train or "train" in module.__dict__ for module in inside):
         model.train(training)
     else:
@@ -57,23 +61,23 @@ def set_mode(model: nn.Module, inside: Sequence[nn.Module], training: bool) -> N
 
 
 def parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Each parameter once."""
+    """Return each parameter once."""
     held = (value for module in modules(model) for value in module._parameters.values() if value is not None)
     return list({id(value): value for value in held}.values())
 
 
 def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Each parameter; one that is shared under all of its names."""
+    """Yield each parameter with its name; shared ones under all their names."""
     return parameters_of(named_modules(model, every_name=True))
 
 
 def named_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each buffer; one that is shared under all of its names."""
+    """Yield each buffer with its name; shared ones under all their names."""
     return buffers_of(named_modules(model, every_name=True))
 
 
 def parameters_of(named: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters of modules, named after these."""
+    """Yield the parameters of these modules with their full names."""
     for path, module in named:
         for name, value in module._parameters.items():
             if value is not None:
@@ -81,7 +85,7 @@ def parameters_of(named: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str,
 
 
 def buffers_of(named: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The buffers of modules, named after these."""
+    """Yield the buffers of these modules with their full names."""
     for path, module in named:
         for name, value in module._buffers.items():
             if value is not None:

@@ -1,4 +1,4 @@
-"""The tensors in what a model returns, each with a label that a user can read and paste."""
+"""Label each tensor in the output of a model with an expression that the user can read and paste."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 
 def flatten_outputs(outputs: Any, label: str = "output") -> list[tuple[str, torch.Tensor]]:
-    """List the tensors of a model's return value, depth first, in its own order.
+    """Return the labelled tensors of a model's output, depth first, in their original order.
 
-    Goes through tuples, lists, mappings and dataclasses (so also the output classes of transformers).
-    Labels read like the access: `output`, `output[1]`, `output['aux']`, `output.logits`.
+    Tuples, lists, mappings and dataclasses are searched, which covers the output classes of transformers. Labels are
+    access expressions: `output`, `output[1]`, `output['aux']`, `output.logits`.
     """
     if isinstance(outputs, torch.Tensor):
         return [(label, outputs)]

@@ -1,4 +1,4 @@
-"""Models inside wrappers of torch: what is looked at and swapped is the model itself."""
+"""Unwrap models from torch wrappers such as `DataParallel`: the engine works on the model inside."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pytest_headswap.engine.pytorch.modules import named_modules
 
 
 def unwrap(model: Any) -> tuple[nn.Module, str]:
-    """The model inside `DataParallel`, `DistributedDataParallel` and `torch.compile`, and its path in `model`.
+    """Return the model inside `DataParallel`, `DistributedDataParallel` and `torch.compile`, and its path in `model`.
+
+    The path is empty or ends with a dot.
 
     Raises:
         HeadSwapError: `not_a_module`, or `unsupported_model` for a script module.
@@ -36,7 +38,7 @@ def unwrap(model: Any) -> tuple[nn.Module, str]:
 
 
 def check_swappable(model: nn.Module) -> None:
-    """Raises HeadSwapError `unsupported_model` for a wrapper that holds on to the present parameters."""
+    """Raise HeadSwapError `unsupported_model` for a wrapper that keeps references to the current parameters."""
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
         raise HeadSwapError(
             "unsupported_model",
@@ -48,4 +50,4 @@ def check_swappable(model: nn.Module) -> None:
 def _child(model: nn.Module) -> str:
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         return "module"
-    return "_orig_mod" if "_orig_mod" in model._modules else ""  # what torch.compile makes
+    return "_orig_mod" if "_orig_mod" in model._modules else ""  # the wrapper of torch.compile

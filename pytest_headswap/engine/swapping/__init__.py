@@ -1,1 +1,1 @@
-"""Plan, resize or replace, initialise, verify, undo."""
+"""Swap a head: plan, resize or replace, initialise, verify, undo."""

@@ -1,7 +1,8 @@
-"""Fresh values for the buffers of a head that have one entry a class: those of a layer that was just built.
+"""Fill the class-sized buffers of a new head with the values that a newly built layer would have.
 
-A buffer holds statistics, masks or constants, never random numbers of ours. Where the value of a fresh layer is
-unknown, the new entries are made from the old ones so that their sign and scale stay, and a note names the buffer.
+A buffer holds statistics, masks or constants, so it is never filled with random numbers. If the value in a newly
+built layer is unknown, new entries are derived from the old ones. They keep the sign and scale, and a note names the
+buffer.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from torch import nn
 from pytest_headswap.engine.detection.describe import WEIGHT, ClassTensor
 from pytest_headswap.engine.swapping.transaction import Transaction
 
-_SUM_TOLERANCE = 1e-3  # probabilities in half precision add up to 1 no closer than this
+_SUM_TOLERANCE = 1e-3  # rounding error of a sum of half-precision probabilities
 _PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.Size, torch.qscheme)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A class-sized tensor before and after: `key` is its name in its module."""
+    """A class-sized tensor before and after the swap. `key` is its name within its module."""
 
     spec: ClassTensor
     key: str
@@ -34,11 +35,11 @@ class NewTensor:
 
     @property
     def is_fixed_weight(self) -> bool:
-        """Return whether it is the weight of the head and a buffer, which only a function of the user's can fill."""
+        """Return whether this is the head's weight stored as a buffer, which only a user's `init` function can fill."""
         return self.spec.is_buffer and self.spec.part == WEIGHT
 
     def by_class(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return views of the new tensor and of the old one, of shape (outer, classes, inner, ...)."""
+        """Return views of the new and the old tensor, both of shape (outer, classes, inner, ...)."""
         outer, inner = self.spec.outer, self.spec.inner
         first = [tensor.movedim(self.spec.dim, 0) for tensor in (self.new, self.old)]
         new, old = (x.view(outer, x.shape[0] // (outer * inner), inner, *x.shape[1:]) for x in first)
@@ -48,11 +49,11 @@ class NewTensor:
 def fill_buffers(
     model: nn.Module, owner: nn.Module, items: Sequence[NewTensor], changes: Transaction
 ) -> tuple[list[str], list[str]]:
-    """Give the new buffers of one module the values of a fresh layer, once its parameters have theirs.
+    """Fill the new buffers of one module as in a newly built layer. Call this after its parameters are initialised.
 
     Returns:
-        The names in it of other buffers that belong to these and were renewed as well, and a note for each new buffer
-        whose fresh value is uncertain.
+        The names of dependent buffers in the module that were renewed as well, and a note for each new buffer whose
+        value is uncertain.
     """
     if not items:
         return [], []
@@ -67,11 +68,11 @@ def fill_buffers(
             if not is_certain:
                 notes.append(f"{name} has the values of a new {type(owner).__name__}: set them if yours differ")
         elif value is not None and value.numel() < 2 and item.old.numel() > 1:
-            # an observer begins without a size, or with one entry for all, and takes its size from what it sees
+            # A quantisation observer starts empty or with a single entry, and takes its size from its first input.
             changes.set(owner._buffers, item.key, value.to(item.new.device, item.new.dtype))
         else:
             notes += _fill_from_old(item)
-    for key, value in fresh.items():  # such as the other singular vector of a spectral norm
+    for key, value in fresh.items():  # such as the other singular vector of spectral norm
         old = owner._buffers.get(key)
         if old is not None and old.shape == value.shape and old.dim() and old.is_floating_point() and not old.is_meta:
             changes.set(owner._buffers, key, value.to(old.device, old.dtype))
@@ -82,20 +83,22 @@ def fill_buffers(
 def _fresh_buffers(
     model: nn.Module, owner: nn.Module, name: str, class_sized: Collection[str]
 ) -> tuple[dict[str, torch.Tensor], bool]:
-    """Return the buffers of another layer of this class, built with the attributes that are called like arguments.
+    """Build another layer of the same class and return its buffers.
+
+    The constructor receives each attribute of `owner` that has the name of an argument.
 
     Returns:
-        None of them where it cannot be built, and whether all its arguments are known.
+        The buffers, empty if the layer cannot be built, and whether all constructor arguments are known.
     """
     if any(next(child.parameters(), None) is not None for child in owner.children()):
-        return {}, False  # it is more than a layer
+        return {}, False  # a container, not a layer
     arguments: dict[str, Any] = {}
     is_certain = True
-    with suppress(Exception):  # a constructor may raise anything; the old values are the other way
+    with suppress(Exception):  # A constructor may raise anything; the caller then derives values from the old ones.
         for key, parameter in inspect.signature(type(owner)).parameters.items():
             buffer = owner._buffers.get(key)
             if key in class_sized:
-                return {}, False  # its values were given, and nobody has given new ones
+                return {}, False  # The user passed these values in, and there are none for the new classes.
             if buffer is not None:
                 arguments[key] = buffer.item() if buffer.numel() == 1 else buffer
             elif key in owner._parameters:
@@ -112,7 +115,7 @@ def _fresh_buffers(
 
 
 def _parametrized_tensor(model: nn.Module, name: str) -> torch.Tensor:
-    """Return what a parametrization is built with: the parameter that it is applied to; raises for other layers."""
+    """Return the original parameter that a parametrization is built with. Raise LookupError for other layers."""
     path, mark, rest = name.rpartition("parametrizations.")
     if not mark:
         raise LookupError(f"{name} does not belong to a parametrization")
@@ -137,13 +140,13 @@ def _fill_from_old(item: NewTensor) -> list[str]:
         new.copy_(first.expand_as(new))
         return []
     if not old.is_floating_point() and bool((old == first + _indices(old) * (old[:, 1:2] - first)).all()):
-        new.copy_(first + _indices(new) * (old[:, 1:2] - first))  # such as the numbers of the classes
+        new.copy_(first + _indices(new) * (old[:, 1:2] - first))  # such as class indices
         return []
     if _adds_up_to_one(old):
         chance = 1 / new.shape[1]
         new.fill_(chance)
         return [f"{name} held the probability of each old class. Every new class has {chance:.3g}: set yours"]
-    finite = old.isfinite()  # a mask over logits holds infinity
+    finite = old.isfinite()  # Masks over logits hold infinity.
     values = torch.where(finite, old, torch.zeros_like(old)).to(old.dtype if old.is_complex() else torch.float64)
     mean = values.sum(1, keepdim=True) / finite.sum(1, keepdim=True).clamp(min=1)
     new.copy_((mean if new.is_floating_point() or new.is_complex() else mean.round()).expand_as(new))
@@ -151,12 +154,12 @@ def _fill_from_old(item: NewTensor) -> list[str]:
 
 
 def _indices(classes: torch.Tensor) -> torch.Tensor:
-    """Return the class indices, to be broadcast over (outer, classes, inner, ...)."""
+    """Return the class indices in a shape that broadcasts over (outer, classes, inner, ...)."""
     return torch.arange(classes.shape[1], device=classes.device).view(1, -1, *[1] * (classes.dim() - 2))
 
 
 def _adds_up_to_one(old: torch.Tensor) -> bool:
-    """Return whether these are the probabilities of the classes."""
+    """Return whether the values are class probabilities: not negative, with a sum of 1."""
     if not old.is_floating_point() or old.numel() != old.shape[1]:
         return False
     return bool((old >= 0).all()) and abs(float(old.double().sum()) - 1) < _SUM_TOLERANCE

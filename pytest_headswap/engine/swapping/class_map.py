@@ -1,4 +1,4 @@
-"""Which old class a new class takes its values from."""
+"""Read `class_map`: the old class from which each new class takes its values."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ClassMap = Mapping[int, int | str] | Sequence[int | str | None]
 
 
 def old_classes(model: nn.Module, class_map: ClassMap | None, new_count: int, old_count: int) -> dict[int, int]:
-    """Read `class_map`: new class index to old class index.
+    """Return `class_map` as a mapping of new class index to old class index.
 
     Raises:
-        HeadSwapError: `bad_argument`, for an index out of range or a name that the model does not have.
+        HeadSwapError: `bad_argument`, for an index out of range or an unknown class name.
     """
     if class_map is None:
         return {}

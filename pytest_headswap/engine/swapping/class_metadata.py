@@ -1,6 +1,6 @@
-"""Keep the numbers and names that a model states about its classes in step with its head.
+"""Update the class counts and class names that a model stores when its head changes.
 
-These attributes are bookkeeping: losses and reports read them. None is ever used to find a head.
+Losses and reports read these attributes. The engine never uses them to find a head.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _NAMES = ("id2label", "label2id")
 
 
 def update_widths(layer: nn.Module, widths: Mapping[int, int], changes: Transaction) -> None:
-    """The width that a layer of the head states of itself; `widths` maps old ones to new ones."""
+    """Update the widths that a layer of the head stores. `widths` maps old widths to new ones."""
     _update(layer.__dict__, (*COUNTS, *WIDTHS), widths, changes)
 
 
 def update_outer_widths(model: nn.Module, layer: str, old: int, new: int, changes: Transaction) -> None:
-    """The width that the modules around a layer of the head state of what they return."""
+    """Update the output widths stored by the modules that contain a layer of the head."""
     parts = layer.split(".")
     for count in range(len(parts)):
         _update(model.get_submodule(".".join(parts[:count])).__dict__, _OUTER_WIDTHS, {old: new}, changes)
@@ -41,10 +41,16 @@ def update_counts(
     changes: Transaction,
     around: Collection[str] | None = None,
 ) -> None:
-    """The class counts and label names of the model, its parts and their configurations.
+    """Update the class counts and label names of the model, its submodules and their configurations.
 
-    `names` are the names of the new classes; None makes `LABEL_0`, `LABEL_1`, ... Given the paths of heads as
-    `around`, only the parts that hold one: a part without classes is not meant where a model without gains some.
+    Args:
+        model: the model.
+        old: old class counts; attributes with another value are kept.
+        new: the new class count.
+        names: names of the new classes. None: `LABEL_0`, `LABEL_1`, ...
+        changes: records every change.
+        around: paths of heads; only modules that contain one of them are updated. Needed for a model without a head,
+            where the old count of 0 also matches unrelated modules. None: all modules.
     """
     seen: set[int] = set()
     for path, module in named_modules(model):
@@ -60,12 +66,12 @@ def update_counts(
 
 
 def config_of(module: nn.Module) -> Any:
-    """The configuration that a module has, None for most: asking those for it would cost each of them an exception."""
+    """Return the configuration of a module, or None. Plain `getattr` is slow: it raises for most modules."""
     return getattr(module, "config", None) if "config" in module.__dict__ or hasattr(type(module), "config") else None
 
 
 def class_names(model: nn.Module) -> dict[str, int]:
-    """The names of the present classes, where the model's configuration states them (`id2label`)."""
+    """Return the index of each class name in the `id2label` of the configuration or of the model."""
     for owner in (getattr(model, "config", None), model):
         labels = getattr(owner, "id2label", None)
         if isinstance(labels, Mapping):
@@ -82,7 +88,7 @@ def _update(state: dict[str, Any], keys: Iterable[str], numbers: Mapping[int, in
 
 
 def _of_type(value: Any, count: int) -> Any:
-    """Return the count as `value` has it: as an `int`, a NumPy integer or a tensor."""
+    """Return `count` in the type of `value`: an `int`, a NumPy integer or a tensor."""
     if isinstance(value, int):
         return count
     return value.new_tensor(count) if isinstance(value, torch.Tensor) else type(value)(count)

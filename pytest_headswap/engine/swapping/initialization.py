@@ -1,4 +1,7 @@
-"""Values for a new head. Always finite, whatever the layer is and whether it can initialise itself or not."""
+"""Initialise a new head.
+
+The values are always finite, whether or not the layer can initialise itself.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ _PRIOR = 0.01  # Lin et al. 2017, "Focal Loss for Dense Object Detection", secti
 
 
 def check_init(init: object) -> None:
-    """Raises HeadSwapError `bad_argument` for what is no way to initialise."""
+    """Raise HeadSwapError `bad_argument` if `init` is neither a known name nor callable."""
     if not callable(init) and init not in INITS:
         raise HeadSwapError(
             "bad_argument", f"init must be one of {', '.join(INITS)} or a function of (name, tensor), not {init!r}"
@@ -32,7 +35,7 @@ def check_init(init: object) -> None:
 
 @contextmanager
 def seeded(generator: torch.Generator | None) -> Iterator[None]:
-    """Draw all random numbers of the block from `generator`, so that torch's own initialisers are reproducible too."""
+    """Draw all random numbers in the block from `generator`, including those of torch's own initialisers."""
     if generator is None:
         yield
         return
@@ -50,14 +53,20 @@ def initialise(
     classes: Mapping[int, int],
     changes: Transaction,
 ) -> tuple[list[tuple[nn.Module, str]], list[str]]:
-    """Give the new tensors of a head values, by the modules that own them; parameters first, then buffers.
+    """Initialise the new tensors of a head: parameters first, then buffers.
 
-    `default` is what a layer does when it is built (`reset_parameters`), or Kaiming uniform for weights and the mean
-    of the old values for anything with one number a class. `classes` maps new class indices to old ones whose values
-    are carried over.
+    With `default`, a layer whose parameters are all new initialises itself with `reset_parameters`. Otherwise weights
+    are uniform within 1 / sqrt(fan_in), and tensors with one number per class get the mean of the old values.
+
+    Args:
+        model: the model.
+        by_owner: new tensors by the module that owns them.
+        init: a name from `INITS`, or a function of (name, tensor).
+        classes: maps new class indices to the old ones whose values are kept.
+        changes: records every change.
 
     Returns:
-        The other buffers that were renewed as well, by module and name, and notes for the user.
+        Other buffers that were renewed, as pairs of module and name, and notes for the user.
     """
     new = {id(item.new) for items in by_owner.values() for item in items}
     renewed: list[tuple[nn.Module, str]] = []
@@ -95,15 +104,16 @@ def _reset(
     changes: Transaction,
     renewed: list[tuple[nn.Module, str]],
 ) -> dict[str, bool]:
-    """Let the layer initialise itself, where all of its parameters are new anyway.
+    """Call `reset_parameters` if all parameters of the layer are new.
 
-    Its other buffers, such as `num_batches_tracked`, are reset with them: copies, which are added to `renewed`.
+    This also resets its other buffers, such as `num_batches_tracked`: they are replaced by copies first and added to
+    `renewed`.
 
     Returns:
-        For each of its new tensors whether it has a value now; nothing where the layer cannot initialise itself.
+        For each new tensor, whether it is initialised now. Empty if the layer cannot initialise itself.
     """
     reset = getattr(owner, "reset_parameters", None)
-    derived = any(isinstance(value, torch.Tensor) for value in owner.__dict__.values())  # by weight_norm's hook
+    derived = any(isinstance(value, torch.Tensor) for value in owner.__dict__.values())  # by weight_norm
     if not callable(reset) or derived or any(id(parameter) not in new for parameter in owner.parameters()):
         return {}
     for module in owner.modules():
@@ -115,7 +125,7 @@ def _reset(
     reset()
     for item in items:
         value = owner._buffers.get(item.key) if item.spec.is_buffer else None
-        if value is not None and value is not item.new:  # assigned anew
+        if value is not None and value is not item.new:  # reset_parameters assigned a new tensor
             item.new.copy_(value)
             owner._buffers[item.key] = item.new
     return {item.key: not item.spec.is_buffer or item.new._version > versions[item.key] for item in items}
@@ -125,7 +135,7 @@ def _default(item: NewTensor) -> None:
     new, dim = item.new, item.spec.dim
     if new.numel() > new.shape[dim]:
         weight = new.movedim(dim, 0).reshape(new.shape[dim], -1)
-        bound = 1 / math.sqrt(weight.shape[1])  # torch's own for Linear and convolutions
+        bound = 1 / math.sqrt(weight.shape[1])  # the bound that torch uses for Linear and convolutions
         new.uniform_(-bound, bound)
     elif item.old.is_meta or not item.old.numel():
         new.zero_()
@@ -148,7 +158,7 @@ def _otherwise(init: str, item: NewTensor) -> None:
 
 
 def carry_over(items: Sequence[NewTensor], classes: Mapping[int, int]) -> None:
-    """Copy what belongs to old classes: `classes` maps a new class index to an old one."""
+    """Copy the values of old classes. `classes` maps new class indices to old ones."""
     for item in items if classes else ():
         new, old = item.by_class()
         if not new.is_meta:

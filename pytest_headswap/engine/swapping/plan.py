@@ -1,4 +1,4 @@
-"""Which heads are to be swapped, with what was seen of the model; nothing is changed yet."""
+"""Plan a swap: find the heads to replace, without changing the model."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the heads of a model are: all that a swap needs to know beside what to put there.
+    """The heads of a model and what the engine recorded about it: everything a swap needs except the new head.
 
     Attributes:
         outer: the model that was passed in.
-        model: the model inside of wrappers, and `prefix`: its path in `outer`.
-        inputs: what forward takes.
-        search: what was found out about the model.
+        model: the model without wrappers such as `DataParallel`.
+        prefix: path of `model` in `outer`, with a trailing dot.
+        inputs: the arguments of forward.
+        search: the result of the search for heads.
         chosen: the heads to swap.
     """
 
@@ -47,7 +48,10 @@ class Plan:
 
 
 def _outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
-    """Tensors made in inference mode could never be trained, and operations look different there."""
+    """Run a function outside inference mode.
+
+    Parameters created in inference mode cannot be trained, and operations are recorded differently there.
+    """
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -61,7 +65,7 @@ def _outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
 def plan_swap(
     model: nn.Module, example_inputs: Any, head: str | Sequence[str] | None = None, ways: Sequence[str] = WAYS
 ) -> Plan:
-    """Find the heads to swap, as `swap_head` does, and change nothing."""
+    """Find the heads that `swap_head` would replace, without changing the model."""
     inner, prefix = unwrap(model)
     check_swappable(model)
     inputs = inputs_for(inner, example_inputs)

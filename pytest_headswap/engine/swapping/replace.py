@@ -1,4 +1,4 @@
-"""Put another module in a head's place: a new one of the user's, an Identity, or a layer where there was none."""
+"""Replace the module of a head: by the user's module, by an Identity, or by a new layer in an empty head slot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ NewHead = nn.Module | Callable[[int, int], nn.Module]
 
 
 def replace_module(model: nn.Module, path: str, new: nn.Module, changes: Transaction) -> None:
-    """Register `new` under every name of the module at `path`."""
+    """Register `new` under every name of the module at `path`.
+
+    Raises:
+        HeadSwapError: `unsupported_layer`, if the path is empty: the model itself cannot be replaced.
+    """
     if not path:
         raise HeadSwapError(
             "unsupported_layer",
@@ -31,10 +35,10 @@ def replace_module(model: nn.Module, path: str, new: nn.Module, changes: Transac
 
 
 def head_module(item: Found) -> str:
-    """Path of the module whose forward is the head's projection.
+    """Return the path of the module that runs the head's projection.
 
     Raises:
-        HeadSwapError: `unsupported_layer`, when the projection is not a layer of its own.
+        HeadSwapError: `unsupported_layer`, if the projection does not run in a layer of its own.
     """
     if item.place is not None:
         return item.place.path
@@ -50,9 +54,15 @@ def head_module(item: Found) -> str:
 def place_new_head(
     model: nn.Module, item: Found, num_classes: int, new_head: NewHead | None, changes: Transaction
 ) -> dict[str, nn.Parameter]:
-    """Build or take a module for the head's place and register it there; returns its parameters by name.
+    """Build the new head, or take the user's, and register it.
 
-    A module or factory of the user's is moved to the device and dtype of what it replaces.
+    The user's module is moved to the device and dtype of the layer that it replaces.
+
+    Returns:
+        The parameters of the new head by their names in the model.
+
+    Raises:
+        HeadSwapError: `bad_argument`, if the user's function returns something other than a module.
     """
     path = head_module(item)
     like: torch.Tensor
@@ -75,7 +85,7 @@ def place_new_head(
 
 
 def strip(model: nn.Module, item: Found, changes: Transaction) -> None:
-    """Put an Identity in the place of the head, and of every layer behind it that has one entry a class."""
+    """Replace the head, and every class-sized layer that follows it, by an Identity."""
     path = head_module(item)
     behind = {tensor.module for tensor in item.tensors} - {path}
     for layer in behind:
@@ -89,10 +99,10 @@ def strip(model: nn.Module, item: Found, changes: Transaction) -> None:
 
 
 def drop_activation(model: nn.Module, item: Found, changes: Transaction) -> None:
-    """Put an Identity in the place of the softmax or sigmoid behind the head.
+    """Replace the softmax or sigmoid after the head by an Identity.
 
     Raises:
-        HeadSwapError: `activation_in_forward`, when it is not a module of its own.
+        HeadSwapError: `activation_in_forward`, if no module of its own applies it.
     """
     if item.head.activation is None:
         return

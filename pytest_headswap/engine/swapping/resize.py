@@ -1,7 +1,7 @@
-"""Give the layers of a head a new class count in place: the layer stays, its class-sized tensors are new.
+"""Change the class count of a head in place: the layers stay, and get new class-sized tensors.
 
-Keeping the layer object keeps its class, geometry and hooks, every name it is registered under, and
-whatever refers to it, and works alike for a Linear, a custom layer or a parameter of the model itself.
+The layer object keeps its class, geometry, hooks and names, and references to it stay valid. The same code handles a
+Linear, a custom layer and a parameter of the model itself.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ def resize(
     classes: dict[int, int],
     changes: Transaction,
 ) -> tuple[list[str], list[str]]:
-    """Resize class-sized tensors of a head.
+    """Resize the class-sized tensors of a head.
 
-    New tensors have the device and dtype of what they replace, and new parameters require gradients.
-    `classes` maps new class indices to old ones whose values are carried over.
+    New tensors have the device and dtype of the old ones, and new parameters require gradients. `classes` maps new
+    class indices to the old ones whose values are kept.
 
     Returns:
-        The names of all that is new, and notes for the user.
+        The names of all new tensors, and notes for the user.
+
+    Raises:
+        HeadSwapError: `unsupported_layer`, for a weight that is a buffer or a tensor that is quantised.
     """
     old_count = item.head.num_classes
     paths: dict[nn.Module, str] = {}
@@ -54,13 +57,13 @@ def resize(
             owner = model.get_submodule(path)
             changes.set(owner._parameters if key in owner._parameters else owner._buffers, key, new)
             of_layer = widths.setdefault(model.get_submodule(spec.module), {old_count: num_classes})
-            of_layer[old.shape[spec.dim]] = new.shape[spec.dim]  # such as anchors x classes
+            of_layer[old.shape[spec.dim]] = new.shape[spec.dim]  # such as anchors * classes
         path, _, key = spec.names[0].rpartition(".")
         owner = model.get_submodule(path)
         paths.setdefault(owner, path)
         by_owner.setdefault(owner, []).append(NewTensor(spec, key, old, new))
     for layer, of_layer in widths.items():
-        update_widths(layer, of_layer, changes)  # first, since a layer may read them where it initialises itself
+        update_widths(layer, of_layer, changes)  # before `initialise`: `reset_parameters` may read the widths
     for path in {spec.module for spec in tensors}:
         update_outer_widths(model, path, old_count, num_classes, changes)
     renewed, notes = initialise(model, by_owner, init, classes, changes)
@@ -72,7 +75,7 @@ def resize(
 
 
 def registered(model: nn.Module, name: str) -> torch.Tensor:
-    """The parameter or buffer called `name`."""
+    """Return the parameter or buffer with this name. Raise HeadSwapError `unsupported_layer` if there is none."""
     path, _, key = name.rpartition(".")
     module = model.get_submodule(path)
     found: torch.Tensor | None = module._parameters.get(key)

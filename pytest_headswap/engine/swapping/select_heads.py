@@ -1,4 +1,4 @@
-"""Which of the heads that were found a swap is about, and whether it was asked for in a way that means something."""
+"""Check the arguments of `swap_head`, and select the heads to swap."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pytest_headswap.engine.errors import HeadSwapError
 
 
 def check_arguments(num_classes: Any, new_head: Any, activation: Any, names: Sequence[str] | None) -> int:
-    """Return the class count as `int`.
+    """Check the arguments of `swap_head` and return the class count as `int`.
 
     Raises:
-        HeadSwapError: `bad_num_classes` or `bad_argument`, for arguments of `swap_head` that mean nothing.
+        HeadSwapError: `bad_num_classes` or `bad_argument`, for invalid arguments.
     """
     count = as_count(num_classes)
     if count is None or count < 0:
@@ -39,10 +39,12 @@ def check_arguments(num_classes: Any, new_head: Any, activation: Any, names: Seq
 def choose(
     found: Sequence[Found], declared: int | None, wanted: str | Sequence[str] | None, prefix: str
 ) -> Sequence[Found]:
-    """The heads to swap: those that were asked for, or all with the class count that the model declares.
+    """Return the heads to swap: the `wanted` ones, or all that have the class count the model declares.
+
+    If all heads have the same class count, all of them are chosen.
 
     Raises:
-        HeadSwapError: `unknown_head`, or `ambiguous` when the heads mean different things.
+        HeadSwapError: `unknown_head`, or `ambiguous` if the heads predict different things.
     """
     listing = ", ".join(f"{prefix + item.head.path!r} ({item.head.num_classes} classes)" for item in found)
     if wanted is not None:

@@ -1,4 +1,4 @@
-"""Swap the head of a model: a transaction that is verified, and put back when it does not hold."""
+"""Swap the head of a model. The swap is verified, and rolled back if verification fails."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from pytest_headswap.engine.swapping.plan import Plan
 
 
-_NAMED = 4  # heads in the text of a swap
+_NAMED = 4  # heads shown in the repr of a swap
 
 
 @dataclass(repr=False)
 class Swap:
-    """A model with its new heads, and the way back.
+    """A model with its new heads, and the means to restore the old ones.
 
     Attributes:
         model: the model that was passed in, changed in place.
-        num_classes: the class count of the new heads; 0 when they were taken out.
-        heads: the heads as they are now; none when they were taken out.
-        old_heads: the heads as they were.
-        notes: what a user should know beside the heads.
+        num_classes: class count of the new heads; 0 if the heads were removed.
+        heads: the new heads; empty if the heads were removed.
+        old_heads: the heads before the swap.
+        notes: what else the user should know, such as a buffer whose new values are uncertain.
     """
 
     model: nn.Module
@@ -62,25 +62,25 @@ class Swap:
         return f"Swap({type(self._plan.model).__name__}: {', '.join(heads[:_NAMED])}{more})"
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of the new heads, for the optimizer."""
+        """Yield the parameters of the new heads, for the optimizer."""
         return (parameter for _, parameter in self.named_parameters())
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The parameters of the new heads with their names in the model."""
+        """Yield the parameters of the new heads with their names in the model."""
         for name in self._names:
             value = registered(self.model, name)
             if isinstance(value, nn.Parameter):
                 yield name, value
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The tensors of the new heads alone, under their names in the model: all that fine-tuning a head changes."""
+        """Return only the tensors of the new heads, by their names in the model."""
         return {name: registered(self.model, name).detach() for name in self._names}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Copy the tensors of a head that was saved with `state_dict` into the model.
+        """Load the tensors of a head that `state_dict` returned.
 
         Raises:
-            HeadSwapError: `bad_argument`, when names or shapes are not those of this head.
+            HeadSwapError: `bad_argument`, if the names or shapes do not match this head.
         """
         mine = self.state_dict()
         missing, unknown = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
@@ -96,30 +96,31 @@ class Swap:
                 value.copy_(state[name])
 
     def restore(self) -> None:
-        """Put the old heads back: the very tensors, layers and attributes that were there before."""
+        """Restore the old heads: the original tensors, layers and attributes. A second call does nothing."""
         self._changes.roll_back()
 
     def reapply(self) -> None:
-        """Put the new heads in again after `restore`: the very same, with what they had learnt."""
+        """Put the new heads back after `restore`, with their trained values. A second call does nothing."""
         self._changes.replay()
 
 
 @_outside_inference_mode
 def find_heads(model: nn.Module, example_inputs: Any = None) -> Heads:
-    """Find the classification heads of `model` without changing anything.
+    """Find the classification heads of `model` without changing it.
 
     Args:
-        model: any module, on any device and in any dtype, also on `meta`.
-        example_inputs: a tensor, a tuple of positional inputs or a mapping of keyword inputs; mostly only
-            shapes and dtypes matter, such as (2, 3, 224, 224) for images: batch, channels, height, width. With
-            batch norm in the model, a batch of at least 2. None: worked out.
+        model: any module, on any device and in any dtype, including `meta`.
+        example_inputs: a tensor, a tuple of positional inputs or a mapping of keyword inputs. Usually only shapes and
+            dtypes matter, for example (2, 3, 224, 224) for images: batch, channels, height, width. A model with batch
+            norm needs a batch of at least 2. None: inputs are inferred.
 
     Returns:
-        The heads in the order in which they reach the outputs, with the evidence for each and what was rejected.
+        The heads in the order in which they reach the outputs, with the evidence for each head and the rejected
+        layers.
 
     Raises:
-        NoHeadError: the model has no head, nor a place for one.
-        HeadSwapError: the model cannot be run, or its outputs cannot be followed.
+        NoHeadError: the model has no head, and no slot for one.
+        HeadSwapError: the model cannot be run, or its outputs cannot be traced.
     """
     inner, path = unwrap(model)
     heads = search(inner, inputs_for(inner, example_inputs)).heads()
@@ -141,36 +142,38 @@ def swap_head(
     activation: str = "keep",
     generator: torch.Generator | None = None,
 ) -> Swap:
-    """Replace the classification heads of `model`, in place, by new ones for `num_classes` classes.
+    """Replace the classification heads of `model` in place by new heads with `num_classes` classes.
 
-    All heads that share the class count of the main one are swapped together. Layers keep their class,
-    geometry and names; new tensors have the device and dtype of the old. Afterwards the model is run
-    abstractly once more, and put back if any output does not follow.
+    All heads with the class count of the main head are swapped together. Layers keep their class, geometry and names.
+    New tensors have the device and dtype of the old ones. The swap is verified by an abstract run, and undone if any
+    output does not have the new class count.
 
     Args:
-        model: any module, on any device and in any dtype, also on `meta`.
-        num_classes: class count of the new head, of any integer type; 0 takes the head out, so that the
-            model returns features.
+        model: any module, on any device and in any dtype, including `meta`.
+        num_classes: class count of the new head, of any integer type. 0 removes the head, so that the model returns
+            features.
         example_inputs: as for `find_heads`.
-        head: path of the one head to swap, or several, for models whose heads mean different things.
-        new_head: a module to put in the head's place, or a function of `(in_features, num_classes)`
-            that makes one; it is moved to the device and dtype of the old head.
-        init: values of the new head. `default`: as the layer does when it is built; where it has no
-            `reset_parameters`, weights are uniform within 1 / sqrt(inputs), as torch draws those of a linear layer.
-            `zeros`. `normal`: weights with a deviation of 0.01. `statistics`: mean and deviation of the old head.
-            `prior`: as `normal`, with a bias for a probability of 0.01 (Lin et al. 2017, "Focal Loss for Dense
-            Object Detection", section 3.3). Or a function of `(name, tensor)` that fills the tensor.
-        class_map: old classes whose values are carried over: a mapping of new index to old index or
-            name, or a sequence with one old index, name or None for each new class.
-        class_names: names of the new classes, for models that keep them (`id2label`).
-        activation: `keep`, or `drop` to take out the softmax or sigmoid behind the head, for logits.
-        generator: the source of all random numbers of the new head, for a reproducible one.
+        head: path of the head to swap, or several paths, for models whose heads predict different things.
+        new_head: the new head: a module, or a function of `(in_features, num_classes)` that returns one. It is moved
+            to the device and dtype of the old head.
+        init: values of the new head, as a name or a function of `(name, tensor)` that fills the tensor. `default` is
+            the layer's own initialisation, or uniform weights within 1 / sqrt(fan_in), as in torch's `Linear`, if it
+            has no `reset_parameters`. `zeros` sets weights and biases to 0. `normal` draws weights with a standard
+            deviation of 0.01 and sets biases to 0. `statistics` draws with the mean and standard deviation of the old
+            tensor. `prior` is `normal` with biases at which a sigmoid gives each class a probability of 0.01
+            (Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1).
+        class_map: old classes whose values are kept: a mapping of new index to old index or name, or a sequence with
+            an old index, a name or None for each new class.
+        class_names: names of the new classes, for models that store them (`id2label`).
+        activation: `keep`, or `drop` to remove the softmax or sigmoid after the head, so that the model returns
+            logits.
+        generator: source of all random numbers of the new head, for reproducible values.
 
     Returns:
-        The model with its new heads, and the way back.
+        The swap: the model with its new heads, and methods to restore the old ones.
 
     Raises:
-        NoHeadError: the model has no head, nor a place for one.
+        NoHeadError: the model has no head, and no slot for one.
         HeadSwapError: nothing was swapped; `reason` says why.
     """
     num_classes = check_arguments(num_classes, new_head, activation, class_names)
@@ -191,9 +194,9 @@ def swap_head(
 
 @_outside_inference_mode
 def swap_planned(plan: Plan, num_classes: int, *, verified: bool = True) -> Swap:
-    """Swap the heads of a plan; the model has to be as it was when the plan was made.
+    """Swap the heads of a plan. The model must not have changed since the plan was made.
 
-    Without `verified` the model is not run: for those who look at the outputs themselves.
+    With `verified=False` the model is not run: use this if the caller checks the outputs itself.
     """
     return _carry_out(plan, num_classes, None, "default", {}, None, "keep", verified=verified)
 
@@ -242,7 +245,7 @@ def _swap_one(
     classes: dict[int, int],
     changes: Transaction,
 ) -> tuple[list[str], list[str]]:
-    """Change one head; return the names of its new tensors, and notes for the user."""
+    """Swap one head. Return the names of its new tensors, and notes for the user."""
     if num_classes == 0:
         if item.place is None:
             strip(model, item, changes)
@@ -261,7 +264,7 @@ def _swap_one(
 
 
 def _within(head: Head, prefix: str) -> Head:
-    """The head with names as they are in the wrapped model."""
+    """Return the head with its names in the wrapped model."""
     if not prefix:
         return head
     return replace(

@@ -1,4 +1,4 @@
-"""Changes to a model that can all be put back."""
+"""Record changes to a model so that all of them can be undone."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ _ABSENT = object()
 
 
 class Transaction:
-    """Remembers each change to a dictionary (a module's registries and attributes), to put back the very objects."""
+    """Record changes to dictionaries, such as the registries and attributes of a module.
+
+    Undoing a change restores the original object, not a copy.
+    """
 
     def __init__(self) -> None:
         self._done: list[tuple[MutableMapping[str, Any], str, Any, Any]] = []
         self._undone: list[tuple[MutableMapping[str, Any], str, Any, Any]] = []
 
     def set(self, mapping: MutableMapping[str, Any], key: str, value: Any) -> None:
-        """`mapping[key] = value`, remembered. The order of the keys is kept, also when it is put back."""
+        """Set `mapping[key] = value` and record the change. Undoing it keeps the order of the keys."""
         self._done.append((mapping, key, mapping.get(key, _ABSENT), value))
         mapping[key] = value
 
     def roll_back(self) -> None:
-        """Put back what was there before the first change. A second call changes nothing more."""
+        """Undo all changes. A second call does nothing."""
         while self._done:
             mapping, key, old, _ = change = self._done.pop()
             if old is _ABSENT:
@@ -31,7 +34,7 @@ class Transaction:
             self._undone.append(change)
 
     def replay(self) -> None:
-        """Make the changes again that were rolled back, with the very same objects. A second call changes nothing."""
+        """Redo the changes that were rolled back, with the same objects. A second call does nothing."""
         while self._undone:
             mapping, key, _, new = change = self._undone.pop()
             mapping[key] = new

@@ -1,4 +1,4 @@
-"""After a swap the model is run again: class dimensions must have followed, and the new head must be able to learn."""
+"""Verify a swap: the outputs must have the new class count, and gradients must reach the new head."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 def verify(
     model: nn.Module, inputs: Inputs, before: Search, chosen: Sequence[Found], num_classes: int, names: Sequence[str]
 ) -> list[str]:
-    """Compare the outputs with those before the swap, in each mode that was probed; returns notes for the user.
+    """Compare the output shapes with those before the swap, in each mode that was probed.
 
-    Class dimensions must have the new count (with 0 classes: the width of the features), all others stay.
+    Class dimensions must have the new class count, or the feature width if `num_classes` is 0. Every other dimension
+    must be unchanged.
+
+    Returns:
+        Notes for the user, such as new parameters that no gradient reaches.
 
     Raises:
         HeadSwapError: `verification_failed`.
@@ -52,7 +56,11 @@ def verify(
 def _run(
     model: nn.Module, inputs: Inputs, training: bool, way: str, names: Sequence[str]
 ) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-    """Shapes of the outputs, and which of the new parameters their gradients reach when all others are frozen."""
+    """Run the model with everything but the new parameters frozen.
+
+    Returns:
+        The shapes of the outputs by label, and the names of the new parameters that a gradient reaches.
+    """
 
     @contextmanager
     def frozen(_: StandIns) -> Iterator[None]:

@@ -1,9 +1,9 @@
-"""How the dimensions of an operation's outputs come from those of its inputs.
+"""Rules for how the output dimensions of an operation relate to its input dimensions.
 
-A `Link` says that a dimension of an output and a dimension of an input run over the same index, or
-share a factor of it (after `view`). `contracted` pairs are summed over together, as in a matrix
-product. With these two facts about each operation the class dimension of an output can be followed
-back to the layer that sets it. Operations without a rule are taken by their shapes.
+A `Link` says that an output and an input dimension run over the same index, or share a factor of it (after `view`).
+`contracted` pairs of dimensions are summed over together, as in a matrix product. These two facts about each
+operation are enough to trace the class dimension of an output back to the layer that sets it. Operations without a
+rule are matched by shape.
 """
 
 from __future__ import annotations
@@ -39,16 +39,17 @@ RULES = {
 }
 
 
-_NAMESPACES = ("aten", "headswap")  # elsewhere, as in `quantized::linear`, a name may stand for other arguments
+# Other namespaces may use the same name with other arguments, such as `quantized::linear`.
+_NAMESPACES = ("aten", "headswap")
 _PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format))
-_MOST = 2**14  # relations that are remembered
+_MOST = 2**14  # maximum number of cached relations
 _known: dict[Any, Relation] = {}
 
 
 def relation(node: Node) -> Relation:
-    """The relation of the dimensions of one recorded operation, which is not to be changed.
+    """Return the dimension relation of a recorded operation. The result is shared: do not modify it.
 
-    It follows from the shapes and the arguments, and is worked out once for all operations that are alike in these.
+    The relation depends only on shapes and arguments, so it is cached.
     """
     shapes = tuple([value.shape for value in node.inputs]), tuple([value.shape for value in node.outputs])
     key = node.name, node.pointwise, shapes, _plain(node.args), *node.kwargs, _plain(tuple(node.kwargs.values()))
@@ -61,7 +62,7 @@ def relation(node: Node) -> Relation:
 
 
 def _plain(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the arguments, with the type alone in place of tensors and of objects such as packed weights."""
+    """Return the arguments, with tensors and opaque objects such as packed weights replaced by their type."""
     return tuple([_plain(x) if type(x) is tuple else x if type(x) in _PLAIN else type(x) for x in arguments])
 
 

@@ -1,4 +1,4 @@
-"""What is said about the dimensions of one operation, and what its shapes alone tell."""
+"""Data types for dimension relations, and the rules that follow from shapes alone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Rule = Callable[[Node], "Relation"]
 
 
 class Link(NamedTuple):
-    """Input dimension `in_dim` of operand `operand` and `out_dim` of output `output` share `size` indices.
+    """A shared index: dimension `in_dim` of operand `operand` and dimension `out_dim` of output `output`.
 
-    Both dimensions may be larger than `size`: then the shared index is the factor that varies with
-    stride `in_inner` within the input dimension and `out_inner` within the output dimension.
+    The index has length `size`. Either dimension may be longer. The shared index is then the factor with stride
+    `in_inner` in the input dimension and `out_inner` in the output dimension.
     """
 
     operand: int
@@ -30,11 +30,13 @@ class Link(NamedTuple):
 
 @dataclass
 class Relation:
-    """All links of one operation, and what it sums over.
+    """All links of one operation, and the dimensions that it sums over.
 
-    `contracted`: pairs of (operand, dimension) that have to be of one size because they are multiplied
-    and summed. `partial`: output dimensions (output, dimension) that are cut out of, or put together
-    from, input dimensions, so that their size does not follow one of them; with the reason.
+    Attributes:
+        links: the links.
+        contracted: pairs of (operand, dimension) that are multiplied and summed, and so have equal sizes.
+        partial: for an output (output, dimension) that is cut out of, or assembled from, input dimensions: the
+            reason. Its size does not follow from a single input dimension.
     """
 
     links: list[Link] = field(default_factory=list)
@@ -43,22 +45,22 @@ class Relation:
 
 
 def rules(*entries: tuple[Rule, str]) -> dict[str, Rule]:
-    """A table of rules from pairs of a rule and the names of the operations that it is for."""
+    """Return a table of rules, given pairs of a rule and the operations that it handles, separated by spaces."""
     return {name: rule for rule, names in entries for name in names.split()}
 
 
 def shapes(node: Node) -> list[Shape]:
-    """The shapes of all operands."""
+    """Return the shapes of all operands."""
     return [value.shape for value in node.inputs]
 
 
 def dim_of(index: Any, ndim: int) -> int:
-    """A dimension counted from the front."""
+    """Return a dimension index counted from the front."""
     return int(index) % ndim if ndim else 0
 
 
 def same(node: Node, operand: int, output: int, skip: Sequence[int] = ()) -> list[Link]:
-    """Links between equal positions, for dimensions of equal size."""
+    """Return links between dimensions with the same position and size."""
     shape, out = node.inputs[operand].shape, node.outputs[output].shape
     return [
         Link(operand, dim, output, dim, size)
@@ -68,9 +70,9 @@ def same(node: Node, operand: int, output: int, skip: Sequence[int] = ()) -> lis
 
 
 def broadcast(node: Node, operand: int, output: int) -> list[Link]:
-    """Links of an operand that is broadcast to the output: aligned at the last dimension.
+    """Return the links of an operand that is broadcast to the output, aligned at the last dimension.
 
-    A dimension of size 1 that is stretched has no link.
+    A dimension of size 1 that is expanded has no link.
     """
     shape, out = node.inputs[operand].shape, node.outputs[output].shape
     shift = len(out) - len(shape)
@@ -82,7 +84,7 @@ def broadcast(node: Node, operand: int, output: int) -> list[Link]:
 
 
 def broadcasts(node: Node) -> bool:
-    """Whether the output has the shape to which all operands broadcast."""
+    """Return whether the output has the shape to which all operands broadcast."""
     if not node.outputs or not node.inputs:
         return False
     out = node.outputs[0].shape
@@ -97,7 +99,7 @@ def broadcasts(node: Node) -> bool:
 
 
 def pointwise(node: Node) -> Relation:
-    """Each element of the outputs comes from the elements at its place in the operands."""
+    """Return the relation of an operation that acts on each element separately."""
     return Relation(
         [
             link
@@ -109,7 +111,7 @@ def pointwise(node: Node) -> Relation:
 
 
 def by_size(node: Node) -> Relation:
-    """For unknown operations: equal positions of equal size, else the only dimension of that size."""
+    """Return links for an unknown operation: same position and size, or else the only dimension of that size."""
     result = Relation()
     for output, value in enumerate(node.outputs):
         for operand, shape in enumerate(shapes(node)):
@@ -122,10 +124,10 @@ def by_size(node: Node) -> Relation:
 
 
 def copy(node: Node) -> Relation:
-    """`copy_(self, src)`: what was in self is gone."""
+    """Return the relation of `copy_(self, src)`: the previous content of `self` is lost."""
     return Relation(broadcast(node, 1, 0)) if len(node.inputs) > 1 else pointwise(node)
 
 
 def first_only(node: Node) -> Relation:
-    """Outputs of the shape of the first operand."""
+    """Return the relation of an operation whose outputs have the shape of the first operand."""
     return Relation([link for output in range(len(node.outputs)) for link in same(node, 0, output)])

@@ -1,4 +1,4 @@
-"""Operations that multiply and sum: what has to be of one size, and where the other dimensions go."""
+"""Rules for operations that multiply and sum: matrix products, convolutions, attention."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pytest_headswap.engine.dataflow.graph import Node
 
 
 def _product(node: Node, a: int, b: int, bias: int | None = None) -> Relation:
-    """Matrix product of operands `a` (..., n, k) and `b` (..., k, m), each possibly a vector."""
+    """Matrix product of operands `a` (..., n, k) and `b` (..., k, m). Either may be a vector."""
     left, right, out = node.inputs[a].shape, node.inputs[b].shape, node.outputs[0].shape
     result = Relation()
     result.contracted.append(((a, len(left) - 1), (b, max(len(right) - 2, 0))))
@@ -37,14 +37,14 @@ def _addmm(node: Node) -> Relation:
 
 
 def _addbmm(node: Node) -> Relation:
-    """A batch of matrix products, summed: (b, n, k), (b, k, m) to (n, m)."""
+    """Sum of a batch of matrix products: (b, n, k) and (b, k, m) to (n, m)."""
     left, right = node.inputs[1].shape, node.inputs[2].shape
     links = [Link(1, 1, 0, 0, left[1]), Link(2, 2, 0, 1, right[2]), *broadcast(node, 0, 0)]
     return Relation(links, [((1, 2), (2, 1)), ((1, 0), (2, 0))])
 
 
 def _linear(node: Node) -> Relation:
-    """`linear(x, weight, bias)`, for backends that keep it whole: weight is (out, in)."""
+    """`linear(x, weight, bias)`, for backends that do not decompose it. The weight is (out, in)."""
     x, out = node.inputs[0].shape, node.outputs[0].shape
     result = Relation([Link(0, dim, 0, dim, size) for dim, size in enumerate(x[:-1])])
     result.contracted.append(((0, len(x) - 1), (1, 1)))
@@ -55,7 +55,7 @@ def _linear(node: Node) -> Relation:
 
 
 def _convolution(node: Node) -> Relation:
-    """Weight (out, in / groups, ...), transposed (in, out / groups, ...); bias (out)."""
+    """Convolution: weight (out, in / groups, ...), or (in, out / groups, ...) if transposed, and bias (out)."""
     x, out = node.inputs[0].shape, node.outputs[0].shape
     groups = int(node.argument(8, "groups", 1)) if node.name.endswith("convolution") else 1
     transposed = bool(node.argument(6, "transposed", False))
@@ -77,7 +77,7 @@ def _convolution(node: Node) -> Relation:
 
 
 def _attention(node: Node) -> Relation:
-    """Scaled dot product attention: (..., L, E), (..., S, E), (..., S, V) to (..., L, V)."""
+    """Scaled dot-product attention: (..., L, E), (..., S, E) and (..., S, V) to (..., L, V)."""
     q, k, v = (node.inputs[index].shape for index in range(3))
     last = len(q) - 1
     links = [Link(0, dim, 0, dim, q[dim]) for dim in range(last) if node.outputs[0].shape[dim] == q[dim]]
@@ -93,9 +93,10 @@ def _embedding(node: Node) -> Relation:
 
 
 def _trilinear(node: Node) -> Relation:
-    """`_trilinear(a, b, c, expand_a, expand_b, expand_c, sum)`: what `nn.Bilinear` runs.
+    """`_trilinear(a, b, c, expand_a, expand_b, expand_c, sum)`, which implements `nn.Bilinear`.
 
-    Each operand has all dimensions of the product but those in its `expand` list; those in `sum` go.
+    Each operand has all dimensions of the product except those in its `expand` list. The dimensions in `sum` are
+    summed over.
     """
     summed = set(node.argument(6, "sumdim", ()))
     total = len(node.inputs[0].shape) + len(node.argument(3, "expand1", ()))
@@ -114,7 +115,7 @@ def _trilinear(node: Node) -> Relation:
 
 
 def _cdist(node: Node) -> Relation:
-    """Distances of rows: (..., n, k), (..., m, k) to (..., n, m)."""
+    """Pairwise distances of rows: (..., n, k) and (..., m, k) to (..., n, m)."""
     a, b, out = node.inputs[0].shape, node.inputs[1].shape, node.outputs[0].shape
     links = [Link(0, len(a) - 2, 0, len(out) - 2, a[-2]), Link(1, len(b) - 2, 0, len(out) - 1, b[-2])]
     return Relation(links, [((0, len(a) - 1), (1, len(b) - 1))])

@@ -1,4 +1,4 @@
-"""Operations that sum over dimensions or normalise them."""
+"""Rules for operations that reduce or normalise dimensions."""
 
 from __future__ import annotations
 

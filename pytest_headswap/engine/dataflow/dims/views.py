@@ -1,4 +1,4 @@
-"""Operations that rearrange: views, permutations, cuts, concatenation and indexing."""
+"""Rules for operations that rearrange elements: views, permutations, slices, concatenation and indexing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pytest_headswap.engine.dataflow.graph import Node
 
 
 def view_factors(old: Shape, new: Shape) -> list[tuple[int, int, int, int, int]]:
-    """The common factors of two shapes of one contiguous tensor.
+    """Return the common factors of two shapes of one contiguous tensor.
 
-    Returns (in_dim, in_inner, out_dim, out_inner, size) for each. Where boundaries do not divide each
-    other, as in (4, 6) to (6, 4), those dimensions have no common factor. Dimensions of size 1 are
-    paired in order with those of size 1 that lie between the same neighbours.
+    Each factor is (in_dim, in_inner, out_dim, out_inner, size). Dimensions whose boundaries do not divide each other,
+    as in (4, 6) to (6, 4), have no common factor. Dimensions of size 1 are paired in order with those between the
+    same neighbours.
     """
     factors: list[tuple[int, int, int, int, int]] = []
     for ins, outs in _groups(old, new):
@@ -20,7 +20,7 @@ def view_factors(old: Shape, new: Shape) -> list[tuple[int, int, int, int, int]]
 
 
 def _groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
-    """Split both shapes, from the right, into the smallest runs of dimensions with equal products."""
+    """Split both shapes, from the right, into the shortest runs of dimensions with equal products."""
     groups: list[tuple[list[int], list[int]]] = []
     i, j = len(old), len(new)
     while i > 0 or j > 0:
@@ -76,7 +76,7 @@ def _view(node: Node) -> Relation:
 
 
 def _squeeze(node: Node) -> Relation:
-    """squeeze and unsqueeze: the dimensions that stay keep their order."""
+    """squeeze and unsqueeze: the remaining dimensions keep their order."""
     old, new = node.inputs[0].shape, node.outputs[0].shape
     longer = max(len(old), len(new))
     dims = node.argument(1, "dim")
@@ -108,7 +108,7 @@ def _permute(node: Node) -> Relation:
 
 
 def _dropped(node: Node) -> Relation:
-    """select, unbind: one dimension goes."""
+    """select and unbind: one dimension is removed."""
     shape = node.inputs[0].shape
     gone = dim_of(node.argument(1, "dim", 0), len(shape))
     kept = [dim for dim in range(len(shape)) if dim != gone]
@@ -122,7 +122,7 @@ def _dropped(node: Node) -> Relation:
 
 
 def _cut(node: Node) -> Relation:
-    """slice, split, pad and their like: equal positions; a dimension that changes its size is a part."""
+    """slice, split, pad and similar: positions are kept, and a dimension whose size changes is partial."""
     result = Relation()
     shape = node.inputs[0].shape
     for output, value in enumerate(node.outputs):
@@ -177,7 +177,7 @@ def _index(node: Node) -> Relation:
 
 
 def _index_select(node: Node) -> Relation:
-    """gather, index_select: the indexed dimension is picked, the others stay."""
+    """gather and index_select: one dimension is indexed, the others are kept."""
     out = node.outputs[0].shape
     dim = dim_of(node.argument(1, "dim", 0), len(out))
     return Relation(same(node, 0, 0, (dim,)), partial={(0, dim): "is picked by an index"})
