@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -106,8 +105,6 @@ class Result:
         for name, value in values.items():
             if not _KINDS.get(name, _is_text)(value):
                 raise ValueError(f"{name} cannot be {value!r}")
-        for name in values.keys() & _SHARED:  # a journal of 100,000 results has few of them
-            values[name] = sys.intern(values[name])
         values["heads"] = tuple(values.get("heads", ()))
         if values.get("anatomy") is not None:
             try:
@@ -115,11 +112,6 @@ class Result:
             except (TypeError, KeyError, OverflowError) as error:
                 raise ValueError(f"anatomy is none: {error!r}") from error
         return cls(**values)
-
-
-_SHARED = frozenset(
-    ("zoo", "model", "check", "outcome", "evidence", "message", "reason", "family", "version", "found", "expected")
-)
 
 
 def _is_text(value: Any) -> bool:

@@ -61,44 +61,6 @@ def pytest_unconfigure():
     result.stdout.fnmatch_lines(["asked hello build build build check release"])
 
 
-def test_what_is_imported_for_a_zoo_is_left_out_and_without_a_zoo_nothing_is(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest(
-        "import gc\ndef pytest_unconfigure():\n    print('\\nleft out', gc.get_freeze_count() > 10_000)\n"
-    )
-    pytester.makepyfile("def test_mine():\n    pass\n")
-    flags = ("--headswap-models=root_linear", "--headswap-checks=metadata", "-s")
-    pytester.runpytest_subprocess("--headswap-zoo=builtin", *flags).stdout.fnmatch_lines(["left out True"])
-    pytester.runpytest_subprocess("-s").stdout.fnmatch_lines(["left out False"])
-
-
-def test_at_the_end_all_is_left_out_unless_tests_of_the_user_took_part(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest(
-        """
-import atexit, gc, pytest
-
-class Cycle:
-    def __init__(self):
-        self.me = self
-    def __del__(self):
-        print("found", flush=True)
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_unconfigure():
-    Cycle()
-    atexit.register(gc.collect)
-"""
-    )
-    pytester.makepyfile("def test_mine():\n    pass\n")
-    flags = ("--headswap-models=root_linear", "--headswap-checks=metadata", "-s")
-    alone = pytester.runpytest_subprocess("--headswap-zoo=builtin", *flags)
-    alone.assert_outcomes(passed=1)
-    alone.stdout.no_fnmatch_line("found")
-    pytester.makeini("[pytest]\nheadswap_zoo = builtin")
-    beside = pytester.runpytest_subprocess(*flags)
-    beside.assert_outcomes(passed=2)
-    beside.stdout.fnmatch_lines(["found"])
-
-
 @pytest.mark.parametrize("flags", ["-n 2", "--pdb", "--collect-only -q"])
 def test_a_run_over_timm_ends_without_a_report_of_leaks(pytester: pytest.Pytester, flags: str) -> None:
     result = run_over_timm(pytester, flags)
@@ -111,27 +73,6 @@ def test_an_interrupted_run_over_timm_ends_without_a_report_of_leaks(pytester: p
     result = run_over_timm(pytester, "")
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert leaks_in(result) == []
-
-
-def test_finalizers_run_while_modules_can_still_be_imported_after_a_run_over_timm(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest(
-        """
-import atexit
-
-class Cycle:
-    def __init__(self):
-        self.me = self
-    def __del__(self):
-        import wave
-        print("found", wave.__name__, flush=True)
-
-def pytest_unconfigure():
-    atexit.register(Cycle)
-"""
-    )
-    result = run_over_timm(pytester, "-s")
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(["found wave"])
 
 
 def run_over_timm(pytester: pytest.Pytester, flags: str) -> pytest.RunResult:

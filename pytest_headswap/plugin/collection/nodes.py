@@ -44,7 +44,6 @@ class ZooNode(pytest.Collector):
         self.models = models
         self.settings = settings
         self.bench = bench
-        self.told: dict[tuple[Any, ...], tuple[Any, ...]] = {}  # what the reports of its tests say, each once
 
     def collect(self) -> Iterable[pytest.Collector]:
         """One node a model."""
@@ -92,13 +91,6 @@ class CheckItem(pytest.Item):
         super().__init__(name=check.name, **kwargs)
         self.check = check
         self.checked: Checked | None = None
-        self.hooks: Any = None
-        self.report_keywords: Any = None  # one dict for the reports of all phases, which pytest keeps to the end
-
-    @property
-    def ihook(self) -> Any:
-        """The hooks that pytest calls with this test; while it runs these may be others than those of its session."""
-        return self.hooks if self.hooks is not None else super().ihook
 
     @property
     def check_id(self) -> CheckId:

@@ -33,7 +33,8 @@ def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestRe
         report.longrepr = item.repr_failure(call.excinfo)  # pytest asks the item itself only for the call
     if report.skipped and isinstance(report.longrepr, tuple):
         # where the skip was raised is a line of this plugin, which tells a user nothing
-        report.longrepr = _once(item, (item.parent.parent.name, None, report.longrepr[2]))
+        skip: Any = (item.parent.parent.name, None, report.longrepr[2])
+        report.longrepr = skip
 
     facts = NO_FACTS
     outcome = outcome_of(report, error, item.finding)
@@ -56,15 +57,9 @@ def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestRe
         properties = properties_of(facts)
         kept = [(name, value) for name, value in item.user_properties if name not in properties]
         # later phases make their reports of these
-        item.user_properties = [*kept, *(_once(item, pair) for pair in properties.items())]
+        item.user_properties = [*kept, *properties.items()]
     report.user_properties = item.user_properties
-    report.keywords = item.report_keywords = item.report_keywords or report.keywords
     setattr(report, ATTRIBUTE, facts)
-
-
-def _once(item: CheckItem, value: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same object for equal values: pytest keeps all reports to the end, and most of what they say is the same."""
-    return item.parent.parent.told.setdefault(value, value)
 
 
 def _accounting(item: CheckItem, report: pytest.TestReport) -> Finding | None:

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.harness.garbage import leave_out_what_is_left
 from pytest_headswap.plugin.apply_expectations import skip_if_not_run
-from pytest_headswap.plugin.collection.log_capture import quiet_hooks
 from pytest_headswap.plugin.collection.nodes import CheckItem, ZooNode
 from pytest_headswap.plugin.collection.phase_reports import annotate
 from pytest_headswap.plugin.settings import TAKEN, Settings
@@ -27,7 +25,6 @@ class ZooRun:
         self.settings = settings
         self._bench: Bench | None = None
         self._unprotected = ""
-        self._quiet: Any = None
 
     def pytest_report_header(self) -> list[str]:
         """What runs, and within which limits, in a line each."""
@@ -96,25 +93,11 @@ class ZooRun:
         """No model is asked for any more."""
         if self._bench is not None:
             self._bench.close()
-        if self.settings.scope == "only":
-            leave_out_what_is_left()
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leave out what an earlier run has done already."""
         leave_out_taken(config, items)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Decide for all phases of a test who takes part: where its model is elsewhere, nobody has to listen here."""
-        if not isinstance(item, CheckItem):
-            return (yield)
-        if self._bench is not None and self._bench.elsewhere and item.ihook is self.config.hook:
-            item.hooks = self._quiet = self._quiet or quiet_hooks(self.config)
-        try:
-            return (yield)
-        finally:
-            item.hooks = None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
