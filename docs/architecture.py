@@ -264,8 +264,8 @@ def _drawn_parts(engine: Box) -> Iterator[str]:
 
 def _straight(start: Box, end: Box) -> list[Point]:
     """Return the line between the nearest sides of two boxes."""
-    sides = [_sides(box) for box in (start, end)]
-    return list(min(product(*sides), key=lambda ends: abs(ends[0][0] - ends[1][0]) + abs(ends[0][1] - ends[1][1])))
+    pairs = product(_sides(start), _sides(end))
+    return list(min(pairs, key=lambda ends: abs(ends[0][0] - ends[1][0]) + abs(ends[0][1] - ends[1][1])))
 
 
 def _sides(box: Box) -> list[Point]:
