@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     head = output / "head.pt"
     torch.save(swap.state_dict(), head)
-    print(f"{head}: {head.stat().st_size / 1000:.1f} kB beside {backbone.stat().st_size / 1000:.1f} kB")
+    print(f"{head}: {head.stat().st_size / 1000:.1f} kB, backbone {backbone.stat().st_size / 1000:.1f} kB")
 
     loaded = load(backbone, head)
     images, _ = unseen
