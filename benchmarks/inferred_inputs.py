@@ -99,9 +99,9 @@ def table(costs: Mapping[str, Cost]) -> list[str]:
     """Return the figures as a Markdown table."""
     threads = torch.get_num_threads()
     lines = [
-        f"Swaps without inputs beside swaps with inputs, batch 2, own resolution, {threads} threads:",
+        f"Swaps without inputs compared with swaps with inputs (batch 2, own resolution, threads: {threads}):",
         "",
-        "| | forward | with inputs | without | more, in forward passes | memory with | without |",
+        "| | forward | with inputs | without | difference in forward passes | memory with | without |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, cost in costs.items():

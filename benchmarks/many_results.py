@@ -58,7 +58,7 @@ def table(results: int, costs: Mapping[str, Cost]) -> list[str]:
         "| | wall | CPU | largest process |",
         "|---|---:|---:|---:|",
     ]
-    names = {"plain": "tests of plain pytest that skip", "zoo": "a zoo whose models are refused, with all reports"}
+    names = {"plain": "plain pytest tests that skip", "zoo": "a zoo whose models are refused, with all reports"}
     for way, what in names.items():
         lines.append(f"| {what} | {costs[way].wall:.0f} s | {costs[way].cpu:.0f} s | {costs[way].peak_mb:,.0f} MB |")
     return lines

@@ -48,8 +48,9 @@ def measure(name: str, rounds: int = ROUNDS) -> tuple[float, float, float]:
 
 def table(figures: Mapping[str, tuple[float, float, float]]) -> list[str]:
     """Return the figures as a Markdown table."""
+    threads = torch.get_num_threads()
     lines = [
-        f"Swaps beside forward passes of the same model, batch 1, 224 pixels, {torch.get_num_threads()} threads:",
+        f"Swaps compared with forward passes of the same model (batch 1, 224 pixels, threads: {threads}):",
         "",
         "| | forward | swap | swap in forward passes |",
         "|---|---:|---:|---:|",

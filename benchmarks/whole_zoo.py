@@ -143,9 +143,9 @@ def measure_ways(sizes: Mapping[str, float]) -> Iterator[tuple[str, Cost]]:
 def table(models: int, costs: Mapping[str, Cost]) -> list[str]:
     """Return the figures as a Markdown table, with ratios to the bare loop."""
     lines = [
-        f"{models} models of timm, spread over its list, in two processes of one thread each:",
+        f"{models} timm models, sampled evenly, in two processes with one thread each:",
         "",
-        "| | wall | CPU | largest process | of the bare loop's wall |",
+        "| | wall | CPU | largest process | wall relative to the bare loop |",
         "|---|---:|---:|---:|---:|",
     ]
     for way, what in WAYS.items():
@@ -154,8 +154,9 @@ def table(models: int, costs: Mapping[str, Cost]) -> list[str]:
             lines.append(f"| {what} | {cost.wall:.0f} s | {cost.cpu:.0f} s | {cost.peak_mb:,.0f} MB | {ratio:.3f} |")
     if "one small model" in costs:
         more = costs["one small model"].wall - costs["import"].wall
-        than = "more" if more >= 0 else "less (what is imported is kept from the garbage collection)"
-        lines += ["", f"All checks of one small model take {abs(more):.1f} s {than} than importing torch and timm."]
+        difference = f"{abs(more):.1f} s {'more' if more >= 0 else 'less'} than importing torch and timm"
+        why = "" if more >= 0 else ", because garbage collection skips imported objects"
+        lines += ["", f"All checks of one small model take {difference}{why}."]
     return lines
 
 
