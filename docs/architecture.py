@@ -265,7 +265,8 @@ def _drawn_parts(engine: Box) -> Iterator[str]:
 def _straight(start: Box, end: Box) -> list[Point]:
     """Return the line between the nearest sides of two boxes."""
     pairs = product(_sides(start), _sides(end))
-    return list(min(pairs, key=lambda ends: abs(ends[0][0] - ends[1][0]) + abs(ends[0][1] - ends[1][1])))
+    nearest = min(pairs, key=lambda ends: abs(ends[0][0] - ends[1][0]) + abs(ends[0][1] - ends[1][1]))
+    return list(nearest)
 
 
 def _sides(box: Box) -> list[Point]:
