@@ -1,6 +1,6 @@
-"""All figures of the project in one run, written to a file: `python benchmarks`.
+"""Run all benchmarks and write their figures to a file: `python benchmarks`.
 
-Everything stands beside what it is compared with, measured in the same run, since machines differ and drift.
+Each figure and its baseline are measured in the same run, because machines differ and drift.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ FIGURES = Path(__file__).with_name("FIGURES.md")
 
 
 def main() -> None:
-    """Measure everything, print it, and write it down."""
+    """Run all benchmarks, print the figures, and write them to the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--every", type=int, default=whole_zoo.EVERY, help="take every so many models of timm")
-    parser.add_argument("--output", type=Path, default=FIGURES, help="the file (default: benchmarks/FIGURES.md)")
+    parser.add_argument("--every", type=int, default=whole_zoo.EVERY, help="measure every Nth model of timm")
+    parser.add_argument("--output", type=Path, default=FIGURES, help="file to write (default: benchmarks/FIGURES.md)")
     arguments = parser.parse_args()
     sizes = whole_zoo.sample(arguments.every)
     costs = {}

@@ -1,7 +1,8 @@
-"""What `swap_head(model, 5)` costs beside `swap_head(model, 5, inputs)`: `python benchmarks/inferred_inputs.py`.
+"""Compare `swap_head(model, 5)` with `swap_head(model, 5, inputs)`: `python benchmarks/inferred_inputs.py`.
 
-Each model is real, on the CPU, at batch 2 and its own resolution. One process a model times swaps with inputs, swaps
-without, and forward passes in turn. Memory is the peak of a process of its own for each way, since peaks do not fall.
+Each model has real weights on the CPU and runs at batch 2 and its own resolution. One process per model times forward
+passes, swaps with inputs and swaps without inputs in turn. Memory is measured in a separate process for each variant,
+because a peak never falls.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one model: seconds of a forward pass and of a swap in each way, and MB that a swap takes at most."""
+    """The cost for one model: seconds of a forward pass and of each kind of swap, and peak MB of each swap."""
 
     forward: float
     given: float
@@ -46,12 +47,12 @@ class Cost:
 
     @property
     def extra_forwards(self) -> float:
-        """What working out the inputs takes, in forward passes."""
+        """Return the cost of inferring the inputs, in forward passes."""
         return (self.inferred - self.given) / self.forward
 
 
 def build(name: str) -> nn.Module:
-    """The model with random weights, in train mode as its library returns it."""
+    """Return the model with random weights, in train mode as its library returns it."""
     options: dict[str, Any] = {"weights": None} | ({"init_weights": False} if name == "inception_v3" else {})
     if name in models.list_models():
         return models.get_model(name, **options)  # type: ignore[no-any-return]
@@ -69,24 +70,24 @@ def measure(name: str, rounds: int = ROUNDS) -> Cost:
 
     ways = (forward, lambda: swap_head(model, 5, image).restore(), lambda: swap_head(model, 5).restore())
     for way in ways:
-        way()  # not counted: what is imported and allocated once
+        way()  # warm up: imports and one-time allocations
     times = zip(*([seconds(way) for way in ways] for _ in range(rounds)), strict=True)
     return Cost(*(statistics.median(each) for each in times), peak_mb(name, "given"), peak_mb(name, "inferred"))
 
 
 def peak_mb(name: str, way: str) -> float:
-    """The memory that the first swap of a process takes at most."""
+    """Return the peak memory of the first swap of a process, in MB."""
     command = [sys.executable, __file__, "--peak", name, way]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def print_peak(name: str, way: str) -> None:
-    """Swap once, and print by how many MB the process was larger meanwhile."""
+    """Swap once, and print by how many MB the process grew at its peak."""
     torch.set_num_threads(1)
-    swap_head(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), 5, torch.zeros(2, 8))  # what is loaded once
+    swap_head(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), 5, torch.zeros(2, 8))  # warm up
     model = build(name)
     inputs = torch.zeros(MODELS[name]) if way == "given" else None
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak of building the model
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak after building the model
     before = psutil.Process().memory_info().rss
     swap_head(model, 5, inputs)
     status = Path("/proc/self/status").read_text(encoding="ascii")
@@ -95,12 +96,12 @@ def print_peak(name: str, way: str) -> None:
 
 
 def table(costs: Mapping[str, Cost]) -> list[str]:
-    """The figures as Markdown."""
+    """Return the figures as a Markdown table."""
     threads = torch.get_num_threads()
     lines = [
-        f"Swaps without inputs beside swaps with inputs, batch 2, own resolution, {threads} threads:",
+        f"Swaps without inputs compared with swaps with inputs (batch 2, own resolution, threads: {threads}):",
         "",
-        "| | forward | with inputs | without | more, in forward passes | memory with | without |",
+        "| | forward | with inputs | without | difference in forward passes | memory with | without |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, cost in costs.items():
@@ -111,7 +112,7 @@ def table(costs: Mapping[str, Cost]) -> list[str]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure every model and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

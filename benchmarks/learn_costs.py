@@ -1,8 +1,7 @@
-"""Write the costs that are shipped, from journals of whole zoos: `python benchmarks/learn_costs.py JOURNAL...`.
+"""Write the shipped costs from journals of whole zoos: `python benchmarks/learn_costs.py JOURNAL...`.
 
-The run should be `pytest --headswap-zoo=timm -n 2` with all checks and nothing else on the machine. Of several journals
-of one zoo, the last that has a model counts. A model is left out whose process died, whose time
-was used up, or that lacks a check.
+Make each journal with `pytest --headswap-zoo=timm -n 2`, all checks, and nothing else running on the machine.
+If several journals contain a model, the last one counts. Models that crashed, timed out, or lack a check are left out.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from pathlib import Path
 from pytest_headswap.plugin.planning.costs import FOLDER, Cost, costs_to_json
 from pytest_headswap.report import JournalHeader, Result, read_journal
 
-_OURS = ("pytest", "pytest-headswap")  # whose versions change no cost
+_OURS = ("pytest", "pytest-headswap")  # their versions do not affect costs
 
 
 def costs_of(header: JournalHeader, results: list[Result]) -> dict[str, dict[str, Cost]]:
-    """The costs of each zoo of a journal."""
+    """Return the costs of each zoo in a journal."""
     by_model: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
         by_model[result.zoo, result.model].append(result)
@@ -33,7 +32,7 @@ def costs_of(header: JournalHeader, results: list[Result]) -> dict[str, dict[str
 
 
 def learn(journals: list[Path], folder: Path) -> list[Path]:
-    """Write a file for each zoo in the journals."""
+    """Write one file per zoo in the journals, and return their paths."""
     versions: dict[str, dict[str, str]] = {}
     costs: dict[str, dict[str, Cost]] = defaultdict(dict)
     for path in journals:
@@ -52,7 +51,7 @@ def learn(journals: list[Path], folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Read the command line."""
+    """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("journals", nargs="+", type=Path, metavar="JOURNAL")
     parser.add_argument("--folder", type=Path, default=FOLDER)

@@ -1,7 +1,7 @@
-"""What the plugin itself costs for each result: `python benchmarks/many_results.py`.
+"""Measure the plugin's own cost per result: `python benchmarks/many_results.py`.
 
-100,000 results of a synthetic zoo, whose models are refused before anything is built, beside 100,000 tests of plain
-pytest that skip. Both in one process, and both with torch imported.
+Compares 100,000 results of a synthetic zoo, whose models are refused before they are built, with 100,000 plain pytest
+tests that skip. Each runs in one process, with torch imported.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def test_empty(model, check):
 
 
 def measure_both(results: int = RESULTS) -> dict[str, Cost]:
-    """The cost of `plain` and of `zoo`."""
+    """Measure both; return the costs of `plain` and `zoo`."""
     with tempfile.TemporaryDirectory() as temporary:
         folders = {"plain": Path(temporary, "plain"), "zoo": Path(temporary, "zoo")}
         for folder in folders.values():
@@ -51,23 +51,23 @@ def measure_both(results: int = RESULTS) -> dict[str, Cost]:
 
 
 def table(results: int, costs: Mapping[str, Cost]) -> list[str]:
-    """The figures as Markdown."""
+    """Return the figures as a Markdown table."""
     lines = [
         f"{results:,} empty results in one process, torch imported:",
         "",
         "| | wall | CPU | largest process |",
         "|---|---:|---:|---:|",
     ]
-    names = {"plain": "tests of plain pytest that skip", "zoo": "a zoo whose models are refused, with all reports"}
+    names = {"plain": "plain pytest tests that skip", "zoo": "a zoo whose models are refused, with all reports"}
     for way, what in names.items():
         lines.append(f"| {what} | {costs[way].wall:.0f} s | {costs[way].cpu:.0f} s | {costs[way].peak_mb:,.0f} MB |")
     return lines
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure both and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=int, default=RESULTS, help="so many (default: 100,000)")
+    parser.add_argument("--results", type=int, default=RESULTS, help="number of results (default: 100,000)")
     arguments = parser.parse_args()
     print("\n".join(table(arguments.results, measure_both(arguments.results))))
 

@@ -1,7 +1,7 @@
-"""What a swap costs, in forward passes of the same model: `python benchmarks/swap_cost.py`.
+"""Measure the cost of a swap in forward passes of the same model: `python benchmarks/swap_cost.py`.
 
-Each model is real, on the CPU, at batch 1 and its own resolution. Forward passes and swaps are timed in turn in
-one process, so that the ratio holds on a machine whose speed drifts; a ratio is the median over all rounds.
+Each model has real weights on the CPU and runs at batch 1 and its own resolution. One process times forward passes and
+swaps in turn, so the ratio holds even if the machine's speed drifts. The ratio is the median over all rounds.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ ROUNDS = 15
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """How long one call takes."""
+    """Return the duration of one call in seconds."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def measure(name: str, rounds: int = ROUNDS) -> tuple[float, float, float]:
-    """Median seconds of a forward pass and of a swap, and the median of their ratios."""
+    """Return the median seconds of a forward pass and of a swap, and the median of their ratios."""
     model: nn.Module = torchvision.models.get_model(name, weights=None).eval()
     image = torch.randn(1, 3, 224, 224)
 
@@ -40,16 +40,17 @@ def measure(name: str, rounds: int = ROUNDS) -> tuple[float, float, float]:
     def swap() -> None:
         swap_head(model, 7, image).restore()
 
-    forward(), swap()  # not counted: what is imported and allocated once
+    forward(), swap()  # warm up: imports and one-time allocations
     pairs = [(seconds(forward), seconds(swap)) for _ in range(rounds)]
     forwards, swaps = zip(*pairs, strict=True)
     return statistics.median(forwards), statistics.median(swaps), statistics.median(b / a for a, b in pairs)
 
 
 def table(figures: Mapping[str, tuple[float, float, float]]) -> list[str]:
-    """The figures as Markdown."""
+    """Return the figures as a Markdown table."""
+    threads = torch.get_num_threads()
     lines = [
-        f"Swaps beside forward passes of the same model, batch 1, 224 pixels, {torch.get_num_threads()} threads:",
+        f"Swaps compared with forward passes of the same model (batch 1, 224 pixels, threads: {threads}):",
         "",
         "| | forward | swap | swap in forward passes |",
         "|---|---:|---:|---:|",
@@ -60,7 +61,7 @@ def table(figures: Mapping[str, tuple[float, float, float]]) -> list[str]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure every model and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

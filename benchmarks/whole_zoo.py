@@ -1,13 +1,14 @@
-"""What all checks of timm cost beside merely running its models: `python benchmarks/whole_zoo.py`.
+"""Compare the cost of all checks on timm with the cost of only running its models: `python benchmarks/whole_zoo.py`.
 
-Three ways over the same models, in two processes with one thread each, one way after the other:
+Three variants run over the same models, one after the other, in two processes with one thread each:
 
 - bare: a loop that creates each model and runs one forward and one backward pass, batch 2, at its own resolution
 - test: the same as a parametrized pytest test under xdist
 - harness: `pytest --headswap-zoo=timm -n 2`, all checks
 
-The bare ways have no memory for two large models at once: they run these alone, with two threads. CPU seconds are
-those of all processes; the peak is that of the largest one. Ratios are to the bare loop.
+In the variants `bare` and `test`, two large models do not fit in memory at once. These variants run large models one at
+a time, with two threads. CPU seconds are summed over all processes; the peak is that of the largest process. Ratios are
+relative to the bare loop.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ TEST = BARE + "\nimport pytest\n\n@pytest.mark.parametrize('name', {names!r})\nd
 
 @dataclass(frozen=True)
 class Cost:
-    """What one way took: seconds of the clock and of all CPUs, and megabytes of the largest process."""
+    """The cost of one variant: wall seconds, CPU seconds of all processes, and peak MB of the largest process."""
 
     wall: float
     cpu: float
@@ -48,8 +49,8 @@ class Cost:
 
 
 def measure(commands: Sequence[Sequence[str]], folder: Path, threads: int = 1) -> Cost:
-    """Run commands side by side and add up what they and their children used; each has to succeed."""
-    # a child of our own for each measurement: the peak of children is that of all that ever were
+    """Run commands in parallel and return their total cost, including children. Exit if one fails."""
+    # measure in a separate child: the peak of children covers every child a process ever had
     script = (
         "import json, resource, subprocess, sys, time\n"
         "start = time.perf_counter()\n"
@@ -60,7 +61,7 @@ def measure(commands: Sequence[Sequence[str]], folder: Path, threads: int = 1) -
         "print(json.dumps([wall, cpu, used.ru_maxrss / 1024, codes]))\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, pytest compiles what it imports in every run
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, pytest recompiles test modules in every run
     done = subprocess.run(
         [sys.executable, "-c", script, json.dumps(commands)],
         capture_output=True,
@@ -76,11 +77,11 @@ def measure(commands: Sequence[Sequence[str]], folder: Path, threads: int = 1) -
 
 
 EVERY = 20
-_ALONE, _MOST = 8.0, 16.0  # gigabytes of a bare loop: from where on it has to be alone, and what it has at most
+_ALONE, _MOST = 8.0, 16.0  # gigabytes of a bare loop: run alone above the first, skip above the second
 
 
 def sample(every: int = EVERY) -> dict[str, float]:
-    """Every so many models of timm with the gigabytes of a bare loop, but encoders without a head, and the largest."""
+    """Return every Nth timm model with its gigabytes in a bare loop, without headless encoders and the largest."""
     import timm
 
     names = [name for name in timm.list_models()[::every] if not name.endswith("_enc")]
@@ -89,7 +90,7 @@ def sample(every: int = EVERY) -> dict[str, float]:
 
 
 def _bare_gigabytes(name: str) -> float:
-    """What the bare loop holds at the end of a forward pass, with room for gradients: weights, and what is saved."""
+    """Return the gigabytes of a bare loop after a forward pass: weights, gradients, and tensors saved for backward."""
     import timm
     import torch
 
@@ -109,11 +110,11 @@ def _bare_gigabytes(name: str) -> float:
 
 
 FIXED = "test_vit"
-"""A model that costs next to nothing itself."""
+"""A model that costs almost nothing to run."""
 
 
 def measure_ways(sizes: Mapping[str, float]) -> Iterator[tuple[str, Cost]]:
-    """Each way over the same models, and then what a run costs beside its models: `import` and `one small model`."""
+    """Yield the cost of each variant, then the fixed cost of a run as `import` and `one small model`."""
     alone = [name for name, size in sizes.items() if size > _ALONE]
     beside = [name for name in sizes if name not in alone]
     with tempfile.TemporaryDirectory() as temporary:
@@ -140,11 +141,11 @@ def measure_ways(sizes: Mapping[str, float]) -> Iterator[tuple[str, Cost]]:
 
 
 def table(models: int, costs: Mapping[str, Cost]) -> list[str]:
-    """The figures as Markdown, with ratios to the bare loop."""
+    """Return the figures as a Markdown table, with ratios to the bare loop."""
     lines = [
-        f"{models} models of timm, spread over its list, in two processes of one thread each:",
+        f"{models} timm models, sampled evenly, in two processes with one thread each:",
         "",
-        "| | wall | CPU | largest process | of the bare loop's wall |",
+        "| | wall | CPU | largest process | wall relative to the bare loop |",
         "|---|---:|---:|---:|---:|",
     ]
     for way, what in WAYS.items():
@@ -153,8 +154,9 @@ def table(models: int, costs: Mapping[str, Cost]) -> list[str]:
             lines.append(f"| {what} | {cost.wall:.0f} s | {cost.cpu:.0f} s | {cost.peak_mb:,.0f} MB | {ratio:.3f} |")
     if "one small model" in costs:
         more = costs["one small model"].wall - costs["import"].wall
-        than = "more" if more >= 0 else "less (what is imported is kept from the garbage collection)"
-        lines += ["", f"All checks of one small model take {abs(more):.1f} s {than} than importing torch and timm."]
+        difference = f"{abs(more):.1f} s {'more' if more >= 0 else 'less'} than importing torch and timm"
+        why = "" if more >= 0 else ", because garbage collection skips imported objects"
+        lines += ["", f"All checks of one small model take {difference}{why}."]
     return lines
 
 
@@ -167,9 +169,9 @@ WAYS = {
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure every variant and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--every", type=int, default=EVERY, help="take every so many models (default: 20)")
+    parser.add_argument("--every", type=int, default=EVERY, help="measure every Nth model (default: 20)")
     arguments = parser.parse_args()
     sizes = sample(arguments.every)
     costs: dict[str, Cost] = {}

@@ -1,7 +1,7 @@
-"""What this project states about public zoos, run as a downstream project would run it.
+"""Run every check on the public zoos, as a downstream project would.
 
-`conformance/<zoo>.toml` lists every result that is expected to be something else than a pass. A result that is not
-listed, an entry that is not needed any more, and a skip for another reason all make the run fail.
+`conformance/<zoo>.toml` lists every expected result other than a pass. The run fails for an unlisted result, an unused
+entry, and a skip for a different reason.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LIBRARIES = {"timm": "timm", "torchvision": "torchvision", "transformers": "tran
 
 
 def run(zoo: str, folder: Path, *flags: str) -> tuple[int, str, list[Result]]:
-    """The exit status of a run, what it printed, and its results."""
+    """Run a zoo; return the exit status, the output, and the results."""
     command = [sys.executable, "-m", "pytest", f"--headswap-zoo={zoo}", f"--headswap-expectations={HERE}", "-q", *flags]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     print(done.stdout[-5000:], done.stderr[-5000:])

@@ -1,9 +1,9 @@
-"""What was found with several versions of torch, made into `conformance/VERSIONS.md`: `tox run -e matrix`.
+"""Write `conformance/VERSIONS.md` from runs with several torch versions: `tox run -e matrix`.
 
     python conformance/versions.py FOLDER
 
-FOLDER has one folder for each environment of tox, with the journal of its zoos (`zoos/results.jsonl`) and the outcome
-of its tests (`tests.xml`). One HTML report of all is written to `FOLDER/matrix`.
+FOLDER contains one folder per tox environment, with the journal of its zoos (`zoos/results.jsonl`) and its test results
+(`tests.xml`). The merged HTML report goes to `FOLDER/matrix`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OUT = "matrix"
 
 
 def main() -> int:
-    """Merge the journals, and write the table; returns the exit status of `headswap merge`."""
+    """Merge the journals and write the table. Return the exit status of `headswap merge`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, default=TABLE, help="the file (default: conformance/VERSIONS.md)")
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def tests_table(files: list[Path]) -> list[str]:
-    """How the tests went in each environment, as Markdown."""
+    """Return the test results of each environment as a Markdown table."""
     lines = ["| environment | tests | failed | skipped | minutes |", "|---|---:|---:|---:|---:|"]
     for file in files:
         suites = list(ET.parse(file).getroot().iter("testsuite"))

@@ -1,8 +1,7 @@
-"""The pictures of "How the head is found", drawn from what the engine finds: `python docs/pictures.py`.
+"""Draw the pictures of "How heads are found" from what the engine finds: `python docs/pictures.py`.
 
-Steps that several heads share are drawn once: the same layer, or operations whose result is the very same tensor.
-Colours are for both the light and the dark of the site: dark text on light boxes, and lines of a grey that is seen on
-both.
+Steps that several heads share are drawn once: the same layer, or operations that return the same tensor. Colours work
+in both the light and the dark theme: dark text in light boxes, and grey lines.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ MODELS = {
     "googlenet": "torchvision:googlenet",
 }
 
-_LIBRARIES = ("torch", "torchvision", "timm")  # which operations there are, and their order, is theirs
+_LIBRARIES = ("torch", "torchvision", "timm")  # they determine the operations and their order
 
 _WIDE, _HIGH, _BETWEEN, _DOWN = 204, 40, 12, 20
 _NAME_FITS, _DETAIL_FITS = 28, 36
@@ -57,12 +56,12 @@ path{fill:none;stroke:#8390a2;stroke-width:1.5}
 
 @dataclass(frozen=True)
 class Box:
-    """One step: what is written in it.
+    """One step, as text.
 
     Attributes:
-        classes: the class count where the class dimension passes through, to be seen in the shape.
-        result: what tells operations of one name apart: the number of the tensor that the next layer reads of them,
-            or the output that they end in; empty for layers, which have names of their own.
+        classes: the class count, if the class dimension passes through; marks it in the shape.
+        result: distinguishes operations of the same name: the number of the tensor that the next layer reads, or the
+            output they end in. Empty for layers, which have unique names.
     """
 
     kind: str
@@ -73,24 +72,24 @@ class Box:
 
 
 Edge = tuple[Box, Box, bool]
-"""From one step to the next; True where the class dimension goes along."""
+"""From one step to the next; True if the class dimension passes along the edge."""
 
 
 def versions() -> str:
-    """What the pictures are drawn with, without the last numbers."""
+    """Return the library versions used to draw the pictures, as major.minor."""
     return ", ".join(f"{name} {'.'.join(version(name).split('.')[:2])}" for name in _LIBRARIES)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The heads of a model, and by the path of each layer the number of the tensor that it reads."""
+    """The heads of a model, and for each layer's path the number of the tensor that it reads."""
 
     heads: Heads
     read: dict[str, int]
 
 
 def look_at(reference: str) -> Seen:
-    """Look at a model of a zoo, without memory where that is possible."""
+    """Find the heads of a zoo's model, on the meta device if possible."""
     zoo, _, name = reference.partition(":")
     spec = load_zoo(zoo)[name]
     return on_meta_if_possible(spec.build, partial(_look, spec))
@@ -100,7 +99,7 @@ def _look(spec: ModelSpec, model: nn.Module) -> Seen:
     inputs = inputs_for(model, spec.example_inputs(model) if spec.example_inputs is not None else None)
     read: dict[str, int] = {}
     numbers: dict[Value, int] = {}
-    for node in record(model, inputs, training=True).nodes:  # auxiliary heads show in train mode alone
+    for node in record(model, inputs, training=True).nodes:  # auxiliary heads run only in train mode
         outside = [
             value for value in node.inputs if value.from_input and getattr(value.node, "module", "") != node.module
         ]
@@ -110,7 +109,7 @@ def _look(spec: ModelSpec, model: nn.Module) -> Seen:
 
 
 def edges_of(seen: Seen) -> list[Edge]:
-    """The ways of all heads, from the backbone on; what is the same in several is the same box."""
+    """Return the steps of all heads, starting at the backbone. Steps that heads share are one box."""
     edges: dict[Edge, None] = {}
     for head in seen.heads:
         last, classes = Box("backbone", "backbone", ""), 0
@@ -127,7 +126,7 @@ def edges_of(seen: Seen) -> list[Edge]:
 
 
 def rows_of(edges: list[Edge]) -> list[list[Box]]:
-    """The boxes from top to bottom: each below all that lead to it."""
+    """Return the rows of boxes from top to bottom: each box is below all boxes that lead to it."""
     depth = {box: 0 for edge in edges for box in edge[:2]}
     for _ in depth:
         for before, after, _passes in edges:
@@ -136,7 +135,7 @@ def rows_of(edges: list[Edge]) -> list[list[Box]]:
 
 
 def picture_of(seen: Seen) -> str:
-    """The picture as SVG."""
+    """Return the picture as SVG."""
     edges = edges_of(seen)
     rows = rows_of(edges)
     columns = max(map(len, rows))
@@ -175,14 +174,14 @@ def _drawn_box(box: Box, x: int, y: int) -> Iterator[str]:
 
 
 def _marked(box: Box) -> str:
-    """The class and the shape, with the class count in bold."""
+    """Return the class and the shape, with the class count in bold."""
     words = shortened(box.detail, _DETAIL_FITS).split(" ")
     count = str(box.classes) if box.classes else ""
     return " ".join(f'<tspan class="n">{word}</tspan>' if word == count else escape(word) for word in words)
 
 
 def main() -> None:
-    """Draw all of them."""
+    """Draw all pictures."""
     for name, reference in MODELS.items():
         (FOLDER / f"{name}.svg").write_text(picture_of(look_at(reference)), encoding="utf-8")
         print(f"{name}.svg: {reference}")

@@ -1,4 +1,4 @@
-"""Fine-tune a model on new classes: swap its head, freeze the rest, train, save the head alone, load it elsewhere."""
+"""Fine-tune a model on new classes: swap its head, freeze the backbone, train, save only the head, and reload it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCH = 64
 
 
 class ShapeNet(nn.Module):
-    """Three convolutions, batch norm and a linear head: images (batch, 1, 32, 32) to logits (batch, num_classes)."""
+    """Three convolutions and a linear head; maps images (batch, 1, 32, 32) to logits (batch, num_classes)."""
 
     def __init__(self, num_classes: int = len(OLD)) -> None:
         super().__init__()
@@ -37,13 +37,13 @@ class ShapeNet(nn.Module):
         self.classifier = nn.Linear(64 * 4 * 4, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images to logits."""
+        """Map images to logits."""
         logits: Tensor = self.classifier(self.features(images))
         return logits
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script; returns 1 where the accuracy is not reached."""
+    """Run the script. Return 1 if the accuracy stays below --at-least."""
     arguments = _parser().parse_args(argv)
     torch.manual_seed(arguments.seed)
     generator = torch.Generator().manual_seed(arguments.seed)
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     head = output / "head.pt"
     torch.save(swap.state_dict(), head)
-    print(f"{head}: {head.stat().st_size / 1000:.1f} kB beside {backbone.stat().st_size / 1000:.1f} kB")
+    print(f"{head}: {head.stat().st_size / 1000:.1f} kB, backbone {backbone.stat().st_size / 1000:.1f} kB")
 
     loaded = load(backbone, head)
     images, _ = unseen
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load(backbone: Path, head: Path) -> nn.Module:
-    """A fresh model in eval mode, of the old weights and a head that was saved alone."""
+    """Return a fresh model in eval mode, with the backbone's weights and a separately saved head."""
     model = ShapeNet()
     model.load_state_dict(torch.load(backbone, weights_only=True))
     swap_head(model, len(NEW)).load_state_dict(torch.load(head, weights_only=True))
@@ -91,7 +91,7 @@ def load(backbone: Path, head: Path) -> nn.Module:
 def train(model: nn.Module, parameters: Iterable[nn.Parameter], data: tuple[Tensor, Tensor], epochs: int) -> None:
     """Train the given parameters on images and labels."""
     optimizer = torch.optim.Adam(parameters, lr=2e-3)
-    model.train()  # what is frozen stays in eval
+    model.train()  # the frozen backbone stays in eval mode
     for _ in range(epochs):
         order = torch.randperm(len(data[1]))
         for start in range(0, len(order), BATCH):
@@ -103,7 +103,7 @@ def train(model: nn.Module, parameters: Iterable[nn.Parameter], data: tuple[Tens
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
-    """The part of the images that the model is right about."""
+    """Return the fraction of images that the model classifies correctly."""
     images, labels = data
     right = model.eval()(images).argmax(1) == labels
     return float(right.float().mean())

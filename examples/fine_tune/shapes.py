@@ -1,4 +1,4 @@
-"""A small data set that is made here: shapes of random size, place and brightness, drawn with torch."""
+"""A small synthetic data set: shapes of random size, position and brightness, drawn with torch."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def draw(names: Sequence[str], count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Images (count, 1, 32, 32) of shapes in light and noise, and labels (count,): places in `names`."""
+    """Return noisy images (count, 1, 32, 32) of shapes, and labels (count,) that index `names`."""
 
     def between(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, 1, 1, generator=generator)

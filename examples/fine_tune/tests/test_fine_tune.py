@@ -1,4 +1,4 @@
-"""The script does what it says, and the model that it swaps holds every check."""
+"""The script works as documented, and its model passes every check."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_network_can_be_swapped(model: nn.Module, check: Callable[[nn.Module
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that went well."""
+    """Return the folder of a successful run."""
     folder = tmp_path_factory.mktemp("run")
     assert main([f"--output={folder}", "--epochs=3"]) == 0
     return folder

@@ -1,4 +1,4 @@
-"""Two checks of this project. They run behind those of pytest-headswap, on every zoo that is asked for."""
+"""Two checks of this project. They run after the built-in checks, on every zoo under test."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 
 from pytest_headswap import Case, CheckFailed, CheckSkipped
 
-MOST_NUMBERS = 4_000  # what the camera has left for a head
+MOST_NUMBERS = 4_000  # the camera's memory for a head
 
 
 def fits_camera(case: Case) -> str:
-    """The head fits into the memory that the camera has for it."""
+    """Check that the head fits into the camera's memory."""
     numbers = sum(parameter.numel() for parameter in case.swap.parameters())
     if numbers > MOST_NUMBERS:
         raise CheckFailed(f"the head has {numbers:,} numbers, and the camera takes {MOST_NUMBERS:,}")
-    return f"{numbers:,} numbers"  # a note, which the report shows
+    return f"{numbers:,} numbers"  # a note that the report shows
 
 
 def keeps_channels_last(case: Case) -> None:
-    """Images in the memory layout of the camera give the logits that they give in the usual one."""
+    """Check that images in the camera's memory layout give the same logits as in the default layout."""
     if not case.numeric:
         raise CheckSkipped("no_values", "the layout of memory means nothing without memory")
     (images, *_) = case.inputs.args
@@ -36,5 +36,5 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
 def pytest_headswap_checks() -> dict[str, Callable[[Case], str | None]]:
-    """Add the checks, by the names that stand in ids and in --headswap-checks."""
+    """Return the checks by name, as used in ids and in --headswap-checks."""
     return {"fits_camera": fits_camera, "keeps_channels_last": keeps_channels_last}

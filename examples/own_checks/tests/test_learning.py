@@ -1,4 +1,4 @@
-"""Tests of this project that run once for each model of a zoo; each gets a model of its own, with a new head."""
+"""Tests that run once for each model of a zoo. Each test gets its own model, with a new head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_headswap import Case, freeze_backbone
 
 
 def logits_of(case: Case) -> Tensor:
-    """What the model says about the inputs of the case."""
+    """Return the model's logits for the inputs of the case."""
     outputs: Any = case.model(*case.inputs.args)
     logits: Tensor = outputs["logits"] if isinstance(outputs, dict) else outputs
     return logits

@@ -1,4 +1,4 @@
-"""The tests that the library had before; conformance is not written here, it comes with the line in pyproject.toml."""
+"""The library's own tests. The conformance checks come from pyproject.toml."""
 
 from __future__ import annotations
 

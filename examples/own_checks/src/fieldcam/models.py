@@ -1,4 +1,4 @@
-"""The models of the camera, and the zoo that `pyproject.toml` offers under the name `fieldcam`."""
+"""The camera's models, and the zoo that `pyproject.toml` registers as `fieldcam`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SOUND = (2, 1, 512)  # batch, channels, samples
 
 
 def leaf(num_classes: int = 12) -> nn.Module:
-    """For pictures: depthwise convolutions."""
+    """Return an image classifier made of depthwise convolutions."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, stride=4, padding=1),
         nn.BatchNorm2d(16),
@@ -26,7 +26,7 @@ def leaf(num_classes: int = 12) -> nn.Module:
 
 
 class Herd(nn.Module):
-    """For pictures too: a score for each class in each place, of which the highest counts."""
+    """An image classifier: scores every class at every position and returns the highest."""
 
     def __init__(self, num_classes: int = 12) -> None:
         super().__init__()
@@ -34,13 +34,13 @@ class Herd(nn.Module):
         self.score = nn.Conv2d(24, num_classes, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames to logits."""
+        """Map frames to logits."""
         scores: Tensor = self.score(self.body(frames))
         return scores.amax((2, 3))
 
 
 class Song(nn.Module):
-    """For sound: a recurrent layer over filtered samples."""
+    """A sound classifier: a recurrent layer over filtered samples."""
 
     def __init__(self, num_classes: int = 12) -> None:
         super().__init__()
@@ -49,14 +49,14 @@ class Song(nn.Module):
         self.call = nn.Linear(24, num_classes)
 
     def forward(self, sound: Tensor) -> dict[str, Tensor]:
-        """Sound to logits, and to the features that they are made of."""
+        """Map sound to logits and to the features they are computed from."""
         steps, _ = self.memory(self.filters(sound).relu().transpose(1, 2))
         features = steps[:, -1]
         return {"logits": self.call(features), "features": features}
 
 
 def zoo() -> list[ModelSpec]:
-    """All models, with what they take and how they are built for another class count."""
+    """Return all models, with their inputs and a native build for any class count."""
     return [
         ModelSpec("leaf", build=leaf, example_inputs=_frames, native=leaf, tags=("picture",)),
         ModelSpec("herd", build=Herd, example_inputs=_frames, native=Herd, tags=("picture",)),

@@ -1,4 +1,4 @@
-"""The architectures. Images are (batch, 3, 32, 32), rows of a table (batch, 16); logits are (batch, num_classes)."""
+"""The architectures. Images are (batch, 3, 32, 32), table rows (batch, 16), and logits (batch, num_classes)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tinynets.registry import register
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut."""
+    """Two convolutions with a shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -22,14 +22,14 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape."""
+        """Return a tensor of the same shape."""
         out: Tensor = (x + self.body(x)).relu()
         return out
 
 
 @register("tiny_resnet")
 class TinyResNet(nn.Module):
-    """Residual blocks, pooling, a linear head."""
+    """Residual blocks, pooling, and a linear head."""
 
     def __init__(self, num_classes: int = 10, width: int = 16) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class TinyResNet(nn.Module):
         self.fc = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images to logits."""
+        """Map images to logits."""
         features = self.blocks(self.stem(x)).mean((2, 3))
         logits: Tensor = self.fc(features)
         return logits
@@ -47,7 +47,7 @@ class TinyResNet(nn.Module):
 
 @register("tiny_squeeze")
 class TinySqueeze(nn.Module):
-    """The head is a 1x1 convolution, and pooling comes behind it."""
+    """A network whose head is a 1x1 convolution, followed by pooling."""
 
     def __init__(self, num_classes: int = 10, width: int = 24) -> None:
         super().__init__()
@@ -56,14 +56,14 @@ class TinySqueeze(nn.Module):
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images to logits."""
+        """Map images to logits."""
         scores: Tensor = self.classifier(self.features(x))
         return scores.mean((2, 3))
 
 
 @register("tiny_deit")
 class TinyDeit(nn.Module):
-    """A transformer with a class token and a distillation token, each with a head of its own."""
+    """A transformer with a class token and a distillation token, each with its own head."""
 
     def __init__(self, num_classes: int = 10, width: int = 32) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class TinyDeit(nn.Module):
         self.head_dist = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Images to logits: those of both heads in train mode, their mean in eval mode."""
+        """Map images to logits: one per head in train mode, their mean in eval mode."""
         patches = self.patches(x).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.tokens.expand(len(x), -1, -1), patches], 1) + self.positions
         features = self.norm(self.block(tokens))
@@ -88,7 +88,7 @@ class TinyDeit(nn.Module):
 
 @register("tiny_mlp")
 class TinyMlp(nn.Module):
-    """For rows of a table; its hidden layer is wider where there are more classes."""
+    """A network for table rows. Its hidden layer grows with the class count."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -98,6 +98,6 @@ class TinyMlp(nn.Module):
         self.out = nn.Linear(4 * num_classes, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rows to logits."""
+        """Map rows to logits."""
         logits: Tensor = self.out(self.norm(self.hidden(x)).relu())
         return logits

@@ -1,4 +1,4 @@
-"""The architectures by name. Each factory takes `num_classes`, so the dict is a zoo for pytest-headswap as it is."""
+"""The architectures by name. Each factory takes `num_classes`, so pytest-headswap accepts the dict as a zoo."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Architecture = TypeVar("Architecture", bound=type[nn.Module])
 
 
 def register(name: str) -> Callable[[Architecture], Architecture]:
-    """Make a model known under a name."""
+    """Register a model under a name."""
 
     def keep(architecture: Architecture) -> Architecture:
         ARCHITECTURES[name] = architecture
@@ -28,5 +28,5 @@ def create_model(name: str, num_classes: int = 10) -> nn.Module:
 
 
 def list_models() -> list[str]:
-    """The names of all architectures, sorted."""
+    """Return the sorted names of all architectures."""
     return sorted(ARCHITECTURES)
