@@ -1,4 +1,4 @@
-"""Letting go of models: what else holds one after its test."""
+"""Release models: drop the references that keep one alive after its test, and spare the gc needless work."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 
 
 def forget_last_failure() -> None:
-    """Delete what pytest keeps of a failure for a debugger, which holds the frames of the test, and so the model.
+    """Delete the last failure, which pytest keeps for a debugger: it holds the frames of the test and so the model.
 
-    Pytest does the same, but only when the next model has been built already.
+    Pytest deletes it too, but only after the next model has been built.
     """
     for name in ("last_type", "last_value", "last_traceback", "last_exc"):
         if hasattr(sys, name):
@@ -22,11 +22,11 @@ def forget_last_failure() -> None:
 
 @contextmanager
 def without_looking_for_garbage() -> Iterator[None]:
-    """A block for imports: those of torch and timm make a million objects that stay, and a third of their time goes
-    into looking for garbage among these.
+    """Disable the gc during imports; the gc would take a third of the time.
 
-    Later on, too: pytest looks five times at its end, and Python once more. So where torch is imported by the block,
-    what there is after it is left out from then on.
+    Imports of torch and timm create a million permanent objects. pytest collects five times at its end, and Python
+    once
+    more. If the block imports torch, everything alive after it is therefore frozen (exempt from garbage collection).
     """
     enabled, there = gc.isenabled(), "torch" in sys.modules
     gc.disable()
@@ -42,14 +42,15 @@ def without_looking_for_garbage() -> Iterator[None]:
 
 
 _imported: list[str] = []
-"""What this process did not have before a run of ours."""
+"""Modules that this process first imported in one of our runs."""
 
 
 def leave_out_what_is_left() -> None:
-    """Leave out all that there is at the end of a run in which no test of the user's took part.
+    """Exempt everything alive at the end of a zoo-only run from garbage collection.
 
-    Pytest and Python look for garbage among it six times more, which takes 7 s where there are 100,000 results. In a
-    process that had torch before, others go on after the run, and nothing is left out.
+    pytest and Python would collect six more times, which takes 7 s with 100,000 results. If torch was imported before
+    the
+    run, the process does other work afterwards, and nothing is frozen.
     """
     if _imported:
         gc.freeze()
@@ -62,14 +63,14 @@ def _thaw_nanobind() -> None:
     are never collected, so nanobind reports all of them as leaks.
     """
     if not _nanobind_is_loaded():
-        return  # keep everything frozen: the interpreter then ends half a second sooner
+        return  # keep everything frozen: the interpreter then exits half a second sooner
     gc.collect()  # run the user's finalizers while every module is still whole
     gc.unfreeze()
-    gc.disable()  # Python collects three times at its end; only the first looks at this switch, and two are enough
+    gc.disable()  # Python collects three times at exit; only the first heeds this switch, and two are enough
 
 
 def _nanobind_is_loaded() -> bool:
-    """Return whether a compiled module has functions or types of nanobind."""
+    """Return whether a compiled module holds functions or types of nanobind."""
     return any(
         type(value).__module__ == "nanobind"
         for module in list(sys.modules.values())
@@ -79,7 +80,7 @@ def _nanobind_is_loaded() -> bool:
 
 
 def give_back_freed_memory() -> None:
-    """Have the C library give back what was freed, where it can: it keeps some 100 MB after a large model."""
+    """Have the C library return freed memory to the system, if it can: it keeps some 100 MB after a large model."""
     if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # musl has no such function
+        with suppress(OSError, AttributeError):  # musl has no malloc_trim
             ctypes.CDLL(None).malloc_trim(0)
