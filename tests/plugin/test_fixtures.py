@@ -398,7 +398,7 @@ def test_odd_names_of_models_have_ids_that_can_be_selected(project: pytest.Pytes
 
 def test_the_marker_and_the_fixtures_are_listed(project: pytest.Pytester) -> None:
     project.runpytest_inprocess("--markers").stdout.fnmatch_lines(
-        ["@pytest.mark.headswap(zoo=None, models=None, checks=None, num_classes=None): the models that the fixtures*"]
+        ["@pytest.mark.headswap(zoo=None, models=None, checks=None, num_classes=None): run a test once per model*"]
     )
     listing = project.runpytest_inprocess("--fixtures")
     for name in ("headswap_case", "headswap_model", "headswap_swap"):
