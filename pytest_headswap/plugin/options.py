@@ -51,7 +51,7 @@ def add_options(parser: pytest.Parser) -> None:
     add("checks", "NAMES", "comma-separated checks to run (default: all)")
     add("num-classes", "N", f"class count of the new heads (default: {DEFAULT_NUM_CLASSES})")
     add("evidence", "KIND", f"kind of evidence: {', '.join(EVIDENCE)} (default: auto, numeric if memory allows)")
-    add("device", "DEVICE", f"device for device_placement: {DEVICES} (default: auto, every available GPU)")
+    add("device", "DEVICE", f"device for device_placement: {DEVICES} (default: auto, whatever is available)")
     add("timeout", "SECONDS", f"time limit per model in seconds, for all its checks (default: {DEFAULT_TIMEOUT})")
     add("memory", "SIZE", "memory limit per model, such as 2.5GiB (default: the worker's share of free memory)")
     add("shard", "I/N", "shard of the models to run on this machine, such as 2/8 on the second of eight (default: all)")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def headswap_case(request: pytest.FixtureRequest) -> Case:
-    """A model of a zoo, built with real values and its head swapped: case.model, case.inputs, case.swap, case.spec.
+    """A model of a zoo, newly built, with its head swapped: case.model, case.inputs, case.swap, case.spec.
 
     The test runs once for each model that `@pytest.mark.headswap(zoo=..., models=...)` selects. The model belongs to
     the
