@@ -199,7 +199,7 @@ WRONG = {
     "no zoo at all": ("zoo=3", "zoo: zoo 'models' is int 3: it has to be a mapping*"),
     "two zoos of one name": ("zoo=[{'a': nn.Identity}, {'b': nn.Identity}]", "two zoos are called 'models'*"),
     "unknown model": ("zoo='testzoo', models='alpa'", "models: unknown model 'alpa'*did you mean alpha*"),
-    "nothing left": ("zoo='testzoo', models='alpha,!a*'", "models: the model selection*leaves nothing*"),
+    "nothing left": ("zoo='testzoo', models='alpha,!a*'", "models: *excludes every model of zoo*"),
     "models that are no text": ("zoo='testzoo', models=[3]", "models has to be globs*not ?3?"),
     "unknown check": (
         "zoo='testzoo', checks='output_shap'",

@@ -69,7 +69,7 @@ def test_a_class_count_that_is_no_positive_whole_number_is_refused(project: pyte
     ("gpus", "asked", "message"),
     [
         (0, "cuda", "*--headswap-device=cuda: torch * Use cpu, or auto to use whatever is available"),
-        (0, "cuda:0", "*--headswap-device is 'cuda:0', but torch * give cpu, or auto*"),
+        (0, "cuda:0", "*--headswap-device=cuda:0: torch * Use cpu, or auto*"),
         (1, "cuda:1", "*--headswap-device is 'cuda:1', but cuda:0 is the only one here"),
         (4, "cuda:4", "*--headswap-device is 'cuda:4', but the last one is cuda:3 here"),
     ],
