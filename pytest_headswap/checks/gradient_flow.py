@@ -3,15 +3,14 @@
 **Promise.** Every parameter outside the new head has `requires_grad=False`. A loss over the class outputs then gives
 each tensor of the new head a gradient and reaches no other tensor. This holds for main heads in each mode in which
 the model runs, and for auxiliary and distillation heads in at least one. With values, after `freeze_backbone` and a
-backward pass in train mode, those gradients are finite and not all zero. No other parameter holds a gradient, not
-even
+backward pass in train mode, those gradients are finite and not all zero. No other parameter holds a gradient, not even
 one from before the freeze.
 
 **Evidence.** The autograd graph of abstract runs shows which tensors the loss reaches, not how large the gradients
 are. With values, the gradients themselves.
 
-**A failure means** that fine-tuning would leave a head at its random initialization, because a `detach` or `no_grad`
-cuts its path to the loss, or would train a part of the backbone that should stay frozen.
+**A failure means** that fine-tuning would leave a head at its random initialization, or train a part of the backbone
+that should stay frozen. In the first case, a `detach` or `no_grad` cuts the path from the head to the loss.
 """
 
 from __future__ import annotations

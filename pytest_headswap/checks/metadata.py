@@ -1,15 +1,14 @@
 """`metadata`: the class counts stated by the model match its heads.
 
 **Promise.** Every number and every collection that depends on the class count is what the zoo itself would set:
-`num_classes`, `num_labels`, `out_features`, `id2label` and the like, under any name. This covers the model, its
-layers
+`num_classes`, `num_labels`, `out_features`, `id2label` and the like, under any name. This covers the model, its layers
 and its configuration. If the zoo cannot build a model for the new count, no attribute named after a class count still
 has the old count. The heads that the swap names exist in the model.
 
 **Evidence.** Attributes of two models: the swapped one, and one that the zoo built with the new count.
 
-**A failure means** that a loss reshapes logits with the old count, that a report names the wrong classes, or that the
-model is saved with a configuration that builds a different model.
+**A failure means** that a loss reshapes logits with the old count, or that a report names the wrong classes. The model
+may also be saved with a configuration that builds a different model.
 """
 
 from __future__ import annotations

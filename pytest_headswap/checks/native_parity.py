@@ -6,8 +6,7 @@ the start.
 **Evidence.** Names and shapes of two models on the meta device. The zoo's own code builds the native model, without
 the engine.
 
-**A failure means** that a checkpoint of the swapped model cannot be loaded into a natively built one, or the other
-way
+**A failure means** that a checkpoint of the swapped model cannot be loaded into a natively built one, or the other way
 round. A layer was renamed, wrapped, left at the old width, or added.
 """
 

@@ -1,18 +1,16 @@
 """`output_shape`: every class output has the new class count, and the outputs are otherwise unchanged.
 
-**Promise.** In eval and in train mode the swapped model returns the same tensors as before. Their shapes differ only
-in
-the class dimension of each head output, which has the new class count. This also holds for other class counts and
-batch sizes: one of each is drawn, along with a mode. The seed depends only on the model and the check. If they fail,
+**Promise.** In eval and in train mode the swapped model returns the same tensors as before. Their shapes differ only in
+the class dimension of each head output, which has the new class count. This also holds for other class counts and batch
+sizes: one of each is drawn, along with a mode. The seed depends only on the model and the check. If they fail,
 hypothesis searches for the smallest failing example.
 
 **Evidence.** Abstract runs of the model as built and of the swapped model. Shapes are read from what forward returns,
 not from the engine's analysis. With values, a real forward pass in eval mode must return the same shapes and finite
 numbers.
 
-**A failure means** that fine-tuning would train on the wrong number of classes, or that the loss would raise or be
-NaN
-on the first batch. An output still has the old width, or an output that does not hold classes has changed.
+**A failure means** that fine-tuning would train on the wrong number of classes, or that the first loss would raise or be
+NaN. An output still has the old width, or an output that does not hold classes has changed.
 """
 
 from __future__ import annotations

@@ -2,13 +2,11 @@
 
 **Promise.** `restore()` brings back the original modules, tensors and attributes themselves, and `reapply()` the new
 head. The swapped model can be swapped again: the engine finds the new head in its place, with the new class count.
-A deep copy that is saved and loaded has the same keys, shapes and modes, and stays frozen. With values it computes
-the
+A deep copy that is saved and loaded has the same keys, shapes and modes, and stays frozen. With values it computes the
 same outputs.
 
 **Evidence.** Identities and attributes, and abstract runs for the second swap. With values: every bit of the tensors,
-and the outputs up to rounding, since kernels round differently when memory is aligned differently. For models with
-more
+and the outputs up to rounding, since kernels round differently when memory is aligned differently. For models with more
 than 67 million parameters the copy is run abstractly. Copies omit the large tensors of the backbone: the check tests
 the model, not how torch saves a tensor.
 

@@ -1,16 +1,14 @@
 """`state_dict`: the backbone is unchanged and loads anywhere, and the head can be saved separately.
 
-**Promise.** The swap leaves every key and tensor of the backbone in `state_dict()` unchanged: the tensors are the
-same
+**Promise.** The swap leaves every key and tensor of the backbone in `state_dict()` unchanged: the tensors are the same
 objects. The backbone's entries load into the unswapped model, and only the keys of the head are missing.
 `swap.state_dict()` holds only the head. Saved and loaded, it restores the same head in this model and in a freshly
 swapped one.
 
 **Evidence.** Keys, identities and shapes; with values, every bit.
 
-**A failure means** that a pretrained checkpoint no longer loads after the swap, that the swap changed the weights of
-the
-backbone, or that a fine-tuned head cannot be saved without the gigabytes of its backbone.
+**A failure means** that a pretrained checkpoint no longer loads after the swap, or that the swap changed the
+backbone. Or a fine-tuned head cannot be saved without the gigabytes of its backbone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Match observations against the entries. The order of the entries does not matter.
 
-All entries that cover a check of a model expect the same outcome. An observation is as expected if one of them
-explains
+All entries that cover a check of a model expect the same outcome. An observation is as expected if one of them explains
 it. A pass is accepted only if all of them allow it.
 """
 

@@ -60,8 +60,7 @@ def describe(error: BaseException, repro: str = "", see: str = "") -> str:
     """Return the text of a failure. Its first line is the message, which pytest shows in its short summary.
 
     A fault found by a check needs no traceback: the check is right, the model is not. For an exception of the model,
-    the
-    last frames show where it comes from.
+    the last frames show where it comes from.
     """
     from pytest_headswap.case.finding import CheckFailed, named
 

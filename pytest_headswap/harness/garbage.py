@@ -24,8 +24,7 @@ def forget_last_failure() -> None:
 def without_looking_for_garbage() -> Iterator[None]:
     """Disable the gc during imports; the gc would take a third of the time.
 
-    Imports of torch and timm create a million permanent objects. pytest collects five times at its end, and Python
-    once
+    Imports of torch and timm create a million permanent objects. pytest collects five times at its end, and Python once
     more. If the block imports torch, everything alive after it is therefore frozen (exempt from garbage collection).
     """
     enabled, there = gc.isenabled(), "torch" in sys.modules
@@ -49,8 +48,7 @@ def leave_out_what_is_left() -> None:
     """Exempt everything alive at the end of a zoo-only run from garbage collection.
 
     pytest and Python would collect six more times, which takes 7 s with 100,000 results. If torch was imported before
-    the
-    run, the process does other work afterwards, and nothing is frozen.
+    the run, the process does other work afterwards, and nothing is frozen.
     """
     if _imported:
         gc.freeze()

@@ -107,8 +107,7 @@ class LocalBench:
         """Release the model before the next one is built; modules with hooks form cycles, so this needs the gc.
 
         Freeze surviving objects after each model so that the next `gc.collect()` skips them (it would otherwise take
-        180 ms,
-        and grow with the op cache). Unfreeze every 100 models, in case a library kept a model alive.
+        180 ms, and grow with the op cache). Unfreeze every 100 models, in case a library kept a model alive.
         """
         self.case = None
         forget_last_failure()

@@ -37,10 +37,8 @@ class GuardedBench:
     """An executor that runs models in child processes.
 
     If a check loses the model's process, the model is rebuilt for the remaining checks. A model is given up if it is
-    lost
-    while being built, is lost twice, or exceeds its time limit. If no runner can be started, for example because
-    something
-    started threads in the pytest process, the remaining models run in that process, and a warning says so.
+    lost while being built, is lost twice, or exceeds its time limit. If no runner can be started, for example because
+    the pytest process has threads, the remaining models run in that process, with a warning.
     """
 
     def __init__(self, local: LocalBench) -> None:

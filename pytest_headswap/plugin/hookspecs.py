@@ -28,9 +28,8 @@ def pytest_headswap_zoos(config: pytest.Config) -> Mapping[str, Any] | None:
     """Return zoos by name; each can then be selected with `--headswap-zoo=NAME` and in markers.
 
     A zoo is anything that `package.module:ATTR` may refer to: a mapping of names to factories, model classes or
-    `ModelSpec`, an iterable of `ModelSpec`, a `Zoo`, or a function that returns one of these. Use a function to
-    import a
-    library only when its zoo is requested. This hook is called at the start of every run, and again in each worker of
+    `ModelSpec`, an iterable of `ModelSpec`, a `Zoo`, or a function that returns one of these. Use a function to import
+    a library only when its zoo is requested. This hook is called at the start of every run, and again in each worker of
     pytest-xdist, where it must return the same zoos.
 
     A name that is already taken ends the run with an error that names the plugin.
@@ -41,8 +40,7 @@ def pytest_headswap_zoos(config: pytest.Config) -> Mapping[str, Any] | None:
 def pytest_headswap_checks(config: pytest.Config) -> Mapping[str, Callable[[Case], str | None] | Check] | None:
     """Return checks by name, which run after the built-in checks.
 
-    A check is a function of a `pytest_headswap.Case` that leaves the case unchanged. It returns None, or a note for
-    the
+    A check is a function of a `pytest_headswap.Case` that leaves the case unchanged. It returns None, or a note for the
     result, such as what it could not inspect. It raises:
 
     - `pytest_headswap.CheckFailed(message)` if it finds a fault;
@@ -68,11 +66,9 @@ def pytest_headswap_checks(config: pytest.Config) -> Mapping[str, Callable[[Case
 def pytest_headswap_case(config: pytest.Config, case: Case) -> None:
     """Called after a model was built and its head swapped, before its first check or the test that requests it.
 
-    The hook runs in the process that holds the model. On Linux, the models of a zoo run are in a child process,
-    forked from
-    pytest or from a worker of pytest-xdist. Printed output and files are kept; anything that the hook keeps in memory
-    is
-    lost with the child. An exception raised here is an error of all tests of the model.
+    The hook runs in the process that holds the model. On Linux, the models of a zoo run are in a child process, forked
+    from pytest or from a worker of pytest-xdist. Printed output and files are kept; anything that the hook keeps in
+    memory is lost with the child. An exception raised here is an error of all tests of the model.
     """
 
 

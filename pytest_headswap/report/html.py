@@ -2,8 +2,7 @@
 
     index.html, report.css, architectures/resnet18-0f5c1f1c9a3b.html ...
 
-Names and messages are escaped in the pages. The matrix page holds them as data, which its script inserts as text
-only.
+Names and messages are escaped in the pages. The matrix page holds them as data, which its script inserts as text only.
 The content security policy of the pages allows only the shipped scripts, by their digests.
 """
 

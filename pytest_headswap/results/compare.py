@@ -1,8 +1,7 @@
 """Compare two journals: what broke, was fixed, or became slower or larger.
 
-Machines differ and clocks are noisy. Times are therefore compared for whole models, relative to the median model of
-the
-second run, and only if they differ by more than a few seconds.
+Machines differ and clocks are noisy. Times are therefore compared for whole models, relative to the median change, and
+only if they differ by more than a few seconds.
 """
 
 from __future__ import annotations

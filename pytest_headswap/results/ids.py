@@ -1,9 +1,7 @@
 """Ids of tests, `timm::resnet18::output_shape`, and the command that repeats a test.
 
-A name is part of an id as is, except for characters that would make the id ambiguous. `%`, `[`, unprintable
-characters,
-and a `:` at either end or next to another `:` become `%XX`, as in URLs. Every name thus has one id, and every id can
-be
+A name is part of an id as is, except for characters that would make the id ambiguous. `%`, `[`, unprintable characters,
+and a `:` at either end or next to another `:` become `%XX`, as in URLs. Every name thus has one id, and every id can be
 split again.
 """
 

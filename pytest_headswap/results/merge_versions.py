@@ -27,8 +27,8 @@ def merge_versions(folders: Sequence[Path], by: str, *, partial: bool = False) -
         partial: merge the shards that are there.
 
     Raises:
-        MergeError: a journal cannot be read or does not state the version, there are two runs of one version or only
-            one version, or shards do not fit together.
+        MergeError: a journal cannot be read or does not state the version, a version occurs twice, all versions are
+            the same, or shards do not fit together.
     """
     groups: dict[str, list[tuple[Path, JournalHeader, list[Result]]]] = {}
     problems: list[str] = []

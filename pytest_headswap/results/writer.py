@@ -40,8 +40,7 @@ def lock_folder(folder: Path, command: str = "") -> FolderLock:
 class JournalWriter:
     """Owns the journal of one run, which replaces an older journal in the same folder atomically.
 
-    If the journal is deleted during the run, it is restored. If something else replaces it, that file is kept, and
-    the
+    If the journal is deleted during the run, it is restored. If something else replaces it, that file is kept, and the
     results of this run go into a separate file.
 
     Args:

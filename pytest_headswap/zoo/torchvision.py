@@ -83,11 +83,9 @@ def _inputs(name: str, _: nn.Module) -> Tensor:
 class ClassOutputs(nn.Module):
     """A detection model that returns the raw outputs of its class-sized layers.
 
-    One-stage models return their head's output on the feature maps: (B, anchors, classes). Two-stage models are run
-    on one
-    region as large as the image. They return class scores (B, classes), boxes (B, classes, 4) and, if they have any,
-    masks
-    (B, classes, height, width).
+    One-stage models return their head's output on the feature maps: (B, anchors, classes). Two-stage models are run on
+    one region as large as the image. They return class scores (B, classes), boxes (B, classes, 4) and, if they have
+    any, masks (B, classes, height, width).
     """
 
     def __init__(self, model: Any) -> None:

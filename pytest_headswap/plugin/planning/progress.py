@@ -19,8 +19,7 @@ class Progress:
     """Counts tests as they end. Used only in the controller; the work per test does not grow with the number of tests.
 
     The time left is estimated from the time so far, weighted by expected cost. Each check counts as an equal part of
-    its
-    model.
+    its model.
     """
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:

@@ -1,10 +1,9 @@
 """Split the models between machines, which agree on their shards without communicating.
 
-A split depends only on names and shipped costs. A hash of its name gives each model a home shard. If that is full,
-the
-model tries other shards in steps set by the hash. Adding or removing a model therefore moves few others: those that
-it displaces or makes room for. (Placing each model on the less loaded of two shards balances better. But then adding
-one model in a hundred moves every fourth.)
+A split depends only on names and shipped costs. A hash of its name gives each model a home shard. If that is full, the
+model tries other shards in steps set by the hash. Adding or removing a model therefore moves few others: those that it
+displaces or makes room for. (Placing each model on the less loaded of two shards balances better. But then adding one
+model in a hundred moves every fourth.)
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Schedule tests on xdist's workers: all checks of a model on one worker, the longest models first.
 
-Starting with the longest models keeps workers from idling at the end. Each test of the project is scheduled
-separately.
+Starting with the longest models keeps workers from idling at the end. Each test of the project is scheduled separately.
 Imported only if xdist runs.
 """
 
@@ -18,11 +17,9 @@ from xdist.workermanage import WorkerController
 class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
     """`loadscope` with the model as the scope, able to continue after a crash.
 
-    The original reassigns a test that crashed a worker again and again. It can leave a new worker waiting forever
-    with a
-    single test, since a worker starts a test only once it knows the next one. It also scans the list of all tests for
-    each
-    test, and everything that a worker has done whenever it finishes one more.
+    The original reassigns a test that crashed a worker again and again. It can leave a new worker waiting forever with
+    a single test, since a worker starts a test only once it knows the next one. It also scans the list of all tests for
+    each test, and everything that a worker has done whenever it finishes one more.
     """
 
     def __init__(self, config: pytest.Config, log: Producer, seconds: Mapping[str, float]) -> None:

@@ -132,8 +132,7 @@ class Recorder:
         """Return the facts of a report without our annotation; None if it belongs to another test.
 
         A report lacks the annotation if another plugin replaced it, or if the worker of the test died: xdist then
-        reports the
-        test itself.
+        reports the test itself.
         """
         test = parse_id(report.nodeid)
         if test is None or not self._is_ours(test):

@@ -24,8 +24,7 @@ def headswap_case(request: pytest.FixtureRequest) -> Case:
     """A model of a zoo, newly built, with its head swapped: case.model, case.inputs, case.swap, case.spec.
 
     The test runs once for each model that `@pytest.mark.headswap(zoo=..., models=...)` selects. The model belongs to
-    the
-    test, which may train it. It is released afterwards.
+    the test, which may train it. It is released afterwards.
     """
     wanted = getattr(request, "param", None)
     if wanted is None:

@@ -1,7 +1,7 @@
 """The zoo of transformers: every class of its classification mappings, scaled down, built from its configuration.
 
 Layers, experts, vocabulary and inner widths are reduced. The width of a model is only halved together with its number
-of attention heads, since nearly all constraints between configuration fields concern the size of a head.
+of attention heads: nearly all constraints between configuration fields concern the size of a head.
 """
 
 from __future__ import annotations
