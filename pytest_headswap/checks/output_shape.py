@@ -9,8 +9,8 @@ hypothesis searches for the smallest failing example.
 not from the engine's analysis. With values, a real forward pass in eval mode must return the same shapes and finite
 numbers.
 
-**A failure means** that fine-tuning would train on the wrong number of classes, or that the first loss would raise or be
-NaN. An output still has the old width, or an output that does not hold classes has changed.
+**A failure means** that fine-tuning would train on the wrong number of classes, or that the first loss would raise or
+be NaN. An output still has the old width, or an output that does not hold classes has changed.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def _replace(path: Path, text: str) -> None:
         mask = os.umask(0)
         os.umask(mask)
         Path(name).chmod(path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~mask)
-        os.replace(name, path)  # noqa: PTH105 - the name known from C
+        os.replace(name, path)  # noqa: PTH105 - the usual spelling
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
