@@ -1,4 +1,4 @@
-"""The checks. Each is a function of a case in a file of its own; none knows pytest."""
+"""The checks: one function per file that inspects a case. They do not depend on pytest."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""`device_placement`: the swapped model runs where it is put, all of it.
+"""`device_placement`: every part of the swapped model runs on the device that the model is on.
 
-**Promise.** A head that is swapped into a model on a device, in a dtype, is on that device and in that dtype.
-A swapped model can be moved, before or after the swap and from one device to another, and then its outputs
-and the gradients of its head are there too.
+**Promise.** A head swapped into a model on a given device and in a given dtype has that device and dtype.
+The swapped model can be moved to another device, before or after the swap. Its outputs and the gradients of its
+head are then on that device.
 
-**Evidence.** On each CUDA device that is there, for real: in the dtype of the model, in bfloat16 and in
-float16 where the model as built supports it. Where there is none, or none with enough memory, `simulated`: fake
-tensors that know their device, and the meta device in bfloat16 for the swap of a model that is not on the CPU.
+**Evidence.** Real runs on each available CUDA device: in the model's own dtype, and in bfloat16 and float16 where the
+model as built supports them. Without a CUDA device, or if none has enough memory, the evidence is `simulated`. Fake
+tensors then track the device, and the model is swapped on the meta device in bfloat16.
 
-**A failure means** that the first batch on a GPU raises, because a head was left on the CPU or forward makes
-tensors there.
+**A failure means** that the first batch on a GPU raises: a head was left on the CPU, or forward creates tensors
+there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 def devices_of(case: Case) -> list[torch.device]:
-    """The CUDA devices on which the case can be run for real; none when it has no values or there is no device."""
+    """Return the CUDA devices for real runs: none if the case holds no values or there is no CUDA device."""
     if not case.numeric or case.device == "cpu" or not torch.cuda.is_available():
         return []
     if case.device in ("auto", "cuda"):
@@ -45,12 +45,12 @@ def devices_of(case: Case) -> list[torch.device]:
 
 
 def evidence(case: Case) -> str:
-    """The devices on which the case was run, or `simulated`."""
+    """Return the devices that the case ran on, or `simulated`."""
     return ", ".join(str(device) for device in devices_of(case) if device not in case.too_small) or SIMULATED
 
 
 def device_placement(case: Case) -> str:
-    """Run the model elsewhere; returns the dtypes in which it does not run, and the devices that are too small."""
+    """Run the model on other devices; return a note of unsupported dtypes and of devices with too little memory."""
     _head_follows_the_model(case)
     notes: list[str] = []
     devices: list[torch.device] = []
@@ -72,7 +72,7 @@ def device_placement(case: Case) -> str:
 
 
 def _head_follows_the_model(case: Case) -> None:
-    """Swapped into a model that is neither on the CPU nor in float32, the head is where the model is."""
+    """Check that a head swapped into a model on the meta device in bfloat16 has the same device and dtype."""
     with case.restored(), on_meta(case.model, torch.bfloat16):
         swap = swap_planned(case.plan, case.num_classes, verified=False)
         try:
@@ -96,7 +96,7 @@ def _check_placed(swap: Swap, device: torch.device, dtype: torch.dtype | None, h
 
 
 def _simulate(case: Case) -> None:
-    """Fake tensors have the last word; they are asked where a watched run has seen something or was not possible."""
+    """Check the outputs under fake tensors, unless the observed abstract runs already show that all is well."""
     modes = [training for training in (False, True) if case.after[training].error is None]
     if all(_seems_placed(case, training) for training in modes):
         return
@@ -115,7 +115,7 @@ def _simulate(case: Case) -> None:
 
 
 def _judge_watched(case: Case, training: bool, error: Exception) -> None:
-    """Where fake tensors cannot tell, the watched run can, if there was one."""
+    """Judge by the observed abstract run when fake tensors cannot simulate the model. Skip if there was none."""
     watched = case.after[training].run
     if watched is None or watched.met is None:
         raise CheckSkipped("not_simulated", f"no device can be simulated for {case.spec.name}: {error}") from error
@@ -125,7 +125,7 @@ def _judge_watched(case: Case, training: bool, error: Exception) -> None:
 
 
 def _seems_placed(case: Case, training: bool) -> bool:
-    """Whether in a run that was watched no tensor of the CPU met one of the model, and the heads' outputs are there."""
+    """Return whether no CPU tensor met a tensor of the model in the observed run and all head outputs are on meta."""
     mode = case.after[training]
     labels = {label for head in case.swap.heads for label in head.outputs}
     outputs = [tensor for label, tensor in mode.outputs.items() if label in labels]
@@ -143,7 +143,7 @@ def _check_outputs(case: Case, returned: object, device: torch.device, training:
 
 
 def on_device(case: Case, device: torch.device) -> str:
-    """Move the model, before and after the swap, in each dtype; returns the dtypes that the model does not support."""
+    """Move the model before and after the swap, in each dtype; return a note of the unsupported dtypes."""
     with moved(case.model, device):
         _check_placed(case.swap, device, None, "moved after the swap to")
         _forward_and_backward(case, case.swap, device, None, "moved after the swap to")
@@ -160,7 +160,7 @@ def on_device(case: Case, device: torch.device) -> str:
 
 
 def _swap_there(case: Case, device: torch.device, dtype: torch.dtype | None) -> None:
-    """Swap the head of the model where it is, run it, and put the old head back."""
+    """Swap the head while the model is on the device, run the model, and restore the old head."""
     swap = swap_planned(case.plan, case.num_classes, verified=False)
     try:
         _check_placed(swap, device, dtype, "swapped into a model on")
@@ -176,14 +176,14 @@ def _inputs_on(case: Case, device: torch.device, dtype: torch.dtype | None) -> I
 
 
 def _runs(case: Case, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the model as built runs there, in the mode in which it is run after the swap."""
+    """Return whether the model as built runs in this dtype, in the mode used after the swap."""
     try:
         _forward(case, _inputs_on(case, device, dtype))
         wait_for(device)
     except Exception as error:
         if out_of_device_memory(error):
             raise
-        return False  # whatever it raises, this dtype is not one of the model's
+        return False  # any exception counts: the model does not support this dtype
     return True
 
 
@@ -201,7 +201,7 @@ def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: t
             loss = [tensor.float().square().mean() for label, tensor in flatten_outputs(outputs) if label in labels]
             wanted = dict(swap.named_parameters())
             gradients = cast(
-                "tuple[torch.Tensor | None, ...]",  # torch declares no None, also where unused tensors are allowed
+                "tuple[torch.Tensor | None, ...]",  # torch's annotation omits the None that allow_unused permits
                 torch.autograd.grad(torch.stack(loss).sum(), list(wanted.values()), allow_unused=True),
             )
         wait_for(device)
@@ -217,7 +217,7 @@ def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: t
 
 
 def from_one_to_another(case: Case, one: torch.device, other: torch.device) -> None:
-    """Swap on one device and move to another."""
+    """Swap on one device, then move the model to another."""
     with case.restored(), moved(case.model, one):
         swap = swap_planned(case.plan, case.num_classes, verified=False)
         try:

@@ -1,17 +1,19 @@
 """`frozen_backbone`: `freeze_backbone` keeps its promise while the new head is trained.
 
-**Promise.** After training in train mode, with momentum and weight decay over all parameters, every
-parameter and buffer outside of the new head is bit for bit what it was, whoever tried to write to it; what
-flows into the head for a sample is the same whatever else is in its batch (but for rounding); the head has
-moved; and `train()` leaves every module of the backbone in eval mode.
+**Promise.** The model is trained in train mode, with momentum and weight decay over all parameters. Afterwards:
 
-**Evidence.** Structure: the data flow of a frozen model in train mode has no write to the backbone, no random
-numbers and no statistics of the batch before the head. With values: the training itself, whose features are compared
-with those of a forward pass in eval mode with another batch, or where they differ with those of a second step.
+- Every parameter and buffer outside the new head is bit for bit unchanged, whatever tried to write to it.
+- The features of a sample do not depend on the rest of its batch, up to rounding.
+- The head has changed.
+- `train()` leaves every module of the backbone in eval mode.
 
-**A failure means** that a "frozen" backbone drifts while the head is trained (batch norm statistics, spectral
-norm, counters, weights written through `.data`), so that features computed once are no longer those of the
-model, or that a validation result depends on how samples were put into batches.
+**Evidence.** Structure: in train mode the data flow of a frozen model has no write to the backbone. It has no random
+numbers and no batch statistics before the head. With values: the training itself. Its features are compared with
+those of an eval-mode forward pass on another batch or, if those differ, with those of a second training step.
+
+**A failure means** that a "frozen" backbone drifts while the head is trained: batch norm statistics, spectral norm,
+counters, or weights written through `.data`. Features computed once no longer match the model, or a validation
+result depends on how samples are batched.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from pytest_headswap.engine import Head, HeadSwapError
 
 
 def frozen_backbone(case: Case) -> str:
-    """Freeze, train where there are values, and compare; returns what could not be looked at."""
+    """Freeze the backbone, train the head if there are values, and compare; return a note of what was not checked."""
     if case.numeric:
         return _trained(case.training, case.swap.heads)
     try:
@@ -58,7 +60,7 @@ def _trained(training: Training, heads: Sequence[Head]) -> str:
     if training.infinite:
         raise CheckFailed(f"while the head is trained, numbers are not finite in {listed(training.infinite)}")
     still = [head.path or "of the model itself" for head in heads if training.moved.isdisjoint(head.tensors)]
-    # auxiliary heads may take no part in these steps: gradient_flow looks at each mode
+    # auxiliary heads may take no part in these steps: gradient_flow checks each mode
     if any(head.role == "main" and training.moved.isdisjoint(head.tensors) for head in heads):
         raise CheckFailed(f"training steps left the head {listed(still)} as it was")
     return "; ".join(training.notes)

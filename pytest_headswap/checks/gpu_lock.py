@@ -1,4 +1,4 @@
-"""Turns on a device whose memory several processes share: all at once, or one alone where that is too little."""
+"""Share the memory of a GPU between processes: all run at once, or one at a time if memory runs out."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ import torch
 from pytest_headswap.engine.pytorch.internals import out_of_device_memory
 
 _Result = TypeVar("_Result")
-_GATE, _ROOM = 0, 1  # bytes of the lock's file
+_GATE, _ROOM = 0, 1  # byte offsets in the lock file
 
 
 def with_room(device: torch.device, run: Callable[[], _Result]) -> _Result:
-    """What `run` returns: beside other processes, and where memory of the device is missing once more without them.
+    """Return the result of `run`. If the device runs out of memory, run again with exclusive access to it.
 
     Raises:
-        Exception: whatever `run` raises; what `out_of_device_memory` knows, when the device alone is too small.
+        Exception: whatever `run` raises, including out of memory if the device is too small even with exclusive
+            access.
     """
     with _turn(device, alone=False):
         try:
@@ -30,7 +31,7 @@ def with_room(device: torch.device, run: Callable[[], _Result]) -> _Result:
         except Exception as error:
             if not out_of_device_memory(error):
                 raise
-        finally:  # after the exception and the tensors in its frames are gone
+        finally:  # runs after the exception and the tensors in its frames are gone
             _give_back(device)
     with _turn(device, alone=True):
         try:
@@ -40,17 +41,18 @@ def with_room(device: torch.device, run: Callable[[], _Result]) -> _Result:
 
 
 def _give_back(device: torch.device) -> None:
-    """Have torch give back what it keeps of the device's memory for later: other processes need it now."""
+    """Empty torch's cache of device memory, so that other processes can use it."""
     if device.type == "cuda":
-        with suppress(RuntimeError):  # after a failed kernel nothing goes any more
+        with suppress(RuntimeError):  # after a failed kernel every CUDA call fails
             torch.cuda.empty_cache()
 
 
 @contextmanager
 def _turn(device: torch.device, *, alone: bool) -> Iterator[None]:
-    """A block that processes of one user are in together, or one alone; on Windows, or without a lock, all are in.
+    """Hold shared or exclusive access to the device; on Windows, or if the lock file cannot be locked, hold nothing.
 
-    Who waits to be alone holds the gate, so that no more come in. The system lets go of what a process held that ends.
+    A process waiting for exclusive access holds the gate, so no new ones enter. The kernel releases a dead process's
+    locks.
     """
     if sys.platform == "win32":
         yield
@@ -59,7 +61,7 @@ def _turn(device: torch.device, *, alone: bool) -> Iterator[None]:
 
     file = -1
     try:
-        with suppress(OSError):  # a folder for temporary files that is full, or knows no locks
+        with suppress(OSError):  # the temporary folder is full or does not support locks
             file = os.open(_lock_file(device), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             fcntl.lockf(file, fcntl.LOCK_EX, 1, _GATE)
             fcntl.lockf(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, 1, _ROOM)
@@ -72,9 +74,9 @@ def _turn(device: torch.device, *, alone: bool) -> Iterator[None]:
 
 
 def _lock_file(device: torch.device) -> Path:
-    """The same for all processes, also where they number the devices otherwise."""
+    """Return the path of the lock file: one for all processes of a user, even if they number devices differently."""
     name = str(device.type)
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        name = str(getattr(properties, "uuid", device.index))  # torch 2.4 does not tell it
+        name = str(getattr(properties, "uuid", device.index))  # torch 2.4 has no uuid
     return Path(tempfile.gettempdir()) / f"pytest-headswap-{os.getuid()}-{name}.lock"

@@ -1,16 +1,16 @@
 """`gradient_flow`: with the backbone frozen, the new head learns and nothing else does.
 
-**Promise.** When every parameter but those of the new head has `requires_grad=False`, a loss over the class
-outputs gives each tensor of the new head a gradient, and reaches no other tensor. Main heads are held to it
-in each mode in which the model runs; auxiliary and distillation heads in at least one. With values: after
-`freeze_backbone` and a backward pass in train mode those gradients are finite and not all zero, and no
-other parameter holds one, not even from before it was frozen.
+**Promise.** Every parameter outside the new head has `requires_grad=False`. A loss over the class outputs then gives
+each tensor of the new head a gradient and reaches no other tensor. This holds for main heads in each mode in which
+the model runs, and for auxiliary and distillation heads in at least one. With values, after `freeze_backbone` and a
+backward pass in train mode, those gradients are finite and not all zero. No other parameter holds a gradient, not even
+one from before the freeze.
 
-**Evidence.** The autograd graph of abstract runs: which tensors it reaches, not how large the gradients are.
-With values, the gradients themselves.
+**Evidence.** The autograd graph of abstract runs shows which tensors the loss reaches, not how large the gradients
+are. With values, the gradients themselves.
 
-**A failure means** that fine-tuning would leave a head at its random start (its path to the loss is cut by a
-`detach` or `no_grad`), or would train a part of the backbone that was meant to stay frozen.
+**A failure means** that fine-tuning would leave a head at its random initialization, or train a part of the backbone
+that should stay frozen. In the first case, a `detach` or `no_grad` cuts the path from the head to the loss.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pytest_headswap.engine.pytorch.internals import gradient_leaves
 
 
 def gradient_flow(case: Case) -> str:
-    """Follow the gradients of the class outputs back in each mode that runs; returns what could not be looked at."""
+    """Trace the gradients of the class outputs in each mode that runs; return a note of what was not checked."""
     new = dict(case.swap.named_parameters())
     if not new:
         raise CheckFailed("the swap made no new parameters: there is nothing to train")
@@ -50,7 +50,7 @@ def gradient_flow(case: Case) -> str:
 
 
 def _reached_by_loss(case: Case, new: Iterable[str], training: bool) -> set[str]:
-    """Names of the new parameters that the loss reaches; raises when it reaches anything else."""
+    """Return the names of the new parameters that the loss reaches; raise if it reaches anything else."""
     mode = case.after[training]
     assert mode.run is not None
     labels = {label for head in case.swap.heads for label in head.outputs}
@@ -60,7 +60,7 @@ def _reached_by_loss(case: Case, new: Iterable[str], training: bool) -> set[str]
 
     trainable = {name: mode.run.parameters[name] for name in new}
     allowed = {id(tensor) for tensor in trainable.values()}
-    # a leaf that forward itself makes is no part of the model, and no optimizer will ever see it
+    # a leaf created by forward is not part of the model, and no optimizer will ever see it
     held = {id(tensor) for tensor in mode.run.held}
     leaves = gradient_leaves(outputs)
     strangers = [leaf for leaf in leaves if id(leaf) in held and id(leaf) not in allowed]
@@ -74,7 +74,7 @@ def _reached_by_loss(case: Case, new: Iterable[str], training: bool) -> set[str]
 
 
 def _gradients(case: Case, main: set[str]) -> list[str]:
-    """The gradients of a real backward pass; raises for what is missing, not finite, zero or not the head's."""
+    """Check the gradients of a real backward pass; raise if one is missing, not finite, zero or outside the head."""
     training = case.training
     if training.refused is not None:
         return ["real gradients were not looked at, the backbone cannot be frozen"]
@@ -88,7 +88,7 @@ def _gradients(case: Case, main: set[str]) -> list[str]:
     if infinite:
         raise CheckFailed(f"gradients are not finite in {listed(infinite)}")
     for head in case.swap.heads:
-        # of a head and not of each tensor: the gradient of a bias in front of a batch norm is zero
+        # per head, not per tensor: the gradient of a bias in front of a batch norm is zero
         mine = {name: real[name] for name in head.tensors if name in real}
         if mine and not any(bool(gradient.any()) for gradient in mine.values()):
             raise CheckFailed(f"all gradients are zero in {listed(sorted(mine))}")

@@ -1,14 +1,14 @@
-"""`metadata`: what the model says about its classes is what it has.
+"""`metadata`: the class counts stated by the model match its heads.
 
-**Promise.** Every number and every collection that depends on the class count is what the zoo itself would set
-it to: `num_classes`, `num_labels`, `out_features`, `id2label` and the like, in the model, its layers and its
-configuration, whatever they are called. Where the zoo builds no model for the new count, no attribute whose
-name says that it counts classes still has the old count. The heads that the swap names are there.
+**Promise.** Every number and every collection that depends on the class count is what the zoo itself would set:
+`num_classes`, `num_labels`, `out_features`, `id2label` and the like, under any name. This covers the model, its layers
+and its configuration. If the zoo cannot build a model for the new count, no attribute named after a class count still
+has the old count. The heads that the swap names exist in the model.
 
-**Evidence.** Attributes of two models: the swapped one, and one that the zoo has built with the new count.
+**Evidence.** Attributes of two models: the swapped one, and one that the zoo built with the new count.
 
-**A failure means** that a loss reshapes logits with the old count, that a report names the wrong classes, or
-that the model is saved with a configuration that builds another model.
+**A failure means** that a loss reshapes logits with the old count, or that a report names the wrong classes. The model
+may also be saved with a configuration that builds a different model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SIZE = "of {} entries"
 
 
 def metadata(case: Case) -> str:
-    """Compare with the native model, or with the old count where there is none; returns which."""
+    """Compare with the native model, or look for the old count if there is none; return a note of the latter."""
     _heads_are_there(case)
     old = {head.num_classes for head in case.swap.old_heads} - {0}
     stated = dict(_stated(case.model))
@@ -52,7 +52,7 @@ def metadata(case: Case) -> str:
 
 
 def _is_collection_of_its_own(stated: str, old: set[int]) -> bool:
-    """Whether it holds something else than one entry a class, such as the arguments that a model was built with."""
+    """Return whether a collection has other entries than one per class, such as a model's constructor arguments."""
     return stated.endswith("entries") and stated not in {_SIZE.format(count) for count in old}
 
 
@@ -73,7 +73,7 @@ def _heads_are_there(case: Case) -> None:
 
 
 def _no_old_count(case: Case, stated: dict[str, str]) -> None:
-    """Nothing that is named after a count of classes has kept the old one."""
+    """Raise if an attribute named after a class count still has the old count."""
     for head in case.swap.old_heads:
         if head.num_classes in (0, case.num_classes):
             continue
@@ -87,13 +87,13 @@ def _no_old_count(case: Case, stated: dict[str, str]) -> None:
 
 
 def _others_have_it(case: Case, count: int) -> bool:
-    """Whether a head that was not swapped has that class count, so that an attribute may speak of it."""
+    """Return whether a head that was not swapped has this class count: an attribute may refer to that head."""
     left_alone = (item for item in case.plan.search.found if item not in case.plan.chosen)
     return any(item.head.num_classes == count for item in left_alone)
 
 
 def _stated(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Whole numbers, and the sizes of collections, in the modules of a model and in their configurations."""
+    """Yield the integers and the sizes of collections in a model's modules and configurations."""
     seen: set[int] = set()
     for path, module in named_modules(model):
         for place, owner in ((path, module), (f"{path}.config".lstrip("."), config_of(module))):

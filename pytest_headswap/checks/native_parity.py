@@ -1,13 +1,13 @@
-"""`native_parity`: the swapped model has the state_dict that the zoo itself would give it.
+"""`native_parity`: the swapped model has the same state_dict layout as one that the zoo builds.
 
-**Promise.** The keys of `state_dict()` and the shape behind each are those of a model which the zoo built
-with the new class count from the start.
+**Promise.** `state_dict()` has the same keys and shapes as a model that the zoo built with the new class count from
+the start.
 
-**Evidence.** Names and shapes of two models on the meta device. The native model is built by the zoo's own
-code; nothing of the engine takes part in it.
+**Evidence.** Names and shapes of two models on the meta device. The zoo's own code builds the native model, without
+the engine.
 
-**A failure means** that a checkpoint of the swapped model cannot be loaded into a natively built one (or the
-other way round): a layer was renamed, wrapped, left at the old width, or added where the zoo has none.
+**A failure means** that a checkpoint of the swapped model cannot be loaded into a natively built one, or the other way
+round. A layer was renamed, wrapped, left at the old width, or added.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pytest_headswap.case.tensor_names import listed
 
 
 def native_parity(case: Case) -> str:
-    """Compare with the native model; skipped where the zoo cannot build one."""
+    """Compare with the native model; skip if the zoo cannot build one."""
     native = _state_shapes(case.native)
     swapped = _state_shapes(case.model)
     missing = [f"{key} {native[key]}" for key in native if key not in swapped]
@@ -44,5 +44,5 @@ def native_parity(case: Case) -> str:
 
 
 def _state_shapes(model: nn.Module) -> dict[str, tuple[int, ...] | None]:
-    # what a module adds through get_extra_state has no shape
+    # values from get_extra_state have no shape
     return {key: tuple(value.shape) if hasattr(value, "shape") else None for key, value in model.state_dict().items()}

@@ -1,16 +1,16 @@
-"""`output_shape`: every class output has the new class count, and nothing else about the outputs changed.
+"""`output_shape`: every class output has the new class count, and the outputs are otherwise unchanged.
 
-**Promise.** In eval and in train mode the swapped model returns the same tensors as before, with the same
-shapes, except that the class dimension of each output of a head went from the old to the new class count.
-It holds for other class counts and batch sizes too: one of each is drawn, and a mode, from a seed that depends on
-the model and the check alone; where they fail, hypothesis looks for the smallest that do.
+**Promise.** In eval and in train mode the swapped model returns the same tensors as before. Their shapes differ only in
+the class dimension of each head output, which has the new class count. This also holds for other class counts and batch
+sizes: one of each is drawn, along with a mode. The seed depends only on the model and the check. If they fail,
+hypothesis searches for the smallest failing example.
 
-**Evidence.** Abstract runs of the model as the zoo built it and of the swapped model: shapes of what forward
-returned, not what the engine makes of them. With values, a real
-forward pass in eval mode has to return the same shapes, and finite numbers.
+**Evidence.** Abstract runs of the model as built and of the swapped model. Shapes are read from what forward returns,
+not from the engine's analysis. With values, a real forward pass in eval mode must return the same shapes and finite
+numbers.
 
-**A failure means** that fine-tuning would train on the wrong number of classes, or that the loss would
-raise or be NaN on the first batch: some output still has the old width, or one that is no class output changed.
+**A failure means** that fine-tuning would train on the wrong number of classes, or that the first loss would raise or
+be NaN. An output still has the old width, or an output that does not hold classes has changed.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.engine.swapping.swap import swap_planned
 
-_MOST_CLASSES, _MOST_SAMPLES = 1000, 3  # each other batch size makes every operation a new one
+_MOST_CLASSES, _MOST_SAMPLES = 1000, 3  # few batch sizes: each one makes every operation a new one for the meta cache
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of each floating-point output, by its label."""
 
 ClassDims = dict[str, tuple[int, int]]
-"""For the label of each class output: its class dimension and the class count before the swap."""
+"""The class dimension of each class output, and its class count before the swap, by label."""
 
 Drawn = tuple[int, int, bool]
-"""A class count, a batch size, and whether in train mode."""
+"""A class count, a batch size, and whether to run in train mode."""
 
 
 def output_shape(case: Case) -> str:
-    """Compare the outputs before and after the swap; returns what could not be compared."""
+    """Compare the outputs before and after the swap; return a note of what could not be compared."""
     dims = _class_dims(case)
     compared: set[str] = set()
     notes = []
@@ -75,7 +75,7 @@ def _class_dims(case: Case) -> ClassDims:
 
 
 def _compare(before: Shapes, after: Shapes, dims: ClassDims, new: int, where: str) -> set[str]:
-    """Raise on the first difference that the swap does not explain; returns the class outputs that were seen."""
+    """Raise on the first difference that the swap does not explain; return the labels of the class outputs compared."""
     if list(before) != list(after):
         raise CheckFailed(f"{where} the model returned {_names(before)} before the swap and {_names(after)} after it")
     seen = [label for label in before if label in dims]
@@ -101,7 +101,7 @@ def _names(shapes: Shapes) -> str:
 
 
 def _compare_real(case: Case) -> None:
-    """A real forward pass in eval mode: the shapes that the abstract run promised, and finite numbers."""
+    """Run a real forward pass in eval mode and check for the shapes of the abstract run and for finite numbers."""
     try:
         outputs = dict(flatten_outputs(case.evaluation.outputs))
     except Exception as error:
@@ -117,9 +117,9 @@ def _compare_real(case: Case) -> None:
 
 
 def _compare_drawn(case: Case, dims: ClassDims) -> bool:
-    """Another class count and batch size; whether they could be compared.
+    """Try another class count and batch size; return whether they could be compared.
 
-    The model as built is only run where the swapped one surprises.
+    The model as built runs only if the swapped model's outputs are not as expected.
     """
     seed = seed_of(case.zoo, case.spec.name, "output_shape")
     chance, present = Random(seed), batch_of(case.inputs)
@@ -134,7 +134,7 @@ def _compare_drawn(case: Case, dims: ClassDims) -> bool:
 
 
 def _smallest(case: Case, dims: ClassDims, drawn: Drawn, others: Sequence[int], seed: int) -> Drawn:
-    """The smallest class count and batch size that fail, and the mode, given some that do."""
+    """Return the smallest failing class count and batch size, with the mode, given a failing example."""
     import hypothesis
     from hypothesis import strategies
 
@@ -157,8 +157,8 @@ def _smallest(case: Case, dims: ClassDims, drawn: Drawn, others: Sequence[int], 
 
 
 def _follows(case: Case, dims: ClassDims, num_classes: int, batch: int, training: bool) -> bool:
-    """Compare in one mode with one class count and batch size; whether the model as built could be compared with."""
-    training = training and batch > 1  # for the sake of batch norm
+    """Compare one class count, batch size and mode; return whether the model as built runs on them."""
+    training = training and batch > 1  # batch norm needs more than one sample in train mode
     before, present = case.before[training], batch_of(case.inputs)
     if before.error is not None:
         return False

@@ -1,6 +1,6 @@
-"""The checks. Each is a function of a case in a file of its own; none knows pytest.
+"""The registry of checks, in running order, and `run_check`.
 
-A check returns a note (empty, or what it had to leave out), or raises `CheckFailed` or `CheckSkipped`.
+A check returns a note (empty, or what it could not look at), or raises `CheckFailed` or `CheckSkipped`.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _OF_CASE: Callable[[Case], str] = attrgetter("evidence")
 
 @dataclass(frozen=True)
 class Check:
-    """A check by name.
+    """A named check.
 
     Attributes:
-        name: stands in ids and options.
-        run: looks at a case and leaves it as it is; returns a note for the report or nothing, or raises
-            `CheckFailed` or `CheckSkipped`.
-        evidence: what a verdict of it on a case rests on; by default that of the case.
+        name: used in ids and options.
+        run: inspects a case and leaves it unchanged. Returns a note for the report or None, or raises `CheckFailed`
+            or `CheckSkipped`.
+        evidence: returns what a verdict on a case rests on; by default the evidence of the case.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Check:
     evidence: Callable[[Case], str] = _OF_CASE
 
 
-# In the order in which they run and are listed: the cheapest and most telling first.
+# In running and listing order: the cheapest and most informative first.
 CHECKS: dict[str, Check] = {
     check.name: check
     for check in (
@@ -72,9 +72,9 @@ CHECKS: dict[str, Check] = {
 
 
 def run_check(check: str | Check, case: Case) -> Finding:
-    """Run one check, with random numbers of its own, and return what it found.
+    """Run one check with its own random seed, and return its finding.
 
-    Whatever ends the check becomes part of the finding. Only KeyboardInterrupt is raised, since it may be Ctrl-C.
+    Every exception of the check becomes part of the finding, except KeyboardInterrupt, which may be Ctrl-C.
     """
     if isinstance(check, str):
         check = CHECKS[check]
@@ -89,7 +89,7 @@ def run_check(check: str | Check, case: Case) -> Finding:
 
 
 def _found(check: Check, case: Case) -> Finding:
-    """Return what the check itself says; raise whatever else ends it."""
+    """Return the verdict of the check; propagate any other exception."""
     try:
         with case.seeded(check.name):
             note: object = check.run(case)

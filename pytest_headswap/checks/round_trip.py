@@ -1,14 +1,14 @@
-"""`round_trip`: a swap can be undone, done again, copied and saved.
+"""`round_trip`: a swap can be undone, redone, copied and saved.
 
-**Promise.** `restore()` gives back the very modules, tensors and attributes that the model was built with;
-`reapply()` gives back the new head. The swapped model can be swapped again: its new head is found where the
-swap has put it. A frozen, swapped model can be copied with `copy.deepcopy`, saved with `torch.save` and loaded:
-the same keys, shapes and modes, it stays frozen, and with values it computes the same outputs.
+**Promise.** `restore()` brings back the original modules, tensors and attributes themselves, and `reapply()` the new
+head. The swapped model can be swapped again: the engine finds the new head in its place, with the new class count.
+A deep copy that is saved and loaded has the same keys, shapes and modes, and stays frozen. With values it computes the
+same outputs.
 
-**Evidence.** Identities and attributes; abstract runs for the second swap; with values, every bit of the
-tensors, and the outputs but for rounding (kernels round differently where memory is aligned differently); of
-models with more than 67 million parameters the copy is run abstractly. In the copies large tensors of the
-backbone are left out, since it is the model and not torch's way to save a tensor that is looked at.
+**Evidence.** Identities and attributes, and abstract runs for the second swap. With values: every bit of the tensors,
+and the outputs up to rounding, since kernels round differently when memory is aligned differently. For models with more
+than 67 million parameters the copy is run abstractly. Copies omit the large tensors of the backbone: the check tests
+the model, not how torch saves a tensor.
 
 **A failure means** that an experiment cannot be undone, or that a fine-tuned model changes when it is saved.
 """
@@ -40,11 +40,11 @@ from pytest_headswap.engine.detection.search import search, search_in
 from pytest_headswap.engine.pytorch.modules import modules, named_modules
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 
-_LIGHT = 2**9  # elements of a tensor that a copy takes with it
+_LIGHT = 2**9  # a copy omits the values of backbone tensors with more elements
 
 
 def round_trip(case: Case) -> str:
-    """Undo and redo, swap again, copy, save and load; returns what could not be looked at."""
+    """Undo and redo the swap, swap again, copy, save and load; return a note of what was not checked."""
     _undo_and_redo(case)
     _found_again(case)
     return _copy_and_save(case)
@@ -64,10 +64,10 @@ def _undo_and_redo(case: Case) -> None:
 
 
 def _found_again(case: Case) -> None:
-    """The engine finds the new heads where it has put them, with their class count."""
+    """Check that the engine finds each new head in its place, with its class count."""
     inner, graph = case.plan.model, case.after[False].graph
     try:
-        if case.plan.prefix or graph is None:  # inside of a wrapper the paths are others
+        if case.plan.prefix or graph is None:  # inside a wrapper the paths differ
             found = search(inner, case.plan.inputs, train_mode=False).found
         else:
             found = search_in(inner, [graph]).found
@@ -77,7 +77,7 @@ def _found_again(case: Case) -> None:
     eval_outputs = case.before[False].shapes.keys()
     for head in case.swap.heads:
         if eval_outputs.isdisjoint(head.outputs):
-            continue  # it shows in train mode alone
+            continue  # this head returns outputs in train mode only
         if counts.get(head.path) != case.num_classes:
             now = ", ".join(f"{path!r} with {count} classes" for path, count in counts.items())
             raise CheckFailed(f"swapped again, the head {head.path!r} is not found where it was put: found {now}")
@@ -120,7 +120,7 @@ def _copy_and_save(case: Case) -> str:
 
 
 def _facts(model: nn.Module) -> dict[str, object]:
-    """What a copy has to have in common with the original, by name."""
+    """Return the names, shapes, dtypes and modes that a copy must share with the original."""
     facts: dict[str, object] = {
         name: (tuple(value.shape), value.dtype, value.requires_grad) for name, value in model.named_parameters()
     }
@@ -130,7 +130,7 @@ def _facts(model: nn.Module) -> dict[str, object]:
 
 
 def _saved_and_loaded(case: Case) -> nn.Module:
-    """A copy of a copy of the model, without the values of large tensors of the backbone."""
+    """Copy the model, save and load the copy, without the values of the backbone's large tensors."""
     with _light(case):
         file = io.BytesIO()
         copied = copy.deepcopy(case.model)
@@ -144,13 +144,13 @@ def _saved_and_loaded(case: Case) -> nn.Module:
 
 
 def _dismantle(copied: nn.Module, model: nn.Module) -> None:
-    """Let go of all parts of a copy at once: those of a frozen model know themselves, and wait for the gc otherwise."""
+    """Release all parts of a copy at once: those of a frozen model form cycles, which would wait for the gc."""
     for module in _copies(copied, model):
         module.__dict__.clear()
 
 
 def _copies(copied: nn.Module, model: nn.Module) -> list[nn.Module]:
-    """The modules of a copy, but what the model has too: a module may say that it is its own copy."""
+    """Return the modules of a copy, except those shared with the model: a module may return itself as its copy."""
     own = {id(module) for module in modules(model)}
     return [module for module in modules(copied) if id(module) not in own]
 
@@ -183,7 +183,7 @@ def _light(case: Case) -> Iterator[None]:
 
 
 class _Light(StandIns):
-    """Some tensors without memory, all others with the memory that they have."""
+    """Stand-ins without memory for some tensors; all others share the memory of the original."""
 
     def __init__(self, heavy: set[int]) -> None:
         super().__init__()
@@ -194,13 +194,15 @@ class _Light(StandIns):
 
 
 _EMPTY: OrderedDict[str, Any] = OrderedDict()
-"""In the place of registries without entries, of which torch gives fourteen to each module: copies of each would take
-longer than those of all the rest."""
+"""Stands in for empty registries. torch gives each module fourteen, and copying them would take longer than copying all
+the rest.
+"""
 
 
 def _kept() -> frozenset[str]:
-    """The registries that stay: what is needed to find modules, and those that a module without them gets from torch
-    when it is copied or loaded, which takes longer than a copy.
+    """Return the registries to keep: those needed to find modules, and those that torch recreates on copy or load.
+
+    Recreating a registry takes longer than copying one.
     """
     module = nn.Module()
     module.__dict__.clear()
@@ -215,7 +217,7 @@ _COPYING = ("__copy__", "__deepcopy__", "__reduce__", "__reduce_ex__", "__getsta
 
 @cache
 def _is_copied_as_torch_does(kind: Any) -> bool:
-    """Whether nothing but torch has a hand in copying such a module: others might look at all registries."""
+    """Return whether torch's own code copies such a module: other code may read every registry."""
     for name in _COPYING:
         method = getattr(kind, name, None)
         if method is not getattr(nn.Module, name, None) and not method.__module__.startswith("torch.nn.modules."):
@@ -224,7 +226,7 @@ def _is_copied_as_torch_does(kind: Any) -> bool:
 
 
 def _give_back_registries(loaded: nn.Module, model: nn.Module) -> None:
-    """Give each module of a copy registries of its own."""
+    """Give each module of a copy its own registries."""
     for module in _copies(loaded, model):
         state = module.__dict__
         state.update((key, kind()) for key, kind in _REGISTRIES.items() if not state.get(key))
@@ -241,7 +243,7 @@ def _give_back_large_tensors(case: Case, loaded: nn.Module) -> None:
 
 
 def _same_shapes(case: Case, loaded: nn.Module) -> None:
-    """Run a copy abstractly in eval mode."""
+    """Run a copy abstractly in eval mode, and compare its output shapes with the model's."""
     copied = run_mode(loaded, case.inputs, training=False)
     if copied.error is not None:
         raise CheckFailed(f"a copy of the model cannot be run: {copied.error.message}")
@@ -250,7 +252,7 @@ def _same_shapes(case: Case, loaded: nn.Module) -> None:
 
 
 def _same_outputs(case: Case, loaded: nn.Module) -> None:
-    """Compare what a copy computes in eval mode."""
+    """Run a copy in eval mode, and compare its outputs with the model's."""
     loaded.eval()
     with case.seeded("forward"), torch.no_grad():
         try:

@@ -1,14 +1,14 @@
-"""`state_dict`: the backbone stays what it was, loads anywhere, and the head can be saved alone.
+"""`state_dict`: the backbone is unchanged and loads anywhere, and the head can be saved separately.
 
-**Promise.** The swap leaves every key and tensor of the backbone in `state_dict()` as it was, the very same
-tensors. What is not the head's loads strictly into the unswapped model, with the head's keys as the only ones
-missing. `swap.state_dict()` holds the head alone: saved, loaded and put back it gives the same head, in this
-model and in a freshly swapped one.
+**Promise.** The swap leaves every key and tensor of the backbone in `state_dict()` unchanged: the tensors are the same
+objects. The backbone's entries load into the unswapped model, and only the keys of the head are missing.
+`swap.state_dict()` holds only the head. Saved and loaded, it restores the same head in this model and in a freshly
+swapped one.
 
 **Evidence.** Keys, identities and shapes; with values, every bit.
 
-**A failure means** that a pretrained checkpoint no longer loads after the swap, that the weights of the
-backbone were changed by it, or that a fine-tuned head cannot be kept apart from a backbone of gigabytes.
+**A failure means** that a pretrained checkpoint no longer loads after the swap, or that the swap changed the
+backbone. Or a fine-tuned head cannot be saved without the gigabytes of its backbone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pytest_headswap.engine.swapping.swap import swap_planned
 
 
 def state_dict(case: Case) -> str:
-    """Compare the state before and after the swap, and carry both parts elsewhere."""
+    """Compare the state before and after the swap, then load the backbone and the head elsewhere."""
     head = case.swap.state_dict()
     if not head:
         raise CheckFailed("the swap has no tensors of its own: there is no head to save")
@@ -66,7 +66,7 @@ def _backbone_is_the_same(
 
 
 def _without(state: Mapping[str, object], names: set[str]) -> Mapping[str, object]:
-    """The rest of a state_dict, with the versions of its modules: what deleting keys leaves."""
+    """Return a state_dict without the given names; copying it and deleting keys preserves the module versions."""
     rest = copy.copy(state)
     assert isinstance(rest, dict)
     for name in names & rest.keys():
@@ -75,10 +75,10 @@ def _without(state: Mapping[str, object], names: set[str]) -> Mapping[str, objec
 
 
 def _backbone_loads(case: Case, backbone: Mapping[str, object], replaced: set[str]) -> None:
-    """Into the unswapped model, which the case is at this moment."""
+    """Load the backbone into the unswapped model, which is what the case holds at this point."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on meta torch warns of what is meant: nothing is copied
+            warnings.simplefilter("ignore")  # torch warns that loading on meta copies nothing, as intended
             answer = case.model.load_state_dict(backbone, strict=False)
     except RuntimeError as error:  # a shape that does not fit
         raise CheckFailed(f"the backbone does not load into an unswapped model: {error}") from error

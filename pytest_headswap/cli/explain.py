@@ -1,4 +1,4 @@
-"""`headswap explain` and `headswap zoos`: where the head of a model is, and why."""
+"""`headswap explain` and `headswap zoos`: show where the head of a model is, and why."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _EVIDENCE = {
 
 
 def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
-    """The heads of a model, without memory where that is possible, and what the engine and the zoo have to add."""
+    """Return the heads of a model, found on the meta device if possible, and the notes of the engine and the zoo."""
     from pytest_headswap.case.skip_init import on_meta_if_possible
     from pytest_headswap.engine import NoHeadError, find_heads
     from pytest_headswap.engine.errors import ZOO_REFUSED
@@ -73,7 +73,7 @@ def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
         inputs = spec.example_inputs(model) if spec.example_inputs is not None else None
         try:
             return model, find_heads(model, inputs)
-        except NoHeadError as error:  # a finding too, which memory does not change
+        except NoHeadError as error:  # a finding too: building with real memory does not change it
             return model, error
 
     if spec.refusal:

@@ -1,7 +1,11 @@
 """The command line: `headswap explain timm:levit_128`, `headswap zoos`, `headswap report`, `merge` and `compare`.
 
-Exit codes: 0; 1 when the model has no head or cannot be followed, journals cannot be read or merged, or something broke
-between two runs; 2 when something was typed that cannot be used, or there is nothing to compare.
+Exit codes:
+
+- 0: success.
+- 1: the model has no head or cannot be traced, journals cannot be read or merged, or something broke between two
+  runs.
+- 2: an argument is invalid, or there is nothing to compare.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from pytest_headswap.cli.reports import add_report_commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command; return the exit code."""
     arguments = _parser().parse_args(argv)
     code: int = arguments.run(arguments)
     return code
@@ -23,12 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="headswap", description="Where the head of a model is and why, and one report of several."
+        prog="headswap", description="Show where the head of a model is and why, and write, merge and compare reports."
     )
     parser.add_argument("--version", action="version", version=f"headswap {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     explain = commands.add_parser("explain", help="print each head of a model, its evidence, and what was rejected")
-    explain.add_argument("model", metavar="ZOO:MODEL", help="such as timm:levit_128")
+    explain.add_argument("model", metavar="ZOO:MODEL", help="model of a zoo, such as timm:levit_128")
     explain.set_defaults(run=_explain)
     zoos = commands.add_parser("zoos", help="list the zoos")
     zoos.set_defaults(run=_zoos)

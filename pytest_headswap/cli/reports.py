@@ -15,30 +15,36 @@ from pytest_headswap.results import JOURNAL_NAME, JournalError, read_journal
 
 def add_report_commands(commands: Any) -> None:
     """Declare the commands."""
-    report = commands.add_parser("report", help="make the HTML and the Markdown of a journal")
-    report.add_argument("journal", type=Path, metavar="DIR", help="folder of the report, or the journal itself")
-    report.add_argument("--output", type=Path, metavar="FOLDER", help="where to write (default: beside the journal)")
+    report = commands.add_parser("report", help="write the HTML and Markdown reports of a journal")
+    report.add_argument("journal", type=Path, metavar="DIR", help="report folder, or the journal itself")
+    report.add_argument("--output", type=Path, metavar="FOLDER", help="where to write (default: next to the journal)")
     report.set_defaults(run=_report)
 
-    merge = commands.add_parser("merge", help="make one journal of those of all shards, or of several versions")
-    merge.add_argument("out", type=Path, metavar="OUT", help="folder of the journal to write")
+    merge = commands.add_parser("merge", help="merge the journals of all shards, or of runs with different versions")
+    merge.add_argument("out", type=Path, metavar="OUT", help="folder for the merged journal")
+    merge.add_argument("journals", type=Path, nargs="+", metavar="DIR", help="report folder of each shard or run")
     merge.add_argument(
-        "journals", type=Path, nargs="+", metavar="DIR", help="folder of the report of each shard or run"
+        "--by", metavar="NAME", default="", help="distribution whose version distinguishes the runs, such as torch"
     )
-    merge.add_argument("--by", metavar="NAME", default="", help="tell runs apart by their version of it, such as torch")
-    merge.add_argument("--partial", action="store_true", help="of shards, write what there is, and say what is missing")
+    merge.add_argument(
+        "--partial", action="store_true", help="merge the shards that are there, and report what is missing"
+    )
     merge.set_defaults(run=_merge)
 
-    compare = commands.add_parser("compare", help="what broke, was mended, or became slower or larger between two runs")
-    compare.add_argument("old", type=Path, metavar="OLD", help="folder of the earlier report, or its journal")
-    compare.add_argument("new", type=Path, metavar="NEW", help="folder of the later report, or its journal")
-    compare.add_argument("--markdown", action="store_true", help="print Markdown, for the step summary of a CI")
-    compare.add_argument("--strict", action="store_true", help="exit with 1 for what is slower, larger or gone too")
+    compare = commands.add_parser(
+        "compare", help="show what broke, was fixed, or became slower or larger between two runs"
+    )
+    compare.add_argument("old", type=Path, metavar="OLD", help="report folder of the earlier run, or its journal")
+    compare.add_argument("new", type=Path, metavar="NEW", help="report folder of the later run, or its journal")
+    compare.add_argument("--markdown", action="store_true", help="print Markdown, for a CI step summary")
+    compare.add_argument(
+        "--strict", action="store_true", help="also exit with 1 if models are slower or larger, or results are gone"
+    )
     for flag, usual, text in (
-        ("--slower", 1.5, "how many times as long a model may take, beside the pace of the machine"),
-        ("--seconds", 10.0, "how many seconds more do not count"),
-        ("--larger", 1.25, "how many times as much memory a model may take"),
-        ("--megabytes", 200.0, "how many megabytes more do not count"),
+        ("--slower", 1.5, "time factor that counts as slower, relative to the pace of the machine"),
+        ("--seconds", 10.0, "ignore models that are slower by at most this many seconds"),
+        ("--larger", 1.25, "memory factor that counts as larger"),
+        ("--megabytes", 200.0, "ignore models that are larger by at most this many megabytes"),
     ):
         compare.add_argument(flag, type=_amount, default=usual, metavar="X", help=f"{text} (default: {usual:g})")
     compare.set_defaults(run=_compare)

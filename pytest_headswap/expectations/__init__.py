@@ -1,1 +1,1 @@
-"""What a file says is expected of models: read, held against what was found, and brought up to date."""
+"""Expected failures of models: read them from files, match them with observations, and update the files."""

@@ -1,4 +1,4 @@
-"""Where an entry holds: `torch>=2.4,<2.6`, `python<3.12, platform=linux`, `device=cuda`. All parts have to be true."""
+"""Conditions of entries: `torch>=2.4,<2.6`, `python<3.12, platform=linux`, `device=cuda`. All parts must hold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 WORDS = ("platform", "machine", "device", "evidence")
-"""What is compared as it is, with = and != alone."""
+"""Names whose values are compared as text, with = and != only."""
 
 _LIBRARIES = ("python", "torch", "torchvision", "timm", "transformers", "pytest", "numpy", "pytest-headswap")
 _TERM = re.compile(r"([A-Za-z][\w.-]*)?\s*(===|==|!=|<=|>=|~=|<|>|=)\s*([^\s,=<>!~]+)", re.ASCII)
@@ -22,26 +22,26 @@ _HOW = "write it as torch<2.6, python>=3.11, platform=linux, machine=x86_64, dev
 
 
 class ConditionError(ValueError):
-    """A condition cannot be used; the message says what to write instead."""
+    """A condition is invalid; the message says what to write instead."""
 
 
 @dataclass(frozen=True)
 class Here:
-    """What conditions are held against: this machine and this run.
+    """The machine and run for which conditions are evaluated.
 
     Attributes:
-        device, evidence: what was asked for.
-        versions: those that zoos tell, which go before those that are installed.
-        gpus: counts the GPUs, where checks go to what there is.
+        device, evidence: the options as given.
+        versions: versions stated by zoos, which take precedence over installed ones.
+        gpus: counts the GPUs, for `device=auto`.
     """
 
     device: str = "auto"
     evidence: str = "auto"
     versions: Mapping[str, str] = field(default_factory=dict)
-    gpus: Callable[[], int] = int  # none
+    gpus: Callable[[], int] = int  # returns 0
 
     def version(self, name: str) -> str | None:
-        """The version of a library, or of Python; None where there is none."""
+        """Return the version of a library or of Python; None if it is not installed."""
         if name == "python":
             return platform.python_version()
         if name in self.versions:
@@ -52,7 +52,7 @@ class Here:
             return None
 
     def word(self, name: str) -> str:
-        """What is compared as it is."""
+        """Return the value of a name that is compared as text."""
         match name:
             case "platform":
                 return sys.platform
@@ -64,7 +64,7 @@ class Here:
                 return self._device_kind()
 
     def _device_kind(self) -> str:
-        """`cpu` or `cuda`, wherever `device_placement` goes."""
+        """Return the kind of device that `device_placement` uses: `cpu` or `cuda`."""
         if self.device != "auto":
             return self.device.partition(":")[0]
         return "cuda" if self.gpus() else "cpu"
@@ -79,10 +79,10 @@ class Term:
     value: str
 
     def holds(self, here: Here) -> bool:
-        """Whether it is true here. A library that is not installed has no version that could be compared.
+        """Return whether the comparison holds here. A library that is not installed satisfies none.
 
         Raises:
-            ConditionError: a version is no version, or a name looks mistyped.
+            ConditionError: an installed version cannot be parsed, or a name looks mistyped.
         """
         if self.name in WORDS:
             return (here.word(self.name) == self.value) is (self.sign == "=")
@@ -101,16 +101,16 @@ class Term:
 
 
 def parse_condition(text: str) -> tuple[Term, ...]:
-    """The comparisons of a condition; one without a name goes on with the last one.
+    """Parse a condition into comparisons; one without a name uses the previous name.
 
     Raises:
-        ConditionError: it is none.
+        ConditionError: the text is not a condition.
     """
     terms: list[Term] = []
     for part in text.split(","):
         found = _TERM.fullmatch(part.strip())
         if found is None or not (found[1] or terms):
-            raise ConditionError(f"{part.strip()!r} is no condition: {_HOW}")
+            raise ConditionError(f"{part.strip()!r} is not a condition: {_HOW}")
         name = found[1] or terms[-1].name
         terms.append(_term(name, "=" if found[2] == "==" and name in WORDS else found[2], found[3]))
     return tuple(terms)
@@ -130,10 +130,10 @@ def _term(name: str, sign: str, value: str) -> Term:
 
 
 def holds(text: str, here: Here) -> bool:
-    """Whether a condition is true here; an empty one always is.
+    """Return whether a condition holds here; an empty one always does.
 
     Raises:
-        ConditionError: it cannot be told.
+        ConditionError: the condition cannot be evaluated.
     """
-    found = [term.holds(here) for term in parse_condition(text)] if text else []  # each, so that a typo is told
+    found = [term.holds(here) for term in parse_condition(text)] if text else []  # all, to report typos
     return all(found)

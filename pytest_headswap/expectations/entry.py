@@ -1,4 +1,4 @@
-"""One entry of a file of expectations, as data, and how it is read from a table of TOML."""
+"""One entry of an expectations file, and how it is read from a TOML table."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pytest_headswap.expectations.condition import ConditionError, parse_conditi
 
 EXPECTABLE = ("failed", "error", "skipped", "crashed", "timeout")
 TODO = "TODO"
-"""How the reason of an entry begins that nobody has thought about yet."""
+"""The prefix of reasons that a run wrote and that nobody has completed yet."""
 
 _SINGULAR = {"model": "models", "check": "checks", "message": "match", "condition": "when", "why": "reason"}
 
 
 class EntryError(ValueError):
-    """An entry cannot be used; the message says what to write instead, `key` where."""
+    """An entry is invalid; the message says what to write instead, `key` names the faulty key."""
 
     def __init__(self, message: str, key: str = "") -> None:
         super().__init__(message)
@@ -31,14 +31,14 @@ class Entry:
     """What is expected of some checks of some models, and why.
 
     Attributes:
-        models, checks: globs, `!glob` leaves out.
+        models, checks: globs; `!glob` excludes.
         outcome: one of `EXPECTABLE`.
         code: the reason code of a skip or an error; empty: any.
-        match: a regular expression that is found in the message; empty: any message.
+        match: a regular expression to find in the message; empty: any message.
         when: a condition (`condition.py`); empty: always.
-        may_pass: a pass is as good.
-        run: False: the check is not even made.
-        path, line: where the entry stands.
+        may_pass: whether passing is also accepted.
+        run: False: the check is not run.
+        path, line: the location of the entry.
     """
 
     zoo: str
@@ -56,22 +56,22 @@ class Entry:
 
     @property
     def where(self) -> str:
-        """Where it stands, in words."""
+        """Return the location of the entry in words."""
         return f"{self.path}, line {self.line}"
 
     @property
     def is_todo(self) -> bool:
-        """Whether its reason is still to be written."""
+        """Return whether the reason still has to be written."""
         return self.reason.lstrip().startswith(TODO)
 
     def explains(self, outcome: str, code: str, message: str) -> bool:
-        """Whether this is what is expected."""
+        """Return whether an observation is what this entry expects."""
         if outcome != self.outcome or (self.code and code != self.code):
             return False
         return not self.match or re.search(self.match, message) is not None
 
     def told(self) -> str:
-        """What it expects, in words."""
+        """Return what the entry expects, in words."""
         code = f" [{self.code}]" if self.code else ""
         return f"{self.outcome}{code}" + (f" with a message that matches {self.match!r}" if self.match else "")
 
@@ -80,10 +80,10 @@ KEYS = tuple(item.name for item in fields(Entry) if item.name not in ("path", "l
 
 
 def read_entry(table: Mapping[str, Any], zoo: str, path: Path, line: int) -> Entry:
-    """The entry of a table; `zoo` is that of entries which name none.
+    """Return the entry of a table; `zoo` is the default for entries that name none.
 
     Raises:
-        EntryError: something is missing or cannot be used.
+        EntryError: a key is missing or invalid.
     """
     for key in table:
         if key not in KEYS:
@@ -118,7 +118,7 @@ def _validate(entry: Entry) -> None:
         try:
             re.compile(entry.match)
         except re.error as error:
-            raise EntryError(f"match is no regular expression ({error}): {entry.match!r}", "match") from error
+            raise EntryError(f"match is not a regular expression ({error}): {entry.match!r}", "match") from error
     if entry.when:
         try:
             parse_condition(entry.when)
@@ -158,7 +158,7 @@ def _patterns(table: Mapping[str, Any], key: str, usual: tuple[str, ...] | None 
         raise EntryError(f"{key} has to be a glob or a list of globs, not {value!r}", key)
     for pattern in patterns:
         if not isinstance(pattern, str) or not pattern.removeprefix("!").strip():
-            raise EntryError(f"{key} has to be a glob or a list of globs, and {pattern!r} is none", key)
+            raise EntryError(f"{key} has to be a glob or a list of globs, and {pattern!r} is not one", key)
     return tuple(patterns)
 
 

@@ -1,4 +1,4 @@
-"""What a run expects: read when it begins, in the same words for each worker of xdist."""
+"""The expectations of a run. They are read once, so that all xdist workers use the same texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UPDATE = "--headswap-update-expectations"
 
 
 class Sent(TypedDict):
-    """What the controller of xdist tells its workers: the files may change while they start."""
+    """What the xdist controller sends to its workers: the files may change while they start."""
 
     path: str
     typed: str
@@ -26,12 +26,12 @@ class Sent(TypedDict):
 
 @dataclass(frozen=True)
 class Expectations:
-    """The files and what they say here; without a file, nothing is expected.
+    """The expectations files and their meaning in this run; without a file, nothing is expected.
 
     Attributes:
-        skip_reason: why the zoo keeps a model from being run, by the names of both; empty where it does not.
-        refused: the reason code of that.
-        audit: what is not run otherwise is run, and what is found is told.
+        skip_reason: returns, for a zoo and a model, why the zoo refuses the model; empty if it does not.
+        refused: the reason code of such a refusal.
+        audit: whether to run what would normally be skipped, and report the outcome.
     """
 
     store: Store | None
@@ -45,21 +45,21 @@ class Expectations:
 
     @property
     def sent(self) -> Sent | None:
-        """What workers are told."""
+        """Return what xdist workers receive."""
         if self.store is None:
             return None
         return {"path": str(self.store.path), "typed": self.store.typed, "texts": self.texts}
 
     def verdict(self, seen: Seen) -> Verdict:
-        """What is to be made of something that was found."""
+        """Match one observation against the entries that cover it."""
         return self.judge.verdict(seen)
 
     def not_run(self, test: CheckId) -> Entry | None:
-        """The entry that keeps a check from being made."""
+        """Return the entry that excludes a check from running."""
         return next((entry for entry in self.judge.entries(test) if not entry.run), None)
 
     def keeps(self, test: CheckId) -> str:
-        """The reason code with which a check is skipped unseen; empty where it is made."""
+        """Return the reason code with which a check is skipped without running; empty if it runs."""
         if self.audit:
             return ""
         if self.not_run(test) is not None:
@@ -67,7 +67,7 @@ class Expectations:
         return self.refused if self.skip_reason(test.zoo, test.model) else ""
 
     def audited(self, test: CheckId) -> str:
-        """Why a check would not be made if this were no audit; empty where it would, or where this is none."""
+        """Return why a check would be skipped without an audit; empty if it would run, or if there is no audit."""
         if not self.audit:
             return ""
         if refusal := self.skip_reason(test.zoo, test.model):

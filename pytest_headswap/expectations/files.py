@@ -1,4 +1,4 @@
-"""Where files of expectations lie, and how they are read and written: whole or not at all, by one process at a time."""
+"""Locate, read and write expectations files. Writes are atomic, and made by one process at a time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SUFFIX = ".toml"
 
 @dataclass(frozen=True)
 class Store:
-    """A file of expectations for all zoos, or a folder with a file for each.
+    """An expectations file for all zoos, or a folder with a file for each.
 
     Attributes:
         path: absolute.
         typed: as the user wrote it.
-        zoos: names of the zoos that this run is about.
+        zoos: names of the zoos in this run.
     """
 
     path: Path
@@ -32,20 +32,20 @@ class Store:
 
     @property
     def is_folder(self) -> bool:
-        """Whether each zoo has a file of its own; what is not there yet is a folder unless it is called a file."""
+        """Return whether each zoo has its own file. A path that does not exist is a folder unless it ends in .toml."""
         return self.path.is_dir() or (not self.path.exists() and self.path.suffix != SUFFIX)
 
     def files(self) -> dict[str, Path]:
-        """The file of each zoo; it may not be there yet."""
+        """Return the file of each zoo, which may not exist yet."""
         if self.is_folder:
             return {zoo: self.path / f"{quote(zoo, safe='')}{SUFFIX}" for zoo in self.zoos}
         return dict.fromkeys(self.zoos, self.path)
 
     def read(self) -> dict[str, str]:
-        """The text of each file that is there, by path.
+        """Return the text of each existing file, by path.
 
         Raises:
-            DocumentError: one cannot be read.
+            DocumentError: a file cannot be read.
         """
         texts = {}
         for path in dict.fromkeys(self.files().values()):
@@ -54,14 +54,14 @@ class Store:
         return texts
 
     def shown(self, path: Path) -> Path:
-        """How the user would type the path of a file."""
+        """Return the path of a file as the user would type it."""
         return Path(self.typed) / path.name if self.is_folder else Path(self.typed)
 
     def parse(self, text: str, path: Path) -> Document:
-        """A file of this store; messages call it as the user would.
+        """Parse a file of this store; messages show its path as the user would type it.
 
         Raises:
-            DocumentError: something in it cannot be used.
+            DocumentError: the file contains something invalid.
         """
         zoo = next((zoo for zoo, file in self.files().items() if file == path), "") if self.is_folder else path.stem
         document = parse_document(text, self.shown(path), zoo)
@@ -74,10 +74,10 @@ class Store:
         return document
 
     def update(self, path: Path, change: Callable[[Document], None]) -> tuple[str, str]:
-        """Change a file while no other process does; returns its text before and after.
+        """Change a file under a lock; return its text before and after.
 
         Raises:
-            DocumentError: the file cannot be read, or cannot be used any more, or not be written.
+            DocumentError: the file cannot be read, is no longer valid, or cannot be written.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ class Store:
                 document = self.parse(before, path)
                 change(document)
                 after = document.text
-                self.parse(after, path)  # what is written can be read
+                self.parse(after, path)  # check that the new text is valid
                 if after != before:
                     _replace(path, after)
         except OSError as error:
@@ -95,7 +95,7 @@ class Store:
 
 
 def default_zoo_is_known(documents: Sequence[Document], known: Mapping[str, object]) -> None:
-    """Refuse entries that name no zoo in a file that is not called after one.
+    """Reject entries without a zoo in a file that is not named after one.
 
     Raises:
         DocumentError: there is such an entry.
@@ -121,13 +121,13 @@ def _read(path: Path) -> str:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """A block that one process on this machine runs at a time. On Windows there is no such lock."""
+    """Run a block in one process on this machine at a time. Windows has no such lock."""
     if sys.platform == "win32":
         yield
         return
     import fcntl
 
-    lock = os.open(folder, os.O_RDONLY)  # the folder itself: a file would be left lying around
+    lock = os.open(folder, os.O_RDONLY)  # lock the folder itself: a lock file would be left behind
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -136,7 +136,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file so that there is the old one or the new one at any time; a link stays one."""
+    """Replace a file atomically; a link stays a link."""
     path = path.resolve()
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
     try:
@@ -147,7 +147,7 @@ def _replace(path: Path, text: str) -> None:
         mask = os.umask(0)
         os.umask(mask)
         Path(name).chmod(path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~mask)
-        os.replace(name, path)  # noqa: PTH105 - as it is called everywhere
+        os.replace(name, path)  # noqa: PTH105 - the usual spelling
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

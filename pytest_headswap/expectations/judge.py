@@ -1,7 +1,7 @@
-"""What was found, held against what is expected. The order of the entries means nothing.
+"""Match observations against the entries. The order of the entries does not matter.
 
-All entries that cover a check of a model expect the same outcome. What was found is as expected when one of them
-explains it; a pass is not, unless each of them allows it.
+All entries that cover a check of a model expect the same outcome. An observation is as expected if one of them explains
+it. A pass is accepted only if all of them allow it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId
 
 NOT_RUN = "not_run"
-"""The reason code of what an entry keeps from being run."""
+"""The reason code of checks that an entry excludes from running."""
 
-NOT_RUN_MEANS = "the file of expectations says that it is not even to be run"
+NOT_RUN_MEANS = "the expectations file excludes it from running"
 
 BAD = ("failed", "error", "crashed", "timeout")
 
@@ -30,7 +30,7 @@ class ConflictError(ValueError):
 
 @dataclass(frozen=True)
 class Seen:
-    """What was found by a check of a model, whatever became of it."""
+    """An observation: what a check of a model found, before expectations are applied."""
 
     test: CheckId
     outcome: str
@@ -40,12 +40,13 @@ class Seen:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the file makes of something that was found.
+    """The verdict of the entries on one observation.
 
     Attributes:
-        kind: `plain`: nothing is expected, and nothing wrong with that; `expected`; `passes`, and should not;
-            `differs` from what is expected; `unlisted`, a skip that has to be stated, and is not.
-        entries: those that explain it, or that it breaks.
+        kind: `plain`: nothing is expected, and nothing needs to be. `expected`: an entry explains the observation.
+            `passes`: it should not have passed. `differs`: something else is expected. `unlisted`: a skip without an
+            entry, in a zoo whose skips must all be listed.
+        entries: the entries that explain the observation, or that it violates.
     """
 
     kind: Literal["plain", "expected", "passes", "differs", "unlisted"]
@@ -54,26 +55,26 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Covered:
-    """An entry with the models and checks that it stands for, in the whole zoo."""
+    """An entry with the models and checks that it covers in the whole zoo."""
 
     entry: Entry
     models: frozenset[str]
     checks: frozenset[str]
 
     def tests(self) -> Iterable[CheckId]:
-        """Each check of each model."""
+        """Return each check of each model."""
         return (CheckId(self.entry.zoo, model, check) for model in self.models for check in self.checks)
 
 
 @dataclass(frozen=True)
 class Judge:
-    """The entries that hold here, and the zoos whose skips all have to be stated."""
+    """The entries that apply here, and the zoos whose skips must all be listed."""
 
     covered: tuple[Covered, ...]
     strict_skips: frozenset[str] = frozenset()
 
     def entries(self, test: CheckId) -> list[Entry]:
-        """The entries that cover a test."""
+        """Return the entries that cover a test."""
         return [
             item.entry
             for item in self.covered
@@ -81,7 +82,7 @@ class Judge:
         ]
 
     def verdict(self, seen: Seen) -> Verdict:
-        """What is to be made of something that was found."""
+        """Match one observation against the entries that cover it."""
         entries = self.entries(seen.test)
         if explaining := [entry for entry in entries if entry.explains(seen.outcome, seen.code, seen.message)]:
             return Verdict("expected", tuple(explaining))
@@ -95,11 +96,13 @@ class Judge:
         return Verdict("plain")
 
     def unneeded(self, seen: Sequence[Seen], whole: Collection[str]) -> list[Entry]:
-        """The entries that no result needs or breaks, of those whose models and checks have all been judged.
+        """Return the unused entries.
+
+        An entry is unused if all its tests were observed and none of them matches or contradicts it.
 
         Args:
-            seen: what was found.
-            whole: zoos of which all was run that this machine should run; an entry that fits no model is told there.
+            seen: the observations.
+            whole: zoos that ran completely on this machine. Only there is an entry without matching models reported.
         """
         needed: set[Entry] = set()
         for item in seen:
@@ -119,13 +122,13 @@ def make_judge(
     checks: Collection[str],
     strict_skips: Iterable[str],
 ) -> Judge:
-    """The judge of entries that hold here.
+    """Return the judge of the entries that apply here.
 
     Args:
-        entries: those of other zoos are left out.
+        entries: entries of other zoos are ignored.
         models: the names of all models, by zoo.
         checks: the names of all checks.
-        strict_skips: the zoos whose skips all have to be stated.
+        strict_skips: the zoos whose skips must all be listed.
 
     Raises:
         ConflictError: two entries expect different outcomes of the same check of a model.
@@ -153,7 +156,7 @@ def _told(entry: Entry) -> str:
 
 
 def seen_of(result: Result) -> Seen | None:
-    """What a result says was found; None where a mark of the user decided, and not the model."""
+    """Return the observation behind a result; None if a user's mark, not the model, decided the outcome."""
     marked = (result.outcome in ("xfailed", "xpassed") and not result.found) or (
         result.outcome == "skipped" and not result.reason
     )

@@ -1,4 +1,4 @@
-"""What is said of a verdict: why, where that stands, and the command that brings the file up to date."""
+"""Format a verdict: the reason, its location, and the command that updates the file."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from pytest_headswap.expectations.judge import Seen, Verdict
 
 
 def told(verdict: Verdict, seen: Seen, command: str, file: str) -> str:
-    """A verdict in words.
+    """Return a verdict in words.
 
     Args:
         verdict: any but a plain one.
-        seen: what was found.
-        command: what repeats the test.
-        file: the file or folder of expectations, as it was typed.
+        seen: the observation.
+        command: the command that repeats the test.
+        file: the expectations file or folder, as typed.
     """
     if verdict.kind == "expected":
         return "; ".join(dict.fromkeys(_reason(entry) for entry in verdict.entries))
     found = f"{seen.outcome} [{seen.code}]" if seen.code else seen.outcome
     lines = []
     if verdict.kind == "passes":
-        lines = [f"passes, where {_told(entry)}" for entry in verdict.entries]
+        lines = [f"passes, but {_told(entry)}" for entry in verdict.entries]
     elif verdict.kind == "differs":
-        lines = [f"is {found}, where {_told(entry)}" for entry in verdict.entries]
+        lines = [f"is {found}, but {_told(entry)}" for entry in verdict.entries]
     elif verdict.kind == "unlisted":
-        lines = [f"is {found}, which {file} does not expect, and skips have to be stated there (strict_skips)"]
+        lines = [f"is {found}, which {file} does not list, although it must list all skips (strict_skips)"]
     return "\n".join([*lines, f"Fix the file with: {fix_command(command, file)}"])
 
 
 def fix_command(command: str, file: str) -> str:
-    """The command that brings the file up to date."""
+    """Return the command that updates the file."""
     return f"{command} {shlex.quote(f'--headswap-expectations={file}')} --headswap-update-expectations"
 
 

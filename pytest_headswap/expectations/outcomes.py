@@ -1,4 +1,4 @@
-"""Verdicts made into outcomes: of the reports of pytest, and of the results in the journal."""
+"""Turn verdicts into outcomes, for pytest's reports and for results in the journal."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judged:
-    """What becomes of something that was found.
+    """The outcome of an observation after expectations are applied.
 
     Attributes:
         outcome: the outcome of the result.
-        found: the outcome without expectations; empty where it is the same.
-        expected: what the file says of it.
+        found: the outcome without expectations; empty if it is the same.
+        expected: what the file says about it.
     """
 
     outcome: Outcome
@@ -31,17 +31,17 @@ class Judged:
 
     @property
     def is_failure(self) -> bool:
-        """Whether the run fails because of what the file says."""
+        """Return whether the run fails because of the expectations file."""
         return bool(self.expected) and self.outcome not in ("xfailed", "skipped")
 
 
 def judged(expectations: Expectations, seen: Seen, command: str, when: str) -> Judged:
-    """Hold what was found against what is expected.
+    """Apply the expectations to an observation.
 
     Args:
-        expectations: of this run.
-        seen: what was found.
-        command: what repeats the test.
+        expectations: those of this run.
+        seen: the observation.
+        command: the command that repeats the test.
         when: the phase of the test.
     """
     outcome = cast("Outcome", seen.outcome)
@@ -61,9 +61,9 @@ def judged(expectations: Expectations, seen: Seen, command: str, when: str) -> J
 
 
 def judge_again(expectations: Expectations, result: Result) -> Result | None:
-    """A result of an earlier run, as the file has it now; None where this run would do other than that one did.
+    """Return a result of an earlier run with today's expectations applied; None if the check must be decided again.
 
-    A check that was not made then may have to be made now, and the other way round.
+    A check that was skipped then may have to run now, and the other way round.
     """
     test = CheckId(result.zoo, result.model, result.check)
     skipped = (result.found or result.outcome) == "skipped"

@@ -1,6 +1,6 @@
-"""A file of expectations as text that can be changed in places: all that is not changed stays as it was written.
+"""An expectations file as editable text: an edit leaves everything else as it was written.
 
-The text is a head, and then for each entry what stands before it and the entry itself:
+The text consists of a head and, for each entry, the lines before it and the entry itself:
 
     # What we know of timm                     head
     strict_skips = true
@@ -8,7 +8,7 @@ The text is a head, and then for each entry what stands before it and the entry 
     [[expect]]                                 part 1: text
     models = "convit_*"
 
-    # seen with torch 2.6 alone                part 2: lead
+    # seen only with torch 2.6                 part 2: lead
     [[expect]]                                 part 2: text
     ...
 """
@@ -30,11 +30,11 @@ from pytest_headswap.expectations.entry import KEYS, Entry, EntryError, read_ent
 ENTRY = "expect"
 STRICT_SKIPS = "strict_skips"
 _HEADER = re.compile(rf"^[ \t]*\[\[[ \t]*{ENTRY}[ \t]*\]\]", re.MULTILINE)
-_LINE = 100  # a list that is longer gets a line for each name
+_LINE = 100  # a longer list is written with one name per line
 
 
 class DocumentError(ValueError):
-    """A file of expectations cannot be used; the message names the file and the line."""
+    """An expectations file is invalid; the message names the file and the line."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Part:
 
 @dataclass
 class Document:
-    """A file of expectations. `zoo` is that of entries which name none."""
+    """An expectations file. `zoo` is the default for entries that name none."""
 
     path: Path
     zoo: str
@@ -59,11 +59,11 @@ class Document:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """Return the whole text."""
         return self.head + "".join(part.lead + part.text for part in self.parts) + self.tail
 
     def change(self, part: Part, **patterns: Sequence[str]) -> None:
-        """Give an entry other patterns, for `models`, `checks` or both."""
+        """Replace the `models`, the `checks` or both of an entry."""
         parsed = tomlkit.parse(part.text)
         for key, wanted in patterns.items():
             _set(_table(parsed), key, list(wanted))
@@ -71,14 +71,14 @@ class Document:
         part.entry = read_entry(_table(parsed).unwrap(), self.zoo, self.path, part.entry.line)
 
     def copy(self, part: Part, **patterns: Sequence[str]) -> None:
-        """Add behind an entry one that says the same of other models, checks or both."""
+        """Insert after an entry a copy with other models, checks or both."""
         self._close(part)
         copied = Part(self._newline, part.text, part.entry)
         self.parts.insert(self._place(part) + 1, copied)
         self.change(copied, **patterns)
 
     def remove(self, part: Part) -> None:
-        """Take an entry out; comments before it stay."""
+        """Remove an entry; the comments before it stay."""
         place = self._place(part)
         lead = part.lead if part.lead.strip() else ""
         del self.parts[place]
@@ -88,7 +88,7 @@ class Document:
             self.tail = lead + self.tail
 
     def add(self, **values: Any) -> None:
-        """Write an entry at the end."""
+        """Append an entry."""
         table = tomlkit.table()
         for key in KEYS:
             if key in ("models", "checks") and key in values:
@@ -122,10 +122,10 @@ class Document:
 
 
 def parse_document(text: str, path: Path, zoo: str) -> Document:
-    """Read a file's text.
+    """Parse the text of a file.
 
     Raises:
-        DocumentError: something in it cannot be used.
+        DocumentError: the file contains something invalid.
     """
     starts = [found.start() for found in _HEADER.finditer(text)]
     ends = [*starts, len(text)]
@@ -151,7 +151,7 @@ def parse_document(text: str, path: Path, zoo: str) -> Document:
 def _next_entry(
     text: str, starts: Sequence[int], ends: Sequence[int], place: int, path: Path, line: int
 ) -> tuple[dict[str, Any], int, int]:
-    """The table that begins here, and where it ends: what looks like the next entry may stand within a text."""
+    """Return the table that starts here, and its end. What looks like the next entry may be inside a string."""
     first: TOMLKitError | None = None
     for end in ends[place + 1 :]:
         try:
@@ -161,7 +161,7 @@ def _next_entry(
             continue
         others = [key for key in parsed if key != ENTRY]
         if others:
-            raise DocumentError(f"{path}: [{others[0]}] is no part of an entry: a file holds [[{ENTRY}]] alone")
+            raise DocumentError(f"{path}: [{others[0]}] does not belong to an entry: a file holds only [[{ENTRY}]]")
         return _table(parsed).unwrap(), place, end
     raise _unreadable(path, first, line)
 
@@ -169,7 +169,7 @@ def _next_entry(
 def _unreadable(path: Path, error: TOMLKitError | None, line: int) -> DocumentError:
     if isinstance(error, ParseError):
         line += error.line - 1
-    return DocumentError(f"{path}, line {line}: this is no TOML: {error}")
+    return DocumentError(f"{path}, line {line}: invalid TOML: {error}")
 
 
 def _read_head(document: Document) -> bool:
@@ -194,13 +194,13 @@ def _read_head(document: Document) -> bool:
 
 
 def _line_within(text: str, key: str) -> int:
-    """How many lines into a text a key stands; 0 where it is not found."""
+    """Return the number of lines before a key; 0 if it is not found."""
     found = re.search(rf"^[ \t]*[\[\"']*{re.escape(key)}[\"']?[ \t]*[=.\]]", text, re.MULTILINE) if key else None
     return text.count("\n", 0, found.start()) if found else 0
 
 
 def _end_of_values(body: str, table: Mapping[str, Any]) -> int:
-    """Where the blank lines and comments begin that follow the last value."""
+    """Return the position after the last value, where trailing blank lines and comments start."""
     lines = body.splitlines(keepends=True)
     kept = len(lines)
     while kept and (not lines[kept - 1].strip() or lines[kept - 1].lstrip().startswith("#")):
@@ -211,7 +211,7 @@ def _end_of_values(body: str, table: Mapping[str, Any]) -> int:
             if _table(tomlkit.parse(body[:cut])).unwrap() == table:
                 return cut
         except TOMLKitError:
-            continue  # the end of a text of several lines may look like a comment
+            continue  # the end of a multi-line string may look like a comment
     return len(body)
 
 
@@ -222,7 +222,7 @@ def _table(parsed: tomlkit.TOMLDocument) -> Any:
 
 
 def _set(table: Any, key: str, wanted: list[str]) -> None:
-    """Change a list of patterns where it stands, so that comments within it stay."""
+    """Edit a list of patterns in place, to keep the comments inside."""
     value = table.get(key)
     if isinstance(value, Array):
         for position in reversed(range(len(value))):
@@ -256,6 +256,6 @@ def _value_of(patterns: Sequence[str]) -> Array | String:
 
 
 def _text_item(text: str) -> String:
-    """A text in quotes that leave backslashes alone, where there are some."""
+    """Return a TOML string, as a literal if it contains backslashes."""
     plain = text.isprintable() and "'" not in text
     return tomlkit.string(text, literal="\\" in text and plain)

@@ -1,7 +1,7 @@
-"""Bring a file of expectations up to date with what a run has seen, and touch nothing else in it.
+"""Update an expectations file with the observations of a run, and change nothing else in it.
 
-What passes is taken out of its entries, what is not explained is added. What was not seen, or whose condition does not
-hold here, stays as it is.
+Checks that pass are removed from their entries, and unexplained failures are added. Entries without observations, or
+whose condition does not hold here, stay unchanged.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from pytest_headswap.expectations.entry import TODO, Entry
 from pytest_headswap.expectations.judge import BAD, Judge, Seen, make_judge
 from pytest_headswap.expectations.toml_document import Document, Part
 
-_LONGEST = 100  # characters of a message that an entry is written with
+_LONGEST = 100  # characters of a message that go into an entry
 _CHANGING = re.compile(r"(0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What a run can tell of.
+    """What a run covers.
 
     Attributes:
-        models: the names of all models of each of its zoos, those that were not selected included.
+        models: the names of all models of each of its zoos, including those not selected.
         checks: the names of all checks.
-        here: what conditions are held against.
-        whole: zoos of which all was run.
+        here: the machine and run for which conditions are evaluated.
+        whole: zoos that ran completely.
     """
 
     models: Mapping[str, Collection[str]]
@@ -37,7 +37,7 @@ class Scope:
     whole: Collection[str] = ()
 
     def judge(self, documents: Sequence[Document]) -> Judge:
-        """The judge of the entries that hold here."""
+        """Return the judge of the entries that apply here."""
         return make_judge(
             [part.entry for document in documents for part in self.live(document)],
             self.models,
@@ -46,18 +46,18 @@ class Scope:
         )
 
     def live(self, document: Document) -> list[Part]:
-        """The entries of the run's zoos whose conditions hold."""
+        """Return the entries of the run's zoos whose conditions hold."""
         return [part for part in document.parts if part.entry.zoo in self.models and holds(part.entry.when, self.here)]
 
 
 def _zoos_of(document: Document, zoos: Collection[str]) -> list[str]:
-    """The zoos of which a file speaks: the one that it is called after, or all where it is called otherwise."""
+    """Return the zoos that a file covers: the one it is named after, or else all."""
     return [document.zoo] if document.zoo in zoos else list(zoos)
 
 
 @dataclass(frozen=True, order=True)
 class _Kind:
-    """What new entries have in common that can be one."""
+    """The properties that new entries must share to be combined."""
 
     zoo: str
     outcome: str
@@ -67,7 +67,7 @@ class _Kind:
 
 
 def merge(document: Document, scope: Scope, seen: Sequence[Seen]) -> None:
-    """Change a file so that it expects what was seen."""
+    """Change a file so that it expects the observations."""
     judge = scope.judge([document])
     out: dict[Entry, dict[str, set[str]]] = {}
     new: dict[_Kind, dict[str, set[str]]] = {}
@@ -97,7 +97,7 @@ def _states_skips(judge: Judge, item: Seen, kind: str) -> bool:
 
 
 def _narrow(document: Document, part: Part, scope: Scope, out: Mapping[str, set[str]]) -> None:
-    """Take checks of models out of an entry, and lose none of the others."""
+    """Remove checks of models from an entry, and keep all others."""
     entry = part.entry
     models = matching(entry.models, scope.models[entry.zoo])
     checks = matching(entry.checks, scope.checks)
@@ -114,7 +114,7 @@ def _narrow(document: Document, part: Part, scope: Scope, out: Mapping[str, set[
             left.setdefault(rest, []).append(literal(model))
     for rest in sorted(left, key=sorted):
         document.copy(part, models=left[rest], checks=_listed(rest, checks, entry.checks))
-    if models == out.keys():  # only names of another version of the zoo can be left
+    if models == out.keys():  # only names from another version of the zoo can remain
         names = scope.models[entry.zoo]
         patterns = [pattern for pattern in entry.models if is_plain(pattern) and not matching([pattern], names)]
     else:
@@ -137,7 +137,7 @@ def _kind_of(item: Seen, entries: Sequence[Entry]) -> _Kind:
     if ask in before:
         before = ""
     reason = f"{TODO}: {ask}{f'. For what was seen before, this was: {before}' if before else ''}"
-    says_how = item.outcome in ("failed", "error")  # where a process ends is never quite the same
+    says_how = item.outcome in ("failed", "error")  # a crash or timeout never happens at quite the same place
     code = item.code if item.outcome in ("skipped", "error") else ""
     return _Kind(
         item.test.zoo, item.outcome, code, pattern_of(item.message, item.test.model) if says_how else "", reason
@@ -145,7 +145,7 @@ def _kind_of(item: Seen, entries: Sequence[Entry]) -> _Kind:
 
 
 def pattern_of(message: str, model: str) -> str:
-    """A regular expression that finds the beginning of a message: numbers in it, and the model's name, may change."""
+    """Return a regular expression for the start of a message, in which numbers and the model's name may vary."""
     start = message.split("\n", 1)[0][:_LONGEST].rstrip()
     parts = start.split(model) if len(model) > 2 else [start]
     return ".+".join(_with_any_number(part) for part in parts)
@@ -163,13 +163,13 @@ def _any_number(number: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A text as a regular expression that can be read; what cannot be written becomes a dot."""
+    """Return a readable regular expression for a text; a character that cannot be encoded becomes a dot."""
     escaped = re.sub(r"([\\.^$*+?{}\[\]|()])", r"\\\1", text)
     return re.sub(r"[\ud800-\udfff]", ".", escaped)
 
 
 def _add(document: Document, scope: Scope, kind: _Kind, checks_of: Mapping[str, set[str]]) -> None:
-    """Write entries for what is new: one for all models with the same checks."""
+    """Write entries for new observations: one for all models with the same checks."""
     models_of: dict[frozenset[str], list[str]] = {}
     for model in sorted(checks_of):
         models_of.setdefault(frozenset(checks_of[model]), []).append(model)
@@ -194,7 +194,7 @@ def _add(document: Document, scope: Scope, kind: _Kind, checks_of: Mapping[str, 
 
 
 def _same(document: Document, scope: Scope, kind: _Kind, checks: frozenset[str]) -> Part | None:
-    """The entry that a run has written for the same before, and whose reason nobody has written yet."""
+    """Return the entry that an earlier run wrote for the same observations, if its reason is still to be written."""
     for part in scope.live(document):
         entry = part.entry
         same = _Kind(entry.zoo, entry.outcome, entry.code, entry.match, entry.reason) == kind and not entry.when

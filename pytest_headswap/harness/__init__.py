@@ -1,1 +1,1 @@
-"""Run checks on a target and make results, without pytest."""
+"""Run checks on a model and return the results, without pytest."""

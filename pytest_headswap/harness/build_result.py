@@ -1,4 +1,4 @@
-"""What a result holds, for one check of one model: the same with pytest and without."""
+"""Build the fields of a result for one check of one model. Runs with and without pytest share this code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def facts_of(
     anatomy: dict[str, Any] | None = None,
     taken_mb: float | None = None,
 ) -> dict[str, Any]:
-    """The fields of a result but its time, as plain data, which can be sent from one process to another."""
+    """Return the fields of a result, except its time, as plain data that can be sent between processes."""
     return {
         "zoo": test.zoo,
         "model": test.model,
@@ -53,7 +53,7 @@ def facts_of(
 
 
 def properties_of(facts: dict[str, Any]) -> dict[str, str]:
-    """What of a result stands in JUnit's XML, as properties of the test; empty ones are left out."""
+    """Return the result fields that go into JUnit XML as properties of the test, without empty ones."""
     named = {name: facts[name] for name in _PROPERTIES}
     return {
         name: ", ".join(value) if isinstance(value, list) else str(value)
@@ -63,7 +63,7 @@ def properties_of(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def told(finding: Finding) -> str:
-    """The message of a finding as it stands in a result."""
+    """Return the message of a finding for its result."""
     if finding.exception is not None:
         return message_of(finding.exception)
     coded = finding.outcome == "skipped" and finding.reason
@@ -71,7 +71,7 @@ def told(finding: Finding) -> str:
 
 
 def anatomy_of(case: Case) -> dict[str, Any]:
-    """The heads that were swapped, and the way to each."""
+    """Return the swapped heads and the path to each, as JSON data."""
     heads = []
     for head, old in zip(case.swap.heads, case.swap.old_heads, strict=True):
         shared = {item.name: getattr(head, item.name) for item in fields(Head)}

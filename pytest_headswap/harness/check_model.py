@@ -1,4 +1,4 @@
-"""The checks without pytest: `check_headswap(model)` gives the results that a run of pytest over a zoo writes down."""
+"""Run the checks without pytest: `check_headswap(model)` returns the same results as a pytest run over a zoo."""
 
 from __future__ import annotations
 
@@ -40,33 +40,33 @@ def check_headswap(
     name: str | None = None,
     head: str | None = None,
 ) -> list[Result]:
-    """Swap the head of a model and make the checks on it; nothing is raised for what they find.
+    """Swap the head of a model and run the checks on it. Return their findings as results instead of raising.
 
     >>> for result in check_headswap(torch.nn.Linear(8, 1000)):
     ...     print(result.check, result.outcome, result.message)
 
     Args:
-        model: a module, which is left exactly as it was; or `zoo:model`, such as `timm:resnet18`; or a `ModelSpec`.
+        model: a module (restored afterwards), a `ModelSpec`, or `zoo:model` as text, such as `timm:resnet18`.
         num_classes: class count of the new head.
-        example_inputs: as for `swap_head`: a tensor, a tuple or a mapping of keywords. None: worked out.
-        checks: names of checks, as a list or with commas between, or a `Check` of your own. None: all.
-        native: given a class count, returns the model as it is built for that count, for `native_parity`.
+        example_inputs: a tensor, a tuple or a mapping of keyword arguments, as for `swap_head`. None: inferred.
+        checks: names of checks as a list or separated by commas, or your own `Check` objects. None: all checks.
+        native: builds the model for a given class count, for `native_parity`.
         evidence: `auto`, `structure` or `numeric`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        memory: what the model may take, such as `2.5GiB`: one that would take more is given structure evidence. The
-            checks run in this process, where nothing ends a model that takes more all the same.
-        name: what the model is called in the results, in place of the name of its class.
-        head: path of the one head to swap, for a model whose heads mean different things.
+        memory: memory budget of the model, such as `2.5GiB`. A model whose values exceed it is checked by structure.
+            The checks run in this process, so the budget is not enforced while they run.
+        name: name of the model in the results. None: the name of its class or of its spec.
+        head: path of the head to swap, for a model with several heads that predict different classes.
 
     Returns:
-        One result for each check, in running order. A model that cannot be built, swapped or run has `error` for
-        all of them, and one without a head `skipped` with the reason code. `pytest.skip`, `pytest.fail` and
-        `sys.exit` in a check or a model end in a result too; only KeyboardInterrupt is raised.
+        One result for each check, in running order. If the model cannot be built, swapped or run, every result is
+        `error`. If it has no head, every result is `skipped` with the reason code. `pytest.skip`, `pytest.fail` and
+        `sys.exit` in a check or a model also become results. Only KeyboardInterrupt is raised.
 
     Raises:
         ZooError: there is no such zoo or model.
-        ValueError: another argument cannot be used.
-        TypeError: `model` is none.
+        ValueError: another argument is invalid.
+        TypeError: `model` is not a module, a `ModelSpec` or text.
     """
     chosen = chosen_checks(checks)
     options = case_options(num_classes, evidence, device, memory)
@@ -80,7 +80,7 @@ def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) 
     from pytest_headswap.engine import NoHeadError
 
     last = time.perf_counter()
-    meter = Meter(anew=False)  # what the process held at most is the user's own to know
+    meter = Meter(anew=False)  # do not reset the peak memory of the user's process
 
     def result(check: Check, outcome: Outcome, message: str, reason: str, **more: Any) -> Result:
         nonlocal last
@@ -120,7 +120,7 @@ def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) 
                 finding.reason,
                 **known,
             )
-            results.append(replace(item, anatomy=None) if results else item)  # once, as in a journal
+            results.append(replace(item, anatomy=None) if results else item)  # on the first only
     finally:
         case.swap.restore()
     return results

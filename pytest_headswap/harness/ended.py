@@ -1,4 +1,4 @@
-"""Checks and models that end in an exception of pytest, which is a verdict. Imports no pytest, for `check_headswap`."""
+"""Recognize pytest's own exceptions, which are verdicts, without importing pytest, for `check_headswap`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def is_skip(error: BaseException | None) -> bool:
-    """Return whether pytest takes an exception for a skip: also that of `unittest`."""
+    """Return whether pytest treats an exception as a skip; this includes `unittest.SkipTest`."""
     return isinstance(error, SkipTest) or _is_of_pytest(error, "Skipped")
 
 
 def skipped(message: str) -> BaseException:
-    """Return an exception that pytest takes for a skip."""
+    """Return an exception that pytest treats as a skip."""
     outcomes: Any = sys.modules.get("_pytest.outcomes")
     return SkipTest(message) if outcomes is None else outcomes.Skipped(message)
 
@@ -32,7 +32,7 @@ def is_failure(error: BaseException | None) -> bool:
 
 
 def by_pytest(finding: Finding) -> Finding:
-    """Return the finding of a check that ended in `pytest.skip` or `pytest.fail`: these are verdicts."""
+    """Return the finding, with `pytest.skip` and `pytest.fail` in the check turned into its verdict."""
     from pytest_headswap.case.finding import Finding, named, text_of
 
     error = finding.exception
@@ -44,6 +44,6 @@ def by_pytest(finding: Finding) -> Finding:
 
 
 def _is_of_pytest(error: BaseException | None, name: str) -> bool:
-    """Return whether an exception is one of pytest's; where pytest is not imported, nothing can have raised one."""
+    """Return whether an exception is one of pytest's; if pytest is not imported, nothing can have raised one."""
     outcomes = sys.modules.get("_pytest.outcomes")
     return outcomes is not None and isinstance(error, getattr(outcomes, name))

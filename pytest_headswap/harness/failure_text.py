@@ -1,4 +1,4 @@
-"""What is printed for a test that did not pass: what is wrong, where in the model, and how to repeat it."""
+"""Format the text of a failed test: what is wrong, where in the model, and how to repeat it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from pytest_headswap.harness.ended import is_expected, is_failure, is_skip
 from pytest_headswap.results.ids import CheckId
 
 RAISED = "headswap_raised"
-"""The attribute of an exception that comes from another process: what was told of it there, a `Raised`."""
+"""The attribute that holds the `Raised` record of an exception from another process."""
 
 _FRAMES = 3
 _PACKAGE = Path(__file__).parent.parent
-_ROOMS = ("engine", "case", "checks", "harness", "isolation", "plugin")  # the zoo room holds models
+_ROOMS = ("engine", "case", "checks", "harness", "isolation", "plugin")  # without the zoo folder, which holds models
 _OWN_ROOMS = tuple(_PACKAGE / room for room in _ROOMS)
 
 
 class ToldError(Exception):
-    """An exception of the plugin that speaks for itself; `details` are printed below its message.
+    """An exception of the plugin whose message needs no traceback.
 
-    `code`: where on the page of errors it is explained.
+    Attributes:
+        details: lines printed below the message.
+        code: section of the errors page that explains it.
     """
 
     details = ""
@@ -31,17 +33,17 @@ class ToldError(Exception):
 
 
 def raised_of(error: BaseException) -> Any:
-    """Return what another process told of an exception. `vars`, since `__getattr__` of a model's may raise."""
+    """Return the `Raised` record of an exception from another process. Uses `vars`, as `__getattr__` may raise."""
     return vars(error).get(RAISED)
 
 
 def is_told(error: BaseException) -> bool:
-    """Whether what is to be printed of an exception is known already, so that its traceback says nothing."""
+    """Return whether the text of an exception is known already, so that its traceback adds nothing."""
     return isinstance(error, ToldError) or raised_of(error) is not None
 
 
 def explained_at(error: BaseException, check: str = "") -> str:
-    """The page that explains an exception, or the check that raised it; empty where none does."""
+    """Return the URL of the page that explains an exception or the check that raised it; empty if there is none."""
     from pytest_headswap.case.finding import CheckFailed
     from pytest_headswap.checks import CHECKS
     from pytest_headswap.engine import REASONS
@@ -55,10 +57,10 @@ def explained_at(error: BaseException, check: str = "") -> str:
 
 
 def describe(error: BaseException, repro: str = "", see: str = "") -> str:
-    """The text of a failure. The first line stands in pytest's short summary, so it holds the message.
+    """Return the text of a failure. Its first line is the message, which pytest shows in its short summary.
 
-    A fault that a check found needs no traceback: the check is right, the model is not. For an exception
-    of the model, the last frames say where it comes from.
+    A fault found by a check needs no traceback: the check is right, the model is not. For an exception of the model,
+    the last frames show where it comes from.
     """
     from pytest_headswap.case.finding import CheckFailed, named
 
@@ -82,12 +84,12 @@ def describe(error: BaseException, repro: str = "", see: str = "") -> str:
 
 
 def telling_frames(frames: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
-    """The last frames in the model's own code and the place of the error; simply the last ones when there are none."""
+    """Return the last frames in the model's own code and the innermost frame; if there are none, the last frames."""
     import torch
 
     frames = list(frames)
     machinery = (*_OWN_ROOMS, Path(torch.__file__).parent)
-    # what comes before our first frame is pytest
+    # the frames before our first one are pytest's
     start = next((index for index, frame in enumerate(frames) if _is_below(frame, *_OWN_ROOMS)), 0)
     of_model = [frame for frame in frames[start:] if not _is_below(frame, *machinery)]
     if not of_model:
@@ -100,7 +102,7 @@ def _is_below(frame: traceback.FrameSummary, *folders: Path) -> bool:
 
 
 def message_of(error: BaseException) -> str:
-    """The message of an exception; with its type, unless it is one of ours, which speak for themselves."""
+    """Return the message of an exception, prefixed with its type unless it is one of this package's."""
     from pytest_headswap.case.finding import CheckFailed, named, text_of
     from pytest_headswap.engine import HeadSwapError
 
@@ -114,7 +116,7 @@ def message_of(error: BaseException) -> str:
 
 
 class EndedError(ToldError):
-    """Tells of an exception that pytest cannot remember or print, such as SystemExit while a model is built."""
+    """Stands in for an exception that pytest cannot store or print, such as SystemExit while a model is built."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(message_of(error))
@@ -122,13 +124,13 @@ class EndedError(ToldError):
 
 
 def bearable(error: BaseException) -> BaseException:
-    """Return the exception, or one that tells of it where pytest cannot remember or print the exception itself."""
+    """Return the exception, or a stand-in if pytest cannot store or print it."""
     remembered = isinstance(error, Exception) or is_skip(error) or is_failure(error) or is_expected(error)
     return error if remembered and can_be_printed(error) else EndedError(error)
 
 
 def can_be_printed(error: BaseException) -> bool:
-    """Return whether pytest can print an exception: one of a model may do anything when it is looked at."""
+    """Return whether pytest can print an exception: one raised by a model may do anything when it is inspected."""
     try:
         traceback.format_exception_only(error)
     except Exception:  # noqa: BLE001
@@ -137,14 +139,14 @@ def can_be_printed(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException | None) -> str:
-    """Return the reason code of an error; empty where it has none, or `reason` is something else."""
+    """Return the reason code of an error; empty if it has none or its `reason` is not a code."""
     try:
         reason = getattr(error, "reason", "")
-    except Exception:  # noqa: BLE001 - an exception of a model may do anything when it is looked at
+    except Exception:  # noqa: BLE001 - an exception of a model may do anything when it is inspected
         return ""
     return reason if isinstance(reason, str) and reason.isidentifier() else ""
 
 
 def headline(test: CheckId) -> str:
-    """The title of a failure. Not the id: pytest would take dots in the end of an id for separators."""
+    """Return the title of a failure. It is not the id: pytest would parse dots in the id as separators."""
     return " ".join(test)

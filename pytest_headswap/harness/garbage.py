@@ -1,4 +1,4 @@
-"""Letting go of models: what else holds one after its test."""
+"""Release models: drop the references that keep one alive after its test, and spare the gc needless work."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 
 
 def forget_last_failure() -> None:
-    """Delete what pytest keeps of a failure for a debugger, which holds the frames of the test, and so the model.
+    """Delete the last failure, which pytest keeps for a debugger: it holds the frames of the test and so the model.
 
-    Pytest does the same, but only when the next model has been built already.
+    Pytest deletes it too, but only after the next model has been built.
     """
     for name in ("last_type", "last_value", "last_traceback", "last_exc"):
         if hasattr(sys, name):
@@ -36,7 +36,7 @@ def without_looking_for_garbage() -> Iterator[None]:
 
 
 def give_back_freed_memory() -> None:
-    """Have the C library give back what was freed, where it can: it keeps some 100 MB after a large model."""
+    """Have the C library return freed memory to the system, if it can: it keeps some 100 MB after a large model."""
     if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # musl has no such function
+        with suppress(OSError, AttributeError):  # musl has no malloc_trim
             ctypes.CDLL(None).malloc_trim(0)

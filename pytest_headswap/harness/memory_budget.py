@@ -1,4 +1,4 @@
-"""How much memory a model may take, and how much one took."""
+"""Work out how much memory a model may take, and measure how much it took."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from pathlib import Path
 
 from pytest_headswap.harness.options import AUTO_MEMORY, memory_size
 
-_SHARE = 0.8  # of what is free; the rest is for what pytest and others need meanwhile
+_SHARE = 0.8  # of the free memory; the rest is for pytest and other processes
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes.
+    """A memory budget in bytes.
 
     Attributes:
-        model: what a model may take beside what its process held before it; its process is ended when it takes more.
-        values: what its values may take, with the copies that they are compared with; the rest is for arithmetic.
+        model: what a model may take on top of what its process held before. A child process that exceeds it is
+            killed.
+        values: what the model's values may take, including the copies for comparison. The rest is for arithmetic.
     """
 
     model: int
@@ -26,25 +27,25 @@ class Budget:
 
 
 def budget_of(asked: str, workers: int) -> Budget:
-    """The budget of each worker; where none was asked for, its share of what the machine has free."""
+    """Return the budget of each worker; for `auto`, its share of the free memory of the machine."""
     from pytest_headswap.case.build import MEMORY
 
     if asked != AUTO_MEMORY:
         size = memory_size(asked, "--headswap-memory")
         return Budget(size, size // 2)
     size = int(_SHARE * free_memory() / workers)
-    return Budget(size, min(MEMORY, size // 2))  # not all there is, so that most machines have the same evidence
+    return Budget(size, min(MEMORY, size // 2))  # capped, so that most machines get the same evidence
 
 
 def free_memory() -> int:
-    """What the machine, or the container, has left."""
+    """Return the bytes of memory left on the machine or in the container."""
     import psutil
 
     return min([int(psutil.virtual_memory().available), *_container_limits(Path("/sys/fs/cgroup"))])
 
 
 def _container_limits(root: Path) -> list[int]:
-    """The limits of the control groups that this process is in; none where there are none."""
+    """Return the memory limits of the control groups of this process; empty if there are none."""
     limits = []
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
         group = root / name
@@ -60,17 +61,17 @@ def _container_limits(root: Path) -> list[int]:
 
 
 class Meter:
-    """What memory this process takes from now on, at most."""
+    """Measures the peak memory that this process takes from now on."""
 
     def __init__(self, *, anew: bool = True) -> None:
-        """Begin; `anew` makes the system forget what the process held at most before, where it can."""
+        """Start measuring; `anew` resets the peak that the system records, if it can."""
         if anew:
             with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         self.before = held()
 
     def taken_mb(self) -> float | None:
-        """The most that was held beside what was held before; None where the system does not tell."""
+        """Return the peak memory in MiB above the starting point; None if the system does not report it."""
         try:
             import resource
         except ImportError:  # Windows
@@ -80,12 +81,12 @@ class Meter:
 
 
 def held(pid: int | None = None) -> int:
-    """Bytes that a process holds, this one where none is named."""
+    """Return the resident memory in bytes of a process, by default this one."""
     import psutil
 
     return int(psutil.Process(pid).memory_info().rss)
 
 
 def gib(count: int) -> str:
-    """Bytes in words."""
+    """Format a number of bytes."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -1,4 +1,4 @@
-"""What can be asked of a case and its checks, with pytest and without: each error says what to type instead."""
+"""Validate the options of a case and its checks, with and without pytest. Each error says what to type instead."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEVICES = "auto, cpu, cuda, or cuda:N with a number"
 
 
 class AskedError(ValueError):
-    """What was asked for cannot be had; the message says what to ask for instead, and `page` is where that stands."""
+    """An invalid option; the message says what to use instead, and `page` names the page of the docs about it."""
 
     def __init__(self, message: str, page: str = "options") -> None:
         super().__init__(message)
@@ -33,7 +33,7 @@ class AskedError(ValueError):
 
 @dataclass(frozen=True)
 class CaseOptions:
-    """How the case of a model is made."""
+    """The options that determine how a case is built."""
 
     num_classes: int = DEFAULT_NUM_CLASSES
     evidence: str = "auto"
@@ -42,14 +42,14 @@ class CaseOptions:
     memory: str = AUTO_MEMORY
 
     def flags(self) -> list[str]:
-        """The options of the command line that ask for the same; none for what is so anyway."""
+        """Return the command-line options that set the same values; defaults are omitted."""
         changed = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
         return [f"--headswap-{name.replace('_', '-')}={getattr(self, name)}" for name in changed]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One of `count` parts of the models, counted from 1."""
+    """One of `count` parts of the models, numbered from 1."""
 
     number: int
     count: int
@@ -59,10 +59,10 @@ class Shard:
 
 
 def shard_of(value: str, where: str) -> Shard | None:
-    """`value` as a part of the models; None where it is empty.
+    """Parse `value` as a shard I/N; return None if it is empty.
 
     Raises:
-        AskedError: it is no part of a whole.
+        AskedError: it is not I/N with I at most N, or N is too large.
     """
     if not value:
         return None
@@ -78,10 +78,10 @@ def shard_of(value: str, where: str) -> Shard | None:
 
 
 def class_count(value: Any, where: str) -> int:
-    """`value` as a class count.
+    """Parse `value` as a class count.
 
     Raises:
-        AskedError: it is no positive whole number; `where` is how the user calls it.
+        AskedError: it is not a positive whole number. The message names the option as `where`.
     """
     number = as_count(int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value)
     if number is None or number < 1:
@@ -93,10 +93,10 @@ def class_count(value: Any, where: str) -> int:
 
 
 def timeout_seconds(value: Any, where: str) -> float:
-    """`value` as a time in seconds, a whole number where it is one.
+    """Parse `value` as seconds; return an int if it is whole.
 
     Raises:
-        AskedError: it is no positive number.
+        AskedError: it is not a positive number.
     """
     try:
         seconds = float(value)
@@ -111,10 +111,10 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?B)?|B)", re.ASCII | re.IGNO
 
 
 def memory_size(value: Any, where: str) -> int:
-    """`value` as a number of bytes: a unit with a lone B counts in thousands, any other in 1024.
+    """Parse `value` as a number of bytes. Units such as MB count in powers of 1000; M and MiB in powers of 1024.
 
     Raises:
-        AskedError: it is no size.
+        AskedError: it is not a size, or it is too small.
     """
     found = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None:
@@ -128,10 +128,10 @@ def memory_size(value: Any, where: str) -> int:
 
 
 def memory_budget(value: Any, where: str) -> str:
-    """`value` as a memory budget, as it was written: on another machine, `auto` is something else.
+    """Validate `value` as a memory budget and return it as written: the size of `auto` differs between machines.
 
     Raises:
-        AskedError: it is no size.
+        AskedError: it is not a size.
     """
     if value != AUTO_MEMORY:
         memory_size(value, where)
@@ -139,7 +139,7 @@ def memory_budget(value: Any, where: str) -> str:
 
 
 def evidence_kind(value: Any, where: str) -> str:
-    """`value` as a kind of evidence.
+    """Validate `value` as a kind of evidence.
 
     Raises:
         AskedError: there is no such kind.
@@ -150,10 +150,10 @@ def evidence_kind(value: Any, where: str) -> str:
 
 
 def device_name(value: Any, where: str) -> str:
-    """`value` as the name of a device that is there; torch is asked only where it names a GPU.
+    """Validate `value` as an available device; torch is imported only if it names a GPU.
 
     Raises:
-        AskedError: there is no such device, here or anywhere.
+        AskedError: it does not name a device, or this machine does not have the device.
     """
     if value in ("auto", "cpu"):
         return str(value)
@@ -166,9 +166,9 @@ def device_name(value: Any, where: str) -> str:
 
     count = gpu_count()
     if not count:
-        built = "finds no GPU" if torch.version.cuda or torch.version.hip else "is built for the CPU alone"
+        built = "finds no GPU" if torch.version.cuda or torch.version.hip else "is built for the CPU only"
         raise AskedError(
-            f"{where} is {value!r}, but torch {torch.__version__} {built}: give cpu, or auto, which takes what there is"
+            f"{where}={value}: torch {torch.__version__} {built}. Use cpu, or auto to use whatever is available"
         )
     if found[1] is not None and int(found[1]) >= count:
         there = "cuda:0 is the only one" if count == 1 else f"the last one is cuda:{count - 1}"
@@ -177,17 +177,17 @@ def device_name(value: Any, where: str) -> str:
 
 
 def gpu_count() -> int:
-    """The GPUs that torch finds, counted without a context, which would keep forks of this process from CUDA."""
+    """Return the number of GPUs without creating a CUDA context, which would break CUDA in forked processes."""
     import torch
 
     return torch.cuda.device_count()
 
 
 def select_checks(asked: Iterable[Any], known: Mapping[str, Check], where: str) -> tuple[Check, ...]:
-    """The checks that are asked for, by name or as they are, in running order: those that are known first.
+    """Return the given checks, by name or as objects, in running order: those in `known` first.
 
     Raises:
-        AskedError: there is no such check, or two have one name.
+        AskedError: there is no such check, or two checks have the same name.
     """
     from pytest_headswap.checks import Check
 
@@ -206,7 +206,7 @@ def select_checks(asked: Iterable[Any], known: Mapping[str, Check], where: str) 
 
 
 def case_options(num_classes: int, evidence: str, device: str, memory: str) -> CaseOptions:
-    """The options of a case, from arguments of these names."""
+    """Return the options of a case from the arguments of `check_headswap`."""
     return CaseOptions(
         class_count(num_classes, "num_classes"),
         evidence_kind(evidence, "evidence"),
@@ -216,7 +216,7 @@ def case_options(num_classes: int, evidence: str, device: str, memory: str) -> C
 
 
 def chosen_checks(checks: str | Iterable[str | Check] | None) -> tuple[Check, ...]:
-    """The checks that an argument of that name asks for; all for None."""
+    """Return the checks that the argument `checks` selects; all of them for None."""
     from pytest_headswap.checks import CHECKS
 
     if checks is None:

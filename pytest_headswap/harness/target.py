@@ -1,4 +1,4 @@
-"""What is checked outside of a run over a zoo: a model that is there, one of a zoo by name, or a `ModelSpec`."""
+"""Resolve the model to check outside a zoo run: a module, a model of a zoo by name, or a `ModelSpec`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with the name of its zoo.
+    """A model and the name of its zoo.
 
     Attributes:
-        by_name: whether a run over the zoo finds the very same, so that a command line can repeat a check.
+        by_name: whether a run over the zoo finds the same model, so that a command can repeat a check.
     """
 
     zoo: str
@@ -30,15 +30,15 @@ class Subject:
     by_name: bool = False
 
     def id_of(self, check: str) -> CheckId:
-        """The names that a result of this check has."""
+        """Return the id of this check's result."""
         return CheckId(self.zoo, self.spec.name, check)
 
     def repro(self, check: str, options: CaseOptions) -> str:
-        """The command that repeats a check; empty where none can."""
+        """Return the command that repeats a check; empty if no command can."""
         return repro_command(self.id_of(check), options.flags()) if self.by_name else ""
 
     def build(self, options: CaseOptions) -> Case:
-        """Build the case. A model that was passed in has its new head until `case.swap.restore()`."""
+        """Build the case. A module passed by the user keeps its new head until `case.swap.restore()`."""
         from pytest_headswap.case.build import build_case
         from pytest_headswap.harness.memory_budget import budget_of
 
@@ -53,11 +53,11 @@ def subject_of(
     name: str | None = None,
     head: str | None = None,
 ) -> Subject:
-    """The subject that a user names; whatever is given beside the model takes the place of what the zoo says.
+    """Return the subject for the user's arguments; arguments other than the model override what the zoo says.
 
     Raises:
         ZooError: there is no such zoo or model.
-        TypeError: `model` is no `torch.nn.Module`, no `ModelSpec` and no text.
+        TypeError: `model` is not a `torch.nn.Module`, a `ModelSpec` or text.
     """
     from torch import nn
 

@@ -1,1 +1,1 @@
-"""Run checks in a process of its own, within time and memory."""
+"""Run checks in child processes, within limits of time and memory."""

@@ -1,6 +1,7 @@
-"""The process that runs models: a fork of that of pytest, so torch, zoos, hooks and settings are there already.
+"""The child process that runs models. It is forked from pytest, so torch, zoos, hooks and settings are loaded already.
 
-It builds and checks what it is asked for, and answers with plain data. It never returns into the frames of pytest.
+The child builds and checks what it is sent requests for, and replies with plain data. It never returns into pytest's
+frames.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from pytest_headswap.isolation.remote_exception import Raised, cut
 
 STACK_SIGNAL = signal.SIGUSR1 if sys.platform != "win32" else 0
 _PR_SET_PDEATHSIG = 1
-_MOST_WARNINGS = 100  # of one request
+_MOST_WARNINGS = 100  # per request
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for; `name` is the model to build, or the check to make."""
+    """A request to the child process; `name` is the model to build or the check to run."""
 
     what: Literal["hello", "build", "check", "release"]
     zoo: str = ""
@@ -42,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Warned:
-    """A warning, to be given once more by the process of pytest."""
+    """A warning for the parent process to issue again."""
 
     message: str
     category: type[Warning]
@@ -52,15 +53,15 @@ class Warned:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a request.
+    """The reply to a request.
 
     Attributes:
-        value: what the bench returned; the exception of a finding is in `raised`.
-        raised: what was raised, or what is the exception of the finding.
-        warned: warnings that were given meanwhile.
-        changes: what the model left otherwise than it was for all that come after it.
-        imported: modules of torch that were imported meanwhile.
-        held: bytes that this process holds now.
+        value: what the executor returned, without the exception of a finding, which is in `raised`.
+        raised: the exception raised, or that of the finding.
+        warned: the warnings issued during the request.
+        changes: global state that the model changed, which would affect later models in this process.
+        imported: modules of torch imported during the request.
+        held: bytes of memory that this process holds now.
     """
 
     value: Built | Checked | None
@@ -72,17 +73,17 @@ class Reply:
 
 
 _OBJECTS = 10_000
-"""New objects after which garbage is looked for: with Python's 700 a tenth of the time goes into that."""
+"""New objects between garbage collections: with Python's default of 700, the gc takes a tenth of the time."""
 
 
 def run_child(
     bench: LocalBench, requests: Connection, outputs: tuple[int, int], stack: IO[str], parent: int
 ) -> NoReturn:
-    """What the forked process does, to its end."""
+    """Run the child process to its end."""
     try:
         _settle(outputs, stack, parent)
         _serve(bench, requests)
-    except BaseException:  # noqa: BLE001 - nothing may go on in the frames of pytest
+    except BaseException:  # noqa: BLE001 - nothing may return into pytest's frames
         with suppress(BaseException):
             sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
@@ -91,17 +92,17 @@ def run_child(
 
 
 def _settle(outputs: tuple[int, int], stack: IO[str], parent: int) -> None:
-    """Make of a copy of pytest a process of its own, that ends with pytest and shares no file and no signal with it."""
+    """Separate the forked process from pytest: give it its own files and signals, and have it end with pytest."""
     import torch
 
-    os.setpgid(0, 0)  # Ctrl-C is for pytest; and whatever a model starts is ended with it
+    os.setpgid(0, 0)  # Ctrl-C is for pytest; killing the group ends what a model starts
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    with suppress(OSError):  # where memory runs out, this is what has to go
+    with suppress(OSError):  # if memory runs out, the kernel should kill this process first
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     for place, file in enumerate((os.open(os.devnull, os.O_RDONLY), *outputs)):
         os.dup2(file, place)
@@ -110,14 +111,14 @@ def _settle(outputs: tuple[int, int], stack: IO[str], parent: int) -> None:
     sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
     faulthandler.enable(stack)
     faulthandler.register(STACK_SIGNAL, stack)
-    for handler in list(logging.root.handlers):  # those of pytest would gather records that nobody reads
+    for handler in list(logging.root.handlers):  # pytest's handlers would collect records that nobody reads
         if type(handler).__module__.startswith("_pytest."):
             logging.root.removeHandler(handler)
     os.environ.pop("PYTEST_CURRENT_TEST", None)
-    torch.set_num_threads(1)  # the threads of the copied process are not there, and OpenMP would wait for them
-    gc.freeze()  # what was there before is never garbage, and looking at it would copy its memory
+    torch.set_num_threads(1)  # the fork has no OpenMP threads, and OpenMP would wait for them
+    gc.freeze()  # existing objects are never garbage, and scanning them would copy their memory pages
     gc.set_threshold(_OBJECTS, *gc.get_threshold()[1:])
-    give_back_freed_memory()  # as after each model, so that what a model leaves can be told
+    give_back_freed_memory()  # as after each model, so that the memory a model leaves behind can be measured
 
 
 def _serve(bench: LocalBench, requests: Connection) -> None:
@@ -148,7 +149,7 @@ def _serve(bench: LocalBench, requests: Connection) -> None:
         with _noted_warnings() as warned:
             value, raised = _caught(answer, bench)
         if os.getpid() != own:
-            os._exit(0)  # a model has forked, and its copy came back here
+            os._exit(0)  # a model forked, and its child returned here
         changes = state.changes()
         if request.what == "release":
             state.put_back()
@@ -164,7 +165,7 @@ def _serve(bench: LocalBench, requests: Connection) -> None:
 def _caught(answer: Callable[[], Any], bench: LocalBench) -> tuple[Any, Raised | None]:
     try:
         value = answer()
-    except BaseException as error:  # noqa: BLE001 - a model that exits is a model with an error
+    except BaseException as error:  # noqa: BLE001 - a model that calls sys.exit is a model with an error
         return None, Raised.of(error, bench.format_failure)
     if isinstance(value, Checked) and value.finding.exception is not None:
         finding = replace(value.finding, exception=None, message=cut(value.finding.message))
@@ -173,10 +174,10 @@ def _caught(answer: Callable[[], Any], bench: LocalBench) -> tuple[Any, Raised |
 
 
 def _try_out() -> None:
-    """Swap and check a small model: raises, or hangs, where a copy of this process cannot compute.
+    """Swap and check a small model. Raises or hangs if a fork of this process cannot compute.
 
     Raises:
-        RuntimeError: there is a GPU, and this process has no access to it.
+        RuntimeError: there is a GPU, but this process cannot use it.
     """
     import torch
     from torch import nn
@@ -196,7 +197,7 @@ def _try_out() -> None:
 
 @contextmanager
 def _noted_warnings() -> Iterator[list[Warned]]:
-    """A block whose warnings are noted, not printed, as far as they are not too many."""
+    """Record up to `_MOST_WARNINGS` warnings of a block instead of printing them."""
     noted: list[Warned] = []
 
     def note(
@@ -216,4 +217,4 @@ def _noted_warnings() -> Iterator[list[Warned]]:
         yield noted
 
 
-_EVERYWHERE = {"builtins", "torch", "pytest_headswap"}  # where a category is known to the process of pytest, too
+_EVERYWHERE = {"builtins", "torch", "pytest_headswap"}  # packages whose warning categories the parent knows

@@ -1,7 +1,7 @@
-"""Models in a process of their own, which may die, hang, print and take memory at the cost of no other model.
+"""Run models in a child process: a crash, hang, flood of output or memory blow-up affects only that model.
 
-The process of pytest, or a worker of xdist, forks a runner, and asks it for one thing after the other
-(`child_main.py`). While it waits it looks at time, memory and output.
+The pytest process, or an xdist worker, forks a runner and sends it one request at a time (`child_main.py`). While it
+waits for the reply, it monitors the runner's time, memory and output.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from pytest_headswap.isolation.child_main import STACK_SIGNAL, Reply, Request, r
 from pytest_headswap.isolation.in_process_executor import LocalBench
 
 MOST_OUTPUT = 2**20
-"""Bytes that a model may print on stdout, and again on stderr."""
+"""The bytes that a model may print to stdout, and again to stderr."""
 
-_INTERVAL = 0.05  # seconds between two looks at a runner that works
+_INTERVAL = 0.05  # seconds between two looks at a busy runner
 _CHUNK = 2**16
-_STACK_SECONDS = 1.0  # what a runner has to write down where it is
+_STACK_SECONDS = 1.0  # time for a runner to write its stack
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a model may take."""
+    """The time and memory that a model may take."""
 
     seconds: float
     bytes: int
 
 
 class Runner:
-    """One forked process, and the ends of pipes to it."""
+    """A forked child process and this end of its pipes."""
 
     def __init__(self, bench: LocalBench) -> None:
         ours, theirs = Pipe()
@@ -52,7 +52,7 @@ class Runner:
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of threads: none is needed there
+                warnings.simplefilter("ignore", DeprecationWarning)  # about threads; the child needs none
                 self.pid = os.fork()
             if self.pid == 0:
                 ours.close()
@@ -74,25 +74,25 @@ class Runner:
         self.peak = 0
 
     def begin_model(self) -> None:
-        """Another model is next: it may print anew, and what is held now is not its own."""
+        """Prepare for the next model: reset its output allowance and take the current memory as its baseline."""
         self._room = dict.fromkeys(self._outputs, MOST_OUTPUT)
         self.before = self.peak = held(self.pid)
 
     def ask(self, request: Request, doing: str, left: float, limits: Limits) -> Reply:
-        """Send a request and wait for the reply, for the seconds that are left, and while the memory is kept to.
+        """Send a request and return the reply; `left` is the number of seconds to wait.
 
         Raises:
-            LostError: there is no reply, and no runner any more.
+            LostError: the runner died, or was killed for exceeding a limit.
         """
         try:
             return self._ask(request, doing, left, limits)
-        except BaseException:  # also Ctrl-C: whatever it was, nobody waits for the reply
+        except BaseException:  # including Ctrl-C: nobody waits for the reply any more
             self.close()
             raise
 
     def _ask(self, request: Request, doing: str, left: float, limits: Limits) -> Reply:
         until = time.monotonic() + left
-        with suppress(OSError):  # it is dead already
+        with suppress(OSError):  # the runner is already dead
             self._requests.send(request)
         while True:
             left = until - time.monotonic()
@@ -132,7 +132,7 @@ class Runner:
         return reply
 
     def ended(self) -> bool:
-        """Whether the process is gone."""
+        """Return whether the process has ended."""
         if self._status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -140,7 +140,7 @@ class Runner:
         return self._status is not None
 
     def _wait_for_end(self) -> None:
-        """The pipe is closed, so the process is about to end; or a model has closed what it did not open."""
+        """Wait until the process ends, now that its pipe is closed; kill it if a model closed the pipe."""
         until = time.monotonic() + 1.0
         while not self.ended():
             if time.monotonic() > until:
@@ -148,9 +148,9 @@ class Runner:
             time.sleep(0.001)
 
     def _relay(self) -> None:
-        """Print what the runner printed, into what pytest captures."""
+        """Print the runner's output, so that pytest captures it."""
         for file, name in list(self._outputs.items()):
-            for _ in range(16):  # what prints without end must not keep us from looking at the time
+            for _ in range(16):  # endless output must not delay the checks of time and memory
                 try:
                     data = os.read(file, _CHUNK)
                 except BlockingIOError:
@@ -174,7 +174,7 @@ class Runner:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def _asked_stack(self) -> str:
-        """Where the runner is, as it writes down itself, in C code too."""
+        """Have the runner write its stack, including when it runs C code, and return it."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, STACK_SIGNAL)
         until, size = time.monotonic() + _STACK_SECONDS, -1
@@ -192,14 +192,14 @@ class Runner:
         return self._stack.read(_CHUNK)
 
     def close(self) -> None:
-        """End the process and all that it started; more than once does no harm."""
+        """Kill the process and everything it started; safe to call more than once."""
         if self._requests.closed:
             return
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         if self._status is None:
             with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)  # before it had a group of its own
+                os.kill(self.pid, signal.SIGKILL)  # in case it has no process group yet
             _, self._status = os.waitpid(self.pid, 0)
         self._requests.close()
         for file in self._outputs:

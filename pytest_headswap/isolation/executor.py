@@ -1,4 +1,4 @@
-"""Where models are built and checked, one after the other: in the process that asks, or in one of their own."""
+"""The interface of executors, which build and check models one at a time, in this process or in a child process."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from pytest_headswap.zoo import Zoo
 
 TooLarge = Mapping[tuple[str, str], float]
-"""Zoo and model of those that are known to take more memory than they may, with the MB that they took."""
+"""Zoo and model of models known to exceed the memory budget, with the MiB that they took."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """A model is there; or it has no head, and the checks are skipped.
+    """A built model, or the reason why it has no head and its checks are skipped.
 
     Attributes:
-        anatomy: the heads that were swapped, as `build_result.anatomy_of` tells them.
-        reason, message: why there is none; empty where there is one.
-        notes: what else is to be told of the model.
+        anatomy: the swapped heads, as returned by `build_result.anatomy_of`.
+        reason, message: why the model has no head; empty if it has one.
+        notes: notes for the model's results.
     """
 
     anatomy: dict[str, Any] | None = None
@@ -34,7 +34,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found, and what it took: the most memory that the model had taken by then."""
+    """The finding of a check, and the peak memory of the model so far."""
 
     finding: Finding
     taken_mb: float | None = None
@@ -42,26 +42,26 @@ class Checked:
 
 
 class Bench(Protocol):
-    """Holds one model at a time."""
+    """Builds and checks models, one at a time."""
 
     @property
     def elsewhere(self) -> bool:
-        """Whether models are in another process than this one."""
+        """Whether models run in another process."""
 
     def build(self, zoo: Zoo, model: str) -> Built:
         """Build a model and swap its head. Raises whatever the model raises."""
 
     def check(self, check: Check) -> Checked:
-        """Make a check on the model."""
+        """Run a check on the model."""
 
     def release(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
 
     def close(self) -> None:
-        """Nothing is asked any more."""
+        """Release all resources; no call follows."""
 
 
 def warn_unprotected(why: str) -> None:
-    """Say that models are in the process of pytest, where they were to have one of their own."""
+    """Warn that models run in the pytest process instead of a child process."""
     message = f"headswap: models run in the process of pytest, without limits of time and memory: {why}"
     warnings.warn(message, stacklevel=2)

@@ -1,4 +1,4 @@
-"""What a model can change for those that come after it in the same process."""
+"""Detect and undo changes a model makes to process-global state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def _read() -> dict[str, Any]:
-    """What is told where a model changes it."""
+    """Return the state whose changes are reported."""
     import torch
 
     cudnn = torch.backends.cudnn
@@ -43,7 +43,7 @@ def _read() -> dict[str, Any]:
 
 
 def _cuda() -> None:
-    """Raises after a kernel that failed: nothing goes in this process any more."""
+    """Raise if a kernel has failed: every later CUDA call in this process would fail too."""
     import torch
 
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -53,15 +53,15 @@ def _cuda() -> None:
 def _value(read: Callable[[], Any]) -> Any:
     try:
         return read()
-    except Exception as error:  # noqa: BLE001 - the state may be so odd that it cannot be read
+    except Exception as error:  # noqa: BLE001 - the state may be too broken to read
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 class Globals:
-    """The state of this process at one time.
+    """A snapshot of process-global state.
 
-    What a model changes of `_read` is told, and the process not used any more. Random numbers, the environment, the
-    import path and an alarm are put back without a word: libraries change them when they are imported.
+    Changes to the state in `_read` are reported, and the process is then replaced. Random number generators, the
+    environment, the import path and the alarm timer are restored silently, since libraries change them on import.
     """
 
     def __init__(self) -> None:
@@ -74,14 +74,14 @@ class Globals:
         self._path = list(sys.path)
 
     def changes(self) -> tuple[str, ...]:
-        """What is other than it was, and was not told before; each in words."""
+        """Return descriptions of the changes since the last call."""
         now = _read()
         words = [f"{name} is {now[name]}, it was {was}" for name, was in self._read.items() if now[name] != was]
         self._read = now
         return tuple(words)
 
     def put_back(self) -> None:
-        """Put back what is put back without a word."""
+        """Restore the state whose changes are not reported."""
         import torch
 
         random.setstate(self._random[0])

@@ -1,4 +1,4 @@
-"""Models in this process, where they can be looked at with a debugger."""
+"""Run models in this process, where a debugger can inspect them."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _THAW_EVERY = 100
 
 
 class LocalBench:
-    """Has its models in this process, where they can be looked at with a debugger.
+    """An executor that runs models in this process.
 
     Attributes:
-        zoos, checks: by name, what is asked for.
-        options: how cases are made.
-        budget: what a model may take.
-        large: models that are known to take more.
-        on_case: is called with each case.
-        ignore_refusals: models that their zoo refuses are built all the same.
-        format_failure: the text of an exception of a model, for those to whom the exception is sent.
+        zoos, checks: zoos and checks by name.
+        options: how cases are built.
+        budget: the memory that a model may take.
+        large: models known to exceed the budget; they are checked by structure.
+        on_case: called with each case.
+        ignore_refusals: whether to build models that their zoo refuses.
+        format_failure: formats an exception of a model for the process that receives it.
     """
 
     elsewhere = False
@@ -96,7 +96,7 @@ class LocalBench:
         return Built(anatomy_of(case))
 
     def check(self, check: Check) -> Checked:
-        """Make a check on the model."""
+        """Run a check on the model."""
         from pytest_headswap.checks import run_check
 
         assert self.case is not None, "a model is built before it is checked"
@@ -104,11 +104,10 @@ class LocalBench:
         return Checked(by_pytest(run_check(check, self.case)), self._meter.taken_mb())
 
     def release(self) -> None:
-        """Let go of the model before the next one is built; modules with hooks are cycles, so this needs the gc.
+        """Release the model before the next one is built; modules with hooks form cycles, so this needs the gc.
 
-        Objects that outlive a model are left out of the next ones: they would take 180 ms each time, and what is
-        remembered of operations 1 ms more with every three models. All are looked at from time to time, since a
-        library may have kept a model for a while.
+        Freeze surviving objects after each model so that the next `gc.collect()` skips them (it would otherwise take
+        180 ms, and grow with the op cache). Unfreeze every 100 models, in case a library kept a model alive.
         """
         self.case = None
         forget_last_failure()
@@ -120,6 +119,6 @@ class LocalBench:
         gc.freeze()
 
     def close(self) -> None:
-        """Give back to the garbage collection what was left out of it."""
+        """Unfreeze the objects that were exempt from garbage collection."""
         if self._released:
             gc.unfreeze()

@@ -1,4 +1,4 @@
-"""A model whose process is gone: what became of it, in words."""
+"""Describe the loss of a model's process: it died, or exceeded a limit."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$')
 
 
 class LostError(ToldError):
-    """The process of a model died, or was ended.
+    """The process of a model died or was killed.
 
     Attributes:
         outcome: `crashed` or `timeout`.
-        details: where it was, as far as that is known.
-        taken_mb: the memory that the model had taken by then.
+        details: the stack of the process, as far as it is known.
+        taken_mb: the memory in MiB that the model had taken by then.
     """
 
     def __init__(
@@ -34,38 +34,38 @@ class LostError(ToldError):
         self.taken_mb = taken_mb
 
     def for_the_rest(self) -> LostError:
-        """What is told of the checks that are not made any more."""
+        """Return the error for the checks that are not run any more."""
         return LostError(self.outcome, f"not run: {self}", taken_mb=self.taken_mb)
 
 
 def died(status: int, doing: str, stack: str, taken_mb: float) -> LostError:
-    """A process that ended by itself; `status` as the system tells it."""
+    """Return the error for a process that ended by itself; `status` is its wait status."""
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         how = f"the process of the model ended with exit status {code}"
     else:
         how = f"the process of the model was killed by {_signal_name(-code)}"
-    hint = "; the system does that where memory runs out" if -code == signal.SIGKILL else ""
+    hint = "; the kernel does this when memory runs out" if -code == signal.SIGKILL else ""
     return LostError("crashed", f"{how} {doing}{_place(stack)}{hint}", stack, taken_mb)
 
 
 def too_slow(seconds: float, doing: str, stack: str, taken_mb: float) -> LostError:
-    """A process that was ended because the time of the model was used up."""
-    message = f"the {seconds:g} s of --headswap-timeout were used up {doing}{_place(stack)}"
+    """Return the error for a process killed because the model exceeded its time limit."""
+    message = f"timed out after {seconds:g} s (--headswap-timeout) {doing}{_place(stack)}"
     return LostError("timeout", message, stack, taken_mb)
 
 
 def too_large(taken: int, allowed: int, doing: str, stack: str) -> LostError:
-    """A process that was ended because the model took too much memory."""
+    """Return the error for a process killed because the model exceeded its memory limit."""
     message = (
         f"the model took {gib(taken)} {doing}, more than the {gib(allowed)} of --headswap-memory{_place(stack)}; "
-        "allow more, or take --headswap-evidence=structure"
+        "raise the limit, or use --headswap-evidence=structure"
     )
     return LostError("crashed", message, stack, round(taken / 2**20, 1))
 
 
 def told_changes(changes: tuple[str, ...]) -> tuple[str, ...]:
-    """What a model changed, as a note of its results."""
+    """Return a note, for the results, of the global state that a model changed."""
     return (f"the model changed global state: {', '.join(changes)}",) if changes else ()
 
 
@@ -77,14 +77,14 @@ def _signal_name(number: int) -> str:
 
 
 def _place(stack: str) -> str:
-    """The innermost frames, as far as they tell something."""
+    """Return the innermost frames as text; empty if none are known."""
     frames = telling_frames(_frames(stack))[: -_MOST_FRAMES - 1 : -1]
     told = [f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames]
     return f", in {', called by '.join(told)}" if told else ""
 
 
 def _frames(stack: str) -> list[traceback.FrameSummary]:
-    """The frames of the thread that comes first with a name of its own, the innermost last."""
+    """Return the frames of the current thread, or of the first one if none is current; innermost last."""
     _, _, current = stack.rpartition("Current thread")
     frames = []
     for line in (current or stack).splitlines()[1:]:

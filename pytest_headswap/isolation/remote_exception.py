@@ -1,5 +1,4 @@
-"""An exception on its way from the process that runs models to that of pytest: what is told of it, and itself if it
-can be sent."""
+"""Send an exception from a child process to pytest: its text, and the exception itself if it can be pickled."""
 
 from __future__ import annotations
 
@@ -12,11 +11,11 @@ from dataclasses import dataclass
 from pytest_headswap.harness.ended import is_expected, is_failure, is_skip, skipped
 from pytest_headswap.harness.failure_text import RAISED, bearable, describe, message_of, reason_of
 
-_LONGEST = 64 * 1024  # characters of a text, and bytes of an exception
+_LONGEST = 64 * 1024  # characters of a text, or bytes of a pickled exception
 
 
 class RemoteError(Exception):
-    """Stands for an exception that cannot be sent."""
+    """Stands in for an exception that cannot be sent."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -25,15 +24,15 @@ class RemoteError(Exception):
 
 @dataclass(frozen=True)
 class Raised:
-    """What is told of an exception.
+    """A record of an exception.
 
     Attributes:
-        message: as it stands in a result.
-        reason: its reason code; empty where it has none.
-        text: as it is printed.
-        pickled: the exception itself; None where that cannot be sent, or would end the run.
-        module: where its type lives.
-        skips: whether it is a skip of pytest, which cannot be pickled and yet has to remain one.
+        message: the message for a result.
+        reason: its reason code; empty if it has none.
+        text: the text to print.
+        pickled: the exception itself; None if it cannot be pickled or would end the run.
+        module: the module of its type.
+        skips: whether it is a skip of pytest, which cannot be pickled but must remain a skip.
     """
 
     message: str
@@ -45,7 +44,7 @@ class Raised:
 
     @classmethod
     def of(cls, error: BaseException, format_failure: Callable[[BaseException], str] = describe) -> Raised:
-        """Tell of an exception while its traceback is at hand."""
+        """Record an exception while its traceback is available."""
         from pytest_headswap.case.finding import text_of
 
         skips = is_skip(error)
@@ -54,10 +53,10 @@ class Raised:
         return cls(cut(message), reason_of(error), cut(format_failure(error)), pickled, type(error).__module__, skips)
 
     def revive(self) -> BaseException:
-        """The exception, which tells of itself what is told here."""
+        """Return the exception, or a stand-in, with this record attached."""
         if self.skips:
             return skipped(self.message)
-        if self.pickled is not None and self.module in sys.modules:  # what is not known here is not imported either
+        if self.pickled is not None and self.module in sys.modules:  # never import the module of an unknown type
             with suppress(Exception):
                 known: BaseException = pickle.loads(self.pickled)
                 setattr(known, RAISED, self)
@@ -68,18 +67,18 @@ class Raised:
 
 
 def cut(text: str) -> str:
-    """A text that a model wrote, as long as a report can bear."""
+    """Truncate a text from a model to a length that fits a report."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... and {len(text) - _LONGEST:,} characters more"
 
 
 def _pickled(error: BaseException) -> bytes | None:
-    if not (isinstance(error, Exception) or is_failure(error) or is_expected(error)):  # what means something to pytest
+    if not (isinstance(error, Exception) or is_failure(error) or is_expected(error)):  # others may end the run
         return None
     try:
         data = pickle.dumps(error)
         if len(data) <= _LONGEST:
             copy = pickle.loads(data)
             return data if type(copy) is type(error) and bearable(copy) is copy else None
-    except Exception:  # noqa: BLE001 - an exception of a model may do anything when it is copied
+    except Exception:  # noqa: BLE001 - an exception of a model may do anything when it is pickled
         return None
     return None

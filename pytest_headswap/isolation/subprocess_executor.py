@@ -1,6 +1,7 @@
-"""The bench that has its models in runners, and decides what is tried again.
+"""Run models in child processes, and decide what to retry.
 
-A runner serves many models. One that is lost, or that a model left otherwise than it was, is followed by a fresh one.
+A runner serves many models. It is replaced after it is lost, after a model changed its global state, or once it holds
+too much memory.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ if TYPE_CHECKING:
     from pytest_headswap.checks import Check
     from pytest_headswap.zoo import Zoo
 
-_LEAST_SECONDS = {"hello": 120.0, "release": 30.0}  # whatever the time that a model has
-_LIVES = 2  # so many processes a model may lose
+_LEAST_SECONDS = {"hello": 120.0, "release": 30.0}  # minimum time, whatever the timeout of the model
+_LIVES = 2  # processes that a model may lose
 
 
 class RebuildError(ToldError):
-    """A model that was lost is not the same when it is built once more."""
+    """The model cannot be rebuilt after its process was lost."""
 
 
 class GuardedBench:
-    """Has its models in runners.
+    """An executor that runs models in child processes.
 
-    A model that is lost in a check is built once more for those that are left; one that is lost while it is built, or
-    twice, or that has used up its time, is not tried again. Where no runner can be had any more, which is so after what
-    starts threads in the process of pytest, the models that are left are in that process, and a warning says so.
+    If a check loses the model's process, the model is rebuilt for the remaining checks. A model is given up if it is
+    lost while being built, is lost twice, or exceeds its time limit. If no runner can be started, for example because
+    the pytest process has threads, the remaining models run in that process, with a warning.
     """
 
     def __init__(self, local: LocalBench) -> None:
@@ -48,7 +49,7 @@ class GuardedBench:
         self._imported: list[str] = []
         self._model = Request("build")
         self._built = False
-        self._refused = False  # before anything was built, so that there is nothing to let go of
+        self._refused = False  # the zoo refused, so there is nothing to release
         self._used = 0.0
         self._deaths = 0
         self._lost_in_build: LostError | None = None
@@ -58,11 +59,11 @@ class GuardedBench:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether models are in a runner."""
+        """Whether models run in a child process."""
         return not self._is_local
 
     def try_out(self) -> str:
-        """Start a runner; returns why models cannot be run in one here, empty where they can."""
+        """Start a runner and test it; return why models cannot run in one here, or an empty string."""
         self._stale = False
         try:
             self._runner = self._fresh()
@@ -77,9 +78,9 @@ class GuardedBench:
         return ""
 
     def build(self, zoo: Zoo, model: str) -> Built:
-        """Build a model and swap its head. Raises whatever the model raises; if it is lost, its checks say so."""
+        """Build a model and swap its head. Raises whatever the model raises; if the model is lost, its checks raise."""
         if self._runner is not None and self._runner.ended():
-            self.close()  # it died while nobody asked for anything
+            self.close()  # it died between requests
         if not self._is_local and self._runner is None and (why := self.try_out()):
             self._is_local = True
             warn_unprotected(why)
@@ -97,7 +98,7 @@ class GuardedBench:
     def _build(self) -> Built:
         from pytest_headswap.engine.errors import ZOO_REFUSED
 
-        reply = self._ask(self._model, "while the model was built")
+        reply = self._ask(self._model, "while building the model")
         if reply.raised is not None:
             raise reply.raised.revive()
         assert isinstance(reply.value, Built)
@@ -106,10 +107,10 @@ class GuardedBench:
         return replace(reply.value, notes=told_changes(reply.changes))
 
     def _build_again(self) -> Built:
-        """Build the model once more, in a fresh process.
+        """Rebuild the model in a fresh process.
 
         Raises:
-            RebuildError: the second build has no head to check, where the first one had.
+            RebuildError: the second build has no head to check, but the first one had.
         """
         built = self._build()
         if built.reason:
@@ -118,7 +119,7 @@ class GuardedBench:
         return built
 
     def check(self, check: Check) -> Checked:
-        """Make a check on the model.
+        """Run a check on the model.
 
         Raises:
             LostError: the model was lost, now or before.
@@ -148,22 +149,22 @@ class GuardedBench:
         return replace(reply.value, finding=finding, notes=notes + told_changes(reply.changes))
 
     def release(self) -> None:
-        """Let go of the model, and of a runner that is not what it was, or holds much more.
+        """Release the model, and close a runner whose state changed or that holds much more memory than at its start.
 
         Raises:
-            LostError: the model does not go.
+            LostError: the process died or hung while releasing the model.
         """
         if self._is_local:
             self.local.release()
             return
         if self._runner is None or self._refused:
             return
-        reply = self._ask(Request("release"), "while the model was let go")
+        reply = self._ask(Request("release"), "while releasing the model")
         if self._stale or reply.held > self._fresh_held + self.local.budget.model // 2:
             self.close()
 
     def close(self) -> None:
-        """End the runner, or what has followed it."""
+        """Close the runner, or the executor that replaced it."""
         if self._runner is not None:
             self._runner.close()
             self._runner = None
@@ -173,7 +174,7 @@ class GuardedBench:
     def _ask(self, request: Request, doing: str) -> Reply:
         limits = Limits(self.local.options.timeout, self.local.budget.model)
         if request.what == "hello":
-            limits = Limits(_LEAST_SECONDS["hello"], sys.maxsize)  # no model is there yet
+            limits = Limits(_LEAST_SECONDS["hello"], sys.maxsize)  # there is no model yet
         left = max(_LEAST_SECONDS.get(request.what, 0.0), limits.seconds - self._used)
         assert self._runner is not None
         began = time.monotonic()
@@ -195,7 +196,7 @@ class GuardedBench:
         return reply
 
     def _fresh(self) -> Runner:
-        """Another runner. What an earlier one imported of torch is imported here first, so that none does it again."""
+        """Return a new runner. Imports the torch modules that earlier runners imported, so that no later one has to."""
         for name in self._imported:
             with suppress(Exception):
                 importlib.import_module(name)

@@ -1,1 +1,1 @@
-"""The parts of the pytest plugin. Nothing here imports torch before a zoo is asked for."""
+"""The pytest plugin. Nothing here imports torch until a zoo is requested."""

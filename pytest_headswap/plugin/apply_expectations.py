@@ -1,4 +1,4 @@
-"""Verdicts made into the outcomes of pytest's reports."""
+"""Apply the expectations to pytest's reports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECTION = "headswap expectations"
 def judge_report(
     expectations: Expectations, report: pytest.TestReport, facts: dict[str, Any], command: str
 ) -> dict[str, Any]:
-    """The facts as they become, with the report changed to match. What a mark of the user decided stays."""
+    """Return the result fields after expectations are applied, and update the report. User marks take precedence."""
     seen = seen_of(Result.from_json(facts))
     if seen is None:
         return facts
@@ -37,7 +37,7 @@ def judge_report(
 
 
 def _tell_failure(report: pytest.TestReport, seen: Seen, found: Judged) -> None:
-    if report.failed:  # what went wrong is told already
+    if report.failed:  # the failure is described already
         if isinstance(report.longrepr, str):
             report.longrepr = f"{report.longrepr}\n{found.expected}"
         else:
@@ -49,7 +49,7 @@ def _tell_failure(report: pytest.TestReport, seen: Seen, found: Judged) -> None:
 
 
 def skip_if_not_run(expectations: Expectations, test: CheckId) -> None:
-    """Skip a check that an entry keeps from being made, unless this is an audit."""
+    """Skip a check that an entry excludes from running, unless this is an audit."""
     entry = expectations.not_run(test)
     if entry is None or expectations.audit:
         return

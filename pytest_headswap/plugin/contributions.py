@@ -1,4 +1,4 @@
-"""What plugins and conftest files add through hooks: zoos and checks, under names that are theirs alone."""
+"""Collect the zoos and checks that plugins and conftest files add through hooks. Their names must be unique."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from pytest_headswap.checks import Check
 
 _CHECKS = pytest.StashKey["Mapping[str, Check]"]()
-_added_zoos: set[str] = set()  # names that this run, or an earlier one of this process, may give anew
+_added_zoos: set[str] = set()  # names that hooks added in this process: a later run may add them again
 
 
 def add_zoos(config: pytest.Config) -> None:
-    """Make the zoos of hooks known. They are read when they are asked for; a run without such a hook does nothing.
+    """Register the zoos that hooks return. They are loaded only on request; a run without such a hook does nothing.
 
     Raises:
-        pytest.UsageError: a name cannot be used; the message names the plugin.
+        pytest.UsageError: a name is invalid or taken; the message names the plugin.
     """
     owners: dict[str, str] = {}
     for plugin, name, value in _entries(config, "pytest_headswap_zoos"):
@@ -41,10 +41,10 @@ def add_zoos(config: pytest.Config) -> None:
 
 
 def known_checks(config: pytest.Config) -> Mapping[str, Check]:
-    """All checks by name, in running order: those that come with the package, and then those of hooks.
+    """Return all checks by name, in running order: the built-in checks, then those of hooks.
 
     Raises:
-        pytest.UsageError: a check of a hook cannot be used; the message names the plugin.
+        pytest.UsageError: a check of a hook is invalid; the message names the plugin.
     """
     if _CHECKS not in config.stash:
         config.stash[_CHECKS] = _read_checks(config)
@@ -78,7 +78,7 @@ def _read_checks(config: pytest.Config) -> Mapping[str, Check]:
 
 
 def _entries(config: pytest.Config, hook: str) -> Iterator[tuple[str, Any, Any]]:
-    """What each plugin returns, entry by entry: the plugin, the name and the value."""
+    """Yield each entry that plugins return: the plugin, the name and the value."""
     manager = config.pluginmanager
     for implementation in getattr(config.hook, hook).get_hookimpls():
         others = [plugin for plugin in manager.get_plugins() if plugin is not implementation.plugin]

@@ -1,7 +1,7 @@
-"""The pytest plugin: declares options, hooks, the marker and its fixtures, and joins the run once a zoo is asked for.
+"""The pytest plugin: declares options, hooks, the marker and fixtures, and joins the run if a zoo is requested.
 
-Every pytest run on a machine where this is installed imports this module, so it imports as little as it can:
-no torch, and nothing of the package but what declares.
+Every pytest run on a machine with this plugin imports this module, so it imports as little as possible: no torch, and
+only those parts of the package that hold declarations.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Validate what was asked for and join the run. Last, so that a conftest can add its zoos before."""
+    """Validate the options and join the run. Runs last, so that a conftest can add its zoos first."""
     config.addinivalue_line("markers", MARKER)
     config.pluginmanager.register(fixtures, "headswap-fixtures")
     config.pluginmanager.register(parametrize, "headswap-parametrize")
     if config.option.help or config.option.version or config.option.markers:
-        return  # these end here, and should do so whatever stands in the ini file
+        return  # these exit here, and must not fail on the ini file
     add_zoos(config)
     scope = asked_scope(config)
     if scope is None:

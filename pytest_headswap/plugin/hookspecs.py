@@ -1,12 +1,12 @@
 """The hooks of pytest-headswap, for a `conftest.py` or a plugin.
 
-A project that can also be tested without pytest-headswap marks what it implements as optional:
+A project that is also tested without pytest-headswap marks its implementations as optional:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_headswap_zoos(config):
         return {"mine": {"tiny": TinyNet, "small": lambda num_classes=10: Net(num_classes)}}
 
-Implementations are found in plugins and in the `conftest.py` files that pytest reads before it collects: that of the
+pytest finds implementations in plugins and in the `conftest.py` files that it reads before collection: the one in the
 root directory and those of the paths on the command line.
 """
 
@@ -25,26 +25,29 @@ if TYPE_CHECKING:
 
 @pytest.hookspec()
 def pytest_headswap_zoos(config: pytest.Config) -> Mapping[str, Any] | None:
-    """Return zoos by name, each of which can then be asked for as `--headswap-zoo=NAME` and in markers.
+    """Return zoos by name; each can then be selected with `--headswap-zoo=NAME` and in markers.
 
-    A zoo is what may stand behind `package.module:ATTR`: a mapping of names to factories, model classes or
-    `ModelSpec`, an iterable of `ModelSpec`, a `Zoo`, or a function that returns one of these. Give a function to
-    import a library only once its zoo is asked for: this hook is called at the start of every run, and again in
-    each worker of pytest-xdist, where it has to return the same.
+    A zoo is anything that `package.module:ATTR` may refer to: a mapping of names to factories, model classes or
+    `ModelSpec`, an iterable of `ModelSpec`, a `Zoo`, or a function that returns one of these. Use a function to import
+    a library only when its zoo is requested. This hook is called at the start of every run, and again in each worker of
+    pytest-xdist, where it must return the same zoos.
 
-    A name that is taken already ends the run with an error that names the plugin.
+    A name that is already taken ends the run with an error that names the plugin.
     """
 
 
 @pytest.hookspec()
 def pytest_headswap_checks(config: pytest.Config) -> Mapping[str, Callable[[Case], str | None] | Check] | None:
-    """Return checks by name, which then run behind those that come with pytest-headswap.
+    """Return checks by name, which run after the built-in checks.
 
-    A check is a function of a `pytest_headswap.Case` that leaves the case as it is. It returns None, or a note for
-    the result such as what could not be looked at; it raises `pytest_headswap.CheckFailed(message)` where it finds a
-    fault, and `pytest_headswap.CheckSkipped(reason, message)` where it does not apply, with a reason code of its own.
-    Whatever else it raises is an error of the check. A `pytest_headswap.Check` of the same name also says what its
-    verdicts rest on.
+    A check is a function of a `pytest_headswap.Case` that leaves the case unchanged. It returns None, or a note for the
+    result, such as what it could not inspect. It raises:
+
+    - `pytest_headswap.CheckFailed(message)` if it finds a fault;
+    - `pytest_headswap.CheckSkipped(reason, message)` if it does not apply, with its own reason code.
+
+    Any other exception is an error of the check. To also declare what the verdicts rest on, return a
+    `pytest_headswap.Check` of the same name.
 
         def pytest_headswap_checks(config):
             return {"small_head": small_head}
@@ -54,18 +57,18 @@ def pytest_headswap_checks(config: pytest.Config) -> Mapping[str, Callable[[Case
             if size > 1_000_000:
                 raise CheckFailed(f"the head has {size:,} parameters")
 
-    Called when a zoo is asked for, and in each worker of pytest-xdist. The name stands in ids, in results and in
-    `--headswap-checks`, so it has to be an identifier; one that is taken already ends the run with an error.
+    Called when a zoo is requested, and in each worker of pytest-xdist. The name is part of ids, results and
+    `--headswap-checks`, so it must be an identifier. A name that is already taken ends the run with an error.
     """
 
 
 @pytest.hookspec()
 def pytest_headswap_case(config: pytest.Config, case: Case) -> None:
-    """Called when a model was built and its head swapped, before its first check or the test that asks for it.
+    """Called after a model was built and its head swapped, before its first check or the test that requests it.
 
-    In the process in which the model is. For the tests of a zoo that is one of its own on Linux, forked of that of
-    pytest, or of a worker of pytest-xdist: what is printed, or written to files, stays, and what is kept in memory is
-    gone with it. What is raised here is an error of all the tests of the model.
+    The hook runs in the process that holds the model. On Linux, the models of a zoo run are in a child process, forked
+    from pytest or from a worker of pytest-xdist. Printed output and files are kept; anything that the hook keeps in
+    memory is lost with the child. An exception raised here is an error of all tests of the model.
     """
 
 
@@ -73,5 +76,5 @@ def pytest_headswap_case(config: pytest.Config, case: Case) -> None:
 def pytest_headswap_result(config: pytest.Config, result: Result) -> None:
     """Called for each result of a zoo, after it was written to the journal.
 
-    With pytest-xdist in the controller alone, so each result comes once, in the order of the journal.
+    With pytest-xdist it is called only in the controller: once for each result, in the order of the journal.
     """

@@ -1,4 +1,4 @@
-"""The options: declared without torch, read and validated once a zoo is asked for."""
+"""Declare the options without torch, and read and validate them once a zoo is requested."""
 
 from __future__ import annotations
 
@@ -38,56 +38,54 @@ DEFAULT_REPORT = "headswap-report"
 
 def add_options(parser: pytest.Parser) -> None:
     """Declare each option as a flag and as an ini key."""
-    group = parser.getgroup("headswap", "swapping the heads of a model zoo")
+    group = parser.getgroup("headswap", "swap the heads of the models of a zoo")
 
     def add(name: str, metavar: str, text: str) -> None:
         group.addoption(f"--headswap-{name}", metavar=metavar, default=None, help=text)
         parser.addini(f"headswap_{name.replace('-', '_')}", text, default="")
 
-    text = "zoo whose models are tested, such as builtin or timm; may be given several times"
+    text = "zoo of models to test, such as builtin or timm; may be repeated"
     group.addoption("--headswap-zoo", metavar="ZOO", action="append", default=None, help=text)
-    parser.addini(
-        "headswap_zoo", text.replace("; may be given several times", "; several are separated by spaces"), "args", []
-    )
-    add("models", "GLOBS", "comma-separated globs of models to test, !glob leaves out (default: all)")
-    add("checks", "NAMES", "comma-separated checks to make (default: all)")
+    parser.addini("headswap_zoo", text.replace("; may be repeated", "; separate several by spaces"), "args", [])
+    add("models", "GLOBS", "comma-separated globs of models to test; !glob excludes (default: all)")
+    add("checks", "NAMES", "comma-separated checks to run (default: all)")
     add("num-classes", "N", f"class count of the new heads (default: {DEFAULT_NUM_CLASSES})")
-    add("evidence", "KIND", f"what verdicts rest on: {', '.join(EVIDENCE)} (default: auto, numeric if memory allows)")
-    add("device", "DEVICE", f"where device_placement puts models: {DEVICES} (default: auto, what there is)")
-    add("timeout", "SECONDS", f"seconds that a model may take, with all its checks (default: {DEFAULT_TIMEOUT})")
-    add("memory", "SIZE", "memory that a model may take, such as 2.5GiB (default: a worker's share of what is free)")
-    add("shard", "I/N", "this machine's part of the models, such as 2/8 on the second of eight (default: all)")
-    text = "TOML file, or folder with one for each zoo, of what is expected to be no pass, and why (default: none)"
+    add("evidence", "KIND", f"kind of evidence: {', '.join(EVIDENCE)} (default: auto, numeric if memory allows)")
+    add("device", "DEVICE", f"device for device_placement: {DEVICES} (default: auto, whatever is available)")
+    add("timeout", "SECONDS", f"time limit per model in seconds, for all its checks (default: {DEFAULT_TIMEOUT})")
+    add("memory", "SIZE", "memory limit per model, such as 2.5GiB (default: the worker's share of free memory)")
+    add("shard", "I/N", "shard of the models to run on this machine, such as 2/8 on the second of eight (default: all)")
+    text = "TOML file (or a folder with one per zoo) that lists expected failures and their reasons (default: none)"
     add("expectations", "FILE_OR_FOLDER", text)
     group.addoption(
         "--headswap-update-expectations",
         action="store_true",
         default=False,
-        help="merge what this run saw into the file of expectations, and print the difference",
+        help="merge the outcomes of this run into the expectations file, and print the diff",
     )
     group.addoption(
         "--headswap-audit",
         action="store_true",
         default=False,
-        help="run also what the file of expectations or the zoo keeps from being run, and tell what was found",
+        help="also run what the expectations file or the zoo would skip, and report the outcome",
     )
-    add("report", "FOLDER", f"folder of the report (default: {DEFAULT_REPORT})")
+    add("report", "FOLDER", f"folder for the report (default: {DEFAULT_REPORT})")
     group.addoption(
         "--headswap-resume",
         action="store_true",
         default=False,
-        help="go on from the journal in the report folder: what it holds is taken over, but for what crashed or timed "
-        "out; versions and options have to be the same",
+        help="resume from the journal in the report folder: keep its results, rerun crashes and timeouts; versions and "
+        "options must match",
     )
 
 
 def asked_scope(config: pytest.Config) -> Scope | None:
-    """Whether a zoo is asked for, and whether other tests run beside it. Cheap: every pytest run comes through here."""
+    """Return the scope of the zoos, or None without a zoo. Must be cheap, since every pytest run calls it."""
     given = bool(config.getoption("headswap_zoo"))
     if not given and not config.getini("headswap_zoo"):
         return None
     workerinput = getattr(config, "workerinput", None)
-    if workerinput is not None:  # a worker of xdist is always given paths; the controller knows what the user typed
+    if workerinput is not None:  # xdist always passes paths to workers; the controller knows what was typed
         scope: Scope | None = workerinput.get("headswap_scope")
         return scope
     paths = config.args_source is pytest.Config.ArgsSource.ARGS
@@ -97,21 +95,21 @@ def asked_scope(config: pytest.Config) -> Scope | None:
 
 
 def asked_zoos(config: pytest.Config) -> tuple[str, ...]:
-    """The zoos of the command line, or else of the ini file."""
+    """Return the zoos of the command line or, without any, those of the ini file."""
     return tuple(dict.fromkeys(config.getoption("headswap_zoo") or config.getini("headswap_zoo")))
 
 
 def text_of(config: pytest.Config, name: str) -> str:
-    """An option as it was typed on the command line, or else in the ini file."""
+    """Return an option as typed on the command line or, failing that, in the ini file."""
     given = config.getoption(f"headswap_{name}")
     return str(config.getini(f"headswap_{name}") if given is None else given).strip()
 
 
 def read_case_options(config: pytest.Config) -> CaseOptions:
-    """How cases are to be made.
+    """Return the options that determine how cases are built.
 
     Raises:
-        AskedError: something cannot be had; the message says what to type instead.
+        AskedError: an option is invalid; the message says what to type instead.
     """
     usual = CaseOptions()
     return CaseOptions(
@@ -124,10 +122,10 @@ def read_case_options(config: pytest.Config) -> CaseOptions:
 
 
 def read_settings(config: pytest.Config, scope: Scope, known_checks: Mapping[str, Check]) -> Settings:
-    """Load the zoos that were asked for and validate everything that was typed.
+    """Load the requested zoos and validate all options.
 
     Raises:
-        pytest.UsageError: something cannot be used; the message says what to type instead.
+        pytest.UsageError: an option is invalid; the message says what to type instead.
     """
     from pytest_headswap.plugin.planning.shards import part_of_each
 

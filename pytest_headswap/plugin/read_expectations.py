@@ -1,4 +1,4 @@
-"""Read what a run expects when it begins, in the same words for each worker of xdist."""
+"""Read the expectations files at the start of a run. xdist workers get the texts from the controller."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 def read_expectations(
     config: pytest.Config, whole: Selected, checks: Collection[str], options: CaseOptions, typed: str, path: Path
 ) -> Expectations:
-    """Read the files that were asked for.
+    """Read the expectations files.
 
     Args:
         config: of the controller or a worker.
-        whole: the zoos, with what was selected of them.
-        checks: the names of all checks that are known.
-        options: what conditions may ask for.
-        typed: the path, as it was typed; empty where there is none.
-        path: the same, absolute.
+        whole: the zoos and their selected models, on all machines.
+        checks: the names of all known checks.
+        options: the values that conditions can test.
+        typed: the path as typed; empty if there is none.
+        path: the same path, absolute.
 
     Raises:
-        AskedError: something cannot be used; the message says what to write instead.
+        AskedError: a file or an option is invalid; the message says what to write instead.
     """
     from pytest_headswap.engine.errors import ZOO_REFUSED
 
@@ -81,10 +81,10 @@ def _texts(config: pytest.Config, store: Store, update: bool) -> dict[str, str]:
 
 
 def _validate(documents: list[Document], store: Store, scope: Scope) -> None:
-    """What can only be told with the zoos and the checks at hand.
+    """Validate what requires the zoos and the checks.
 
     Raises:
-        DocumentError: an entry cannot be used.
+        DocumentError: an entry is invalid.
     """
     from pytest_headswap.zoo import zoo_names
 

@@ -1,4 +1,4 @@
-"""What was asked of a run, valid."""
+"""The validated settings of a run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 Scope = Literal["only", "beside"]
-"""Whether the zoo is all that runs, or is collected beside the tests of the paths."""
+"""`only`: the run consists of the zoos. `beside`: the zoos are collected along with the tests of the paths."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for, valid."""
+    """The validated settings of a run."""
 
     zoos: Selected
-    """What runs here: of all that was selected, the part of this machine."""
+    """The models that run here: those of this machine's shard."""
 
     whole: Selected
     shard: Shard | None
@@ -34,26 +34,26 @@ class Settings:
     report: Path
     scope: Scope
     models: str
-    """The patterns as they were given."""
+    """The patterns as typed."""
 
     expectations: Expectations
 
     @property
     def model_count(self) -> int:
-        """How many models there are in all zoos together."""
+        """Return the number of models in all zoos."""
         return sum(len(names) for _, names in self.zoos)
 
     @cached_property
     def repeat_report(self) -> str:
-        """The report folder of commands that repeat one test; never that of a run of several tests."""
+        """Return the report folder for commands that repeat one test; never that of a run of several tests."""
         from pytest_headswap.results.ids import REPEAT_REPORT
 
         here, names = self.report.resolve(), (REPEAT_REPORT, f"{REPEAT_REPORT}-2")
         own = next((name for name in names if here.name == name or here == Path(name).resolve()), "")
         if own and self.model_count * len(self.checks) == 1:
-            return own  # a repetition is repeated where it was
+            return own  # a repeated test uses the same folder again
         return names[1] if own == names[0] else names[0]
 
 
 TAKEN = pytest.StashKey[frozenset[str]]()
-"""The ids of what is taken over."""
+"""The ids of results that `--headswap-resume` keeps."""

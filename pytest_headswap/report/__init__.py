@@ -1,4 +1,4 @@
-"""Reports of a run: HTML, Markdown and the terminal. What they are made from can be read here too."""
+"""Build the reports of a run: HTML, Markdown and the terminal. Also exports the functions that read a journal."""
 
 from __future__ import annotations
 

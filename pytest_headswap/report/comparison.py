@@ -1,4 +1,4 @@
-"""A comparison in words, for the terminal and as Markdown."""
+"""Format a comparison of two runs for the terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _TITLES = {
 
 
 def headline(comparison: Comparison) -> str:
-    """The counts in one line."""
+    """Return the counts in one line."""
     told = [f"{len(found)} {title.lower()}" for title, found in _lists(comparison) if found]
     return f"{counted(comparison.shared, 'shared result')}: {', '.join(told) or 'nothing changed'}"
 
 
 def in_words(comparison: Comparison, width: int = 120) -> Iterator[str]:
-    """Lines for a terminal, the worst first."""
+    """Yield lines for a terminal, the worst changes first."""
     yield headline(comparison)
     yield from (f"not whole: {printable(sentence)}" for sentence in comparison.missing)
     if comparison.pace is not None:
@@ -44,7 +44,7 @@ def in_words(comparison: Comparison, width: int = 120) -> Iterator[str]:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """The same for a step summary, within its bounds."""
+    """Return the comparison as Markdown for a CI step summary, within its size limit."""
     parts = [f"## Head swaps compared\n\n{escaped(headline(comparison), 600)}\n"]
     if comparison.missing:
         parts.append(f"**Not whole**: {escaped('; '.join(comparison.missing), 600)}\n")

@@ -1,4 +1,4 @@
-"""The way from backbone to output as a small picture: where each box stands. The template draws it."""
+"""Lay out the path from backbone to output as a small picture. The template draws it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAME_FITS, _DETAIL_FITS = 36, 42
 
 @dataclass(frozen=True)
 class Box:
-    """One step: its text, and the top and height of its box. `arrow` says that an arrow leads down to it."""
+    """One step: its text, and the top and height of its box. `arrow`: whether an arrow leads down to it."""
 
     kind: str
     name: str
@@ -34,11 +34,11 @@ class Picture:
     width: int
     height: int
     said: str
-    """The picture in words, for those who do not see it."""
+    """The picture in words, for screen readers."""
 
 
 def picture_of(head: HeadFacts) -> Picture | None:
-    """The picture of the way through a head; None where the journal does not tell the way."""
+    """Return the picture of the path through a head; None if the journal does not hold the path."""
     if not head.way:
         return None
     boxes = [Box("backbone", "backbone", "", "all that comes before", 1, _FIRST, arrow=False)]
@@ -55,5 +55,5 @@ def picture_of(head: HeadFacts) -> Picture | None:
 
 
 def sizes(shape: Sequence[int]) -> str:
-    """The shape with signs of multiplication between its numbers."""
+    """Return the shape with multiplication signs between its numbers."""
     return " \u00d7 ".join(map(str, shape))

@@ -1,9 +1,9 @@
-"""The report as HTML: the matrix, and a page for each architecture. One folder that needs no server and no network.
+"""The HTML report: the matrix, and a page for each architecture, in one folder without a server or network access.
 
     index.html, report.css, architectures/resnet18-0f5c1f1c9a3b.html ...
 
-Names and messages are escaped in the pages, and data in the page of the matrix, whose script makes text of them. The
-policy of the pages (CSP) allows only the scripts that are shipped, by their digests.
+Names and messages are escaped in the pages. The matrix page holds them as data, which its script inserts as text only.
+The content security policy of the pages allows only the shipped scripts, by their digests.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MEANINGS = {
 
 
 def write_html(matrix: Matrix, folder: Path) -> Path:
-    """Write the pages into a folder; returns that of the matrix. Pages of an earlier report are taken away."""
+    """Write the pages into a folder; return the path of the matrix page. Pages of an earlier report are deleted."""
     environment = _environment()
     pages = folder / PAGES
     pages.mkdir(parents=True, exist_ok=True)
@@ -66,8 +66,8 @@ def write_html(matrix: Matrix, folder: Path) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)  # written over, some file systems flush it at once: seconds for a thousand pages
-    # what cannot be encoded was made visible before, but for what a repro command has to keep
+    path.unlink(missing_ok=True)  # some file systems flush overwritten files at once: seconds for 1,000 pages
+    # unencodable characters were replaced before, except in repro commands, which must keep them
     path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
@@ -109,7 +109,7 @@ def _pictures(row: Row) -> list[Any]:
 
 
 def _results(matrix: Matrix, row: Row) -> list[tuple[Result, str]]:
-    """What the page shows, bad checks first, each result with the id to which its cell leads; one of a cell has it."""
+    """Return the results for a page, bad checks first. The first result of each cell gets the cell's link id."""
     left = {column: f"c{number}" for number, column in enumerate(matrix.columns)}
     bad = {result.check for result in row.bad}
     ordered = sorted(row.results, key=lambda result: result.check not in bad)

@@ -1,6 +1,6 @@
-"""The report as Markdown, for the step summary of a CI and for pull requests: the counts, then the worst first.
+"""The Markdown report, for CI step summaries and pull requests: the counts, then the worst results first.
 
-GitHub drops a summary of more than 1 MiB whole, so this one stays far below, whatever the journal holds.
+GitHub rejects a summary of more than 1 MiB entirely, so this one stays far below that, whatever the journal holds.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ _MOST_ROWS = 50
 _MOST_FAMILIES = 20
 _MOST_ZOOS = 20
 _NAME, _MESSAGE, _COMMAND = 120, 300, 600
-# what begins markup, in words or in a table; `_` only where it is no part of a name
+# characters that start markup in text or in a table; `_` only if it is not inside a name
 _MARKUP = re.compile(r"[\\`*{}\[\]<>|~#!&$@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=:)//")
 
 
 def write_markdown(matrix: Matrix, folder: Path) -> Path:
-    """Write the summary into a folder; returns its path."""
+    """Write the summary into a folder; return its path."""
     path = folder / SUMMARY
     path.write_text(markdown_of(matrix), encoding="utf-8", errors="backslashreplace", newline="\n")
     return path
 
 
 def markdown_of(matrix: Matrix) -> str:
-    """The summary."""
+    """Return the summary."""
     parts = [_head(matrix), _versions(matrix), _worst(matrix), _commands(matrix), _families(matrix), _skips(matrix)]
     return bounded(parts, MOST_BYTES)
 
 
 def bounded(parts: Iterable[str], most: int) -> str:
-    """The parts one after the other, for as long as they fit; what is left out is said."""
+    """Join the parts as long as they fit, and state if some were left out."""
     whole = ""
     for part in filter(None, parts):
         grown = f"{whole}\n{part}" if whole else part
@@ -49,19 +49,19 @@ def bounded(parts: Iterable[str], most: int) -> str:
 
 
 def escaped(text: str, most: int) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Return text on one line that Markdown shows unchanged."""
     return _MARKUP.sub(lambda found: f"\\{found[0]}", shortened(one_line(text), most))
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; a title that begins with `>` stands over numbers."""
+    """Return a table; a title that starts with `>` marks a column of numbers."""
     rule = ["---:" if title.startswith(">") else "---" for title in titles]
     lines = [[title.removeprefix(">") for title in titles], rule, *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def fenced(lines: Sequence[str], language: str = "") -> str:
-    """A block of code that nothing in it can end."""
+    """Return a code block that nothing in its content can end."""
     longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join([fence + language, *lines, fence, ""])
@@ -87,7 +87,7 @@ def _head(matrix: Matrix) -> str:
 
 
 def _versions(matrix: Matrix) -> str:
-    """The counts of each version, and architecture by version for those that are not the same everywhere."""
+    """Return the counts of each version, and a table of the architectures whose results differ between versions."""
     if not matrix.versions:
         return ""
     shown = matrix.versions[:_MOST_FAMILIES]
@@ -151,7 +151,7 @@ def _worst(matrix: Matrix) -> str:
 
 
 def checks_of(row: Row) -> str:
-    """The checks that are as bad as the worst one of a row."""
+    """Return the names of the checks whose outcome equals the worst one of a row."""
     names = dict.fromkeys(result.check for result in row.bad if result.outcome == row.worst.outcome)
     every = {result.check for result in row.results}
     return f"all {len(names)} checks" if len(names) == len(every) > 1 else ", ".join(names)

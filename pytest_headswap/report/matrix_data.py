@@ -1,11 +1,11 @@
-"""What the page of the matrix knows, as compact JSON: thousands of results have to fit, and so does a bad run.
+"""The data of the matrix page, as compact JSON: thousands of results must fit, even if most of them are bad.
 
-Texts that come again and again stand in lists once, and cells point to them:
+Repeated texts are stored once in lists, and cells refer to them by index:
 
     {"columns": [...], "outcomes": [...], "evidence": [...], "zoos": [...], "families": [...], "messages": [...],
      "rows": [[name, zoo, family, page, seconds, memory, differs, [cell, ...]], ...]}
 
-A cell is 0 where there is no result, or `[outcome, evidence, seconds, message, bad, results]`.
+A cell is 0 if there is no result, or else `[outcome, evidence, seconds, message, bad, results]`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ SYMBOLS: dict[Outcome, str] = {
     "error": "E",
     "xpassed": "X",
     "xfailed": "x",
-    "skipped": "–",  # noqa: RUF001 - a dash that is as wide as a letter
+    "skipped": "–",  # noqa: RUF001 - a dash as wide as a letter
     "passed": "✓",
 }
 
 _MESSAGE = 240
-_ALL_MESSAGES = 2_500_000  # bytes, as they stand in the page
+_ALL_MESSAGES = 2_500_000  # bytes, as encoded in the page
 _NAME = 300
 
 
 class _Texts:
-    """Texts by number, each once."""
+    """Numbers texts, storing each once."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
@@ -45,7 +45,7 @@ class _Texts:
 
 
 class _Messages(_Texts):
-    """Messages by number; the first is empty, and stands for those that no longer fit."""
+    """Numbers messages; number 0 is empty and stands for messages that no longer fit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,10 +63,10 @@ class _Messages(_Texts):
 
 
 def data_of(matrix: Matrix) -> dict[str, Any]:
-    """The data of the page."""
+    """Return the data of the page."""
     zoos, families, evidence, messages = _Texts(), _Texts(), _Texts(), _Messages()
     evidence("")
-    for row in matrix.worst_first:  # first come, first served: what is bad has its message before what is skipped
+    for row in matrix.worst_first:  # messages of bad results come first, while there is room
         for result in row.bad:
             messages(result.message)
 
@@ -112,7 +112,7 @@ def data_of(matrix: Matrix) -> dict[str, Any]:
 
 
 def script_safe(data: Any) -> str:
-    """JSON that can stand in a `<script>` of HTML: nothing in it can end the script or begin a comment."""
+    """Return JSON that is safe in a `<script>` of HTML: nothing in it can end the script or start a comment."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")

@@ -1,4 +1,4 @@
-"""The end of a run in the terminal: what to look at, the worst first, each with the line to paste."""
+"""Print what needs attention at the end of a run: the worst models first, each with the command to repeat it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pytest_headswap.report.markdown import checks_of
 from pytest_headswap.results.ids import model_id
 from pytest_headswap.results.matrix import Matrix
 
-MOST_MODELS = 9  # of two lines each
+MOST_MODELS = 9  # two lines each
 
 
 def worst_lines(matrix: Matrix, width: int) -> Iterator[str]:
-    """Two lines for each of the worst architectures; none where all is well."""
+    """Yield two lines for each of the worst architectures; none if all is well."""
     rows = matrix.worst_first
     if not rows:
         return
@@ -23,7 +23,7 @@ def worst_lines(matrix: Matrix, width: int) -> Iterator[str]:
     for row in shown:
         what = f"{model_id(row.zoo, row.model)} ({checks_of(row)}): {row.worst.told}"
         yield shortened(f"  {row.worst.outcome:<{indent - 2}}{one_line(what)}", max(width, 40))
-        # whole, however long: half a command helps nobody
+        # never shorten a command
         yield f"{' ' * indent}{printable(row.worst.repro)}"
     if len(rows) > len(shown):
         yield f"  and {counted(len(rows) - len(shown), 'more architecture', 'more architectures')}, in the report"

@@ -1,4 +1,4 @@
-"""All reports of a journal, written next to it or elsewhere."""
+"""Write all reports of a journal, next to it or elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_headswap.results.result import Result
 
 @dataclass(frozen=True)
 class Reports:
-    """What was written, and what it was made from."""
+    """The files written, and the matrix behind them."""
 
     matrix: Matrix
     html: Path
@@ -23,16 +23,16 @@ class Reports:
 
 
 def write_reports(journal: Path, folder: Path) -> Reports:
-    """Make the reports of the journal in a folder, or of one that is named itself.
+    """Write the reports of a journal, given as its folder or the file itself.
 
     Raises:
-        JournalError: it cannot be read, or the reports cannot be written.
+        JournalError: the journal cannot be read, or the reports cannot be written.
     """
     return reports_of(*read_journal(journal), folder)
 
 
 def reports_of(header: JournalHeader, results: Iterable[Result], folder: Path) -> Reports:
-    """Make the reports of what a journal holds.
+    """Write the reports of a journal's contents.
 
     Raises:
         JournalError: the reports cannot be written.

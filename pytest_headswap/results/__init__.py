@@ -1,4 +1,4 @@
-"""What a run found, and the file it is kept in. Imports no torch."""
+"""The results of a run, and the journal that keeps them. Imports no torch."""
 
 from __future__ import annotations
 

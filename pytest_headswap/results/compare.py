@@ -1,7 +1,7 @@
-"""What changed from one journal to another: what broke, what was mended, what became slower or larger.
+"""Compare two journals: what broke, was fixed, or became slower or larger.
 
-Machines differ and clocks are noisy. So times are compared for whole models, relative to what the second run took for a
-model in the middle, and only where the difference is more than a few seconds.
+Machines differ and clocks are noisy. Times are therefore compared for whole models, relative to the median change, and
+only if they differ by more than a few seconds.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from pytest_headswap.results.matrix import Row, badness, matrix_of
 from pytest_headswap.results.result import Outcome, Result
 
 _ENOUGH = 10
-"""Models from which on it can be told how fast a machine is."""
+"""The number of models from which the pace of a machine can be estimated."""
 
 _Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on a difference counts: both the factor and the amount have to be passed."""
+    """The limits above which a difference counts: it must exceed both the factor and the amount."""
 
     slower: float = 1.5
-    seconds: float = 10.0  # the first model of a process pays for its imports
+    seconds: float = 10.0  # the first model of a process also pays for imports
     larger: float = 1.25
     megabytes: float = 200.0
 
 
 @dataclass(frozen=True)
 class Change:
-    """A result that is not what it was; one of the two is None where there is none."""
+    """A result that changed; `old` or `new` is None if that run has no such result."""
 
     old: Result | None
     new: Result | None
 
     @property
     def result(self) -> Result:
-        """The later of the two."""
+        """Return the new result, or the old one if there is no new one."""
         result = self.new or self.old
         assert result is not None, "one of the two is there"
         return result
@@ -47,7 +47,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Growth:
-    """A model that took more than before: seconds, or megabytes."""
+    """A model that took more time or memory than before."""
 
     zoo: str
     model: str
@@ -60,23 +60,24 @@ class Growth:
 
     @property
     def factor(self) -> float:
-        """How many times as much."""
+        """Return the ratio of new to old."""
         return self.new / self.old
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What changed, each list with the worst first.
+    """The changes between two runs, each list sorted with the worst first.
 
     Attributes:
-        broke: results that are bad now and were not, those of new models and checks included.
+        broke: results that are bad now and were not, including those of new models and checks.
         mended: results that were bad, or failed as expected, and pass now.
-        changed: all other results with another outcome, such as a check that no longer applies.
-        gone: results that are no longer there.
-        slower, larger: models that passed the limits.
-        pace: how many times as long the second run took for the model in the middle; None where too few are shared.
-        shared: how many results both have.
-        missing: what the two runs lack of what they were to have, in sentences.
+        changed: other results whose outcome changed, such as a check that no longer applies.
+        gone: results that no longer exist.
+        slower, larger: models that exceed the limits.
+        pace: the second run's time relative to the first, for the median model; None if the runs share too few
+            models.
+        shared: the number of results in both runs.
+        missing: results that either run should have but lacks, as sentences.
     """
 
     broke: tuple[Change, ...]
@@ -124,7 +125,7 @@ def _verdict(result: Result) -> tuple[Outcome, bool]:
 
 
 def _kind(old: Result | None, new: Result) -> str:
-    """To which list a change belongs; to none where a new result is as it should be."""
+    """Return the list that a change belongs to; empty if a new result is good."""
     if new.bad:
         return "broke" if old is None or not old.bad else "changed"
     if old is None:
@@ -139,7 +140,7 @@ _PASSES = ("passed", "xpassed")
 
 
 def _by_key(results: Iterable[Result]) -> dict[_Key, Result]:
-    """Results by what they are of; of several, the worst."""
+    """Return results by zoo, model, check and version; of several, the worst."""
     found: dict[_Key, Result] = {}
     for result in sorted(results, key=badness, reverse=True):
         found[result.zoo, result.model, result.check, result.version] = result
@@ -155,7 +156,7 @@ def _rows(results: Iterable[Result]) -> dict[tuple[str, str], Row]:
 
 
 def _both(old: Mapping[tuple[str, str], Row], new: Mapping[tuple[str, str], Row]) -> Iterator[tuple[Row, Row]]:
-    """Models of which both runs made the same checks to their end; what stopped short took no time worth comparing."""
+    """Yield models that completed the same checks in both runs; the times of an aborted run are not comparable."""
     for key, row in new.items():
         was = old.get(key)
         if was is not None and not was.bad and not row.bad and _made(was) == _made(row):

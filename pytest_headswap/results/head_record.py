@@ -1,4 +1,4 @@
-"""What the end of a model is made of: its heads, and the way to each from the backbone. Plain data.
+"""The heads of a model, and the path from the backbone through each, as plain data.
 
 {"heads": [{"path": "fc", "kind": "linear", "in_features": 512, "num_classes": 7, ...,
             "way": [["layer", "layer4.1.act2", "ReLU", [2, 512, 2, 2]], ..., ["output", "output", "", [2, 1000]]],
@@ -17,20 +17,20 @@ from pytest_headswap.head import Head, Step
 
 @dataclass(frozen=True)
 class HeadFacts(Head):
-    """One head that was swapped, with the class count before."""
+    """A swapped head, with its class count before the swap."""
 
     old_classes: int = 0
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The heads of a model, and what the engine has to say beside them."""
+    """The heads of a model, and the engine's notes."""
 
     heads: tuple[HeadFacts, ...]
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain JSON types; what is as it is by default is left out, for there are thousands of them."""
+        """Return a dict of plain JSON types. Empty values are omitted, as a journal holds thousands of these."""
         return {
             "heads": [dict(_told(head)) for head in self.heads],
             **({"notes": list(self.notes)} if self.notes else {}),
@@ -38,10 +38,10 @@ class Anatomy:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Anatomy:
-        """What `to_json` wrote; fields that a later version added are left out.
+        """Return the object that `to_json` wrote; fields from a later version are ignored.
 
         Raises:
-            ValueError, TypeError: it is something else.
+            ValueError, TypeError: the data has another form.
         """
         return cls(tuple(map(_head, data["heads"])), tuple(map(str, data.get("notes", ()))))
 

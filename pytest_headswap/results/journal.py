@@ -1,7 +1,7 @@
-"""The journal: `results.jsonl`, one line for the run and then one a result, written as they come.
+"""The journal: `results.jsonl`, one header line for the run, then one line per result, written as results come.
 
-Every report is made from this file, so a run that is cut short loses nothing that it had found. The first line names
-the results that the run was to have, so that reports of a run that was cut short say what is missing.
+All reports are built from this file, so an interrupted run loses no finished result. The header lists the selected
+results, so that reports of an interrupted run can state what is missing.
 
     {"headswap_journal": 1, "versions": {"torch": "2.8.0", ...}, "options": {...}, "python": ..., "platform": ...}
     {"zoo": "timm", "model": "resnet18", "check": "output_shape", "outcome": "passed", ...}
@@ -30,7 +30,7 @@ class JournalError(Exception):
 
 @dataclass(frozen=True)
 class JournalHeader:
-    """What the results depend on beside the models: the first line of a journal."""
+    """The first line of a journal: what the results depend on besides the models."""
 
     versions: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -38,13 +38,13 @@ class JournalHeader:
     platform: str = field(default_factory=platform.platform)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     merged: Mapping[str, Any] = field(default_factory=dict)
-    """For a journal that was merged of several: whether it is whole, what is missing, and the machines."""
+    """For a merged journal: whether it is whole, what is missing, and the machines."""
 
     selected: Mapping[str, Any] = field(default_factory=dict)
-    """By zoo, which checks of which models the run was to make; empty where that is not known."""
+    """The selected checks of each model, by zoo; empty if not known."""
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain JSON types, with the version of the format first."""
+        """Return a dict of plain JSON types, with the version of the format first."""
         return {
             _FORMAT_KEY: _FORMAT,
             "versions": dict(self.versions),
@@ -58,16 +58,16 @@ class JournalHeader:
 
 
 def read_journal(path: str | Path) -> tuple[JournalHeader, list[Result]]:
-    """Read a journal. A last line that was cut off by a crash of the run is left out.
+    """Read a journal. A last line that was cut off by a crash is ignored.
 
     Args:
-        path: the file, or the folder it lies in.
+        path: the file or its folder.
 
     Returns:
-        What stands in the first line, and the results in the order in which they came.
+        The header, and the results in the order in which they were written.
 
     Raises:
-        JournalError: the file cannot be read, or is no journal.
+        JournalError: the file cannot be read or is not a journal.
     """
     path = Path(path)
     if path.is_dir():
@@ -77,7 +77,7 @@ def read_journal(path: str | Path) -> tuple[JournalHeader, list[Result]]:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
-                    break  # cut off: a written line ends with a newline
+                    break  # cut off: a complete line ends with a newline
                 if header is None:
                     header = _read_header(path, line.decode())
                 else:
@@ -138,7 +138,7 @@ def _are_versions(value: Any) -> bool:
 
 
 def _is_selection(value: Any) -> bool:
-    """Whether a value is what `missing.selection_of` returns, for each zoo."""
+    """Return whether a value has the form that `missing.selection_of` returns."""
     groups = [group for of_zoo in value.values() if isinstance(of_zoo, list) for group in of_zoo]
     return all(isinstance(of_zoo, list) for of_zoo in value.values()) and all(
         _is_mapping(group) and _are_texts(group.get("models")) and _are_texts(group.get("checks")) for group in groups
@@ -156,7 +156,7 @@ _HEADER: dict[str, Callable[[Any], bool]] = {
     ),
     "selected": lambda value: _is_mapping(value) and _is_selection(value),
 }
-"""What reports rely on."""
+"""Validators of the header fields that reports rely on."""
 
 
 def _object(line: str) -> dict[str, Any]:

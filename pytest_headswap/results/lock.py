@@ -1,7 +1,7 @@
-"""The lock of a report folder: one run at a time writes to it, and the lock file says which.
+"""Lock a report folder: only one run at a time writes to it, and the lock file identifies that run.
 
-The system releases the lock when the process of the run ends, even after `kill -9`. A file that is left means nothing.
-Windows and some network file systems have no such locks: there, the process that the file names is looked up.
+The kernel releases the lock when the process of the run ends, even after `kill -9`, so a leftover lock file is
+harmless. Windows and some network file systems lack such locks; there, the process named in the file is looked up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 LOCK_NAME = "results.lock"
-_TRIES = 10  # another run may remove its lock file between two steps of ours
+_TRIES = 10  # another run may remove its lock file between two of our steps
 _LONGEST = 300  # characters of a command
 _LARGEST = 4096  # bytes of a lock file
 
@@ -25,7 +25,7 @@ _Identity = tuple[int, int]
 _Owner = dict[str, Any]
 
 _HELD: dict[_Identity, _Owner] = {}
-"""Lock files that this process holds: the system would lock them a second time for the same process."""
+"""Lock files that this process holds: the kernel would lock them again for the same process."""
 
 
 class FolderInUseError(Exception):
@@ -33,15 +33,15 @@ class FolderInUseError(Exception):
 
 
 class FolderLock:
-    """The right to write to a report folder, held from creation to `release`.
+    """The exclusive right to write to a report folder, held from creation to `release`.
 
     Args:
-        folder: is created where it does not exist.
-        command: what runs here, for the message that a second run shows.
+        folder: created if it does not exist.
+        command: the command of this run, shown to a second run.
 
     Raises:
-        FolderInUseError: another run has the folder.
-        OSError: the folder or the lock file cannot be written.
+        FolderInUseError: another run has the lock.
+        OSError: the folder or the lock file is not writable.
     """
 
     def __init__(self, folder: Path, command: str = "") -> None:
@@ -59,11 +59,11 @@ class FolderLock:
         self.take()
 
     def take(self) -> None:
-        """Take the lock, again where its file was deleted.
+        """Take the lock, or take it again if its file was deleted.
 
         Raises:
-            FolderInUseError: another run has the folder.
-            OSError: the folder or the lock file cannot be written.
+            FolderInUseError: another run has the lock.
+            OSError: the folder or the lock file is not writable.
         """
         if self.held:
             return
@@ -71,7 +71,7 @@ class FolderLock:
         for _ in range(_TRIES):
             self.folder.mkdir(parents=True, exist_ok=True)
             here = _identity_at(self.path)
-            if here in _HELD:  # not even opened: this process would lose the lock when it closes the file
+            if here in _HELD:  # do not open it: closing the file would release this process's lock
                 raise FolderInUseError(self._told(_HELD[here]))
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
@@ -88,15 +88,15 @@ class FolderLock:
 
     @property
     def held(self) -> bool:
-        """Whether the lock file in the folder is the one that this object has locked."""
+        """Return whether the lock file in the folder is the one that this object locked."""
         return self._file >= 0 and _identity_at(self.path) == self._identity
 
     def release(self) -> None:
-        """Let another run have the folder. A second call does nothing, nor does one in a forked copy of the process."""
+        """Release the folder. A second call does nothing; neither does a call in a forked process."""
         if self._file < 0 or self._owner["pid"] != os.getpid():
             return
         held = self.held
-        if sys.platform == "win32":  # an open file cannot be deleted there
+        if sys.platform == "win32":  # Windows cannot delete an open file
             self._close()
         if held:
             with suppress(OSError):
@@ -128,7 +128,7 @@ class FolderLock:
 
 
 def _is_free(file: int) -> bool:
-    """Lock an open file; return whether that worked."""
+    """Try to lock an open file; return whether that worked."""
     if sys.platform != "win32":
         import fcntl
 
@@ -143,7 +143,7 @@ def _is_free(file: int) -> bool:
 
 
 def _is_alive(owner: _Owner) -> bool:
-    """Return whether the process that a lock file names still runs; one on another machine is taken to run."""
+    """Return whether the process in a lock file still runs; a process on another machine is assumed to run."""
     if not owner:
         return False
     if owner.get("host") != platform.node():
@@ -155,7 +155,7 @@ def _is_alive(owner: _Owner) -> bool:
 
 
 def _created(pid: int) -> float:
-    """Return when a process began; 0 where there is none of this number."""
+    """Return the time when a process started; 0 if there is no such process."""
     import psutil
 
     try:
@@ -165,7 +165,7 @@ def _created(pid: int) -> float:
 
 
 def _owner_in(file: int) -> _Owner:
-    """Return what a lock file says; nothing where it was not written yet, or by something else."""
+    """Return the content of a lock file; empty if it was not written yet, or not by a run."""
     os.lseek(file, 0, os.SEEK_SET)
     with suppress(ValueError):
         found = json.loads(os.read(file, _LARGEST))

@@ -1,6 +1,6 @@
-"""The matrix that all reports show: a row for each architecture, a column for each check.
+"""The matrix in all reports: a row for each architecture, a column for each check.
 
-In a journal of several versions the columns are the versions, and a cell stands for all checks.
+In a journal of several versions, the columns are the versions and each cell combines all checks.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _RANK = {outcome: rank for rank, outcome in enumerate(WORST_FIRST)}
 
 
 def badness(result: Result) -> int:
-    """The place of a result's outcome, 0 for the worst."""
+    """Return the rank of a result's outcome, 0 for the worst."""
     return _RANK[result.outcome]
 
 
 @dataclass(frozen=True)
 class Row:
-    """All results of one architecture, in the order of checks and versions; at least one."""
+    """All results of one architecture, ordered by check and version; at least one."""
 
     zoo: str
     model: str
@@ -35,43 +35,43 @@ class Row:
 
     @cached_property
     def worst(self) -> Result:
-        """The first of the worst results."""
+        """Return the first of the worst results."""
         return min(self.results, key=badness)
 
     @cached_property
     def bad(self) -> tuple[Result, ...]:
-        """What somebody has to look at, worst first."""
+        """Return the results that need attention, worst first."""
         return tuple(sorted((result for result in self.results if result.bad), key=badness))
 
     @cached_property
     def seconds(self) -> float:
-        """Wall time of all checks together."""
+        """Return the total wall time of the checks."""
         return sum(result.seconds for result in self.results)
 
     @cached_property
     def peak_memory_mb(self) -> float | None:
-        """The highest of the peaks."""
+        """Return the highest peak memory."""
         peaks = [result.peak_memory_mb for result in self.results if result.peak_memory_mb is not None]
         return max(peaks, default=None)
 
     @property
     def family(self) -> str:
-        """The family that the zoo names; empty where it names none."""
+        """Return the family stated by the zoo; empty if there is none."""
         return next((result.family for result in self.results if result.family), "")
 
     @property
     def anatomy(self) -> Anatomy | None:
-        """Its heads; None where none was found, or the journal is of a version that did not write them down."""
+        """Return the heads; None if none was found, or if an older version wrote the journal."""
         return next((result.anatomy for result in self.results if result.anatomy is not None), None)
 
     @property
     def page(self) -> str:
-        """The file of its page."""
+        """Return the file name of the architecture's page."""
         return file_name(self.zoo, self.model)
 
     @cached_property
     def differing(self) -> frozenset[str]:
-        """The checks that do not have the same outcome in all versions."""
+        """Return the checks whose outcomes differ between versions."""
         if len(self.versions) < 2:
             return frozenset()
         outcomes: dict[str, dict[str, Outcome]] = {}
@@ -86,8 +86,9 @@ class Row:
 class Matrix:
     """A journal as rows.
 
-    `versions`: what the results were made with, empty for a journal of one run.
-    `missing`: the results that the run was to have and does not, in sentences.
+    Attributes:
+        versions: the versions in a merged journal; empty for the journal of one run.
+        missing: the results that the run should have but lacks, as sentences.
     """
 
     header: JournalHeader
@@ -98,11 +99,11 @@ class Matrix:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What stands over the cells."""
+        """Return the titles of the columns."""
         return self.versions or self.checks
 
     def cells(self, row: Row) -> Iterator[list[Result]]:
-        """The results that each column has of a row, worst first."""
+        """Yield the results of a row for each column, worst first."""
         cells: dict[str, list[Result]] = {column: [] for column in self.columns}
         for result in sorted(row.results, key=badness):
             cells[result.version if self.versions else result.check].append(result)
@@ -110,23 +111,23 @@ class Matrix:
 
     @cached_property
     def outcomes(self) -> Counter[Outcome]:
-        """How many results have which outcome."""
+        """Return the number of results by outcome."""
         return Counter(result.outcome for row in self.rows for result in row.results)
 
     @cached_property
     def seconds(self) -> float:
-        """The wall time of all tests together."""
+        """Return the total wall time of all tests."""
         return sum(row.seconds for row in self.rows)
 
     @cached_property
     def worst_first(self) -> list[Row]:
-        """The rows that have something bad, the worst first: then those with more of it."""
+        """Return the rows with bad results, the worst outcome first, then those with more bad results."""
         rows = [row for row in self.rows if row.bad]
         return sorted(rows, key=lambda row: (badness(row.worst), -len(row.bad), row.zoo, row.model))
 
 
 def matrix_of(header: JournalHeader, results: Iterable[Result]) -> Matrix:
-    """The rows of a journal, in the order of their names."""
+    """Return the matrix of a journal, with its rows sorted by name."""
     results = list(results)
     grouped: dict[tuple[str, str], list[Result]] = {}
     seen: dict[str, dict[str, None]] = {"checks": {}, "versions": {}}
@@ -150,6 +151,6 @@ def matrix_of(header: JournalHeader, results: Iterable[Result]) -> Matrix:
 
 
 def _ordered(seen: Iterable[str], told: Sequence[str]) -> tuple[str, ...]:
-    """What was seen, as the run had it in order."""
+    """Return the names that occur, in the run's order."""
     place = {name: number for number, name in enumerate(told)}
     return tuple(sorted(seen, key=lambda name: place.get(name, len(place))))

@@ -1,7 +1,7 @@
-"""Journals of shards made into one, with the proof that they are parts of one run and leave nothing out.
+"""Merge the journals of shards, and verify that they are parts of one run and complete.
 
-Each shard says in its header which part it is, the names of its models, and a digest of all that was selected. So
-what is missing can be named even where a machine died, and parts of two different runs do not pass for one.
+Each shard's header holds its number, the names of its models, and a digest of the whole selection. Missing parts can
+therefore be named even if a machine died, and parts of different runs are not merged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAMED = 5
 
 
 class MergeError(Exception):
-    """Shards that cannot be merged; one sentence for each thing that is wrong."""
+    """Journals cannot be merged; `problems` has one sentence for each reason."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("; ".join(problems))
@@ -32,7 +32,7 @@ class MergeError(Exception):
 
 
 def shard_options(shard: str, part: Mapping[str, Sequence[str]], whole: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """What the header of a shard's journal says beside the other options: names of models by zoo, its own and all."""
+    """Return the options that only the header of a shard has: its number, its models, and a digest of all models."""
     return {
         "shard": shard,
         "part": {zoo: list(names) for zoo, names in part.items()},
@@ -47,15 +47,15 @@ def _selection(names: Iterable[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Merged:
-    """Several journals as one."""
+    """Several journals combined."""
 
     header: JournalHeader
     results: list[Result]
     missing: tuple[str, ...]
-    """What is not there, in sentences; empty where all is."""
+    """What is missing, as sentences; empty if the journal is complete."""
 
     def write(self, folder: Path) -> Path:
-        """Write the journal; returns its path.
+        """Write the journal; return its path.
 
         Raises:
             JournalError: it cannot be written.
@@ -88,14 +88,14 @@ class _Shard:
 
 
 def merge(folders: Sequence[Path], *, partial: bool = False) -> Merged:
-    """Merge the journals in these folders.
+    """Merge the journals of all shards of a run.
 
     Args:
-        folders: of each shard, the folder of its report, or the journal itself.
-        partial: take what there is; what is missing is said in the result and in its header.
+        folders: the report folder of each shard, or the journal itself.
+        partial: merge the shards that are there; the result and its header state what is missing.
 
     Raises:
-        MergeError: they are not parts of one run, or something is there twice, or missing.
+        MergeError: the journals are not parts of one run, or contain duplicates, or something is missing.
     """
     shards: list[_Shard] = []
     missing: list[str] = []
@@ -127,7 +127,7 @@ def _read(folder: Path) -> _Shard:
 
 
 def _differences(shards: Sequence[_Shard]) -> Iterator[str]:
-    """What shows that a shard is part of another run than the first."""
+    """Yield the reasons why a shard belongs to another run than the first one."""
     first = shards[0]
     for shard in shards[1:]:
         if shard.count != first.count:
@@ -148,7 +148,7 @@ def _shared(header: JournalHeader) -> dict[str, Any]:
 
 
 def _doubles(shards: Sequence[_Shard]) -> Iterator[str]:
-    """What is there more than once, or should not be there at all."""
+    """Yield what occurs more than once, or should not be there."""
     numbers = Counter(shard.number for shard in shards)
     for number, times in numbers.items():
         if times > 1:
@@ -182,7 +182,7 @@ def _missing(shards: Sequence[_Shard]) -> Iterator[str]:
 
 
 def _told(what: str, keys: Iterable[tuple[str, ...]], unit: str = "result") -> Iterator[str]:
-    """One sentence with the first few of what is wrong, none where nothing is."""
+    """Yield a sentence with the first few keys, if there are any."""
     names = ["::".join(key) for key in keys]
     if names:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
@@ -191,7 +191,7 @@ def _told(what: str, keys: Iterable[tuple[str, ...]], unit: str = "result") -> I
 
 
 def origin(headers: Sequence[JournalHeader]) -> dict[str, Any]:
-    """Where and when several journals were written, as fields of the header of one."""
+    """Return the origin of several journals as fields of one header."""
     return {
         "python": ", ".join(sorted({header.python for header in headers})),
         "platform": ", ".join(sorted({header.platform for header in headers})),

@@ -1,7 +1,7 @@
-"""Journals of several versions made into one, of which the reports are a matrix of architecture by version.
+"""Merge the journals of several versions, so that reports show a matrix of architecture by version.
 
-`headswap merge OUT DIR... --by torch` tells the runs apart by the version of torch in the headers of their journals. A
-run is one journal, or those of all its shards. In the result each line says its version.
+`headswap merge OUT DIR... --by torch` distinguishes runs by the version of torch in the headers of their journals. A
+run is one journal, or the journals of all its shards. In the merged journal each result states its version.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pytest_headswap.results.result import Result
 
 
 def merge_versions(folders: Sequence[Path], by: str, *, partial: bool = False) -> Merged:
-    """Merge journals of runs with different versions.
+    """Merge the journals of runs with different versions.
 
     Args:
-        folders: of each run, or of each shard of a run, the folder of its report, or the journal itself.
-        by: the distribution whose versions the runs are told apart by, such as `torch`; or `python`.
-        partial: of shards, take what there is.
+        folders: the report folder of each run or shard, or the journal itself.
+        by: the distribution whose version distinguishes the runs, such as `torch`; or `python`.
+        partial: merge the shards that are there.
 
     Raises:
-        MergeError: a journal cannot be read or does not name the version, a version is there twice or the only one, or
-            shards do not fit together.
+        MergeError: a journal cannot be read or does not state the version, a version occurs twice, all versions are
+            the same, or shards do not fit together.
     """
     groups: dict[str, list[tuple[Path, JournalHeader, list[Result]]]] = {}
     problems: list[str] = []
@@ -57,7 +57,7 @@ def merge_versions(folders: Sequence[Path], by: str, *, partial: bool = False) -
 
 
 def _natural(version: str) -> list[tuple[int, str]]:
-    """2.10 comes after 2.9."""
+    """Return a sort key that puts 2.10 after 2.9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", version)]
 
 
@@ -100,6 +100,6 @@ def _as_one(runs: Mapping[str, Merged], by: str) -> Merged:
 
 
 def _shared(mappings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What is the same in all."""
+    """Return the entries that all mappings share."""
     first, *others = mappings
     return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}

@@ -1,4 +1,4 @@
-"""The results that a run was to have and does not: it was interrupted, or something took them away."""
+"""Find the results that a run should have but lacks, because it was interrupted or they were lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Missing:
 
     Attributes:
         keys: zoo, model and check of each.
-        selected: how many results the run was to have.
+        selected: the number of results that the run should have.
     """
 
     keys: tuple[Key, ...]
@@ -31,7 +31,7 @@ class Missing:
         return bool(self.keys)
 
     def __str__(self) -> str:
-        """The number, and the first few of what is missing."""
+        """Return a sentence with the number and the first few missing results."""
         names = ", ".join("::".join(key) for key in self.keys[:_NAMED])
         more = f" and {len(self.keys) - _NAMED:,} more" if len(self.keys) > _NAMED else ""
         verb = "is" if len(self.keys) == 1 else "are"
@@ -39,7 +39,7 @@ class Missing:
 
 
 def selection_of(tests: Iterable[Key]) -> dict[str, Any]:
-    """Return the tests that were selected as the header of a journal has them: models with the same checks together."""
+    """Return the selected tests in the form used by a journal's header: models with the same checks grouped."""
     checks: dict[tuple[str, str], dict[str, None]] = {}
     for zoo, model, check in tests:
         checks.setdefault((zoo, model), {})[check] = None
@@ -60,14 +60,14 @@ def selected_by(selection: Mapping[str, Any]) -> Iterable[Key]:
 
 
 def missing_of(header: JournalHeader, results: Iterable[Result]) -> Missing:
-    """Return what a journal lacks of the tests that its header names."""
+    """Return the tests in a journal's header that have no result."""
     there = {(result.zoo, result.model, result.check) for result in results}
     selected = dict.fromkeys(selected_by(header.selected))
     return Missing(tuple(key for key in selected if key not in there), len(selected))
 
 
 def sentences_of(header: JournalHeader, results: Iterable[Result]) -> tuple[str, ...]:
-    """Return all that is missing from a journal, in sentences: as its run left it, and as it was merged."""
+    """Return all that is missing from a journal, as sentences: from its own run, and from the merge."""
     missing = missing_of(header, results)
     merged: tuple[str, ...] = tuple(header.merged.get("missing", ()))
     return (*merged, *([str(missing)] if missing else ()))

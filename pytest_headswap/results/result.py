@@ -1,4 +1,4 @@
-"""One result: what one check said about one model."""
+"""The result of one check of one model."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ WORST_FIRST: tuple[Outcome, ...] = (
     *("crashed", "timeout", "failed", "error", "xpassed", "xfailed", "skipped", "passed"),
 )
 BAD: frozenset[Outcome] = frozenset({"crashed", "timeout", "failed", "error"})
-"""What somebody has to look at."""
+"""The outcomes that need attention."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one check said about one model.
+    """The result of one check of one model.
 
     Attributes:
-        zoo, model, check: which check of which model, unescaped.
-        outcome: one of `OUTCOMES`. `failed`: the check found a fault. `error`: the check could not be
-            made, because the model could not be built, swapped or run. `crashed`: its process died, or took
-            too much memory. `timeout`: its time was used up.
-        evidence: what the verdict rests on (`structure`, with how the model was run
-            where meta tensors did not do, or `numeric`); empty where there is no verdict.
+        zoo, model, check: the names, unescaped.
+        outcome: one of `OUTCOMES`. `failed`: the check found a fault. `error`: the check could not run, because the
+            model could not be built, swapped or run. `crashed`: the model's process died, or took too much memory.
+            `timeout`: the model took too long.
+        evidence: what the verdict rests on: `numeric`, or `structure` with how the model was run if meta tensors did
+            not suffice. Empty without a verdict.
         seconds: wall time of the test, in seconds. The first check of a model includes building and swapping it.
-        message: why, in words; empty for a plain pass.
-        repro: the command that runs this check of this model alone; empty for a model that no zoo holds.
-        nodeid: the id, as pytest has it: zoo, model and check with `::` between them.
+        message: the reason in words; empty for a plain pass.
+        repro: the command that runs only this check of this model; empty for a model without a zoo.
+        nodeid: pytest's id: zoo, model and check joined by `::`.
         reason: the reason code of a skip or an error, such as `output_is_backbone`.
-        family: the architecture family that the zoo names.
-        peak_memory_mb: the most memory that the model had taken by then, beside what its process held before it,
-            in units of 2**20 bytes; None where that was not measured.
-        heads: paths of the heads that were swapped.
-        anatomy: the heads in full, and the way to each; in a journal on the first result of a model alone.
-        version: of what the model was run, such as `torch 2.4.1`, where a journal holds several versions.
-        found: what the outcome would be without a file of expectations; empty where it is the same.
-        expected: what the file of expectations, or a strict mark of pytest, says of it, and why; empty where neither
-            does.
+        family: the architecture family stated by the zoo.
+        peak_memory_mb: the peak memory of the model so far, on top of what its process held before, in units of 2**20
+            bytes; None if not measured.
+        heads: paths of the swapped heads.
+        anatomy: the heads in full, with the path through each; in a journal only in the first result of a model.
+        version: the version under which the model ran, such as `torch 2.4.1`, in a journal of several versions.
+        found: the outcome without expectations; empty if it is the same.
+        expected: what the expectations file, or a strict mark of pytest, says about the result, and why; empty if
+            neither does.
     """
 
     zoo: str
@@ -71,32 +71,31 @@ class Result:
 
     @property
     def bad(self) -> bool:
-        """Whether somebody has to look at it: also where it passes, and is expected to fail."""
+        """Return whether the result needs attention: also if it passes but is expected to fail."""
         return self.outcome in BAD or (self.outcome == "xpassed" and bool(self.expected))
 
     @property
     def told(self) -> str:
-        """Why the outcome is what it is: what was found, and then what a file of expectations says of it."""
+        """Return the reason for the outcome: the message, then the statement of the expectations file."""
         return "\n".join(filter(None, [self.message, self.expected]))
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain JSON types."""
+        """Return a dict of plain JSON types."""
         data = {item.name: getattr(self, item.name) for item in fields(self)} | {"heads": list(self.heads)}
         anatomy = data.pop("anatomy")
         if anatomy is not None:
             data["anatomy"] = anatomy.to_json()
-        for name in ("version", "found", "expected"):  # most have none
+        for name in ("version", "found", "expected"):  # most are empty
             if not data[name]:
                 del data[name]
         return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Result:
-        """The result that `to_json` wrote; fields that a later version added are left out.
+        """Return the result that `to_json` wrote; fields from a later version are ignored.
 
         Raises:
-            ValueError: a field that every result has is missing, the outcome is unknown, or a value is of another kind
-                than the field.
+            ValueError: a required field is missing, the outcome is unknown, or a value has the wrong type.
         """
         missing = [name for name in ("zoo", "model", "check", "outcome") if name not in data]
         if missing:
@@ -128,4 +127,4 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "heads": lambda value: isinstance(value, (list, tuple)) and all(map(_is_text, value)),
     "anatomy": lambda value: value is None or isinstance(value, dict),
 }
-"""What a field may hold that is not text."""
+"""Validators of the fields that do not hold text."""

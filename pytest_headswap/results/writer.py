@@ -1,4 +1,4 @@
-"""The writer of a journal: it owns the folder while it writes, and notices what others do to its file."""
+"""Write a journal: own its folder while writing, and detect changes that others make to the file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pytest_headswap.results.result import Result
 
 
 def _line(data: Mapping[str, Any]) -> bytes:
-    # ASCII only: a model's name may hold characters that break lines or cannot be encoded
+    # ASCII only: a model's name may contain line breaks or characters that cannot be encoded
     return json.dumps(data).encode("ascii") + b"\n"
 
 
@@ -27,7 +27,7 @@ def lock_folder(folder: Path, command: str = "") -> FolderLock:
     """Lock a report folder for one run.
 
     Raises:
-        JournalError: another run has it, or it cannot be written.
+        JournalError: another run has the lock, or the folder is not writable.
     """
     try:
         return FolderLock(folder, command)
@@ -38,21 +38,21 @@ def lock_folder(folder: Path, command: str = "") -> FolderLock:
 
 
 class JournalWriter:
-    """Owns the file of one run. An older journal in the same folder is replaced, as a whole and at once.
+    """Owns the journal of one run, which replaces an older journal in the same folder atomically.
 
-    A journal that is deleted while the run goes on is written again. One that something else replaces is left to that,
-    and the results of this run go into a file of their own.
+    If the journal is deleted during the run, it is restored. If something else replaces it, that file is kept, and the
+    results of this run go into a separate file.
 
     Args:
-        folder: where the journal is to lie.
+        folder: the folder of the journal.
         header: its first line.
-        taken: results of an earlier run, which this one goes on from.
-        lock: the lock of the folder, where the caller has it; else the writer takes one until it is closed.
+        taken: results of an earlier run that this run resumes.
+        lock: the lock of the folder, if the caller has one; otherwise the writer holds its own until it is closed.
 
     Attributes:
         path: the file that holds the results.
-        notices: what became of the journal meanwhile, in sentences; for the caller to tell, and to clear.
-        displaced: whether something else replaced the journal, so that `path` is another file.
+        notices: what happened to the journal, as sentences for the caller to print and clear.
+        displaced: whether something else replaced the journal, so that `path` is a separate file.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class JournalWriter:
         """Append a result; it is in the file when this returns.
 
         Raises:
-            JournalError: it cannot be written, and the journal is what it was before.
+            JournalError: the result cannot be written; the journal is unchanged.
         """
         self._look()
         assert self._file is not None, "a writer that is closed writes nothing"
@@ -94,7 +94,7 @@ class JournalWriter:
         self.count += 1
 
     def close(self) -> None:
-        """Look at the file once more and close it; more than once does no harm.
+        """Verify the file once more and close it; safe to call more than once.
 
         Raises:
             JournalError: the file does not hold what was written to it.
@@ -113,12 +113,12 @@ class JournalWriter:
             self._own_lock.release()
 
     def _begin(self, content: bytes) -> None:
-        """Put a file with this content into place, all at once, and go on with it."""
-        new = self.path.with_name(f"{self.path.name}.new")  # the old one is there until the new one holds all
+        """Put a file with this content in place atomically, and continue with it."""
+        new = self.path.with_name(f"{self.path.name}.new")  # the old file stays until the new one is complete
         try:
             new.write_bytes(content)
             if sys.platform == "win32" and self._file is not None:
-                self._file.close()  # an open file cannot be replaced there
+                self._file.close()  # Windows cannot replace an open file
             new.replace(self.path)
         except OSError:
             with suppress(OSError):
@@ -130,10 +130,10 @@ class JournalWriter:
         self._file, self._size = file, len(content)
 
     def _look(self) -> None:
-        """See to it that the file is in its place, and holds what was written to it.
+        """Verify that the file is in place and holds what was written to it; restore it if possible.
 
         Raises:
-            JournalError: it does not, and cannot be put right.
+            JournalError: the file is wrong and cannot be restored.
         """
         assert self._file is not None, "a writer that is closed has no file"
         ours = os.fstat(self._file.fileno())
@@ -152,12 +152,12 @@ class JournalWriter:
             self._move_away()
 
     def _restore(self) -> None:
-        """Write a journal that was deleted once more: the open file still has it."""
+        """Restore a deleted journal: the open file still has its content."""
         gone = f"{self.path} was deleted during the run"
         content = self._content()
         try:
             if self._lock is not None:
-                self._lock.take()  # it was deleted too, where the folder was
+                self._lock.take()  # the lock file was deleted too, if the folder was
             self._begin(content)
         except FolderInUseError as error:
             raise JournalError(f"{gone}, and {error}") from error
@@ -166,7 +166,7 @@ class JournalWriter:
         self.notices.append(f"{gone}. It was written again, with {counted(self.count, 'result')} so far")
 
     def _move_away(self) -> None:
-        """Leave the place to what replaced the journal, and go on in a file of another name."""
+        """Leave the file that replaced the journal alone, and continue in a file with another name."""
         replaced, content = self.path, self._content()
         self.path = replaced.with_name(f"{replaced.stem}-{os.getpid()}{replaced.suffix}")
         try:

@@ -1,4 +1,4 @@
-"""Where models come from. Importing this room imports neither torch nor any library of models."""
+"""The zoos that models come from. Importing this package imports neither torch nor any model library."""
 
 from pytest_headswap.zoo.registry import load_zoo, register, select_models, zoo_names
 from pytest_headswap.zoo.spec import ModelSpec, Zoo, ZooError

@@ -1,6 +1,6 @@
-"""The zoo of small models made here: one for each way a head can look. It runs in seconds and needs no library.
+"""The `builtin` zoo: small models, one for each form that a head can take. It runs in seconds and needs no library.
 
-Each is built by a function of its class count, so that native parity can be compared.
+A function of the class count builds each model, so that `native_parity` can compare them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Entry:
     has_native: bool = True
 
 
-# What is special about each model is said in the docstring of its function.
+# The docstring of each model's function says what is special about it.
 _ENTRIES: dict[str, _Entry] = {
     "seed_simple_cnn": _Entry(models.simple_cnn, (2, 3, 28, 28)),
     "seed_nested": _Entry(models.nested),
@@ -73,7 +73,7 @@ _ENTRIES: dict[str, _Entry] = {
 
 
 def load() -> Zoo:
-    """List the models; builds none."""
+    """List the models without building any."""
     return Zoo("builtin", tuple(_ENTRIES), _spec, {})
 
 
@@ -90,6 +90,6 @@ def _spec(name: str) -> ModelSpec:
 
 
 def _inputs(shape: tuple[int, ...], model: Any) -> Tensor:
-    """Random inputs in the dtype of the model's first parameter."""
+    """Return random inputs in the dtype of the model's first parameter."""
     parameter: Tensor = next(model.parameters())
     return torch.randn(shape, device=parameter.device, dtype=parameter.dtype)

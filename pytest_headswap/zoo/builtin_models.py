@@ -22,7 +22,7 @@ def features(channels: int = 3) -> nn.Sequential:
 
 
 def pooled(channels: int = 3) -> nn.Sequential:
-    """The same, pooled to (B, 24)."""
+    """The same backbone, pooled to (B, 24)."""
     return nn.Sequential(features(channels), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
@@ -32,7 +32,7 @@ def linear(num_classes: int) -> nn.Module:
 
 
 def simple_cnn(num_classes: int) -> nn.Module:
-    """The first example of the article: two Linear layers at the end, of which the second is the head."""
+    """The first example of the article: of the two Linear layers at the end, the second is the head."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3),
         nn.ReLU(),
@@ -45,7 +45,7 @@ def simple_cnn(num_classes: int) -> nn.Module:
 
 
 def nested(num_classes: int) -> nn.Module:
-    """Its second example: the head is buried in Sequentials, behind another classifier layer."""
+    """The article's second example: the head is nested in Sequentials, after another classifier layer."""
     classifier = nn.Sequential(
         nn.Sequential(nn.Linear(WIDTH, 32), nn.ReLU()), nn.Sequential(nn.Linear(32, num_classes))
     )
@@ -53,7 +53,7 @@ def nested(num_classes: int) -> nn.Module:
 
 
 class TwoHeads(nn.Module):
-    """Its third example: two outputs that mean different things; only one is to be swapped."""
+    """The article's third example: two outputs that predict different things; only one is to be swapped."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -67,12 +67,12 @@ class TwoHeads(nn.Module):
 
 
 def conv_head(num_classes: int) -> nn.Module:
-    """A 1x1 convolution on pooled features, flattened after it, as in DLA."""
+    """A 1x1 convolution on pooled features, followed by a flatten, as in DLA."""
     return nn.Sequential(features(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(WIDTH, num_classes, 1), nn.Flatten(1))
 
 
 def conv_relu_pool(num_classes: int) -> nn.Module:
-    """A convolution with ReLU and pooling behind it, as in SqueezeNet."""
+    """A convolution followed by ReLU and pooling, as in SqueezeNet."""
     classifier = nn.Sequential(
         nn.Dropout(0.5), nn.Conv2d(WIDTH, num_classes, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1)
     )
@@ -94,7 +94,7 @@ def conv3d_head(num_classes: int) -> nn.Module:
 
 
 class Residual(nn.Module):
-    """Residual features whose width many layers set together; the head is behind them."""
+    """Residual features, whose width several layers determine together, followed by the head."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Residual(nn.Module):
 
 
 class Distilled(nn.Module):
-    """Two heads, averaged in eval mode and returned apart in train mode, as in distilled DeiT."""
+    """Two heads, averaged in eval mode and returned separately in train mode, as in distilled DeiT."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class HeadList(nn.Module):
 
 
 class SummedAux(nn.Module):
-    """A head on the first token and one on all others, summed; registered against their order, as in VOLO."""
+    """A head on the first token and one on all others, summed; registered in reverse order, as in VOLO."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class TrainOnlyAux(nn.Module):
 
 
 class Segmentation(nn.Module):
-    """A class for each pixel, in a dict, with an auxiliary head of its own."""
+    """A class for each pixel, returned in a dict, with an auxiliary head."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ def token_classifier(num_classes: int) -> nn.Module:
 
 
 class Transformer(nn.Module):
-    """A class token and self attention; the head reads the token."""
+    """A class token and self-attention; the head reads the token."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -218,7 +218,7 @@ class Lstm(nn.Module):
 
 
 class GruDictOutput(nn.Module):
-    """A recurrent model that returns its hidden state beside the logits."""
+    """A recurrent model that returns its hidden state along with the logits."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -231,19 +231,19 @@ class GruDictOutput(nn.Module):
 
 
 def with_tail(tail: nn.Module, num_classes: int) -> nn.Module:
-    """An activation over the classes behind the head."""
+    """A head followed by an activation over the classes."""
     return nn.Sequential(linear(num_classes), tail)
 
 
 def batch_norm_behind(num_classes: int) -> nn.Module:
-    """A batch norm with one entry a class behind the head."""
+    """A head followed by a batch norm with one entry per class."""
     return nn.Sequential(
         nn.Linear(WIDTH, 16), nn.ReLU(), nn.Linear(16, num_classes, bias=False), nn.BatchNorm1d(num_classes)
     )
 
 
 class ClassScale(nn.Module):
-    """A scale with one entry a class behind the head."""
+    """A head followed by a scale with one entry per class."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -255,7 +255,7 @@ class ClassScale(nn.Module):
 
 
 class SharedScale(nn.Module):
-    """A temperature for all classes behind the head: it stays."""
+    """A head followed by one temperature for all classes, which must stay unchanged."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -267,7 +267,7 @@ class SharedScale(nn.Module):
 
 
 class RawParameter(nn.Module):
-    """The head is a parameter of the model itself, without a layer around it."""
+    """A head that is a parameter of the model itself, without a layer around it."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -279,7 +279,7 @@ class RawParameter(nn.Module):
 
 
 class Cosine(nn.Module):
-    """Cosine similarities to normalised class vectors, with a learnt scale."""
+    """Cosine similarities to normalized class vectors, with a learnt scale."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -293,7 +293,7 @@ class Cosine(nn.Module):
 
 
 class NoGradBackbone(nn.Module):
-    """The backbone runs under `no_grad`, so that autograd shows nothing before the head."""
+    """A backbone that runs under `no_grad`, so that autograd sees nothing before the head."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -307,17 +307,17 @@ class NoGradBackbone(nn.Module):
 
 
 def frozen(num_classes: int) -> nn.Module:
-    """Every parameter is frozen already, the head's too."""
+    """A model whose parameters are all frozen already, including the head's."""
     return nn.Sequential(pooled(), nn.Linear(WIDTH, num_classes)).requires_grad_(requires_grad=False)
 
 
 def bfloat16(num_classes: int) -> nn.Module:
-    """All parameters in half precision."""
+    """A model with all parameters in bfloat16."""
     return linear(num_classes).to(torch.bfloat16)
 
 
 class MisleadingNames(nn.Module):
-    """`head` and `fc` are in the backbone, run last in the code, and are registered last; `stem` is the head."""
+    """`head` and `fc` belong to the backbone, run last in the code, and are registered last; `stem` is the head."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -346,7 +346,7 @@ class Alias(nn.Module):
 
 
 class Headless(nn.Module):
-    """Built with 0 classes it ends in an Identity, as in DINOv2; a Flatten that does nothing follows."""
+    """With 0 classes the model ends in an Identity, as in DINOv2; a Flatten without effect follows."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -362,12 +362,12 @@ class Headless(nn.Module):
 
 
 def headless(num_classes: int) -> nn.Module:
-    """See Headless."""
+    """Return a `Headless` model."""
     return Headless(num_classes)
 
 
 def headless_conv(num_classes: int) -> nn.Module:
-    """Built with 0 classes there is an Identity where a 1x1 convolution would be."""
+    """With 0 classes an Identity replaces the 1x1 convolution."""
     head = nn.Conv2d(WIDTH, num_classes, 1) if num_classes else nn.Identity()
     model = nn.Sequential(features(), nn.AdaptiveAvgPool2d(1), head, nn.Flatten(1))
     model.num_classes = num_classes  # type: ignore[assignment]
@@ -375,6 +375,6 @@ def headless_conv(num_classes: int) -> nn.Module:
 
 
 def encoder() -> nn.Module:
-    """Features only, and no place for a head: it is refused."""
+    """Features only, without a place for a head: the engine refuses it."""
     layer = nn.TransformerEncoderLayer(WIDTH, 4, 32, batch_first=True)
     return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)

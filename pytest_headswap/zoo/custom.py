@@ -1,9 +1,9 @@
-"""Zoos of users: `package.module:ATTR`, `file.py:ATTR`, entry points, and what may stand there.
+"""Zoos of users: `package.module:ATTR`, `file.py:ATTR`, entry points, and the objects that they may refer to.
 
 ZOO = {"tiny": TinyNet, "small": lambda num_classes=10: Net(num_classes, depth=2)}
 
-A factory that takes `num_classes` also builds the model to compare with. Where it has no default for it, the
-model is built with 10 classes first.
+A factory with a parameter `num_classes` also builds the native model for comparison. If the parameter has no default,
+the model is first built with 10 classes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pytest_headswap.zoo.spec import ModelSpec, Zoo, ZooError, unknown_name
 T = TypeVar("T")
 
 ENTRY_POINTS = "headswap.zoos"
-NUM_CLASSES = 10  # of a factory that has to be told
+NUM_CLASSES = 10  # for a factory without a default
 _KINDS = (
     "a mapping of names to factories, model classes or ModelSpec, an iterable of ModelSpec, a Zoo, or a function "
     "that returns one of these"
@@ -36,21 +36,21 @@ _HERE = str(Path(__file__).parents[1])
 
 
 def entry_point_names() -> tuple[str, ...]:
-    """The zoos that installed distributions offer, without importing them."""
+    """Return the names of the zoos that installed distributions offer, without importing them."""
     return tuple(sorted(entry.name for entry in entry_points(group=ENTRY_POINTS)))
 
 
 def load_entry_point(name: str) -> Zoo:
-    """The zoo that a distribution offers under `name`."""
+    """Return the zoo that a distribution offers under `name`."""
     (entry, *_) = entry_points(group=ENTRY_POINTS, name=name)
     return as_zoo(name, _done(f"importing entry point {entry.value!r}", entry.load))
 
 
 def load_reference(reference: str) -> Zoo:
-    """The zoo at `package.module:ATTR` or `file.py:ATTR`.
+    """Return the zoo at `package.module:ATTR` or `file.py:ATTR`.
 
     Raises:
-        ZooError: it cannot be imported, there is no such attribute, or what is there is no zoo.
+        ZooError: the import failed, there is no such attribute, or it is not a zoo.
     """
     where, _, attribute = reference.rpartition(":")
     if not where or not attribute or where.endswith(":"):
@@ -69,14 +69,14 @@ def load_reference(reference: str) -> Zoo:
 
 
 def _import_module(name: str) -> ModuleType:
-    # as with `python -m`: a zoo beside the tests is found without being installed
+    # as with `python -m`: a zoo next to the tests works without being installed
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     return importlib.import_module(name)
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a file once, under a name that no other module and no other file has; so its models can be pickled."""
+    """Import a file once, under a module name that is unique to its path, so that its models can be pickled."""
     name = f"headswap_zoo_{path.stem}_{hashlib.sha256(bytes(path.resolve())).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -88,13 +88,13 @@ def _import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]  # half of a module is not to be found by the next attempt
+        del sys.modules[name]  # the next attempt must not find a half-imported module
         raise
     return module
 
 
 def _done(what: str, run: Callable[[], T]) -> T:
-    """The result of `run`; what it raises becomes an error that says where in the user's code."""
+    """Return the result of `run`; turn an exception into an error with its location in the user's code."""
     try:
         return run()
     except (Exception, SystemExit) as error:
@@ -108,10 +108,10 @@ def _is_outside(filename: str) -> bool:
 
 
 def as_zoo(name: str, value: Any) -> Zoo:
-    """Make a zoo called `name` of what a user wrote; see the module for what that may be.
+    """Return a zoo called `name` for the user's object. The module docstring lists the accepted forms.
 
     Raises:
-        ZooError: it is nothing of the kind, or its names are no strings or not unique.
+        ZooError: the object has another form, or its names are not text or not unique.
     """
     if inspect.isfunction(value):
         value = _done(f"calling {name!r}", value)
@@ -136,7 +136,7 @@ def _listed(zoo: str, item: Any) -> ModelSpec:
 
 
 def _spec(zoo: str, name: Any, item: Any) -> ModelSpec:
-    """One model, whose factories are held to return one."""
+    """Return the spec of one model, whose factories are checked to return a module."""
     if isinstance(item, ModelSpec):
         if item.name != name:
             raise ZooError(f"zoo {zoo!r} has ModelSpec {item.name!r} under the name {name!r}: make them the same")
@@ -162,7 +162,7 @@ def _spec(zoo: str, name: Any, item: Any) -> ModelSpec:
 def _num_classes_of(factory: Callable[..., Any]) -> inspect.Parameter | None:
     try:
         return inspect.signature(factory).parameters.get("num_classes")
-    except (TypeError, ValueError):  # of a builtin
+    except (TypeError, ValueError):  # some builtins have no signature
         return None
 
 

@@ -1,4 +1,4 @@
-"""Zoos by name, and models of a zoo by pattern. Nothing of a library is imported before its zoo is asked for."""
+"""Find zoos by name, and models of a zoo by pattern. A model library is imported only when its zoo is requested."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class _Entry:
     load: Callable[[], Zoo]
     library: str = ""
-    """The package that has to be installed; the extra that installs it has the same name."""
+    """The package that must be installed; the extra that installs it has the same name."""
 
 
 _ENTRIES: dict[str, _Entry] = {}
@@ -27,27 +27,27 @@ _LOADED: dict[str, Zoo] = {}
 
 
 def register(name: str, load: Callable[[], Zoo], library: str = "") -> None:
-    """Make a zoo known under `name`. `load` is called once, when the zoo is first asked for."""
+    """Register a zoo under `name`. `load` is called once, when the zoo is first requested."""
     _ENTRIES[name] = _Entry(load, library)
     _LOADED.pop(name, None)
 
 
 def zoo_names() -> tuple[str, ...]:
-    """The names of all zoos that are known, those that installed distributions offer included, sorted."""
+    """Return the sorted names of all known zoos, including those that installed distributions offer."""
     return tuple(sorted({*_ENTRIES, *entry_point_names()}))
 
 
 def load_zoo(name: str) -> Zoo:
-    """The zoo called `name`, with its listing but without a single model built.
+    """Return the zoo called `name`: a list of its models, none of them built.
 
     Args:
-        name: that of a known zoo, or `package.module:ATTR`, or `file.py:ATTR`.
+        name: the name of a known zoo, `package.module:ATTR`, or `file.py:ATTR`.
 
     Returns:
-        The zoo; the same object each time it is asked for.
+        The zoo; repeated calls return the same object.
 
     Raises:
-        ZooError: there is no such zoo, its library is not installed, or it is not well formed.
+        ZooError: there is no such zoo, its library is not installed, or it is malformed.
     """
     if name not in _LOADED:
         _LOADED[name] = _load(name)
@@ -78,10 +78,10 @@ def _load_known(name: str, entry: _Entry) -> Zoo:
 
 
 def select_models(zoo: Zoo, patterns: str = "") -> tuple[str, ...]:
-    """The names of `zoo` that match comma-separated globs, sorted; `!glob` leaves out. Empty: all of them.
+    """Return the names of `zoo` that match comma-separated globs, sorted; `!glob` excludes. Empty: all of them.
 
     Raises:
-        ZooError: a name does not exist (close matches are given), or a glob matches nothing.
+        ZooError: a name does not exist (the message suggests close matches), or a glob matches nothing.
     """
     parts = [part.strip() for part in patterns.split(",") if part.strip()]
     wanted = [part for part in parts if not part.startswith("!")] or ["*"]
@@ -92,12 +92,12 @@ def select_models(zoo: Zoo, patterns: str = "") -> tuple[str, ...]:
         if part.startswith("!"):
             chosen -= _matching(zoo, part[1:].strip())
     if parts and not chosen:
-        raise ZooError(f"the model selection {patterns!r} leaves nothing of zoo {zoo.name!r}: leave out less")
+        raise ZooError(f"{patterns!r} excludes every model of zoo {zoo.name!r}: remove some of the ! patterns")
     return tuple(name for name in zoo.names if name in chosen)
 
 
 def _matching(zoo: Zoo, pattern: str) -> set[str]:
-    if pattern in zoo.names:  # a name may hold characters that a glob would take for its own
+    if pattern in zoo.names:  # a name may contain glob characters
         return {pattern}
     if not any(sign in pattern for sign in "*?["):
         raise ZooError(unknown_name("model", pattern, zoo.names, f"zoo {zoo.name!r}"))
@@ -122,14 +122,14 @@ register("transformers", _file_of_the_zoo_room("transformers"), library="transfo
 
 
 def load_model(text: str) -> tuple[str, ModelSpec]:
-    """The zoo's name and the model of `ZOO:MODEL`, such as `timm:levit_128`.
+    """Return the name of the zoo and the model of `ZOO:MODEL`, such as `timm:levit_128`.
 
     Raises:
-        ZooError: there is no such zoo or model, or the text has not this form.
+        ZooError: there is no such zoo or model, or the text does not have this form.
     """
     zoo, colon, model = text.partition(":")
     if zoo not in zoo_names() and text.count(":") > 1:
-        zoo, colon, model = text.rpartition(":")  # a zoo of the user's (`package.module:ATTR`) has a colon of its own
+        zoo, colon, model = text.rpartition(":")  # a user's zoo (`package.module:ATTR`) contains a colon itself
     if not (zoo and colon and model):
         raise ZooError(f"{text!r} is not ZOO:MODEL, such as timm:levit_128; `headswap zoos` lists the zoos")
     return zoo, load_zoo(zoo)[model]

@@ -1,4 +1,4 @@
-"""Which zoos and which of their models are asked for."""
+"""Select zoos and their models."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pytest_headswap.zoo.registry import load_zoo, select_models
 from pytest_headswap.zoo.spec import Zoo, ZooError
 
 Selected = tuple[tuple[Zoo, tuple[str, ...]], ...]
-"""Each zoo with the names of those of its models that are asked for."""
+"""Each zoo with the names of its selected models."""
 
 
 def load_zoos(names: Iterable[str], where: str) -> list[Zoo]:
-    """The zoos of these names.
+    """Return the zoos with these names.
 
     Raises:
-        ZooError: one cannot be used; `where` is how the user calls the place that names it.
+        ZooError: a zoo cannot be used. The message names the user's option as `where`.
     """
     try:
         return [load_zoo(name) for name in names]
@@ -25,10 +25,10 @@ def load_zoos(names: Iterable[str], where: str) -> list[Zoo]:
 
 
 def select(zoos: Sequence[Zoo], patterns: str, where: str) -> Selected:
-    """The models of each zoo. With several zoos, a pattern has to fit in one of them, not in each.
+    """Return the selected models of each zoo. With several zoos, a pattern must match in at least one of them.
 
     Raises:
-        ZooError: a pattern fits nowhere, or nothing is left.
+        ZooError: a pattern matches nowhere, or no model is left.
     """
     parts = listed(patterns)
     if not parts:
@@ -44,17 +44,17 @@ def select(zoos: Sequence[Zoo], patterns: str, where: str) -> Selected:
         if len(failures) == len(zoos):
             raise ZooError(f"{where}: {failures[0]}")
     if not any(names for names, _ in fitting):
-        raise ZooError(f"{where}={patterns} leaves no model to test: leave out less")
+        raise ZooError(f"{where}={patterns} excludes every model: remove some of the ! patterns")
     return tuple((zoo, names) for zoo, (names, _) in zip(zoos, fitting, strict=True))
 
 
 def narrowed(zoos: Sequence[Zoo], patterns: str) -> Selected:
-    """The models that fit, of zoos that the patterns were not written for: they may fit nowhere."""
+    """Return the matching models of zoos for which the patterns were not written: a pattern may match nowhere."""
     return tuple((zoo, _fitting(zoo, listed(patterns))[0]) for zoo in zoos)
 
 
 def _fitting(zoo: Zoo, parts: Sequence[str]) -> tuple[tuple[str, ...], dict[str, ZooError]]:
-    """The models that fit, and what is wrong with each pattern that fits none."""
+    """Return the matching models, and the error of each pattern that matches none."""
     included: set[str] = set(zoo.names) if all(part.startswith("!") for part in parts) else set()
     excluded: set[str] = set()
     errors = {}

@@ -1,4 +1,4 @@
-"""What a zoo is: names, and for each name how to build the model. Nothing is built until it is asked for."""
+"""The data types of a zoo: names, and for each name how to build the model. Nothing is built before it is requested."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ZooError(Exception):
-    """A zoo or a model name cannot be used; the message says what to type instead."""
+    """A zoo or model name is invalid; the message says what to type instead."""
 
 
 @dataclass(frozen=True)
@@ -22,23 +22,23 @@ class ModelSpec:
     """One architecture of a zoo.
 
     Attributes:
-        name: unique in its zoo; stands in test ids and reports.
-        build: returns the model as the zoo ships it, with random weights, on the current default
-            device (so that `with torch.device("meta")` builds it without memory).
-        example_inputs: given the built model, returns what `forward` takes: a tensor, a tuple of
-            positional inputs or a mapping of keyword inputs. None: the engine works them out.
-        native: given a class count, returns the model as the zoo itself builds it for that count,
-            or raises. None: the zoo cannot do that, and parity is not compared.
-        refusal: why the model cannot be swapped here, when the zoo knows: it has no classes, or needs a
-            package that is not installed. It is then skipped by name and never built.
-        head: path of the one head to swap, for a model whose heads mean different things.
+        name: unique in its zoo; used in test ids and reports.
+        build: returns the model as the zoo ships it, with random weights, on the current default device. `with
+            torch.device("meta")` therefore builds it without memory.
+        example_inputs: returns the inputs of `forward` for the built model: a tensor, a tuple of positional inputs or
+            a mapping of keyword inputs. None: the engine infers them.
+        native: returns the model as the zoo itself builds it for a given class count, or raises. None: the zoo cannot
+            do that, and `native_parity` does not compare.
+        refusal: the reason why this model cannot be swapped, if the zoo knows one: it has no classes, or needs a
+            package that is not installed. Such a model is skipped and never built.
+        head: path of the head to swap, for a model with several heads that predict different classes.
         family: groups architectures in reports, such as `resnet`.
         tags: free labels.
-        notes: given the model and the heads that were found, what the library itself says of its head
-            where that differs, in sentences for the report.
-        small: gives the spec of the same architecture built for the smallest input that it can be built
-            for, where arithmetic costs less; what changes beside the input are position tables and the
-            like, never the head. None: the architecture as it ships, on whatever smaller input it takes.
+        notes: returns, for the model and its heads, sentences for the report if the library's own statement about the
+            head differs.
+        small: returns the spec of the same architecture for the smallest input that it can be built for, where
+            arithmetic costs less. Apart from the inputs, only position tables and the like may differ, never the
+            head. None: the architecture as it ships, on whatever smaller input it accepts.
     """
 
     name: str
@@ -57,20 +57,20 @@ class ModelSpec:
 class Zoo:
     """A named collection of architectures, sorted by name.
 
-    `make(name)` gives the `ModelSpec` of one of `names`; it must be cheap and build nothing.
+    `make(name)` returns the `ModelSpec` of one of `names`. It must be cheap and build nothing.
 
     Raises:
-        ZooError: a name is not text or is empty, or two are the same.
+        ZooError: a name is not text, is empty, or is not unique.
     """
 
     name: str
     names: tuple[str, ...]
     make: Callable[[str], ModelSpec]
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Versions of the libraries that the models come from, for reports."""
+    """Versions of the libraries that provide the models, for reports."""
 
     def __post_init__(self) -> None:
-        names: tuple[Any, ...] = self.names  # the type says text, users may not
+        names: tuple[Any, ...] = self.names  # annotated as text, but users may pass anything
         seen: set[str] = set()
         for name in names:
             if not isinstance(name, str) or not name:
@@ -93,7 +93,7 @@ class Zoo:
 
 
 def unknown_name(what: str, name: str, known: Sequence[str], where: str) -> str:
-    """The message for a name that does not exist, with those that come close."""
+    """Return the message for an unknown name, with close matches."""
     close = difflib.get_close_matches(name, known, n=5, cutoff=0.6)
     hint = f"did you mean {', '.join(close)}?" if close else f"it has {', '.join(known[:5])}"
     if not close and len(known) > 5:

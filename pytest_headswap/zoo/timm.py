@@ -15,21 +15,21 @@ from pytest_headswap.engine import Head
 from pytest_headswap.engine.abstract.meta_cache import BuildingOnMeta
 from pytest_headswap.zoo.spec import ModelSpec, Zoo
 
-BATCH = 2  # batch norm cannot be trained on one sample
-_ONE_SIZE = {"efficientformer"}  # does not heed img_size
-_TWO_GRIDS = {"byoanet", "crossvit"}  # blocks, or two patch sizes, have to fit as well: half of what they ship for does
+BATCH = 2  # batch norm needs more than one sample in train mode
+_ONE_SIZE = {"efficientformer"}  # ignores img_size
+_TWO_GRIDS = {"byoanet", "crossvit"}  # blocks or two patch sizes must fit too: half the shipped size works
 
 
 def load() -> Zoo:
-    """List the architectures; builds none."""
+    """List the architectures without building any."""
     return Zoo("timm", tuple(timm.list_models()), _spec, {"timm": timm.__version__})
 
 
 def _spec(name: str, size: int | None = None) -> ModelSpec:
-    """The architecture as it ships, or built for images of `size` x `size`."""
+    """Return the spec of the architecture as it ships, or built for images of `size` x `size`."""
     build = partial(timm.create_model, name, **({} if size is None else {"img_size": (size, size)}))
     family = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
-    config = timm.get_pretrained_cfg(name)  # None for a few of older versions
+    config = timm.get_pretrained_cfg(name)  # None for a few models of older versions
     fixed = config is not None and config.fixed_input_size
     return ModelSpec(
         name,
@@ -43,9 +43,10 @@ def _spec(name: str, size: int | None = None) -> ModelSpec:
 
 
 def _small(name: str, family: str) -> ModelSpec:
-    """For an architecture that takes images of one size only: the same, built for two cells by two of its coarsest map.
+    """Return a spec for smaller images, for an architecture of fixed image size: two cells square on its coarsest map.
 
-    One cell would do for most, but leaves attention nothing to choose from, and batch norm one value an image.
+    One cell would do for most models, but it leaves attention no choice and gives batch norm only one value per
+    image.
     """
     if family in _TWO_GRIDS:
         return _spec(name, timm.get_pretrained_cfg(name).input_size[-1] // 2)
@@ -53,9 +54,9 @@ def _small(name: str, family: str) -> ModelSpec:
 
 
 def _stride(name: str) -> int:
-    """Pixels on a side of one cell of the coarsest map.
+    """Return the side, in pixels, of one cell of the coarsest map.
 
-    It is 32 where the model does not say, or cannot be built on the meta device, as many of timm 1.0.3 cannot.
+    Falls back to 32 if the model does not state it or cannot be built on the meta device, like many of timm 1.0.3.
     """
     with suppress(Exception):
         with BuildingOnMeta():
@@ -65,13 +66,13 @@ def _stride(name: str) -> int:
 
 
 def _images(model: Any, size: int | None = None) -> torch.Tensor:
-    """A batch of images (2, 3, height, width), of the size that the architecture ships for or of another."""
+    """Return a batch of images (2, 3, height, width), by default of the size that the architecture ships for."""
     channels, height, width = model.default_cfg["input_size"]
     return torch.zeros(BATCH, channels, size or height, size or width)
 
 
 def _classifier_note(model: nn.Module, heads: Sequence[Head]) -> tuple[str, ...]:
-    """timm names the classifier in its own metadata; say so where that is not what the data flow shows."""
+    """Return a note if the classifier named in timm's metadata differs from the head found by data flow."""
     config: Any = getattr(model, "default_cfg", {})
     named = config.get("classifier") or ()
     named = {named} if isinstance(named, str) else set(named)

@@ -1,8 +1,7 @@
 """The zoo of torchvision: every model of its registry, with random weights.
 
-Detection models return boxes that depend on the data, or losses: neither has a class dimension. Here they
-stand in an adapter that returns what their class-sized layers give, in the layout in which the library
-itself reads it.
+Detection models return boxes that depend on the data, or losses; neither has a class dimension. An adapter therefore
+returns the outputs of their class-sized layers, in the layout in which the library reads them.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from torchvision import models
 
 from pytest_headswap.zoo.spec import ModelSpec, Zoo
 
-BATCH = 2  # batch norm cannot be trained on one sample
+BATCH = 2  # batch norm needs more than one sample in train mode
 IMAGE = 224
 FRAMES = 16
-DETECTION_IMAGE = 320  # what the smallest detector is made for
+DETECTION_IMAGE = 320  # the input size of the smallest detector
 _OPTIONS: dict[str, Any] = {
     "weights": None,
-    "weights_backbone": None,  # else segmentation and detection would download a backbone
-    "aux_loss": True,  # segmentation has its auxiliary head only on request
-    "init_weights": False,  # GoogLeNet and Inception draw theirs for minutes
+    "weights_backbone": None,  # otherwise segmentation and detection download a backbone
+    "aux_loss": True,  # segmentation builds its auxiliary head only on request
+    "init_weights": False,  # GoogLeNet and Inception spend minutes on initialization
 }
 
 
 def load() -> Zoo:
-    """List the models; builds none."""
+    """List the models without building any."""
     return Zoo("torchvision", tuple(models.list_models()), _spec, {"torchvision": torchvision.__version__})
 
 
@@ -51,7 +50,7 @@ def _spec(name: str) -> ModelSpec:
 
 
 def _origin(name: str) -> tuple[str, str]:
-    """Namespace and module: `("video", "resnet")` for `torchvision.models.video.resnet`."""
+    """Return namespace and module: `("video", "resnet")` for `torchvision.models.video.resnet`."""
     _, _, *parts = models.get_model_builder(name).__module__.split(".")
     return (parts[0] if len(parts) > 1 else "classification"), parts[-1]
 
@@ -64,7 +63,7 @@ def _build(name: str, **options: Any) -> nn.Module:
 
 
 def _accepted(builder: Any) -> set[str]:
-    """The options of a builder; those that it hands on to the class are known for the few that need one."""
+    """Return the options of a builder, including the one that some builders pass on to the model's class."""
     names = set(inspect.signature(builder).parameters)
     if builder.__module__.endswith(("googlenet", "inception")):
         names.add("init_weights")
@@ -72,7 +71,7 @@ def _accepted(builder: Any) -> set[str]:
 
 
 def _inputs(name: str, _: nn.Module) -> Tensor:
-    """Images (2, 3, size, size), or clips (2, 3, 16, size, size), of the smallest size from 224 on that it takes."""
+    """Return images (2, 3, size, size) or clips (2, 3, 16, size, size), of the model's smallest size, at least 224."""
     namespace, module = _origin(name)
     if namespace == "detection":
         return torch.zeros(BATCH, 3, DETECTION_IMAGE, DETECTION_IMAGE)
@@ -84,9 +83,9 @@ def _inputs(name: str, _: nn.Module) -> Tensor:
 class ClassOutputs(nn.Module):
     """A detection model that returns the raw outputs of its class-sized layers.
 
-    For one-stage models that is their head on the feature maps: (B, anchors, classes). For two-stage
-    models one region as large as the image is taken: class scores (B, classes), boxes (B, classes, 4)
-    and, where there are any, masks (B, classes, height, width).
+    One-stage models return their head's output on the feature maps: (B, anchors, classes). Two-stage models are run on
+    one region as large as the image. They return class scores (B, classes), boxes (B, classes, 4) and, if they have
+    any, masks (B, classes, height, width).
     """
 
     def __init__(self, model: Any) -> None:
@@ -101,7 +100,7 @@ class ClassOutputs(nn.Module):
         heads = self.model.roi_heads
         region = heads.box_head(self._region(maps[0], heads.box_roi_pool))
         scores, boxes = heads.box_predictor(region)
-        # four coordinates a class, as roi_heads reads them
+        # four coordinates per class, as roi_heads reads them
         outputs = {"cls_logits": scores, "boxes": boxes.reshape(len(boxes), -1, 4)}
         if heads.has_mask():
             region = heads.mask_head(self._region(maps[0], heads.mask_roi_pool))

@@ -52,23 +52,23 @@ def test_an_entry_is_read_with_its_line() -> None:
         (FAILS.replace("known", "  "), "line 4: reason has to be text that is not empty"),
         (FAILS.replace("failed", "fail"), "line 3: outcome is 'fail', but has to be one of failed, error"),
         (FAILS.replace('outcome = "failed"', ""), "line 1: outcome is missing: write one of failed"),
-        (FAILS.replace('"a"', '""'), "line 2: models has to be a glob or a list of globs, and '' is none"),
+        (FAILS.replace('"a"', '""'), "line 2: models has to be a glob or a list of globs, and '' is not one"),
         (FAILS.replace('"a"', '"!"'), "line 2: models has to be"),
         (FAILS.replace('"a"', "[]"), "line 2: models has to be"),
         (FAILS.replace('"a"', "[1]"), "line 2: models has to be"),
         (FAILS.replace('models = "a"\n', ""), 'line 1: models is missing: write a glob such as "resnet*"'),
-        (FAILS + 'match = "("\n', "line 5: match is no regular expression"),
-        (FAILS + 'when = "torch"\n', "line 5: when: 'torch' is no condition: write it as torch<2.6"),
+        (FAILS + 'match = "("\n', "line 5: match is not a regular expression"),
+        (FAILS + 'when = "torch"\n', "line 5: when: 'torch' is not a condition: write it as torch<2.6"),
         (FAILS + 'code = "x"\n', "line 5: what is failed has no code"),
         (FAILS + 'may_pass = "yes"\n', "line 5: may_pass has to be true or false, not 'yes'"),
         (FAILS + "run = false\n", "line 5: with run = false, the check is not made"),
-        (FAILS + "[other]\n", "[other] is no part of an entry"),
+        (FAILS + "[other]\n", "[other] does not belong to an entry"),
         ("strict = true\n" + FAILS, "line 1: unknown key 'strict'"),
         ("\nstrict_skips = 1\n", "line 2: strict_skips has to be true or false, not 1"),
         ('expect = [{models = "a"}]\n', "line 1: write each entry as a table that begins [[expect]]"),
-        (FAILS + FAILS + "nonsense\n", "line 9: this is no TOML"),
-        (FAILS + 'match = "\n', "line 5: this is no TOML"),
-        ("= 1", "line 1: this is no TOML"),
+        (FAILS + FAILS + "nonsense\n", "line 9: invalid TOML"),
+        (FAILS + 'match = "\n', "line 5: invalid TOML"),
+        ("= 1", "line 1: invalid TOML"),
     ],
 )
 def test_what_cannot_be_used_is_told_with_its_line(text: str, told: str) -> None:
@@ -119,11 +119,11 @@ def test_the_device_is_the_one_that_checks_go_to() -> None:
 @pytest.mark.parametrize(
     ("condition", "told"),
     [
-        ("torch", "is no condition"),
-        ("<2", "is no condition"),
+        ("torch", "is not a condition"),
+        ("<2", "is not a condition"),
         ("torch<x", "does not end in a version"),
-        ("torch<2 or python<3", "is no condition"),
-        ("__import__('os')", "is no condition"),
+        ("torch<2 or python<3", "is not a condition"),
+        ("__import__('os')", "is not a condition"),
         ("device<cuda", "device is compared with = or !="),
         ("trch<2", "'trch' is not installed: did you mean torch?"),
         ("torch<2, trch<2", "did you mean torch?"),
@@ -199,5 +199,5 @@ def test_a_worker_reads_what_the_controller_has_read(tmp_path: Path) -> None:
     here = (((zoo, ("a",)),), ("one",), CaseOptions(), "zoo.toml", path)
     assert [item.entry.models for item in read_expectations(worker, *here).judge.covered] == [("a",)]
     controller: Any = SimpleNamespace(getoption=lambda _: False)
-    with pytest.raises(AskedError, match="line 1: this is no TOML"):
+    with pytest.raises(AskedError, match="line 1: invalid TOML"):
         read_expectations(controller, *here)

@@ -128,7 +128,7 @@ def test_a_model_that_took_too_much_once_is_given_structure_evidence_from_then_o
     project.runpytest_inprocess(*flags).assert_outcomes(passed=1, failed=1)
     hungry, net = journal().values()
     assert (hungry.outcome, net.outcome) == ("crashed", "passed")
-    assert hungry.message.endswith("; allow more, or take --headswap-evidence=structure")
+    assert hungry.message.endswith("; raise the limit, or use --headswap-evidence=structure")
     assert hungry.peak_memory_mb is not None
     assert hungry.peak_memory_mb > 300
 

@@ -88,10 +88,10 @@ def test_a_hundred_sound_models_are_not_disturbed_by_a_killer_a_hanger_an_eater_
     assert {item.evidence for item in sound} == {"numeric"}
     of = {model: results[f"testzoo::{model}::output_shape"] for model in ("killer", "hanger", "eater", "liar")}
     assert of["killer"].outcome == "crashed"
-    assert of["killer"].message.startswith("the process of the model was killed by SIGSEGV while the model was built")
+    assert of["killer"].message.startswith("the process of the model was killed by SIGSEGV while building the model")
     assert of["hanger"].outcome == "timeout"
     assert of["hanger"].message.startswith(
-        "the 8 s of --headswap-timeout were used up while the model was built, in forward ("
+        "timed out after 8 s (--headswap-timeout) while building the model, in forward ("
     )
     assert of["eater"].outcome == "crashed"
     assert "more than the 400 MiB of --headswap-memory" in of["eater"].message
@@ -99,7 +99,7 @@ def test_a_hundred_sound_models_are_not_disturbed_by_a_killer_a_hanger_an_eater_
     assert of["liar"].message
     clinging = [item for item in results.values() if item.model == "clinging"]
     assert [item.outcome for item in clinging] == ["passed", "crashed"]
-    assert clinging[1].message == "the process of the model ended with exit status 3 while the model was let go"
+    assert clinging[1].message == "the process of the model ended with exit status 3 while releasing the model"
     rest = [results[f"testzoo::{model}::gradient_flow"] for model in ("killer", "hanger", "eater")]
     assert [item.outcome for item in rest] == ["crashed", "timeout", "crashed"]
     assert all(item.message.startswith("not run: ") for item in rest)
@@ -126,7 +126,7 @@ def test_a_model_that_dies_in_a_check_is_built_once_more_for_the_others(
     extend_conftest(CHECKS)
     project.runpytest_inprocess(ZOO, FIVE, "--headswap-models=alpha").assert_outcomes(passed=2, failed=3)
     outcomes = {item.check: (item.outcome, item.message) for item in journal().values()}
-    died = "the process of the model was killed by SIGKILL in {}; the system does that where memory runs out"
+    died = "the process of the model was killed by SIGKILL in {}; the kernel does this when memory runs out"
     assert outcomes == {
         "first": ("passed", ""),
         "dying": ("crashed", died.format("dying")),
@@ -152,7 +152,7 @@ def test_the_time_of_a_model_is_that_of_all_its_checks(
     )
     result.assert_outcomes(passed=1, failed=2)
     _, slower, last = journal().values()
-    told = r"the 2.25 s of --headswap-timeout were used up in slower, in slow (*conftest.py:*)"
+    told = r"timed out after 2.25 s (--headswap-timeout) in slower, in slow (*conftest.py:*)"
     result.stdout.fnmatch_lines(
         [
             told,
@@ -172,7 +172,7 @@ def test_a_crash_shows_where_it_was(project: pytest.Pytester, extend_conftest: E
     result.stdout.fnmatch_lines(
         [
             "*_ testzoo killer output_shape _*",
-            "the process of the model was killed by SIGSEGV while the model was built, in forward (*conftest.py:*)*",
+            "the process of the model was killed by SIGSEGV while building the model, in forward (*conftest.py:*)*",
             "Fatal Python error: Segmentation fault",
             '  File "*conftest.py", line * in forward',
         ]

@@ -98,5 +98,5 @@ def test_no_model_is_blamed_where_a_process_that_is_lost_cannot_be_followed_by_a
         ("killer", "crashed"): 2,
         ("omega", "passed"): 3,
     }
-    died = "the process of the model was killed by SIGKILL in dying; the system does that where memory runs out"
+    died = "the process of the model was killed by SIGKILL in dying; the kernel does this when memory runs out"
     assert [result.message for result in results if result.model == "killer"] == ["", died, f"not run: {died}"]

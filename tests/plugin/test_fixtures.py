@@ -199,7 +199,7 @@ WRONG = {
     "no zoo at all": ("zoo=3", "zoo: zoo 'models' is int 3: it has to be a mapping*"),
     "two zoos of one name": ("zoo=[{'a': nn.Identity}, {'b': nn.Identity}]", "two zoos are called 'models'*"),
     "unknown model": ("zoo='testzoo', models='alpa'", "models: unknown model 'alpa'*did you mean alpha*"),
-    "nothing left": ("zoo='testzoo', models='alpha,!a*'", "models: the model selection*leaves nothing*"),
+    "nothing left": ("zoo='testzoo', models='alpha,!a*'", "models: *excludes every model of zoo*"),
     "models that are no text": ("zoo='testzoo', models=[3]", "models has to be globs*not ?3?"),
     "unknown check": (
         "zoo='testzoo', checks='output_shap'",
@@ -398,7 +398,7 @@ def test_odd_names_of_models_have_ids_that_can_be_selected(project: pytest.Pytes
 
 def test_the_marker_and_the_fixtures_are_listed(project: pytest.Pytester) -> None:
     project.runpytest_inprocess("--markers").stdout.fnmatch_lines(
-        ["@pytest.mark.headswap(zoo=None, models=None, checks=None, num_classes=None): the models that the fixtures*"]
+        ["@pytest.mark.headswap(zoo=None, models=None, checks=None, num_classes=None): run a test once per model*"]
     )
     listing = project.runpytest_inprocess("--fixtures")
     for name in ("headswap_case", "headswap_model", "headswap_swap"):

@@ -23,7 +23,7 @@ BAD_FLAGS = {
     "glob without a match": (["--headswap-zoo=testzoo", "--headswap-models=resnet*"], "*no model*matches 'resnet?'*"),
     "everything left out": (
         ["--headswap-zoo=testzoo", "--headswap-models=alpha,!al*"],
-        "*leaves nothing*leave out less*",
+        "*excludes every model*remove some of the ! patterns*",
     ),
     "unknown check": (
         ["--headswap-zoo=testzoo", "--headswap-checks=output_shapes"],
@@ -68,8 +68,8 @@ def test_a_class_count_that_is_no_positive_whole_number_is_refused(project: pyte
 @pytest.mark.parametrize(
     ("gpus", "asked", "message"),
     [
-        (0, "cuda", "*--headswap-device is 'cuda', but torch * give cpu, or auto, which takes what there is"),
-        (0, "cuda:0", "*--headswap-device is 'cuda:0', but torch * give cpu, or auto*"),
+        (0, "cuda", "*--headswap-device=cuda: torch * Use cpu, or auto to use whatever is available"),
+        (0, "cuda:0", "*--headswap-device=cuda:0: torch * Use cpu, or auto*"),
         (1, "cuda:1", "*--headswap-device is 'cuda:1', but cuda:0 is the only one here"),
         (4, "cuda:4", "*--headswap-device is 'cuda:4', but the last one is cuda:3 here"),
     ],

@@ -189,7 +189,7 @@ def test_what_is_taken_over_is_held_against_the_file_of_expectations_as_it_is_no
     result.stdout.fnmatch_lines(
         [
             "testzoo: 4 results: 2 passed, 1 failed, 1 xpassed",
-            "  xpassed testzoo::alpha::native_parity - passes, where testzoo.toml, line 2 expects failed: it did, once",
+            "  xpassed testzoo::alpha::native_parity - passes, but testzoo.toml, line 2 expects failed: it did, once",
             "  failed testzoo::mismatched::native_parity - the state_dict differs*",
         ]
     )
@@ -201,9 +201,7 @@ def test_what_was_not_run_by_the_file_is_run_when_it_is_taken_out(project: pytes
     kept = '[[expect]]\nmodels = "alpha"\noutcome = "skipped"\nrun = false\nreason = "it takes the machine with it"\n'
     file.write_text(kept)
     result = project.runpytest_inprocess(*RUN, *flags)
-    result.stdout.fnmatch_lines(
-        ["  skipped 2: [[]not_run] the file of expectations says that it is not even to be run"]
-    )
+    result.stdout.fnmatch_lines(["  skipped 2: [[]not_run] the expectations file excludes it from running"])
     file.write_text("")
     result = project.runpytest_inprocess(*RESUME, *flags)
     result.assert_outcomes(passed=2, deselected=2)

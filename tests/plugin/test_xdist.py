@@ -81,7 +81,7 @@ def test_a_crash_is_a_result_and_the_run_goes_on(
         "testzoo::zeta::gradient_flow": "passed",
     }
     crashed = results["testzoo::crashing::output_shape"]
-    assert crashed.message == "the process of the model ended with exit status 17 while the model was built"
+    assert crashed.message == "the process of the model ended with exit status 17 while building the model"
     assert crashed.repro == (
         "pytest --headswap-zoo=testzoo --headswap-models=crashing --headswap-checks=output_shape"
         " --headswap-report=headswap-repeat"

@@ -1,1 +1,1 @@
-"""Zoos, models and checks as nodes of pytest, and what their reports say."""
+"""Zoos, models and checks as pytest nodes, and the contents of their reports."""

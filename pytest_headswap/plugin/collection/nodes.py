@@ -5,7 +5,8 @@
         <CheckItem output_shape>
         <CheckItem native_parity>
 
-A tree and not parametrization: pytest sets a model up once for all its checks, and tears it down before the next.
+The tests form a tree and are not parametrized. pytest thus sets a model up once for all its checks, and tears it down
+before the next model.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
 
 
 class ZooNode(pytest.Collector):
-    """A zoo, with the models that were selected."""
+    """A zoo with its selected models."""
 
     def __init__(
         self, zoo: Zoo, models: tuple[str, ...], settings: Settings, bench: Callable[[], Bench], **kwargs: Any
     ) -> None:
-        # the id of a child of the session would begin with `::`
+        # as a child of the session, its id would start with `::`
         super().__init__(name=escape(zoo.name), nodeid=escape(zoo.name), **kwargs)
         self.zoo = zoo
         self.models = models
@@ -46,7 +47,7 @@ class ZooNode(pytest.Collector):
         self.bench = bench
 
     def collect(self) -> Iterable[pytest.Collector]:
-        """One node a model."""
+        """Return one node per model."""
         return [ModelNode.from_parent(self, model=name) for name in self.models]
 
 
@@ -64,21 +65,21 @@ class ModelNode(pytest.Collector):
 
     @cached_property
     def family(self) -> str:
-        """The architecture family that the zoo names."""
+        """Return the architecture family that the zoo states."""
         return self.parent.zoo[self.model].family
 
     def collect(self) -> Iterable[pytest.Item]:
-        """One item a check."""
+        """Return one item per check."""
         return [CheckItem.from_parent(self, check=check) for check in self.parent.settings.checks]
 
     def setup(self) -> None:
-        """Build the model. Pytest remembers what is raised here, so a model that fails is not tried again."""
+        """Build the model. pytest remembers an exception raised here, so a failing model is built only once."""
         self.built = self.parent.bench().build(self.parent.zoo, self.model)
         if self.built.reason:
             pytest.skip(self.built.message)
 
     def teardown(self) -> None:
-        """Let go of the model before the next one is built."""
+        """Release the model before the next one is built."""
         self.parent.bench().release()
 
 
@@ -94,23 +95,23 @@ class CheckItem(pytest.Item):
 
     @property
     def check_id(self) -> CheckId:
-        """The names of zoo, model and check."""
+        """Return the id: the names of zoo, model and check."""
         return CheckId(self.parent.parent.zoo.name, self.parent.model, self.name)
 
     @property
     def repro(self) -> str:
-        """The command that repeats this test."""
+        """Return the command that repeats this test."""
         settings = self.parent.parent.settings
         return repro_command(self.check_id, settings.options.flags(), settings.repeat_report)
 
     @property
     def finding(self) -> Finding | None:
-        """What the check found; None where it was not made."""
+        """Return the finding of the check; None if the check did not run."""
         return self.checked.finding if self.checked is not None else None
 
     def runtest(self) -> None:
-        """Make the check, and raise what it found."""
-        self.checked = None  # an earlier attempt says nothing about this one
+        """Run the check, and raise if it finds a fault."""
+        self.checked = None  # discard the finding of an earlier attempt
         checked = self.parent.parent.bench().check(self.check)
         finding = checked.finding
         # the traceback holds the model, and the item lives as long as the session
@@ -121,22 +122,22 @@ class CheckItem(pytest.Item):
             pytest.skip(told(finding))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """A few lines, unless the user asks for a certain style of traceback, and has a traceback here."""
+        """Return the short text, unless the user requested a style of traceback and there is a traceback."""
         if self.tells(excinfo.value):
             return describe(excinfo.value, self.repro, explained_at(excinfo.value, self.check.name))
         return super().repr_failure(excinfo, style)
 
     def _traceback_filter(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
-        """Spare pytest the frames of an error in setup, whose text we replace: 0.4 s each, in torch's large files."""
+        """Skip pytest's traceback filter if our text replaces its result: 0.4 s per setup error in torch's files."""
         return excinfo.traceback[:1] if self.tells(excinfo.value) else super()._traceback_filter(excinfo)
 
     def tells(self, error: BaseException) -> bool:
-        """Whether an exception is told in our words; not where it has a traceback, and the user asks for its style."""
+        """Return whether an exception gets our short text, instead of a traceback in the user's style."""
         return tells_in_words(self.config) or is_told(error)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
-        """A place of its own for each zoo: the models of a zoo lie in no file of the project.
+        """Return the location of the test: a pseudo-path per zoo, since models are not in the project's files.
 
-        The line is 0 and not None, since pytest insists on a line where a mark skips a test.
+        The line is 0 and not None, since pytest requires a line if a mark skips a test.
         """
         return Path(self.config.rootpath, self.parent.parent.name), 0, headline(self.check_id)

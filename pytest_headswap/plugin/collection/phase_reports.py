@@ -1,7 +1,7 @@
-"""From pytest's reports to results.
+"""Turn pytest's reports into results.
 
-The process that runs a test knows what was found; the controller of xdist writes it down. The facts travel
-as a dict on the report, in an attribute that xdist carries over as it is.
+The process that runs a test knows the finding; xdist's controller writes the result. The facts travel as a dict in an
+attribute of the report, which xdist transfers unchanged.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 ATTRIBUTE = "headswap"
 NO_FACTS: dict[str, Any] = {}
-"""On the report of a phase that brings no verdict, and on one that was read."""
+"""Facts of the report of a phase without a verdict, and of a report that has been read."""
 
 
 def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
-    """Put what is known about a test on the report of one of its phases, and give the report our texts."""
+    """Attach the facts of a test to the report of one of its phases, and replace the report's text with ours."""
     error = call.excinfo.value if call.excinfo is not None else None
     if report.when == "setup" and report.failed and call.excinfo is not None and item.tells(call.excinfo.value):
-        report.longrepr = item.repr_failure(call.excinfo)  # pytest asks the item itself only for the call
+        report.longrepr = item.repr_failure(call.excinfo)  # pytest calls repr_failure only for the call phase
     if report.skipped and isinstance(report.longrepr, tuple):
         # where the skip was raised is a line of this plugin, which tells a user nothing
         skip: Any = (item.parent.parent.name, None, report.longrepr[2])
@@ -63,7 +63,7 @@ def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestRe
 
 
 def _accounting(item: CheckItem, report: pytest.TestReport) -> Finding | None:
-    """Return the finding, unless the phase failed although the check found nothing wrong: something else ended it."""
+    """Return the finding, unless the phase failed for a reason other than the check."""
     finding = item.finding
     fine = finding is not None and finding.outcome in ("passed", "skipped")
     return None if fine and report.failed and not passes_strictly(report) else finding
@@ -80,7 +80,7 @@ def _message(item: CheckItem, report: pytest.TestReport, error: BaseException | 
 
 
 def _notes(item: CheckItem) -> tuple[str, ...]:
-    """What a model did to the process that it was in."""
+    """Return notes on the global state that the model changed."""
     built, checked = item.parent.built, item.checked
     return (built.notes if built is not None else ()) + (checked.notes if checked is not None else ())
 

@@ -1,4 +1,4 @@
-"""Which bench a run has: one with a process for its models wherever the system, and what the user does, allow that."""
+"""Choose the executor of a run: child processes wherever the system and the user's options allow it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pytest_headswap.plugin.settings import Settings
 
 
 def why_local(config: pytest.Config) -> str:
-    """Why models run in the process of pytest, where nothing protects it from them; empty where they do not."""
+    """Return why models run unprotected in the pytest process; empty if they run in a child process."""
     if sys.platform != "linux":
         return "on this system"
     if config.option.usepdb or config.option.trace:
@@ -27,13 +27,13 @@ def why_local(config: pytest.Config) -> str:
 
 
 def _is_monitored() -> bool:
-    """Whether a debugger watches in the way of Python 3.12."""
+    """Return whether a debugger uses `sys.monitoring` (Python 3.12)."""
     monitoring = getattr(sys, "monitoring", None)
     return monitoring is not None and monitoring.get_tool(monitoring.DEBUGGER_ID) is not None
 
 
 def make_bench(config: pytest.Config, settings: Settings) -> tuple[Bench, str]:
-    """The bench of this process; and, where models should have a process of their own and cannot, why."""
+    """Return the executor of this process, and why it has no child process although it should; empty otherwise."""
     budget = run_budget(config, settings)
     if why_local(config):
         return _local(config, settings, budget, {}), ""
@@ -63,7 +63,7 @@ def _local(config: pytest.Config, settings: Settings, budget: Budget, large: Too
 
 
 def limits_line(config: pytest.Config, settings: Settings) -> str:
-    """What a model may take, in words."""
+    """Return a line with the limits of a model."""
     if why := why_local(config):
         return f"headswap: limits: none, since models run in the process of pytest {why}"
     memory = gib(run_budget(config, settings).model)

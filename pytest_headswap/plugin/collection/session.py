@@ -1,4 +1,4 @@
-"""The hooks of a run in which a zoo takes part."""
+"""The hooks of a run with zoos."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ZooRun:
-    """Collects the zoos, and tells reports what was found. In the controller and in each worker."""
+    """Collects the zoos, and adds findings to the reports. Used in the controller and in each worker."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config = config
@@ -27,7 +27,7 @@ class ZooRun:
         self._unprotected = ""
 
     def pytest_report_header(self) -> list[str]:
-        """What runs, and within which limits, in a line each."""
+        """Return two lines: what runs, and within which limits."""
         from pytest_headswap.plugin.collection.select_executor import limits_line
 
         shard = self.settings.shard
@@ -46,7 +46,7 @@ class ZooRun:
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """Add the zoos to what the session holds."""
+        """Add the zoos to the session's children."""
         report = yield
         if isinstance(collector, pytest.Session) and self.settings.scope == "beside":
             report.result = [*report.result, *self._nodes(collector)]
@@ -54,7 +54,7 @@ class ZooRun:
 
     @pytest.hookimpl(tryfirst=True, specname="pytest_make_collect_report")
     def pytest_make_collect_report_only(self, collector: pytest.Collector) -> pytest.CollectReport | None:
-        """Answer for the session, so that pytest does not look for the tests of the project."""
+        """Collect only the zoos, so that pytest does not look for the project's tests."""
         if isinstance(collector, pytest.Session) and self.settings.scope == "only":
             return pytest.CollectReport("", "passed", None, list(self._nodes(collector)))
         return None
@@ -67,7 +67,7 @@ class ZooRun:
         ]
 
     def bench(self) -> Bench:
-        """Where the models are."""
+        """Return the executor for the models."""
         bench = self._made_bench()
         if self._unprotected:
             from pytest_headswap.isolation.executor import warn_unprotected
@@ -84,24 +84,24 @@ class ZooRun:
         return self._bench
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Copy this process before the tests of the project run in it: where one has used a GPU, it is too late."""
+        """Fork the child process before the project's tests run here: once one has used a GPU, it is too late."""
         asked = any(isinstance(item, CheckItem) for item in session.items)
         if asked and self.settings.scope == "beside" and not self.config.option.collectonly:
             self._made_bench()
 
     def pytest_unconfigure(self) -> None:
-        """No model is asked for any more."""
+        """Close the executor."""
         if self._bench is not None:
             self._bench.close()
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leave out what an earlier run has done already."""
+        """Deselect the tests whose results are kept from an earlier run."""
         leave_out_taken(config, items)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Before a model is built for a check that is not to be made."""
+        """Skip a check that is not to be run, before its model is built."""
         if isinstance(item, CheckItem):
             skip_if_not_run(self.settings.expectations, item.check_id)
 
@@ -109,7 +109,7 @@ class ZooRun:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Outermost, so that the outcome is the final one, after marks such as xfail."""
+        """Annotate the report. This wrapper is outermost, so it sees the final outcome, after marks such as xfail."""
         report = yield
         if isinstance(item, CheckItem):
             annotate(item, call, report)
@@ -117,20 +117,20 @@ class ZooRun:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """A machine that has no model, because there are fewer models than machines, has done its part."""
+        """Report success on a machine whose shard has no model because there are more machines than models."""
         nothing = session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
         if nothing and self.settings.shard is not None and not self.settings.model_count:
             session.exitstatus = pytest.ExitCode.OK
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker of xdist what only the controller knows."""
+        """Send an xdist worker what only the controller knows."""
         node.workerinput["headswap_scope"] = self.settings.scope
         node.workerinput["headswap_expectations"] = self.settings.expectations.sent
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
-        """Keep the checks of a model on one worker, and begin with the longest models."""
+        """Keep the checks of a model on one worker, and start with the longest models."""
         from pytest_headswap.plugin.planning.run_plan import plan_of
         from pytest_headswap.plugin.planning.xdist_scheduler import make_scheduler
 
@@ -138,7 +138,7 @@ class ZooRun:
 
 
 def share_cores(worker_count: int) -> None:
-    """Give each of several workers its part of the cores, unless the user has decided already."""
+    """Give each worker its share of the cores, unless the user has set `OMP_NUM_THREADS`."""
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
@@ -146,7 +146,7 @@ def share_cores(worker_count: int) -> None:
 
 
 def leave_out_taken(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what is taken over."""
+    """Deselect the tests whose results are kept from an earlier run."""
     taken = config.stash.get(TAKEN, frozenset())
     if out := [item for item in items if item.nodeid in taken]:
         items[:] = [item for item in items if item.nodeid not in taken]

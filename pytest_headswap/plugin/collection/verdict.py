@@ -1,4 +1,4 @@
-"""The outcome of a check: what its finding says, and never anything better than what pytest says."""
+"""Derive the outcome of a check from its finding; it is never better than pytest's own outcome."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _STRICT = "[XPASS(strict)]"
 def outcome_of(
     report: pytest.TestReport, error: BaseException | None = None, finding: Finding | None = None
 ) -> Outcome | None:
-    """Return the outcome that the report of a phase brings; None while the test is still open.
+    """Return the outcome after a phase of a test; None while it is still open.
 
     Args:
-        report: what pytest says of the phase.
-        error: what ended the phase.
-        finding: what the check found, where it was made.
+        report: pytest's report of the phase.
+        error: the exception that ended the phase.
+        finding: the finding of the check, if it ran.
     """
     if report.failed:
         return _failure(report, error, finding)
@@ -48,5 +48,5 @@ def _failure(report: pytest.TestReport, error: BaseException | None, finding: Fi
 
 
 def passes_strictly(report: pytest.TestReport) -> bool:
-    """Return whether a test passed that a strict xfail mark expects to fail: pytest says so in the report alone."""
+    """Return whether a strict xfail mark failed a test for passing: pytest states this only in the report's text."""
     return report.failed and isinstance(report.longrepr, str) and report.longrepr.startswith(_STRICT)

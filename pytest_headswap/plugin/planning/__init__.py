@@ -1,1 +1,1 @@
-"""Costs, shards, what a run has before it, and the order for workers."""
+"""Plan a run: costs, shards, expected time, and the order for workers."""

@@ -1,6 +1,6 @@
-"""What models took in earlier runs on this machine, kept in pytest's own cache.
+"""Keep the cost of models from earlier runs on this machine in pytest's cache.
 
-Kept for the versions of the zoo's libraries and for what was asked of a model, since both change what it costs.
+The key includes the versions of the zoo's libraries and the options, since both affect the cost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_MODELS = 20_000
 
 
 def read_learnt(config: pytest.Config, zoo: Zoo, settings: Settings) -> dict[str, Cost]:
-    """What is known of models of the zoo from runs like this one; nothing where the cache is disabled or broken."""
+    """Return the costs of the zoo's models in runs like this one; empty if the cache is disabled or broken."""
     try:
         return costs_from_json(_stored(config, zoo)[_kind(zoo, settings)])
     except (KeyError, ValueError):
@@ -32,7 +32,7 @@ def read_learnt(config: pytest.Config, zoo: Zoo, settings: Settings) -> dict[str
 
 
 def known_too_large(config: pytest.Config, settings: Settings, allowed: int) -> dict[tuple[str, str], float]:
-    """Zoo and model of those that took more than so many bytes, here or where costs were measured, with the MB."""
+    """Return the models whose measured peak memory exceeds `allowed` bytes: zoo and model, with the peak in MiB."""
     if settings.options.evidence != CaseOptions().evidence:
         return {}
     large: dict[tuple[str, str], float] = {}
@@ -46,7 +46,7 @@ def known_too_large(config: pytest.Config, settings: Settings, allowed: int) -> 
 
 
 class Learner:
-    """Notes what each model takes, and keeps it for the next run. Lives in the controller alone."""
+    """Records the cost of each model for the next run. Used only in the controller."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config = config
@@ -55,17 +55,17 @@ class Learner:
         self._checks: dict[tuple[str, str], int] = {}
 
     def pytest_headswap_result(self, result: Result) -> None:
-        """Add to the cost of the model."""
+        """Add a result to the cost of its model."""
         key = result.zoo, result.model
         before = self._costs.get(key, Cost(0.0))
         peaks = [peak for peak in (before.peak_mb, result.peak_memory_mb) if peak is not None]
         self._costs[key] = Cost(before.seconds + result.seconds, max(peaks, default=None))
-        if result.outcome != "crashed" or result.peak_memory_mb is not None:  # a worker of xdist dies on no clock
+        if result.outcome != "crashed" or result.peak_memory_mb is not None:  # a crash of an xdist worker is not timed
             self._checks[key] = self._checks.get(key, 0) + 1
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
-        """Write down the models of which all checks ran."""
+        """Write the costs of the models whose checks all ran."""
         for zoo, _ in self.settings.zoos:
             found = {
                 model: cost
@@ -82,14 +82,14 @@ def _write(config: pytest.Config, zoo: Zoo, settings: Settings, found: dict[str,
         return
     stored, kind = _stored(config, zoo), _kind(zoo, settings)
     older = read_learnt(config, zoo, settings)
-    # what a model took at most is kept: with less memory, it was given structure evidence, which takes little
+    # keep the highest peak: with less memory, a run used structure evidence, which takes little
     found = {model: _with_peak_of(cost, older.get(model)) for model, cost in found.items()}
     models = {**found, **{model: cost for model, cost in older.items() if model not in found}}
     kinds = {
         kind: costs_to_json(dict(list(models.items())[:MOST_MODELS])),
         **{k: v for k, v in stored.items() if k != kind},
     }
-    # as text: the cache would give each number a line of its own
+    # as text: the cache would indent JSON and put each number on its own line
     cache.set(_key(zoo), json.dumps(dict(list(kinds.items())[:MOST_KINDS]), separators=(",", ":")))
 
 
@@ -99,7 +99,7 @@ def _with_peak_of(cost: Cost, older: Cost | None) -> Cost:
 
 
 def _stored(config: pytest.Config, zoo: Zoo) -> dict[str, Any]:
-    """By kind, the last that was written first."""
+    """Return the stored costs by kind of run, most recently written first."""
     cache = getattr(config, "cache", None)
     text = cache.get(_key(zoo), None) if cache is not None else None
     try:
@@ -110,7 +110,7 @@ def _stored(config: pytest.Config, zoo: Zoo) -> dict[str, Any]:
 
 
 def _key(zoo: Zoo) -> str:
-    """The name may be that of a file, and a part of a key is the name of a file, too."""
+    """Return a valid cache key: the zoo's name may be a file path, and a key becomes a file name."""
     name = zoo.name if zoo.name.isidentifier() else hashlib.sha256(ascii(zoo.name).encode()).hexdigest()[:16]
     return f"headswap/costs/{name}"
 

@@ -1,9 +1,9 @@
-"""What the checks of a model cost: measured once for a whole zoo and shipped in `costs/<zoo>.json`.
+"""The cost of a model's checks, measured once for a whole zoo and shipped in `costs/<zoo>.json`.
 
     {"versions": {"timm": "1.0.31", "torch": "2.14.1"}, "models": {"resnet18": [1.84, 640], ...}}
 
-A list is the seconds of all checks and the most memory in MB. The numbers are those of one machine and one version, so
-they say what is long and what is short, not how long it takes elsewhere. `benchmarks/learn_costs.py` writes the file.
+Each list holds the seconds of all checks and the peak memory in MiB. The numbers come from one machine and one set of
+versions: they rank models by cost, but do not predict times elsewhere. `benchmarks/learn_costs.py` writes the file.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any
 
 FOLDER = Path(__file__).parent / "costs"
 ENOUGH = 5
-"""From so many models on, what was learnt tells how fast this machine is."""
+"""The number of measured models from which the speed of this machine can be estimated."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What all checks of a model take.
+    """The cost of all checks of a model.
 
     Attributes:
         seconds: wall time on one worker.
-        peak_mb: the most memory that the process held by then, so an upper bound: earlier models count. None: not
+        peak_mb: peak memory of the process in MiB: an upper bound, since earlier models count too. None: not
             measured.
     """
 
@@ -37,17 +37,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of a zoo. A model that nobody knows costs what most do: the median."""
+    """The costs of a zoo. A model that was not measured is assumed to cost the median."""
 
     models: Mapping[str, Cost] = field(default_factory=dict)
-    """Those that were measured."""
+    """The measured costs."""
 
     versions: Mapping[str, str] = field(default_factory=dict)
-    """What the shipped ones were measured with."""
+    """The versions of the shipped measurements."""
 
     @cached_property
     def usual(self) -> Cost:
-        """The median; one second where nothing was measured."""
+        """Return the median cost; one second if nothing was measured."""
         peaks = [cost.peak_mb for cost in self.models.values() if cost.peak_mb is not None]
         seconds = statistics.median(cost.seconds for cost in self.models.values()) if self.models else 1.0
         return Cost(seconds, statistics.median(peaks) if peaks else None)
@@ -57,13 +57,14 @@ class Costs:
 
 
 def expected_costs(zoo_name: str, learnt: Mapping[str, Cost] | None = None) -> Costs:
-    """The costs that are shipped for a zoo, none for most; `learnt` from runs on this machine is laid over them.
+    """Return the shipped costs of a zoo (most have none), overridden by `learnt` from runs on this machine.
 
-    What is shipped is then scaled by what both know, so that it stands for this machine, and for what was asked there.
+    Shipped costs are scaled by the models that both sources cover, so that they match this machine and its past
+    options.
     """
     learnt = learnt or {}
     path = FOLDER / f"{zoo_name}.json"
-    if not zoo_name.isidentifier() or not path.is_file():  # the name may be that of a file, with a path
+    if not zoo_name.isidentifier() or not path.is_file():  # a zoo's name may be a file path
         return Costs(dict(learnt))
     shipped = json.loads(path.read_text(encoding="utf-8"))
     models = costs_from_json(shipped["models"])
@@ -75,10 +76,10 @@ def expected_costs(zoo_name: str, learnt: Mapping[str, Cost] | None = None) -> C
 
 
 def costs_from_json(models: Any) -> dict[str, Cost]:
-    """The costs that `costs_to_json` wrote.
+    """Return the costs that `costs_to_json` wrote.
 
     Raises:
-        ValueError: it was something else.
+        ValueError: the data has another form.
     """
     if not isinstance(models, dict):
         raise ValueError(f"expected an object with models, found {type(models).__name__}")
@@ -93,7 +94,7 @@ def costs_from_json(models: Any) -> dict[str, Cost]:
 
 
 def costs_to_json(models: Mapping[str, Cost]) -> dict[str, list[float | None]]:
-    """Costs as plain JSON types, rounded to what they are good for."""
+    """Return costs as plain JSON types, rounded to their precision."""
     return {
         name: [round(cost.seconds, 2), None if cost.peak_mb is None else round(cost.peak_mb)]
         for name, cost in models.items()

@@ -1,4 +1,4 @@
-"""How far a run is, in a line of its own between pytest's dots: models done, and the time that is left."""
+"""Print the progress of a run on lines between pytest's dots: models done, and estimated time left."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from pytest_headswap.plugin.planning.run_plan import plan_line, plan_of, told_du
 from pytest_headswap.plugin.settings import Settings
 
 INTERVAL = 30.0
-"""Seconds between two lines, at least."""
+"""The minimum number of seconds between two lines."""
 
 
 class Progress:
-    """Counts tests as they end. Lives in the controller alone; what a test costs here does not grow with their number.
+    """Counts tests as they end. Used only in the controller; the work per test does not grow with the number of tests.
 
-    What is left is worth as much time as what is done took, by expected cost. A check counts as its part of the model.
+    The time left is estimated from the time so far, weighted by expected cost. Each check counts as an equal part of
+    its model.
     """
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
@@ -32,16 +33,16 @@ class Progress:
         self._started = self._told = 0.0
 
     def pytest_report_header(self) -> str:
-        """What is planned, in one line."""
+        """Return the plan in one line."""
         return plan_line(self.config, self.settings)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Without xdist, the tests are collected here."""
+        """Count the collected tests. Without xdist, they are collected here."""
         self._expect(item.nodeid for item in session.items)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
-        """With xdist, each worker collects all of them."""
+        """Count the collected tests. With xdist, every worker collects all of them."""
         if not self._open:
             self._expect(ids)
 
@@ -57,13 +58,13 @@ class Progress:
         self._started = self._told = time.perf_counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A worker died; xdist tells it with a report alone."""
+        """Count a test whose worker died: xdist sends only a report for it."""
         if report.when not in ("setup", "call", "teardown"):
             self._finish(report.nodeid)
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        """A test has ended, and pytest has written its dot. At the end of all, pytest has something to say itself."""
+        """Count a test that ended, after pytest printed its dot. No line follows the last test."""
         self._finish(nodeid)
         now = time.perf_counter()
         if self._done and self.models_done < self.models and now - self._told >= INTERVAL:
@@ -79,7 +80,7 @@ class Progress:
             self.models_done += tests == 1
 
     def line(self, now: float) -> str:
-        """How far the run is."""
+        """Return the progress line."""
         left = (now - self._started) * max(0.0, self._total - self._done) / self._done
         return f"headswap: {self.models_done:,} of {self.models:,} models done, about {told_duration(left)} left"
 
@@ -89,8 +90,8 @@ class Progress:
             return
         place = reporter.currentfspath
         reporter.ensure_newline()
-        if reporter._tw.width_of_current_line:  # with xdist, pytest does not know that it is within a line of dots
+        if reporter._tw.width_of_current_line:  # with xdist, pytest does not know that a line of dots is open
             reporter._tw.line()
         reporter.write_line(line)
         if self.config.option.verbose <= 0:
-            reporter.currentfspath = place  # so that the dots go on, and not begin anew
+            reporter.currentfspath = place  # so that the dots continue on the same row

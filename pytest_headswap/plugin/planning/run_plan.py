@@ -1,4 +1,4 @@
-"""What a run has before it: its models, and how long they are expected to take."""
+"""Plan a run: its models, and how long they are expected to take."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class Plan:
 
     Attributes:
         seconds: by the id of the model, such as `timm::resnet18`.
-        basis: `known`; or `at most`, where costs are known only of runs that asked for more than this one; or `none`.
+        basis: `known`; `at most` if the costs come only from runs with more work per model; or `none`.
     """
 
     seconds: Mapping[str, float]
     basis: str
 
     def duration(self, workers: int) -> float:
-        """Seconds that so many workers need."""
+        """Return the seconds that this number of workers needs."""
         return max(sum(self.seconds.values()) / workers, *self.seconds.values()) if self.seconds else 0.0
 
 
 def plan_of(config: pytest.Config, settings: Settings) -> Plan:
-    """The plan of this run, which is made once."""
+    """Return the plan of this run, computed once."""
     if _PLAN not in config.stash:
         config.stash[_PLAN] = _make(config, settings)
     return config.stash[_PLAN]
@@ -61,7 +61,7 @@ def _make(config: pytest.Config, settings: Settings) -> Plan:
 
 
 def _as_measured(settings: Settings) -> bool:
-    """Whether a run asks of a model what those asked whose costs are shipped."""
+    """Return whether this run does the same work per model as the measurements of the shipped costs."""
     from pytest_headswap.checks import CHECKS
 
     return settings.options.evidence == CaseOptions().evidence and {check.name for check in settings.checks} >= set(
@@ -70,7 +70,7 @@ def _as_measured(settings: Settings) -> bool:
 
 
 def plan_line(config: pytest.Config, settings: Settings) -> str:
-    """The plan in words."""
+    """Return the plan in words."""
     plan = plan_of(config, settings)
     workers = worker_count(config)
     plan = replace(plan, seconds=_left(config, settings, plan.seconds))
@@ -90,14 +90,14 @@ def plan_line(config: pytest.Config, settings: Settings) -> str:
 
 
 def _left(config: pytest.Config, settings: Settings, seconds: Mapping[str, float]) -> dict[str, float]:
-    """What the models take whose checks are not all taken over from an earlier run."""
+    """Return the seconds of each model that are left after results kept from an earlier run."""
     done = Counter(nodeid.rpartition("::")[0] for nodeid in config.stash.get(TAKEN, ()))
     checks = len(settings.checks)
     return {model: cost * (1 - done[model] / checks) for model, cost in seconds.items() if done[model] < checks}
 
 
 def _planned_evidence(config: pytest.Config, settings: Settings) -> str:
-    """How many models are to be computed with, and how many are known to be too large for that."""
+    """Return how many models get numeric evidence, and how many are known to be too large for it."""
     evidence = settings.options.evidence
     if evidence != CaseOptions().evidence:
         return evidence
@@ -108,7 +108,7 @@ def _planned_evidence(config: pytest.Config, settings: Settings) -> str:
 
 
 def run_budget(config: pytest.Config, settings: Settings) -> Budget:
-    """The memory of this process, or of each worker, which is measured once."""
+    """Return the memory budget of this process, or of each worker; it is measured once."""
     if _BUDGET not in config.stash:
         workerinput = getattr(config, "workerinput", None)
         workers = worker_count(config) if workerinput is None else int(workerinput["workercount"])
@@ -117,7 +117,7 @@ def run_budget(config: pytest.Config, settings: Settings) -> Budget:
 
 
 def worker_count(config: pytest.Config) -> int:
-    """How many workers share the models; 1 without xdist."""
+    """Return the number of workers that share the models; 1 without xdist."""
     if config.getoption("dist", "no") in ("no", "each"):
         return 1
     counts = [spec.partition("*")[0] if "*" in spec else "1" for spec in config.getoption("tx", None) or ["popen"]]
@@ -125,7 +125,7 @@ def worker_count(config: pytest.Config) -> int:
 
 
 def told_duration(seconds: float) -> str:
-    """A duration as precise as an estimate can be."""
+    """Format a duration with the precision of an estimate."""
     minutes = round(seconds / 60)
     if minutes >= 120:
         return f"{minutes // 60} h {minutes % 60} min"

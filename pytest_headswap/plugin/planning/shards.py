@@ -1,9 +1,9 @@
-"""One part of the models for each of several machines, which agree on the parts without talking to each other.
+"""Split the models between machines, which agree on their shards without communicating.
 
-A part depends on nothing but names and shipped costs. Each model has a part of its own by a hash of its name, and
-goes there unless that is full; then it goes round by steps of its own until there is room. So a model that is added or
-removed moves only a few others: those that it leaves without room, or leaves room for. (Handing each to the less loaded
-of two is better balanced still, but there one model in a hundred moves every fourth.)
+A split depends only on names and shipped costs. A hash of its name gives each model a home shard. If that is full, the
+model tries other shards in steps set by the hash. Adding or removing a model therefore moves few others: those that it
+displaces or makes room for. (Placing each model on the less loaded of two shards balances better. But then adding one
+model in a hundred moves every fourth.)
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from pytest_headswap.harness.options import Shard
     from pytest_headswap.zoo.selection import Selected
 
-_FULL = 105  # a part is full at so many per cent of the mean cost
-_LARGE = 20  # a model of more than 1/20 of a part finds room only while there is much of it, and so comes first
+_FULL = 105  # percentage of the mean cost at which a shard is full
+_LARGE = 20  # a model that takes more than 1/20 of a shard is placed first, while there is room
 
 
 def part_of(names: Sequence[str], costs: Costs, number: int, count: int) -> tuple[str, ...]:
-    """The models of part `number` of `count`, the first being 1, in the order of `names`."""
+    """Return the models of shard `number` of `count`, numbered from 1, in the order of `names`."""
     parts = split(names, costs, count)
     return tuple(name for name in names if parts[name] == number)
 
 
 def split(names: Sequence[str], costs: Costs, count: int) -> dict[str, int]:
-    """The number of the part of each model, from 1."""
-    # whole numbers: sums of floats differ in their last bits from one Python to another
+    """Return the shard number of each model, from 1."""
+    # integers: float sums differ in their last bits between Python versions
     cost = {name: max(1, round(1000 * costs[name].seconds)) for name in names}
     hashes = {name: hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest() for name in names}
     total = sum(cost.values())
@@ -48,7 +48,7 @@ def split(names: Sequence[str], costs: Costs, count: int) -> dict[str, int]:
 
 
 def _first_with_room(hashed: bytes, load: Sequence[int], most: int) -> int:
-    """The first part that holds no more than `most`, on the way that the hash sets; else the one that holds least."""
+    """Return the first shard, in the order set by the hash, whose load is at most `most`; else the least loaded one."""
     count = len(load)
     part = int.from_bytes(hashed[:8], "big") % count
     step = 1 + int.from_bytes(hashed[8:16], "big") % max(1, count - 1)
@@ -60,8 +60,8 @@ def _first_with_room(hashed: bytes, load: Sequence[int], most: int) -> int:
 
 
 def part_of_each(selected: Selected, shard: Shard) -> Selected:
-    """The models of one machine: of each zoo its part."""
+    """Return the models of one machine: its shard of each zoo."""
     from pytest_headswap.plugin.planning.costs import expected_costs
 
-    # shipped costs alone: all machines have to agree, whatever has been learnt on one of them
+    # shipped costs only: all machines must agree, whatever one of them has learnt
     return tuple((zoo, part_of(names, expected_costs(zoo.name), shard.number, shard.count)) for zoo, names in selected)

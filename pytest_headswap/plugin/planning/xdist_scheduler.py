@@ -1,7 +1,7 @@
-"""How xdist hands out the tests: all checks of a model to one worker, the longest models first, so that the last one
-does not keep one worker busy while the others are idle; each test of the project on its own.
+"""Schedule tests on xdist's workers: all checks of a model on one worker, the longest models first.
 
-Imported only when xdist runs; without xdist nobody comes here.
+Starting with the longest models keeps workers from idling at the end. Each test of the project is scheduled separately.
+Imported only if xdist runs.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from xdist.workermanage import WorkerController
 
 
 class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
-    """`loadscope` with a model as the scope, that goes on after a crash.
+    """`loadscope` with the model as the scope, able to continue after a crash.
 
-    The original hands the test that crashed a worker out again and again, and can leave a new worker
-    waiting for ever with a single test, since a worker starts a test only once it knows the next one. It also looks
-    each test up in the list of all, and at all that a worker has done whenever it does one more.
+    The original reassigns a test that crashed a worker again and again. It can leave a new worker waiting forever with
+    a single test, since a worker starts a test only once it knows the next one. It also scans the list of all tests for
+    each test, and everything that a worker has done whenever it finishes one more.
     """
 
     def __init__(self, config: pytest.Config, log: Producer, seconds: Mapping[str, float]) -> None:
         super().__init__(config, log)
         self.seconds = seconds
-        """What each model is expected to take, by its scope."""
+        """The expected seconds of each model, by scope."""
         self._places: dict[WorkerController, dict[str, int]] = {}
         self._sorted = False
 
@@ -34,7 +34,7 @@ class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is un
         return scope if scope in self.seconds or self.config.getvalue("dist") == "loadscope" else nodeid
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        if not self._sorted:  # the queue is complete when it is first taken from
+        if not self._sorted:  # the queue is complete when its first item is taken
             self._sort()
         scope, unit = self.workqueue.popitem(last=False)
         self.assigned_work[node][scope] = unit
@@ -44,7 +44,7 @@ class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is un
         node.send_runtest_some([self._places[node][nodeid] for nodeid, done in unit.items() if not done])
 
     def _sort(self) -> None:
-        """Put the longest models first. Those of the tests of the project keep their place."""
+        """Move the longest models first. The tests of the project keep their place."""
         scopes = list(self.workqueue)
         models = (scope for scope in scopes if scope in self.seconds)
         longest = iter(sorted(models, key=lambda scope: -self.seconds[scope]))
@@ -53,14 +53,14 @@ class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is un
         self._sorted = True
 
     def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
-        """Note that a test is done, and forget a model with its last."""
+        """Mark a test as done, and drop its model after its last test."""
         super().mark_test_complete(node, item_index, duration)
         scope = self._split_scope(self.registered_collections[node][item_index])
         if all(self.assigned_work[node][scope].values()):
             del self.assigned_work[node][scope]
 
     def remove_node(self, node: WorkerController) -> str | None:
-        """Forget a worker that ended; returns the test that it was running, if it crashed."""
+        """Remove a worker that ended; return the test that it was running, if it crashed."""
         unfinished = {scope: unit for scope, unit in self.assigned_work.pop(node).items() if not all(unit.values())}
         if not unfinished:
             return None
@@ -82,5 +82,5 @@ class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is un
 
 
 def make_scheduler(config: pytest.Config, log: Producer, seconds: Mapping[str, float]) -> ModelScheduling | None:
-    """Our scheduler for the ways of distribution that it can stand in for; the others are the user's own choice."""
+    """Return our scheduler if it can replace the chosen `--dist` mode; None leaves xdist's own scheduler."""
     return ModelScheduling(config, log, seconds) if config.getvalue("dist") in ("load", "loadscope") else None

@@ -1,1 +1,1 @@
-"""The journal's writer, resuming, and summaries at the end of a run."""
+"""Write the journal, resume interrupted runs, and print summaries at the end of a run."""

@@ -1,6 +1,6 @@
-"""The end of a run with expectations: what is not needed any more, what an audit found, and the update of the files.
+"""Summarize expectations at the end of a run: unused entries, the findings of an audit, and updates of the files.
 
-Lives in the controller alone, and sees results as they are written to the journal.
+Used only in the controller. It sees results as they are written to the journal.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId, model_id
 
 _MOST = 50  # lines of a list
-_FEW = 3  # checks that are named
+_FEW = 3  # checks to list by name
 _LONGEST = 200  # characters of a line
 
 
 class Ending:
-    """Gathers results, and says at the end what they mean for the files."""
+    """Collects results, and compares them with the expectations files at the end."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -41,15 +41,15 @@ class Ending:
         self.problem = ""
 
     def pytest_report_header(self) -> str | None:
-        """Which file, and how much it says here."""
+        """Return a line with the file and the number of its entries that apply here."""
         if self.expectations.store is None:
-            return "headswap: audit: what the zoo refuses is run" if self.expectations.audit else None
+            return "headswap: audit: models that the zoo refuses are run too" if self.expectations.audit else None
         count = len(self.expectations.judge.covered)
-        audit = "; audit: what is kept from being run is run" if self.expectations.audit else ""
+        audit = "; audit: checks that are normally skipped are run too" if self.expectations.audit else ""
         return f"headswap: expectations: {_entries(count)} of {self.expectations.store.typed}{audit}"
 
     def pytest_headswap_result(self, result: Result) -> None:
-        """Keep what the files are held against, if there are any."""
+        """Keep what is needed to judge the files, if there are any."""
         if self.expectations.store is None and not self.expectations.audit:
             return
         test = CheckId(result.zoo, result.model, result.check)
@@ -67,7 +67,7 @@ class Ending:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Judge the entries, and update the files. Behind the recorder, which writes the last results here."""
+        """Judge the entries and update the files. Runs after the recorder, whose last results arrive here."""
         if session.config.option.collectonly or self.expectations.store is None:
             return
         judge = self.expectations.judge
@@ -82,7 +82,7 @@ class Ending:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _whole(self) -> list[str]:
-        """The zoos that were asked for as a whole, and of which all was run that this machine should run."""
+        """Return the zoos that were selected as a whole and whose models on this machine all ran."""
         ran = {item.test for item in self.seen} | self.others
         whole = {zoo.name: len(names) == len(zoo.names) for zoo, names in self.settings.whole}
         return [
@@ -110,7 +110,7 @@ class Ending:
             self.difference += difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """All that is to be said, in a section of its own; nothing where there is nothing."""
+        """Print the summary in its own section, if there is anything to print."""
         lines = list(self._lines())
         if not lines:
             return
@@ -122,15 +122,15 @@ class Ending:
         store = self.expectations.store
         if self.audited:
             count = sum(map(len, self.audited.values()))
-            yield f"audit: {count} results of what is not run otherwise, which fail nothing:"
+            yield f"audit: {count} results of checks that are normally skipped; they cannot fail the run:"
             yield from _listed([_audited(*told, checks) for told, checks in sorted(self.audited.items())])
         strict = [entry for entry in self.unneeded if not entry.may_pass]
         if strict and store is not None:
-            fix = "taken out" if self.expectations.update else f"take out what follows, or run the same with {UPDATE}"
-            yield f"FAILED: {_entries(len(strict))} that nothing here needs; {fix}:"
+            fix = "They were removed" if self.expectations.update else f"Remove them, or rerun with {UPDATE}"
+            yield f"FAILED: {_entries(len(strict), 'unused ')}. {fix}:"
             yield from _listed([_named(entry) for entry in strict])
         if idle := [entry for entry in self.unneeded if entry.may_pass]:
-            yield f"{_entries(len(idle))} with may_pass that nothing needed in this run:"
+            yield f"{_entries(len(idle), 'unused ')} with may_pass:"
             yield from _listed([_named(entry) for entry in idle])
         if self.todo:
             yield f"TODO: {_entries(len(self.todo))} without a reason yet:"
@@ -147,8 +147,8 @@ def _audited(model: str, found: str, why: str, checks: list[str]) -> str:
     return f"{model}, {where}: {_short(found)} ({_short(why)})"
 
 
-def _entries(count: int) -> str:
-    return "1 entry" if count == 1 else f"{count} entries"
+def _entries(count: int, kind: str = "") -> str:
+    return f"{count} {kind}{'entry' if count == 1 else 'entries'}"
 
 
 def _named(entry: Entry) -> str:

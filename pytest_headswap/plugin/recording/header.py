@@ -1,4 +1,4 @@
-"""The first line of the journal of a run: versions, options, and the part of a shard."""
+"""Build the first line of a run's journal: versions, options and the shard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytest_headswap.results.merge import shard_options
 
 
 def header_of(settings: Settings) -> JournalHeader:
-    """Return the first line of the journal of a run."""
+    """Return the first line of the journal."""
     options = {
         "zoo": [zoo.name for zoo, _ in settings.zoos],
         "models": settings.models,
@@ -29,7 +29,7 @@ def _versions(settings: Settings) -> dict[str, str]:
     for distribution in ("pytest-headswap", "pytest", "torch"):
         try:
             versions[distribution] = version(distribution)
-        except PackageNotFoundError:  # such as a torch from a system package
+        except PackageNotFoundError:  # such as torch from a system package
             versions[distribution] = "unknown"
     for zoo, _ in settings.zoos:
         versions.update(zoo.versions)

@@ -1,4 +1,4 @@
-"""The lock of the report folder of a run."""
+"""Lock the report folder of a run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pytest_headswap.results.writer import lock_folder
 
 
 def own_folder(config: pytest.Config, settings: Settings) -> FolderLock | None:
-    """Lock the report folder until pytest ends; None where no check is made, so that nothing is written.
+    """Lock the report folder until pytest ends; return None if no check runs, so that nothing is written.
 
     Raises:
-        pytest.UsageError: another run has the folder, or it cannot be written.
+        pytest.UsageError: another run has locked the folder, or it is not writable.
     """
     if config.option.collectonly or getattr(config.option, "setuponly", False):
         return None

@@ -1,4 +1,4 @@
-"""Writes the journal, and at the end the reports. Lives in the controller alone, so the journal has one writer."""
+"""Write the journal, and the reports at the end. Used only in the controller, so the journal has one writer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PHASES = ("setup", "call", "teardown")
 
 
 class Recorder:
-    """Turns the reports of the phases of a test into one result."""
+    """Combines the reports of a test's phases into one result."""
 
     def __init__(
         self, config: pytest.Config, settings: Settings, lock: FolderLock | None, resume: Resume | None = None
@@ -61,21 +61,21 @@ class Recorder:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Tell of the results that are taken over."""
+        """Announce the results that are kept from an earlier run."""
         for result in self.resume.taken if self.lock is not None and self.resume is not None else ():
             self._tell(result)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Without xdist, the tests are collected here."""
+        """Record the selected tests. Without xdist, they are collected here."""
         self._select(item.nodeid for item in session.items)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
-        """With xdist, each worker collects all of them."""
+        """Record the selected tests. With xdist, every worker collects all of them."""
         self._select(ids)
 
     def _select(self, nodeids: Iterable[str]) -> None:
-        """Begin a journal, with the results that this run is to have; a run that has none leaves the last one alone."""
+        """Start a journal for the selected tests. A run without any keeps the existing journal."""
         if self.lock is None:
             return
         tests = [test for nodeid in nodeids if (test := parse_id(nodeid)) is not None and self._is_ours(test)]
@@ -95,9 +95,9 @@ class Recorder:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Gather the phases of a test, and write its result after the last.
+        """Collect the reports of a test's phases, and write its result after the last one.
 
-        First of all, since the report of a worker that died is changed here where that is expected.
+        Runs first, since it changes the report of a worker that died if an entry expects that.
         """
         facts = getattr(report, ATTRIBUTE, None)
         if facts is None:
@@ -105,10 +105,10 @@ class Recorder:
             if facts is None:
                 return
         else:
-            setattr(report, ATTRIBUTE, NO_FACTS)  # pytest keeps all reports to the end
+            setattr(report, ATTRIBUTE, NO_FACTS)  # pytest keeps all reports until the end
         nodeid = report.nodeid
         if report.when == "setup" or report.outcome not in ("passed", "failed", "skipped"):
-            self._facts.pop(nodeid, None)  # the test begins, or pytest is about to run it once more
+            self._facts.pop(nodeid, None)  # the test starts, or pytest is about to rerun it
         self._seconds[nodeid] = self._seconds.get(nodeid, 0.0) + report.duration
         if report.outcome in ("passed", "failed", "skipped"):
             self._gather(nodeid, self._no_better(report, facts))
@@ -116,23 +116,23 @@ class Recorder:
             self._finish(nodeid)
 
     def _gather(self, nodeid: str, facts: dict[str, Any]) -> None:
-        """Keep the worse of what the phases say: a failing teardown turns a pass into an error, a skipping one not."""
+        """Keep the worse of two phases: a failing teardown turns a pass into an error, a skipping one does not."""
         known = self._facts.get(nodeid)
         if facts and (known is None or _rank(facts) <= _rank(known)):
             self._facts[nodeid] = facts
 
     def _no_better(self, report: pytest.TestReport, facts: dict[str, Any]) -> dict[str, Any]:
-        """Return the facts with a bad outcome where the report is a failure: a later hook may have made it one."""
+        """Return the facts with a bad outcome if the report is a failure: a later hook may have changed the report."""
         if not report.failed or (facts and Result.from_json(facts).bad):
             return facts
         plain = self._plain_facts(report)
         return {**(facts or {}), **plain} if plain is not None else facts
 
     def _facts_without_ours(self, report: pytest.TestReport) -> dict[str, Any] | None:
-        """Return the facts of a report on which nothing of ours is; None where it is of another test.
+        """Return the facts of a report without our annotation; None if it belongs to another test.
 
-        So it is where another plugin has put a report of its own in place, and where the worker of a test died: xdist
-        then reports the test itself.
+        A report lacks the annotation if another plugin replaced it, or if the worker of the test died: xdist then
+        reports the test itself.
         """
         test = parse_id(report.nodeid)
         if test is None or not self._is_ours(test):
@@ -143,7 +143,7 @@ class Recorder:
         return judge_report(self.settings.expectations, report, facts, facts["repro"])
 
     def _plain_facts(self, report: pytest.TestReport, outcome: Outcome | None = None) -> dict[str, Any] | None:
-        """Return what the report alone says of a test; None while that is still open."""
+        """Return the facts that follow from the report alone; None if the outcome is still open."""
         test = parse_id(report.nodeid)
         outcome = outcome or outcome_of(report)
         if test is None or outcome is None:
@@ -159,12 +159,12 @@ class Recorder:
         )
 
     def _finish(self, nodeid: str) -> None:
-        with _uninterrupted():  # a result is written once, and not lost
+        with _uninterrupted():  # each result is written exactly once
             facts, seconds = self._facts.pop(nodeid, None), self._seconds.pop(nodeid, 0.0)
             if facts is None:
                 return
             model = facts["zoo"], facts["model"]
-            if model in self._told:  # once for each model is enough, and keeps the journal small
+            if model in self._told:  # once per model keeps the journal small
                 facts = {**facts, "anatomy": None}
             elif facts["anatomy"] is not None:
                 self._told.add(model)
@@ -174,7 +174,7 @@ class Recorder:
         return test.model in self._names.get(test.zoo, ())
 
     def _write(self, result: Result) -> None:
-        self._begin()  # where nothing said what was collected
+        self._begin()  # in case no hook reported the collected tests
         if self.journal is not None:
             try:
                 self.journal.write(result)
@@ -184,14 +184,14 @@ class Recorder:
         self._tell(result)
 
     def _cannot_write(self, error: JournalError) -> None:
-        """Say so loudly, once, and go on: what is found can still be seen, and what was written stays."""
+        """Warn once that the journal is not writable, and continue: results are still shown."""
         self.unwritten += 1
         if self.unwritten == 1:
             self.why_unwritten = f"{error}. The run goes on, and its results are shown, but not all are kept"
             self._warn(self.why_unwritten)
 
     def _broken(self, error: JournalError) -> None:
-        """Say that the journal is not what the run wrote, which fails the run."""
+        """Report that the journal is not what the run wrote; this fails the run."""
         self.broken = True
         if str(error) not in self.why_unwritten:
             self.problems.append(str(error))
@@ -205,7 +205,7 @@ class Recorder:
             self.journal.notices.clear()
 
     def _warn(self, problem: str) -> None:
-        """Show a problem at once; it stands in the summary once more."""
+        """Print a problem at once; the summary repeats it."""
         reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.ensure_newline()
@@ -220,9 +220,9 @@ class Recorder:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write down what an interrupted run had found, and close the journal.
+        """Write the results of tests that were interrupted, and close the journal.
 
-        A run has not succeeded that has a bad result, its own or one that it took over, or lacks a result.
+        The run fails if it has a bad result, including those kept from an earlier run, or lacks a result.
         """
         for nodeid in list(self._facts):
             self._finish(nodeid)
@@ -230,13 +230,13 @@ class Recorder:
             self._close(self.journal)
         resumed = self.resume is not None and bool(self.resume.taken)
         if resumed and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
-            session.exitstatus = pytest.ExitCode.OK  # all was done before
+            session.exitstatus = pytest.ExitCode.OK  # the earlier run did everything
         lost = self.unwritten or self.missing or self.broken or (self.journal is not None and self.journal.displaced)
         if (self.bad or lost) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _close(self, journal: JournalWriter) -> None:
-        """Close the journal, and make the reports of what it holds on the disk, not of what was to be written."""
+        """Close the journal, and build the reports from what is on disk, not from what should have been written."""
         try:
             journal.close()
             header, results = read_journal(journal.path)
@@ -252,15 +252,15 @@ class Recorder:
             return
         from pytest_headswap.report.write import reports_of
 
-        try:  # the run is as good without them, so whatever is wrong is only told
+        try:  # a run is valid without reports, so any problem is only reported
             self.reports = reports_of(header, results, self.settings.report)
             self.missing = self.reports.matrix.missing
-        except Exception as error:  # noqa: BLE001 - a full disk, a folder that somebody has open, or a fault of ours
+        except Exception as error:  # noqa: BLE001 - a full disk, a folder that someone has open, or our own bug
             self.no_reports = message_of(error)
             self.missing = sentences_of(header, results)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Show the counts, what is missing, the worst, and where the reports are."""
+        """Print the counts, what is missing, the worst results, and where the reports are."""
         if self.journal is None or not (self.counts or self.missing or self.problems):
             return
         terminalreporter.section("headswap", sep="=")
@@ -281,14 +281,14 @@ class Recorder:
 
 
 def _rank(facts: dict[str, Any]) -> tuple[bool, int]:
-    """Return the place of facts among others, lower for the worse."""
+    """Return a sort key for facts, lower for worse outcomes."""
     result = Result.from_json(facts)
     return not result.bad, badness(result)
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """A block that Ctrl-C waits for, where the system can do that."""
+    """Delay Ctrl-C until the end of the block, if the system supports it."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -1,4 +1,4 @@
-"""Going on from the journal of a run that did not come to its end."""
+"""Resume an interrupted run from its journal."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pytest_headswap.results import JOURNAL_NAME, JournalError, JournalHeader, R
 from pytest_headswap.results.ids import CheckId
 
 AGAIN = ("crashed", "timeout")
-"""Outcomes that are not taken over: they may be due to the machine, and the next run may have more luck."""
+"""Outcomes that are run again: the machine may have caused them, and the next run may succeed."""
 
 
 _NAMED = 20
-_LONG = ("part", "selection")  # options that hold the names of models
+_LONG = ("part", "selection")  # options that hold model names
 
 
 class Resume:
-    """What an earlier run finished, which this one takes over and does not run again. Lives in the controller alone."""
+    """The results of an earlier run that this run keeps instead of running them again. Used only in the controller."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         """Read the journal of the report folder.
 
         Raises:
-            pytest.UsageError: it is of another run, or cannot be read.
+            pytest.UsageError: the journal belongs to another run, or cannot be read.
         """
         self.config = config
         path = settings.report / JOURNAL_NAME
@@ -60,7 +60,7 @@ class Resume:
         config.stash[TAKEN] = frozenset(result.nodeid for result in self.taken)
 
     def pytest_report_header(self) -> str:
-        """What is taken over, in one line."""
+        """Return a line with the number of results that are kept."""
         if not self.taken and not self.again:
             return "headswap: resume: there is nothing to go on from, so everything is run"
         changed = f", {self.changed} with another outcome by the file of expectations" if self.changed else ""
@@ -69,11 +69,11 @@ class Resume:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker of xdist what it is not to run: by now, the journal may hold more."""
+        """Tell an xdist worker what not to run; it cannot read the journal itself, which may hold more by now."""
         node.workerinput["headswap_taken"] = [result.nodeid for result in self.taken]
 
     def summary(self) -> Iterator[str]:
-        """How many results are of the earlier run, and which of them are bad: pytest itself knows only of this one."""
+        """Yield the number of kept results and the bad ones among them: pytest itself reports only the current run."""
         if self.taken:
             yield f"taken over from the run before: {len(self.taken):,} results"
         for result in self.failures[:_NAMED]:

@@ -1,4 +1,4 @@
-"""The section of a run in the terminal: the counts, what is missing, the worst, and where the reports are."""
+"""Format the run's section in the terminal: the counts of outcomes, skip reasons, and problems of the journal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_headswap.results import OUTCOMES
 
 
 def count_lines(counts: Mapping[str, Counter[str]], skips: Counter[str]) -> Iterator[str]:
-    """Yield how many results each zoo has of each outcome, and why checks were skipped."""
+    """Yield the number of results by zoo and outcome, and the reasons for skips."""
     for zoo, of_zoo in counts.items():
         listed = ", ".join(f"{of_zoo[outcome]} {outcome}" for outcome in OUTCOMES if of_zoo[outcome])
         yield f"{zoo}: {of_zoo.total()} results: {listed}"
@@ -38,4 +38,4 @@ def _explained(reason: str) -> str:
     if not reason:
         return "without a reason code"
     ours = {**SKIP_REASONS, **REASONS, NOT_RUN: NOT_RUN_MEANS}
-    return f"[{reason}] {ours.get(reason, '')}".rstrip()  # a check of the user's has its own codes
+    return f"[{reason}] {ours.get(reason, '')}".rstrip()  # a user's check has its own codes

@@ -1,1 +1,1 @@
-"""Fixtures, the marker and `parametrize_with_checks`, for the tests of users."""
+"""Fixtures, the marker and `parametrize_with_checks`, for users' own tests."""

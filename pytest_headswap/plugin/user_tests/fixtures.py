@@ -1,4 +1,4 @@
-"""Fixtures that give the models of a zoo to the tests of a user, each test a model of its own."""
+"""Fixtures that give a user's tests the models of a zoo, one newly built model per test."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def headswap_case(request: pytest.FixtureRequest) -> Case:
-    """A model of a zoo, built with memory and with its head swapped: case.model, case.inputs, case.swap, case.spec.
+    """A model of a zoo, newly built, with its head swapped: case.model, case.inputs, case.swap, case.spec.
 
-    The test runs once for each model that `@pytest.mark.headswap(zoo=..., models=...)` selects. The model is the
-    test's own: it may be trained, and is let go afterwards.
+    The test runs once for each model that `@pytest.mark.headswap(zoo=..., models=...)` selects. The model belongs to
+    the test, which may train it. It is released afterwards.
     """
     wanted = getattr(request, "param", None)
     if wanted is None:
@@ -41,12 +41,12 @@ def headswap_model(headswap_case: Case) -> nn.Module:
 
 @pytest.fixture
 def headswap_swap(headswap_case: Case) -> Swap:
-    """What the engine did to the model of `headswap_case`: swap.heads, swap.parameters(), swap.restore()."""
+    """The swap of the model of `headswap_case`: swap.heads, swap.parameters(), swap.restore()."""
     return headswap_case.swap
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that asks for a case once for each model."""
+    """Parametrize a test that uses a case with its models."""
     if "headswap_case" not in metafunc.fixturenames:
         return
     test = metafunc.definition
@@ -56,7 +56,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         message = f"@pytest.mark.headswap of {test.nodeid}: {error}"
         raise pytest.fail.Exception(message, pytrace=False) from None
     if wanted is None:
-        return  # the fixture says what is missing, as an error of this test alone
+        return  # the fixture reports what is missing, as an error of this test only
     parameters = [pytest.param(item, id=str(item)) for item in wanted]
     if not wanted:
         reason = "--headswap-models selects no model of the zoo of this test"
@@ -66,7 +66,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Let go of the model after the test. Not in the fixture: there pytest still holds what the test was given."""
+    """Release the model after the test. A fixture cannot: pytest still holds the test's arguments then."""
     try:
         return (yield)
     finally:
@@ -76,7 +76,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 
 def build_own(config: pytest.Config, wanted: Wanted) -> Case:
-    """The case of a model, once the checks that the test asks for have passed on it. Skips where there is no head."""
+    """Return the case of a model, after the required checks have passed on it. Skip if the model has no head."""
     from pytest_headswap.case.build import build_case
     from pytest_headswap.engine import NoHeadError
     from pytest_headswap.harness.failure_text import describe, explained_at
@@ -99,7 +99,7 @@ def build_own(config: pytest.Config, wanted: Wanted) -> Case:
 
 
 def _require(config: pytest.Config, wanted: Wanted, case: Case) -> None:
-    """Make the checks that have to pass before the test."""
+    """Run the checks that must pass before the test."""
     from pytest_headswap.checks import run_check
     from pytest_headswap.harness.build_result import told
     from pytest_headswap.harness.ended import by_pytest

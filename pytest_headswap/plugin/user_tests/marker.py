@@ -1,4 +1,4 @@
-"""The marker `headswap`: which models the fixtures of a test give, and what has to be true of them."""
+"""The marker `headswap`: selects the models for a test's fixtures and the checks that they must pass."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from pytest_headswap.zoo.selection import Selected
 
 MARKER = (
-    "headswap(zoo=None, models=None, checks=None, num_classes=None): the models that the fixtures headswap_case, "
-    "headswap_model and headswap_swap give to a test, one after the other. zoo: a name, a list of names, or a zoo as "
-    "an object, such as a dict of factories. models: globs, comma-separated or as a list. checks: those that have to "
-    "pass on a model before the test runs. num_classes: class count of the new head. What is left out is taken from "
-    "the mark of the class or module, and then from --headswap-zoo, --headswap-models and --headswap-num-classes or "
-    "their ini keys."
+    "headswap(zoo=None, models=None, checks=None, num_classes=None): run a test once per model, passed by the fixtures "
+    "headswap_case, headswap_model and headswap_swap. zoo: a name, a list of names, or an object such as a dict of "
+    "factories. models: globs, comma-separated or as a list. checks: those that must pass on a model before the test "
+    "runs. num_classes: class count of the new head. Arguments that are not given come from the mark of the class or "
+    "module, then from --headswap-zoo, --headswap-models and --headswap-num-classes or their ini keys."
 )
 NO_ZOO = (
     "no zoo to take models from: mark the test with @pytest.mark.headswap(zoo='builtin'), or set headswap_zoo in the "
@@ -40,12 +39,12 @@ _ARGUMENTS = ("zoo", "models", "checks", "num_classes")
 
 @dataclass(frozen=True, repr=False)
 class Wanted:
-    """One model for a test. Nothing of it is built."""
+    """One model for a test. Nothing is built yet."""
 
     zoo: Zoo
     model: str
     checks: tuple[Check, ...]
-    """Those that have to pass before the test runs."""
+    """The checks that must pass before the test runs."""
     options: CaseOptions
 
     def __repr__(self) -> str:  # the id of the parameter
@@ -55,10 +54,10 @@ class Wanted:
 
 
 def wanted_by(test: pytest.Item, config: pytest.Config) -> list[Wanted] | None:
-    """The models for a test; None when no zoo is named anywhere.
+    """Return the models for a test; None if no zoo is named anywhere.
 
     Raises:
-        AskedError: an argument of a marker or an option cannot be used.
+        AskedError: an argument of a marker or an option is invalid.
     """
     from pytest_headswap.zoo import ZooError
     from pytest_headswap.zoo.selection import load_zoos
@@ -85,7 +84,7 @@ def wanted_by(test: pytest.Item, config: pytest.Config) -> list[Wanted] | None:
 
 
 def _arguments(test: pytest.Item) -> dict[str, Any]:
-    """What the marks say, the closest first. None stands for what is left out."""
+    """Return the arguments of the marks; the closest mark takes precedence. None means not given."""
     arguments: dict[str, Any] = {}
     for mark in test.iter_markers("headswap"):
         if mark.args:
@@ -101,7 +100,7 @@ def _arguments(test: pytest.Item) -> dict[str, Any]:
 
 
 def _select(zoos: Sequence[Zoo], arguments: dict[str, Any], of_run: str) -> Selected:
-    """The models of the marker. Those of the command line narrow a zoo of the marker down as far as they fit in it."""
+    """Return the marker's models. `--headswap-models` narrows a zoo of the marker if its patterns match there."""
     from pytest_headswap.zoo.selection import narrowed, select
 
     if "models" in arguments:
@@ -115,14 +114,14 @@ def _select(zoos: Sequence[Zoo], arguments: dict[str, Any], of_run: str) -> Sele
 
 
 def as_list(value: Any) -> list[Any]:
-    """The items of an argument that may be one, a text with commas between, or a collection."""
+    """Return the items of an argument: a single value, a comma-separated text or a collection."""
     if isinstance(value, str):
         return listed(value)
     return list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
 
 
 def _zoos(value: Any) -> list[Zoo]:
-    """The zoos that an argument names or is."""
+    """Return the zoos of an argument, which holds names or objects."""
     from pytest_headswap.zoo import ModelSpec, ZooError, load_zoo
 
     of_specs = isinstance(value, (list, tuple)) and any(isinstance(item, ModelSpec) for item in value)

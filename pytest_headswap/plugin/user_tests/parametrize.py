@@ -1,7 +1,7 @@
-"""`parametrize_with_checks`: the checks as parameters of a test of the user's, for those used to scikit-learn's.
+"""`parametrize_with_checks`: the checks as parameters of a user's test, in the style of scikit-learn.
 
-All checks of a model share one case, which is let go behind the last of them. The new head is in place only while a
-check runs, so that a model that was passed in is for all other tests what it was.
+All checks of a model share one case, which is released after the last of them. The new head is in place only while a
+check runs, so other tests see the user's model unchanged.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ def parametrize_with_checks(
     ... def test_headswap(model, check):
     ...     check(model)
 
-    `check(model)` raises `CheckFailed` where the check finds a fault, and skips where it does not apply. The ids are
-    `models::Net::output_shape` and `timm::resnet18::output_shape`. No model is built before its first test.
+    `check(model)` raises `CheckFailed` if the check finds a fault, and skips if it does not apply. The ids are
+    `models::Net::output_shape` and `timm::resnet18::output_shape`. Each model is built when its first test runs.
 
     Args:
-        models: modules, `zoo:model` or `ModelSpec`; or one of them.
+        models: a list of modules, `zoo:model` texts or `ModelSpec`s, or just one of them.
         num_classes: class count of the new head.
-        example_inputs: as for `swap_head`, for all of the models.
-        checks: names of checks, as a list or with commas between, or a `Check` of your own. None: all.
-        native: given a class count, returns the model as it is built for that count, for `native_parity`.
+        example_inputs: as for `swap_head`; used for all models.
+        checks: names of checks as a list or separated by commas, or your own `Check` objects. None: all checks.
+        native: builds the model for a given class count, for `native_parity`.
         evidence: `auto`, `structure` or `numeric`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        memory: what a model may take, such as `2.5GiB`: one that would take more is given structure evidence.
-        head: path of the one head to swap, for models whose heads mean different things.
+        memory: memory budget of a model, such as `2.5GiB`. A model whose values exceed it is checked by structure.
+        head: path of the head to swap, for models with several heads that predict different classes.
 
     Returns:
-        A mark that gives the test its arguments `model` and `check`.
+        A mark that parametrizes the test's arguments `model` and `check`.
 
     Raises:
-        ZooError, ValueError, TypeError: as `check_headswap`; while the tests are collected.
+        ZooError, ValueError, TypeError: as for `check_headswap`, but during collection.
     """
     from pytest_headswap.harness.options import case_options, chosen_checks
     from pytest_headswap.harness.target import subject_of
@@ -92,7 +92,7 @@ def _several(models: Any) -> Iterable[Any]:
 
 @dataclass(frozen=True, eq=False)
 class ModelCheck:
-    """One check of one model. Called with the model, it raises what it finds."""
+    """One check of one model. Call it with the model to run the check."""
 
     check: Check
     given: nn.Module | ModelSpec | str
@@ -100,7 +100,7 @@ class ModelCheck:
     options: CaseOptions
 
     def __call__(self, model: nn.Module | ModelSpec | str) -> None:
-        """Make the check on the model that the test was given with it."""
+        """Run the check on the test's model; raise if it finds a fault."""
         __tracebackhide__ = True
         from pytest_headswap.case.finding import CheckFailed
         from pytest_headswap.checks import run_check
@@ -120,7 +120,7 @@ class ModelCheck:
         if finding.outcome == "skipped":
             pytest.skip(told(finding))
         if finding.outcome == "failed":
-            raise CheckFailed(finding.message)  # anew: the way through the check tells the user nothing
+            raise CheckFailed(finding.message)  # raised here: the check's own frames tell the user nothing
         if finding.exception is not None:
             raise finding.exception
 
@@ -129,7 +129,7 @@ class ModelCheck:
 
 
 class _Shared:
-    """The case of the last model that was checked, or what building it raised."""
+    """Holds the case of the last model that was checked, or the exception from building it."""
 
     def __init__(self) -> None:
         self.subject: Subject | None = None
@@ -137,7 +137,7 @@ class _Shared:
         self.error: BaseException | None = None
 
     def case_of(self, check: ModelCheck) -> Case:
-        """The case of the model of this check, with the new head in place; the caller puts the old one back."""
+        """Return the case of this check's model with the new head in place; the caller restores the old head."""
         if self.subject is not check.subject:
             self.release()
             self.subject = check.subject
@@ -154,7 +154,7 @@ class _Shared:
         return self.case
 
     def release(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         if self.subject is not None:
             self.subject = self.case = self.error = None
             forget_last_failure()
@@ -166,7 +166,7 @@ _shared = _Shared()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Generator[None, None, None]:
-    """Let go of a model behind the last of its checks that run in a row."""
+    """Release a model after the last of its consecutive checks."""
     try:
         return (yield)
     finally:

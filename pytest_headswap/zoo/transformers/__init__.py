@@ -1,7 +1,7 @@
-"""The zoo of transformers: every class of its classification mappings, small, from configuration alone.
+"""The zoo of transformers: every class of its classification mappings, scaled down, built from its configuration.
 
-Layers, experts, vocabulary and inner widths are cut down. The width of a model is only halved together with its
-number of heads, since nearly every constraint between the fields of a configuration is about the size of a head.
+Layers, experts, vocabulary and inner widths are reduced. The width of a model is only halved together with its number
+of attention heads: nearly all constraints between configuration fields concern the size of a head.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pytest_headswap.zoo.spec import ModelSpec, Zoo, ZooError
 from pytest_headswap.zoo.transformers.config import small_config
 from pytest_headswap.zoo.transformers.inputs import inputs_for
 
-if not transformers.is_torch_available():  # it then has no models, and says of each that there is no torch at all
+if not transformers.is_torch_available():  # its own errors would only say that torch is missing
     raise ZooError(
         f"zoo 'transformers' cannot be used: transformers {transformers.__version__} needs a newer torch than "
         f"{torch.__version__}: upgrade torch, or install an older transformers"
@@ -26,19 +26,19 @@ if not transformers.is_torch_available():  # it then has no models, and says of 
 from transformers.models.auto import modeling_auto
 
 TASKS = ("image", "sequence", "token", "audio", "video")
-# packages that classes ask for only when they are built
+# packages that classes require only when they are built
 _NEEDS = {"layoutlmv2": "detectron2", "dinat": "natten", "nat": "natten", "qdqbert": "pytorch_quantization"}
 _WITHOUT_CLASSES = {"shieldgemma2": "its two classes are words of the language model, which no swap can change"}
 
 
 def load() -> Zoo:
-    """List the classes; imports none of their modules."""
+    """List the classes without importing their modules."""
     origins = _origins()
     return Zoo("transformers", tuple(origins), partial(_spec, origins), {"transformers": transformers.__version__})
 
 
 def _origins() -> dict[str, tuple[str, str]]:
-    """Model type and task of each class, the first that the library gives."""
+    """Return the model type and task of each class: the first ones that the library lists."""
     origins: dict[str, tuple[str, str]] = {}
     for task in TASKS:
         mapping = getattr(modeling_auto, f"MODEL_FOR_{task.upper()}_CLASSIFICATION_MAPPING_NAMES")
@@ -69,7 +69,7 @@ def _refusal(model_type: str) -> str:
 
 
 def _build(name: str, model_type: str, num_labels: int | None = None) -> nn.Module:
-    """A model with random weights; with the default number of labels where none is given."""
+    """Return a model with random weights, and with the default number of labels unless one is given."""
     model_class = getattr(transformers, name)
     config = small_config(model_type, model_class)
     if num_labels is not None:

@@ -1,4 +1,4 @@
-"""Small configurations of transformers: fewer layers, experts and words, and fewer heads where they are many."""
+"""Small configurations of transformers: fewer layers, experts and words, and fewer attention heads if many."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PER_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_la
 
 
 def small_config(model_type: str, model_class: Any) -> Any:
-    """The configuration of `model_type`, cut down; of the kind that the class wants."""
+    """Return a reduced configuration of `model_type`, of the type that the class expects."""
     config = transformers.AutoConfig.for_model(model_type)
     wanted = model_class.config_class
     if wanted is not None and not isinstance(config, wanted):
@@ -58,7 +58,7 @@ def _shrink(config: Any, model_type: str) -> None:
 
 
 def _narrow(config: Any) -> None:
-    """Halve width and heads together, as long as that leaves at least 512: the size of a head stays as it is."""
+    """Halve width and number of heads together while the width stays at least 512; the size of a head is unchanged."""
     fields = vars(config)
     heads = [fields[key] for key in _HEAD_COUNTS if isinstance(fields.get(key), int)]
     width = next((fields[key] for key in _WIDTHS if key in fields), None)
@@ -79,7 +79,7 @@ def _narrow(config: Any) -> None:
 
 
 def _one_layer_of_each_kind(config: Any) -> int:
-    """Cut lists with one entry a layer down to the first of each kind; returns how many layers that makes."""
+    """Cut lists with one entry per layer to the first of each kind; return the resulting number of layers."""
     layers = LAYERS
     lists = {key: vars(config).get(key) for key in _PER_LAYER}
     kinds = {key: list(dict.fromkeys(value)) for key, value in lists.items() if isinstance(value, (list, tuple))}
@@ -105,7 +105,7 @@ def _smaller(key: str, value: int, layers: int) -> int:
 
 
 def _fill_in(config: Any) -> None:
-    """Values that a configuration leaves to the checkpoint that it comes with."""
+    """Fill in values that a configuration leaves to its checkpoint."""
     state = vars(config)
     heads = state.get("num_attention_heads")
     if state.get("head_dim", 0) is None and heads and state.get("hidden_size"):
@@ -115,12 +115,12 @@ def _fill_in(config: Any) -> None:
     if state.get("num_experts_per_tok", 0) is None:
         config.num_experts_per_tok = 2
     if state.get("pad_token_id", 0) is None:
-        config.pad_token_id = 0  # sequence classification refuses batches without it
+        config.pad_token_id = 0  # sequence classification rejects batches without it
 
 
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
-# Fields with values of their own, by model type, for the few architectures that the rules above break.
+# Field values by model type, for the few architectures that the rules above break.
 SPECIAL: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}},
     # the smallest of its family: the default is the largest, with 55 blocks
@@ -129,9 +129,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "falcon": {"hidden_size": WIDTH, "num_attention_heads": 8},  # 71 heads by default
     # without its kernels it runs on the CPU in every version
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
-    # as in the library's own image models: the channels of the position encodings are not divisible by 8
+    # as in the library's own image models: the position encoding's channels are not divisible by 8
     "perceiver": {"num_cross_attention_heads": 1, "num_self_attends_per_block": LAYERS, "pad_token_id": 0},
-    "reformer": {"axial_pos_shape": (4, 4)},  # it is trained on sequences of their product alone, here 16
+    "reformer": {"axial_pos_shape": (4, 4)},  # in training, the sequence length must be their product, here 16
     "t5": {"decoder_start_token_id": 0},
     "textnet": {"image_size": 224},
     "timesformer": {"num_frames": 4},
@@ -140,7 +140,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "vivit": {"num_frames": 4},
     "vjepa2": {"frames_per_clip": 4, "crop_size": 64},
     "xmod": {"default_language": "en_XX"},
-    # its hybrid layers share weights with the first of them, so there have to be two
+    # its hybrid layers share weights with the first of them, so there must be two
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
     "zamba2": {"hybrid_layer_ids": [1]},
 }

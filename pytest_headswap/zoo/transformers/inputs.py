@@ -1,4 +1,4 @@
-"""Inputs of transformers models, from their configuration."""
+"""Build the inputs of transformers models from their configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FRAMES = 128
 
 
 def inputs_for(task: str, model: Any) -> dict[str, Tensor]:
-    """Keyword inputs for a model of the given task."""
+    """Return keyword inputs for a model of the given task."""
     special = SPECIAL.get(type(model).__name__) or SPECIAL.get(model.config.model_type)
     if special is not None:
         return special(model)
@@ -35,7 +35,7 @@ def _field(config: Any, *names: str, default: Any = None) -> Any:
 
 
 def _pixels(model: Any) -> dict[str, Tensor]:
-    """Images (2, channels, size, size)."""
+    """Return images (2, channels, size, size)."""
     size = _field(model.config, "image_size", default=224)
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
     return {
@@ -46,7 +46,7 @@ def _pixels(model: Any) -> dict[str, Tensor]:
 
 
 def _clip(model: Any) -> dict[str, Tensor]:
-    """Clips (2, frames, channels, size, size)."""
+    """Return clips (2, frames, channels, size, size)."""
     frames = _field(model.config, "num_frames", "frames_per_clip", default=8)
     size = _field(model.config, "image_size", "crop_size", default=224)
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
@@ -55,26 +55,26 @@ def _clip(model: Any) -> dict[str, Tensor]:
 
 
 def _audio(model: Any) -> dict[str, Tensor]:
-    """Waves (2, samples), or spectrograms in the layout of the model."""
+    """Return waveforms (2, samples), or spectrograms in the layout of the model."""
     fields = vars(model.config)
     bins = fields.get("num_mel_bins")
     if bins is None and _main(model) == "input_features":  # (2, frames, features)
         return {"input_features": torch.zeros(BATCH, FRAMES, fields["feature_projection_input_dim"])}
     if bins is None:
         return {"input_values": torch.zeros(BATCH, SAMPLES)}
-    if "max_source_positions" in fields:  # Whisper: (2, mel bins, frames), two frames a position
+    if "max_source_positions" in fields:  # Whisper: (2, mel bins, frames), two frames per position
         return {"input_features": torch.zeros(BATCH, bins, 2 * fields["max_source_positions"])}
     return {"input_values": torch.zeros(BATCH, fields["max_length"], bins)}
 
 
 def _tokens(model: Any) -> dict[str, Tensor]:
-    """Token ids (2, 16) without padding, the last one that ends a text, with boxes for models of layouts."""
-    text_config = getattr(model.config, "get_text_config", lambda: model.config)  # transformers 4.44 has none
+    """Return token ids (2, 16) without padding, ending in the end-of-text token, and boxes for layout models."""
+    text_config = getattr(model.config, "get_text_config", lambda: model.config)  # absent in transformers 4.44
     fields = vars(text_config())
     ids = torch.full((BATCH, TOKENS), WORD if fields.get("pad_token_id") != WORD else WORD + 1)
     end = fields.get("eos_token_id")
     if isinstance(end, int) and end != WORD:
-        ids[:, -1] = end  # encoder-decoder models read their classes there
+        ids[:, -1] = end  # encoder-decoder models read their classes from this token
     inputs = {"input_ids": ids}
     takes = inspect.signature(model.forward).parameters
     if "attention_mask" in takes:
@@ -93,7 +93,7 @@ def _perceiver_image(_: Any) -> dict[str, Tensor]:
 
 
 def _perceiver_learned(model: Any) -> dict[str, Tensor]:
-    """Its positions are learnt for images of one size."""
+    """Return images of the one size for which the model has learnt positions."""
     return {"inputs": torch.zeros(BATCH, 3, model.config.image_size, model.config.image_size)}
 
 
@@ -103,12 +103,12 @@ def _perceiver_text(model: Any) -> dict[str, Tensor]:
 
 
 def _image_tokens(_: Any) -> dict[str, Tensor]:
-    """ImageGPT reads clusters of colours as words."""
+    """Return color clusters, which ImageGPT reads as tokens."""
     return {"input_ids": torch.full((BATCH, TOKENS), WORD)}
 
 
 def _patches(model: Any) -> dict[str, Tensor]:
-    """Siglip2 reads images that are cut into patches already: (2, patches, 3 * size * size)."""
+    """Return images cut into patches, as Siglip2 reads them: (2, patches, 3 * size * size)."""
     config = model.config.vision_config
     side = int(config.num_patches**0.5)
     return {
@@ -118,7 +118,7 @@ def _patches(model: Any) -> dict[str, Tensor]:
     }
 
 
-# Inputs of their own, by class or model type.
+# Special inputs, by class or model type.
 SPECIAL: dict[str, Callable[[Any], dict[str, Tensor]]] = {
     "PerceiverForSequenceClassification": _perceiver_text,
     "PerceiverForImageClassificationLearned": _perceiver_learned,
