@@ -8,8 +8,8 @@ eval mode. It is part of the module, so copies and pickles keep it. The keys of 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -18,13 +18,12 @@ from pytest_headswap.engine.dataflow.graph import Graph, Node, ancestors
 from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.freezing.nondeterminism import is_quiet, is_unsteady
-from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
+from pytest_headswap.engine.freezing.trainable import trainable_heads
+from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.modules import modules, named_modules, parameters
 from pytest_headswap.engine.pytorch.wrappers import unwrap
-from pytest_headswap.engine.swapping.plan import plan_swap
 from pytest_headswap.engine.swapping.resize import registered
 from pytest_headswap.engine.swapping.swap import Swap
-from pytest_headswap.head import Head
 
 
 @dataclass(repr=False)
@@ -87,10 +86,10 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
         HeadSwapError: nothing was frozen. `not_freezable`: forward writes to the backbone or draws random numbers in
             eval mode too. `not_a_module` or `bad_argument`: `swap` is neither a swap nor a model with a head.
     """
-    outer, heads, names, inputs = _heads_of(swap, example_inputs)
-    model, prefix = unwrap(outer)
-    names = {name.removeprefix(prefix) for name in names}
-    head_modules = _head_modules(model, names, [head.path for head in heads], prefix)
+    trainable = trainable_heads(swap, example_inputs)
+    model, prefix = unwrap(trainable.model)
+    names = {name.removeprefix(prefix) for name in trainable.names}
+    head_modules = _head_modules(model, names, trainable.paths, prefix)
     holders = _holders(model, head_modules)
     backbone = [module for module in modules(model) if module not in head_modules and module not in holders]
     undo = _State.of(model)
@@ -102,49 +101,15 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
             parameter.requires_grad_(False)
             parameter.grad = None  # an optimizer would still apply an existing gradient
     _hold(backbone, _StayInEval)
-    frozen = Frozen(outer, (), undo)
+    frozen = Frozen(trainable.model, (), undo)
     watch = _Watch(names, {path for path, module in named_modules(model) if module in head_modules})
     try:
-        if not _is_quiet(model, inputs):
-            _verify(frozen, watch, holders, model, inputs)
+        if not _is_quiet(model, trainable.inputs):
+            _verify(frozen, watch, holders, model, trainable.inputs)
     except BaseException:
         frozen.unfreeze()
         raise
     return frozen
-
-
-def _heads_of(swap: Swap | nn.Module, example_inputs: Any) -> tuple[nn.Module, Sequence[Head], set[str], Inputs]:
-    """Return the model, its heads, the names of their tensors, and inputs for the model without wrappers.
-
-    Raises:
-        HeadSwapError: as for `freeze_backbone`.
-    """
-    if isinstance(swap, Swap):
-        return swap.model, swap.heads, set(swap.state_dict()), _inputs_of(swap, example_inputs)
-    plan = plan_swap(swap, example_inputs)
-    if any(item.place is not None for item in plan.chosen):
-        raise HeadSwapError(
-            "bad_argument",
-            f"{type(plan.model).__name__} was built without a head: call swap_head first, and freeze_backbone on the "
-            "swap that it returns",
-        )
-    heads = [replace(item.head, path=plan.prefix + item.head.path) for item in plan.chosen]
-    names = {plan.prefix + name for item in plan.chosen for name in item.head.tensors}
-    return swap, heads, names, plan.inputs
-
-
-def _inputs_of(swap: Swap, example_inputs: Any) -> Inputs:
-    """Return the given inputs, or those of the swap on the model's current device and in its current dtype."""
-    if example_inputs is not None:
-        return as_inputs(example_inputs)
-    floating = [parameter for parameter in parameters(swap.model) if parameter.is_floating_point()]
-    if not floating or floating[0].is_meta:
-        return swap._plan.inputs
-    device, dtypes = floating[0].device, {parameter.dtype for parameter in floating}
-    dtype = dtypes.pop() if len(dtypes) == 1 else None
-    return swap._plan.inputs.map_tensors(
-        lambda tensor: tensor if tensor.is_meta else tensor.to(device, dtype if tensor.is_floating_point() else None)
-    )
 
 
 def _head_modules(model: nn.Module, names: Iterable[str], paths: Iterable[str], prefix: str) -> set[nn.Module]:

@@ -1,0 +1,66 @@
+"""What a freeze leaves trainable: the new heads of a swap, or the heads of a model that needs no swap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
+from pytest_headswap.engine.pytorch.modules import parameters
+from pytest_headswap.engine.swapping.plan import plan_swap
+from pytest_headswap.engine.swapping.swap import Swap
+
+
+@dataclass(frozen=True)
+class TrainableHeads:
+    """The heads of a model that a freeze leaves trainable.
+
+    Attributes:
+        model: the model as the user passed it, wrappers included.
+        paths: paths of the heads in `model`.
+        names: names of the tensors of the heads in `model`.
+        inputs: inputs for the model without wrappers.
+    """
+
+    model: nn.Module
+    paths: tuple[str, ...]
+    names: frozenset[str]
+    inputs: Inputs
+
+
+def trainable_heads(swap: Swap | nn.Module, example_inputs: Any) -> TrainableHeads:
+    """Return the new heads of a swap, or the heads that `swap_head` would replace in a model.
+
+    Raises:
+        HeadSwapError: as for `freeze_backbone`.
+    """
+    if isinstance(swap, Swap):
+        paths = tuple(head.path for head in swap.heads)
+        return TrainableHeads(swap.model, paths, frozenset(swap.state_dict()), _inputs_of(swap, example_inputs))
+    plan = plan_swap(swap, example_inputs)
+    if any(item.place is not None for item in plan.chosen):
+        raise HeadSwapError(
+            "bad_argument",
+            f"{type(plan.model).__name__} was built without a head: call swap_head first, and freeze_backbone on the "
+            "swap that it returns",
+        )
+    paths = tuple(plan.prefix + item.head.path for item in plan.chosen)
+    names = frozenset(plan.prefix + name for item in plan.chosen for name in item.head.tensors)
+    return TrainableHeads(swap, paths, names, plan.inputs)
+
+
+def _inputs_of(swap: Swap, example_inputs: Any) -> Inputs:
+    """Return the given inputs, or those of the swap on the model's current device and in its current dtype."""
+    if example_inputs is not None:
+        return as_inputs(example_inputs)
+    floating = [parameter for parameter in parameters(swap.model) if parameter.is_floating_point()]
+    if not floating or floating[0].is_meta:
+        return swap._plan.inputs
+    device, dtypes = floating[0].device, {parameter.dtype for parameter in floating}
+    dtype = dtypes.pop() if len(dtypes) == 1 else None
+    return swap._plan.inputs.map_tensors(
+        lambda tensor: tensor if tensor.is_meta else tensor.to(device, dtype if tensor.is_floating_point() else None)
+    )
