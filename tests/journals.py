@@ -135,7 +135,7 @@ def whole_timm() -> list[Result]:
                 message, reason = f"forward of {name} raised RuntimeError on (2, 3, 64, 64)", "forward_failed"
             elif fate == "none":
                 outcome, evidence, reason = "skipped", "", "output_is_backbone"
-                message = "[output_is_backbone] the width of the outputs is consumed by other layers"
+                message = "[output_is_backbone] other layers consume the width of the outputs"
             more = {"evidence": evidence, "message": message, "reason": reason, "family": family}
             more |= {"seconds": round(seconds * (0.5 if number == 0 else 0.07), 3), "peak_memory_mb": peak}
             anatomy = ANATOMY if number == 0 and fate in ("well", "one") else None

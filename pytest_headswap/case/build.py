@@ -98,7 +98,10 @@ def _with_values(spec: ModelSpec, memory: int | None) -> tuple[Plan, str]:
     own = 2 * sum(tensor.nbytes for _, tensor in named_tensors(lean.model) if not lean.holds(tensor))
     if memory is not None and own > memory:
         del lean
-        why = f"numbers would take {own / 2**30:.1f} GiB of its own, more than the {memory / 2**30:.1f} GiB allowed"
+        why = (
+            f"real values would need {own / 2**30:.1f} GiB of separate memory, "
+            f"more than the {memory / 2**30:.1f} GiB allowed"
+        )
         return on_meta_if_possible(spec.build, partial(_planned, spec, small=True)), why
     ARENAS.fill(lean)
     return _planned(spec, lean.model, small=True), ""

@@ -102,7 +102,7 @@ class Case:
 
         The training runs on first access and is undone afterwards.
         """
-        assert self.values is not None, "only a model with values can be trained"
+        assert self.values is not None, "training needs a model with values"
         with self.seeded("training"):
             reference: Mapping[str, torch.Tensor] = {}
             with suppress(Exception):  # The model may run only in train mode; output_shape reports that.
@@ -138,7 +138,9 @@ class Case:
             CheckSkipped: `no_native`, if the zoo cannot build it.
         """
         if self.spec.native is None:
-            raise CheckSkipped("no_native", f"the zoo {self.zoo} does not say how {self.spec.name} is built natively")
+            raise CheckSkipped(
+                "no_native", f"the zoo {self.zoo} does not define how to build {self.spec.name} natively"
+            )
         try:
             return on_meta_if_possible(partial(self.spec.native, self.num_classes), lambda model: model)
         except Exception as error:

@@ -12,8 +12,8 @@ SIMULATED = "simulated"
 
 # Reasons why a check does not apply, in addition to the engine's reason codes. Users' checks define their own.
 SKIP_REASONS = {
-    "no_native": "the zoo cannot build the model with that class count itself",
-    "not_simulated": "the forward needs what a simulated device does not have: values, or some operation",
+    "no_native": "the zoo itself cannot build the model with the new class count",
+    "not_simulated": "forward needs values or an operation that a simulated device does not have",
 }
 
 
@@ -26,7 +26,7 @@ class CheckSkipped(Exception):
 
     def __init__(self, reason: str, message: str) -> None:
         if not reason.isidentifier():
-            raise ValueError(f"a reason code is one word, such as no_native, not {reason!r}")
+            raise ValueError(f"a reason code must be one word, such as no_native, not {reason!r}")
         super().__init__(message)
         self.reason = reason
         self.message = message

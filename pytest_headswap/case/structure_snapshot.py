@@ -25,8 +25,8 @@ class Record:
     def differences(self) -> list[str]:
         """Return what differs now, in words."""
         now = _attributes(self._model)
-        words = [f"{path} is gone" for path in self._modules if path not in now]
-        words += [f"{path} is new" for path in now if path not in self._modules]
+        words = [f"{path} was removed" for path in self._modules if path not in now]
+        words += [f"{path} was added" for path in now if path not in self._modules]
         for path, was in self._modules.items():
             for one, other in zip(was, now.get(path, was), strict=True):
                 if not _identical(one, other):
@@ -59,11 +59,11 @@ def _differences(prefix: str, was: dict[str, Any], now: dict[str, Any]) -> list[
     words = []
     for key in dict.fromkeys((*was, *now)):
         if key not in now:
-            words.append(f"{prefix}{key} is gone")
+            words.append(f"{prefix}{key} was removed")
         elif key not in was:
-            words.append(f"{prefix}{key} is new")
+            words.append(f"{prefix}{key} was added")
         elif not _same(was[key], now[key]):
-            words.append(f"{prefix}{key} is {_said(now[key])}, it was {_said(was[key])}")
+            words.append(f"{prefix}{key} is {_said(now[key], 'another')}, not {_said(was[key], 'the original')}")
     return words
 
 
@@ -75,5 +75,5 @@ def _same(one: Any, other: Any) -> bool:
     return isinstance(one, _PLAIN) and type(one) is type(other) and (one == other or one != one)
 
 
-def _said(value: Any) -> str:
-    return repr(value) if isinstance(value, _PLAIN) else f"another {type(value).__name__}"
+def _said(value: Any, which: str) -> str:
+    return repr(value) if isinstance(value, _PLAIN) else f"{which} {type(value).__name__}"

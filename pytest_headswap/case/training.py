@@ -189,7 +189,7 @@ def _take_steps(
             break
     seen.mixed = _differences(features[0], features[-1])
     if not features[0]:
-        seen.notes.append("the features were not compared: no head is a module of its own")
+        seen.notes.append("the features were not compared: no head is a separate module")
 
 
 def _loss(outputs: Sequence[torch.Tensor]) -> torch.Tensor | None:

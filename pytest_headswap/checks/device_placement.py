@@ -63,7 +63,7 @@ def device_placement(case: Case) -> str:
             if not out_of_device_memory(error):
                 raise
             case.too_small.append(device)
-            notes.append(f"{device} has too little memory for this model")
+            notes.append(f"{device} does not have enough memory for this model")
     for one, other in itertools.pairwise(devices):
         with_room(one, partial(with_room, other, partial(from_one_to_another, case, one, other)))
     if not devices:
@@ -76,7 +76,7 @@ def _head_follows_the_model(case: Case) -> None:
     with case.restored(), on_meta(case.model, torch.bfloat16):
         swap = swap_planned(case.plan, case.num_classes, verified=False)
         try:
-            _check_placed(swap, torch.device("meta"), torch.bfloat16, "swapped into a model on")
+            _check_placed(swap, torch.device("meta"), torch.bfloat16, "after a swap in a model on")
         finally:
             swap.restore()
 
@@ -109,7 +109,7 @@ def _simulate(case: Case) -> None:
                     _judge_watched(case, training, error)
                     continue
                 raise CheckFailed(
-                    f"on {_SIMULATED_DEVICE} in {mode_name(training)} forward raises {type(error).__name__}: {error}"
+                    f"on {_SIMULATED_DEVICE} in {mode_name(training)}, forward raises {type(error).__name__}: {error}"
                 ) from error
             _check_outputs(case, outputs, _SIMULATED_DEVICE, training)
 
@@ -118,9 +118,9 @@ def _judge_watched(case: Case, training: bool, error: Exception) -> None:
     """Judge by the observed abstract run when fake tensors cannot simulate the model. Skip if there was none."""
     watched = case.after[training].run
     if watched is None or watched.met is None:
-        raise CheckSkipped("not_simulated", f"no device can be simulated for {case.spec.name}: {error}") from error
+        raise CheckSkipped("not_simulated", f"a device cannot be simulated for {case.spec.name}: {error}") from error
     if watched.met:
-        raise CheckFailed(f"on a device in {mode_name(training)} {watched.met[0]}")
+        raise CheckFailed(f"on a device in {mode_name(training)}, {watched.met[0]}")
     _check_outputs(case, watched.outputs, torch.device("meta"), training)
 
 
@@ -137,16 +137,16 @@ def _check_outputs(case: Case, returned: object, device: torch.device, training:
     labels = {label for head in case.swap.heads for label in head.outputs}
     elsewhere = [f"{n} on {t.device}" for n, t in outputs.items() if n in labels and t.device != device]
     if elsewhere:
-        raise CheckFailed(f"with the model on {device}, {mode_name(training)} returns {listed(elsewhere)}")
+        raise CheckFailed(f"with the model on {device}, forward in {mode_name(training)} returns {listed(elsewhere)}")
     if labels.isdisjoint(outputs):
-        raise CheckFailed(f"with the model on {device}, {mode_name(training)} returns no output of a head")
+        raise CheckFailed(f"with the model on {device}, forward in {mode_name(training)} returns no output of a head")
 
 
 def on_device(case: Case, device: torch.device) -> str:
     """Move the model before and after the swap, in each dtype; return a note of the unsupported dtypes."""
     with moved(case.model, device):
-        _check_placed(case.swap, device, None, "moved after the swap to")
-        _forward_and_backward(case, case.swap, device, None, "moved after the swap to")
+        _check_placed(case.swap, device, None, "after moving the swapped model to")
+        _forward_and_backward(case, case.swap, device, None, "after moving the swapped model to")
     unsupported = []
     with case.restored(), moved(case.model, device):
         _swap_there(case, device, None)
@@ -156,15 +156,15 @@ def on_device(case: Case, device: torch.device) -> str:
                     _swap_there(case, device, dtype)
                 else:
                     unsupported.append(str(dtype))
-    return f"as built it does not run in {', '.join(unsupported)}" if unsupported else ""
+    return f"the model as built does not run in {', '.join(unsupported)}" if unsupported else ""
 
 
 def _swap_there(case: Case, device: torch.device, dtype: torch.dtype | None) -> None:
     """Swap the head while the model is on the device, run the model, and restore the old head."""
     swap = swap_planned(case.plan, case.num_classes, verified=False)
     try:
-        _check_placed(swap, device, dtype, "swapped into a model on")
-        _forward_and_backward(case, swap, device, dtype, "swapped on")
+        _check_placed(swap, device, dtype, "after a swap in a model on")
+        _forward_and_backward(case, swap, device, dtype, "after a swap on")
     finally:
         swap.restore()
 
@@ -209,7 +209,7 @@ def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: t
         if out_of_device_memory(error):
             raise
         where = f"{how} {device} in {dtype or 'its own dtype'}"
-        raise CheckFailed(f"{where} it raises {type(error).__name__}: {error}") from error
+        raise CheckFailed(f"{where}, the model raises {type(error).__name__}: {error}") from error
     _check_outputs(case, outputs, device, case.trainable_mode)
     for name, gradient in zip(wanted, gradients, strict=True):
         if gradient is not None and gradient.device != device:
@@ -222,7 +222,7 @@ def from_one_to_another(case: Case, one: torch.device, other: torch.device) -> N
         swap = swap_planned(case.plan, case.num_classes, verified=False)
         try:
             case.model.to(other)
-            _check_placed(swap, other, None, f"swapped on {one} and moved to")
-            _forward_and_backward(case, swap, other, None, f"swapped on {one} and moved to")
+            _check_placed(swap, other, None, f"after a swap on {one} and a move to")
+            _forward_and_backward(case, swap, other, None, f"after a swap on {one} and a move to")
         finally:
             swap.restore()

@@ -36,7 +36,7 @@ def frozen_backbone(case: Case) -> str:
             _stays_asleep(woken(case.model, case.swap))
             trainable = untouched_by_freeze(case.model, case.swap)
             if trainable:
-                raise CheckFailed(f"the frozen backbone still trains {listed(trainable)}")
+                raise CheckFailed(f"the frozen backbone still has trainable parameters: {listed(trainable)}")
             return "; ".join(frozen.notes)
     except HeadSwapError as error:
         raise CheckFailed(f"the backbone cannot be frozen: {error.message}") from error
@@ -52,15 +52,15 @@ def _trained(training: Training, heads: Sequence[Head]) -> str:
         raise CheckFailed(f"the backbone cannot be frozen: {training.refused.message}") from training.refused
     _stays_asleep(training.woken)
     if training.changed:
-        raise CheckFailed(f"training steps of the head changed {listed(training.changed)} of the frozen backbone")
+        raise CheckFailed(f"training the head changed {listed(training.changed)} of the frozen backbone")
     if training.mixed:
         raise CheckFailed(
-            f"what flows into a head for the same sample changes with the rest of its batch: {listed(training.mixed)}"
+            f"the features of a sample depend on the other samples of its batch: {listed(training.mixed)}"
         )
     if training.infinite:
-        raise CheckFailed(f"while the head is trained, numbers are not finite in {listed(training.infinite)}")
+        raise CheckFailed(f"while training the head, values are not finite in {listed(training.infinite)}")
     still = [head.path or "of the model itself" for head in heads if training.moved.isdisjoint(head.tensors)]
     # auxiliary heads may take no part in these steps: gradient_flow checks each mode
     if any(head.role == "main" and training.moved.isdisjoint(head.tensors) for head in heads):
-        raise CheckFailed(f"training steps left the head {listed(still)} as it was")
+        raise CheckFailed(f"training did not change the head {listed(still)}")
     return "; ".join(training.notes)

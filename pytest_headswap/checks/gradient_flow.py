@@ -28,18 +28,18 @@ def gradient_flow(case: Case) -> str:
     """Trace the gradients of the class outputs in each mode that runs; return a note of what was not checked."""
     new = dict(case.swap.named_parameters())
     if not new:
-        raise CheckFailed("the swap made no new parameters: there is nothing to train")
+        raise CheckFailed("the swap created no parameters: there is nothing to train")
     main = new.keys() & {name for head in case.swap.heads if head.role == "main" for name in head.tensors}
     reached: set[str] = set()
     notes = []
     for training in (False, True):
         if case.after[training].error is not None:
-            notes.append(f"{mode_name(training)} was not looked at, the model does not run in it")
+            notes.append(f"{mode_name(training)} was not checked: the model does not run in it")
             continue
         in_mode = _reached_by_loss(case, new, training)
         cut = sorted(main - in_mode)
         if cut:
-            raise CheckFailed(f"in {mode_name(training)} no gradient of the class outputs reaches {', '.join(cut)}")
+            raise CheckFailed(f"in {mode_name(training)}, no gradient of the class outputs reaches {', '.join(cut)}")
         reached |= in_mode
     never = sorted(new.keys() - reached)
     if never:
@@ -56,7 +56,9 @@ def _reached_by_loss(case: Case, new: Iterable[str], training: bool) -> set[str]
     labels = {label for head in case.swap.heads for label in head.outputs}
     outputs = [tensor for label, tensor in mode.outputs.items() if label in labels and tensor.requires_grad]
     if not outputs:
-        raise CheckFailed(f"in {mode_name(training)} no class output has a gradient: the head is cut off from the loss")
+        raise CheckFailed(
+            f"in {mode_name(training)}, no class output has a gradient: the head is cut off from the loss"
+        )
 
     trainable = {name: mode.run.parameters[name] for name in new}
     allowed = {id(tensor) for tensor in trainable.values()}
@@ -66,9 +68,9 @@ def _reached_by_loss(case: Case, new: Iterable[str], training: bool) -> set[str]
     strangers = [leaf for leaf in leaves if id(leaf) in held and id(leaf) not in allowed]
     if strangers:
         names = {id(tensor): name for name, tensor in mode.run.parameters.items()}
-        unnamed = "a tensor of shape {} that is no parameter"
+        unnamed = "a tensor of shape {} that is not a parameter"
         found = sorted(names.get(id(leaf), unnamed.format(tuple(leaf.shape))) for leaf in strangers)
-        raise CheckFailed(f"in {mode_name(training)} the frozen model still trains {listed(found)}")
+        raise CheckFailed(f"in {mode_name(training)}, the frozen model still trains {listed(found)}")
     ids = {id(leaf) for leaf in leaves}
     return {name for name, tensor in trainable.items() if id(tensor) in ids}
 
@@ -77,9 +79,9 @@ def _gradients(case: Case, main: set[str]) -> list[str]:
     """Check the gradients of a real backward pass; raise if one is missing, not finite, zero or outside the head."""
     training = case.training
     if training.refused is not None:
-        return ["real gradients were not looked at, the backbone cannot be frozen"]
+        return ["real gradients were not checked: the backbone cannot be frozen"]
     if training.strangers:
-        raise CheckFailed(f"outside of the new head there are gradients in {listed(training.strangers)}")
+        raise CheckFailed(f"there are gradients outside the new head, in {listed(training.strangers)}")
     missing = sorted(name for name in main if training.gradients.get(name) is None)
     if missing:
         raise CheckFailed(f"a real backward pass gives no gradient to {listed(missing)}")

@@ -27,7 +27,7 @@ from pytest_headswap.engine.pytorch.modules import named_modules
 from pytest_headswap.engine.swapping.class_metadata import config_of
 
 _COUNTS_CLASSES = re.compile(r"(^|_)(num|n|nb|number_of)_?(class|classes|labels|cls)$")
-_SIZE = "of {} entries"
+_SIZE = "a collection of {} entries"
 
 
 def metadata(case: Case) -> str:
@@ -39,14 +39,14 @@ def metadata(case: Case) -> str:
         native = dict(_stated(case.native))
     except CheckSkipped as skip:
         _no_old_count(case, stated)
-        return f"only attributes that are named after classes were looked at: {skip.message}"
+        return f"only attributes named after class counts were checked: {skip.message}"
     out_of_step = [
-        f"{name} is {stated[name]}, natively {value}"
+        f"{name} is {stated[name]}, but {value} in the native model"
         for name, value in native.items()
         if name in stated and stated[name] != value and not _is_collection_of_its_own(stated[name], old)
     ]
     if out_of_step:
-        raise CheckFailed(f"out of step with {case.num_classes} classes: {listed(out_of_step)}")
+        raise CheckFailed(f"attributes do not match {case.num_classes} classes: {listed(out_of_step)}")
     _no_old_count(case, stated)
     return ""
 
@@ -58,18 +58,20 @@ def _is_collection_of_its_own(stated: str, old: set[int]) -> bool:
 
 def _heads_are_there(case: Case) -> None:
     if case.swap.num_classes != case.num_classes:
-        raise CheckFailed(f"the swap says {case.swap.num_classes} classes, {case.num_classes} were asked for")
+        raise CheckFailed(f"the swap reports {case.swap.num_classes} classes instead of {case.num_classes}")
     tensors = case.model.state_dict(keep_vars=True)
     for head in case.swap.heads:
         if head.num_classes != case.num_classes:
-            raise CheckFailed(f"the head {head.path!r} says {head.num_classes} classes after the swap")
+            raise CheckFailed(f"the head {head.path!r} reports {head.num_classes} classes after the swap")
         lost = [name for name in head.tensors if name not in tensors]
         if lost:
             raise CheckFailed(f"the head {head.path!r} names tensors that the model does not have: {listed(lost)}")
         module = case.model.get_submodule(head.path)
         other = [alias for alias in head.aliases if case.model.get_submodule(alias) is not module]
         if other:
-            raise CheckFailed(f"{listed(other)} should be the same layer as the head {head.path!r}, and is another")
+            raise CheckFailed(
+                f"{listed(other)} should be the same layer as the head {head.path!r}, but is a different layer"
+            )
 
 
 def _no_old_count(case: Case, stated: dict[str, str]) -> None:
@@ -83,7 +85,7 @@ def _no_old_count(case: Case, stated: dict[str, str]) -> None:
             if value == str(head.num_classes) and _COUNTS_CLASSES.search(name.rpartition(".")[2])
         ]
         if stale and not _others_have_it(case, head.num_classes):
-            raise CheckFailed(f"still {head.num_classes}, the old class count: {listed(stale)}")
+            raise CheckFailed(f"attributes still have the old class count {head.num_classes}: {listed(stale)}")
 
 
 def _others_have_it(case: Case, count: int) -> bool:

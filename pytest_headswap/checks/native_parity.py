@@ -26,7 +26,7 @@ def native_parity(case: Case) -> str:
     missing = [f"{key} {native[key]}" for key in native if key not in swapped]
     unexpected = [f"{key} {swapped[key]}" for key in swapped if key not in native]
     different = [
-        f"{key} is {swapped[key]}, natively {shape}"
+        f"{key} is {swapped[key]} instead of {shape}"
         for key, shape in native.items()
         if key in swapped and swapped[key] != shape
     ]

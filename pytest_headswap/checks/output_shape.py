@@ -49,10 +49,12 @@ def output_shape(case: Case) -> str:
     for training in (False, True):
         before, after = case.before[training], case.after[training]
         if before.error is not None:
-            notes.append(f"{mode_name(training)} was not compared, the model as built does not run in it")
+            notes.append(f"{mode_name(training)} was not compared: the model as built does not run in it")
             continue
         if after.error is not None:
-            raise CheckFailed(f"{mode_name(training)} ran before the swap and raises after it: {after.error.message}")
+            raise CheckFailed(
+                f"the model ran in {mode_name(training)} before the swap but raises after it: {after.error.message}"
+            )
         compared |= _compare(before.shapes, after.shapes, dims, case.num_classes, f"in {mode_name(training)}")
     unseen = [label for label in dims if label not in compared]
     if unseen:
@@ -60,7 +62,7 @@ def output_shape(case: Case) -> str:
     if case.numeric:
         _compare_real(case)
     if not _compare_drawn(case, dims):
-        notes.append("no other class count and batch size could be compared, the model as built does not run on them")
+        notes.append("no other class count and batch size could be compared: the model as built does not run with them")
     return "; ".join(notes)
 
 
@@ -77,22 +79,22 @@ def _class_dims(case: Case) -> ClassDims:
 def _compare(before: Shapes, after: Shapes, dims: ClassDims, new: int, where: str) -> set[str]:
     """Raise on the first difference that the swap does not explain; return the labels of the class outputs compared."""
     if list(before) != list(after):
-        raise CheckFailed(f"{where} the model returned {_names(before)} before the swap and {_names(after)} after it")
+        raise CheckFailed(f"{where}, the model returned {_names(before)} before the swap and {_names(after)} after it")
     seen = [label for label in before if label in dims]
     if not seen:
-        raise CheckFailed(f"{where} no output follows the class count: the model returns {_names(before)}")
+        raise CheckFailed(f"{where}, no output follows the class count: the model returns {_names(before)}")
     for label, was in before.items():
         now = after[label]
         if label not in dims:
             if now != was:
-                raise CheckFailed(f"{where} {label} is no class output, and its shape went from {was} to {now}")
+                raise CheckFailed(f"{where}, {label} is not a class output, but its shape changed from {was} to {now}")
             continue
         dim, old = dims[label]
         if dim >= len(was) or was[dim] != old:
-            raise CheckFailed(f"{where} {label} had shape {was} before the swap, without {old} at dimension {dim}")
+            raise CheckFailed(f"{where}, {label} had shape {was} before the swap, without {old} at dimension {dim}")
         expected = (*was[:dim], new, *was[dim + 1 :])
         if now != expected:
-            raise CheckFailed(f"{where} {label} has shape {now} after the swap, expected {expected} (it was {was})")
+            raise CheckFailed(f"{where}, {label} has shape {now} after the swap, expected {expected} (it was {was})")
     return set(seen)
 
 
@@ -105,15 +107,15 @@ def _compare_real(case: Case) -> None:
     try:
         outputs = dict(flatten_outputs(case.evaluation.outputs))
     except Exception as error:
-        raise CheckFailed(f"with real numbers forward raises {type(error).__name__}: {error}") from error
+        raise CheckFailed(f"with real values, forward raises {type(error).__name__}: {error}") from error
     for label, shape in case.after[False].shapes.items():
         real = tuple(outputs[label].shape) if label in outputs else "nothing"
         if real != shape:
-            raise CheckFailed(f"{label} should have shape {shape}, and with real numbers forward returns {real}")
+            raise CheckFailed(f"{label} should have shape {shape}, but with real values forward returns {real}")
     for label, tensor in outputs.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             count = int((~tensor.isfinite()).sum())
-            raise CheckFailed(f"{count} of {tensor.numel()} numbers in {label} are not finite in eval mode")
+            raise CheckFailed(f"{count} of {tensor.numel()} values in {label} are not finite in eval mode")
 
 
 def _compare_drawn(case: Case, dims: ClassDims) -> bool:
@@ -174,7 +176,7 @@ def _follows(case: Case, dims: ClassDims, num_classes: int, batch: int, training
     if as_built.error is not None:
         return False
     if after.error is not None:
-        raise CheckFailed(f"{where} the swapped model raises: {after.error.message}")
+        raise CheckFailed(f"{where}, the swapped model raises: {after.error.message}")
     _compare(as_built.shapes, after.shapes, dims, num_classes, where)
     return True
 

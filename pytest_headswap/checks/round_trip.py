@@ -55,12 +55,12 @@ def _undo_and_redo(case: Case) -> None:
     with case.restored():
         different = case.as_built.differences()
         if not different and case.values is not None:
-            different = [f"{name} has other values" for name in case.values.changed()]
+            different = [f"{name} has different values" for name in case.values.changed()]
     if different:
-        raise CheckFailed(f"restore() does not give back what was there: {listed(different)}")
+        raise CheckFailed(f"restore() does not restore the original model: {listed(different)}")
     different = swapped.differences()
     if different:
-        raise CheckFailed(f"reapply() does not give back the new head: {listed(different)}")
+        raise CheckFailed(f"reapply() does not restore the new head: {listed(different)}")
 
 
 def _found_again(case: Case) -> None:
@@ -80,7 +80,7 @@ def _found_again(case: Case) -> None:
             continue  # this head returns outputs in train mode only
         if counts.get(head.path) != case.num_classes:
             now = ", ".join(f"{path!r} with {count} classes" for path, count in counts.items())
-            raise CheckFailed(f"swapped again, the head {head.path!r} is not found where it was put: found {now}")
+            raise CheckFailed(f"a second search does not find the new head {head.path!r}: found {now}")
 
 
 def _copy_and_save(case: Case) -> str:
@@ -89,7 +89,7 @@ def _copy_and_save(case: Case) -> str:
         try:
             stack.enter_context(case.frozen())
         except HeadSwapError:
-            notes.append("the copies were not frozen, since the backbone cannot be")
+            notes.append("the copies were not frozen: the backbone cannot be frozen")
         expected = _facts(case.model)
         try:
             loaded = _saved_and_loaded(case)
@@ -100,14 +100,14 @@ def _copy_and_save(case: Case) -> str:
                 raise CheckFailed(
                     f"the swapped model cannot be copied and saved: {type(error).__name__}: {error}"
                 ) from error
-            return f"copies were not looked at, since the model as built cannot be copied: {reason}"
+            return f"copies were not checked, because the model as built cannot be copied: {reason}"
         copied = _facts(loaded)
         different = [name for name in expected | copied if expected.get(name) != copied.get(name)]
         if different:
-            raise CheckFailed(f"after copying, saving and loading, {listed(different)} is not what it was")
+            raise CheckFailed(f"copying, saving and loading changed {listed(different)}")
         awake = woken(loaded, case.swap) if not notes else []
         if awake:
-            raise CheckFailed(f"in a copy of the frozen model train() puts {listed(awake)} into train mode")
+            raise CheckFailed(f"in a copy of the frozen model, train() puts {listed(awake)} into train mode")
         _give_back_large_tensors(case, loaded)
         if case.numeric and not case.large:
             _same_outputs(case, loaded)
@@ -115,7 +115,7 @@ def _copy_and_save(case: Case) -> str:
             _same_shapes(case, loaded)
         _dismantle(loaded, case.model)
         if case.numeric and case.large:
-            notes.append("the copy was run abstractly, since the model is large")
+            notes.append("the copy was run abstractly, because the model is large")
         return "; ".join(notes)
 
 
@@ -248,7 +248,9 @@ def _same_shapes(case: Case, loaded: nn.Module) -> None:
     if copied.error is not None:
         raise CheckFailed(f"a copy of the model cannot be run: {copied.error.message}")
     if copied.shapes != case.after[False].shapes:
-        raise CheckFailed(f"a copy of the model returns {copied.shapes}, the model itself {case.after[False].shapes}")
+        raise CheckFailed(
+            f"a copy of the model returns {copied.shapes}, but the model itself {case.after[False].shapes}"
+        )
 
 
 def _same_outputs(case: Case, loaded: nn.Module) -> None:
@@ -266,7 +268,7 @@ def _same_outputs(case: Case, loaded: nn.Module) -> None:
         if label not in copied or not _close(tensor, copied[label])
     ]
     if different:
-        raise CheckFailed(f"a copy of the model computes other numbers in {listed(different)}")
+        raise CheckFailed(f"a copy of the model computes different values in {listed(different)}")
 
 
 def _close(one: torch.Tensor, other: torch.Tensor) -> bool:

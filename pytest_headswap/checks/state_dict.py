@@ -32,7 +32,7 @@ def state_dict(case: Case) -> str:
     """Compare the state before and after the swap, then load the backbone and the head elsewhere."""
     head = case.swap.state_dict()
     if not head:
-        raise CheckFailed("the swap has no tensors of its own: there is no head to save")
+        raise CheckFailed("the swap created no tensors: there is no head to save")
     after = case.model.state_dict(keep_vars=True)
     new = head_names(case.swap)
     with case.restored():
@@ -52,17 +52,17 @@ def _backbone_is_the_same(
 ) -> None:
     lost = [key for key in before if key not in after and key not in old_head]
     if lost:
-        raise CheckFailed(f"the swapped model has lost {listed(lost)} from its state_dict")
+        raise CheckFailed(f"the swap removed {listed(lost)} from the state_dict")
     added = [key for key in after if key not in before and key not in new_head]
     if added:
-        raise CheckFailed(f"the swapped model has gained {listed(added)} in its state_dict, outside of the head")
+        raise CheckFailed(f"the swap added {listed(added)} to the state_dict, outside the head")
     other = [
         key
         for key, value in before.items()
         if key in after and key not in new_head and isinstance(value, torch.Tensor) and after[key] is not value
     ]
     if other:
-        raise CheckFailed(f"the swap has put other tensors in the place of {listed(other)}, outside of the head")
+        raise CheckFailed(f"the swap replaced the tensors {listed(other)}, outside the head")
 
 
 def _without(state: Mapping[str, object], names: set[str]) -> Mapping[str, object]:
@@ -83,7 +83,7 @@ def _backbone_loads(case: Case, backbone: Mapping[str, object], replaced: set[st
     except RuntimeError as error:  # a shape that does not fit
         raise CheckFailed(f"the backbone does not load into an unswapped model: {error}") from error
     if answer.unexpected_keys:
-        raise CheckFailed(f"an unswapped model does not know {listed(answer.unexpected_keys)} of the backbone")
+        raise CheckFailed(f"an unswapped model does not accept {listed(answer.unexpected_keys)} of the backbone")
     missing = [key for key in answer.missing_keys if key not in replaced]
     if missing:
         raise CheckFailed(f"the backbone lacks {listed(missing)}, which an unswapped model needs")
@@ -94,7 +94,7 @@ def _head_alone(case: Case, head: dict[str, torch.Tensor]) -> None:
         name for name, tensor in head.items() if tensor.untyped_storage().nbytes() > 2 * tensor.nbytes + 1024
     )
     if whole:
-        raise CheckFailed(f"saving the head would save more than it: {listed(whole)} are parts of larger tensors")
+        raise CheckFailed(f"saving the head would save more than the head: {listed(whole)} are parts of larger tensors")
     file = io.BytesIO()
     torch.save(head, file)
     file.seek(0)
@@ -116,17 +116,17 @@ def _head_alone(case: Case, head: dict[str, torch.Tensor]) -> None:
         finally:
             fresh.restore()
         if different:
-            raise CheckFailed(f"loaded into a freshly swapped model, {listed(different)} are not what was saved")
+            raise CheckFailed(f"loading the head into a freshly swapped model changed {listed(different)}")
 
 
 def _loads(case: Case, saved: dict[str, torch.Tensor], kept: dict[str, torch.Tensor], where: str) -> None:
     try:
         case.swap.load_state_dict(saved)
     except HeadSwapError as error:
-        raise CheckFailed(f"the head that was saved does not load into {where}: {error.message}") from error
+        raise CheckFailed(f"the saved head does not load into {where}: {error.message}") from error
     different = _different(case.swap.state_dict(), kept)
     if different:
-        raise CheckFailed(f"loaded into {where}, {listed(different)} are not what was saved")
+        raise CheckFailed(f"loading the head into {where} changed {listed(different)}")
 
 
 def _different(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> list[str]:

@@ -76,7 +76,7 @@ def test_auto_is_content_with_structure_where_memory_does_not_allow_more_and_say
     case = build_case("zoo", spec, 5, memory=10**6)
     assert (case.evidence, case.why_structure) == (
         "structure",
-        "numbers would take 0.0 GiB of its own, more than the 0.0 GiB allowed",
+        "real values would need 0.0 GiB of separate memory, more than the 0.0 GiB allowed",
     )
     assert build_case("zoo", spec, 5, "numeric", memory=10**6).evidence == "numeric"
     assert build_case("zoo", ModelSpec("lean", Net, _images), 5, memory=10**6).evidence == "numeric"

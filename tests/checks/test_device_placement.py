@@ -68,7 +68,7 @@ def test_a_dtype_that_the_model_as_built_does_not_support_is_named(make_case: Ma
                 raise NotImplementedError("no kernel for Half")
             return self.fc(self.backbone(x).relu())  # type: ignore[no-any-return]
 
-    assert on_device(make_case(build=NoHalf), CPU) == "as built it does not run in torch.float16"
+    assert on_device(make_case(build=NoHalf), CPU) == "the model as built does not run in torch.float16"
 
 
 def test_a_head_in_the_wrong_dtype_fails(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_a_head_elsewhere_fails(make_case: MakeCase, monkeypatch: pytest.MonkeyP
     case = make_case()
     real = resize._resized
     monkeypatch.setattr(resize, "_resized", lambda *args: nn.Parameter(real(*args).detach().to("meta")))
-    with pytest.raises(CheckFailed, match=r"swapped into a model on cpu, the head has fc.weight on meta"):
+    with pytest.raises(CheckFailed, match=r"after a swap in a model on cpu, the head has fc.weight on meta"):
         on_device(case, CPU)
 
 
@@ -91,14 +91,18 @@ def test_a_model_that_is_swapped_on_one_device_runs_on_another(make_case: MakeCa
     case = make_case()
     from_one_to_another(case, CPU, CPU)
     _switch(case, "raises in train mode")
-    with pytest.raises(CheckFailed, match="swapped on cpu and moved to cpu in its own dtype it raises RuntimeError"):
+    with pytest.raises(
+        CheckFailed, match="after a swap on cpu and a move to cpu in its own dtype, the model raises Run"
+    ):
         from_one_to_another(case, CPU, CPU)
 
 
 def test_a_forward_that_raises_there_fails(make_case: MakeCase) -> None:
     case = make_case()
     _switch(case, "raises in train mode")
-    with pytest.raises(CheckFailed, match="moved after the swap to cpu in its own dtype it raises RuntimeError"):
+    with pytest.raises(
+        CheckFailed, match="after moving the swapped model to cpu in its own dtype, the model raises Run"
+    ):
         on_device(case, CPU)
 
 
@@ -149,7 +153,7 @@ def test_a_model_that_is_too_large_for_a_device_is_simulated_and_says_so(
     finding = run_check("device_placement", case)
     assert finding.outcome == ("failed" if fault else "passed")
     assert finding.evidence == "simulated"
-    assert fault or finding.message == "cpu has too little memory for this model"
+    assert fault or finding.message == "cpu does not have enough memory for this model"
     assert fault or run_check("device_placement", case).evidence == "cpu", "there is memory again"
 
 
@@ -181,7 +185,7 @@ def test_the_dtype_is_tried_in_the_mode_in_which_the_head_is_run(make_case: Make
                 raise NotImplementedError("no kernel for bfloat16")
             return self.fc(self.backbone(x).relu())  # type: ignore[no-any-return]
 
-    assert on_device(make_case(build=NoHalfInTraining), CPU) == "as built it does not run in torch.bfloat16"
+    assert on_device(make_case(build=NoHalfInTraining), CPU) == "the model as built does not run in torch.bfloat16"
 
 
 @pytest.mark.cuda
@@ -194,7 +198,7 @@ def test_on_cuda_a_model_that_is_too_large_is_simulated_and_says_so(make_case: M
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert (finding.outcome, finding.evidence) == ("passed", "simulated")
-    assert finding.message == "cuda:0 has too little memory for this model"
+    assert finding.message == "cuda:0 does not have enough memory for this model"
     assert torch.cuda.memory_reserved() == 0
 
 

@@ -31,13 +31,13 @@ class Unlisted(nn.Module):
 def test_a_count_under_a_name_of_its_own_is_found(make_case: MakeCase) -> None:
     finding = run_check("metadata", make_case(build=Unlisted, native=Unlisted))
     assert finding.outcome == "failed"
-    assert finding.message == "out of step with 5 classes: categories_of_birds is 10, natively 5"
+    assert finding.message == "attributes do not match 5 classes: categories_of_birds is 10, but 5 in the native model"
 
 
 def test_without_a_native_model_the_note_says_what_was_looked_at(make_case: MakeCase) -> None:
     finding = run_check("metadata", make_case(build=Unlisted, native=None))
     assert finding.outcome == "passed"
-    assert finding.message.startswith("only attributes that are named after classes were looked at")
+    assert finding.message.startswith("only attributes named after class counts were checked")
 
 
 def test_collections_that_have_no_entry_a_class_may_differ(make_case: MakeCase) -> None:
@@ -77,4 +77,4 @@ def test_an_output_that_happens_to_be_as_wide_as_the_old_count_excuses_nothing(m
             return self.fc(features), features
 
     finding = run_check("metadata", make_case(build=Wide, native=None))
-    assert finding.message == "still 10, the old class count: number_of_classes"
+    assert finding.message == "attributes still have the old class count 10: number_of_classes"

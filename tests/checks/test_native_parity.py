@@ -46,7 +46,7 @@ def _wrap_the_head(model: nn.Module) -> None:
         (_lose_a_key, "missing: backbone.bias (16,)"),
         (_add_a_key, "unexpected: extra (3,)"),
         (_rename_a_layer, "missing: fc.weight (5, 16), fc.bias (5,); unexpected: classifier.weight (5, 16)"),
-        (_leave_the_old_width, "wrong shape: aux.weight is (10, 16), natively (5, 16)"),
+        (_leave_the_old_width, "wrong shape: aux.weight is (10, 16) instead of (5, 16)"),
         (_wrap_the_head, "unexpected: fc.1.weight (5, 16)"),
     ],
 )
@@ -69,7 +69,7 @@ def test_a_long_list_of_differences_is_cut(make_case: MakeCase) -> None:
 def test_a_zoo_that_cannot_build_natively_skips_with_its_reason(make_case: MakeCase) -> None:
     finding = run_check("native_parity", make_case(native=None))
     assert (finding.outcome, finding.reason) == ("skipped", "no_native")
-    assert finding.message == "the zoo testzoo does not say how net is built natively"
+    assert finding.message == "the zoo testzoo does not define how to build net natively"
 
 
 def test_a_native_build_that_raises_skips_with_the_exception(make_case: MakeCase) -> None:

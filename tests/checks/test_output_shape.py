@@ -71,7 +71,7 @@ class OnlyEval(nn.Module):
 def test_a_mode_that_never_ran_is_named_and_not_held_against_the_swap(make_case: MakeCase) -> None:
     finding = run_check("output_shape", make_case(build=OnlyEval))
     assert finding.outcome == "passed"
-    assert finding.message == "train mode was not compared, the model as built does not run in it"
+    assert finding.message == "train mode was not compared: the model as built does not run in it"
 
 
 class FixedBatch(nn.Module):

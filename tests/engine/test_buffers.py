@@ -277,7 +277,7 @@ class Embedded(nn.Module):
 def test_fixed_class_vectors_are_refused_and_the_model_is_as_it_was() -> None:
     model = Embedded()
     before = model.classes
-    with pytest.raises(HeadSwapError, match="classes is the weight of the head and a buffer") as caught:
+    with pytest.raises(HeadSwapError, match="classes is the weight of the head but a buffer") as caught:
         swap_head(model, 5, X)
     assert caught.value.reason == "unsupported_layer"
     assert model.classes is before

@@ -75,7 +75,7 @@ def test_a_head_says_which_output_it_reaches_and_what_it_is_made_of() -> None:
     assert head.num_classes == 10
     assert set(head.tensors) == {"2.weight", "3.weight", "3.bias", "3.running_mean", "3.running_var"}
     assert "2.weight" in head.evidence[0]
-    assert "follow it" in head.evidence[-1]
+    assert "one entry per class, after the projection" in head.evidence[-1]
 
 
 def test_an_alias_is_reported_beside_the_path() -> None:

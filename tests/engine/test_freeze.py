@@ -213,7 +213,7 @@ class Functional(nn.Module):
 def test_dropout_in_the_forward_of_the_model_itself_is_off_and_said_to_be() -> None:
     model = Functional(always=False)
     frozen = freeze_backbone(swap_head(model, 3, batch()), batch())
-    assert "stay in eval mode as well" in frozen.notes[0]
+    assert "also stay in eval mode" in frozen.notes[0]
     model.train()
     assert torch.equal(model(batch()), model(batch()))
 
@@ -245,7 +245,7 @@ def test_a_forward_that_writes_to_the_backbone_is_refused_with_the_name(through_
             return self.head(self.body(x))  # type: ignore[no-any-return]
 
     name = "body.weight" if through_data else "counter"
-    with pytest.raises(HeadSwapError, match=f"forward writes to {name} in eval mode too") as caught:
+    with pytest.raises(HeadSwapError, match=f"forward writes to {name} even in eval mode") as caught:
         freeze_backbone(swap_head(Writes(), 3, batch()), batch())
     assert caught.value.reason == "not_freezable"
 
@@ -283,7 +283,7 @@ def test_norms_of_a_single_sample_do_not_stand_in_the_way(norm: nn.Module) -> No
 
 def test_batch_statistics_that_are_used_in_eval_mode_are_refused() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16, track_running_stats=False), nn.Linear(16, 5))
-    with pytest.raises(HeadSwapError, match="native_batch_norm in 1 acts on the features in eval mode too"):
+    with pytest.raises(HeadSwapError, match="native_batch_norm in 1 acts on the features even in eval mode"):
         freeze_backbone(swap_head(model, 3, batch()), batch())
 
 

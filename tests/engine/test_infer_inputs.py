@@ -107,7 +107,7 @@ def test_inputs_that_both_modes_take_are_preferred_so_no_head_is_missed() -> Non
 def test_inputs_that_only_eval_mode_takes_do_where_no_others_are() -> None:
     swap = swap_head(Auxiliary(10_000), 5)
     assert [head.path for head in swap.heads] == ["fc"]
-    assert "train mode could not be probed" in swap.notes[0]
+    assert "could not be run in train mode" in swap.notes[0]
 
 
 class NeedsValues(nn.Module):

@@ -189,7 +189,7 @@ def test_a_head_tied_to_an_embedding_is_untied_and_said_to_be() -> None:
 
 
 def test_an_embedding_that_is_itself_the_head_is_refused() -> None:
-    with pytest.raises(HeadSwapError, match="give the head a weight of its own") as caught:
+    with pytest.raises(HeadSwapError, match="give the head its own weight") as caught:
         swap_head(TiedToEmbedding(by_layer=False), 3, torch.randint(0, 10, (2, 4)))
     assert caught.value.reason == "unsupported_layer"
 
@@ -289,7 +289,7 @@ def test_distributed_data_parallel_is_looked_into_and_its_swap_refused_with_the_
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_script_module_is_refused_with_what_to_do() -> None:
     model = torch.jit.script(with_head(nn.Linear(16, 5)))
-    with pytest.raises(HeadSwapError, match="script it afterwards") as caught:
+    with pytest.raises(HeadSwapError, match="then script it") as caught:
         swap_head(model, 3, X)
     assert caught.value.reason == "unsupported_model"
 

@@ -156,7 +156,7 @@ def test_a_batch_of_one_in_train_mode_with_batch_norm_is_said_and_does_not_stop_
     model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
     heads = find_heads(model, torch.randn(1, 8))
     assert [head.path for head in heads] == ["2"]
-    assert "train mode could not be probed" in heads.notes[0]
+    assert "could not be run in train mode" in heads.notes[0]
 
 
 def test_a_model_that_overrides_train_is_asked_as_it_wants_to_be() -> None:

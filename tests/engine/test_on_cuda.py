@@ -43,7 +43,7 @@ def test_a_model_on_a_gpu_is_swapped_frozen_trained_and_given_back(name: str, dt
         with torch.no_grad():
             _call(copy.deepcopy(model).eval(), inputs)
     except RuntimeError as error:
-        pytest.skip(f"as built it does not run in {dtype}: {error}")
+        pytest.skip(f"the model as built does not run in {dtype}: {error}")
     torch.cuda.set_rng_state(random_numbers)
 
     try:

@@ -77,7 +77,7 @@ def test_one_module_for_several_heads_is_refused_and_a_factory_is_not() -> None:
 
 def test_a_raw_parameter_cannot_be_replaced_by_a_module() -> None:
     model = load_zoo("builtin")["raw_parameter"].build()
-    with pytest.raises(HeadSwapError, match="no module can stand in its place") as caught:
+    with pytest.raises(HeadSwapError, match="no module can replace it") as caught:
         swap_head(model, 3, torch.randn(2, 24), new_head=nn.Linear)
     assert caught.value.reason == "unsupported_layer"
 
@@ -177,11 +177,11 @@ def test_old_classes_are_carried_over_by_position_and_name() -> None:
 @pytest.mark.parametrize(
     ("class_map", "text"),
     [
-        ({0: 9}, "9 is no old class: there are 5, from 0 to 4"),
-        ({7: 0}, "7 is no new class: there are 3"),
-        ({0: -1}, "-1 is no old class"),
-        ({0: True}, "True is no old class"),
-        ({0: "bee"}, "keeps no class names"),
+        ({0: 9}, "9 is not a valid old class index: there are 5 classes, from 0 to 4"),
+        ({7: 0}, "7 is not a valid new class index: there are 3"),
+        ({0: -1}, "-1 is not a valid old class"),
+        ({0: True}, "True is not a valid old class"),
+        ({0: "bee"}, "stores no class names"),
         ([0, 1, 2, 3], "4 entries for 3 new classes"),
         ("bee", "must be a mapping"),
         (3, "must be a mapping"),
@@ -202,8 +202,8 @@ def test_a_class_map_that_cannot_be_right_is_refused(class_map: Any, text: str) 
         ({"new_head": 3}, "new_head must be a module or a function"),
         ({"new_head": lambda width, n: "x"}, "new_head returned str"),
         ({"activation": "remove"}, "activation must be 'keep' or 'drop'"),
-        ({"class_names": ["a"]}, "class_names must be 3 names"),
-        ({"class_names": "abc"}, "class_names must be 3 names"),
+        ({"class_names": ["a"]}, "class_names must contain 3 names"),
+        ({"class_names": "abc"}, "class_names must contain 3 names"),
     ],
 )
 def test_wrong_arguments_say_what_to_pass(options: dict[str, Any], text: str) -> None:
@@ -237,7 +237,7 @@ def test_no_classes_gives_the_features_and_a_head_can_be_added_again(name: str) 
 
 
 def test_a_raw_parameter_cannot_be_taken_out() -> None:
-    with pytest.raises(HeadSwapError, match="no module can stand in its place"):
+    with pytest.raises(HeadSwapError, match="no module can replace it"):
         swap_head(load_zoo("builtin")["raw_parameter"].build(), 0, torch.randn(2, 24))
 
 

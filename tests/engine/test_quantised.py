@@ -86,7 +86,7 @@ def test_a_quantised_head_is_refused_and_the_next_step_is_named(model: Any, inpu
     quantised = model()
     before = {key: value for key, value in quantised.state_dict().items() if isinstance(value, torch.Tensor)}
     for call in (lambda: swap_head(quantised, 5, inputs), lambda: find_heads(quantised, inputs)):
-        with pytest.raises(HeadSwapError, match=r"swap the head first and quantise the model afterwards") as caught:
+        with pytest.raises(HeadSwapError, match=r"swap the head first, then quantise the model") as caught:
             call()
         assert caught.value.reason == "unsupported_layer"
     after = quantised.state_dict()
@@ -122,7 +122,7 @@ def test_weights_kept_as_integers_in_a_buffer_are_refused() -> None:
             weight: Any = self.weight
             return self.body(x) @ (weight.float() * self.scale).T  # type: ignore[no-any-return]
 
-    with pytest.raises(HeadSwapError, match="a buffer, so its values are fixed") as caught:
+    with pytest.raises(HeadSwapError, match="a buffer: its values are fixed") as caught:
         swap_head(Integers(), 5, X)
     assert caught.value.reason == "unsupported_layer"
 

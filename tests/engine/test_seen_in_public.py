@@ -150,7 +150,7 @@ def test_a_plain_tensor_with_one_entry_a_class_is_named_with_the_remedy() -> Non
             return self.fc(x) * self.class_weights  # type: ignore[no-any-return]
 
     with pytest.raises(
-        HeadSwapError, match=r"class_weights: it has one entry a class.*register it as a buffer"
+        HeadSwapError, match=r"class_weights: it has one entry per class.*register it as a buffer"
     ) as caught:
         swap_head(Weighted(), 3, X)
     assert caught.value.reason == "unsupported_layer"

@@ -60,16 +60,16 @@ ALLOWED: dict[str, Callable[[Doing, torch.Tensor], torch.Tensor]] = {
     "filled from the CPU": lambda m, x: torch.empty_like(x).copy_(torch.ones(2, 3)),
 }
 SEEN: dict[str, tuple[Callable[[Doing, torch.Tensor], torch.Tensor], str]] = {
-    "made on the CPU": (lambda m, x: x + torch.ones(3), "aten::add is given .* CPU of shape (3,)"),
-    "neither parameter nor buffer": (lambda m, x: x * m.loose, "aten::mul is given .* CPU of shape (3,)"),
-    "joined": (lambda m, x: torch.cat([x, torch.zeros(2, 1)], 1), "aten::cat is given .* CPU of shape (2, 1)"),
-    "multiplied": (lambda m, x: x @ torch.ones(3, 4), "aten::mm is given .* CPU of shape (3, 4)"),
+    "made on the CPU": (lambda m, x: x + torch.ones(3), "aten::add mixes .* CPU tensor of shape (3,)"),
+    "neither parameter nor buffer": (lambda m, x: x * m.loose, "aten::mul mixes .* CPU tensor of shape (3,)"),
+    "joined": (lambda m, x: torch.cat([x, torch.zeros(2, 1)], 1), "aten::cat mixes .* CPU tensor of shape (2, 1)"),
+    "multiplied": (lambda m, x: x @ torch.ones(3, 4), "aten::mm mixes .* CPU tensor of shape (3, 4)"),
     "an index of the CPU into the CPU": (
         lambda m, x: m.loose[x.argmax(1)] + x[:, :1],
-        "aten::index is given .* CPU of shape (3,)",
+        "aten::index mixes .* CPU tensor of shape (3,)",
     ),
-    "values put in": (_put, "aten::index_put_ is given .* CPU of shape (2, 2)"),
-    "chosen": (lambda m, x: torch.where(torch.ones(3) > 0, x, -x), "aten::where is given .* CPU of shape (3,)"),
+    "values put in": (_put, "aten::index_put_ mixes .* CPU tensor of shape (2, 2)"),
+    "chosen": (lambda m, x: torch.where(torch.ones(3) > 0, x, -x), "aten::where mixes .* CPU tensor of shape (3,)"),
 }
 
 
@@ -81,9 +81,9 @@ def test_what_a_device_allows_is_not_noted(name: str) -> None:
 @pytest.mark.parametrize("name", SEEN)
 def test_what_a_device_refuses_is_noted(name: str) -> None:
     action, words = SEEN[name]
-    operation, shape = words.split(" is given .* ")
+    operation, shape = words.split(" mixes .* ")
     (sentence,) = _met(action)
-    assert sentence.startswith(f"{operation} is given tensors of the device and one of the ")
+    assert sentence.startswith(f"{operation} mixes tensors on the device with a ")
     assert sentence.endswith(shape)
 
 

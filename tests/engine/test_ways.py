@@ -101,9 +101,7 @@ def test_a_model_on_meta_that_needs_values_is_an_error_and_not_a_guess() -> None
     with pytest.raises(HeadSwapError) as caught:
         find_heads(model, torch.randn(2, 3, 8, device="meta"))
     assert caught.value.reason == "forward_failed"
-    assert caught.value.message.endswith(
-        "build the model with memory: on the meta device it has no values to compute with"
-    )
+    assert caught.value.message.endswith("build the model on a real device: tensors on the meta device have no values")
 
 
 def test_the_attention_of_torch_is_seen_through_in_every_way() -> None:

@@ -36,7 +36,7 @@ TORCHVISION = [
 ]
 
 
-LEFT_OUT = {"round_trip": "the copy was run abstractly, since the model is large"}
+LEFT_OUT = {"round_trip": "the copy was run abstractly, because the model is large"}
 
 
 @pytest.mark.parametrize(

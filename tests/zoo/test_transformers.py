@@ -35,9 +35,9 @@ SAMPLE = {
 }
 
 EXPECTED = {
-    ("BartForSequenceClassification", "device_placement"): ("skipped", "no device can be simulated"),
+    ("BartForSequenceClassification", "device_placement"): ("skipped", "a device cannot be simulated"),
     # torch has parametrised modules saved through their state_dict alone
-    ("Wav2Vec2ForSequenceClassification", "round_trip"): ("passed", "copies were not looked at, since the model as"),
+    ("Wav2Vec2ForSequenceClassification", "round_trip"): ("passed", "copies were not checked, because the model"),
 }
 
 
@@ -60,7 +60,7 @@ def test_every_check_passes(name: str) -> None:
     for check, finding in findings.items():
         expected = EXPECTED.get((name, check), ("passed", ""))
         if finding.outcome == "skipped" and check == "device_placement" and slices_need_a_driver():
-            expected = ("skipped", "no device can be simulated")
+            expected = ("skipped", "a device cannot be simulated")
         assert (finding.outcome, finding.message[: len(expected[1])]) == expected, (check, finding)
         assert expected[1] or not finding.message, (check, finding)
     assert case.swap.heads[0].path == SAMPLE[name]

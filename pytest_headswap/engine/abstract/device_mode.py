@@ -58,11 +58,11 @@ class DeviceWatch(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ig
             return func(*args, **kwargs)
         name = op_name(func)
         if not self._lets_go and any(not tensor.is_meta for tensor in mutated_tensors(func, args, kwargs)):
-            raise NotImplementedError(f"{name} writes to a tensor of the CPU what has no values, since it is on meta")
+            raise NotImplementedError(f"{name} writes a meta tensor, which has no values, to a CPU tensor")
         refused = _refused(name, args, elsewhere)
         if refused:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in refused)
-            self.met.append(f"{name} is given tensors of the device and one of the CPU of shape {shapes}")
+            self.met.append(f"{name} mixes tensors on the device with a CPU tensor of shape {shapes}")
         if name == _COPY and not args[0].is_meta:
             return args[0]  # the values on the device are unknown
         return run_on_meta(func, map_tensors(args, _to_device), map_tensors(kwargs, _to_device))

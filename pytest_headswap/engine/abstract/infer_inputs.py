@@ -66,8 +66,8 @@ def inputs_for(model: nn.Module, example_inputs: Any = None) -> Inputs:
     shapes = dict.fromkeys(", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors()) for inputs in tried)
     raise HeadSwapError(
         "no_inputs",
-        f"no inputs for {type(model).__name__} could be worked out: pass example_inputs. "
-        f"Tried {'; '.join(shapes) or 'none'}" + (f". The first attempt: {error.message}" if error else ""),
+        f"the inputs of {type(model).__name__} could not be inferred: pass example_inputs. "
+        f"Tried {'; '.join(shapes) or 'none'}" + (f". The first attempt failed: {error.message}" if error else ""),
     ) from error
 
 

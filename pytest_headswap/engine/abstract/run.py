@@ -100,7 +100,7 @@ def abstract_run(
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
     remedy = "Pass example_inputs that the model accepts"
     if any(parameter.is_meta for parameter in model.parameters()):
-        remedy += ", or build the model with memory: on the meta device it has no values to compute with"
+        remedy += ", or build the model on a real device: tensors on the meta device have no values"
     raise HeadSwapError(
         "forward_failed",
         f"{type(model).__name__}.forward raised {type(failed).__name__} in {'train' if training else 'eval'} mode on "

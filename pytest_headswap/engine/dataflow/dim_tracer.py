@@ -136,7 +136,7 @@ class Tracer:
                     trace.projections.append(Projection(node, before, features, axis))
                 yield link.operand, before
         if links and not followed:
-            trace.broken.append(("composite", f"the dimension is merged from several ({node.name})"))
+            trace.broken.append(("composite", f"the dimension is merged from several dimensions ({node.name})"))
             trace.pieces += [("composite", Axis(node.inputs[link.operand], link.in_dim)) for link in links]
 
     def consumer(self, start: Axis, size: int) -> str | None:

@@ -10,7 +10,7 @@ from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, BUFFER, PARAMETER, 
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.head import Rejected
 
-_CUT = "it sets only a part of the class dimension, which is put together with others or cut"
+_CUT = "it sets only part of the class dimension, which is combined with other parts or cut"
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ def _fault(candidate: Candidate, tracer: Tracer) -> Fault | None:
         if weight is None:
             operation, source = projection.node.name, source_name(projection.weight.value)
             return Fault(
-                "unsupported_layer", source, f"the weight of {operation} is no parameter or buffer of the model"
+                "unsupported_layer", source, f"the weight of {operation} is not a parameter or buffer of the model"
             )
     for axis in trace.sources:
         if axis.value.origin == ATTRIBUTE:
-            sentence = "it has one entry a class and is a plain attribute: register it as a buffer"
+            sentence = "it has one entry per class but is a plain attribute: register it as a buffer"
             return Fault("unsupported_layer", axis.value.name, sentence)
     for reason, piece in trace.pieces:
         part = tracer.back(piece, piece.value.shape[piece.dim])
@@ -107,7 +107,7 @@ def _fault(candidate: Candidate, tracer: Tracer) -> Fault | None:
             return fault
     if not trace.projections:
         names = [axis.value.name for axis in trace.sources if axis.value.names]
-        return Fault("no_layer_sets_output", min(names, default=""), "no projection of features sets this dimension")
+        return Fault("no_layer_sets_output", min(names, default=""), "no projection layer sets this dimension")
     if trace.broken:
         reason, sentence = trace.broken[0]
         return Fault(reason, candidate.weights[0].value.name if candidate.weights[0] else "", sentence)
@@ -146,10 +146,10 @@ def settled(candidates: list[Candidate], declared: int | None) -> list[Candidate
             continue
         fitting = [candidate for candidate in group.values() if candidate.output.size in counts | {declared}]
         if len(fitting) != 1:
-            sizes = " and ".join(f"{dim} ({candidate.output.size} long)" for dim, candidate in sorted(group.items()))
+            sizes = " and ".join(f"{dim} (size {candidate.output.size})" for dim, candidate in sorted(group.items()))
             raise HeadSwapError(
                 "ambiguous",
-                f"{name} sets the dimensions {sizes} of {label}, and nothing says which of them counts classes: set "
+                f"{name} sets the dimensions {sizes} of {label}, and it is unclear which counts classes: set "
                 "model.num_classes to the class count",
             )
         dropped |= {id(candidate) for candidate in group.values() if candidate is not fitting[0]}
@@ -168,7 +168,9 @@ def rejections(candidates: list[Candidate], tracers: list[Tracer]) -> list[Rejec
             for projection, weight in zip(candidate.trace.projections, candidate.weights, strict=True):
                 for name in _before(projection, tracers[candidate.output.training]):
                     reader = weight.value.name if weight else "the head"
-                    found.setdefault(_layer(name), f"sets features that {reader} reads, so it belongs to the backbone")
+                    found.setdefault(
+                        _layer(name), f"computes features that {reader} reads, so it belongs to the backbone"
+                    )
     return [Rejected(path, reason) for path, reason in found.items() if path]
 
 

@@ -157,8 +157,8 @@ class _Sharing:
         if not names or "" in mine or mine & others:
             raise HeadSwapError(
                 "unsupported_layer",
-                f"{value.name} is the head's weight, and {foreign[0].module or foreign[0].name} uses it as well, so a "
-                "new size would change the backbone: give the head a weight of its own first",
+                f"{value.name} is the head's weight, and {foreign[0].module or foreign[0].name} uses it too, so "
+                "resizing it would change the backbone: give the head its own weight first",
             )
         shared = [name for name in value.names if name not in names]
         self.untied[names[0]] = shared[0] if shared else foreign[0].module
@@ -181,13 +181,13 @@ def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor,
         role = "main" if (output.label, output.training) == (main.label, main.training) else "auxiliary"
     activation = next((node for node in candidate.trace.nodes if _activation(node)), None)
     evidence = [
-        f"dimension {output.dim} of {output.label}, {output.size} long, is set by {weight.names[0]} in {operation}",
-        f"{operation} reads {projection.in_features} features that come from the input",
-        "no other layer consumes what it gives: it ends in the output",
+        f"dimension {output.dim} of {output.label} (size {output.size}) is set by {weight.names[0]} in {operation}",
+        f"{operation} reads {projection.in_features} features computed from the input",
+        "no other layer consumes its result: it leads only to the output",
     ]
     if weight.outer * weight.inner > 1:
         width = weight.outer * output.size * weight.inner
-        evidence.append(f"it is {width} wide, that is {weight.outer * weight.inner} times the class count")
+        evidence.append(f"its width is {width}, which is {weight.outer * weight.inner} times the class count")
     head = Head(
         path=path,
         kind=_kind(operation, len(projection.output.value.shape) - 2),
@@ -218,9 +218,11 @@ def _with_names(item: Found, sharing: _Sharing) -> Found:
     evidence = item.head.evidence
     behind = [tensor.names[0] for tensor in item.tensors if tensor.module != item.tensors[0].module]
     if behind:
-        evidence += (f"{', '.join(behind)} have one entry a class and follow it",)
+        evidence += (
+            f"{', '.join(behind)} {'have' if len(behind) > 1 else 'has'} one entry per class, after the projection",
+        )
     tensors = tuple(tensor.names[0] for tensor in item.tensors)
     for name in tensors:
         if name in sharing.untied:
-            evidence += (f"{name} is shared with {sharing.untied[name]}: a new head gets a tensor of its own",)
+            evidence += (f"{name} is shared with {sharing.untied[name]}: a new head gets its own tensor",)
     return replace(item, head=replace(item.head, outputs=outputs, tensors=tensors, evidence=evidence))

@@ -66,7 +66,9 @@ def search(model: nn.Module, inputs: Inputs, *, train_mode: bool = True, ways: S
             graphs.append(record(model, inputs, training=True, ways=ways[ways.index(graphs[0].way) :]))
     except HeadSwapError as error:
         train_error = error
-        notes.append(f"train mode could not be probed, so heads that only appear there are not seen: {error.message}")
+        notes.append(
+            f"the model could not be run in train mode, so heads that appear only there were not found: {error.message}"
+        )
     try:
         return search_in(model, graphs, notes, train_error)
     except NoHeadError as error:
@@ -102,7 +104,7 @@ def search_in(
         found = _gained(model, graphs, tracers, candidates)
         if not found:
             raise _no_head(model, graphs, tracers, candidates, rejected)
-        notes = (*notes, "the model was built without a head: the Identity at its end becomes one")
+        notes = (*notes, "the model was built without a head: a new head replaces the Identity at its end")
     shapes = {graph.training: {label: value.shape for label, value in graph.outputs.items()} for graph in graphs}
     ways = {graph.training: graph.way for graph in graphs}
     return Search(tuple(found), tuple(rejected), tuple(notes), shapes, ways, declared, train_error)
@@ -131,7 +133,7 @@ def _gained(
         for candidate, place in find_places(graph, tracer, mine):
             output = candidate.output
             evidence = (
-                f"{output.label} ends in {output.size} features with no projection behind them",
+                f"{output.label} ends in {output.size} features with no projection after them",
                 f"they leave the model through {place.path}, an Identity",
             )
             head = Head(
@@ -168,16 +170,16 @@ def _no_head(
     if len(faults) < len(candidates):
         return NoHeadError(
             "declared_headless",
-            f"{name} says num_classes = 0 and has no Identity where a head would go. If its last projection is meant "
-            "as a head, set model.num_classes to its width first",
+            f"{name} declares num_classes = 0 and has no Identity where a head could go. If its last projection is "
+            "the head, set model.num_classes to its width first",
             sentences,
         )
     reasons = {fault.reason for fault in faults}
     reason = "output_is_backbone" if "output_is_backbone" in reasons else faults[0].reason
     return NoHeadError(
         reason,
-        f"{name} returns features and has no Identity where a head would go. Put a head behind it, "
-        "such as nn.Sequential(model, nn.Linear(features, classes))",
+        f"{name} returns features and has no Identity where a head could go. Add a head after it, "
+        "for example nn.Sequential(model, nn.Linear(features, classes))",
         sentences,
     )
 
@@ -191,8 +193,8 @@ def _hidden_head(name: str, graphs: Sequence[Graph], tracers: Sequence[Tracer]) 
                     if node.has_opaque_argument:
                         return HeadSwapError(
                             "unsupported_layer",
-                            f"{node.module or name} keeps its weights in an object of its own ({node.name}), which "
-                            "cannot be resized: swap the head first and quantise the model afterwards",
+                            f"{node.module or name} keeps its weights in an opaque object ({node.name}) that "
+                            "cannot be resized: swap the head first, then quantise the model",
                         )
         selections = graph.live().intersection(graph.selections)
         if selections:
@@ -200,7 +202,7 @@ def _hidden_head(name: str, graphs: Sequence[Graph], tracers: Sequence[Tracer]) 
             integers = f", such as {graph.other_outputs[0]}" if graph.other_outputs else ""
             return HeadSwapError(
                 "decoded_output",
-                f"{name} returns results that it selects from its logits ({operations}){integers}, and not the logits: "
-                "call swap_head on the submodule that returns them, with example_inputs for that submodule",
+                f"{name} returns results selected from its logits ({operations}){integers}, not the logits themselves: "
+                "call swap_head on the submodule that returns the logits, with example_inputs for that submodule",
             )
     return None

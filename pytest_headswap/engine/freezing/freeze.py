@@ -220,14 +220,14 @@ def _verify(frozen: Frozen, watch: _Watch, holders: Iterable[nn.Module], model: 
         if watch.unsteady(graph):
             _hold(holders, _StayAroundHead)
             note = (
-                "parts of the backbone draw random numbers in a forward method of their own, so the modules around "
-                "the head stay in eval mode as well: outputs that only appear in train mode do not"
+                "parts of the backbone draw random numbers directly in a forward method, so the modules that contain "
+                "the head also stay in eval mode: outputs that appear only in train mode are not returned"
             )
             frozen.notes = (note,)
             graph = _train_graph(model, inputs)
         watch.verify(graph)
         if graph is None:
-            frozen.notes = ("the model does not run in train mode on these inputs, so this is not verified",)
+            frozen.notes = ("the model does not run in train mode on these inputs, so the freeze was not verified",)
     finally:
         if graph is not None:
             graph.dissolve()
@@ -266,12 +266,12 @@ class _Watch:
         if written:
             raise HeadSwapError(
                 "not_freezable",
-                f"forward writes to {', '.join(written[:5])} in eval mode too: make it do so only in train mode",
+                f"forward writes to {', '.join(written[:5])} even in eval mode: write only if self.training is true",
             )
         unsteady = self.unsteady(graph)
         if unsteady:
             where = unsteady[0].module or "a forward method"
             raise HeadSwapError(
                 "not_freezable",
-                f"{unsteady[0].name} in {where} acts on the features in eval mode too: let it depend on self.training",
+                f"{unsteady[0].name} in {where} acts on the features even in eval mode: let it depend on self.training",
             )

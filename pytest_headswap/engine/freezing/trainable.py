@@ -44,8 +44,8 @@ def trainable_heads(swap: Swap | nn.Module, example_inputs: Any) -> TrainableHea
     if any(item.place is not None for item in plan.chosen):
         raise HeadSwapError(
             "bad_argument",
-            f"{type(plan.model).__name__} was built without a head: call swap_head first, and freeze_backbone on the "
-            "swap that it returns",
+            f"{type(plan.model).__name__} was built without a head: call swap_head first, then pass the returned "
+            "swap to freeze_backbone",
         )
     paths = tuple(plan.prefix + item.head.path for item in plan.chosen)
     names = frozenset(plan.prefix + name for item in plan.chosen for name in item.head.tensors)

@@ -56,7 +56,7 @@ def as_inputs(example_inputs: Any) -> Inputs:
             f"not {type(example_inputs).__name__}",
         )
     if not inputs.tensors():
-        raise HeadSwapError("bad_inputs", "example_inputs holds no tensor: pass what model.forward takes")
+        raise HeadSwapError("bad_inputs", "example_inputs contains no tensor: pass the arguments of model.forward")
     return inputs
 
 

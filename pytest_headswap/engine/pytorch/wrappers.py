@@ -32,7 +32,7 @@ def unwrap(model: Any) -> tuple[nn.Module, str]:
             raise HeadSwapError(
                 "unsupported_model",
                 f"{name or 'the model'} is a script module, whose layers cannot be changed: swap the head of the "
-                "Python model and script it afterwards",
+                "Python model, then script it",
             )
     return model, path
 
@@ -42,8 +42,8 @@ def check_swappable(model: nn.Module) -> None:
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules()):
         raise HeadSwapError(
             "unsupported_model",
-            "DistributedDataParallel synchronises the parameters that it was given, and would leave out those of a new "
-            "head: swap the head of ddp.module and wrap it again",
+            "DistributedDataParallel synchronises only the parameters it was created with, not those of a new head: "
+            "swap the head of ddp.module, then wrap it again",
         )
 
 

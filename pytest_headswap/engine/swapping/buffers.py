@@ -66,7 +66,9 @@ def fill_buffers(
         if value is not None and value.shape == item.new.shape:
             item.new.copy_(value)
             if not is_certain:
-                notes.append(f"{name} has the values of a new {type(owner).__name__}: set them if yours differ")
+                notes.append(
+                    f"{name} has the values of a newly built {type(owner).__name__}: set your own if they differ"
+                )
         elif value is not None and value.numel() < 2 and item.old.numel() > 1:
             # A quantisation observer starts empty or with a single entry, and takes its size from its first input.
             changes.set(owner._buffers, item.key, value.to(item.new.device, item.new.dtype))
@@ -135,7 +137,7 @@ def _fill_from_old(item: NewTensor) -> list[str]:
         return []
     if bool(((old == 0) | (old == 1)).all()):
         new.fill_(1)
-        return [f"{name} was a mask over the old classes: it is 1 for every new class"]
+        return [f"{name} was a mask over the old classes. It is now 1 for every new class"]
     if bool((old == first).all()):
         new.copy_(first.expand_as(new))
         return []
@@ -145,12 +147,12 @@ def _fill_from_old(item: NewTensor) -> list[str]:
     if _adds_up_to_one(old):
         chance = 1 / new.shape[1]
         new.fill_(chance)
-        return [f"{name} held the probability of each old class. Every new class has {chance:.3g}: set yours"]
+        return [f"{name} held the probability of each old class. Every new class gets {chance:.3g}: set your own"]
     finite = old.isfinite()  # Masks over logits hold infinity.
     values = torch.where(finite, old, torch.zeros_like(old)).to(old.dtype if old.is_complex() else torch.float64)
     mean = values.sum(1, keepdim=True) / finite.sum(1, keepdim=True).clamp(min=1)
     new.copy_((mean if new.is_floating_point() or new.is_complex() else mean.round()).expand_as(new))
-    return [f"{name} held a value for each old class, and none is known for the new ones. Each has the mean: set yours"]
+    return [f"{name} held a value for each old class. Every new class gets the mean of those: set your own"]
 
 
 def _indices(classes: torch.Tensor) -> torch.Tensor:

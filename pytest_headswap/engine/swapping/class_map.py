@@ -32,7 +32,7 @@ def old_classes(model: nn.Module, class_map: ClassMap | None, new_count: int, ol
     else:
         raise HeadSwapError(
             "bad_argument",
-            "class_map must be a mapping of new class index to old index or name, or a sequence of old ones, "
+            "class_map must be a mapping of new class index to old index or name, or a sequence of those, "
             f"not {given!r}",
         )
     names = class_names(model)
@@ -43,13 +43,16 @@ def _old(value: object, count: int, names: Mapping[str, int]) -> int:
     if not isinstance(value, str):
         return _index(value, count, "old")
     if value not in names:
-        known = f"it has {', '.join(list(names)[:5])}" if names else "it keeps no class names (id2label)"
-        raise HeadSwapError("bad_argument", f"class_map names {value!r}, which the model does not know: {known}")
+        known = f"it has {', '.join(list(names)[:5])}" if names else "it stores no class names (id2label)"
+        raise HeadSwapError("bad_argument", f"class_map names {value!r}, which is not a class of the model: {known}")
     return names[value]
 
 
 def _index(value: object, count: int, which: str) -> int:
     index = as_count(value)
     if index is None or not 0 <= index < count:
-        raise HeadSwapError("bad_argument", f"{value!r} is no {which} class: there are {count}, from 0 to {count - 1}")
+        raise HeadSwapError(
+            "bad_argument",
+            f"{value!r} is not a valid {which} class index: there are {count} classes, from 0 to {count - 1}",
+        )
     return index

@@ -24,7 +24,7 @@ def replace_module(model: nn.Module, path: str, new: nn.Module, changes: Transac
     if not path:
         raise HeadSwapError(
             "unsupported_layer",
-            "the head is the model itself or a parameter of it, so no module can stand in its place: swap without "
+            "the head is the model itself or one of its parameters, so no module can replace it: swap without "
             "new_head, or wrap the layer in a model",
         )
     old = model.get_submodule(path)
@@ -45,8 +45,8 @@ def head_module(item: Found) -> str:
     if item.runs_in not in (item.head.path, *item.head.aliases):
         raise HeadSwapError(
             "unsupported_layer",
-            f"the projection with {item.tensors[0].names[0]} does not run in a layer of its own, so no other module "
-            "can stand in its place: swap without new_head and with num_classes of at least 1",
+            f"the projection with {item.tensors[0].names[0]} does not run in a separate layer, so no other module "
+            "can replace it: swap without new_head and with num_classes of at least 1",
         )
     return item.head.path
 
@@ -71,7 +71,7 @@ def place_new_head(
     else:
         like = registered(model, item.tensors[0].names[0])
     if new_head is None:
-        assert item.place is not None, "without new_head only a model without a head gains a module"
+        assert item.place is not None, "without new_head, only a model without a head gets a new module"
         layer = item.place.build(num_classes, like)
     elif isinstance(new_head, nn.Module):
         layer = new_head.to(device=like.device, dtype=like.dtype)
@@ -92,7 +92,8 @@ def strip(model: nn.Module, item: Found, changes: Transaction) -> None:
         module = model.get_submodule(layer)
         if not layer or next(module.children(), None) is not None:
             raise HeadSwapError(
-                "unsupported_layer", f"{layer or 'the model itself'} holds a class-sized tensor and cannot be taken out"
+                "unsupported_layer",
+                f"{layer or 'the model itself'} contains a class-sized tensor and cannot be removed",
             )
     for layer in (path, *sorted(behind)):
         replace_module(model, layer, nn.Identity(), changes)
@@ -110,8 +111,8 @@ def drop_activation(model: nn.Module, item: Found, changes: Transaction) -> None
     if not path or next(model.get_submodule(path).parameters(), None) is not None:
         raise HeadSwapError(
             "activation_in_forward",
-            f"{item.head.activation} is applied in a forward method and not by a module of its own, so it cannot be "
-            "dropped: take it out there, or train on what the model returns",
+            f"{item.head.activation} is applied in a forward method, not by a separate module, so it cannot be "
+            "dropped: remove it from that method, or train on the output of the model",
         )
     if not isinstance(model.get_submodule(path), nn.Identity):
         replace_module(model, path, nn.Identity(), changes)

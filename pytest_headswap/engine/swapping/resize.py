@@ -47,8 +47,8 @@ def resize(
         if spec.is_buffer and spec.part == WEIGHT and not callable(init):
             raise HeadSwapError(
                 "unsupported_layer",
-                f"{spec.names[0]} is the weight of the head and a buffer, so its values are fixed and those of new "
-                "classes are unknown: make it a parameter, or pass init=function of (name, tensor) that fills it",
+                f"{spec.names[0]} is the weight of the head but a buffer: its values are fixed, and those of new "
+                "classes are unknown. Make it a parameter, or pass as init a function of (name, tensor) that fills it",
             )
         old = registered(model, spec.names[0])
         new = _resized(old, spec, num_classes)
@@ -82,7 +82,7 @@ def registered(model: nn.Module, name: str) -> torch.Tensor:
     if found is None:
         found = module._buffers.get(key)
     if found is None:
-        raise HeadSwapError("unsupported_layer", f"{name} is no registered parameter or buffer of the model")
+        raise HeadSwapError("unsupported_layer", f"{name} is not a registered parameter or buffer of the model")
     return found
 
 

@@ -20,10 +20,10 @@ def check_arguments(num_classes: Any, new_head: Any, activation: Any, names: Seq
     if count is None or count < 0:
         raise HeadSwapError(
             "bad_num_classes",
-            f"num_classes must be a whole number of at least 1, or 0 to take the head out, not {num_classes!r}",
+            f"num_classes must be a whole number of at least 1, or 0 to remove the head, not {num_classes!r}",
         )
     if count == 0 and new_head is not None:
-        raise HeadSwapError("bad_argument", "num_classes=0 takes the head out, so there is no place for new_head")
+        raise HeadSwapError("bad_argument", "num_classes=0 removes the head: do not pass new_head")
     if new_head is not None and not callable(new_head):
         raise HeadSwapError(
             "bad_argument",
@@ -32,7 +32,7 @@ def check_arguments(num_classes: Any, new_head: Any, activation: Any, names: Seq
     if activation not in ("keep", "drop"):
         raise HeadSwapError("bad_argument", f"activation must be 'keep' or 'drop', not {activation!r}")
     if names is not None and (isinstance(names, str) or len(names) != count):
-        raise HeadSwapError("bad_argument", f"class_names must be {count} names, one for each new class")
+        raise HeadSwapError("bad_argument", f"class_names must contain {count} names, one for each new class")
     return count
 
 
@@ -52,18 +52,19 @@ def choose(
         paths = [wanted] if isinstance(wanted, str) else list(wanted)
         for path in paths:
             if path not in known:
-                raise HeadSwapError("unknown_head", f"no head at {path!r}; this model has {listing}")
+                raise HeadSwapError("unknown_head", f"there is no head at {path!r}. This model has {listing}")
         return list({id(known[path]): known[path] for path in paths}.values())
     chosen = list(found)
     if len({item.head.num_classes for item in found}) > 1:
         chosen = [item for item in found if item.head.num_classes == declared]
     if not chosen:
         raise HeadSwapError(
-            "ambiguous", f"several heads with different class counts: {listing}. Pass head=PATH for one"
+            "ambiguous",
+            f"the model has several heads with different class counts: {listing}. Pass head=PATH to select one",
         )
     outputs = {output for item in chosen for output in item.outputs}
     if len({(output.training, output.label) for output in outputs}) < len(outputs):
         raise HeadSwapError(
-            "ambiguous", f"several dimensions of one output follow a head: {listing}. Pass head=PATH for one"
+            "ambiguous", f"several dimensions of one output depend on a head: {listing}. Pass head=PATH to select one"
         )
     return chosen

@@ -89,7 +89,8 @@ class Swap:
             shapes = ", ".join(f"{n} {tuple(state[n].shape)} into {tuple(mine[n].shape)}" for n in sorted(wrong))
             raise HeadSwapError(
                 "bad_argument",
-                f"not the state of this head: missing {missing}, unknown {unknown}, wrong shapes: {shapes or 'none'}",
+                f"the state does not belong to this head: missing {missing}, unknown {unknown}, "
+                f"wrong shapes: {shapes or 'none'}",
             )
         with torch.no_grad():
             for name, value in mine.items():
@@ -182,7 +183,8 @@ def swap_head(
     inner, chosen = plan.model, plan.chosen
     if isinstance(new_head, nn.Module) and len(chosen) > 1:
         raise HeadSwapError(
-            "bad_argument", f"one new_head for {len(chosen)} heads: pass a function of (in_features, num_classes)"
+            "bad_argument",
+            f"one new_head module cannot replace {len(chosen)} heads: pass a function of (in_features, num_classes)",
         )
     classes = old_classes(inner, class_map, num_classes, chosen[0].head.num_classes)
     with seeded(generator):

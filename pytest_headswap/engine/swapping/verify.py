@@ -46,8 +46,8 @@ def verify(
             if outputs.get(label) != wanted:
                 raise HeadSwapError(
                     "verification_failed",
-                    f"in {'train' if training else 'eval'} mode {label} should have become {wanted} and is "
-                    f"{outputs.get(label)}: the model is as it was. Please report this architecture",
+                    f"in {'train' if training else 'eval'} mode, {label} should have shape {wanted} but has "
+                    f"{outputs.get(label)}. The model was restored. Please report this architecture",
                 )
     cut = [name for name in names if name not in reached and _parameter(model, name) is not None]
     return [_unreachable(cut)] if cut else []
@@ -73,7 +73,9 @@ def _run(
     try:
         run = abstract_run(model, inputs, training=training, ways=WAYS[WAYS.index(way) :], around=frozen)
     except HeadSwapError as error:
-        raise HeadSwapError("verification_failed", f"with the new head {error.message}") from error
+        raise HeadSwapError(
+            "verification_failed", f"the model does not run with the new head: {error.message}"
+        ) from error
     outputs = {label: tensor for label, tensor in flatten_outputs(run.outputs) if tensor.is_floating_point()}
     leaves = {id(leaf) for leaf in gradient_leaves(list(outputs.values()))}
     reached = {name for name in names if id(run.parameters.get(name)) in leaves}
@@ -88,7 +90,7 @@ def _parameter(model: nn.Module, name: str) -> torch.Tensor | None:
 
 def _unreachable(names: Sequence[str]) -> str:
     return (
-        f"with the backbone frozen no gradient reaches {', '.join(names)}, so it cannot be trained that way. If "
-        "forward checkpoints the part with the head, pass use_reentrant=False to torch.utils.checkpoint; otherwise "
-        "look for no_grad or detach behind it"
+        f"with the backbone frozen, no gradient reaches {', '.join(names)}, so training would have no effect. If "
+        "forward checkpoints the part with the head, pass use_reentrant=False to torch.utils.checkpoint. Otherwise "
+        "look for no_grad or detach after the head"
     )

@@ -129,7 +129,7 @@ def _cut(node: Node) -> Relation:
         result.links += same(node, 0, output)
         for dim, size in enumerate(value.shape):
             if dim < len(shape) and size != shape[dim]:
-                result.partial[output, dim] = "is cut out of a larger dimension or padded"
+                result.partial[output, dim] = "is cut from a larger dimension or padded"
     return result
 
 
@@ -172,7 +172,7 @@ def _index(node: Node) -> Relation:
         if 0 <= dim < len(out) and out[dim] == shape[source]:
             result.links.append(Link(0, source, 0, dim, out[dim]))
     for dim in range(start, start + block):
-        result.partial[0, dim] = "is picked by an index"
+        result.partial[0, dim] = "is selected by an index"
     return result
 
 
@@ -180,7 +180,7 @@ def _index_select(node: Node) -> Relation:
     """gather and index_select: one dimension is indexed, the others are kept."""
     out = node.outputs[0].shape
     dim = dim_of(node.argument(1, "dim", 0), len(out))
-    return Relation(same(node, 0, 0, (dim,)), partial={(0, dim): "is picked by an index"})
+    return Relation(same(node, 0, 0, (dim,)), partial={(0, dim): "is selected by an index"})
 
 
 def _pixel_shuffle(node: Node) -> Relation:
