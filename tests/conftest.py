@@ -1,24 +1,29 @@
-"""The tests see no GPU, so that they say the same on every machine; `pytest -m cuda` runs those that need one."""
+"""Hide GPUs, so that the tests give the same results on every machine; `pytest -m cuda` runs those that need one."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from pytest_headswap.zoo import registry
 
+# no time limit for an example, since machines differ, and the same examples in every run
+hypothesis.settings.register_profile("headswap", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("headswap")
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs from torch, which looks for them when it is first asked; from processes that are started, too."""
+    """Hide GPUs from torch, in this process and in the processes that it starts."""
     if config.option.markexpr != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(autouse=True)
 def _zoos_of_one_test() -> Iterator[None]:
-    """A zoo that a test registers, or a project inside of one does, is gone after it."""
+    """Remove the zoos that a test registers, itself or in a project inside it."""
     before = dict(registry._ENTRIES)
     yield
     registry._ENTRIES.clear()
@@ -26,7 +31,7 @@ def _zoos_of_one_test() -> Iterator[None]:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Without a GPU there is nothing to be said."""
+    """Skip the tests that need a GPU if there is none."""
     if item.get_closest_marker("cuda") is not None:
         import torch
 
