@@ -13,9 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import inferred_inputs
-import many_results
+import plugin_overhead
 import swap_cost
-import whole_zoo
+import zoo_vs_bare_loop
 
 FIGURES = Path(__file__).with_name("FIGURES.md")
 
@@ -23,15 +23,15 @@ FIGURES = Path(__file__).with_name("FIGURES.md")
 def main() -> None:
     """Run all benchmarks, print the figures, and write them to the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--every", type=int, default=whole_zoo.EVERY, help="measure every Nth model of timm")
+    parser.add_argument("--every", type=int, default=zoo_vs_bare_loop.EVERY, help="measure every Nth model of timm")
     parser.add_argument("--output", type=Path, default=FIGURES, help="file to write (default: benchmarks/FIGURES.md)")
     arguments = parser.parse_args()
-    sizes = whole_zoo.sample(arguments.every)
+    sizes = zoo_vs_bare_loop.sample(arguments.every)
     costs = {}
-    for way, cost in whole_zoo.measure_ways(sizes):
+    for way, cost in zoo_vs_bare_loop.measure_ways(sizes):
         print(way, cost, flush=True)
         costs[way] = cost
-    empty = many_results.measure_both()
+    empty = plugin_overhead.measure_both()
     swaps = {name: swap_cost.measure(name) for name in swap_cost.MODELS}
     inputs = {name: inferred_inputs.measure(name) for name in inferred_inputs.MODELS}
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "pytest"))
@@ -43,9 +43,9 @@ def main() -> None:
         "",
         "## All checks of a zoo",
         "",
-        *whole_zoo.table(len(sizes), costs),
+        *zoo_vs_bare_loop.table(len(sizes), costs),
         "",
-        *many_results.table(many_results.RESULTS, empty),
+        *plugin_overhead.table(plugin_overhead.RESULTS, empty),
         "",
         "## A swap",
         "",

@@ -12,7 +12,7 @@ import pytest
 from pytest_headswap.head import Step
 from pytest_headswap.plugin.planning.costs import FOLDER
 from pytest_headswap.results import JournalHeader, JournalWriter, Outcome, Result
-from pytest_headswap.results.head_record import Anatomy, HeadFacts
+from pytest_headswap.results.head_record import SwappedHead, SwappedHeads
 
 CHECKS = (
     *("output_shape", "native_parity", "metadata", "state_dict"),
@@ -26,16 +26,16 @@ WAY = (
     Step("activation", "softmax", "", (2, 1000)),
     Step("output", "output", "", (2, 1000)),
 )
-ANATOMY = Anatomy(
+ANATOMY = SwappedHeads(
     (
-        HeadFacts(
+        SwappedHead(
             *("fc", "linear", 512, 7, 1, "main", "softmax"),
             aliases=("classifier",),
             tensors=("fc.weight", "fc.bias"),
             outputs=("output",),
             evidence=("dimension 1 of output is set by fc.weight", "no other layer consumes it"),
             way=WAY,
-            old_classes=1000,
+            old_num_classes=1000,
         ),
     ),
     ("something to know",),
@@ -106,10 +106,10 @@ def harmful() -> list[Result]:
     found = []
     for text in HARM:
         step = Step("layer", text, text, (2, 7))
-        head = HeadFacts(text, text, 1, 3, 1, text, text, (text,), (text,), (text,), (text,), (step,), 2)
+        head = SwappedHead(text, text, 1, 3, 1, text, text, (text,), (text,), (text,), (text,), (step,), 2)
         texts = {"message": text, "repro": text, "family": text, "reason": text, "evidence": text}
         texts |= {"nodeid": text, "version": ""}
-        found.append(result(text, "output_shape", "failed", anatomy=Anatomy((head,), (text,)), **texts))
+        found.append(result(text, "output_shape", "failed", anatomy=SwappedHeads((head,), (text,)), **texts))
         found.append(result(text, text, "skipped", **{**texts, "zoo": text}))
     return found
 

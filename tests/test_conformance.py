@@ -11,7 +11,7 @@ from pathlib import Path
 from pytest_headswap.results import JournalHeader, JournalWriter, Result
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "conformance" / "versions.py"
+SCRIPT = ROOT / "conformance" / "version_matrix.py"
 
 TESTS = '<testsuites><testsuite tests="3210" failures="1" errors="1" skipped="5" time="330.0"/></testsuites>'
 

@@ -39,7 +39,7 @@ def test_the_entry_points_can_be_loaded() -> None:
     assert callable(script.load())
 
 
-def test_nothing_is_kept_that_git_is_told_to_leave_out() -> None:
+def test_nothing_is_kept_that_git_is_reported_to_leave_out() -> None:
     command = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == ""

@@ -1,4 +1,4 @@
-"""`headswap explain` and `headswap zoos`: show where the head of a model is, and why."""
+"""`headswap explain` and `headswap list-zoos`: show where the head of a model is, and why."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
 
 
-def _zoos(_: argparse.Namespace) -> int:
+def _list_zoos(_: argparse.Namespace) -> int:
     from pytest_headswap.zoo import zoo_names
 
     for name in zoo_names():
@@ -81,8 +81,8 @@ def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
     model, heads = on_meta_if_possible(spec.build, find)
     if isinstance(heads, NoHeadError):
         raise heads
-    said_by_zoo = spec.notes(model, heads) if spec.notes is not None else ()
-    return heads, (*heads.notes, *said_by_zoo)
+    zoo_notes = spec.notes(model, heads) if spec.notes is not None else ()
+    return heads, (*heads.notes, *zoo_notes)
 
 
 def _print_head(out: Console, head: Head) -> None:

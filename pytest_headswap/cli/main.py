@@ -1,4 +1,4 @@
-"""The command line: `headswap explain timm:levit_128`, `headswap zoos`, `headswap report`, `merge` and `compare`.
+"""The command line: `headswap explain timm:levit_128`, `headswap list-zoos`, `headswap report`, `merge` and `compare`.
 
 Exit codes:
 
@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 
 from pytest_headswap._version import __version__
-from pytest_headswap.cli.explain import _explain, _zoos
+from pytest_headswap.cli.explain import _explain, _list_zoos
 from pytest_headswap.cli.reports import add_report_commands
 
 
@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser("explain", help="print each head of a model, its evidence, and what was rejected")
     explain.add_argument("model", metavar="ZOO:MODEL", help="model of a zoo, such as timm:levit_128")
     explain.set_defaults(run=_explain)
-    zoos = commands.add_parser("zoos", help="list the zoos")
-    zoos.set_defaults(run=_zoos)
+    zoos = commands.add_parser("list-zoos", help="list the zoos")
+    zoos.set_defaults(run=_list_zoos)
     add_report_commands(commands)
     return parser

@@ -24,10 +24,13 @@ def add_report_commands(commands: Any) -> None:
     merge.add_argument("out", type=Path, metavar="OUT", help="folder for the merged journal")
     merge.add_argument("journals", type=Path, nargs="+", metavar="DIR", help="report folder of each shard or run")
     merge.add_argument(
-        "--by", metavar="NAME", default="", help="distribution whose version distinguishes the runs, such as torch"
+        "--by-version-of",
+        metavar="NAME",
+        default="",
+        help="distribution whose version distinguishes the runs, such as torch",
     )
     merge.add_argument(
-        "--partial", action="store_true", help="merge the shards that are there, and report what is missing"
+        "--allow-missing", action="store_true", help="merge the shards that are there, and report what is missing"
     )
     merge.set_defaults(run=_merge)
 
@@ -40,17 +43,19 @@ def add_report_commands(commands: Any) -> None:
     compare.add_argument(
         "--strict", action="store_true", help="also exit with 1 if models are slower or larger, or results are gone"
     )
-    for flag, usual, text in (
-        ("--slower", 1.5, "time factor that counts as slower, relative to the pace of the machine"),
-        ("--seconds", 10.0, "ignore models that are slower by at most this many seconds"),
-        ("--larger", 1.25, "memory factor that counts as larger"),
-        ("--megabytes", 200.0, "ignore models that are larger by at most this many megabytes"),
+    for flag, default, text in (
+        ("--max-slowdown", 1.5, "time factor that counts as slower, relative to the pace of the machine"),
+        ("--min-seconds", 10.0, "ignore models that are slower by at most this many seconds"),
+        ("--max-memory-growth", 1.25, "memory factor that counts as larger"),
+        ("--min-megabytes", 200.0, "ignore models that are larger by at most this many megabytes"),
     ):
-        compare.add_argument(flag, type=_amount, default=usual, metavar="X", help=f"{text} (default: {usual:g})")
+        compare.add_argument(
+            flag, type=_parse_amount, default=default, metavar="X", help=f"{text} (default: {default:g})"
+        )
     compare.set_defaults(run=_compare)
 
 
-def _amount(text: str) -> float:
+def _parse_amount(text: str) -> float:
     value = float(text)
     if not math.isfinite(value) or value < 0:
         raise ValueError(text)
@@ -87,10 +92,10 @@ def _merge(arguments: argparse.Namespace) -> int:
     if _journal(arguments.out).resolve() in {_journal(path).resolve() for path in arguments.journals}:
         return fail(2, f"{arguments.out} is itself one of those to merge: choose another folder to write to")
     try:
-        if arguments.by:
-            merged = merge_versions(arguments.journals, arguments.by, partial=arguments.partial)
+        if arguments.by_version_of:
+            merged = merge_versions(arguments.journals, arguments.by_version_of, allow_missing=arguments.allow_missing)
         else:
-            merged = merge(arguments.journals, partial=arguments.partial)
+            merged = merge(arguments.journals, allow_missing=arguments.allow_missing)
         path = merged.write(arguments.out)
         write_reports(path, arguments.out)
     except MergeError as error:
@@ -98,34 +103,36 @@ def _merge(arguments: argparse.Namespace) -> int:
     except JournalError as error:
         return fail(1, str(error))
     models = {(result.zoo, result.model) for result in merged.results}
-    told = f"{counted(len(merged.results), 'result')} of {counted(len(models), 'model')}"
-    print(f"{path}: {told}{', not whole' if merged.missing else ''}")
+    summary = f"{counted(len(merged.results), 'result')} of {counted(len(models), 'model')}"
+    print(f"{path}: {summary}{', not whole' if merged.missing else ''}")
     for sentence in merged.missing:
         print(f"  {sentence}")
     return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from pytest_headswap.report.comparison import as_markdown, in_words
-    from pytest_headswap.results.compare import Limits, compare
-    from pytest_headswap.results.missing import sentences_of
+    from pytest_headswap.report.comparison import format_markdown, format_text
+    from pytest_headswap.results.compare import Thresholds, compare
+    from pytest_headswap.results.completeness import missing_sentences
 
     try:
         (old_header, old), (new_header, new) = read_journal(arguments.old), read_journal(arguments.new)
     except JournalError as error:
         return fail(2, str(error))
-    limits = Limits(arguments.slower, arguments.seconds, arguments.larger, arguments.megabytes)
+    limits = Thresholds(
+        arguments.max_slowdown, arguments.min_seconds, arguments.max_memory_growth, arguments.min_megabytes
+    )
     missing = [
         f"{path}: {sentence}"
         for path, header, results in ((arguments.old, old_header, old), (arguments.new, new_header, new))
-        for sentence in sentences_of(header, results)
+        for sentence in missing_sentences(header, results)
     ]
     comparison = replace(compare(old, new, limits), missing=tuple(missing))
     if arguments.markdown:
-        print(as_markdown(comparison), end="")
+        print(format_markdown(comparison), end="")
     else:
-        print("\n".join(in_words(comparison, max(shutil.get_terminal_size().columns, 60))))
+        print("\n".join(format_text(comparison, max(shutil.get_terminal_size().columns, 60))))
     if not comparison.shared:
         return fail(2, "the two have no result in common: there is nothing to compare")
-    worse = comparison.slower or comparison.larger or comparison.gone
-    return 1 if comparison.broke or (arguments.strict and worse) else 0
+    worse = comparison.slower or comparison.larger or comparison.removed
+    return 1 if comparison.broken or (arguments.strict and worse) else 0

@@ -13,12 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-WORDS = ("platform", "machine", "device", "evidence")
+ATTRIBUTES = ("platform", "machine", "device", "evidence")
 """Names whose values are compared as text, with = and != only."""
 
 _LIBRARIES = ("python", "torch", "torchvision", "timm", "transformers", "pytest", "numpy", "pytest-headswap")
-_TERM = re.compile(r"([A-Za-z][\w.-]*)?\s*(===|==|!=|<=|>=|~=|<|>|=)\s*([^\s,=<>!~]+)", re.ASCII)
-_HOW = "write it as torch<2.6, python>=3.11, platform=linux, machine=x86_64, device=cuda or evidence=structure"
+_COMPARISON = re.compile(r"([A-Za-z][\w.-]*)?\s*(===|==|!=|<=|>=|~=|<|>|=)\s*([^\s,=<>!~]+)", re.ASCII)
+_HINT = "write it as torch<2.6, python>=3.11, platform=linux, machine=x86_64, device=cuda or evidence=structure"
 
 
 class ConditionError(ValueError):
@@ -26,7 +26,7 @@ class ConditionError(ValueError):
 
 
 @dataclass(frozen=True)
-class Here:
+class Environment:
     """The machine and run for which conditions are evaluated.
 
     Attributes:
@@ -51,7 +51,7 @@ class Here:
         except PackageNotFoundError:
             return None
 
-    def word(self, name: str) -> str:
+    def attribute(self, name: str) -> str:
         """Return the value of a name that is compared as text."""
         match name:
             case "platform":
@@ -71,69 +71,69 @@ class Here:
 
 
 @dataclass(frozen=True)
-class Term:
+class Comparison:
     """One comparison."""
 
     name: str
-    sign: str
+    operator: str
     value: str
 
-    def holds(self, here: Here) -> bool:
+    def evaluate(self, environment: Environment) -> bool:
         """Return whether the comparison holds here. A library that is not installed satisfies none.
 
         Raises:
             ConditionError: an installed version cannot be parsed, or a name looks mistyped.
         """
-        if self.name in WORDS:
-            return (here.word(self.name) == self.value) is (self.sign == "=")
-        there = here.version(self.name)
-        if there is None:
-            known = (*WORDS, *_LIBRARIES, *here.versions)
+        if self.name in ATTRIBUTES:
+            return (environment.attribute(self.name) == self.value) is (self.operator == "=")
+        installed = environment.version(self.name)
+        if installed is None:
+            known = (*ATTRIBUTES, *_LIBRARIES, *environment.versions)
             close = difflib.get_close_matches(self.name, known, n=1, cutoff=0.75)
             if close and self.name not in known:
                 raise ConditionError(f"{self.name!r} is not installed: did you mean {close[0]}?")
             return False
         try:
-            found = Version(there)
+            parsed = Version(installed)
         except InvalidVersion as error:
-            raise ConditionError(f"{self.name} has the version {there!r}, which cannot be compared") from error
-        return SpecifierSet(f"{self.sign}{self.value}").contains(found, prereleases=True)
+            raise ConditionError(f"{self.name} has the version {installed!r}, which cannot be compared") from error
+        return SpecifierSet(f"{self.operator}{self.value}").contains(parsed, prereleases=True)
 
 
-def parse_condition(text: str) -> tuple[Term, ...]:
+def parse_condition(text: str) -> tuple[Comparison, ...]:
     """Parse a condition into comparisons; one without a name uses the previous name.
 
     Raises:
         ConditionError: the text is not a condition.
     """
-    terms: list[Term] = []
+    terms: list[Comparison] = []
     for part in text.split(","):
-        found = _TERM.fullmatch(part.strip())
-        if found is None or not (found[1] or terms):
-            raise ConditionError(f"{part.strip()!r} is not a condition: {_HOW}")
-        name = found[1] or terms[-1].name
-        terms.append(_term(name, "=" if found[2] == "==" and name in WORDS else found[2], found[3]))
+        match = _COMPARISON.fullmatch(part.strip())
+        if match is None or not (match[1] or terms):
+            raise ConditionError(f"{part.strip()!r} is not a condition: {_HINT}")
+        name = match[1] or terms[-1].name
+        terms.append(_comparison(name, "=" if match[2] == "==" and name in ATTRIBUTES else match[2], match[3]))
     return tuple(terms)
 
 
-def _term(name: str, sign: str, value: str) -> Term:
-    if name in WORDS:
-        if sign not in ("=", "!="):
-            raise ConditionError(f"{name} is compared with = or !=, not with {sign}")
-        return Term(name, sign, value)
-    sign = "==" if sign == "=" else sign
+def _comparison(name: str, operator: str, value: str) -> Comparison:
+    if name in ATTRIBUTES:
+        if operator not in ("=", "!="):
+            raise ConditionError(f"{name} is compared with = or !=, not with {operator}")
+        return Comparison(name, operator, value)
+    operator = "==" if operator == "=" else operator
     try:
-        SpecifierSet(f"{sign}{value}")
+        SpecifierSet(f"{operator}{value}")
     except InvalidSpecifier as error:
-        raise ConditionError(f"{name}{sign}{value} does not end in a version: {_HOW}") from error
-    return Term(name, sign, value)
+        raise ConditionError(f"{name}{operator}{value} does not end in a version: {_HINT}") from error
+    return Comparison(name, operator, value)
 
 
-def holds(text: str, here: Here) -> bool:
+def evaluate(text: str, environment: Environment) -> bool:
     """Return whether a condition holds here; an empty one always does.
 
     Raises:
         ConditionError: the condition cannot be evaluated.
     """
-    found = [term.holds(here) for term in parse_condition(text)] if text else []  # all, to report typos
-    return all(found)
+    values = [term.evaluate(environment) for term in parse_condition(text)] if text else []  # all, to report typos
+    return all(values)

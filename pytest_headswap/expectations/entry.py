@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_headswap.expectations.condition import ConditionError, parse_condition
 
-EXPECTABLE = ("failed", "error", "skipped", "crashed", "timeout")
+EXPECTABLE_OUTCOMES = ("failed", "error", "skipped", "crashed", "timeout")
 TODO = "TODO"
 """The prefix of reasons that a run wrote and that nobody has completed yet."""
 
@@ -64,13 +64,13 @@ class Entry:
         """Return whether the reason still has to be written."""
         return self.reason.lstrip().startswith(TODO)
 
-    def explains(self, outcome: str, code: str, message: str) -> bool:
+    def matches(self, outcome: str, code: str, message: str) -> bool:
         """Return whether an observation is what this entry expects."""
         if outcome != self.outcome or (self.code and code != self.code):
             return False
         return not self.match or re.search(self.match, message) is not None
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Return what the entry expects, in words."""
         code = f" [{self.code}]" if self.code else ""
         return f"{self.outcome}{code}" + (f" with a message that matches {self.match!r}" if self.match else "")
@@ -93,8 +93,8 @@ def read_entry(table: Mapping[str, Any], zoo: str, path: Path, line: int) -> Ent
                 key,
             )
     outcome = _text(table, "outcome")
-    if outcome not in EXPECTABLE:
-        raise EntryError(f"outcome is {outcome!r}, but has to be one of {', '.join(EXPECTABLE)}", "outcome")
+    if outcome not in EXPECTABLE_OUTCOMES:
+        raise EntryError(f"outcome is {outcome!r}, but has to be one of {', '.join(EXPECTABLE_OUTCOMES)}", "outcome")
     entry = Entry(
         zoo=_text(table, "zoo", zoo),
         models=_patterns(table, "models"),
@@ -103,8 +103,8 @@ def read_entry(table: Mapping[str, Any], zoo: str, path: Path, line: int) -> Ent
         code=_text(table, "code", ""),
         match=_text(table, "match", ""),
         when=_text(table, "when", ""),
-        may_pass=_yes_or_no(table, "may_pass", usual=False),
-        run=_yes_or_no(table, "run", usual=True),
+        may_pass=_boolean(table, "may_pass", default=False),
+        run=_boolean(table, "run", default=True),
         reason=_text(table, "reason"),
         path=path,
         line=line,
@@ -133,8 +133,8 @@ def _validate(entry: Entry) -> None:
         )
 
 
-def _text(table: Mapping[str, Any], key: str, usual: str | None = None) -> str:
-    value = table.get(key, usual)
+def _text(table: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    value = table.get(key, default)
     if value is None:
         raise EntryError(f"{key} is missing{_HINTS.get(key, '')}")
     if not isinstance(value, str) or (key in table and not value.strip()):
@@ -144,13 +144,13 @@ def _text(table: Mapping[str, Any], key: str, usual: str | None = None) -> str:
 
 _HINTS = {
     "reason": ": say why this is so, in words that a maintainer of the zoo would accept",
-    "outcome": f": write one of {', '.join(EXPECTABLE)}",
+    "outcome": f": write one of {', '.join(EXPECTABLE_OUTCOMES)}",
     "models": ': write a glob such as "resnet*", or a list of them',
 }
 
 
-def _patterns(table: Mapping[str, Any], key: str, usual: tuple[str, ...] | None = None) -> tuple[str, ...]:
-    value = table.get(key, usual)
+def _patterns(table: Mapping[str, Any], key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    value = table.get(key, default)
     if value is None:
         raise EntryError(f"{key} is missing{_HINTS['models']}")
     patterns = (value,) if isinstance(value, str) else value
@@ -162,8 +162,8 @@ def _patterns(table: Mapping[str, Any], key: str, usual: tuple[str, ...] | None 
     return tuple(patterns)
 
 
-def _yes_or_no(table: Mapping[str, Any], key: str, *, usual: bool) -> bool:
-    value = table.get(key, usual)
+def _boolean(table: Mapping[str, Any], key: str, *, default: bool) -> bool:
+    value = table.get(key, default)
     if not isinstance(value, bool):
         raise EntryError(f"{key} has to be true or false, not {value!r}", key)
     return value

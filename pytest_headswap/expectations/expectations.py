@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from pytest_headswap.expectations.entry import Entry
-from pytest_headswap.expectations.files import Store
-from pytest_headswap.expectations.judge import NOT_RUN, Judge, Seen, Verdict
-from pytest_headswap.expectations.update import Scope
+from pytest_headswap.expectations.files import ExpectationFiles
+from pytest_headswap.expectations.matcher import NOT_RUN, ExpectationMatcher, Observation, Verdict
+from pytest_headswap.expectations.update import RunScope
 from pytest_headswap.results.ids import CheckId
 
 OPTION = "--headswap-expectations"
 UPDATE = "--headswap-update-expectations"
 
 
-class Sent(TypedDict):
+class WorkerPayload(TypedDict):
     """What the xdist controller sends to its workers: the files may change while they start."""
 
     path: str
@@ -34,43 +34,43 @@ class Expectations:
         audit: whether to run what would normally be skipped, and report the outcome.
     """
 
-    store: Store | None
+    files: ExpectationFiles | None
     texts: dict[str, str]
-    scope: Scope
-    judge: Judge
+    scope: RunScope
+    matcher: ExpectationMatcher
     skip_reason: Callable[[str, str], str]
-    refused: str
-    audit: bool = False
+    refused_code: str
+    run_skipped: bool = False
     update: bool = False
 
     @property
-    def sent(self) -> Sent | None:
+    def to_worker(self) -> WorkerPayload | None:
         """Return what xdist workers receive."""
-        if self.store is None:
+        if self.files is None:
             return None
-        return {"path": str(self.store.path), "typed": self.store.typed, "texts": self.texts}
+        return {"path": str(self.files.path), "typed": self.files.given_path, "texts": self.texts}
 
-    def verdict(self, seen: Seen) -> Verdict:
+    def verdict(self, observation: Observation) -> Verdict:
         """Match one observation against the entries that cover it."""
-        return self.judge.verdict(seen)
+        return self.matcher.verdict(observation)
 
-    def not_run(self, test: CheckId) -> Entry | None:
+    def not_run_entry(self, test: CheckId) -> Entry | None:
         """Return the entry that excludes a check from running."""
-        return next((entry for entry in self.judge.entries(test) if not entry.run), None)
+        return next((entry for entry in self.matcher.entries_of(test) if not entry.run), None)
 
-    def keeps(self, test: CheckId) -> str:
+    def skip_code(self, test: CheckId) -> str:
         """Return the reason code with which a check is skipped without running; empty if it runs."""
-        if self.audit:
+        if self.run_skipped:
             return ""
-        if self.not_run(test) is not None:
+        if self.not_run_entry(test) is not None:
             return NOT_RUN
-        return self.refused if self.skip_reason(test.zoo, test.model) else ""
+        return self.refused_code if self.skip_reason(test.zoo, test.model) else ""
 
-    def audited(self, test: CheckId) -> str:
+    def audit_reason(self, test: CheckId) -> str:
         """Return why a check would be skipped without an audit; empty if it would run, or if there is no audit."""
-        if not self.audit:
+        if not self.run_skipped:
             return ""
         if refusal := self.skip_reason(test.zoo, test.model):
             return f"refused by the zoo: {refusal}"
-        entry = self.not_run(test)
+        entry = self.not_run_entry(test)
         return f"not run by {entry.where}: {entry.reason}" if entry is not None else ""

@@ -17,7 +17,7 @@ SUFFIX = ".toml"
 
 
 @dataclass(frozen=True)
-class Store:
+class ExpectationFiles:
     """An expectations file for all zoos, or a folder with a file for each.
 
     Attributes:
@@ -27,7 +27,7 @@ class Store:
     """
 
     path: Path
-    typed: str
+    given_path: str
     zoos: tuple[str, ...]
 
     @property
@@ -53,9 +53,9 @@ class Store:
                 texts[str(path)] = _read(path)
         return texts
 
-    def shown(self, path: Path) -> Path:
+    def display_path(self, path: Path) -> Path:
         """Return the path of a file as the user would type it."""
-        return Path(self.typed) / path.name if self.is_folder else Path(self.typed)
+        return Path(self.given_path) / path.name if self.is_folder else Path(self.given_path)
 
     def parse(self, text: str, path: Path) -> Document:
         """Parse a file of this store; messages show its path as the user would type it.
@@ -64,7 +64,7 @@ class Store:
             DocumentError: the file contains something invalid.
         """
         zoo = next((zoo for zoo, file in self.files().items() if file == path), "") if self.is_folder else path.stem
-        document = parse_document(text, self.shown(path), zoo)
+        document = parse_document(text, self.display_path(path), zoo)
         for part in document.parts if self.is_folder else ():
             if part.entry.zoo != zoo:
                 raise DocumentError(
@@ -81,20 +81,20 @@ class Store:
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(path.parent):
+            with _locked(path.parent):
                 before = _read(path) if path.exists() else ""
                 document = self.parse(before, path)
                 change(document)
                 after = document.text
                 self.parse(after, path)  # check that the new text is valid
                 if after != before:
-                    _replace(path, after)
+                    _write_atomically(path, after)
         except OSError as error:
             raise DocumentError(f"cannot write {path}: {error.strerror or error}") from error
         return before, after
 
 
-def default_zoo_is_known(documents: Sequence[Document], known: Mapping[str, object]) -> None:
+def require_known_zoo(documents: Sequence[Document], known: Mapping[str, object]) -> None:
     """Reject entries without a zoo in a file that is not named after one.
 
     Raises:
@@ -120,7 +120,7 @@ def _read(path: Path) -> str:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Run a block in one process on this machine at a time. Windows has no such lock."""
     if sys.platform == "win32":
         yield
@@ -135,7 +135,7 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _replace(path: Path, text: str) -> None:
+def _write_atomically(path: Path, text: str) -> None:
     """Replace a file atomically; a link stays a link."""
     path = path.resolve()
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)

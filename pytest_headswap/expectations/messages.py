@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 
 from pytest_headswap.expectations.entry import Entry
-from pytest_headswap.expectations.judge import Seen, Verdict
+from pytest_headswap.expectations.matcher import Observation, Verdict
 
 
-def told(verdict: Verdict, seen: Seen, command: str, file: str) -> str:
+def describe(verdict: Verdict, observation: Observation, command: str, file: str) -> str:
     """Return a verdict in words.
 
     Args:
@@ -19,14 +19,14 @@ def told(verdict: Verdict, seen: Seen, command: str, file: str) -> str:
     """
     if verdict.kind == "expected":
         return "; ".join(dict.fromkeys(_reason(entry) for entry in verdict.entries))
-    found = f"{seen.outcome} [{seen.code}]" if seen.code else seen.outcome
+    outcome = f"{observation.outcome} [{observation.code}]" if observation.code else observation.outcome
     lines = []
-    if verdict.kind == "passes":
-        lines = [f"passes, but {_told(entry)}" for entry in verdict.entries]
-    elif verdict.kind == "differs":
-        lines = [f"is {found}, but {_told(entry)}" for entry in verdict.entries]
-    elif verdict.kind == "unlisted":
-        lines = [f"is {found}, which {file} does not list, although it must list all skips (strict_skips)"]
+    if verdict.kind == "unexpected_pass":
+        lines = [f"passes, but {_expectation(entry)}" for entry in verdict.entries]
+    elif verdict.kind == "mismatch":
+        lines = [f"is {outcome}, but {_expectation(entry)}" for entry in verdict.entries]
+    elif verdict.kind == "unlisted_skip":
+        lines = [f"is {outcome}, which {file} does not list, although it must list all skips (strict_skips)"]
     return "\n".join([*lines, f"Fix the file with: {fix_command(command, file)}"])
 
 
@@ -35,8 +35,8 @@ def fix_command(command: str, file: str) -> str:
     return f"{command} {shlex.quote(f'--headswap-expectations={file}')} --headswap-update-expectations"
 
 
-def _told(entry: Entry) -> str:
-    return f"{entry.where} expects {entry.told()}: {_reason(entry)}"
+def _expectation(entry: Entry) -> str:
+    return f"{entry.where} expects {entry.describe()}: {_reason(entry)}"
 
 
 def _reason(entry: Entry) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from pytest_headswap.expectations.expectations import Expectations
-from pytest_headswap.expectations.judge import BAD, NOT_RUN, Seen, seen_of
-from pytest_headswap.expectations.messages import told
+from pytest_headswap.expectations.matcher import FAILURES, NOT_RUN, Observation, observation_from
+from pytest_headswap.expectations.messages import describe
 from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Judged:
+class AdjustedOutcome:
     """The outcome of an observation after expectations are applied.
 
     Attributes:
@@ -26,16 +26,16 @@ class Judged:
     """
 
     outcome: Outcome
-    found: str = ""
-    expected: str = ""
+    raw_outcome: str = ""
+    expectation: str = ""
 
     @property
     def is_failure(self) -> bool:
         """Return whether the run fails because of the expectations file."""
-        return bool(self.expected) and self.outcome not in ("xfailed", "skipped")
+        return bool(self.expectation) and self.outcome not in ("xfailed", "skipped")
 
 
-def judged(expectations: Expectations, seen: Seen, command: str, when: str) -> Judged:
+def apply(expectations: Expectations, observation: Observation, command: str, when: str) -> AdjustedOutcome:
     """Apply the expectations to an observation.
 
     Args:
@@ -44,34 +44,42 @@ def judged(expectations: Expectations, seen: Seen, command: str, when: str) -> J
         command: the command that repeats the test.
         when: the phase of the test.
     """
-    outcome = cast("Outcome", seen.outcome)
-    if why := expectations.audited(seen.test):
-        return Judged("xfailed", outcome, why) if outcome in BAD else Judged(outcome, expected="")
-    verdict = expectations.verdict(seen)
-    if verdict.kind == "plain" or expectations.store is None:
-        return Judged(outcome)
-    text = told(verdict, seen, command, expectations.store.typed)
+    outcome = cast("Outcome", observation.outcome)
+    if why := expectations.audit_reason(observation.test):
+        return (
+            AdjustedOutcome("xfailed", outcome, why)
+            if outcome in FAILURES
+            else AdjustedOutcome(outcome, expectation="")
+        )
+    verdict = expectations.verdict(observation)
+    if verdict.kind == "none" or expectations.files is None:
+        return AdjustedOutcome(outcome)
+    text = describe(verdict, observation, command, expectations.files.given_path)
     if verdict.kind == "expected":
-        return Judged(outcome, expected=text) if outcome == "skipped" else Judged("xfailed", outcome, text)
-    if verdict.kind == "passes":
-        return Judged("xpassed", outcome, text)
-    if outcome in BAD:
-        return Judged(outcome, expected=text)
-    return Judged("failed" if when == "call" else "error", outcome, text)
+        return (
+            AdjustedOutcome(outcome, expectation=text)
+            if outcome == "skipped"
+            else AdjustedOutcome("xfailed", outcome, text)
+        )
+    if verdict.kind == "unexpected_pass":
+        return AdjustedOutcome("xpassed", outcome, text)
+    if outcome in FAILURES:
+        return AdjustedOutcome(outcome, expectation=text)
+    return AdjustedOutcome("failed" if when == "call" else "error", outcome, text)
 
 
-def judge_again(expectations: Expectations, result: Result) -> Result | None:
+def reapply(expectations: Expectations, result: Result) -> Result | None:
     """Return a result of an earlier run with today's expectations applied; None if the check must be decided again.
 
     A check that was skipped then may have to run now, and the other way round.
     """
     test = CheckId(result.zoo, result.model, result.check)
-    skipped = (result.found or result.outcome) == "skipped"
-    kept = result.reason if skipped and result.reason in (NOT_RUN, expectations.refused) else ""
-    if expectations.audited(test) or kept != expectations.keeps(test):
+    skipped = (result.raw_outcome or result.outcome) == "skipped"
+    skip_code = result.reason if skipped and result.reason in (NOT_RUN, expectations.refused_code) else ""
+    if expectations.audit_reason(test) or skip_code != expectations.skip_code(test):
         return None
-    seen = seen_of(result)
-    if seen is None:
+    observation = observation_from(result)
+    if observation is None:
         return result
-    found = judged(expectations, seen, result.repro, "call")
-    return replace(result, outcome=found.outcome, found=found.found, expected=found.expected)
+    adjusted = apply(expectations, observation, result.repro, "call")
+    return replace(result, outcome=adjusted.outcome, raw_outcome=adjusted.raw_outcome, expectation=adjusted.expectation)

@@ -38,10 +38,10 @@ class DocumentError(ValueError):
 
 
 @dataclass
-class Part:
+class EntryText:
     """One entry: its text, and the blank lines and comments before it."""
 
-    lead: str
+    leading: str
     text: str
     entry: Entry
 
@@ -52,40 +52,40 @@ class Document:
 
     path: Path
     zoo: str
-    head: str = ""
-    tail: str = ""
+    header: str = ""
+    footer: str = ""
     strict_skips: bool = False
-    parts: list[Part] = field(default_factory=list)
+    parts: list[EntryText] = field(default_factory=list)
 
     @property
     def text(self) -> str:
         """Return the whole text."""
-        return self.head + "".join(part.lead + part.text for part in self.parts) + self.tail
+        return self.header + "".join(part.leading + part.text for part in self.parts) + self.footer
 
-    def change(self, part: Part, **patterns: Sequence[str]) -> None:
+    def change(self, part: EntryText, **patterns: Sequence[str]) -> None:
         """Replace the `models`, the `checks` or both of an entry."""
         parsed = tomlkit.parse(part.text)
-        for key, wanted in patterns.items():
-            _set(_table(parsed), key, list(wanted))
+        for key, values in patterns.items():
+            _set(_table(parsed), key, list(values))
         part.text = parsed.as_string()
         part.entry = read_entry(_table(parsed).unwrap(), self.zoo, self.path, part.entry.line)
 
-    def copy(self, part: Part, **patterns: Sequence[str]) -> None:
+    def copy(self, part: EntryText, **patterns: Sequence[str]) -> None:
         """Insert after an entry a copy with other models, checks or both."""
-        self._close(part)
-        copied = Part(self._newline, part.text, part.entry)
-        self.parts.insert(self._place(part) + 1, copied)
+        self._end_with_newline(part)
+        copied = EntryText(self._newline, part.text, part.entry)
+        self.parts.insert(self._index(part) + 1, copied)
         self.change(copied, **patterns)
 
-    def remove(self, part: Part) -> None:
+    def remove(self, part: EntryText) -> None:
         """Remove an entry; the comments before it stay."""
-        place = self._place(part)
-        lead = part.lead if part.lead.strip() else ""
+        place = self._index(part)
+        lead = part.leading if part.leading.strip() else ""
         del self.parts[place]
         if place < len(self.parts):
-            self.parts[place].lead = lead + self.parts[place].lead
+            self.parts[place].leading = lead + self.parts[place].leading
         else:
-            self.tail = lead + self.tail
+            self.footer = lead + self.footer
 
     def add(self, **values: Any) -> None:
         """Append an entry."""
@@ -100,25 +100,25 @@ class Document:
         written[ENTRY].append(table)
         text = written.as_string().replace("\n", self._newline)
         if self.parts:
-            self._close(self.parts[-1])
-        elif self.head and not self.head.endswith("\n"):
-            self.head += self._newline
-        if self.tail and not self.tail.endswith("\n"):
-            self.tail += self._newline
-        lead = self.tail + (self._newline if self.text else "")
-        self.tail = ""
-        self.parts.append(Part(lead, text, read_entry(_table(written).unwrap(), self.zoo, self.path, 0)))
+            self._end_with_newline(self.parts[-1])
+        elif self.header and not self.header.endswith("\n"):
+            self.header += self._newline
+        if self.footer and not self.footer.endswith("\n"):
+            self.footer += self._newline
+        lead = self.footer + (self._newline if self.text else "")
+        self.footer = ""
+        self.parts.append(EntryText(lead, text, read_entry(_table(written).unwrap(), self.zoo, self.path, 0)))
 
-    def _place(self, part: Part) -> int:
+    def _index(self, part: EntryText) -> int:
         return next(place for place, other in enumerate(self.parts) if other is part)
 
-    def _close(self, part: Part) -> None:
+    def _end_with_newline(self, part: EntryText) -> None:
         if not part.text.endswith("\n"):
             part.text += self._newline
 
     @property
     def _newline(self) -> str:
-        return "\r\n" if "\r\n" in self.head + "".join(part.text for part in self.parts) else "\n"
+        return "\r\n" if "\r\n" in self.header + "".join(part.text for part in self.parts) else "\n"
 
 
 def parse_document(text: str, path: Path, zoo: str) -> Document:
@@ -129,7 +129,7 @@ def parse_document(text: str, path: Path, zoo: str) -> Document:
     """
     starts = [found.start() for found in _HEADER.finditer(text)]
     ends = [*starts, len(text)]
-    document = Document(path, zoo, head=text[: ends[0]])
+    document = Document(path, zoo, header=text[: ends[0]])
     document.strict_skips = _read_head(document)
     lead, place = "", 0
     while place < len(starts):
@@ -141,10 +141,10 @@ def parse_document(text: str, path: Path, zoo: str) -> Document:
         except EntryError as error:
             raise DocumentError(f"{path}, line {line + _line_within(body, error.key)}: {error}") from error
         cut = _end_of_values(body, table)
-        document.parts.append(Part(lead, body[:cut], entry))
+        document.parts.append(EntryText(lead, body[:cut], entry))
         lead = body[cut:]
         place = ends.index(end)
-    document.tail = lead
+    document.footer = lead
     return document
 
 
@@ -174,11 +174,11 @@ def _unreadable(path: Path, error: TOMLKitError | None, line: int) -> DocumentEr
 
 def _read_head(document: Document) -> bool:
     try:
-        values = tomlkit.parse(document.head).unwrap()
+        values = tomlkit.parse(document.header).unwrap()
     except TOMLKitError as error:
         raise _unreadable(document.path, error, 1) from error
     for key in values:
-        line = 1 + _line_within(document.head, key)
+        line = 1 + _line_within(document.header, key)
         if key == ENTRY:
             raise DocumentError(f"{document.path}, line {line}: write each entry as a table that begins [[{ENTRY}]]")
         if key != STRICT_SKIPS:
@@ -188,15 +188,15 @@ def _read_head(document: Document) -> bool:
             )
     strict = values.get(STRICT_SKIPS, False)
     if not isinstance(strict, bool):
-        line = 1 + _line_within(document.head, STRICT_SKIPS)
+        line = 1 + _line_within(document.header, STRICT_SKIPS)
         raise DocumentError(f"{document.path}, line {line}: {STRICT_SKIPS} has to be true or false, not {strict!r}")
     return strict
 
 
 def _line_within(text: str, key: str) -> int:
     """Return the number of lines before a key; 0 if it is not found."""
-    found = re.search(rf"^[ \t]*[\[\"']*{re.escape(key)}[\"']?[ \t]*[=.\]]", text, re.MULTILINE) if key else None
-    return text.count("\n", 0, found.start()) if found else 0
+    match = re.search(rf"^[ \t]*[\[\"']*{re.escape(key)}[\"']?[ \t]*[=.\]]", text, re.MULTILINE) if key else None
+    return text.count("\n", 0, match.start()) if match else 0
 
 
 def _end_of_values(body: str, table: Mapping[str, Any]) -> int:
@@ -221,30 +221,30 @@ def _table(parsed: tomlkit.TOMLDocument) -> Any:
     return entries[0]
 
 
-def _set(table: Any, key: str, wanted: list[str]) -> None:
+def _set(table: Any, key: str, patterns: list[str]) -> None:
     """Edit a list of patterns in place, to keep the comments inside."""
     value = table.get(key)
     if isinstance(value, Array):
         for position in reversed(range(len(value))):
-            if value[position] not in wanted:
+            if value[position] not in patterns:
                 del value[position]
-        for pattern in wanted:
+        for pattern in patterns:
             if pattern not in value:
                 value.append(_text_item(pattern))
-        if _reads_as(table, key, wanted):
+        if _reads_as(table, key, patterns):
             return
     if value is None:
-        table.append(key, _value_of(wanted))
+        table.append(key, _value_of(patterns))
     else:
-        table[key] = _value_of(wanted)
+        table[key] = _value_of(patterns)
 
 
-def _reads_as(table: Any, key: str, wanted: list[str]) -> bool:
+def _reads_as(table: Any, key: str, patterns: list[str]) -> bool:
     try:
         read: Mapping[str, Any] = tomlkit.parse(f"{key} = {table[key].as_string()}\n").unwrap()
     except TOMLKitError:
         return False
-    return list(read[key]) == wanted
+    return list(read[key]) == patterns
 
 
 def _value_of(patterns: Sequence[str]) -> Array | String:

@@ -11,17 +11,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_headswap._globs import is_plain, literal, matching, without
-from pytest_headswap.expectations.condition import Here, holds
+from pytest_headswap.expectations.condition import Environment, evaluate
 from pytest_headswap.expectations.entry import TODO, Entry
-from pytest_headswap.expectations.judge import BAD, Judge, Seen, make_judge
-from pytest_headswap.expectations.toml_document import Document, Part
+from pytest_headswap.expectations.matcher import FAILURES, ExpectationMatcher, Observation, make_matcher
+from pytest_headswap.expectations.toml_document import Document, EntryText
 
-_LONGEST = 100  # characters of a message that go into an entry
-_CHANGING = re.compile(r"(0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
+_MAX_CHARS = 100  # characters of a message that go into an entry
+_VARIABLE_PART = re.compile(r"(0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
 
 
 @dataclass(frozen=True)
-class Scope:
+class RunScope:
     """What a run covers.
 
     Attributes:
@@ -33,21 +33,25 @@ class Scope:
 
     models: Mapping[str, Collection[str]]
     checks: Collection[str]
-    here: Here
-    whole: Collection[str] = ()
+    environment: Environment
+    complete: Collection[str] = ()
 
-    def judge(self, documents: Sequence[Document]) -> Judge:
+    def matcher(self, documents: Sequence[Document]) -> ExpectationMatcher:
         """Return the judge of the entries that apply here."""
-        return make_judge(
-            [part.entry for document in documents for part in self.live(document)],
+        return make_matcher(
+            [part.entry for document in documents for part in self.active_entries(document)],
             self.models,
             self.checks,
             [zoo for document in documents if document.strict_skips for zoo in _zoos_of(document, self.models)],
         )
 
-    def live(self, document: Document) -> list[Part]:
+    def active_entries(self, document: Document) -> list[EntryText]:
         """Return the entries of the run's zoos whose conditions hold."""
-        return [part for part in document.parts if part.entry.zoo in self.models and holds(part.entry.when, self.here)]
+        return [
+            part
+            for part in document.parts
+            if part.entry.zoo in self.models and evaluate(part.entry.when, self.environment)
+        ]
 
 
 def _zoos_of(document: Document, zoos: Collection[str]) -> list[str]:
@@ -56,7 +60,7 @@ def _zoos_of(document: Document, zoos: Collection[str]) -> list[str]:
 
 
 @dataclass(frozen=True, order=True)
-class _Kind:
+class _EntryKey:
     """The properties that new entries must share to be combined."""
 
     zoo: str
@@ -66,60 +70,60 @@ class _Kind:
     reason: str
 
 
-def merge(document: Document, scope: Scope, seen: Sequence[Seen]) -> None:
+def update_document(document: Document, scope: RunScope, observations: Sequence[Observation]) -> None:
     """Change a file so that it expects the observations."""
-    judge = scope.judge([document])
-    out: dict[Entry, dict[str, set[str]]] = {}
-    new: dict[_Kind, dict[str, set[str]]] = {}
-    for item in seen:
-        verdict = judge.verdict(item)
-        if verdict.kind in ("passes", "differs"):
+    matcher = scope.matcher([document])
+    no_longer: dict[Entry, dict[str, set[str]]] = {}
+    new: dict[_EntryKey, dict[str, set[str]]] = {}
+    for item in observations:
+        verdict = matcher.verdict(item)
+        if verdict.kind in ("unexpected_pass", "mismatch"):
             for entry in verdict.entries:
-                out.setdefault(entry, {}).setdefault(item.test.model, set()).add(item.test.check)
-        is_new = verdict.kind in ("plain", "differs") and item.outcome in BAD
-        is_new = is_new or (item.outcome == "skipped" and _states_skips(judge, item, verdict.kind))
+                no_longer.setdefault(entry, {}).setdefault(item.test.model, set()).add(item.test.check)
+        is_new = verdict.kind in ("none", "mismatch") and item.outcome in FAILURES
+        is_new = is_new or (item.outcome == "skipped" and _must_list_skip(matcher, item, verdict.kind))
         if is_new:
-            kind = _kind_of(item, verdict.entries)
+            kind = _entry_key(item, verdict.entries)
             new.setdefault(kind, {}).setdefault(item.test.model, set()).add(item.test.check)
-    for part in scope.live(document):
-        if part.entry in out:
-            _narrow(document, part, scope, out[part.entry])
-    unneeded = scope.judge([document]).unneeded(seen, scope.whole)
-    for part in scope.live(document):
-        if part.entry in unneeded and not part.entry.may_pass:
+    for part in scope.active_entries(document):
+        if part.entry in no_longer:
+            _narrow(document, part, scope, no_longer[part.entry])
+    unused = scope.matcher([document]).unused_entries(observations, scope.complete)
+    for part in scope.active_entries(document):
+        if part.entry in unused and not part.entry.may_pass:
             document.remove(part)
     for kind in sorted(new):
         _add(document, scope, kind, new[kind])
 
 
-def _states_skips(judge: Judge, item: Seen, kind: str) -> bool:
-    return kind in ("unlisted", "differs") and item.test.zoo in judge.strict_skips
+def _must_list_skip(matcher: ExpectationMatcher, item: Observation, kind: str) -> bool:
+    return kind in ("unlisted_skip", "mismatch") and item.test.zoo in matcher.strict_skips
 
 
-def _narrow(document: Document, part: Part, scope: Scope, out: Mapping[str, set[str]]) -> None:
+def _narrow(document: Document, part: EntryText, scope: RunScope, no_longer: Mapping[str, set[str]]) -> None:
     """Remove checks of models from an entry, and keep all others."""
     entry = part.entry
     models = matching(entry.models, scope.models[entry.zoo])
     checks = matching(entry.checks, scope.checks)
-    common = set.intersection(*out.values())
-    if models == out.keys() and common != checks and all(of_model == common for of_model in out.values()):
+    common = set.intersection(*no_longer.values())
+    if models == no_longer.keys() and common != checks and all(of_model == common for of_model in no_longer.values()):
         patterns = list(entry.checks)
         for check in sorted(common):
             patterns = without(patterns, check)
         document.change(part, checks=patterns)
         return
     left: dict[frozenset[str], list[str]] = {}
-    for model in sorted(out):
-        if rest := checks - out[model]:
+    for model in sorted(no_longer):
+        if rest := checks - no_longer[model]:
             left.setdefault(rest, []).append(literal(model))
     for rest in sorted(left, key=sorted):
-        document.copy(part, models=left[rest], checks=_listed(rest, checks, entry.checks))
-    if models == out.keys():  # only names from another version of the zoo can remain
+        document.copy(part, models=left[rest], checks=_check_patterns(rest, checks, entry.checks))
+    if models == no_longer.keys():  # only names from another version of the zoo can remain
         names = scope.models[entry.zoo]
         patterns = [pattern for pattern in entry.models if is_plain(pattern) and not matching([pattern], names)]
     else:
         patterns = list(entry.models)
-        for model in sorted(out):
+        for model in sorted(no_longer):
             patterns = without(patterns, model)
     if patterns:
         document.change(part, models=patterns)
@@ -127,33 +131,37 @@ def _narrow(document: Document, part: Part, scope: Scope, out: Mapping[str, set[
         document.remove(part)
 
 
-def _listed(rest: frozenset[str], checks: frozenset[str], patterns: tuple[str, ...]) -> list[str]:
+def _check_patterns(rest: frozenset[str], checks: frozenset[str], patterns: tuple[str, ...]) -> list[str]:
     return list(patterns) if rest == checks else [literal(check) for check in sorted(rest)]
 
 
-def _kind_of(item: Seen, entries: Sequence[Entry]) -> _Kind:
+def _entry_key(item: Observation, entries: Sequence[Entry]) -> _EntryKey:
     before = "; ".join(dict.fromkeys(" ".join(entry.reason.split()).removeprefix(f"{TODO}: ") for entry in entries))
     ask = "say why, in words that a maintainer would accept"
     if ask in before:
         before = ""
     reason = f"{TODO}: {ask}{f'. For what was seen before, this was: {before}' if before else ''}"
-    says_how = item.outcome in ("failed", "error")  # a crash or timeout never happens at quite the same place
+    message_is_stable = item.outcome in ("failed", "error")  # a crash or timeout never happens at quite the same place
     code = item.code if item.outcome in ("skipped", "error") else ""
-    return _Kind(
-        item.test.zoo, item.outcome, code, pattern_of(item.message, item.test.model) if says_how else "", reason
+    return _EntryKey(
+        item.test.zoo,
+        item.outcome,
+        code,
+        message_pattern(item.message, item.test.model) if message_is_stable else "",
+        reason,
     )
 
 
-def pattern_of(message: str, model: str) -> str:
+def message_pattern(message: str, model: str) -> str:
     """Return a regular expression for the start of a message, in which numbers and the model's name may vary."""
-    start = message.split("\n", 1)[0][:_LONGEST].rstrip()
+    start = message.split("\n", 1)[0][:_MAX_CHARS].rstrip()
     parts = start.split(model) if len(model) > 2 else [start]
     return ".+".join(_with_any_number(part) for part in parts)
 
 
 def _with_any_number(text: str) -> str:
-    pieces = _CHANGING.split(text)
-    return "".join(_any_number(piece) if place % 2 else _escaped(piece) for place, piece in enumerate(pieces))
+    pieces = _VARIABLE_PART.split(text)
+    return "".join(_any_number(piece) if place % 2 else _escape(piece) for place, piece in enumerate(pieces))
 
 
 def _any_number(number: str) -> str:
@@ -162,42 +170,42 @@ def _any_number(number: str) -> str:
     return r"[\d.e+-]+" if "." in number or "e" in number else r"\d+"
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     """Return a readable regular expression for a text; a character that cannot be encoded becomes a dot."""
     escaped = re.sub(r"([\\.^$*+?{}\[\]|()])", r"\\\1", text)
     return re.sub(r"[\ud800-\udfff]", ".", escaped)
 
 
-def _add(document: Document, scope: Scope, kind: _Kind, checks_of: Mapping[str, set[str]]) -> None:
+def _add(document: Document, scope: RunScope, kind: _EntryKey, checks_of: Mapping[str, set[str]]) -> None:
     """Write entries for new observations: one for all models with the same checks."""
     models_of: dict[frozenset[str], list[str]] = {}
     for model in sorted(checks_of):
         models_of.setdefault(frozenset(checks_of[model]), []).append(model)
     for checks in sorted(models_of, key=sorted):
         models = [literal(model) for model in models_of[checks]]
-        part = _same(document, scope, kind, checks)
+        part = _existing_todo(document, scope, kind, checks)
         if part is not None:
             document.change(part, models=[*part.entry.models, *models])
             continue
         zoo = {"zoo": kind.zoo} if kind.zoo != document.zoo else {}
         every = checks == frozenset(scope.checks)
-        listed = {} if every else {"checks": [literal(check) for check in sorted(checks)]}
-        said = {"code": kind.code, "match": kind.match}
+        listed_checks = {} if every else {"checks": [literal(check) for check in sorted(checks)]}
+        optional = {"code": kind.code, "match": kind.match}
         document.add(
             **zoo,
             models=models,
-            **listed,
+            **listed_checks,
             outcome=kind.outcome,
-            **{key: value for key, value in said.items() if value},
+            **{key: value for key, value in optional.items() if value},
             reason=kind.reason,
         )
 
 
-def _same(document: Document, scope: Scope, kind: _Kind, checks: frozenset[str]) -> Part | None:
+def _existing_todo(document: Document, scope: RunScope, kind: _EntryKey, checks: frozenset[str]) -> EntryText | None:
     """Return the entry that an earlier run wrote for the same observations, if its reason is still to be written."""
-    for part in scope.live(document):
+    for part in scope.active_entries(document):
         entry = part.entry
-        same = _Kind(entry.zoo, entry.outcome, entry.code, entry.match, entry.reason) == kind and not entry.when
+        same = _EntryKey(entry.zoo, entry.outcome, entry.code, entry.match, entry.reason) == kind and not entry.when
         names = all(is_plain(pattern) or pattern.startswith("[!]") for pattern in entry.models)
         if same and names and not entry.may_pass and entry.run and matching(entry.checks, scope.checks) == checks:
             return part

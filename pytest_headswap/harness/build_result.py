@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap.harness.failure_text import message_of
+from pytest_headswap.harness.failure_text import error_message
 from pytest_headswap.head import Head
-from pytest_headswap.results.head_record import Anatomy, HeadFacts
+from pytest_headswap.results.head_record import SwappedHead, SwappedHeads
 from pytest_headswap.results.ids import CheckId
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from pytest_headswap.results import Outcome
 
 
-_PROPERTIES = (
+_JUNIT_PROPERTIES = (
     *("zoo", "model", "check", "outcome", "evidence", "reason", "message"),
     *("family", "heads", "peak_memory_mb", "repro"),
 )
 
 
-def facts_of(
+def result_fields(
     test: CheckId,
     outcome: Outcome,
     *,
@@ -32,7 +32,7 @@ def facts_of(
     repro: str = "",
     family: str = "",
     anatomy: dict[str, Any] | None = None,
-    taken_mb: float | None = None,
+    peak_memory_mb: float | None = None,
 ) -> dict[str, Any]:
     """Return the fields of a result, except its time, as plain data that can be sent between processes."""
     return {
@@ -46,15 +46,15 @@ def facts_of(
         "nodeid": str(test),
         "reason": reason,
         "family": family,
-        "peak_memory_mb": taken_mb,
+        "peak_memory_mb": peak_memory_mb,
         "heads": [head["path"] for head in anatomy["heads"]] if anatomy is not None else [],
         "anatomy": anatomy,
     }
 
 
-def properties_of(facts: dict[str, Any]) -> dict[str, str]:
+def junit_properties(result: dict[str, Any]) -> dict[str, str]:
     """Return the result fields that go into JUnit XML as properties of the test, without empty ones."""
-    named = {name: facts[name] for name in _PROPERTIES}
+    named = {name: result[name] for name in _JUNIT_PROPERTIES}
     return {
         name: ", ".join(value) if isinstance(value, list) else str(value)
         for name, value in named.items()
@@ -62,18 +62,18 @@ def properties_of(facts: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def told(finding: Finding) -> str:
+def finding_message(finding: Finding) -> str:
     """Return the message of a finding for its result."""
     if finding.exception is not None:
-        return message_of(finding.exception)
+        return error_message(finding.exception)
     coded = finding.outcome == "skipped" and finding.reason
     return f"[{finding.reason}] {finding.message}" if coded else finding.message
 
 
-def anatomy_of(case: Case) -> dict[str, Any]:
+def swapped_heads(case: Case) -> dict[str, Any]:
     """Return the swapped heads and the path to each, as JSON data."""
     heads = []
     for head, old in zip(case.swap.heads, case.swap.old_heads, strict=True):
         shared = {item.name: getattr(head, item.name) for item in fields(Head)}
-        heads.append(HeadFacts(**shared, old_classes=old.num_classes))
-    return Anatomy(tuple(heads), case.swap.notes).to_json()
+        heads.append(SwappedHead(**shared, old_num_classes=old.num_classes))
+    return SwappedHeads(tuple(heads), case.swap.notes).to_json()

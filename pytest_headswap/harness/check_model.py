@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap.harness.build_result import anatomy_of, facts_of, told
-from pytest_headswap.harness.ended import by_pytest, is_expected, is_skip
-from pytest_headswap.harness.failure_text import message_of, reason_of
-from pytest_headswap.harness.memory_budget import Meter
+from pytest_headswap.harness.build_result import finding_message, result_fields, swapped_heads
+from pytest_headswap.harness.failure_text import error_message, reason_code
+from pytest_headswap.harness.memory_budget import MemoryMeter
 from pytest_headswap.harness.options import (
     CaseOptions,
-    case_options,
-    chosen_checks,
+    make_case_options,
+    requested_checks,
 )
-from pytest_headswap.harness.target import Subject, subject_of
+from pytest_headswap.harness.pytest_outcomes import apply_pytest_outcome, is_skip, is_xfail
+from pytest_headswap.harness.target import Target, resolve_target
 from pytest_headswap.results import Result
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def check_headswap(
     native: Callable[[int], nn.Module] | None = None,
     evidence: str = "auto",
     device: str = "auto",
-    memory: str = "auto",
+    memory_limit: str = "auto",
     name: str | None = None,
     head: str | None = None,
 ) -> list[Result]:
@@ -53,7 +53,8 @@ def check_headswap(
         native: builds the model for a given class count, for `native_parity`.
         evidence: `auto`, `structure` or `numeric`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        memory: memory budget of the model, such as `2.5GiB`. A model whose values exceed it is checked by structure.
+        memory_limit: memory budget of the model, such as `2.5GiB`. A model whose values exceed it is checked by
+        structure.
             The checks run in this process, so the budget is not enforced while they run.
         name: name of the model in the results. None: the name of its class or of its spec.
         head: path of the head to swap, for a model with several heads that predict different classes.
@@ -68,55 +69,55 @@ def check_headswap(
         ValueError: another argument is invalid.
         TypeError: `model` is not a module, a `ModelSpec` or text.
     """
-    chosen = chosen_checks(checks)
-    options = case_options(num_classes, evidence, device, memory)
-    subject = subject_of(model, example_inputs, native, name, head)
-    return _results(subject, chosen, options)
+    chosen = requested_checks(checks)
+    options = make_case_options(num_classes, evidence, device, memory_limit)
+    target = resolve_target(model, example_inputs, native, name, head)
+    return _results(target, chosen, options)
 
 
-def _results(subject: Subject, checks: tuple[Check, ...], options: CaseOptions) -> list[Result]:
+def _results(target: Target, checks: tuple[Check, ...], options: CaseOptions) -> list[Result]:
     from pytest_headswap.case.finding import text_of
     from pytest_headswap.checks import run_check
     from pytest_headswap.engine import NoHeadError
 
-    last = time.perf_counter()
-    meter = Meter(anew=False)  # do not reset the peak memory of the user's process
+    previous = time.perf_counter()
+    meter = MemoryMeter(reset_peak=False)  # do not reset the peak memory of the user's process
 
     def result(check: Check, outcome: Outcome, message: str, reason: str, **more: Any) -> Result:
-        nonlocal last
-        start, last = last, time.perf_counter()
-        facts = facts_of(
-            subject.id_of(check.name),
+        nonlocal previous
+        start, previous = previous, time.perf_counter()
+        fields = result_fields(
+            target.test_id(check.name),
             outcome,
             message=message,
             reason=reason,
-            repro=subject.repro(check.name, options),
-            family=subject.spec.family,
-            taken_mb=meter.taken_mb(),
+            repro=target.repro(check.name, options),
+            family=target.spec.family,
+            peak_memory_mb=meter.peak_mb(),
             **more,
         )
-        return Result.from_json({**facts, "seconds": round(last - start, 4)})
+        return Result.from_json({**fields, "seconds": round(previous - start, 4)})
 
     try:
-        case = subject.build(options)
+        case = target.build(options)
     except NoHeadError as error:
         return [result(check, "skipped", error.message, error.reason) for check in checks]
     except KeyboardInterrupt:
         raise  # it may be Ctrl-C
     except BaseException as error:  # noqa: BLE001 - the code of a model may raise anything, SystemExit too
-        outcome: Outcome = "skipped" if is_skip(error) else "xfailed" if is_expected(error) else "error"
-        message = text_of(error) if outcome == "skipped" else message_of(error)
-        return [result(check, outcome, message, reason_of(error)) for check in checks]
+        outcome: Outcome = "skipped" if is_skip(error) else "xfailed" if is_xfail(error) else "error"
+        message = text_of(error) if outcome == "skipped" else error_message(error)
+        return [result(check, outcome, message, reason_code(error)) for check in checks]
     results: list[Result] = []
     try:
-        anatomy = anatomy_of(case)
+        anatomy = swapped_heads(case)
         for check in checks:
-            finding = by_pytest(run_check(check, case))
+            finding = apply_pytest_outcome(run_check(check, case))
             known = {"finding": finding, "anatomy": anatomy}
             item = result(
                 check,
-                "xfailed" if is_expected(finding.exception) else finding.outcome,
-                told(finding),
+                "xfailed" if is_xfail(finding.exception) else finding.outcome,
+                finding_message(finding),
                 finding.reason,
                 **known,
             )

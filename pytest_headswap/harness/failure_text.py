@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from pytest_headswap._links import page
-from pytest_headswap.harness.ended import is_expected, is_failure, is_skip
+from pytest_headswap.harness.pytest_outcomes import is_failure, is_skip, is_xfail
 from pytest_headswap.results.ids import CheckId
 
-RAISED = "headswap_raised"
+REMOTE_ATTRIBUTE = "headswap_remote"
 """The attribute that holds the `Raised` record of an exception from another process."""
 
-_FRAMES = 3
+_MAX_FRAMES = 3
 _PACKAGE = Path(__file__).parent.parent
-_ROOMS = ("engine", "case", "checks", "harness", "isolation", "plugin")  # without the zoo folder, which holds models
-_OWN_ROOMS = tuple(_PACKAGE / room for room in _ROOMS)
+_FOLDERS = ("engine", "case", "checks", "harness", "isolation", "plugin")  # without the zoo folder, which holds models
+_OWN_FOLDERS = tuple(_PACKAGE / room for room in _FOLDERS)
 
 
-class ToldError(Exception):
+class ReportedError(Exception):
     """An exception of the plugin whose message needs no traceback.
 
     Attributes:
@@ -32,31 +32,31 @@ class ToldError(Exception):
     code = ""
 
 
-def raised_of(error: BaseException) -> Any:
+def remote_exception_of(error: BaseException) -> Any:
     """Return the `Raised` record of an exception from another process. Uses `vars`, as `__getattr__` may raise."""
-    return vars(error).get(RAISED)
+    return vars(error).get(REMOTE_ATTRIBUTE)
 
 
-def is_told(error: BaseException) -> bool:
+def has_own_text(error: BaseException) -> bool:
     """Return whether the text of an exception is known already, so that its traceback adds nothing."""
-    return isinstance(error, ToldError) or raised_of(error) is not None
+    return isinstance(error, ReportedError) or remote_exception_of(error) is not None
 
 
-def explained_at(error: BaseException, check: str = "") -> str:
+def docs_url(error: BaseException, check: str = "") -> str:
     """Return the URL of the page that explains an exception or the check that raised it; empty if there is none."""
     from pytest_headswap.case.finding import CheckFailed
     from pytest_headswap.checks import CHECKS
     from pytest_headswap.engine import REASONS
 
-    if isinstance(error, ToldError) and error.code:
+    if isinstance(error, ReportedError) and error.code:
         return page("errors", error.code)
     if isinstance(error, CheckFailed):
         return page("checks", check) if check in CHECKS else ""
-    code = reason_of(error)
+    code = reason_code(error)
     return page("errors", code) if code in REASONS else ""
 
 
-def describe(error: BaseException, repro: str = "", see: str = "") -> str:
+def format_failure(error: BaseException, repro: str = "", url: str = "") -> str:
     """Return the text of a failure. Its first line is the message, which pytest shows in its short summary.
 
     A fault found by a check needs no traceback: the check is right, the model is not. For an exception of the model,
@@ -64,72 +64,72 @@ def describe(error: BaseException, repro: str = "", see: str = "") -> str:
     """
     from pytest_headswap.case.finding import CheckFailed, named
 
-    raised = raised_of(error)
-    lines = [message_of(error)]
-    if raised is not None:
-        lines = [raised.text]
-    elif isinstance(error, ToldError):
+    remote = remote_exception_of(error)
+    lines = [error_message(error)]
+    if remote is not None:
+        lines = [remote.text]
+    elif isinstance(error, ReportedError):
         lines += error.details.rstrip().splitlines()
     elif not isinstance(error, CheckFailed):
         root = error.__cause__ or error
-        frames = telling_frames(traceback.extract_tb(root.__traceback__))
+        frames = relevant_frames(traceback.extract_tb(root.__traceback__))
         lines += [line.rstrip() for line in traceback.format_list(frames)]
         if root is not error:
             lines.append(named(root))
-    if see:
-        lines.append(f"See {see}")
+    if url:
+        lines.append(f"See {url}")
     if repro:
         lines.append(f"Repeat with: {repro}")
     return "\n".join(lines)
 
 
-def telling_frames(frames: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+def relevant_frames(frames: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
     """Return the last frames in the model's own code and the innermost frame; if there are none, the last frames."""
     import torch
 
     frames = list(frames)
-    machinery = (*_OWN_ROOMS, Path(torch.__file__).parent)
+    machinery = (*_OWN_FOLDERS, Path(torch.__file__).parent)
     # the frames before our first one are pytest's
-    start = next((index for index, frame in enumerate(frames) if _is_below(frame, *_OWN_ROOMS)), 0)
-    of_model = [frame for frame in frames[start:] if not _is_below(frame, *machinery)]
-    if not of_model:
-        return frames[-_FRAMES:]
-    return of_model[-_FRAMES:] + ([frames[-1]] if frames[-1] is not of_model[-1] else [])
+    start = next((index for index, frame in enumerate(frames) if _is_in_folder(frame, *_OWN_FOLDERS)), 0)
+    model_frames = [frame for frame in frames[start:] if not _is_in_folder(frame, *machinery)]
+    if not model_frames:
+        return frames[-_MAX_FRAMES:]
+    return model_frames[-_MAX_FRAMES:] + ([frames[-1]] if frames[-1] is not model_frames[-1] else [])
 
 
-def _is_below(frame: traceback.FrameSummary, *folders: Path) -> bool:
+def _is_in_folder(frame: traceback.FrameSummary, *folders: Path) -> bool:
     return any(Path(frame.filename).is_relative_to(folder) for folder in folders)
 
 
-def message_of(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """Return the message of an exception, prefixed with its type unless it is one of this package's."""
     from pytest_headswap.case.finding import CheckFailed, named, text_of
     from pytest_headswap.engine import HeadSwapError
 
-    if (raised := raised_of(error)) is not None:
-        return str(raised.message)
+    if (remote := remote_exception_of(error)) is not None:
+        return str(remote.message)
     if isinstance(error, HeadSwapError):
         return error.message
-    if isinstance(error, (CheckFailed, ToldError)):
+    if isinstance(error, (CheckFailed, ReportedError)):
         return text_of(error)
     return named(error)
 
 
-class EndedError(ToldError):
+class UnprintableError(ReportedError):
     """Stands in for an exception that pytest cannot store or print, such as SystemExit while a model is built."""
 
     def __init__(self, error: BaseException) -> None:
-        super().__init__(message_of(error))
-        _, _, self.details = describe(error).partition("\n")
+        super().__init__(error_message(error))
+        _, _, self.details = format_failure(error).partition("\n")
 
 
-def bearable(error: BaseException) -> BaseException:
+def printable_exception(error: BaseException) -> BaseException:
     """Return the exception, or a stand-in if pytest cannot store or print it."""
-    remembered = isinstance(error, Exception) or is_skip(error) or is_failure(error) or is_expected(error)
-    return error if remembered and can_be_printed(error) else EndedError(error)
+    remembered = isinstance(error, Exception) or is_skip(error) or is_failure(error) or is_xfail(error)
+    return error if remembered and is_printable(error) else UnprintableError(error)
 
 
-def can_be_printed(error: BaseException) -> bool:
+def is_printable(error: BaseException) -> bool:
     """Return whether pytest can print an exception: one raised by a model may do anything when it is inspected."""
     try:
         traceback.format_exception_only(error)
@@ -138,7 +138,7 @@ def can_be_printed(error: BaseException) -> bool:
     return True
 
 
-def reason_of(error: BaseException | None) -> str:
+def reason_code(error: BaseException | None) -> str:
     """Return the reason code of an error; empty if it has none or its `reason` is not a code."""
     try:
         reason = getattr(error, "reason", "")
@@ -147,6 +147,6 @@ def reason_of(error: BaseException | None) -> str:
     return reason if isinstance(reason, str) and reason.isidentifier() else ""
 
 
-def headline(test: CheckId) -> str:
+def failure_title(test: CheckId) -> str:
     """Return the title of a failure. It is not the id: pytest would parse dots in the id as separators."""
     return " ".join(test)

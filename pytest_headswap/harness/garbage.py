@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 
-def forget_last_failure() -> None:
+def clear_last_exception() -> None:
     """Delete the last failure, which pytest keeps for a debugger: it holds the frames of the test and so the model.
 
     Pytest deletes it too, but only after the next model has been built.
@@ -20,7 +20,7 @@ def forget_last_failure() -> None:
 
 
 @contextmanager
-def without_looking_for_garbage() -> Iterator[None]:
+def gc_disabled_for_imports() -> Iterator[None]:
     """Disable garbage collection in a block of imports.
 
     The imports of torch and timm make a million objects that stay. Looking for garbage among them takes a third of
@@ -35,7 +35,7 @@ def without_looking_for_garbage() -> Iterator[None]:
             gc.enable()
 
 
-def give_back_freed_memory() -> None:
+def trim_heap() -> None:
     """Have the C library return freed memory to the system, if it can: it keeps some 100 MB after a large model."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # musl has no malloc_trim

@@ -7,13 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_headswap.harness.options import AUTO_MEMORY, memory_size
+from pytest_headswap.harness.options import AUTO, parse_memory_size
 
-_SHARE = 0.8  # of the free memory; the rest is for pytest and other processes
+_FREE_FRACTION = 0.8  # of the free memory; the rest is for pytest and other processes
 
 
 @dataclass(frozen=True)
-class Budget:
+class MemoryBudget:
     """A memory budget in bytes.
 
     Attributes:
@@ -22,29 +22,29 @@ class Budget:
         values: what the model's values may take, including the copies for comparison. The rest is for arithmetic.
     """
 
-    model: int
-    values: int
+    process_bytes: int
+    tensor_bytes: int
 
 
-def budget_of(asked: str, workers: int) -> Budget:
+def resolve_memory_budget(limit: str, workers: int) -> MemoryBudget:
     """Return the budget of each worker; for `auto`, its share of the free memory of the machine."""
     from pytest_headswap.case.build import MEMORY
 
-    if asked != AUTO_MEMORY:
-        size = memory_size(asked, "--headswap-memory")
-        return Budget(size, size // 2)
-    size = int(_SHARE * free_memory() / workers)
-    return Budget(size, min(MEMORY, size // 2))  # capped, so that most machines get the same evidence
+    if limit != AUTO:
+        size = parse_memory_size(limit, "--headswap-memory-limit")
+        return MemoryBudget(size, size // 2)
+    size = int(_FREE_FRACTION * available_memory() / workers)
+    return MemoryBudget(size, min(MEMORY, size // 2))  # capped, so that most machines get the same evidence
 
 
-def free_memory() -> int:
+def available_memory() -> int:
     """Return the bytes of memory left on the machine or in the container."""
     import psutil
 
-    return min([int(psutil.virtual_memory().available), *_container_limits(Path("/sys/fs/cgroup"))])
+    return min([int(psutil.virtual_memory().available), *_cgroup_limits(Path("/sys/fs/cgroup"))])
 
 
-def _container_limits(root: Path) -> list[int]:
+def _cgroup_limits(root: Path) -> list[int]:
     """Return the memory limits of the control groups of this process; empty if there are none."""
     limits = []
     for name in ("memory.max", "memory/memory.limit_in_bytes"):
@@ -60,33 +60,33 @@ def _container_limits(root: Path) -> list[int]:
     return limits
 
 
-class Meter:
+class MemoryMeter:
     """Measures the peak memory that this process takes from now on."""
 
-    def __init__(self, *, anew: bool = True) -> None:
+    def __init__(self, *, reset_peak: bool = True) -> None:
         """Start measuring; `anew` resets the peak that the system records, if it can."""
-        if anew:
+        if reset_peak:
             with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        self.before = held()
+        self.baseline_rss = rss_bytes()
 
-    def taken_mb(self) -> float | None:
+    def peak_mb(self) -> float | None:
         """Return the peak memory in MiB above the starting point; None if the system does not report it."""
         try:
             import resource
         except ImportError:  # Windows
             return None
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
-        return round(max(0, peak - self.before) / 2**20, 1)
+        return round(max(0, peak - self.baseline_rss) / 2**20, 1)
 
 
-def held(pid: int | None = None) -> int:
+def rss_bytes(pid: int | None = None) -> int:
     """Return the resident memory in bytes of a process, by default this one."""
     import psutil
 
     return int(psutil.Process(pid).memory_info().rss)
 
 
-def gib(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Format a number of bytes."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

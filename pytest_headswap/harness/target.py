@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_headswap.harness.options import CaseOptions
-from pytest_headswap.results.ids import UNNAMED_ZOO, CheckId, repro_command
+from pytest_headswap.results.ids import DEFAULT_ZOO, CheckId, reproduce_command
 from pytest_headswap.zoo.registry import load_model
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Target:
     """A model and the name of its zoo.
 
     Attributes:
@@ -27,32 +27,32 @@ class Subject:
 
     zoo: str
     spec: ModelSpec
-    by_name: bool = False
+    reproducible: bool = False
 
-    def id_of(self, check: str) -> CheckId:
+    def test_id(self, check: str) -> CheckId:
         """Return the id of this check's result."""
         return CheckId(self.zoo, self.spec.name, check)
 
     def repro(self, check: str, options: CaseOptions) -> str:
         """Return the command that repeats a check; empty if no command can."""
-        return repro_command(self.id_of(check), options.flags()) if self.by_name else ""
+        return reproduce_command(self.test_id(check), options.flags()) if self.reproducible else ""
 
     def build(self, options: CaseOptions) -> Case:
         """Build the case. A module passed by the user keeps its new head until `case.swap.restore()`."""
         from pytest_headswap.case.build import build_case
-        from pytest_headswap.harness.memory_budget import budget_of
+        from pytest_headswap.harness.memory_budget import resolve_memory_budget
 
-        memory = budget_of(options.memory, workers=1).values
+        memory = resolve_memory_budget(options.memory_limit, workers=1).tensor_bytes
         return build_case(self.zoo, self.spec, options.num_classes, options.evidence, options.device, memory=memory)
 
 
-def subject_of(
+def resolve_target(
     model: Any,
     example_inputs: Any = None,
     native: Callable[[int], nn.Module] | None = None,
     name: str | None = None,
     head: str | None = None,
-) -> Subject:
+) -> Target:
     """Return the subject for the user's arguments; arguments other than the model override what the zoo says.
 
     Raises:
@@ -69,7 +69,7 @@ def subject_of(
     changes = {key: value for key, value in changes.items() if value is not None}
     if isinstance(model, str):
         zoo, spec = load_model(model)
-        return Subject(zoo, replace(spec, **changes), by_name=not changes)
+        return Target(zoo, replace(spec, **changes), reproducible=not changes)
     if isinstance(model, nn.Module):
         spec = ModelSpec(type(model).__name__, build=lambda: model)
     elif isinstance(model, ModelSpec):
@@ -77,4 +77,4 @@ def subject_of(
     else:
         hint = f": pass {model.__name__}() and not the class" if isinstance(model, type) else ""
         raise TypeError(f"{model!r} is no torch.nn.Module, no ModelSpec and no text such as 'timm:resnet18'{hint}")
-    return Subject(UNNAMED_ZOO, replace(spec, **changes))
+    return Target(DEFAULT_ZOO, replace(spec, **changes))

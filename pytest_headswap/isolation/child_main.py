@@ -21,28 +21,28 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
 
-from pytest_headswap.harness.garbage import give_back_freed_memory
-from pytest_headswap.harness.memory_budget import held
-from pytest_headswap.isolation.executor import Built, Checked
-from pytest_headswap.isolation.in_process_executor import LocalBench
-from pytest_headswap.isolation.remote_exception import Raised, cut
+from pytest_headswap.harness.garbage import trim_heap
+from pytest_headswap.harness.memory_budget import rss_bytes
+from pytest_headswap.isolation.executor import BuildReply, CheckReply
+from pytest_headswap.isolation.in_process_executor import InProcessExecutor
+from pytest_headswap.isolation.remote_exception import RemoteException, truncate
 
 STACK_SIGNAL = signal.SIGUSR1 if sys.platform != "win32" else 0
 _PR_SET_PDEATHSIG = 1
-_MOST_WARNINGS = 100  # per request
+_MAX_WARNINGS = 100  # per request
 
 
 @dataclass(frozen=True)
 class Request:
     """A request to the child process; `name` is the model to build or the check to run."""
 
-    what: Literal["hello", "build", "check", "release"]
+    operation: Literal["self_test", "build", "check", "release"]
     zoo: str = ""
     name: str = ""
 
 
 @dataclass(frozen=True)
-class Warned:
+class RecordedWarning:
     """A warning for the parent process to issue again."""
 
     message: str
@@ -64,25 +64,25 @@ class Reply:
         held: bytes of memory that this process holds now.
     """
 
-    value: Built | Checked | None
-    raised: Raised | None
-    warned: tuple[Warned, ...]
-    changes: tuple[str, ...]
-    imported: tuple[str, ...]
-    held: int
+    value: BuildReply | CheckReply | None
+    exception: RemoteException | None
+    warnings: tuple[RecordedWarning, ...]
+    global_changes: tuple[str, ...]
+    imported_modules: tuple[str, ...]
+    rss: int
 
 
-_OBJECTS = 10_000
+_GC_THRESHOLD = 10_000
 """New objects between garbage collections: with Python's default of 700, the gc takes a tenth of the time."""
 
 
-def run_child(
-    bench: LocalBench, requests: Connection, outputs: tuple[int, int], stack: IO[str], parent: int
+def child_main(
+    executor: InProcessExecutor, requests: Connection, outputs: tuple[int, int], stack: IO[str], parent: int
 ) -> NoReturn:
     """Run the child process to its end."""
     try:
-        _settle(outputs, stack, parent)
-        _serve(bench, requests)
+        _detach_from_pytest(outputs, stack, parent)
+        _serve_requests(executor, requests)
     except BaseException:  # noqa: BLE001 - nothing may return into pytest's frames
         with suppress(BaseException):
             sys.excepthook(*sys.exc_info())
@@ -91,7 +91,7 @@ def run_child(
         os._exit(70)
 
 
-def _settle(outputs: tuple[int, int], stack: IO[str], parent: int) -> None:
+def _detach_from_pytest(outputs: tuple[int, int], stack: IO[str], parent: int) -> None:
     """Separate the forked process from pytest: give it its own files and signals, and have it end with pytest."""
     import torch
 
@@ -117,63 +117,65 @@ def _settle(outputs: tuple[int, int], stack: IO[str], parent: int) -> None:
     os.environ.pop("PYTEST_CURRENT_TEST", None)
     torch.set_num_threads(1)  # the fork has no OpenMP threads, and OpenMP would wait for them
     gc.freeze()  # existing objects are never garbage, and scanning them would copy their memory pages
-    gc.set_threshold(_OBJECTS, *gc.get_threshold()[1:])
-    give_back_freed_memory()  # as after each model, so that the memory a model leaves behind can be measured
+    gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])
+    trim_heap()  # as after each model, so that the memory a model leaves behind can be measured
 
 
-def _serve(bench: LocalBench, requests: Connection) -> None:
-    from pytest_headswap.isolation.global_state import Globals
+def _serve_requests(executor: InProcessExecutor, requests: Connection) -> None:
+    from pytest_headswap.isolation.global_state import GlobalState
 
     own, streams = os.getpid(), (sys.stdout, sys.stderr)
-    state, modules = Globals(), set(sys.modules)
+    globals_before, modules = GlobalState(), set(sys.modules)
     while True:
         try:
             request: Request = requests.recv()
         except EOFError:
             os._exit(0)
 
-        def answer(request: Request = request) -> Built | Checked | None:
-            match request.what:
+        def answer(request: Request = request) -> BuildReply | CheckReply | None:
+            match request.operation:
                 case "build":
-                    return bench.build(bench.zoos[request.zoo], request.name)
+                    return executor.build(executor.zoos[request.zoo], request.name)
                 case "check":
-                    return bench.check(bench.checks[request.name])
+                    return executor.check(executor.checks[request.name])
                 case "release":
-                    bench.release()
-                case "hello":
-                    _try_out()
+                    executor.release()
+                case "self_test":
+                    _self_test()
             return None
 
-        if request.what == "build":
-            state = Globals()
-        with _noted_warnings() as warned:
-            value, raised = _caught(answer, bench)
+        if request.operation == "build":
+            globals_before = GlobalState()
+        with _record_warnings() as recorded:
+            value, exception = _call(answer, executor)
         if os.getpid() != own:
             os._exit(0)  # a model forked, and its child returned here
-        changes = state.changes()
-        if request.what == "release":
-            state.put_back()
+        changes = globals_before.changes()
+        if request.operation == "release":
+            globals_before.restore()
         sys.stdout, sys.stderr = streams
         for stream in streams:
             with suppress(OSError, ValueError):  # a model may have closed it
                 stream.flush()
         imported = tuple(name for name in sys.modules.keys() - modules if name.startswith("torch."))
         modules.update(imported)
-        requests.send(Reply(value, raised, tuple(warned), changes, imported, held()))
+        requests.send(Reply(value, exception, tuple(recorded), changes, imported, rss_bytes()))
 
 
-def _caught(answer: Callable[[], Any], bench: LocalBench) -> tuple[Any, Raised | None]:
+def _call(function: Callable[[], Any], executor: InProcessExecutor) -> tuple[Any, RemoteException | None]:
     try:
-        value = answer()
+        value = function()
     except BaseException as error:  # noqa: BLE001 - a model that calls sys.exit is a model with an error
-        return None, Raised.of(error, bench.format_failure)
-    if isinstance(value, Checked) and value.finding.exception is not None:
-        finding = replace(value.finding, exception=None, message=cut(value.finding.message))
-        return replace(value, finding=finding), Raised.of(value.finding.exception, bench.format_failure)
+        return None, RemoteException.capture(error, executor.format_failure)
+    if isinstance(value, CheckReply) and value.finding.exception is not None:
+        finding = replace(value.finding, exception=None, message=truncate(value.finding.message))
+        return replace(value, finding=finding), RemoteException.capture(
+            value.finding.exception, executor.format_failure
+        )
     return value, None
 
 
-def _try_out() -> None:
+def _self_test() -> None:
     """Swap and check a small model. Raises or hangs if a fork of this process cannot compute.
 
     Raises:
@@ -196,11 +198,11 @@ def _try_out() -> None:
 
 
 @contextmanager
-def _noted_warnings() -> Iterator[list[Warned]]:
+def _record_warnings() -> Iterator[list[RecordedWarning]]:
     """Record up to `_MOST_WARNINGS` warnings of a block instead of printing them."""
-    noted: list[Warned] = []
+    recorded: list[RecordedWarning] = []
 
-    def note(
+    def record(
         message: Warning | str,
         category: type[Warning],
         filename: str,
@@ -208,13 +210,13 @@ def _noted_warnings() -> Iterator[list[Warned]]:
         file: Any = None,  # noqa: ARG001
         line: str | None = None,  # noqa: ARG001
     ) -> None:
-        if len(noted) < _MOST_WARNINGS:
-            known = category if category.__module__.partition(".")[0] in _EVERYWHERE else UserWarning
-            noted.append(Warned(cut(str(message)), known, filename, lineno))
+        if len(recorded) < _MAX_WARNINGS:
+            known = category if category.__module__.partition(".")[0] in _SHARED_PACKAGES else UserWarning
+            recorded.append(RecordedWarning(truncate(str(message)), known, filename, lineno))
 
     with warnings.catch_warnings():
-        warnings.showwarning = note
-        yield noted
+        warnings.showwarning = record
+        yield recorded
 
 
-_EVERYWHERE = {"builtins", "torch", "pytest_headswap"}  # packages whose warning categories the parent knows
+_SHARED_PACKAGES = {"builtins", "torch", "pytest_headswap"}  # packages whose warning categories the parent knows

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from pytest_headswap.checks import Check
     from pytest_headswap.zoo import Zoo
 
-TooLarge = Mapping[tuple[str, str], float]
+OversizedModels = Mapping[tuple[str, str], float]
 """Zoo and model of models known to exceed the memory budget, with the MiB that they took."""
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildReply:
     """A built model, or the reason why it has no head and its checks are skipped.
 
     Attributes:
@@ -33,25 +33,25 @@ class Built:
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckReply:
     """The finding of a check, and the peak memory of the model so far."""
 
     finding: Finding
-    taken_mb: float | None = None
+    peak_memory_mb: float | None = None
     notes: tuple[str, ...] = ()
 
 
-class Bench(Protocol):
+class Executor(Protocol):
     """Builds and checks models, one at a time."""
 
     @property
-    def elsewhere(self) -> bool:
+    def runs_in_subprocess(self) -> bool:
         """Whether models run in another process."""
 
-    def build(self, zoo: Zoo, model: str) -> Built:
+    def build(self, zoo: Zoo, model: str) -> BuildReply:
         """Build a model and swap its head. Raises whatever the model raises."""
 
-    def check(self, check: Check) -> Checked:
+    def check(self, check: Check) -> CheckReply:
         """Run a check on the model."""
 
     def release(self) -> None:
@@ -61,7 +61,7 @@ class Bench(Protocol):
         """Release all resources; no call follows."""
 
 
-def warn_unprotected(why: str) -> None:
+def warn_not_isolated(reason: str) -> None:
     """Warn that models run in the pytest process instead of a child process."""
-    message = f"headswap: models run in the process of pytest, without limits of time and memory: {why}"
+    message = f"headswap: models run in the process of pytest, without limits of time and memory: {reason}"
     warnings.warn(message, stacklevel=2)

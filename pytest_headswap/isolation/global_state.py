@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 
-def _read() -> dict[str, Any]:
+def _read_watched_state() -> dict[str, Any]:
     """Return the state whose changes are reported."""
     import torch
 
     cudnn = torch.backends.cudnn
     return {
-        name: _value(read)
+        name: _read_safely(read)
         for name, read in {
             "torch.get_default_dtype()": torch.get_default_dtype,
             "torch.get_default_device()": torch.get_default_device,
@@ -32,7 +32,7 @@ def _read() -> dict[str, Any]:
             "torch.backends.cudnn.benchmark": lambda: cudnn.benchmark,
             "torch.backends.cudnn.deterministic": lambda: cudnn.deterministic,
             "torch.backends.mkldnn.enabled": lambda: getattr(torch.backends.mkldnn, "enabled", None),
-            "torch.cuda.synchronize()": _cuda,
+            "torch.cuda.synchronize()": _check_cuda,
             "the number of torch's dispatch modes": torch._C._len_torch_dispatch_stack,
             "the number of torch's function modes": torch._C._len_torch_function_stack,
             "threading.active_count()": threading.active_count,
@@ -42,7 +42,7 @@ def _read() -> dict[str, Any]:
     }
 
 
-def _cuda() -> None:
+def _check_cuda() -> None:
     """Raise if a kernel has failed: every later CUDA call in this process would fail too."""
     import torch
 
@@ -50,14 +50,14 @@ def _cuda() -> None:
         torch.cuda.synchronize()
 
 
-def _value(read: Callable[[], Any]) -> Any:
+def _read_safely(read: Callable[[], Any]) -> Any:
     try:
         return read()
     except Exception as error:  # noqa: BLE001 - the state may be too broken to read
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
-class Globals:
+class GlobalState:
     """A snapshot of process-global state.
 
     Changes to the state in `_read` are reported, and the process is then replaced. Random number generators, the
@@ -67,7 +67,7 @@ class Globals:
     def __init__(self) -> None:
         import torch
 
-        self._read = _read()
+        self._watched = _read_watched_state()
         self._random = random.getstate(), torch.get_rng_state()
         self._numpy = numpy.random.get_state() if (numpy := sys.modules.get("numpy")) is not None else None
         self._environment = dict(os.environ)
@@ -75,12 +75,12 @@ class Globals:
 
     def changes(self) -> tuple[str, ...]:
         """Return descriptions of the changes since the last call."""
-        now = _read()
-        words = [f"{name} is {now[name]}, it was {was}" for name, was in self._read.items() if now[name] != was]
-        self._read = now
+        now = _read_watched_state()
+        words = [f"{name} is {now[name]}, it was {was}" for name, was in self._watched.items() if now[name] != was]
+        self._watched = now
         return tuple(words)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Restore the state whose changes are not reported."""
         import torch
 

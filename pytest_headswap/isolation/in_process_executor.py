@@ -7,26 +7,26 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_headswap.harness.build_result import anatomy_of
-from pytest_headswap.harness.ended import by_pytest
-from pytest_headswap.harness.failure_text import bearable, describe
-from pytest_headswap.harness.garbage import forget_last_failure, give_back_freed_memory
-from pytest_headswap.harness.memory_budget import Meter, gib
-from pytest_headswap.isolation.executor import Built, Checked
+from pytest_headswap.harness.build_result import swapped_heads
+from pytest_headswap.harness.failure_text import format_failure, printable_exception
+from pytest_headswap.harness.garbage import clear_last_exception, trim_heap
+from pytest_headswap.harness.memory_budget import MemoryMeter, format_bytes
+from pytest_headswap.harness.pytest_outcomes import apply_pytest_outcome
+from pytest_headswap.isolation.executor import BuildReply, CheckReply
 
 if TYPE_CHECKING:
     from pytest_headswap.case.case import Case
     from pytest_headswap.checks import Check
-    from pytest_headswap.harness.memory_budget import Budget
+    from pytest_headswap.harness.memory_budget import MemoryBudget
     from pytest_headswap.harness.options import CaseOptions
-    from pytest_headswap.isolation.executor import TooLarge
+    from pytest_headswap.isolation.executor import OversizedModels
     from pytest_headswap.zoo import Zoo
 
 
-_THAW_EVERY = 100
+_UNFREEZE_EVERY = 100
 
 
-class LocalBench:
+class InProcessExecutor:
     """An executor that runs models in this process.
 
     Attributes:
@@ -39,33 +39,33 @@ class LocalBench:
         format_failure: formats an exception of a model for the process that receives it.
     """
 
-    elsewhere = False
+    runs_in_subprocess = False
 
     def __init__(
         self,
         zoos: Iterable[Zoo],
         checks: Iterable[Check],
         options: CaseOptions,
-        budget: Budget,
-        large: TooLarge,
+        budget: MemoryBudget,
+        oversized: OversizedModels,
         *,
         on_case: Callable[[Case], object],
         ignore_refusals: bool = False,
-        format_failure: Callable[[BaseException], str] = describe,
+        format_failure: Callable[[BaseException], str] = format_failure,
     ) -> None:
         self.zoos = {zoo.name: zoo for zoo in zoos}
         self.checks = {check.name: check for check in checks}
         self.options = options
         self.budget = budget
-        self.large = large
+        self.oversized = oversized
         self.on_case = on_case
         self.ignore_refusals = ignore_refusals
         self.format_failure = format_failure
         self.case: Case | None = None
-        self._meter: Meter | None = None
+        self._meter: MemoryMeter | None = None
         self._released = 0
 
-    def build(self, zoo: Zoo, model: str) -> Built:
+    def build(self, zoo: Zoo, model: str) -> BuildReply:
         """Build a model and swap its head. Raises whatever the model raises."""
         from pytest_headswap.case.build import build_case
         from pytest_headswap.case.finding import STRUCTURE
@@ -75,33 +75,37 @@ class LocalBench:
         spec = zoo[model]
         if self.ignore_refusals:
             spec = replace(spec, refusal="")
-        taken = self.large.get((zoo.name, model))
-        evidence = options.evidence if taken is None else STRUCTURE
-        self._meter = Meter()
+        known_peak = self.oversized.get((zoo.name, model))
+        evidence = options.evidence if known_peak is None else STRUCTURE
+        self._meter = MemoryMeter()
         try:
-            case = build_case(zoo.name, spec, options.num_classes, evidence, options.device, memory=self.budget.values)
+            case = build_case(
+                zoo.name, spec, options.num_classes, evidence, options.device, memory=self.budget.tensor_bytes
+            )
         except NoHeadError as error:
-            return Built(reason=error.reason, message=error.message)
+            return BuildReply(reason=error.reason, message=error.message)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            if (borne := bearable(error)) is error:
+            if (printable := printable_exception(error)) is error:
                 raise
-            raise borne from None
-        if taken is not None:
-            taken_before = gib(int(taken * 2**20))
-            case.why_structure = f"it took {taken_before} before, more than the {gib(self.budget.model)} that it may"
+            raise printable from None
+        if known_peak is not None:
+            peak_text = format_bytes(int(known_peak * 2**20))
+            case.why_structure = (
+                f"it took {peak_text} before, more than the {format_bytes(self.budget.process_bytes)} that it may"
+            )
         self.case = case
         self.on_case(case)
-        return Built(anatomy_of(case))
+        return BuildReply(swapped_heads(case))
 
-    def check(self, check: Check) -> Checked:
+    def check(self, check: Check) -> CheckReply:
         """Run a check on the model."""
         from pytest_headswap.checks import run_check
 
         assert self.case is not None, "a model is built before it is checked"
         assert self._meter is not None
-        return Checked(by_pytest(run_check(check, self.case)), self._meter.taken_mb())
+        return CheckReply(apply_pytest_outcome(run_check(check, self.case)), self._meter.peak_mb())
 
     def release(self) -> None:
         """Release the model before the next one is built; modules with hooks form cycles, so this needs the gc.
@@ -110,12 +114,12 @@ class LocalBench:
         180 ms, and grow with the op cache). Unfreeze every 100 models, in case a library kept a model alive.
         """
         self.case = None
-        forget_last_failure()
+        clear_last_exception()
         self._released += 1
-        if self._released % _THAW_EVERY == 0:
+        if self._released % _UNFREEZE_EVERY == 0:
             gc.unfreeze()
         gc.collect()
-        give_back_freed_memory()
+        trim_heap()
         gc.freeze()
 
     def close(self) -> None:

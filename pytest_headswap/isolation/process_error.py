@@ -8,14 +8,14 @@ import signal
 import traceback
 from typing import Literal
 
-from pytest_headswap.harness.failure_text import ToldError, telling_frames
-from pytest_headswap.harness.memory_budget import gib
+from pytest_headswap.harness.failure_text import ReportedError, relevant_frames
+from pytest_headswap.harness.memory_budget import format_bytes
 
-_MOST_FRAMES = 3
-_FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$')
+_MAX_FRAMES = 3
+_FRAME_LINE = re.compile(r'^  File "(.+)", line (\d+) in (.+)$')
 
 
-class LostError(ToldError):
+class ChildProcessDied(ReportedError):
     """The process of a model died or was killed.
 
     Attributes:
@@ -25,20 +25,20 @@ class LostError(ToldError):
     """
 
     def __init__(
-        self, outcome: Literal["crashed", "timeout"], message: str, stack: str = "", taken_mb: float | None = None
+        self, outcome: Literal["crashed", "timeout"], message: str, stack: str = "", peak_memory_mb: float | None = None
     ) -> None:
         super().__init__(message)
         self.outcome: Literal["crashed", "timeout"] = outcome
         self.code = outcome
         self.details = stack
-        self.taken_mb = taken_mb
+        self.peak_memory_mb = peak_memory_mb
 
-    def for_the_rest(self) -> LostError:
+    def for_remaining_checks(self) -> ChildProcessDied:
         """Return the error for the checks that are not run any more."""
-        return LostError(self.outcome, f"not run: {self}", taken_mb=self.taken_mb)
+        return ChildProcessDied(self.outcome, f"not run: {self}", peak_memory_mb=self.peak_memory_mb)
 
 
-def died(status: int, doing: str, stack: str, taken_mb: float) -> LostError:
+def process_died(status: int, activity: str, stack: str, peak_memory_mb: float) -> ChildProcessDied:
     """Return the error for a process that ended by itself; `status` is its wait status."""
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
@@ -46,25 +46,26 @@ def died(status: int, doing: str, stack: str, taken_mb: float) -> LostError:
     else:
         how = f"the process of the model was killed by {_signal_name(-code)}"
     hint = "; the kernel does this when memory runs out" if -code == signal.SIGKILL else ""
-    return LostError("crashed", f"{how} {doing}{_place(stack)}{hint}", stack, taken_mb)
+    return ChildProcessDied("crashed", f"{how} {activity}{_innermost_frames(stack)}{hint}", stack, peak_memory_mb)
 
 
-def too_slow(seconds: float, doing: str, stack: str, taken_mb: float) -> LostError:
+def timed_out(seconds: float, activity: str, stack: str, peak_memory_mb: float) -> ChildProcessDied:
     """Return the error for a process killed because the model exceeded its time limit."""
-    message = f"timed out after {seconds:g} s (--headswap-timeout) {doing}{_place(stack)}"
-    return LostError("timeout", message, stack, taken_mb)
+    message = f"timed out after {seconds:g} s (--headswap-timeout) {activity}{_innermost_frames(stack)}"
+    return ChildProcessDied("timeout", message, stack, peak_memory_mb)
 
 
-def too_large(taken: int, allowed: int, doing: str, stack: str) -> LostError:
+def exceeded_memory(growth: int, limit: int, activity: str, stack: str) -> ChildProcessDied:
     """Return the error for a process killed because the model exceeded its memory limit."""
     message = (
-        f"the model took {gib(taken)} {doing}, more than the {gib(allowed)} of --headswap-memory{_place(stack)}; "
+        f"the model took {format_bytes(growth)} {activity}, more than the {format_bytes(limit)} of "
+        f"--headswap-memory-limit{_innermost_frames(stack)}; "
         "raise the limit, or use --headswap-evidence=structure"
     )
-    return LostError("crashed", message, stack, round(taken / 2**20, 1))
+    return ChildProcessDied("crashed", message, stack, round(growth / 2**20, 1))
 
 
-def told_changes(changes: tuple[str, ...]) -> tuple[str, ...]:
+def global_changes_note(changes: tuple[str, ...]) -> tuple[str, ...]:
     """Return a note, for the results, of the global state that a model changed."""
     return (f"the model changed global state: {', '.join(changes)}",) if changes else ()
 
@@ -76,20 +77,20 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _place(stack: str) -> str:
+def _innermost_frames(stack: str) -> str:
     """Return the innermost frames as text; empty if none are known."""
-    frames = telling_frames(_frames(stack))[: -_MOST_FRAMES - 1 : -1]
-    told = [f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames]
-    return f", in {', called by '.join(told)}" if told else ""
+    frames = relevant_frames(_parse_faulthandler(stack))[: -_MAX_FRAMES - 1 : -1]
+    descriptions = [f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames]
+    return f", in {', called by '.join(descriptions)}" if descriptions else ""
 
 
-def _frames(stack: str) -> list[traceback.FrameSummary]:
+def _parse_faulthandler(stack: str) -> list[traceback.FrameSummary]:
     """Return the frames of the current thread, or of the first one if none is current; innermost last."""
     _, _, current = stack.rpartition("Current thread")
     frames = []
     for line in (current or stack).splitlines()[1:]:
-        found = _FRAME.match(line)
-        if found is None:
+        match = _FRAME_LINE.match(line)
+        if match is None:
             break
-        frames.append(traceback.FrameSummary(found[1], int(found[2]), found[3]))
+        frames.append(traceback.FrameSummary(match[1], int(match[2]), match[3]))
     return frames[::-1]

@@ -8,10 +8,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from pytest_headswap.harness.ended import is_expected, is_failure, is_skip, skipped
-from pytest_headswap.harness.failure_text import RAISED, bearable, describe, message_of, reason_of
+from pytest_headswap.harness.failure_text import (
+    REMOTE_ATTRIBUTE,
+    error_message,
+    format_failure,
+    printable_exception,
+    reason_code,
+)
+from pytest_headswap.harness.pytest_outcomes import is_failure, is_skip, is_xfail, make_skip
 
-_LONGEST = 64 * 1024  # characters of a text, or bytes of a pickled exception
+_MAX_CHARS = 64 * 1024  # characters of a text, or bytes of a pickled exception
 
 
 class RemoteError(Exception):
@@ -23,7 +29,7 @@ class RemoteError(Exception):
 
 
 @dataclass(frozen=True)
-class Raised:
+class RemoteException:
     """A record of an exception.
 
     Attributes:
@@ -40,45 +46,54 @@ class Raised:
     text: str
     pickled: bytes | None
     module: str
-    skips: bool = False
+    is_skip: bool = False
 
     @classmethod
-    def of(cls, error: BaseException, format_failure: Callable[[BaseException], str] = describe) -> Raised:
+    def capture(
+        cls, error: BaseException, format_failure: Callable[[BaseException], str] = format_failure
+    ) -> RemoteException:
         """Record an exception while its traceback is available."""
         from pytest_headswap.case.finding import text_of
 
         skips = is_skip(error)
-        message = text_of(error) if skips else message_of(error)
+        message = text_of(error) if skips else error_message(error)
         pickled = None if skips else _pickled(error)
-        return cls(cut(message), reason_of(error), cut(format_failure(error)), pickled, type(error).__module__, skips)
+        return cls(
+            truncate(message),
+            reason_code(error),
+            truncate(format_failure(error)),
+            pickled,
+            type(error).__module__,
+            skips,
+        )
 
-    def revive(self) -> BaseException:
+    def rebuild(self) -> BaseException:
         """Return the exception, or a stand-in, with this record attached."""
-        if self.skips:
-            return skipped(self.message)
+        if self.is_skip:
+            return make_skip(self.message)
         if self.pickled is not None and self.module in sys.modules:  # never import the module of an unknown type
             with suppress(Exception):
                 known: BaseException = pickle.loads(self.pickled)
-                setattr(known, RAISED, self)
+                setattr(known, REMOTE_ATTRIBUTE, self)
                 return known
         error = RemoteError(self.message, self.reason)
-        setattr(error, RAISED, self)
+        setattr(error, REMOTE_ATTRIBUTE, self)
         return error
 
 
-def cut(text: str) -> str:
+def truncate(text: str) -> str:
     """Truncate a text from a model to a length that fits a report."""
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... and {len(text) - _LONGEST:,} characters more"
+    return text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}... and {len(text) - _MAX_CHARS:,} characters more"
 
 
 def _pickled(error: BaseException) -> bytes | None:
-    if not (isinstance(error, Exception) or is_failure(error) or is_expected(error)):  # others may end the run
+    if not (isinstance(error, Exception) or is_failure(error) or is_xfail(error)):  # others may end the run
         return None
     try:
         data = pickle.dumps(error)
-        if len(data) <= _LONGEST:
+        if len(data) <= _MAX_CHARS:
             copy = pickle.loads(data)
-            return data if type(copy) is type(error) and bearable(copy) is copy else None
+            return data if type(copy) is type(error) and printable_exception(copy) is copy else None
     except Exception:  # noqa: BLE001 - an exception of a model may do anything when it is pickled
         return None
     return None

@@ -14,26 +14,26 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap.harness.failure_text import ToldError
+from pytest_headswap.harness.failure_text import ReportedError
 from pytest_headswap.isolation.child_main import Reply, Request
-from pytest_headswap.isolation.child_process import Limits, Runner
-from pytest_headswap.isolation.executor import Built, Checked, warn_unprotected
-from pytest_headswap.isolation.in_process_executor import LocalBench
-from pytest_headswap.isolation.process_error import LostError, told_changes
+from pytest_headswap.isolation.child_process import ChildProcess, ProcessLimits
+from pytest_headswap.isolation.executor import BuildReply, CheckReply, warn_not_isolated
+from pytest_headswap.isolation.in_process_executor import InProcessExecutor
+from pytest_headswap.isolation.process_error import ChildProcessDied, global_changes_note
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
     from pytest_headswap.zoo import Zoo
 
-_LEAST_SECONDS = {"hello": 120.0, "release": 30.0}  # minimum time, whatever the timeout of the model
-_LIVES = 2  # processes that a model may lose
+_MIN_SECONDS = {"self_test": 120.0, "release": 30.0}  # minimum time, whatever the timeout of the model
+_MAX_CRASHES = 2  # processes that a model may lose
 
 
-class RebuildError(ToldError):
+class RebuildError(ReportedError):
     """The model cannot be rebuilt after its process was lost."""
 
 
-class GuardedBench:
+class SubprocessExecutor:
     """An executor that runs models in child processes.
 
     If a check loses the model's process, the model is rebuilt for the remaining checks. A model is given up if it is
@@ -41,72 +41,72 @@ class GuardedBench:
     the pytest process has threads, the remaining models run in that process, with a warning.
     """
 
-    def __init__(self, local: LocalBench) -> None:
-        self.local = local
-        self._runner: Runner | None = None
-        self._fresh_held = 0
-        self._stale = False
-        self._imported: list[str] = []
-        self._model = Request("build")
+    def __init__(self, in_process: InProcessExecutor) -> None:
+        self.in_process = in_process
+        self._child: ChildProcess | None = None
+        self._baseline_rss = 0
+        self._state_changed = False
+        self._imported_modules: list[str] = []
+        self._build_request = Request("build")
         self._built = False
-        self._refused = False  # the zoo refused, so there is nothing to release
-        self._used = 0.0
-        self._deaths = 0
-        self._lost_in_build: LostError | None = None
-        self._lost_in_check: LostError | None = None
-        self._given_up: LostError | None = None
-        self._is_local = False
+        self._nothing_built = False  # the zoo refused, so there is nothing to release
+        self._seconds_used = 0.0
+        self._crashes = 0
+        self._build_crash: ChildProcessDied | None = None
+        self._check_crash: ChildProcessDied | None = None
+        self._abandoned: ChildProcessDied | None = None
+        self._fell_back = False
 
     @property
-    def elsewhere(self) -> bool:
+    def runs_in_subprocess(self) -> bool:
         """Whether models run in a child process."""
-        return not self._is_local
+        return not self._fell_back
 
-    def try_out(self) -> str:
+    def start(self) -> str:
         """Start a runner and test it; return why models cannot run in one here, or an empty string."""
-        self._stale = False
+        self._state_changed = False
         try:
-            self._runner = self._fresh()
-            reply = self._ask(Request("hello"), "before the first model")
-        except (LostError, OSError) as error:
+            self._child = self._spawn()
+            reply = self._send(Request("self_test"), "before the first model")
+        except (ChildProcessDied, OSError) as error:
             self.close()
             return str(error)
-        if reply.raised is not None:
+        if reply.exception is not None:
             self.close()
-            return reply.raised.message
-        self._fresh_held = reply.held
+            return reply.exception.message
+        self._baseline_rss = reply.rss
         return ""
 
-    def build(self, zoo: Zoo, model: str) -> Built:
+    def build(self, zoo: Zoo, model: str) -> BuildReply:
         """Build a model and swap its head. Raises whatever the model raises; if the model is lost, its checks raise."""
-        if self._runner is not None and self._runner.ended():
+        if self._child is not None and self._child.has_exited():
             self.close()  # it died between requests
-        if not self._is_local and self._runner is None and (why := self.try_out()):
-            self._is_local = True
-            warn_unprotected(why)
-        if self._is_local:
-            return self.local.build(zoo, model)
-        self._model = Request("build", zoo.name, model)
-        self._built, self._refused, self._used, self._deaths = False, False, 0.0, 0
-        self._lost_in_build = self._lost_in_check = self._given_up = None
+        if not self._fell_back and self._child is None and (why := self.start()):
+            self._fell_back = True
+            warn_not_isolated(why)
+        if self._fell_back:
+            return self.in_process.build(zoo, model)
+        self._build_request = Request("build", zoo.name, model)
+        self._built, self._nothing_built, self._seconds_used, self._crashes = False, False, 0.0, 0
+        self._build_crash = self._check_crash = self._abandoned = None
         try:
             return self._build()
-        except LostError as error:
-            self._lost_in_build, self._given_up = error, error.for_the_rest()
-            return Built()
+        except ChildProcessDied as error:
+            self._build_crash, self._abandoned = error, error.for_remaining_checks()
+            return BuildReply()
 
-    def _build(self) -> Built:
+    def _build(self) -> BuildReply:
         from pytest_headswap.engine.errors import ZOO_REFUSED
 
-        reply = self._ask(self._model, "while building the model")
-        if reply.raised is not None:
-            raise reply.raised.revive()
-        assert isinstance(reply.value, Built)
+        reply = self._send(self._build_request, "while building the model")
+        if reply.exception is not None:
+            raise reply.exception.rebuild()
+        assert isinstance(reply.value, BuildReply)
         self._built = True
-        self._refused = reply.value.reason == ZOO_REFUSED
-        return replace(reply.value, notes=told_changes(reply.changes))
+        self._nothing_built = reply.value.reason == ZOO_REFUSED
+        return replace(reply.value, notes=global_changes_note(reply.global_changes))
 
-    def _build_again(self) -> Built:
+    def _build_again(self) -> BuildReply:
         """Rebuild the model in a fresh process.
 
         Raises:
@@ -118,87 +118,89 @@ class GuardedBench:
             raise RebuildError(f"built again after its process was lost, the model has no head: {built.message}")
         return built
 
-    def check(self, check: Check) -> Checked:
+    def check(self, check: Check) -> CheckReply:
         """Run a check on the model.
 
         Raises:
-            LostError: the model was lost, now or before.
+            ChildProcessDied: the model was lost, now or before.
         """
-        if self._is_local:
-            return self.local.check(check)
-        if self._lost_in_build is not None:
-            error, self._lost_in_build = self._lost_in_build, None
+        if self._fell_back:
+            return self.in_process.check(check)
+        if self._build_crash is not None:
+            error, self._build_crash = self._build_crash, None
             raise error
-        if self._given_up is None and self._runner is None and (why := self.try_out()):
-            self._given_up = self._lost_in_check or LostError("crashed", f"not run: no process for the model: {why}")
-        if self._given_up is not None:
-            raise self._given_up
+        if self._abandoned is None and self._child is None and (why := self.start()):
+            self._abandoned = self._check_crash or ChildProcessDied(
+                "crashed", f"not run: no process for the model: {why}"
+            )
+        if self._abandoned is not None:
+            raise self._abandoned
         try:
             notes = () if self._built else self._build_again().notes
-            reply = self._ask(Request("check", name=check.name), f"in {check.name}")
-        except LostError as error:
-            self._lost_in_check = error.for_the_rest()
-            if error.outcome == "timeout" or self._deaths >= _LIVES:
-                self._given_up = self._lost_in_check
+            reply = self._send(Request("check", name=check.name), f"in {check.name}")
+        except ChildProcessDied as error:
+            self._check_crash = error.for_remaining_checks()
+            if error.outcome == "timeout" or self._crashes >= _MAX_CRASHES:
+                self._abandoned = self._check_crash
             raise
-        if reply.raised is not None and reply.value is None:
-            raise reply.raised.revive()
-        assert isinstance(reply.value, Checked)
-        exception: Any = reply.raised.revive() if reply.raised is not None else None
+        if reply.exception is not None and reply.value is None:
+            raise reply.exception.rebuild()
+        assert isinstance(reply.value, CheckReply)
+        exception: Any = reply.exception.rebuild() if reply.exception is not None else None
         finding = replace(reply.value.finding, exception=exception)
-        return replace(reply.value, finding=finding, notes=notes + told_changes(reply.changes))
+        return replace(reply.value, finding=finding, notes=notes + global_changes_note(reply.global_changes))
 
     def release(self) -> None:
         """Release the model, and close a runner whose state changed or that holds much more memory than at its start.
 
         Raises:
-            LostError: the process died or hung while releasing the model.
+            ChildProcessDied: the process died or hung while releasing the model.
         """
-        if self._is_local:
-            self.local.release()
+        if self._fell_back:
+            self.in_process.release()
             return
-        if self._runner is None or self._refused:
+        if self._child is None or self._nothing_built:
             return
-        reply = self._ask(Request("release"), "while releasing the model")
-        if self._stale or reply.held > self._fresh_held + self.local.budget.model // 2:
+        reply = self._send(Request("release"), "while releasing the model")
+        if self._state_changed or reply.rss > self._baseline_rss + self.in_process.budget.process_bytes // 2:
             self.close()
 
     def close(self) -> None:
         """Close the runner, or the executor that replaced it."""
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
-        if self._is_local:
-            self.local.close()
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+        if self._fell_back:
+            self.in_process.close()
 
-    def _ask(self, request: Request, doing: str) -> Reply:
-        limits = Limits(self.local.options.timeout, self.local.budget.model)
-        if request.what == "hello":
-            limits = Limits(_LEAST_SECONDS["hello"], sys.maxsize)  # there is no model yet
-        left = max(_LEAST_SECONDS.get(request.what, 0.0), limits.seconds - self._used)
-        assert self._runner is not None
-        began = time.monotonic()
+    def _send(self, request: Request, activity: str) -> Reply:
+        limits = ProcessLimits(self.in_process.options.timeout, self.in_process.budget.process_bytes)
+        if request.operation == "self_test":
+            limits = ProcessLimits(_MIN_SECONDS["self_test"], sys.maxsize)  # there is no model yet
+        seconds_left = max(_MIN_SECONDS.get(request.operation, 0.0), limits.seconds - self._seconds_used)
+        assert self._child is not None
+        started = time.monotonic()
         try:
-            if request.what in ("hello", "build"):
-                self._runner.begin_model()
-            reply = self._runner.ask(request, doing, left, limits)
+            if request.operation in ("self_test", "build"):
+                self._child.start_model()
+            reply = self._child.request(request, activity, seconds_left, limits)
         except BaseException as error:
             self.close()
             self._built = False
-            self._deaths += isinstance(error, LostError)
+            self._crashes += isinstance(error, ChildProcessDied)
             raise
         finally:
-            self._used += time.monotonic() - began
-        for warned in reply.warned:
-            warnings.warn_explicit(warned.message, warned.category, warned.filename, warned.line)
-        self._stale = self._stale or bool(reply.changes)
-        self._imported += reply.imported
+            self._seconds_used += time.monotonic() - started
+        for recorded in reply.warnings:
+            warnings.warn_explicit(recorded.message, recorded.category, recorded.filename, recorded.line)
+        self._state_changed = self._state_changed or bool(reply.global_changes)
+        self._imported_modules += reply.imported_modules
         return reply
 
-    def _fresh(self) -> Runner:
+    def _spawn(self) -> ChildProcess:
         """Return a new runner. Imports the torch modules that earlier runners imported, so that no later one has to."""
-        for name in self._imported:
+        for name in self._imported_modules:
             with suppress(Exception):
                 importlib.import_module(name)
-        self._imported = []
-        return Runner(self.local)
+        self._imported_modules = []
+        return ChildProcess(self.in_process)

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from pytest_headswap.checks import Check
 
 _CHECKS = pytest.StashKey["Mapping[str, Check]"]()
-_added_zoos: set[str] = set()  # names that hooks added in this process: a later run may add them again
+_contributed_zoos: set[str] = set()  # names that hooks added in this process: a later run may add them again
 
 
-def add_zoos(config: pytest.Config) -> None:
+def register_contributed_zoos(config: pytest.Config) -> None:
     """Register the zoos that hooks return. They are loaded only on request; a run without such a hook does nothing.
 
     Raises:
         pytest.UsageError: a name is invalid or taken; the message names the plugin.
     """
     owners: dict[str, str] = {}
-    for plugin, name, value in _entries(config, "pytest_headswap_zoos"):
+    for plugin, name, value in _hook_entries(config, "pytest_headswap_zoos"):
         from pytest_headswap.zoo import register, zoo_names
         from pytest_headswap.zoo.custom import as_zoo
 
@@ -30,17 +30,17 @@ def add_zoos(config: pytest.Config) -> None:
             raise pytest.UsageError(
                 f"{plugin}: pytest_headswap_zoos calls a zoo {name!r}: names have to be text that is not empty"
             )
-        if name in owners or (name in zoo_names() and name not in _added_zoos):
+        if name in owners or (name in zoo_names() and name not in _contributed_zoos):
             raise pytest.UsageError(
                 f"{plugin}: pytest_headswap_zoos returns a zoo {name!r}, which is there already"
                 f"{f' from {owners[name]}' if name in owners else ''}: give it another name"
             )
         owners[name] = plugin
-        _added_zoos.add(name)
+        _contributed_zoos.add(name)
         register(name, partial(as_zoo, name, value))
 
 
-def known_checks(config: pytest.Config) -> Mapping[str, Check]:
+def available_checks(config: pytest.Config) -> Mapping[str, Check]:
     """Return all checks by name, in running order: the built-in checks, then those of hooks.
 
     Raises:
@@ -56,7 +56,7 @@ def _read_checks(config: pytest.Config) -> Mapping[str, Check]:
 
     owners: dict[str, str] = {}
     known = dict(CHECKS)
-    for plugin, name, value in _entries(config, "pytest_headswap_checks"):
+    for plugin, name, value in _hook_entries(config, "pytest_headswap_checks"):
         where = f"{plugin}: pytest_headswap_checks"
         if not isinstance(name, str) or not name.isidentifier():
             raise pytest.UsageError(
@@ -77,7 +77,7 @@ def _read_checks(config: pytest.Config) -> Mapping[str, Check]:
     return known
 
 
-def _entries(config: pytest.Config, hook: str) -> Iterator[tuple[str, Any, Any]]:
+def _hook_entries(config: pytest.Config, hook: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield each entry that plugins return: the plugin, the name and the value."""
     manager = config.pluginmanager
     for implementation in getattr(config.hook, hook).get_hookimpls():

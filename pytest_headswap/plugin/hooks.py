@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_headswap.plugin import hookspecs
-from pytest_headswap.plugin.contributions import add_zoos, known_checks
-from pytest_headswap.plugin.options import add_options, asked_scope, read_settings
+from pytest_headswap.plugin.contributions import available_checks, register_contributed_zoos
+from pytest_headswap.plugin.options import add_options, read_settings, zoo_scope
 from pytest_headswap.plugin.user_tests import fixtures, parametrize
 from pytest_headswap.plugin.user_tests.marker import MARKER
 
@@ -33,36 +33,36 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(parametrize, "headswap-parametrize")
     if config.option.help or config.option.version or config.option.markers:
         return  # these exit here, and must not fail on the ini file
-    add_zoos(config)
-    scope = asked_scope(config)
+    register_contributed_zoos(config)
+    scope = zoo_scope(config)
     if scope is None:
         return
 
-    from pytest_headswap.harness.garbage import without_looking_for_garbage
+    from pytest_headswap.harness.garbage import gc_disabled_for_imports
 
-    with without_looking_for_garbage():
-        settings = read_settings(config, scope, known_checks(config))
+    with gc_disabled_for_imports():
+        settings = read_settings(config, scope, available_checks(config))
 
-    from pytest_headswap.plugin.collection.session import ZooRun, share_cores
-    from pytest_headswap.plugin.planning.cost_cache import Learner
+    from pytest_headswap.plugin.collection.session import ZooSession, set_torch_threads
+    from pytest_headswap.plugin.planning.cost_cache import CostRecorder
     from pytest_headswap.plugin.planning.progress import Progress
-    from pytest_headswap.plugin.recording.expectations_summary import Ending
-    from pytest_headswap.plugin.recording.owner import own_folder
+    from pytest_headswap.plugin.recording.expectations_summary import ExpectationsSummary
     from pytest_headswap.plugin.recording.recorder import Recorder
+    from pytest_headswap.plugin.recording.report_folder import lock_report_folder
     from pytest_headswap.plugin.recording.resume import Resume
-    from pytest_headswap.plugin.settings import TAKEN
+    from pytest_headswap.plugin.settings import CARRIED_OVER
 
-    config.pluginmanager.register(ZooRun(config, settings), "headswap-run")
+    config.pluginmanager.register(ZooSession(config, settings), "headswap-run")
     workerinput = getattr(config, "workerinput", None)
     if workerinput is None:
-        lock = own_folder(config, settings)
+        lock = lock_report_folder(config, settings)
         resume = Resume(config, settings) if config.getoption("headswap_resume") else None
         if resume is not None:
             config.pluginmanager.register(resume, "headswap-resume")
-        config.pluginmanager.register(Ending(settings), "headswap-ending")
+        config.pluginmanager.register(ExpectationsSummary(settings), "headswap-ending")
         config.pluginmanager.register(Recorder(config, settings, lock, resume), "headswap-recorder")
-        config.pluginmanager.register(Learner(config, settings), "headswap-learner")
+        config.pluginmanager.register(CostRecorder(config, settings), "headswap-learner")
         config.pluginmanager.register(Progress(config, settings), "headswap-progress")
     else:
-        config.stash[TAKEN] = frozenset(workerinput.get("headswap_taken", ()))
-        share_cores(workerinput["workercount"])
+        config.stash[CARRIED_OVER] = frozenset(workerinput.get("headswap_carried_over", ()))
+        set_torch_threads(workerinput["workercount"])

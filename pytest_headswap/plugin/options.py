@@ -13,24 +13,24 @@ from pytest_headswap._text import listed
 from pytest_headswap.harness.options import (
     DEFAULT_NUM_CLASSES,
     DEFAULT_TIMEOUT,
-    DEVICES,
+    DEVICE_CHOICES,
     EVIDENCE,
-    AskedError,
     CaseOptions,
-    class_count,
-    device_name,
-    evidence_kind,
-    memory_budget,
+    OptionError,
+    parse_device,
+    parse_evidence,
+    parse_memory_limit,
+    parse_num_classes,
+    parse_shard,
+    parse_timeout,
     select_checks,
-    shard_of,
-    timeout_seconds,
 )
 from pytest_headswap.plugin.settings import Settings
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
     from pytest_headswap.expectations.expectations import Expectations
-    from pytest_headswap.plugin.settings import Scope
+    from pytest_headswap.plugin.settings import ZooScope
     from pytest_headswap.zoo.selection import Selected
 
 DEFAULT_REPORT = "headswap-report"
@@ -51,9 +51,9 @@ def add_options(parser: pytest.Parser) -> None:
     add("checks", "NAMES", "comma-separated checks to run (default: all)")
     add("num-classes", "N", f"class count of the new heads (default: {DEFAULT_NUM_CLASSES})")
     add("evidence", "KIND", f"kind of evidence: {', '.join(EVIDENCE)} (default: auto, numeric if memory allows)")
-    add("device", "DEVICE", f"device for device_placement: {DEVICES} (default: auto, whatever is available)")
+    add("device", "DEVICE", f"device for device_placement: {DEVICE_CHOICES} (default: auto, whatever is available)")
     add("timeout", "SECONDS", f"time limit per model in seconds, for all its checks (default: {DEFAULT_TIMEOUT})")
-    add("memory", "SIZE", "memory limit per model, such as 2.5GiB (default: the worker's share of free memory)")
+    add("memory-limit", "SIZE", "memory limit per model, such as 2.5GiB (default: the worker's share of free memory)")
     add("shard", "I/N", "shard of the models to run on this machine, such as 2/8 on the second of eight (default: all)")
     text = "TOML file (or a folder with one per zoo) that lists expected failures and their reasons (default: none)"
     add("expectations", "FILE_OR_FOLDER", text)
@@ -64,7 +64,7 @@ def add_options(parser: pytest.Parser) -> None:
         help="merge the outcomes of this run into the expectations file, and print the diff",
     )
     group.addoption(
-        "--headswap-audit",
+        "--headswap-run-skipped",
         action="store_true",
         default=False,
         help="also run what the expectations file or the zoo would skip, and report the outcome",
@@ -79,27 +79,27 @@ def add_options(parser: pytest.Parser) -> None:
     )
 
 
-def asked_scope(config: pytest.Config) -> Scope | None:
+def zoo_scope(config: pytest.Config) -> ZooScope | None:
     """Return the scope of the zoos, or None without a zoo. Must be cheap, since every pytest run calls it."""
     given = bool(config.getoption("headswap_zoo"))
     if not given and not config.getini("headswap_zoo"):
         return None
     workerinput = getattr(config, "workerinput", None)
     if workerinput is not None:  # xdist always passes paths to workers; the controller knows what was typed
-        scope: Scope | None = workerinput.get("headswap_scope")
+        scope: ZooScope | None = workerinput.get("headswap_scope")
         return scope
     paths = config.args_source is pytest.Config.ArgsSource.ARGS
     if given:
-        return "beside" if paths else "only"
-    return None if paths else "beside"
+        return "alongside" if paths else "exclusive"
+    return None if paths else "alongside"
 
 
-def asked_zoos(config: pytest.Config) -> tuple[str, ...]:
+def requested_zoos(config: pytest.Config) -> tuple[str, ...]:
     """Return the zoos of the command line or, without any, those of the ini file."""
     return tuple(dict.fromkeys(config.getoption("headswap_zoo") or config.getini("headswap_zoo")))
 
 
-def text_of(config: pytest.Config, name: str) -> str:
+def option_text(config: pytest.Config, name: str) -> str:
     """Return an option as typed on the command line or, failing that, in the ini file."""
     given = config.getoption(f"headswap_{name}")
     return str(config.getini(f"headswap_{name}") if given is None else given).strip()
@@ -109,67 +109,67 @@ def read_case_options(config: pytest.Config) -> CaseOptions:
     """Return the options that determine how cases are built.
 
     Raises:
-        AskedError: an option is invalid; the message says what to type instead.
+        OptionError: an option is invalid; the message says what to type instead.
     """
-    usual = CaseOptions()
+    default = CaseOptions()
     return CaseOptions(
-        class_count(text_of(config, "num_classes") or usual.num_classes, "--headswap-num-classes"),
-        evidence_kind(text_of(config, "evidence") or usual.evidence, "--headswap-evidence"),
-        device_name(text_of(config, "device") or usual.device, "--headswap-device"),
-        timeout_seconds(text_of(config, "timeout") or usual.timeout, "--headswap-timeout"),
-        memory_budget(text_of(config, "memory") or usual.memory, "--headswap-memory"),
+        parse_num_classes(option_text(config, "num_classes") or default.num_classes, "--headswap-num-classes"),
+        parse_evidence(option_text(config, "evidence") or default.evidence, "--headswap-evidence"),
+        parse_device(option_text(config, "device") or default.device, "--headswap-device"),
+        parse_timeout(option_text(config, "timeout") or default.timeout, "--headswap-timeout"),
+        parse_memory_limit(option_text(config, "memory_limit") or default.memory_limit, "--headswap-memory-limit"),
     )
 
 
-def read_settings(config: pytest.Config, scope: Scope, known_checks: Mapping[str, Check]) -> Settings:
+def read_settings(config: pytest.Config, scope: ZooScope, available_checks: Mapping[str, Check]) -> Settings:
     """Load the requested zoos and validate all options.
 
     Raises:
         pytest.UsageError: an option is invalid; the message says what to type instead.
     """
-    from pytest_headswap.plugin.planning.shards import part_of_each
+    from pytest_headswap.plugin.planning.shards import shard_of_selection
 
     try:
         options = read_case_options(config)
-        patterns = text_of(config, "models")
-        shard = shard_of(text_of(config, "shard"), "--headswap-shard")
-        whole = _selected(config, patterns)
-        asked = listed(text_of(config, "checks")) or known_checks
-        checks = select_checks(asked, known_checks, "--headswap-checks")
-        expectations = _expectations(config, whole, known_checks, options)
-    except AskedError as error:
+        patterns = option_text(config, "models")
+        shard = parse_shard(option_text(config, "shard"), "--headswap-shard")
+        selected = _select(config, patterns)
+        requested = listed(option_text(config, "checks")) or available_checks
+        checks = select_checks(requested, available_checks, "--headswap-checks")
+        expectations = _expectations(config, selected, available_checks, options)
+    except OptionError as error:
         raise pytest.UsageError(f"{error}\nSee {page(error.page)}") from error
-    zoos = whole if shard is None else part_of_each(whole, shard)
-    return Settings(zoos, whole, shard, checks, options, _report(config), scope, patterns, expectations)
+    zoos = selected if shard is None else shard_of_selection(selected, shard)
+    return Settings(zoos, selected, shard, checks, options, _report_folder(config), scope, patterns, expectations)
 
 
-def _selected(config: pytest.Config, patterns: str) -> Selected:
+def _select(config: pytest.Config, patterns: str) -> Selected:
     from pytest_headswap.zoo import ZooError
     from pytest_headswap.zoo.selection import load_zoos, select
 
     try:
-        zoos = load_zoos(asked_zoos(config), "--headswap-zoo")
+        zoos = load_zoos(requested_zoos(config), "--headswap-zoo")
     except ZooError as error:
-        raise AskedError(str(error), page="zoo") from error
+        raise OptionError(str(error), page="zoo") from error
     try:
         return select(zoos, patterns, "--headswap-models")
     except ZooError as error:
-        raise AskedError(str(error)) from error
+        raise OptionError(str(error)) from error
 
 
 def _expectations(
-    config: pytest.Config, whole: Selected, known_checks: Mapping[str, Check], options: CaseOptions
+    config: pytest.Config, selected: Selected, available_checks: Mapping[str, Check], options: CaseOptions
 ) -> Expectations:
     from pytest_headswap.plugin.read_expectations import read_expectations
 
-    sent = getattr(config, "workerinput", {}).get("headswap_expectations")
-    typed = text_of(config, "expectations") if sent is None else sent["typed"]
+    payload = getattr(config, "workerinput", {}).get("headswap_expectations")
+    given_path = option_text(config, "expectations") if payload is None else payload["typed"]
     base = config.rootpath if config.getoption("headswap_expectations") is None else config.invocation_params.dir
-    path = base / typed if sent is None else Path(sent["path"])
-    return read_expectations(config, whole, tuple(known_checks), options, typed, path)
+    path = base / given_path if payload is None else Path(payload["path"])
+    return read_expectations(config, selected, tuple(available_checks), options, given_path, path)
 
 
-def _report(config: pytest.Config) -> Path:
+def _report_folder(config: pytest.Config) -> Path:
     given: str | None = config.getoption("headswap_report")
     ini: str = config.getini("headswap_report")
     if given is None and ini:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.expectations.condition import ConditionError, Here, holds
+from pytest_headswap.expectations.condition import ConditionError, Environment, evaluate
 from pytest_headswap.expectations.expectations import OPTION, UPDATE, Expectations
-from pytest_headswap.expectations.files import SUFFIX, Store, default_zoo_is_known
-from pytest_headswap.expectations.judge import ConflictError, Judge
+from pytest_headswap.expectations.files import SUFFIX, ExpectationFiles, require_known_zoo
+from pytest_headswap.expectations.matcher import ConflictError, ExpectationMatcher
 from pytest_headswap.expectations.toml_document import DocumentError
-from pytest_headswap.expectations.update import Scope
-from pytest_headswap.harness.options import AskedError, gpu_count
+from pytest_headswap.expectations.update import RunScope
+from pytest_headswap.harness.options import OptionError, gpu_count
 
 if TYPE_CHECKING:
     from pytest_headswap.expectations.entry import Entry
@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 
 def read_expectations(
-    config: pytest.Config, whole: Selected, checks: Collection[str], options: CaseOptions, typed: str, path: Path
+    config: pytest.Config,
+    selected: Selected,
+    checks: Collection[str],
+    options: CaseOptions,
+    given_path: str,
+    path: Path,
 ) -> Expectations:
     """Read the expectations files.
 
@@ -37,41 +42,44 @@ def read_expectations(
         path: the same path, absolute.
 
     Raises:
-        AskedError: a file or an option is invalid; the message says what to write instead.
+        OptionError: a file or an option is invalid; the message says what to write instead.
     """
     from pytest_headswap.engine.errors import ZOO_REFUSED
 
-    zoos = {zoo.name: zoo for zoo, _ in whole}
+    zoos = {zoo.name: zoo for zoo, _ in selected}
 
     def skip_reason(zoo: str, model: str) -> str:
         return zoos[zoo][model].refusal
 
     versions = {name: version for zoo in zoos.values() for name, version in zoo.versions.items()}
-    scope = Scope(
+    scope = RunScope(
         {name: zoo.names for name, zoo in zoos.items()},
         checks,
-        Here(options.device, options.evidence, versions, gpu_count),
+        Environment(options.device, options.evidence, versions, gpu_count),
     )
-    audit, update = bool(config.getoption("headswap_audit")), bool(config.getoption("headswap_update_expectations"))
-    if not typed:
+    run_skipped, update = (
+        bool(config.getoption("headswap_run_skipped")),
+        bool(config.getoption("headswap_update_expectations")),
+    )
+    if not given_path:
         if update:
-            raise AskedError(f"{UPDATE} has to know which file: give {OPTION}=FILE_OR_FOLDER", page="expectations")
-        return Expectations(None, {}, scope, Judge(()), skip_reason, ZOO_REFUSED, audit)
-    store = Store(path, typed, tuple(zoos))
+            raise OptionError(f"{UPDATE} has to know which file: give {OPTION}=FILE_OR_FOLDER", page="expectations")
+        return Expectations(None, {}, scope, ExpectationMatcher(()), skip_reason, ZOO_REFUSED, run_skipped)
+    store = ExpectationFiles(path, given_path, tuple(zoos))
     try:
         texts = _texts(config, store, update)
         documents = [store.parse(text, Path(path)) for path, text in texts.items()]
         _validate(documents, store, scope)
-        judge = scope.judge(documents)
+        matcher = scope.matcher(documents)
     except (DocumentError, ConditionError, ConflictError) as error:
-        raise AskedError(f"{OPTION}: {error}", page="expectations") from error
-    return Expectations(store, texts, scope, judge, skip_reason, ZOO_REFUSED, audit, update)
+        raise OptionError(f"{OPTION}: {error}", page="expectations") from error
+    return Expectations(store, texts, scope, matcher, skip_reason, ZOO_REFUSED, run_skipped, update)
 
 
-def _texts(config: pytest.Config, store: Store, update: bool) -> dict[str, str]:
-    sent: Any = getattr(config, "workerinput", {}).get("headswap_expectations")
-    if sent is not None:
-        texts: dict[str, str] = sent["texts"]
+def _texts(config: pytest.Config, store: ExpectationFiles, update: bool) -> dict[str, str]:
+    payload: Any = getattr(config, "workerinput", {}).get("headswap_expectations")
+    if payload is not None:
+        texts: dict[str, str] = payload["texts"]
         return texts
     if not store.path.exists() and not update:
         raise DocumentError(
@@ -80,7 +88,7 @@ def _texts(config: pytest.Config, store: Store, update: bool) -> dict[str, str]:
     return store.read()
 
 
-def _validate(documents: list[Document], store: Store, scope: Scope) -> None:
+def _validate(documents: list[Document], store: ExpectationFiles, scope: RunScope) -> None:
     """Validate what requires the zoos and the checks.
 
     Raises:
@@ -89,19 +97,19 @@ def _validate(documents: list[Document], store: Store, scope: Scope) -> None:
     from pytest_headswap.zoo import zoo_names
 
     if not store.is_folder:
-        default_zoo_is_known(documents, dict.fromkeys([*scope.models, *zoo_names()]))
+        require_known_zoo(documents, dict.fromkeys([*scope.models, *zoo_names()]))
     for document in documents:
         for part in document.parts:
             entry = part.entry
             try:
-                applies = holds(entry.when, scope.here)
+                applies = evaluate(entry.when, scope.environment)
             except ConditionError as error:
                 raise DocumentError(f"{entry.where}: when: {error}") from error
             if applies and entry.zoo in scope.models:
-                _known_checks(entry, scope.checks)
+                _require_known_checks(entry, scope.checks)
 
 
-def _known_checks(entry: Entry, known: Collection[str]) -> None:
+def _require_known_checks(entry: Entry, known: Collection[str]) -> None:
     from pytest_headswap._globs import fits
     from pytest_headswap._text import did_you_mean
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_headswap.zoo.selection import Selected
 
 
-Scope = Literal["only", "beside"]
+ZooScope = Literal["exclusive", "alongside"]
 """`only`: the run consists of the zoos. `beside`: the zoos are collected along with the tests of the paths."""
 
 
@@ -24,15 +24,15 @@ Scope = Literal["only", "beside"]
 class Settings:
     """The validated settings of a run."""
 
-    zoos: Selected
+    this_shard: Selected
     """The models that run here: those of this machine's shard."""
 
-    whole: Selected
+    selected: Selected
     shard: Shard | None
     checks: tuple[Check, ...]
     options: CaseOptions
     report: Path
-    scope: Scope
+    scope: ZooScope
     models: str
     """The patterns as typed."""
 
@@ -41,7 +41,7 @@ class Settings:
     @property
     def model_count(self) -> int:
         """Return the number of models in all zoos."""
-        return sum(len(names) for _, names in self.zoos)
+        return sum(len(names) for _, names in self.this_shard)
 
     @cached_property
     def repeat_report(self) -> str:
@@ -55,5 +55,5 @@ class Settings:
         return names[1] if own == names[0] else names[0]
 
 
-TAKEN = pytest.StashKey[frozenset[str]]()
+CARRIED_OVER = pytest.StashKey[frozenset[str]]()
 """The ids of results that `--headswap-resume` keeps."""

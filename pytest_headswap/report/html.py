@@ -22,15 +22,15 @@ from markupsafe import Markup
 from pytest_headswap._links import page
 from pytest_headswap._text import counted, duration, explained_at, printable, shortened
 from pytest_headswap._version import __version__
-from pytest_headswap.report.diagram import picture_of
-from pytest_headswap.report.matrix_data import SYMBOLS, data_of, script_safe
+from pytest_headswap.report.diagram import head_diagram
+from pytest_headswap.report.matrix_data import SYMBOLS, matrix_data, script_safe
 from pytest_headswap.results.matrix import Matrix, Row
-from pytest_headswap.results.result import WORST_FIRST, Result
+from pytest_headswap.results.result import BY_SEVERITY, Result
 
 INDEX = "index.html"
 PAGES = "architectures"
 _STYLE = "report.css"
-_OURS = re.compile(r".*-[0-9a-f]{12}\.html")
+_PACKAGE = re.compile(r".*-[0-9a-f]{12}\.html")
 
 MEANINGS = {
     "passed": "the check holds",
@@ -49,18 +49,18 @@ def write_html(matrix: Matrix, folder: Path) -> Path:
     environment = _environment()
     pages = folder / PAGES
     pages.mkdir(parents=True, exist_ok=True)
-    old = {path.name for path in pages.iterdir() if _OURS.fullmatch(path.name)}
+    old = {path.name for path in pages.iterdir() if _PACKAGE.fullmatch(path.name)}
     _write(folder / _STYLE, _static(_STYLE))
     common = _common(matrix)
     template = environment.get_template("architecture.html.j2")
     for number, row in enumerate(matrix.rows):
         near = [matrix.rows[other] if 0 <= other < len(matrix.rows) else None for other in (number - 1, number + 1)]
-        shown = {"row": row, "near": near, "pictures": _pictures(row), "results": _results(matrix, row)}
-        _write(pages / row.page, template.render(common, root="../", **shown))
-    for name in old - {row.page for row in matrix.rows}:
+        context = {"row": row, "near": near, "diagrams": _diagrams(row), "results": _results(matrix, row)}
+        _write(pages / row.file_name, template.render(common, root="../", **context))
+    for name in old - {row.file_name for row in matrix.rows}:
         (pages / name).unlink()
     index = folder / INDEX
-    data = Markup(script_safe(data_of(matrix)))
+    data = Markup(script_safe(matrix_data(matrix)))
     _write(index, environment.get_template("index.html.j2").render(common, root="", data=data))
     return index
 
@@ -87,7 +87,7 @@ def _environment() -> jinja2.Environment:
         duration=duration,
         explained_at=explained_at,
     )
-    environment.globals.update(symbols=SYMBOLS, meanings=MEANINGS, worst_first=WORST_FIRST)
+    environment.globals.update(symbols=SYMBOLS, meanings=MEANINGS, worst_first=BY_SEVERITY)
     return environment
 
 
@@ -104,14 +104,14 @@ def _common(matrix: Matrix) -> Mapping[str, Any]:
     }
 
 
-def _pictures(row: Row) -> list[Any]:
-    return [picture_of(head) for head in row.anatomy.heads] if row.anatomy is not None else []
+def _diagrams(row: Row) -> list[Any]:
+    return [head_diagram(head) for head in row.anatomy.heads] if row.anatomy is not None else []
 
 
 def _results(matrix: Matrix, row: Row) -> list[tuple[Result, str]]:
     """Return the results for a page, bad checks first. The first result of each cell gets the cell's link id."""
     left = {column: f"c{number}" for number, column in enumerate(matrix.columns)}
-    bad = {result.check for result in row.bad}
+    bad = {result.check for result in row.failures}
     ordered = sorted(row.results, key=lambda result: result.check not in bad)
     return [(result, left.pop(result.version if matrix.versions else result.check, "")) for result in ordered]
 

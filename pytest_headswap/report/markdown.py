@@ -12,13 +12,13 @@ from pathlib import Path
 
 from pytest_headswap._text import counted, duration, explained_at, one_line, printable, shortened
 from pytest_headswap.results.matrix import Matrix, Row
-from pytest_headswap.results.result import OUTCOMES, WORST_FIRST, Result
+from pytest_headswap.results.result import BY_SEVERITY, OUTCOMES, Result
 
 SUMMARY = "summary.md"
-MOST_BYTES = 100_000
-_MOST_ROWS = 50
-_MOST_FAMILIES = 20
-_MOST_ZOOS = 20
+MAX_BYTES = 100_000
+_MAX_ROWS = 50
+_MAX_FAMILIES = 20
+_MAX_ZOOS = 20
 _NAME, _MESSAGE, _COMMAND = 120, 300, 600
 # characters that start markup in text or in a table; `_` only if it is not inside a name
 _MARKUP = re.compile(r"[\\`*{}\[\]<>|~#!&$@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=:)//")
@@ -27,30 +27,30 @@ _MARKUP = re.compile(r"[\\`*{}\[\]<>|~#!&$@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|
 def write_markdown(matrix: Matrix, folder: Path) -> Path:
     """Write the summary into a folder; return its path."""
     path = folder / SUMMARY
-    path.write_text(markdown_of(matrix), encoding="utf-8", errors="backslashreplace", newline="\n")
+    path.write_text(render_markdown(matrix), encoding="utf-8", errors="backslashreplace", newline="\n")
     return path
 
 
-def markdown_of(matrix: Matrix) -> str:
+def render_markdown(matrix: Matrix) -> str:
     """Return the summary."""
     parts = [_head(matrix), _versions(matrix), _worst(matrix), _commands(matrix), _families(matrix), _skips(matrix)]
-    return bounded(parts, MOST_BYTES)
+    return join_within_limit(parts, MAX_BYTES)
 
 
-def bounded(parts: Iterable[str], most: int) -> str:
+def join_within_limit(parts: Iterable[str], max_bytes: int) -> str:
     """Join the parts as long as they fit, and state if some were left out."""
-    whole = ""
+    text = ""
     for part in filter(None, parts):
-        grown = f"{whole}\n{part}" if whole else part
-        if len(grown.encode("utf-8", "backslashreplace")) > most - 100:
-            return f"{whole}\n*There is more than fits here; the whole is in the HTML report.*\n"
-        whole = grown
-    return whole
+        grown = f"{text}\n{part}" if text else part
+        if len(grown.encode("utf-8", "backslashreplace")) > max_bytes - 100:
+            return f"{text}\n*There is more than fits here; the whole is in the HTML report.*\n"
+        text = grown
+    return text
 
 
-def escaped(text: str, most: int) -> str:
+def escaped(text: str, max_chars: int) -> str:
     """Return text on one line that Markdown shows unchanged."""
-    return _MARKUP.sub(lambda found: f"\\{found[0]}", shortened(one_line(text), most))
+    return _MARKUP.sub(lambda found: f"\\{found[0]}", shortened(one_line(text), max_chars))
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -60,10 +60,10 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def fenced(lines: Sequence[str], language: str = "") -> str:
+def code_block(lines: Sequence[str], language: str = "") -> str:
     """Return a code block that nothing in its content can end."""
-    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
-    fence = "`" * max(3, longest + 1)
+    longest_run = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest_run + 1)
     return "\n".join([fence + language, *lines, fence, ""])
 
 
@@ -72,14 +72,14 @@ def _head(matrix: Matrix) -> str:
     for row in matrix.rows:
         zoos.setdefault(row.zoo, Counter()).update(result.outcome for result in row.results)
     present = [outcome for outcome in OUTCOMES if matrix.outcomes[outcome]]
-    told = f"{counted(len(matrix.rows), 'architecture')}, {counted(matrix.outcomes.total(), 'result')}"
+    summary = f"{counted(len(matrix.rows), 'architecture')}, {counted(matrix.outcomes.total(), 'result')}"
     lines = (
         [escaped(zoo, _NAME), *(f"{counts[outcome]:,}" for outcome in present)]
-        for zoo, counts in list(zoos.items())[:_MOST_ZOOS]
+        for zoo, counts in list(zoos.items())[:_MAX_ZOOS]
     )
     with_what = ", ".join(f"{name} {version}" for name, version in matrix.header.versions.items())
     return (
-        f"## Head swaps: {told}\n\n"
+        f"## Head swaps: {summary}\n\n"
         + (f"**Not whole**: {escaped('; '.join(matrix.missing), 600)}\n\n" if matrix.missing else "")
         + table(["zoo", *(f">{outcome}" for outcome in present)], lines)
         + f"\n{escaped(with_what, 600)}; {duration(matrix.seconds)} of tests\n"
@@ -90,32 +90,32 @@ def _versions(matrix: Matrix) -> str:
     """Return the counts of each version, and a table of the architectures whose results differ between versions."""
     if not matrix.versions:
         return ""
-    shown = matrix.versions[:_MOST_FAMILIES]
-    columns = [escaped(version, 40) for version in shown]
+    listed_versions = matrix.versions[:_MAX_FAMILIES]
+    columns = [escaped(version, 40) for version in listed_versions]
     counts: dict[str, dict[str, Counter[str]]] = {}
     for row in matrix.rows:
         of_zoo = counts.setdefault(row.zoo, {version: Counter() for version in matrix.versions})
         for result in row.results:
             of_zoo[result.version][result.outcome] += 1
-    told = (
-        [escaped(zoo, _NAME), *(_counted(by_version[version]) for version in shown)]
-        for zoo, by_version in list(counts.items())[:_MOST_ZOOS]
+    body = (
+        [escaped(zoo, _NAME), *(_count_outcomes(by_version[version]) for version in listed_versions)]
+        for zoo, by_version in list(counts.items())[:_MAX_ZOOS]
     )
-    whole = f"### Versions\n\n{table(['zoo', *columns], told)}\n"
-    rows = [row for row in matrix.rows if row.differing]
+    overview = f"### Versions\n\n{table(['zoo', *columns], body)}\n"
+    rows = [row for row in matrix.rows if row.checks_that_differ]
     if not rows:
-        return f"{whole}No result differs between {escaped(', '.join(matrix.versions), 600)}.\n"
+        return f"{overview}No result differs between {escaped(', '.join(matrix.versions), 600)}.\n"
     lines = (
-        [escaped(row.model, _NAME), *map(_cell, list(matrix.cells(row))[:_MOST_FAMILIES])] for row in rows[:_MOST_ROWS]
+        [escaped(row.model, _NAME), *map(_cell, list(matrix.cells(row))[:_MAX_FAMILIES])] for row in rows[:_MAX_ROWS]
     )
     return (
-        f"{whole}#### Differing between versions: {counted(len(rows), 'architecture')}\n\n"
+        f"{overview}#### Differing between versions: {counted(len(rows), 'architecture')}\n\n"
         + table(["architecture", *columns], lines)
-        + _more(len(rows) - _MOST_ROWS)
+        + _more(len(rows) - _MAX_ROWS)
     )
 
 
-def _counted(outcomes: Counter[str]) -> str:
+def _count_outcomes(outcomes: Counter[str]) -> str:
     return ", ".join(f"{outcomes[outcome]:,} {outcome}" for outcome in OUTCOMES if outcomes[outcome]) or "none"
 
 
@@ -138,32 +138,32 @@ def _worst(matrix: Matrix) -> str:
         [
             escaped(row.model, _NAME),
             row.worst.outcome,
-            escaped(checks_of(row), _NAME),
-            escaped(row.worst.told, _MESSAGE),
+            escaped(worst_checks(row), _NAME),
+            escaped(row.worst.full_message, _MESSAGE),
         ]
-        for row in rows[:_MOST_ROWS]
+        for row in rows[:_MAX_ROWS]
     )
     return (
         f"### To look at: {counted(len(rows), 'architecture')}, the worst first\n\n"
         + table(["architecture", "outcome", "checks", "message"], lines)
-        + _more(len(rows) - _MOST_ROWS)
+        + _more(len(rows) - _MAX_ROWS)
     )
 
 
-def checks_of(row: Row) -> str:
+def worst_checks(row: Row) -> str:
     """Return the names of the checks whose outcome equals the worst one of a row."""
-    names = dict.fromkeys(result.check for result in row.bad if result.outcome == row.worst.outcome)
+    names = dict.fromkeys(result.check for result in row.failures if result.outcome == row.worst.outcome)
     every = {result.check for result in row.results}
     return f"all {len(names)} checks" if len(names) == len(every) > 1 else ", ".join(names)
 
 
 def _commands(matrix: Matrix) -> str:
-    commands = [row.worst.repro for row in matrix.worst_first[:_MOST_ROWS] if row.worst.repro]
+    commands = [row.worst.repro for row in matrix.worst_first[:_MAX_ROWS] if row.worst.repro]
     commands = [command for command in commands if len(command) <= _COMMAND]
     if not commands:
         return ""
     lines = [printable(command) for command in commands]
-    return "<details><summary>Commands that repeat them</summary>\n\n" + fenced(lines, "bash") + "\n</details>\n"
+    return "<details><summary>Commands that repeat them</summary>\n\n" + code_block(lines, "bash") + "\n</details>\n"
 
 
 def _families(matrix: Matrix) -> str:
@@ -173,10 +173,10 @@ def _families(matrix: Matrix) -> str:
     if len(families) < 2:
         return ""
     counts = {name: Counter(item.outcome for row in rows for item in row.results) for name, rows in families.items()}
-    bad = {name: sum(len(row.bad) for row in rows) for name, rows in families.items()}
+    bad = {name: sum(len(row.failures) for row in rows) for name, rows in families.items()}
     seconds = {name: sum(row.seconds for row in rows) for name, rows in families.items()}
     names = sorted(families, key=lambda name: (-bad[name], -seconds[name], name))
-    present = [outcome for outcome in WORST_FIRST if matrix.outcomes[outcome]]
+    present = [outcome for outcome in BY_SEVERITY if matrix.outcomes[outcome]]
     lines = (
         [
             escaped(name, _NAME) or "none",
@@ -184,10 +184,10 @@ def _families(matrix: Matrix) -> str:
             *(f"{counts[name][outcome]:,}" if counts[name][outcome] else "" for outcome in present),
             duration(seconds[name]),
         ]
-        for name in names[:_MOST_FAMILIES]
+        for name in names[:_MAX_FAMILIES]
     )
     titles = ["family", ">architectures", *(f">{outcome}" for outcome in present), ">time"]
-    return f"### Families\n\n{table(titles, lines)}{_more(len(names) - _MOST_FAMILIES)}"
+    return f"### Families\n\n{table(titles, lines)}{_more(len(names) - _MAX_FAMILIES)}"
 
 
 def _skips(matrix: Matrix) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pytest_headswap._text import one_line, printable, shortened
 from pytest_headswap.results.matrix import Matrix, Row
-from pytest_headswap.results.result import BAD, WORST_FIRST, Outcome, Result
+from pytest_headswap.results.result import BY_SEVERITY, FAILURES, Outcome, Result
 
 SYMBOLS: dict[Outcome, str] = {
     "crashed": "C",
@@ -34,7 +34,7 @@ _ALL_MESSAGES = 2_500_000  # bytes, as encoded in the page
 _NAME = 300
 
 
-class _Texts:
+class _StringTable:
     """Numbers texts, storing each once."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class _Texts:
         return self.numbers.setdefault(text, len(self.numbers))
 
 
-class _Messages(_Texts):
+class _MessageTable(_StringTable):
     """Numbers messages; number 0 is empty and stands for messages that no longer fit."""
 
     def __init__(self) -> None:
@@ -62,12 +62,12 @@ class _Messages(_Texts):
         return super().__call__(text)
 
 
-def data_of(matrix: Matrix) -> dict[str, Any]:
+def matrix_data(matrix: Matrix) -> dict[str, Any]:
     """Return the data of the page."""
-    zoos, families, evidence, messages = _Texts(), _Texts(), _Texts(), _Messages()
+    zoos, families, evidence, messages = _StringTable(), _StringTable(), _StringTable(), _MessageTable()
     evidence("")
     for row in matrix.worst_first:  # messages of bad results come first, while there is room
-        for result in row.bad:
+        for result in row.failures:
             messages(result.message)
 
     def cell(results: Sequence[Result]) -> Any:
@@ -75,11 +75,11 @@ def data_of(matrix: Matrix) -> dict[str, Any]:
             return 0
         first = results[0]
         return [
-            WORST_FIRST.index(first.outcome),
+            BY_SEVERITY.index(first.outcome),
             evidence(first.evidence),
             round(sum(result.seconds for result in results), 2),
             messages(first.message) if first.outcome != "passed" else 0,
-            sum(result.bad for result in results),
+            sum(result.needs_attention for result in results),
             len(results),
         ]
 
@@ -88,10 +88,10 @@ def data_of(matrix: Matrix) -> dict[str, Any]:
             shortened(printable(row.model), _NAME),
             zoos(printable(row.zoo)),
             families(printable(row.family)),
-            row.page,
+            row.file_name,
             round(row.seconds, 2),
             round(row.peak_memory_mb) if row.peak_memory_mb is not None else None,
-            int(bool(row.differing)),
+            int(bool(row.checks_that_differ)),
             [cell(results) for results in matrix.cells(row)],
         ]
 
@@ -99,10 +99,10 @@ def data_of(matrix: Matrix) -> dict[str, Any]:
     return {
         "columns": [printable(column) for column in matrix.columns],
         "byVersion": bool(matrix.versions),
-        "outcomes": WORST_FIRST,
-        "symbols": [SYMBOLS[outcome] for outcome in WORST_FIRST],
-        "bad": [outcome in BAD for outcome in WORST_FIRST],
-        "counts": [matrix.outcomes[outcome] for outcome in WORST_FIRST],
+        "outcomes": BY_SEVERITY,
+        "symbols": [SYMBOLS[outcome] for outcome in BY_SEVERITY],
+        "bad": [outcome in FAILURES for outcome in BY_SEVERITY],
+        "counts": [matrix.outcomes[outcome] for outcome in BY_SEVERITY],
         "evidence": list(evidence.numbers),
         "zoos": list(zoos.numbers),
         "families": list(families.numbers),

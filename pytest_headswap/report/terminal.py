@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_headswap._text import counted, one_line, printable, shortened
-from pytest_headswap.report.markdown import checks_of
+from pytest_headswap.report.markdown import worst_checks
 from pytest_headswap.results.ids import model_id
 from pytest_headswap.results.matrix import Matrix
 
-MOST_MODELS = 9  # two lines each
+MAX_MODELS = 9  # two lines each
 
 
 def worst_lines(matrix: Matrix, width: int) -> Iterator[str]:
@@ -17,11 +17,11 @@ def worst_lines(matrix: Matrix, width: int) -> Iterator[str]:
     rows = matrix.worst_first
     if not rows:
         return
-    shown = rows[:MOST_MODELS]
+    shown = rows[:MAX_MODELS]
     indent = max(len(row.worst.outcome) for row in shown) + 4
     yield f"to look at, the worst first: {counted(len(rows), 'architecture')}"
     for row in shown:
-        what = f"{model_id(row.zoo, row.model)} ({checks_of(row)}): {row.worst.told}"
+        what = f"{model_id(row.zoo, row.model)} ({worst_checks(row)}): {row.worst.full_message}"
         yield shortened(f"  {row.worst.outcome:<{indent - 2}}{one_line(what)}", max(width, 40))
         # never shorten a command
         yield f"{' ' * indent}{printable(row.worst.repro)}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from pytest_headswap.report.html import write_html
 from pytest_headswap.report.markdown import write_markdown
 from pytest_headswap.results.journal import JournalError, JournalHeader, read_journal
-from pytest_headswap.results.matrix import Matrix, matrix_of
+from pytest_headswap.results.matrix import Matrix, build_matrix
 from pytest_headswap.results.result import Result
 
 
@@ -37,7 +37,7 @@ def reports_of(header: JournalHeader, results: Iterable[Result], folder: Path) -
     Raises:
         JournalError: the reports cannot be written.
     """
-    matrix = matrix_of(header, results)
+    matrix = build_matrix(header, results)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return Reports(matrix, write_html(matrix, folder), write_markdown(matrix, folder))

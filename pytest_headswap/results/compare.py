@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from statistics import median
 
 from pytest_headswap.results.journal import JournalHeader
-from pytest_headswap.results.matrix import Row, badness, matrix_of
+from pytest_headswap.results.matrix import Row, build_matrix, severity
 from pytest_headswap.results.result import Outcome, Result
 
-_ENOUGH = 10
+_MIN_SAMPLES = 10
 """The number of models from which the pace of a machine can be estimated."""
 
 _Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
-class Limits:
+class Thresholds:
     """The limits above which a difference counts: it must exceed both the factor and the amount."""
 
-    slower: float = 1.5
-    seconds: float = 10.0  # the first model of a process also pays for imports
-    larger: float = 1.25
-    megabytes: float = 200.0
+    max_slowdown: float = 1.5
+    min_seconds: float = 10.0  # the first model of a process also pays for imports
+    max_memory_growth: float = 1.25
+    min_megabytes: float = 200.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Growth:
+class CostIncrease:
     """A model that took more time or memory than before."""
 
     zoo: str
@@ -69,31 +69,31 @@ class Comparison:
     """The changes between two runs, each list sorted with the worst first.
 
     Attributes:
-        broke: results that are bad now and were not, including those of new models and checks.
-        mended: results that were bad, or failed as expected, and pass now.
+        broken: results that are bad now and were not, including those of new models and checks.
+        fixed: results that were bad, or failed as expected, and pass now.
         changed: other results whose outcome changed, such as a check that no longer applies.
-        gone: results that no longer exist.
+        removed: results that no longer exist.
         slower, larger: models that exceed the limits.
-        pace: the second run's time relative to the first, for the median model; None if the runs share too few
+        speed_ratio: the second run's time relative to the first, for the median model; None if the runs share too few
             models.
         shared: the number of results in both runs.
         missing: results that either run should have but lacks, as sentences.
     """
 
-    broke: tuple[Change, ...]
-    mended: tuple[Change, ...]
+    broken: tuple[Change, ...]
+    fixed: tuple[Change, ...]
     changed: tuple[Change, ...]
-    gone: tuple[Change, ...]
-    slower: tuple[Growth, ...]
-    larger: tuple[Growth, ...]
-    pace: float | None
+    removed: tuple[Change, ...]
+    slower: tuple[CostIncrease, ...]
+    larger: tuple[CostIncrease, ...]
+    speed_ratio: float | None
     shared: int
     missing: tuple[str, ...] = ()
 
 
-def compare(old: Iterable[Result], new: Iterable[Result], limits: Limits | None = None) -> Comparison:
+def compare(old: Iterable[Result], new: Iterable[Result], thresholds: Thresholds | None = None) -> Comparison:
     """Compare the results of two runs."""
-    limits = limits or Limits()
+    thresholds = thresholds or Thresholds()
     old, new = list(old), list(new)
     before, after = _by_key(old), _by_key(new)
     changes = [
@@ -101,39 +101,39 @@ def compare(old: Iterable[Result], new: Iterable[Result], limits: Limits | None 
         for key, result in after.items()
         if key not in before or _verdict(before[key]) != _verdict(result)
     ]
-    kinds: dict[str, list[Change]] = {"broke": [], "mended": [], "changed": []}
+    kinds: dict[str, list[Change]] = {"broken": [], "fixed": [], "changed": []}
     for change in changes:
         kind = _kind(change.old, change.result)
         if kind:
             kinds[kind].append(change)
-    gone = [Change(result, None) for key, result in before.items() if key not in after]
-    slower, pace = _slower(_rows(old), _rows(new), limits)
+    removed = [Change(result, None) for key, result in before.items() if key not in after]
+    slower, speed_ratio = _slower(_rows(old), _rows(new), thresholds)
     return Comparison(
-        broke=_worst_first(kinds["broke"]),
-        mended=_worst_first(kinds["mended"]),
+        broken=_worst_first(kinds["broken"]),
+        fixed=_worst_first(kinds["fixed"]),
         changed=_worst_first(kinds["changed"]),
-        gone=_worst_first(gone),
+        removed=_worst_first(removed),
         slower=slower,
-        larger=_larger(_rows(old), _rows(new), limits),
-        pace=pace,
+        larger=_larger(_rows(old), _rows(new), thresholds),
+        speed_ratio=speed_ratio,
         shared=len(before.keys() & after.keys()),
     )
 
 
 def _verdict(result: Result) -> tuple[Outcome, bool]:
-    return result.outcome, result.bad
+    return result.outcome, result.needs_attention
 
 
 def _kind(old: Result | None, new: Result) -> str:
     """Return the list that a change belongs to; empty if a new result is good."""
-    if new.bad:
-        return "broke" if old is None or not old.bad else "changed"
+    if new.needs_attention:
+        return "broken" if old is None or not old.needs_attention else "changed"
     if old is None:
         return ""
     passes = new.outcome in _PASSES
-    if passes and old.outcome in _PASSES and not old.bad:
+    if passes and old.outcome in _PASSES and not old.needs_attention:
         return ""
-    return "mended" if passes and (old.bad or old.outcome == "xfailed") else "changed"
+    return "fixed" if passes and (old.needs_attention or old.outcome == "xfailed") else "changed"
 
 
 _PASSES = ("passed", "xpassed")
@@ -141,62 +141,67 @@ _PASSES = ("passed", "xpassed")
 
 def _by_key(results: Iterable[Result]) -> dict[_Key, Result]:
     """Return results by zoo, model, check and version; of several, the worst."""
-    found: dict[_Key, Result] = {}
-    for result in sorted(results, key=badness, reverse=True):
-        found[result.zoo, result.model, result.check, result.version] = result
-    return found
+    worst: dict[_Key, Result] = {}
+    for result in sorted(results, key=severity, reverse=True):
+        worst[result.zoo, result.model, result.check, result.version] = result
+    return worst
 
 
 def _worst_first(changes: Iterable[Change]) -> tuple[Change, ...]:
-    return tuple(sorted(changes, key=lambda item: (badness(item.result), item.result.zoo, item.result.model)))
+    return tuple(sorted(changes, key=lambda item: (severity(item.result), item.result.zoo, item.result.model)))
 
 
 def _rows(results: Iterable[Result]) -> dict[tuple[str, str], Row]:
-    return {(row.zoo, row.model): row for row in matrix_of(JournalHeader(), results).rows}
+    return {(row.zoo, row.model): row for row in build_matrix(JournalHeader(), results).rows}
 
 
-def _both(old: Mapping[tuple[str, str], Row], new: Mapping[tuple[str, str], Row]) -> Iterator[tuple[Row, Row]]:
+def _comparable_rows(
+    old: Mapping[tuple[str, str], Row], new: Mapping[tuple[str, str], Row]
+) -> Iterator[tuple[Row, Row]]:
     """Yield models that completed the same checks in both runs; the times of an aborted run are not comparable."""
     for key, row in new.items():
         was = old.get(key)
-        if was is not None and not was.bad and not row.bad and _made(was) == _made(row):
+        if was is not None and not was.failures and not row.failures and _checks_made(was) == _checks_made(row):
             yield was, row
 
 
-def _made(row: Row) -> set[tuple[str, str, bool]]:
+def _checks_made(row: Row) -> set[tuple[str, str, bool]]:
     return {(item.check, item.version, item.outcome == "skipped") for item in row.results}
 
 
 def _slower(
-    old: Mapping[tuple[str, str], Row], new: Mapping[tuple[str, str], Row], limits: Limits
-) -> tuple[tuple[Growth, ...], float | None]:
-    pairs = [(was, row) for was, row in _both(old, new) if was.seconds > 0]
-    pace = median(row.seconds / was.seconds for was, row in pairs) if len(pairs) >= _ENOUGH else None
-    expected = pace or 1.0
+    old: Mapping[tuple[str, str], Row], new: Mapping[tuple[str, str], Row], thresholds: Thresholds
+) -> tuple[tuple[CostIncrease, ...], float | None]:
+    pairs = [(was, row) for was, row in _comparable_rows(old, new) if was.seconds > 0]
+    speed_ratio = median(row.seconds / was.seconds for was, row in pairs) if len(pairs) >= _MIN_SAMPLES else None
+    expected = speed_ratio or 1.0
     found = [
-        _growth(row, was.seconds, row.seconds, "s")
+        _cost_increase(row, was.seconds, row.seconds, "s")
         for was, row in pairs
-        if row.seconds > was.seconds * expected * limits.slower
-        and row.seconds - was.seconds * expected > limits.seconds
+        if row.seconds > was.seconds * expected * thresholds.max_slowdown
+        and row.seconds - was.seconds * expected > thresholds.min_seconds
     ]
-    return _largest_first(found), pace
+    return _largest_first(found), speed_ratio
 
 
 def _larger(
-    old: Mapping[tuple[str, str], Row], new: Mapping[tuple[str, str], Row], limits: Limits
-) -> tuple[Growth, ...]:
+    old: Mapping[tuple[str, str], Row], new: Mapping[tuple[str, str], Row], thresholds: Thresholds
+) -> tuple[CostIncrease, ...]:
     found = []
-    for was, row in _both(old, new):
+    for was, row in _comparable_rows(old, new):
         if was.peak_memory_mb and row.peak_memory_mb:
             more = row.peak_memory_mb - was.peak_memory_mb
-            if row.peak_memory_mb > was.peak_memory_mb * limits.larger and more > limits.megabytes:
-                found.append(_growth(row, was.peak_memory_mb, row.peak_memory_mb, "MB"))
+            if (
+                row.peak_memory_mb > was.peak_memory_mb * thresholds.max_memory_growth
+                and more > thresholds.min_megabytes
+            ):
+                found.append(_cost_increase(row, was.peak_memory_mb, row.peak_memory_mb, "MB"))
     return _largest_first(found)
 
 
-def _growth(row: Row, old: float, new: float, unit: str) -> Growth:
-    return Growth(row.zoo, row.model, old, new, unit, row.results[0].repro)
+def _cost_increase(row: Row, old: float, new: float, unit: str) -> CostIncrease:
+    return CostIncrease(row.zoo, row.model, old, new, unit, row.results[0].repro)
 
 
-def _largest_first(found: Iterable[Growth]) -> tuple[Growth, ...]:
-    return tuple(sorted(found, key=lambda item: (-item.factor, item.zoo, item.model)))
+def _largest_first(increases: Iterable[CostIncrease]) -> tuple[CostIncrease, ...]:
+    return tuple(sorted(increases, key=lambda item: (-item.factor, item.zoo, item.model)))

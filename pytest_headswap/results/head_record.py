@@ -2,7 +2,7 @@
 
 {"heads": [{"path": "fc", "kind": "linear", "in_features": 512, "num_classes": 7, ...,
             "way": [["layer", "layer4.1.act2", "ReLU", [2, 512, 2, 2]], ..., ["output", "output", "", [2, 1000]]],
-            "old_classes": 1000}],
+            "old_num_classes": 1000}],
  "notes": []}
 """
 
@@ -16,28 +16,28 @@ from pytest_headswap.head import Head, Step
 
 
 @dataclass(frozen=True)
-class HeadFacts(Head):
+class SwappedHead(Head):
     """A swapped head, with its class count before the swap."""
 
-    old_classes: int = 0
+    old_num_classes: int = 0
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class SwappedHeads:
     """The heads of a model, and the engine's notes."""
 
-    heads: tuple[HeadFacts, ...]
+    heads: tuple[SwappedHead, ...]
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict of plain JSON types. Empty values are omitted, as a journal holds thousands of these."""
         return {
-            "heads": [dict(_told(head)) for head in self.heads],
+            "heads": [dict(_head_fields(head)) for head in self.heads],
             **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Anatomy:
+    def from_json(cls, data: Mapping[str, Any]) -> SwappedHeads:
         """Return the object that `to_json` wrote; fields from a later version are ignored.
 
         Raises:
@@ -46,12 +46,12 @@ class Anatomy:
         return cls(tuple(map(_head, data["heads"])), tuple(map(str, data.get("notes", ()))))
 
 
-_KNOWN = {item.name for item in fields(HeadFacts)}
+_KNOWN = {item.name for item in fields(SwappedHead)}
 _LISTS = ("aliases", "tensors", "outputs", "evidence")
-_NUMBERS = ("in_features", "old_classes", "num_classes", "class_dim")
+_NUMBERS = ("in_features", "old_num_classes", "num_classes", "class_dim")
 
 
-def _told(head: HeadFacts) -> Iterator[tuple[str, Any]]:
+def _head_fields(head: SwappedHead) -> Iterator[tuple[str, Any]]:
     for item in fields(head):
         value = getattr(head, item.name)
         if item.name == "way":
@@ -62,7 +62,7 @@ def _told(head: HeadFacts) -> Iterator[tuple[str, Any]]:
             yield item.name, value
 
 
-def _head(data: Mapping[str, Any]) -> HeadFacts:
+def _head(data: Mapping[str, Any]) -> SwappedHead:
     values = {name: value for name, value in data.items() if name in _KNOWN}
     for name in ("path", "kind", "role", "activation"):
         if not isinstance(values.get(name, ""), str):
@@ -73,4 +73,4 @@ def _head(data: Mapping[str, Any]) -> HeadFacts:
         Step(str(kind), str(name), str(type_), tuple(map(int, shape)))
         for kind, name, type_, shape in values.get("way", ())
     )
-    return HeadFacts(**values)
+    return SwappedHead(**values)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-UNNAMED_ZOO = "models"
+DEFAULT_ZOO = "models"
 """The zoo of models that do not come from a named zoo."""
 
 REPEAT_REPORT = "headswap-repeat"
@@ -56,7 +56,7 @@ def parse_id(nodeid: str) -> CheckId | None:
     return CheckId(*map(unescape, parts)) if len(parts) == 3 else None
 
 
-def repro_command(test: CheckId, flags: Sequence[str], report: str = REPEAT_REPORT) -> str:
+def reproduce_command(test: CheckId, flags: Sequence[str], report: str = REPEAT_REPORT) -> str:
     """Return the command line that runs only this test, with a report folder other than that of the whole run."""
     return shlex.join(
         [

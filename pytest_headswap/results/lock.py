@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 LOCK_NAME = "results.lock"
-_TRIES = 10  # another run may remove its lock file between two of our steps
-_LONGEST = 300  # characters of a command
-_LARGEST = 4096  # bytes of a lock file
+_MAX_TRIES = 10  # another run may remove its lock file between two of our steps
+_MAX_CHARS = 300  # characters of a command
+_MAX_BYTES = 4096  # bytes of a lock file
 
 _Identity = tuple[int, int]
 _Owner = dict[str, Any]
@@ -51,7 +51,7 @@ class FolderLock:
             "pid": os.getpid(),
             "created": _created(os.getpid()),
             "host": platform.node(),
-            "command": command[:_LONGEST],
+            "command": command[:_MAX_CHARS],
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
         self._file = -1
@@ -68,15 +68,15 @@ class FolderLock:
         if self.held:
             return
         self._close()
-        for _ in range(_TRIES):
+        for _ in range(_MAX_TRIES):
             self.folder.mkdir(parents=True, exist_ok=True)
             here = _identity_at(self.path)
             if here in _HELD:  # do not open it: closing the file would release this process's lock
-                raise FolderInUseError(self._told(_HELD[here]))
+                raise FolderInUseError(self._in_use(_HELD[here]))
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 if not _is_free(file):
-                    raise FolderInUseError(self._told(_owner_in(file)))
+                    raise FolderInUseError(self._in_use(_owner_in(file)))
                 identity = _identity(os.fstat(file))
                 if _identity_at(self.path) == identity:
                     self._keep(file, identity)
@@ -84,7 +84,7 @@ class FolderLock:
             finally:
                 if self._file != file:
                     os.close(file)
-        raise FolderInUseError(self._told({}))
+        raise FolderInUseError(self._in_use({}))
 
     @property
     def held(self) -> bool:
@@ -116,7 +116,7 @@ class FolderLock:
             _HELD.pop(self._identity, None)
             self._file = -1
 
-    def _told(self, owner: _Owner) -> str:
+    def _in_use(self, owner: _Owner) -> str:
         who = "another run"
         if owner:
             command = f" ({owner['command']})" if owner.get("command") else ""
@@ -168,7 +168,7 @@ def _owner_in(file: int) -> _Owner:
     """Return the content of a lock file; empty if it was not written yet, or not by a run."""
     os.lseek(file, 0, os.SEEK_SET)
     with suppress(ValueError):
-        found = json.loads(os.read(file, _LARGEST))
+        found = json.loads(os.read(file, _MAX_BYTES))
         if isinstance(found, dict):
             return found
     return {}

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pytest_headswap._text import file_name
-from pytest_headswap.results.head_record import Anatomy
+from pytest_headswap.results.completeness import missing_sentences
+from pytest_headswap.results.head_record import SwappedHeads
 from pytest_headswap.results.journal import JournalHeader
-from pytest_headswap.results.missing import sentences_of
-from pytest_headswap.results.result import WORST_FIRST, Outcome, Result
+from pytest_headswap.results.result import BY_SEVERITY, Outcome, Result
 
-_RANK = {outcome: rank for rank, outcome in enumerate(WORST_FIRST)}
+_RANK = {outcome: rank for rank, outcome in enumerate(BY_SEVERITY)}
 
 
-def badness(result: Result) -> int:
+def severity(result: Result) -> int:
     """Return the rank of a result's outcome, 0 for the worst."""
     return _RANK[result.outcome]
 
@@ -36,12 +36,12 @@ class Row:
     @cached_property
     def worst(self) -> Result:
         """Return the first of the worst results."""
-        return min(self.results, key=badness)
+        return min(self.results, key=severity)
 
     @cached_property
-    def bad(self) -> tuple[Result, ...]:
+    def failures(self) -> tuple[Result, ...]:
         """Return the results that need attention, worst first."""
-        return tuple(sorted((result for result in self.results if result.bad), key=badness))
+        return tuple(sorted((result for result in self.results if result.needs_attention), key=severity))
 
     @cached_property
     def seconds(self) -> float:
@@ -60,22 +60,22 @@ class Row:
         return next((result.family for result in self.results if result.family), "")
 
     @property
-    def anatomy(self) -> Anatomy | None:
+    def anatomy(self) -> SwappedHeads | None:
         """Return the heads; None if none was found, or if an older version wrote the journal."""
         return next((result.anatomy for result in self.results if result.anatomy is not None), None)
 
     @property
-    def page(self) -> str:
+    def file_name(self) -> str:
         """Return the file name of the architecture's page."""
         return file_name(self.zoo, self.model)
 
     @cached_property
-    def differing(self) -> frozenset[str]:
+    def checks_that_differ(self) -> frozenset[str]:
         """Return the checks whose outcomes differ between versions."""
         if len(self.versions) < 2:
             return frozenset()
         outcomes: dict[str, dict[str, Outcome]] = {}
-        for result in sorted(self.results, key=badness, reverse=True):
+        for result in sorted(self.results, key=severity, reverse=True):
             outcomes.setdefault(result.check, {})[result.version] = result.outcome
         return frozenset(
             check for check, of in outcomes.items() if len({of.get(version) for version in self.versions}) > 1
@@ -105,7 +105,7 @@ class Matrix:
     def cells(self, row: Row) -> Iterator[list[Result]]:
         """Yield the results of a row for each column, worst first."""
         cells: dict[str, list[Result]] = {column: [] for column in self.columns}
-        for result in sorted(row.results, key=badness):
+        for result in sorted(row.results, key=severity):
             cells[result.version if self.versions else result.check].append(result)
         yield from cells.values()
 
@@ -122,24 +122,24 @@ class Matrix:
     @cached_property
     def worst_first(self) -> list[Row]:
         """Return the rows with bad results, the worst outcome first, then those with more bad results."""
-        rows = [row for row in self.rows if row.bad]
-        return sorted(rows, key=lambda row: (badness(row.worst), -len(row.bad), row.zoo, row.model))
+        rows = [row for row in self.rows if row.failures]
+        return sorted(rows, key=lambda row: (severity(row.worst), -len(row.failures), row.zoo, row.model))
 
 
-def matrix_of(header: JournalHeader, results: Iterable[Result]) -> Matrix:
+def build_matrix(header: JournalHeader, results: Iterable[Result]) -> Matrix:
     """Return the matrix of a journal, with its rows sorted by name."""
     results = list(results)
     grouped: dict[tuple[str, str], list[Result]] = {}
-    seen: dict[str, dict[str, None]] = {"checks": {}, "versions": {}}
+    names: dict[str, dict[str, None]] = {"checks": {}, "versions": {}}
     for result in results:
         grouped.setdefault((result.zoo, result.model), []).append(result)
-        seen["checks"][result.check] = None
-        seen["versions"][result.version] = None
+        names["checks"][result.check] = None
+        names["versions"][result.version] = None
     versions: tuple[str, ...] = ()
-    if any(seen["versions"]):
-        told = (item["version"] for item in header.merged.get("versions", ()))
-        versions = _ordered(seen["versions"], tuple(told))
-    checks = _ordered(seen["checks"], header.options.get("checks", ()))
+    if any(names["versions"]):
+        order = (item["version"] for item in header.merged.get("versions", ()))
+        versions = _ordered(names["versions"], tuple(order))
+    checks = _ordered(names["checks"], header.options.get("checks", ()))
 
     def place(result: Result) -> tuple[int, int]:
         return checks.index(result.check), versions.index(result.version) if versions else 0
@@ -147,10 +147,10 @@ def matrix_of(header: JournalHeader, results: Iterable[Result]) -> Matrix:
     rows = tuple(
         Row(zoo, model, tuple(sorted(group, key=place)), versions) for (zoo, model), group in sorted(grouped.items())
     )
-    return Matrix(header, rows, checks, versions, sentences_of(header, results))
+    return Matrix(header, rows, checks, versions, missing_sentences(header, results))
 
 
-def _ordered(seen: Iterable[str], told: Sequence[str]) -> tuple[str, ...]:
+def _ordered(names: Iterable[str], order: Sequence[str]) -> tuple[str, ...]:
     """Return the names that occur, in the run's order."""
-    place = {name: number for number, name in enumerate(told)}
-    return tuple(sorted(seen, key=lambda name: place.get(name, len(place))))
+    place = {name: number for number, name in enumerate(order)}
+    return tuple(sorted(names, key=lambda name: place.get(name, len(place))))

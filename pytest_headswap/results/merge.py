@@ -20,7 +20,7 @@ from pytest_headswap.results.result import Result
 from pytest_headswap.results.writer import JournalWriter
 
 _OF_SHARD = ("shard", "part", "selection")
-_NAMED = 5
+_MAX_LISTED = 5
 
 
 class MergeError(Exception):
@@ -31,18 +31,20 @@ class MergeError(Exception):
         self.problems = tuple(problems)
 
 
-def shard_options(shard: str, part: Mapping[str, Sequence[str]], whole: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def shard_options(
+    shard: str, part: Mapping[str, Sequence[str]], selected: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     """Return the options that only the header of a shard has: its number, its models, and a digest of all models."""
     return {
         "shard": shard,
         "part": {zoo: list(names) for zoo, names in part.items()},
-        "selection": {zoo: _selection(names) for zoo, names in whole.items()},
+        "selection": {zoo: _selection(names) for zoo, names in selected.items()},
     }
 
 
 def _selection(names: Iterable[str]) -> dict[str, Any]:
-    text = json.dumps(listed := sorted(names))
-    return {"models": len(listed), "digest": hashlib.sha256(text.encode()).hexdigest()}
+    text = json.dumps(selection := sorted(names))
+    return {"models": len(selection), "digest": hashlib.sha256(text.encode()).hexdigest()}
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,11 @@ class _Shard:
         return ((zoo, name) for zoo, names in self.header.options["part"].items() for name in names)
 
     @property
-    def asked(self) -> Iterator[tuple[str, str, str]]:
+    def selected_tests(self) -> Iterator[tuple[str, str, str]]:
         return ((zoo, model, check) for zoo, model in self.part for check in self.header.options["checks"])
 
 
-def merge(folders: Sequence[Path], *, partial: bool = False) -> Merged:
+def merge(folders: Sequence[Path], *, allow_missing: bool = False) -> Merged:
     """Merge the journals of all shards of a run.
 
     Args:
@@ -106,10 +108,10 @@ def merge(folders: Sequence[Path], *, partial: bool = False) -> Merged:
             missing.append(str(error))
     if not shards:
         raise MergeError(missing or ["there is nothing to merge"])
-    if wrong := [*_differences(shards), *_doubles(shards)]:
+    if wrong := [*_differences(shards), *_duplicates(shards)]:
         raise MergeError(wrong)
     missing += _missing(shards)
-    if missing and not partial:
+    if missing and not allow_missing:
         raise MergeError(missing)
     order = {check: position for position, check in enumerate(shards[0].header.options["checks"])}
     results = [result for shard in shards for result in shard.results]
@@ -132,22 +134,22 @@ def _differences(shards: Sequence[_Shard]) -> Iterator[str]:
     for shard in shards[1:]:
         if shard.count != first.count:
             yield f"{shard.name} and {first.name} are parts of different counts"
-        for what, ours, theirs in (
+        for what, reference, candidate in (
             ("versions", first.header.versions, shard.header.versions),
             ("options", _shared(first.header), _shared(shard.header)),
         ):
-            for key in sorted(ours.keys() | theirs.keys()):
-                if ours.get(key) != theirs.get(key):
-                    told = f"{theirs.get(key)!r} here, {ours.get(key)!r} there"
-                    told = "not the same models were selected" if key == "selection" else f"{key}: {told}"
-                    yield f"{shard.name} has other {what} than {first.name}: {told}"
+            for key in sorted(reference.keys() | candidate.keys()):
+                if reference.get(key) != candidate.get(key):
+                    sentence = f"{candidate.get(key)!r} here, {reference.get(key)!r} there"
+                    sentence = "not the same models were selected" if key == "selection" else f"{key}: {sentence}"
+                    yield f"{shard.name} has other {what} than {first.name}: {sentence}"
 
 
 def _shared(header: JournalHeader) -> dict[str, Any]:
     return {key: value for key, value in header.options.items() if key not in ("shard", "part")}
 
 
-def _doubles(shards: Sequence[_Shard]) -> Iterator[str]:
+def _duplicates(shards: Sequence[_Shard]) -> Iterator[str]:
     """Yield what occurs more than once, or should not be there."""
     numbers = Counter(shard.number for shard in shards)
     for number, times in numbers.items():
@@ -156,12 +158,16 @@ def _doubles(shards: Sequence[_Shard]) -> Iterator[str]:
             yield f"shard {number}/{shards[0].count} is there {times} times: {paths}"
     if max(numbers.values()) == 1:
         models = Counter(model for shard in shards for model in shard.part)
-        yield from _told("more than one shard has", (model for model, times in models.items() if times > 1), "model")
+        yield from _describe_keys(
+            "more than one shard has", (model for model, times in models.items() if times > 1), "model"
+        )
     for shard in shards:
-        asked = set(shard.asked)
+        selected = set(shard.selected_tests)
         there = Counter((result.zoo, result.model, result.check) for result in shard.results)
-        yield from _told(f"{shard.name} has twice", (key for key, times in there.items() if times > 1))
-        yield from _told(f"{shard.name} does not select, and yet has", (key for key in there if key not in asked))
+        yield from _describe_keys(f"{shard.name} has twice", (key for key, times in there.items() if times > 1))
+        yield from _describe_keys(
+            f"{shard.name} does not select, and yet has", (key for key in there if key not in selected)
+        )
 
 
 def _missing(shards: Sequence[_Shard]) -> Iterator[str]:
@@ -171,7 +177,7 @@ def _missing(shards: Sequence[_Shard]) -> Iterator[str]:
         yield f"shard {number}/{count} is missing"
     for shard in shards:
         there = {(result.zoo, result.model, result.check) for result in shard.results}
-        yield from _told(f"{shard.name} lacks", (key for key in shard.asked if key not in there))
+        yield from _describe_keys(f"{shard.name} lacks", (key for key in shard.selected_tests if key not in there))
     if absent:
         return
     models = [model for shard in shards for model in shard.part]
@@ -181,16 +187,16 @@ def _missing(shards: Sequence[_Shard]) -> Iterator[str]:
             yield f"the shards have {len(names)} models of {zoo}, and not the {selection['models']} of the selection"
 
 
-def _told(what: str, keys: Iterable[tuple[str, ...]], unit: str = "result") -> Iterator[str]:
+def _describe_keys(what: str, keys: Iterable[tuple[str, ...]], unit: str = "result") -> Iterator[str]:
     """Yield a sentence with the first few keys, if there are any."""
     names = ["::".join(key) for key in keys]
     if names:
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
         plural = "" if len(names) == 1 else "s"
-        yield f"{what} {len(names)} {unit}{plural}: {', '.join(names[:_NAMED])}{more}"
+        yield f"{what} {len(names)} {unit}{plural}: {', '.join(names[:_MAX_LISTED])}{more}"
 
 
-def origin(headers: Sequence[JournalHeader]) -> dict[str, Any]:
+def combined_origin(headers: Sequence[JournalHeader]) -> dict[str, Any]:
     """Return the origin of several journals as fields of one header."""
     return {
         "python": ", ".join(sorted({header.python for header in headers})),
@@ -204,7 +210,7 @@ def _header(shards: Sequence[_Shard], missing: Sequence[str]) -> JournalHeader:
     return JournalHeader(
         headers[0].versions,
         {key: value for key, value in headers[0].options.items() if key not in _OF_SHARD},
-        **origin(headers),
+        **combined_origin(headers),
         merged={
             "whole": not missing,
             "missing": list(missing),

@@ -1,6 +1,7 @@
 """Merge the journals of several versions, so that reports show a matrix of architecture by version.
 
-`headswap merge OUT DIR... --by torch` distinguishes runs by the version of torch in the headers of their journals. A
+`headswap merge OUT DIR... --by-version-of torch` distinguishes runs by the version of torch in the headers of their
+journals. A
 run is one journal, or the journals of all its shards. In the merged journal each result states its version.
 """
 
@@ -12,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pytest_headswap.results.completeness import missing_sentences
 from pytest_headswap.results.journal import JournalError, JournalHeader, read_journal
-from pytest_headswap.results.merge import Merged, MergeError, merge, origin
-from pytest_headswap.results.missing import sentences_of
+from pytest_headswap.results.merge import Merged, MergeError, combined_origin, merge
 from pytest_headswap.results.result import Result
 
 
-def merge_versions(folders: Sequence[Path], by: str, *, partial: bool = False) -> Merged:
+def merge_versions(folders: Sequence[Path], library: str, *, allow_missing: bool = False) -> Merged:
     """Merge the journals of runs with different versions.
 
     Args:
@@ -38,14 +39,14 @@ def merge_versions(folders: Sequence[Path], by: str, *, partial: bool = False) -
         except JournalError as error:
             problems.append(str(error))
             continue
-        version = header.python if by == "python" else header.versions.get(by, "")
+        version = header.python if library == "python" else header.versions.get(library, "")
         if "versions" in header.merged:
             problems.append(f"{folder} holds several versions already: name the journals that it was made from")
         elif not version:
             known = ", ".join(sorted({*header.versions, "python"}))
-            problems.append(f"{folder} does not say its version of {by}, but those of {known}")
+            problems.append(f"{folder} does not say its version of {library}, but those of {known}")
         else:
-            groups.setdefault(f"{by} {version}", []).append((folder, header, results))
+            groups.setdefault(f"{library} {version}", []).append((folder, header, results))
     for version, runs in groups.items():
         if len(runs) > 1 and any("shard" not in header.options for _, header, _ in runs):
             problems.append(f"{version} is there {len(runs)} times: {' and '.join(str(path) for path, _, _ in runs)}")
@@ -53,7 +54,9 @@ def merge_versions(folders: Sequence[Path], by: str, *, partial: bool = False) -
         problems.append(f"all is of {next(iter(groups), 'no version')}: there is nothing to compare")
     if problems:
         raise MergeError(problems)
-    return _as_one({version: _one_run(groups[version], partial) for version in sorted(groups, key=_natural)}, by)
+    return _as_one(
+        {version: _one_run(groups[version], allow_missing) for version in sorted(groups, key=_natural)}, library
+    )
 
 
 def _natural(version: str) -> list[tuple[int, str]]:
@@ -61,25 +64,25 @@ def _natural(version: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", version)]
 
 
-def _one_run(journals: Sequence[tuple[Path, JournalHeader, list[Result]]], partial: bool) -> Merged:
+def _one_run(journals: Sequence[tuple[Path, JournalHeader, list[Result]]], allow_missing: bool) -> Merged:
     (path, header, results), *more = journals
     if more or "shard" in header.options:
-        return merge([path, *(other for other, _, _ in more)], partial=partial)
-    return Merged(header, results, sentences_of(header, results))
+        return merge([path, *(other for other, _, _ in more)], allow_missing=allow_missing)
+    return Merged(header, results, missing_sentences(header, results))
 
 
-def _as_one(runs: Mapping[str, Merged], by: str) -> Merged:
+def _as_one(runs: Mapping[str, Merged], library: str) -> Merged:
     headers = [run.header for run in runs.values()]
     missing = tuple(f"{version}: {sentence}" for version, run in runs.items() for sentence in run.missing)
     checks = dict.fromkeys(check for header in headers for check in header.options.get("checks", ()))
     header = JournalHeader(
         _shared([header.versions for header in headers]),
         {**_shared([header.options for header in headers]), "checks": list(checks)},
-        **origin(headers),
+        **combined_origin(headers),
         merged={
             "whole": not missing,
             "missing": list(missing),
-            "by": by,
+            "by": library,
             "versions": [
                 {
                     "version": version,

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from pytest_headswap.results.head_record import Anatomy
+from pytest_headswap.results.head_record import SwappedHeads
 
 Outcome = Literal["passed", "failed", "skipped", "xfailed", "xpassed", "error", "crashed", "timeout"]
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
-WORST_FIRST: tuple[Outcome, ...] = (
+BY_SEVERITY: tuple[Outcome, ...] = (
     *("crashed", "timeout", "failed", "error", "xpassed", "xfailed", "skipped", "passed"),
 )
-BAD: frozenset[Outcome] = frozenset({"crashed", "timeout", "failed", "error"})
+FAILURES: frozenset[Outcome] = frozenset({"crashed", "timeout", "failed", "error"})
 """The outcomes that need attention."""
 
 
@@ -42,8 +42,8 @@ class Result:
         heads: paths of the swapped heads.
         anatomy: the heads in full, with the path through each; in a journal only in the first result of a model.
         version: the version under which the model ran, such as `torch 2.4.1`, in a journal of several versions.
-        found: the outcome without expectations; empty if it is the same.
-        expected: what the expectations file, or a strict mark of pytest, says about the result, and why; empty if
+        raw_outcome: the outcome without expectations; empty if it is the same.
+        expectation: what the expectations file, or a strict mark of pytest, says about the result, and why; empty if
             neither does.
     """
 
@@ -60,24 +60,24 @@ class Result:
     family: str = ""
     peak_memory_mb: float | None = None
     heads: tuple[str, ...] = ()
-    anatomy: Anatomy | None = None
+    anatomy: SwappedHeads | None = None
     version: str = ""
-    found: str = ""
-    expected: str = ""
+    raw_outcome: str = ""
+    expectation: str = ""
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
             raise ValueError(f"unknown outcome {self.outcome!r}: it must be one of {', '.join(OUTCOMES)}")
 
     @property
-    def bad(self) -> bool:
+    def needs_attention(self) -> bool:
         """Return whether the result needs attention: also if it passes but is expected to fail."""
-        return self.outcome in BAD or (self.outcome == "xpassed" and bool(self.expected))
+        return self.outcome in FAILURES or (self.outcome == "xpassed" and bool(self.expectation))
 
     @property
-    def told(self) -> str:
+    def full_message(self) -> str:
         """Return the reason for the outcome: the message, then the statement of the expectations file."""
-        return "\n".join(filter(None, [self.message, self.expected]))
+        return "\n".join(filter(None, [self.message, self.expectation]))
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict of plain JSON types."""
@@ -85,7 +85,7 @@ class Result:
         anatomy = data.pop("anatomy")
         if anatomy is not None:
             data["anatomy"] = anatomy.to_json()
-        for name in ("version", "found", "expected"):  # most are empty
+        for name in ("version", "raw_outcome", "expectation"):  # most are empty
             if not data[name]:
                 del data[name]
         return data
@@ -102,12 +102,12 @@ class Result:
             raise ValueError(f"a result needs the fields {', '.join(missing)}")
         values = {item.name: data[item.name] for item in fields(cls) if item.name in data}
         for name, value in values.items():
-            if not _KINDS.get(name, _is_text)(value):
+            if not _VALIDATORS.get(name, _is_text)(value):
                 raise ValueError(f"{name} cannot be {value!r}")
         values["heads"] = tuple(values.get("heads", ()))
         if values.get("anatomy") is not None:
             try:
-                values["anatomy"] = Anatomy.from_json(values["anatomy"])
+                values["anatomy"] = SwappedHeads.from_json(values["anatomy"])
             except (TypeError, KeyError, OverflowError) as error:
                 raise ValueError(f"anatomy is none: {error!r}") from error
         return cls(**values)
@@ -121,7 +121,7 @@ def _is_amount(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
-_KINDS: dict[str, Callable[[Any], bool]] = {
+_VALIDATORS: dict[str, Callable[[Any], bool]] = {
     "seconds": _is_amount,
     "peak_memory_mb": lambda value: value is None or _is_amount(value),
     "heads": lambda value: isinstance(value, (list, tuple)) and all(map(_is_text, value)),

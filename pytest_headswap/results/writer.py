@@ -56,7 +56,7 @@ class JournalWriter:
     """
 
     def __init__(
-        self, folder: Path, header: JournalHeader, taken: Iterable[Result] = (), lock: FolderLock | None = None
+        self, folder: Path, header: JournalHeader, carried_over: Iterable[Result] = (), lock: FolderLock | None = None
     ) -> None:
         self.path = folder / JOURNAL_NAME
         self.notices: list[str] = []
@@ -65,7 +65,7 @@ class JournalWriter:
         self._lock = lock or self._own_lock
         self._file: FileIO | None = None
         self._size = 0
-        lines = [header.to_json(), *(result.to_json() for result in taken)]
+        lines = [header.to_json(), *(result.to_json() for result in carried_over)]
         self.count = len(lines) - 1
         try:
             self._begin(b"".join(map(_line, lines)))
@@ -79,7 +79,7 @@ class JournalWriter:
         Raises:
             JournalError: the result cannot be written; the journal is unchanged.
         """
-        self._look()
+        self._check_file()
         assert self._file is not None, "a writer that is closed writes nothing"
         line = _line(result.to_json())
         try:
@@ -102,7 +102,7 @@ class JournalWriter:
         if self._file is None:
             return
         try:
-            self._look()
+            self._check_file()
         finally:
             self._file.close()
             self._file = None
@@ -129,7 +129,7 @@ class JournalWriter:
             self._file.close()
         self._file, self._size = file, len(content)
 
-    def _look(self) -> None:
+    def _check_file(self) -> None:
         """Verify that the file is in place and holds what was written to it; restore it if possible.
 
         Raises:

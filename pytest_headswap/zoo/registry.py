@@ -131,5 +131,5 @@ def load_model(text: str) -> tuple[str, ModelSpec]:
     if zoo not in zoo_names() and text.count(":") > 1:
         zoo, colon, model = text.rpartition(":")  # a user's zoo (`package.module:ATTR`) contains a colon itself
     if not (zoo and colon and model):
-        raise ZooError(f"{text!r} is not ZOO:MODEL, such as timm:levit_128; `headswap zoos` lists the zoos")
+        raise ZooError(f"{text!r} is not ZOO:MODEL, such as timm:levit_128; `headswap list-zoos` lists the zoos")
     return zoo, load_zoo(zoo)[model]

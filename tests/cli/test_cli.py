@@ -139,7 +139,7 @@ def test_what_cannot_be_explained_ends_with_a_message_on_stderr(
 
 
 def test_the_zoos_are_listed(capsys: Output) -> None:
-    assert main(["zoos"]) == 0
+    assert main(["list-zoos"]) == 0
     assert {"builtin", "testzoo", "timm"} <= set(capsys.readouterr().out.split())
 
 
@@ -176,16 +176,16 @@ def test_shards_are_merged_into_one_journal(capsys: Output, shards: list[str], t
     assert [result.model for result in results] == ["a", "b"]
 
 
-def test_shards_that_are_not_whole_are_not_merged(capsys: Output, shards: list[str], tmp_path: Path) -> None:
+def test_shards_that_are_incomplete_are_not_merged(capsys: Output, shards: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main(["merge", str(out), shards[1]]) == 1
     assert capsys.readouterr() == ("", "headswap: shard 1/2 is missing\n")
     assert not out.exists()
 
 
-def test_a_part_is_merged_when_asked_for(capsys: Output, shards: list[str], tmp_path: Path) -> None:
+def test_some_shards_are_merged_when_requested(capsys: Output, shards: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert main(["merge", str(out), shards[1], "--partial"]) == 0
+    assert main(["merge", str(out), shards[1], "--allow-missing"]) == 0
     assert capsys.readouterr().out == (
         f"{out / 'results.jsonl'}: 1 result of 1 model, not whole\n  shard 1/2 is missing\n"
     )
@@ -236,10 +236,10 @@ def test_the_merged_journal_has_its_reports(shards: list[str], tmp_path: Path) -
 def test_versions_are_merged_by_name(capsys: Output, tmp_path: Path) -> None:
     runs = [_journal(tmp_path / torch, torch, a="passed", b="failed") for torch in ("2.4.1", "2.9.1")]
     out = tmp_path / "out"
-    assert main(["merge", str(out), *runs, "--by", "torch"]) == 0
+    assert main(["merge", str(out), *runs, "--by-version-of", "torch"]) == 0
     assert capsys.readouterr().out == f"{out / 'results.jsonl'}: 4 results of 2 models\n"
     assert "torch 2.4.1" in (out / "index.html").read_text(encoding="utf-8")
-    assert main(["merge", str(tmp_path / "no"), *runs, "--by", "jax"]) == 1
+    assert main(["merge", str(tmp_path / "no"), *runs, "--by-version-of", "jax"]) == 1
     assert "does not say its version of jax" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 
@@ -279,15 +279,15 @@ def test_what_is_slower_counts_when_strict_and_from_the_limit_that_is_given(caps
     assert main(["compare", old, str(new)]) == 0
     assert "Slower: 1" in capsys.readouterr().out
     assert main(["compare", old, str(new), "--strict"]) == 1
-    assert main(["compare", old, str(new), "--strict", "--slower=20"]) == 0
-    assert main(["compare", old, str(new), "--strict", "--seconds=18.5"]) == 0
+    assert main(["compare", old, str(new), "--strict", "--max-slowdown=20"]) == 0
+    assert main(["compare", old, str(new), "--strict", "--min-seconds=18.5"]) == 0
 
 
 def test_a_comparison_with_nothing_is_not_taken_for_one_that_found_something(capsys: Output, tmp_path: Path) -> None:
     assert main(["compare", str(tmp_path / "nowhere"), _journal(tmp_path / "new")]) == 2
     assert "cannot read the journal" in capsys.readouterr().err
     with pytest.raises(SystemExit) as exit_info:
-        main(["compare", "a", "b", "--slower=-1"])
+        main(["compare", "a", "b", "--max-slowdown=-1"])
     assert exit_info.value.code == 2
 
 

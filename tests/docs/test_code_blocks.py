@@ -41,12 +41,12 @@ REDUCED = {
         f"pytest -q {SMALL} --headswap-shard=1/1 --headswap-report=shard-1",
         "hundreds of models, and eight machines",
     ),
-    "headswap merge versions run-2.4 run-2.9 --by=torch": (
+    "headswap merge versions run-2.4 run-2.9 --by-version-of=torch": (
         """for v in 2.4 2.9; do
             cp -r last-week run-$v
             sed -i -E '1s/("torch": ")[^"]*/\\1'$v/ run-$v/results.jsonl
         done
-        headswap merge versions run-2.4 run-2.9 --by=torch""",
+        headswap merge versions run-2.4 run-2.9 --by-version-of=torch""",
         "there is one torch here",
     ),
 }

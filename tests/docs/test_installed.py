@@ -50,7 +50,7 @@ def test_every_command_of_a_page_is_brought_by_what_the_page_installs(page: Path
         ("dev", "tox run -e lint && mkdocs serve", ""),
     ],
 )
-def test_a_command_that_no_installed_package_brings_is_reported(extra: str, command: str, fault: str) -> None:
+def test_a_command_that_no_installed_package_brings_is_documented(extra: str, command: str, fault: str) -> None:
     declared = [text for text in declared_by(ROOT)[""] if not text.startswith("pytest-xdist")]
     text = f"Text.\n\n```bash\npip install -e '.[{extra}]' && python3 -V\n{command}\n```\n"
     faults = faults_of(commands_of(text), {**declared_by(ROOT), "": declared})

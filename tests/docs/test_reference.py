@@ -15,8 +15,8 @@ from pytest_headswap import REASONS, load_zoo, report, strategies
 from pytest_headswap.case.finding import SKIP_REASONS
 from pytest_headswap.checks import CHECKS
 from pytest_headswap.cli.main import _parser
-from pytest_headswap.expectations.condition import WORDS
-from pytest_headswap.expectations.entry import EXPECTABLE, KEYS
+from pytest_headswap.expectations.condition import ATTRIBUTES
+from pytest_headswap.expectations.entry import EXPECTABLE_OUTCOMES, KEYS
 from pytest_headswap.plugin import hookspecs
 from pytest_headswap.plugin.options import add_options
 from pytest_headswap.plugin.user_tests import fixtures, marker
@@ -49,7 +49,7 @@ class Declared:
         self.keys[key] = text
 
 
-def test_every_option_is_told_with_its_ini_key_and_default() -> None:
+def test_every_option_is_documented_with_its_ini_key_and_default() -> None:
     declared = Declared()
     options, *_ = tables_of(DOCS / "options.md")
     told = {named(flag): (named(key), meaning) for flag, key, meaning in options}
@@ -61,13 +61,13 @@ def test_every_option_is_told_with_its_ini_key_and_default() -> None:
         assert usual is None or f"default: {usual[1]}" in meaning
 
 
-def test_arguments_of_the_marker_and_fixtures_are_told() -> None:
+def test_arguments_of_the_marker_and_fixtures_are_documented() -> None:
     _, arguments, given, _ = tables_of(DOCS / "options.md")
     assert tuple(named(name) for name, _ in arguments) == marker._ARGUMENTS
     assert [named(name) for name, _ in given] == [name for name in vars(fixtures) if name.startswith("headswap_")]
 
 
-def test_every_command_is_told_with_its_arguments() -> None:
+def test_every_command_is_documented_with_its_arguments() -> None:
     *_, commands = tables_of(DOCS / "options.md")
     told = {named(command).split()[1]: (named(command), meaning) for command, meaning in commands}
     (chosen,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
@@ -77,16 +77,16 @@ def test_every_command_is_told_with_its_arguments() -> None:
         shown = [str(action.metavar) for action in parser._actions if not action.option_strings]
         assert [word.removesuffix("...") for word in command.split()[2:]] == shown
         flags = {flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")}
-        assert set(re.findall(r"--[a-z]+", meaning)) == flags - {"--help"}
+        assert set(re.findall(r"--[a-z-]+", meaning)) == flags - {"--help"}
 
 
 @pytest.mark.parametrize("page", [README, DOCS / "checks.md"], ids=lambda page: page.name)
-def test_every_check_is_told_in_running_order(page: Any) -> None:
+def test_every_check_is_documented_in_running_order(page: Any) -> None:
     checks, *_ = tables_of(page)
     assert [named(name) for name, _ in checks] == list(CHECKS)
 
 
-def test_every_check_is_told_in_full() -> None:
+def test_every_check_is_documented_in_full() -> None:
     source = (DOCS / "checks.md").read_text(encoding="utf-8")
     assert [named(title) for title in headings_of(DOCS / "checks.md", 2)] == list(CHECKS)
     for name in CHECKS:
@@ -97,27 +97,27 @@ def test_every_check_is_told_in_full() -> None:
         assert all(part in told for part in ("**Promise.**", "**Evidence.**", "**A failure means**"))
 
 
-def test_every_reason_code_is_told_and_no_other() -> None:
+def test_every_reason_code_is_documented_and_no_other() -> None:
     told = [named(title) for title in headings_of(DOCS / "errors.md", 3)]
     assert len(told) == len(set(told))
     assert set(told) == {*REASONS, *SKIP_REASONS, "crashed", "timeout"}
 
 
-def test_every_outcome_is_told() -> None:
+def test_every_outcome_is_documented() -> None:
     outcomes, *_ = tables_of(DOCS / "reports.md")
     assert {named(name) for name, _ in outcomes} == set(OUTCOMES)
 
 
-def test_every_key_of_an_expectation_is_told() -> None:
+def test_every_key_of_an_expectation_is_documented() -> None:
     (keys,) = tables_of(DOCS / "expectations.md")
     told = {named(key): meaning for key, meaning in keys}
     assert told.keys() == set(KEYS)
-    assert set(re.findall(r"`(\w+)`", told["outcome"])) == set(EXPECTABLE)
+    assert set(re.findall(r"`(\w+)`", told["outcome"])) == set(EXPECTABLE_OUTCOMES)
     source = (DOCS / "expectations.md").read_text(encoding="utf-8")
-    assert all(f"`{word}=" in source for word in WORDS)
+    assert all(f"`{word}=" in source for word in ATTRIBUTES)
 
 
-def test_every_zoo_is_told() -> None:
+def test_every_zoo_is_documented() -> None:
     *_, zoos = tables_of(DOCS / "zoo.md")
     assert {named(name) for name, _ in zoos} == set(_ENTRIES)
     models = len(load_zoo("builtin"))
@@ -125,7 +125,7 @@ def test_every_zoo_is_told() -> None:
     assert f"`builtin` ({models} small models" in README.read_text(encoding="utf-8")
 
 
-def test_every_hook_is_told_with_its_arguments() -> None:
+def test_every_hook_is_documented_with_its_arguments() -> None:
     *_, hooks = tables_of(DOCS / "check.md")
     assert [named(hook) for hook, _ in hooks] == [
         f"{name}({', '.join(inspect.signature(getattr(hookspecs, name)).parameters)})" for name in HOOKS
@@ -151,7 +151,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     ],
     ids=lambda function: function.__name__,
 )
-def test_a_public_function_tells_its_arguments_what_it_returns_and_raises(function: Callable[..., Any]) -> None:
+def test_a_public_function_documents_its_arguments_what_it_returns_and_raises(function: Callable[..., Any]) -> None:
     text = inspect.getdoc(function) or ""
     assert "\nReturns:\n" in text
     assert "\nRaises:\n" in text

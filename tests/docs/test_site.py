@@ -95,7 +95,7 @@ def _named_pages() -> set[str]:
 def test_every_page_that_a_message_names_is_there(site: Path) -> None:
     names = _named_pages()
     assert {"errors", "checks", "reports", "expectations", "zoo"} <= names
-    for name in names | {"options"}:  # where an AskedError leads that names no other
+    for name in names | {"options"}:  # where an OptionError leads that names no other
         assert "<h1" in _html(site, name)
 
 

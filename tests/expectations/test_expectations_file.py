@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_headswap._globs import fits, literal, matching, without
-from pytest_headswap.expectations.condition import ConditionError, Here, holds
-from pytest_headswap.expectations.judge import ConflictError, Seen, make_judge
+from pytest_headswap.expectations.condition import ConditionError, Environment, evaluate
+from pytest_headswap.expectations.matcher import ConflictError, Observation, make_matcher
 from pytest_headswap.expectations.toml_document import Document, DocumentError, parse_document
-from pytest_headswap.harness.options import AskedError, CaseOptions
+from pytest_headswap.harness.options import CaseOptions, OptionError
 from pytest_headswap.plugin.read_expectations import read_expectations
 from pytest_headswap.results.ids import CheckId
 
@@ -71,7 +71,7 @@ def test_an_entry_is_read_with_its_line() -> None:
         ("= 1", "line 1: invalid TOML"),
     ],
 )
-def test_what_cannot_be_used_is_told_with_its_line(text: str, told: str) -> None:
+def test_what_cannot_be_used_is_reported_with_its_line(text: str, told: str) -> None:
     with pytest.raises(DocumentError) as raised:
         parse(text)
     assert str(raised.value).startswith("zoo.toml")
@@ -107,13 +107,13 @@ TORCH = torch.__version__.split("+")[0]
     ],
 )
 def test_a_condition_is_held_against_versions_and_options(condition: str, expected: bool) -> None:
-    assert holds(condition, Here("cpu", "structure", {"testlib": "1.2.5"})) is expected
+    assert evaluate(condition, Environment("cpu", "structure", {"testlib": "1.2.5"})) is expected
 
 
 def test_the_device_is_the_one_that_checks_go_to() -> None:
-    assert holds("device=cuda", Here("cuda:1"))
-    assert holds("device=cuda", Here("auto", gpus=lambda: 1))
-    assert holds("device=cpu", Here("auto"))
+    assert evaluate("device=cuda", Environment("cuda:1"))
+    assert evaluate("device=cuda", Environment("auto", gpus=lambda: 1))
+    assert evaluate("device=cpu", Environment("auto"))
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ def test_the_device_is_the_one_that_checks_go_to() -> None:
         ("oddlib<2", "has the version 'odd', which cannot be compared"),
     ],
 )
-def test_what_is_no_condition_is_told(condition: str, told: str) -> None:
+def test_what_is_no_condition_is_reported(condition: str, told: str) -> None:
     with pytest.raises(ConditionError, match=told):
-        holds(condition, Here(versions={"oddlib": "odd"}))
+        evaluate(condition, Environment(versions={"oddlib": "odd"}))
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)
@@ -161,33 +161,33 @@ def test_names_are_taken_out_of_lists_and_left_out_of_globs() -> None:
     assert matching(["!c"], "abc") == {"a", "b"}
 
 
-def judge_of(text: str) -> object:
+def matcher_of(text: str) -> object:
     entries = [part.entry for part in parse(text).parts]
-    return make_judge(entries, {"zoo": ("a", "ab", "b")}, ("one", "two"), ())
+    return make_matcher(entries, {"zoo": ("a", "ab", "b")}, ("one", "two"), ())
 
 
 def test_entries_that_contradict_each_other_are_refused_with_both_places() -> None:
     wide = FAILS.replace('"a"', '"a*"').replace("failed", "crashed")
     with pytest.raises(ConflictError) as raised:
-        judge_of(FAILS + wide)
+        matcher_of(FAILS + wide)
     assert str(raised.value) == (
         "zoo::a::one is covered twice, and differently: by zoo.toml, line 1 (failed), and by zoo.toml, line 5 "
         "(crashed). Leave it out of one with '!a'"
     )
-    judge_of(FAILS + wide.replace('"a*"', '["a*", "!a"]'))
-    judge_of(FAILS.replace("outcome", 'checks = "one"\noutcome') + wide.replace("outcome", 'checks = "two"\noutcome'))
+    matcher_of(FAILS + wide.replace('"a*"', '["a*", "!a"]'))
+    matcher_of(FAILS.replace("outcome", 'checks = "one"\noutcome') + wide.replace("outcome", 'checks = "two"\noutcome'))
 
 
 def test_one_of_several_entries_explains_what_was_found() -> None:
     entries = [part.entry for part in parse(FAILS + 'match = "x"\n' + FAILS + 'match = "y"\n').parts]
-    judge = make_judge(entries, {"zoo": ("a",)}, ("one",), ())
+    judge = make_matcher(entries, {"zoo": ("a",)}, ("one",), ())
     test = CheckId("zoo", "a", "one")
-    assert judge.verdict(Seen(test, "failed", "", "sixty")).entries == tuple(entries)
-    assert judge.verdict(Seen(test, "failed", "", "why")).entries == (entries[1],)
-    assert judge.verdict(Seen(test, "failed", "", "z")).kind == "differs"
-    assert judge.verdict(Seen(test, "error", "", "x")).kind == "differs"
-    assert judge.verdict(Seen(test, "passed")).kind == "passes"
-    assert judge.verdict(Seen(CheckId("zoo", "b", "one"), "failed")).kind == "plain"
+    assert judge.verdict(Observation(test, "failed", "", "sixty")).entries == tuple(entries)
+    assert judge.verdict(Observation(test, "failed", "", "why")).entries == (entries[1],)
+    assert judge.verdict(Observation(test, "failed", "", "z")).kind == "mismatch"
+    assert judge.verdict(Observation(test, "error", "", "x")).kind == "mismatch"
+    assert judge.verdict(Observation(test, "passed")).kind == "unexpected_pass"
+    assert judge.verdict(Observation(CheckId("zoo", "b", "one"), "failed")).kind == "none"
 
 
 def test_a_worker_reads_what_the_controller_has_read(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_worker_reads_what_the_controller_has_read(tmp_path: Path) -> None:
     worker: Any = SimpleNamespace(workerinput={"headswap_expectations": sent}, getoption=lambda _: False)
     zoo: Any = SimpleNamespace(name="zoo", names=("a",), versions={})
     here = (((zoo, ("a",)),), ("one",), CaseOptions(), "zoo.toml", path)
-    assert [item.entry.models for item in read_expectations(worker, *here).judge.covered] == [("a",)]
+    assert [item.entry.models for item in read_expectations(worker, *here).matcher.entries] == [("a",)]
     controller: Any = SimpleNamespace(getoption=lambda _: False)
-    with pytest.raises(AskedError, match="line 1: invalid TOML"):
+    with pytest.raises(OptionError, match="line 1: invalid TOML"):
         read_expectations(controller, *here)

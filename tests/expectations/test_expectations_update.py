@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_headswap.expectations.condition import Here
+from pytest_headswap.expectations.condition import Environment
 from pytest_headswap.expectations.entry import TODO
-from pytest_headswap.expectations.files import Store
-from pytest_headswap.expectations.judge import BAD, ConflictError, Seen
+from pytest_headswap.expectations.files import ExpectationFiles
+from pytest_headswap.expectations.matcher import FAILURES, ConflictError, Observation
 from pytest_headswap.expectations.toml_document import Document, DocumentError, parse_document
-from pytest_headswap.expectations.update import Scope, merge, pattern_of
+from pytest_headswap.expectations.update import RunScope, message_pattern, update_document
 from pytest_headswap.results.ids import CheckId
 
 PATH = Path("zoo.toml")
 MODELS = ("alpha", "beta", "beta2", "gamma")
 CHECKS = ("one", "two", "three")
-SCOPE = Scope({"zoo": MODELS}, CHECKS, Here())
+SCOPE = RunScope({"zoo": MODELS}, CHECKS, Environment())
 
 FILE = """\
 # what we know of the zoo
@@ -50,39 +50,39 @@ reason = "known"
 """
 
 
-def seen(model: str, check: str, outcome: str, code: str = "", message: str = "") -> Seen:
-    return Seen(CheckId("zoo", model, check), outcome, code, message)
+def observation(model: str, check: str, outcome: str, code: str = "", message: str = "") -> Observation:
+    return Observation(CheckId("zoo", model, check), outcome, code, message)
 
 
-def updated(text: str, *found: Seen, scope: Scope = SCOPE) -> str:
+def updated(text: str, *found: Observation, scope: RunScope = SCOPE) -> str:
     document = parse_document(text, PATH, "zoo")
-    merge(document, scope, found)
+    update_document(document, scope, found)
     return document.text
 
 
 def test_what_is_as_expected_changes_nothing() -> None:
-    assert updated(FILE, seen("beta", "one", "failed"), seen("alpha", "two", "error", "why")) == FILE
+    assert updated(FILE, observation("beta", "one", "failed"), observation("alpha", "two", "error", "why")) == FILE
     assert updated(FILE) == FILE
     assert updated(FILE.replace("\n", "\r\n")) == FILE.replace("\n", "\r\n")
 
 
 def test_a_model_that_passes_is_left_out_and_the_others_stay() -> None:
     expected = FILE.replace('models = "beta*"  # all', 'models = ["beta*", "!beta2"]  # all')
-    assert updated(FILE, seen("beta2", "one", "passed")) == expected
+    assert updated(FILE, observation("beta2", "one", "passed")) == expected
 
 
 def test_a_name_that_passes_goes_out_of_a_list_with_its_comments_left_alone() -> None:
-    passes = [seen("gamma", "one", "passed"), seen("gamma", "two", "passed")]
+    passes = [observation("gamma", "one", "passed"), observation("gamma", "two", "passed")]
     assert updated(FILE, *passes) == FILE.replace('    "gamma",\n', "")
 
 
 def test_a_check_that_passes_with_all_models_goes_out_of_the_checks() -> None:
-    passes = [seen("alpha", "two", "passed"), seen("gamma", "two", "passed")]
+    passes = [observation("alpha", "two", "passed"), observation("gamma", "two", "passed")]
     assert updated(FILE, *passes) == FILE.replace('checks = ["one", "two"]', 'checks = ["one"]')
 
 
 def test_a_check_that_passes_with_one_model_leaves_its_other_checks_with_their_reason() -> None:
-    after = updated(FILE, seen("gamma", "two", "passed"))
+    after = updated(FILE, observation("gamma", "two", "passed"))
     assert [(part.entry.models, part.entry.checks) for part in parse_document(after, PATH, "zoo").parts] == [
         (("beta*",), ("one",)),
         (("alpha",), ("one", "two")),
@@ -93,7 +93,7 @@ def test_a_check_that_passes_with_one_model_leaves_its_other_checks_with_their_r
 
 
 def test_an_entry_that_is_not_needed_any_more_goes_and_comments_around_it_stay() -> None:
-    after = updated(FILE, seen("beta", "one", "passed"), seen("beta2", "one", "passed"))
+    after = updated(FILE, observation("beta", "one", "passed"), observation("beta2", "one", "passed"))
     assert "beta*" not in after
     assert [line for line in after.splitlines() if line.startswith("#")] == [
         "# what we know of the zoo",
@@ -105,38 +105,42 @@ def test_an_entry_that_is_not_needed_any_more_goes_and_comments_around_it_stay()
 
 def test_names_of_another_version_of_the_zoo_stay() -> None:
     text = FILE.replace('"gamma"', '"delta"')
-    after = updated(text, seen("alpha", "one", "passed"), seen("alpha", "two", "passed"))
+    after = updated(text, observation("alpha", "one", "passed"), observation("alpha", "two", "passed"))
     assert parse_document(after, PATH, "zoo").parts[1].entry.models == ("delta",)
 
 
 def test_models_that_fail_alike_become_one_entry_and_later_ones_join_it() -> None:
-    first = updated("", *(seen(model, "one", "failed", message=f"{model} has 3 of 7") for model in ("alpha", "beta")))
+    first = updated(
+        "", *(observation(model, "one", "failed", message=f"{model} has 3 of 7") for model in ("alpha", "beta"))
+    )
     assert first == (
         '[[expect]]\nmodels = ["alpha", "beta"]\nchecks = "one"\noutcome = "failed"\n'
         "match = '.+ has \\d+ of \\d+'\nreason = \"TODO: say why, in words that a maintainer would accept\"\n"
     )
-    second = updated(first, seen("gamma", "one", "failed", message="gamma has 14 of 7"))
+    second = updated(first, observation("gamma", "one", "failed", message="gamma has 14 of 7"))
     assert second == first.replace('"beta"]', '"beta", "gamma"]')
     explained = first.replace(TODO, "done")
-    assert updated(explained, seen("gamma", "one", "failed", message="gamma has 1 of 7")).startswith(explained)
+    assert updated(explained, observation("gamma", "one", "failed", message="gamma has 1 of 7")).startswith(explained)
 
 
 def test_what_is_new_does_not_join_an_entry_with_a_condition() -> None:
-    text = updated("", seen("alpha", "one", "failed", message="has it")).replace("reason", 'when = "python>3"\nreason')
-    after = updated(text, seen("beta", "one", "failed", message="has it"))
+    text = updated("", observation("alpha", "one", "failed", message="has it")).replace(
+        "reason", 'when = "python>3"\nreason'
+    )
+    after = updated(text, observation("beta", "one", "failed", message="has it"))
     assert after.startswith(text)
     assert len(parse_document(after, PATH, "zoo").parts) == 2
 
 
 def test_a_model_that_fails_in_each_check_gets_an_entry_without_checks() -> None:
-    after = updated("", *(seen("alpha", check, "crashed", message=f"in {check}") for check in CHECKS))
+    after = updated("", *(observation("alpha", check, "crashed", message=f"in {check}") for check in CHECKS))
     assert "checks" not in after
     assert "match" not in after
 
 
-def test_another_failure_than_the_expected_one_is_asked_for_with_the_old_reason_at_hand() -> None:
+def test_another_failure_than_the_expected_one_is_requested_with_the_old_reason_at_hand() -> None:
     text = FILE.replace('checks = "one"', 'checks = "one"\nmatch = "old"')
-    after = updated(text, seen("beta", "one", "failed", message="new trouble"))
+    after = updated(text, observation("beta", "one", "failed", message="new trouble"))
     first, _, new = (part.entry for part in parse_document(after, PATH, "zoo").parts)
     assert first.models == ("beta*", "!beta")
     assert (new.models, new.match) == (("beta",), "new trouble")
@@ -146,13 +150,13 @@ def test_another_failure_than_the_expected_one_is_asked_for_with_the_old_reason_
 
 def test_entries_whose_condition_does_not_hold_are_not_touched() -> None:
     text = FILE.replace('checks = "one"', 'checks = "one"\nwhen = "python<3"')
-    after = updated(text, seen("beta", "one", "passed"), seen("beta2", "one", "failed", message="m"))
+    after = updated(text, observation("beta", "one", "passed"), observation("beta2", "one", "failed", message="m"))
     assert after.startswith(text)
     assert parse_document(after, PATH, "zoo").parts[-1].entry.models == ("beta2",)
 
 
-def test_skips_are_added_where_all_have_to_be_stated_and_only_there() -> None:
-    skip = seen("alpha", "three", "skipped", "no_native", "[no_native] whatever")
+def test_skips_are_added_where_all_have_to_be_listed_and_only_there() -> None:
+    skip = observation("alpha", "three", "skipped", "no_native", "[no_native] whatever")
     assert updated("", skip) == ""
     after = updated("strict_skips = true\n", skip)
     entry = parse_document(after, PATH, "zoo").parts[0].entry
@@ -165,15 +169,15 @@ def test_skips_are_added_where_all_have_to_be_stated_and_only_there() -> None:
     )
 
 
-def test_an_entry_that_fits_no_model_goes_only_when_the_whole_zoo_was_run() -> None:
+def test_an_entry_that_fits_no_model_goes_only_when_the_complete_zoo_was_run() -> None:
     text = FILE.replace('"beta*"', '"delta*"')
     assert updated(text) == text
-    assert "delta*" not in updated(text, scope=replace(SCOPE, whole=("zoo",)))
+    assert "delta*" not in updated(text, scope=replace(SCOPE, complete=("zoo",)))
 
 
 def test_what_may_pass_stays_when_it_passes() -> None:
     text = FILE.replace('checks = "one"', 'checks = "one"\nmay_pass = true')
-    assert updated(text, seen("beta", "one", "passed"), seen("beta2", "one", "passed")) == text
+    assert updated(text, observation("beta", "one", "passed"), observation("beta2", "one", "passed")) == text
 
 
 @given(st.text(max_size=300), st.text(min_size=1, max_size=300))
@@ -181,14 +185,14 @@ def test_a_pattern_finds_the_message_it_was_made_of(message: str, model: str) ->
     import re
 
     for text in (message, f"{message} {model} 1.5e-7 at 0x7f3a"):
-        assert re.search(pattern_of(text, model), text) is not None
+        assert re.search(message_pattern(text, model), text) is not None
 
 
 # Fuzzed files and results. Names hold what TOML, globs and terminals might trip over.
 _ODD = ["a", "ab", "a*", "[a]", "!a", "x/y", "ü\n☃", "m::c", "[red]b[/red]", '"quoted"', "n" * 300, "a\\b"]
 _SIGNS = st.sampled_from(["*", "a*", "?", "!a*", "!ab", "gone", "n*", *(name for name in _ODD if name[0] != "!")])
-_MESSAGES = st.sampled_from(["", "plain", "1 of 2", "[red]%s[/] \\ 'x' \"y\"", "two\nlines", "ü☃ \x07", "m" * 300])
-_OUTCOMES = st.sampled_from(["passed", "skipped", *BAD])
+_MESSAGES = st.sampled_from(["", "none", "1 of 2", "[red]%s[/] \\ 'x' \"y\"", "two\nlines", "ü☃ \x07", "m" * 300])
+_OUTCOMES = st.sampled_from(["passed", "skipped", *FAILURES])
 
 
 @st.composite
@@ -196,7 +200,7 @@ def _files(draw: st.DrawFn) -> str:
     head = draw(st.sampled_from(["", "# head\n", "strict_skips = true\n", "# no newline"]))
     document = parse_document(head, PATH, "zoo")
     for number in range(draw(st.integers(0, 5))):
-        outcome = draw(st.sampled_from(["skipped", *BAD]))
+        outcome = draw(st.sampled_from(["skipped", *FAILURES]))
         document.add(
             models=draw(st.lists(_SIGNS, min_size=1, max_size=3)),
             checks=draw(st.lists(st.sampled_from(["*", "one", "two", "!three"]), min_size=1, max_size=2)),
@@ -205,7 +209,7 @@ def _files(draw: st.DrawFn) -> str:
             **({"when": "python<3"} if draw(st.integers(0, 3)) == 0 else {}),
             reason=draw(st.sampled_from(["known", "'''", "[[expect]]\n# ü", '"""'])),
         )
-        document.tail += draw(st.sampled_from(["", f"# between {number}\n", "\n\n"]))
+        document.footer += draw(st.sampled_from(["", f"# between {number}\n", "\n\n"]))
         document.parts[-1].text = document.parts[-1].text.replace(
             "reason =", draw(st.sampled_from(["reason =", "# inside\nreason ="]))
         )
@@ -217,10 +221,10 @@ _RESULTS = st.dictionaries(
     st.tuples(st.sampled_from(_ODD), st.sampled_from(CHECKS)),
     st.tuples(_OUTCOMES, st.sampled_from(["", "code"]), _MESSAGES),
     max_size=12,
-).map(lambda found: [Seen(CheckId("zoo", *names), *said) for names, said in found.items()])
+).map(lambda found: [Observation(CheckId("zoo", *names), *said) for names, said in found.items()])
 
 
-def _expectable(found: Sequence[Seen]) -> list[Seen]:
+def _expectable(found: Sequence[Observation]) -> list[Observation]:
     """As it comes of runs: a skip has a code, since one without is a mark of the user's."""
     return [replace(item, code="code") if item.outcome == "skipped" else item for item in found]
 
@@ -228,29 +232,29 @@ def _expectable(found: Sequence[Seen]) -> list[Seen]:
 @settings(max_examples=150)
 @given(_files(), _RESULTS, st.booleans())
 def test_a_fuzzed_file_becomes_true_of_what_was_seen_and_loses_nothing_else(
-    text: str, results: list[Seen], whole: bool
+    text: str, results: list[Observation], whole: bool
 ) -> None:
     found = _expectable(results)
-    scope = Scope({"zoo": tuple(_ODD)}, CHECKS, Here(), whole=("zoo",) if whole else ())
+    scope = RunScope({"zoo": tuple(_ODD)}, CHECKS, Environment(), complete=("zoo",) if whole else ())
     before = parse_document(text, PATH, "zoo")
     assert before.text == text
     try:
-        judge_before = scope.judge([before])
+        judge_before = scope.matcher([before])
     except ConflictError:
         return
     once = updated(text, *found, scope=scope)
     after = parse_document(once, PATH, "zoo")
-    judge = scope.judge([after])
+    judge = scope.matcher([after])
     for item in found:
         verdict = judge.verdict(item)
-        assert verdict.kind in ("expected", "plain"), item
-        assert verdict.kind == "expected" or item.outcome not in BAD, item
-    assert not [entry for entry in judge.unneeded(found, scope.whole) if not entry.may_pass]
+        assert verdict.kind in ("expected", "none"), item
+        assert verdict.kind == "expected" or item.outcome not in FAILURES, item
+    assert not [entry for entry in judge.unused_entries(found, scope.complete) if not entry.may_pass]
     assert updated(once, *found, scope=scope) == once
 
     def said(document: Document, test: CheckId) -> set[tuple[str, str, str]]:
         of = judge_before if document is before else judge
-        return {(entry.outcome, entry.match, entry.reason) for entry in of.entries(test)}
+        return {(entry.outcome, entry.match, entry.reason) for entry in of.entries_of(test)}
 
     ran = {item.test for item in found}
     for test in (CheckId("zoo", model, check) for model in _ODD for check in CHECKS):
@@ -260,18 +264,18 @@ def test_a_fuzzed_file_becomes_true_of_what_was_seen_and_loses_nothing_else(
     assert {line for line in text.splitlines() if line.startswith(("# head", "# between"))} <= set(once.splitlines())
 
 
-def _store(folder: Path, *zoos: str) -> Store:
-    return Store(folder, str(folder), zoos)
+def _store(folder: Path, *zoos: str) -> ExpectationFiles:
+    return ExpectationFiles(folder, str(folder), zoos)
 
 
 def test_many_writers_lose_nothing_of_each_other(tmp_path: Path) -> None:
     path = tmp_path / "zoo.toml"
     models = [f"model{number}" for number in range(12)]
-    scope = Scope({"zoo": models}, CHECKS, Here())
+    scope = RunScope({"zoo": models}, CHECKS, Environment())
 
     def write(model: str) -> None:
-        one = [seen(model, "one", "failed", message=f"{model} fails")]
-        _store(tmp_path, "zoo").update(path, lambda document: merge(document, scope, one))
+        one = [observation(model, "one", "failed", message=f"{model} fails")]
+        _store(tmp_path, "zoo").update(path, lambda document: update_document(document, scope, one))
 
     threads = [threading.Thread(target=write, args=(model,)) for model in models]
     for thread in threads:
@@ -296,7 +300,9 @@ def test_a_link_and_the_mode_of_a_file_stay(tmp_path: Path) -> None:
     real.write_text(FILE)
     real.chmod(0o640)
     link.symlink_to(real)
-    _store(link, "zoo").update(link, lambda document: merge(document, SCOPE, [seen("alpha", "three", "timeout")]))
+    _store(link, "zoo").update(
+        link, lambda document: update_document(document, SCOPE, [observation("alpha", "three", "timeout")])
+    )
     assert link.is_symlink()
     assert "timeout" in real.read_text()
     assert real.stat().st_mode & 0o777 == 0o640

@@ -14,7 +14,7 @@ from pytest_headswap.plugin.planning import costs
 from pytest_headswap.plugin.planning.costs import Cost, Costs, costs_from_json, costs_to_json, expected_costs
 from pytest_headswap.results import JournalHeader, JournalWriter, Outcome, Result
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "learn_costs.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "measure_costs.py"
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_model_that_nobody_knows_costs_the_median(folder: Path) -> None:
     assert expected_costs("unknown")["new"] == Costs()["new"] == Cost(1.0)
 
 
-def test_what_was_learnt_is_laid_over_what_is_shipped(folder: Path) -> None:
+def test_what_was_measured_is_laid_over_what_is_shipped(folder: Path) -> None:
     found = expected_costs("mine", {"a": Cost(50, 7), "new": Cost(3)})
     assert (found["a"], found["b"], found["new"]) == (Cost(50, 7), Cost(9.5), Cost(3))
     assert expected_costs("unknown", {"new": Cost(3)})["other"] == Cost(3)
@@ -98,7 +98,7 @@ def test_each_shipped_file_is_well_formed_and_small(path: Path) -> None:
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """The script, as a module."""
-    spec = importlib.util.spec_from_file_location("learn_costs", SCRIPT)
+    spec = importlib.util.spec_from_file_location("measure_costs", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -114,7 +114,7 @@ def _journal(folder: Path, *results: tuple[str, str, str, Outcome, float, float 
     return folder
 
 
-def test_the_script_sums_the_checks_of_each_model_and_leaves_out_what_is_not_whole(
+def test_the_script_sums_the_checks_of_each_model_and_leaves_out_what_is_incomplete(
     tmp_path: Path, folder: Path, script: ModuleType
 ) -> None:
     journal = _journal(

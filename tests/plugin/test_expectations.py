@@ -78,10 +78,14 @@ def test_what_is_expected_is_xfailed_for_pytest_and_in_the_journal(
         ]
     )
     item = journal()["testzoo::mismatched::native_parity"]
-    assert (item.outcome, item.found, item.expected) == ("xfailed", "failed", "its native model is another one")
+    assert (item.outcome, item.raw_outcome, item.expectation) == (
+        "xfailed",
+        "failed",
+        "its native model is another one",
+    )
     assert item.message.startswith("the state_dict differs")
-    assert journal()["testzoo::unbuildable::output_shape"].found == "error"
-    assert journal()["testzoo::alpha::output_shape"].expected == ""
+    assert journal()["testzoo::unbuildable::output_shape"].raw_outcome == "error"
+    assert journal()["testzoo::alpha::output_shape"].expectation == ""
     (suite,) = ET.parse(project.path / "junit.xml").getroot()
     assert (suite.get("failures"), suite.get("errors"), suite.get("skipped")) == ("0", "0", "10")
 
@@ -97,11 +101,11 @@ def test_shards_say_the_same_and_update_the_file_one_after_the_other(
     result.assert_outcomes(passed=6, skipped=3, xfailed=7)
     assert result.ret == 0
     assert 'zoo = "testzoo"' in (project.path / "all.toml").read_text()
-    whole = {name: (item.outcome, item.found, item.expected) for name, item in journal().items()}
+    whole = {name: (item.outcome, item.raw_outcome, item.expectation) for name, item in journal().items()}
     parts: dict[str, tuple[str, str, str]] = {}
     for shard in shards:
         assert project.runpytest_inprocess(*flags, shard).ret == 0
-        parts |= {name: (item.outcome, item.found, item.expected) for name, item in journal().items()}
+        parts |= {name: (item.outcome, item.raw_outcome, item.expectation) for name, item in journal().items()}
     assert parts == whole
 
 
@@ -125,7 +129,7 @@ def test_workers_say_the_same_and_the_file_is_written_once(
     result.assert_outcomes(passed=3, failed=1, skipped=5, xfailed=7)
     result.stdout.fnmatch_lines([f"sent {path}", "counted 1"])
     item = journal()["testzoo::alpha::output_shape"]
-    assert (item.outcome, item.found, item.expected) == ("xfailed", "crashed", "it kills")
+    assert (item.outcome, item.raw_outcome, item.expectation) == ("xfailed", "crashed", "it kills")
     assert journal()["testzoo::beta.v1_5::output_shape"].reason == "not_run"
     assert path.read_text().startswith(BROKEN + dies + not_run)
     assert path.read_text().count("TODO") == 1
@@ -152,8 +156,8 @@ def test_what_should_fail_and_passes_is_a_failure_with_the_command_that_fixes_th
         ]
     )
     item = journal()["testzoo::alpha::native_parity"]
-    assert (item.outcome, item.found) == ("xpassed", "passed")
-    assert command in item.expected
+    assert (item.outcome, item.raw_outcome) == ("xpassed", "passed")
+    assert command in item.expectation
     fixed = project.runpytest_inprocess(*command.split()[1:])
     fixed.stdout.fnmatch_lines(["--headswap-expectations=testzoo.toml: updated", "-models = *", "+models = *"])
     assert 'models = ["mismatched"]' in path.read_text()
@@ -177,7 +181,7 @@ def test_what_fails_differently_is_a_failure_that_says_both(
     assert journal()["testzoo::mismatched::native_parity"].outcome == "failed"
 
 
-def test_skips_are_seen_and_fail_where_something_else_is_expected_or_all_have_to_be_stated(
+def test_skips_are_seen_and_fail_where_something_else_is_expected_or_all_have_to_be_listed(
     project: pytest.Pytester, write: Write, journal: Journal
 ) -> None:
     flags = [ZOO, TWO, FILE, "--headswap-models=doubled,lonely"]
@@ -215,7 +219,7 @@ reason = "it was there once"
 """
 
 
-def test_an_entry_that_nothing_needs_fails_a_run_of_the_whole_zoo_and_no_other(
+def test_an_entry_that_nothing_needs_fails_a_run_of_the_complete_zoo_and_no_other(
     project: pytest.Pytester, write: Write
 ) -> None:
     write(STALE + BROKEN + MISMATCHED)
@@ -268,7 +272,7 @@ def test_marks_of_the_user_go_before(
     assert path.read_text() == before
 
 
-def test_what_is_not_run_is_not_built_until_an_audit_runs_it(
+def test_what_is_not_run_is_not_built_until_it_is_requested(
     project: pytest.Pytester,
     write: Write,
     extend_conftest: Extend,
@@ -285,21 +289,21 @@ def test_what_is_not_run_is_not_built_until_an_audit_runs_it(
     item = journal()["testzoo::unbuildable::output_shape"]
     assert (item.outcome, item.reason, item.message) == ("skipped", "not_run", "[not_run] it takes the machine with it")
 
-    result = project.runpytest_inprocess(*flags, "--headswap-audit", UPDATE)
+    result = project.runpytest_inprocess(*flags, "--headswap-run-skipped", UPDATE)
     result.assert_outcomes(passed=4, xfailed=2)
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
-            "audit: 5 results of checks that are normally skipped*",
+            "run although skipped: 5 results of checks that are normally skipped*",
             "  testzoo::alpha, output_shape: passed (not run by testzoo.toml, line *: it takes the machine with it)",
             "  testzoo::beta.v1_5, native_parity, output_shape: passed (refused by the zoo: it has no classes)",
             "  testzoo::unbuildable, native_parity, output_shape: error: ValueError: no such depth (not run by *)",
             "*testzoo.toml: nothing to update",
         ]
     )
-    alone = project.runpytest_inprocess(ZOO, TWO, "--headswap-models=beta*", "--headswap-audit")
+    alone = project.runpytest_inprocess(ZOO, TWO, "--headswap-models=beta*", "--headswap-run-skipped")
     alone.assert_outcomes(passed=2)
-    alone.stdout.fnmatch_lines(["audit: 2 results*"])
+    alone.stdout.fnmatch_lines(["run although skipped: 2 results*"])
 
 
 @pytest.mark.parametrize(
@@ -349,7 +353,7 @@ def test_the_file_can_stand_in_the_ini_file_and_the_command_line_wins(project: p
     project.runpytest_inprocess(*flags, "--headswap-expectations=").assert_outcomes(failed=1)
 
 
-def test_a_file_that_breaks_while_the_run_goes_on_is_left_alone_and_told(
+def test_a_file_that_breaks_while_the_run_goes_on_is_left_alone_and_reported(
     project: pytest.Pytester, write: Write, extend_conftest: Extend
 ) -> None:
     path = write(MISMATCHED)

@@ -186,7 +186,7 @@ def test_without_a_zoo_anywhere_the_test_is_an_error_that_says_what_to_add(proje
     result.stdout.fnmatch_lines(["no zoo to take models from: *pytest.mark.headswap(zoo='builtin')*headswap_zoo*"])
 
 
-def test_a_fixture_that_is_asked_for_too_late_is_an_error_that_says_so(project: pytest.Pytester) -> None:
+def test_a_fixture_that_is_requested_too_late_is_an_error_that_says_so(project: pytest.Pytester) -> None:
     mark = "@pytest.mark.headswap(zoo='testzoo')\n"
     result = _run(project, f"{mark}def test_a(request):\n    request.getfixturevalue('headswap_model')")
     result.stdout.fnmatch_lines(["*the models are chosen when the tests are collected: name headswap_case*"])
@@ -202,8 +202,8 @@ WRONG = {
     "nothing left": ("zoo='testzoo', models='alpha,!a*'", "models: *excludes every model of zoo*"),
     "models that are no text": ("zoo='testzoo', models=[3]", "models has to be globs*not ?3?"),
     "unknown check": (
-        "zoo='testzoo', checks='output_shap'",
-        "unknown check 'output_shap' in checks: did you mean output*",
+        "zoo='testzoo', require_checks='output_shap'",
+        "unknown check 'output_shap' in require_checks: did you mean output*",
     ),
     "no class count": ("zoo='testzoo', num_classes='x'", "num_classes must be a positive whole number, not 'x'*"),
     "no positive class count": ("zoo='testzoo', num_classes=0", "num_classes must be a positive whole number, not 0*"),
@@ -234,7 +234,7 @@ def test_a_marker_without_a_fixture_changes_nothing(project: pytest.Pytester) ->
 
 
 CHECKED = """
-@pytest.mark.headswap(zoo="testzoo", models="{models}", checks="{checks}")
+@pytest.mark.headswap(zoo="testzoo", models="{models}", require_checks="{checks}")
 def test_a(headswap_model):
     print("the test ran")
 """
@@ -257,7 +257,7 @@ def test_a_check_that_does_not_apply_skips_the_test(project: pytest.Pytester) ->
     result.stdout.fnmatch_lines(["SKIPPED*native_parity does not apply: ?no_native? *"])
 
 
-def test_a_check_of_a_hook_can_be_asked_for(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_a_check_of_a_hook_can_be_requested(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(
         "def raising(case):\n    raise KeyError('pixels')\n"
         "def pytest_headswap_checks(config):\n    return {'raising': raising}\n"
@@ -273,7 +273,7 @@ def test_a_model_without_a_head_skips_the_test_with_its_reason(project: pytest.P
     result.stdout.fnmatch_lines(["SKIPPED*?output_from_input? *"])
 
 
-def test_a_model_that_cannot_be_built_is_an_error_told_in_words(project: pytest.Pytester) -> None:
+def test_a_model_that_cannot_be_built_is_an_error_explained(project: pytest.Pytester) -> None:
     result = _run(project, CHECKED.format(models="unbuildable", checks=""))
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["ValueError: no such depth", "*conftest.py*in unbuildable"])
@@ -282,7 +282,7 @@ def test_a_model_that_cannot_be_built_is_an_error_told_in_words(project: pytest.
     native.stdout.fnmatch_lines(["Traceback (most recent call last):", "ValueError: no such depth"])
 
 
-def test_a_hook_is_told_of_each_case(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_a_hook_gets_each_case(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest("def pytest_headswap_case(config, case):\n    print('told of', case.spec.name)")
     _run(project, CHECKED.format(models="alpha", checks=""), "-s").stdout.fnmatch_lines(["*told of alpha"])
 
@@ -307,7 +307,7 @@ def without_collection():
     yield
     gc.enable()
 
-@pytest.mark.headswap(zoo={f"m{i}": Cyclic for i in range(3)}, checks="output_shape")
+@pytest.mark.headswap(zoo={f"m{i}": Cyclic for i in range(3)}, require_checks="output_shape")
 def test_a(headswap_model, headswap_swap):
     copy = headswap_model
     assert len(ALIVE) == 1
@@ -398,7 +398,7 @@ def test_odd_names_of_models_have_ids_that_can_be_selected(project: pytest.Pytes
 
 def test_the_marker_and_the_fixtures_are_listed(project: pytest.Pytester) -> None:
     project.runpytest_inprocess("--markers").stdout.fnmatch_lines(
-        ["@pytest.mark.headswap(zoo=None, models=None, checks=None, num_classes=None): run a test once per model*"]
+        ["@pytest.mark.headswap(zoo=None, models=None, require_checks=None, num_classes=None): *"]
     )
     listing = project.runpytest_inprocess("--fixtures")
     for name in ("headswap_case", "headswap_model", "headswap_swap"):

@@ -46,7 +46,7 @@ def pytest_headswap_checks(config):
 """
 
 
-def test_a_zoo_of_a_hook_is_asked_for_by_its_name(
+def test_a_zoo_of_a_hook_is_requested_by_its_name(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(ZOOS)
@@ -59,7 +59,7 @@ def test_a_zoo_of_a_hook_is_asked_for_by_its_name(
     ]
 
 
-def test_a_zoo_of_a_hook_is_read_when_it_is_asked_for(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_a_zoo_of_a_hook_is_read_when_it_is_requested(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(ZOOS)
     project.runpytest_inprocess(*ONE).assert_outcomes(passed=1)
     result = project.runpytest_inprocess("--headswap-zoo=late")
@@ -197,7 +197,7 @@ def pytest_headswap_case(config, case):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_each_result_is_told_once_in_the_controller_and_each_case_where_it_was_built(
+def test_each_result_is_announced_once_in_the_controller_and_each_case_where_it_was_built(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, workers: int
 ) -> None:
     flags = ["--headswap-zoo=testzoo"]

@@ -117,7 +117,7 @@ def test_evidence_and_device_reach_the_case_the_journal_and_the_repro_command(
 
 
 @pytest.mark.parametrize("kind", ["structure", "numeric"])
-def test_results_rest_on_the_evidence_that_was_asked_for(
+def test_results_rest_on_the_evidence_that_was_requested(
     project: pytest.Pytester, journal: Callable[..., dict[str, Result]], kind: str
 ) -> None:
     flags = ["--headswap-zoo=testzoo", "--headswap-models=alpha", "--headswap-checks=frozen_backbone"]
@@ -163,14 +163,14 @@ def test_each_option_works_as_an_ini_key(project: pytest.Pytester, journal: Call
         "headswap_num_classes = 3\n"
         "headswap_report = out/of/the/way\n"
         "headswap_timeout = 60\n"
-        "headswap_memory = 2GiB\n"
+        "headswap_memory_limit = 2GiB\n"
     )
     result = project.runpytest_inprocess()
     result.assert_outcomes(passed=3)  # the test of the project among them
     results = journal("out/of/the/way")
     assert list(results) == ["testzoo::alpha::output_shape", "testzoo::lonely::output_shape"]
     assert all(
-        item.repro.endswith("--headswap-num-classes=3 --headswap-timeout=60 --headswap-memory=2GiB")
+        item.repro.endswith("--headswap-num-classes=3 --headswap-timeout=60 --headswap-memory-limit=2GiB")
         for item in results.values()
     )
     header, _ = read_journal(project.path / "out/of/the/way")
@@ -182,7 +182,7 @@ def test_each_option_works_as_an_ini_key(project: pytest.Pytester, journal: Call
         "evidence": "auto",
         "device": "auto",
         "timeout": 60,
-        "memory": "2GiB",
+        "memory_limit": "2GiB",
     }
 
 
@@ -200,7 +200,7 @@ def test_the_command_line_wins_over_the_ini_file(
     assert list(journal()) == ["testzoo::alpha::output_shape"]
 
 
-def test_checks_run_in_their_own_order_whatever_the_order_asked_for(
+def test_checks_run_in_their_own_order_whatever_the_order_requested(
     project: pytest.Pytester, journal: Callable[..., dict[str, Result]]
 ) -> None:
     flags = ["--headswap-zoo=testzoo", "--headswap-models=alpha"]

@@ -111,7 +111,7 @@ def test_a_model_that_failed_is_let_go_too(project: pytest.Pytester, extend_conf
     result.assert_outcomes(failed=3)
 
 
-def test_a_failure_is_told_in_words_without_a_traceback(project: pytest.Pytester, journal: Journal) -> None:
+def test_a_failure_is_explained_without_a_traceback(project: pytest.Pytester, journal: Journal) -> None:
     result = project.runpytest_inprocess(ZOO, "--headswap-models=mismatched")
     result.stdout.fnmatch_lines(
         [

@@ -69,7 +69,7 @@ def test_nothing_is_built_by_a_listing_and_a_model_once_for_its_checks(
     assert builds() == ["alpha", "mismatched"]
 
 
-def test_models_of_one_name_are_told_apart(project: pytest.Pytester) -> None:
+def test_models_of_one_name_are_distinguished(project: pytest.Pytester) -> None:
     text = f"@parametrize_with_checks([Net(), Net()], example_inputs=ROWS, checks='output_shape')\n{TEST}"
     assert _listed(project, text) == [
         "test_headswap[models::Net::output_shape]",

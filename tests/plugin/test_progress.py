@@ -10,7 +10,7 @@ import pytest
 
 from pytest_headswap.plugin.planning import progress
 from pytest_headswap.plugin.planning.progress import Progress
-from pytest_headswap.plugin.planning.run_plan import Plan
+from pytest_headswap.plugin.planning.run_plan import RunEstimate
 from tests.work import calls_of
 
 ZOO = "--headswap-zoo=testzoo"
@@ -26,7 +26,7 @@ Extend = Callable[[str], None]
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line after each test."""
-    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+    monkeypatch.setattr(progress, "MIN_INTERVAL", 0.0)
 
 
 @pytest.mark.usefixtures("often")
@@ -50,7 +50,7 @@ def test_progress_stands_in_lines_of_its_own(project: pytest.Pytester, flags: li
 
 
 @pytest.mark.usefixtures("often")
-def test_nothing_is_said_where_silence_is_asked_for(project: pytest.Pytester) -> None:
+def test_nothing_is_reported_where_silence_is_requested(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(ZOO, CHECKS, TWO, "-q", "-q")
     assert "models done" not in result.stdout.str()
     assert project.runpytest_inprocess(ZOO, CHECKS, TWO, "-p", "no:terminal").ret == 0
@@ -87,7 +87,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def _progress(seconds: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> tuple[Progress, list[str]]:
-    monkeypatch.setattr(progress, "plan_of", lambda config, settings: Plan(seconds, "known"))
+    monkeypatch.setattr(progress, "run_estimate", lambda config, settings: RunEstimate(seconds, "known"))
     nothing: Any = None
     made, lines = Progress(nothing, nothing), list[str]()
     monkeypatch.setattr(made, "_write", lines.append)

@@ -79,7 +79,7 @@ def test_a_fault_of_the_reports_is_a_warning_too(
 ) -> None:
     # by its name among the modules: a run of pytester leaves an older one on the package
     module = importlib.import_module("pytest_headswap.report.write")
-    monkeypatch.setattr(module, "matrix_of", lambda *_: 1 / 0)
+    monkeypatch.setattr(module, "build_matrix", lambda *_: 1 / 0)
     result = project.runpytest_inprocess(ZOO, TWO, "--headswap-models=alpha")
     assert result.ret == 0
     assert len(journal()) == 2
@@ -93,13 +93,19 @@ def test_a_listing_of_tests_leaves_the_reports_of_the_last_run_alone(project: py
     assert (project.path / "headswap-report" / "index.html").read_bytes() == before
 
 
-def test_the_first_result_of_a_model_tells_its_heads_in_full(project: pytest.Pytester, journal: Journal) -> None:
+def test_the_first_result_of_a_model_has_its_heads_in_full(project: pytest.Pytester, journal: Journal) -> None:
     project.runpytest_inprocess(ZOO, TWO)
     results = journal()
     anatomy = results["testzoo::alpha::output_shape"].anatomy
     assert anatomy is not None
     (head,) = anatomy.heads
-    assert (head.path, head.kind, head.in_features, head.old_classes, head.num_classes) == ("fc", "linear", 16, 10, 7)
+    assert (head.path, head.kind, head.in_features, head.old_num_classes, head.num_classes) == (
+        "fc",
+        "linear",
+        16,
+        10,
+        7,
+    )
     assert [(step.kind, step.name) for step in head.way] == [
         ("layer", "backbone"),
         ("operation", "relu"),
@@ -112,7 +118,7 @@ def test_the_first_result_of_a_model_tells_its_heads_in_full(project: pytest.Pyt
     assert results["testzoo::doubled::output_shape"].anatomy is None
 
 
-def test_the_heads_are_told_although_the_first_check_was_not_asked_for(
+def test_the_heads_are_reported_although_the_first_check_was_not_requested(
     project: pytest.Pytester, journal: Journal
 ) -> None:
     project.runpytest_inprocess(ZOO, "--headswap-models=alpha", "-k", "native_parity or metadata")

@@ -23,7 +23,7 @@ def _edit(project: pytest.Pytester, edit: Callable[[list[str]], list[str]], fold
     path.write_text("".join(edit(path.read_text().splitlines(keepends=True))))
 
 
-def test_what_was_finished_is_taken_over_and_the_rest_is_run(
+def test_what_was_finished_is_carried_over_and_the_rest_is_run(
     project: pytest.Pytester, journal: Journal, builds: Callable[[], list[str]]
 ) -> None:
     project.runpytest_inprocess(*RUN)
@@ -48,7 +48,7 @@ def test_what_was_finished_is_taken_over_and_the_rest_is_run(
     assert {key: item.outcome for key, item in results.items()} == {key: item.outcome for key, item in whole.items()}
 
 
-def test_failures_that_are_taken_over_are_named_and_fail_the_run(project: pytest.Pytester, journal: Journal) -> None:
+def test_failures_that_are_carried_over_are_named_and_fail_the_run(project: pytest.Pytester, journal: Journal) -> None:
     flags = ("--headswap-models=alpha,mismatched",)
     project.runpytest_inprocess(*RUN, *flags)
     before = journal()
@@ -85,7 +85,9 @@ def test_what_crashed_or_timed_out_is_run_again(project: pytest.Pytester, journa
     assert [item.outcome for item in journal().values()] == ["passed", "skipped", "passed", "passed"]
 
 
-def test_each_taken_result_is_told_to_plugins_like_any_other(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_each_carried_over_result_is_announced_to_plugins_like_any_other(
+    project: pytest.Pytester, extend_conftest: Extend
+) -> None:
     extend_conftest(
         "def pytest_headswap_result(config, result):\n"
         "    with (config.rootpath / 'told.txt').open('a') as file:\n"
@@ -164,7 +166,7 @@ reason = "it did, once"
 """
 
 
-def test_what_is_taken_over_is_held_against_the_file_of_expectations_as_it_is_now(
+def test_what_is_carried_over_is_held_against_the_file_of_expectations_as_it_is_now(
     project: pytest.Pytester, journal: Journal
 ) -> None:
     flags = ("--headswap-models=alpha,mismatched", "--headswap-expectations=testzoo.toml")
@@ -182,7 +184,11 @@ def test_what_is_taken_over_is_held_against_the_file_of_expectations_as_it_is_no
         ]
     )
     item = journal()["testzoo::mismatched::native_parity"]
-    assert (item.outcome, item.found, item.expected) == ("xfailed", "failed", "its native model is another one")
+    assert (item.outcome, item.raw_outcome, item.expectation) == (
+        "xfailed",
+        "failed",
+        "its native model is another one",
+    )
     file.write_text(UNEXPECTED)
     result = project.runpytest_inprocess(*RESUME, *flags)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -208,7 +214,7 @@ def test_what_was_not_run_by_the_file_is_run_when_it_is_taken_out(project: pytes
     result.stdout.fnmatch_lines(["headswap: resume: 2 results are taken over; 2 are run again"])
     file.write_text(kept)
     project.runpytest_inprocess(*RESUME, *flags).assert_outcomes(skipped=2, deselected=2)
-    project.runpytest_inprocess(*RESUME, *flags, "--headswap-audit").assert_outcomes(passed=2, deselected=2)
+    project.runpytest_inprocess(*RESUME, *flags, "--headswap-run-skipped").assert_outcomes(passed=2, deselected=2)
     assert [item.outcome for item in journal().values()] == ["passed"] * 4
 
 

@@ -53,7 +53,7 @@ def test_two_workers_give_the_same_results_as_none(project: pytest.Pytester, jou
     assert read_journal(project.path / "headswap-report")[0].options == header.options
     counts = "testzoo: 24 results: 10 passed, 1 failed, 4 skipped, 9 error"
     alone.stdout.fnmatch_lines([counts])
-    shared.stdout.fnmatch_lines(["scheduling tests via ModelScheduling", "*", counts])
+    shared.stdout.fnmatch_lines(["scheduling tests via ModelScheduler", "*", counts])
 
     built = [line.split() for line in (project.path / "builds.txt").read_text().splitlines()]
     places = {(model, worker) for model, worker in built}

@@ -311,7 +311,7 @@ def test_text_can_be_read_on_what_is_behind_it(page_of: Open, timm_folder: Path,
     assert {name: round(ratio, 2) for name, ratio in ratios.items() if ratio < 4.5} == {}, "WCAG AA"
 
 
-def test_each_outcome_is_told_by_a_letter_beside_its_colour(matrix: Any) -> None:
+def test_each_outcome_is_reported_by_a_letter_beside_its_colour(matrix: Any) -> None:
     letters = matrix.eval_on_selector_all(".tile .chip", "chips => chips.map(chip => chip.textContent)")
     assert len(set(letters)) == len(letters) >= 6
     labels = matrix.eval_on_selector_all("#matrix tbody td.cell a", "cells => cells.map(cell => cell.ariaLabel)")

@@ -14,10 +14,10 @@ import pytest
 
 from pytest_headswap._links import DOCS
 from pytest_headswap.report.html import write_html
-from pytest_headswap.report.matrix_data import data_of, script_safe
+from pytest_headswap.report.matrix_data import matrix_data, script_safe
 from pytest_headswap.report.write import write_reports
 from pytest_headswap.results import JournalHeader, Result, read_journal
-from pytest_headswap.results.matrix import matrix_of
+from pytest_headswap.results.matrix import build_matrix
 from pytest_headswap.results.result import OUTCOMES
 from tests.journals import ANATOMY, CHECKS, HARM, harmful, result, whole_timm
 
@@ -83,7 +83,7 @@ def test_the_folder_holds_the_matrix_a_page_for_each_architecture_and_the_summar
     assert len(pages) == 2
 
 
-def test_the_page_of_an_architecture_tells_all_that_the_journal_knows(small: Path) -> None:
+def test_the_page_of_an_architecture_has_all_that_the_journal_knows(small: Path) -> None:
     (path,) = (path for path in _pages(small) if path.name.startswith("resnet18-"))
     page = _Page(path)
     for text in (
@@ -139,14 +139,20 @@ def test_a_pass_that_a_file_of_expectations_does_not_expect_is_bad_and_says_what
     said = "known/zoo.toml:3 expects it to fail: no longer true"
     folder = write(
         [
-            result("strict", "state_dict", "xpassed", expected=said, found="passed"),
+            result("strict", "state_dict", "xpassed", expectation=said, raw_outcome="passed"),
             result("by a mark", "state_dict", "xpassed"),
-            result("known", "state_dict", "xfailed", expected="known/zoo.toml:9: because of a cache", found="failed"),
+            result(
+                "known",
+                "state_dict",
+                "xfailed",
+                expectation="known/zoo.toml:9: because of a cache",
+                raw_outcome="failed",
+            ),
         ]
     )
     write_reports(folder, folder)
     _, results = read_journal(folder)
-    assert [item.model for item in results if item.bad] == ["strict"]
+    assert [item.model for item in results if item.needs_attention] == ["strict"]
     texts = [_Page(page).text for page in _pages(folder)]
     assert sum(said in text for text in texts) == 1
     assert sum("because of a cache" in text for text in texts) == 1
@@ -186,7 +192,7 @@ def test_pages_of_an_earlier_run_are_taken_away_and_nothing_else(small: Path, wr
 def harmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report in which every text means harm."""
     folder = tmp_path_factory.mktemp("harm") / "report"
-    write_html(matrix_of(JournalHeader({HARM[0]: HARM[1]}, {HARM[0]: HARM[1]}), harmful()), folder)
+    write_html(build_matrix(JournalHeader({HARM[0]: HARM[1]}, {HARM[0]: HARM[1]}), harmful()), folder)
     return folder
 
 
@@ -254,7 +260,7 @@ def test_the_matrix_stays_below_five_megabytes_when_everything_fails_with_a_long
         result(f"{item.model}-{text * 200}"[:300], item.check, "failed", message=f"{item.nodeid} {text * 5000}")
         for item in whole_timm()
     ]
-    data = script_safe(data_of(matrix_of(JournalHeader({}, {"checks": list(CHECKS)}), results)))
+    data = script_safe(matrix_data(build_matrix(JournalHeader({}, {"checks": list(CHECKS)}), results)))
     assert 2 * 10**6 < len(data.encode()) + 30_000 < 5 * 10**6
     assert len(json.loads(data)["rows"]) == 1371
 
@@ -262,7 +268,7 @@ def test_the_matrix_stays_below_five_megabytes_when_everything_fails_with_a_long
 def test_when_messages_do_not_fit_those_of_failures_are_kept_before_others() -> None:
     results = [result(f"a{number}", outcome="skipped", message=f"{number} {'x' * 230}") for number in range(7000)]
     results.append(result("z", outcome="failed", message="this one matters"))
-    assert "this one matters" in data_of(matrix_of(JournalHeader(), results))["messages"]
+    assert "this one matters" in matrix_data(build_matrix(JournalHeader(), results))["messages"]
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)

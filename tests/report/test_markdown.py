@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from pytest_headswap._links import DOCS
-from pytest_headswap.report.markdown import MOST_BYTES, escaped, fenced, markdown_of, write_markdown
+from pytest_headswap.report.markdown import MAX_BYTES, code_block, escaped, render_markdown, write_markdown
 from pytest_headswap.results import JournalHeader, read_journal
-from pytest_headswap.results.matrix import matrix_of
+from pytest_headswap.results.matrix import build_matrix
 from tests.journals import CHECKS, HARM, harmful, result, whole_timm
 
 HEADER = JournalHeader({"torch": "2.14.1"}, {"checks": list(CHECKS)})
 
 
 def _of(*results: object, **header: object) -> str:
-    return markdown_of(matrix_of(JournalHeader({"torch": "2.14.1"}, **header), results))  # type: ignore[arg-type]
+    return render_markdown(build_matrix(JournalHeader({"torch": "2.14.1"}, **header), results))  # type: ignore[arg-type]
 
 
 def test_it_begins_with_the_counts_and_then_the_worst() -> None:
@@ -70,17 +70,17 @@ def test_it_stays_within_its_bounds_when_everything_fails(letter: str) -> None:
     results += [result(str(n), zoo=f"{n}{long}", outcome="skipped", reason=f"{n}{long}") for n in range(500)]
     text = _of(*results, merged={"missing": [long]})
     size = len(text.encode("utf-8", "backslashreplace"))
-    assert 5_000 < size <= MOST_BYTES
+    assert 5_000 < size <= MAX_BYTES
     assert "… and" in text
 
 
-def test_what_does_not_fit_is_said() -> None:
+def test_what_does_not_fit_is_reported() -> None:
     many = [result(f"m{n}", outcome="failed", message="模" * 290, repro="模" * 550) for n in range(60)]
-    assert markdown_of(matrix_of(HEADER, many)).endswith("the whole is in the HTML report.*\n")
+    assert render_markdown(build_matrix(HEADER, many)).endswith("the whole is in the HTML report.*\n")
 
 
 def test_all_of_timm_is_a_short_read() -> None:
-    text = markdown_of(matrix_of(HEADER, whole_timm()))
+    text = render_markdown(build_matrix(HEADER, whole_timm()))
     assert 2_000 < len(text) < 40_000
     assert text.count("\n") < 250
 
@@ -99,17 +99,17 @@ def test_names_stay_readable() -> None:
 
 
 def test_tables_keep_their_columns_whatever_stands_in_them() -> None:
-    text = markdown_of(matrix_of(HEADER, harmful()))
+    text = render_markdown(build_matrix(HEADER, harmful()))
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", re.sub(r"\\\\", "", line))) for line in block.splitlines()}
         assert len(widths) == 1, block
 
 
 def test_a_block_of_code_is_not_ended_by_what_stands_in_it() -> None:
-    assert fenced(["a ``` b", "````"]).splitlines()[0] == "`````"
+    assert code_block(["a ``` b", "````"]).splitlines()[0] == "`````"
 
 
 def test_it_is_written_into_the_folder(tmp_path: Path, timm_folder: Path) -> None:
-    path = write_markdown(matrix_of(*read_journal(timm_folder)), tmp_path)
+    path = write_markdown(build_matrix(*read_journal(timm_folder)), tmp_path)
     assert path == tmp_path / "summary.md"
     assert path.read_text(encoding="utf-8") == (timm_folder / "summary.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_headswap.harness.options import CaseOptions
-from pytest_headswap.results.ids import CheckId, escape, parse_id, repro_command, unescape
+from pytest_headswap.results.ids import CheckId, escape, parse_id, reproduce_command, unescape
 
 NAMES = st.text(st.characters() | st.sampled_from(":%[]/ "), min_size=1)
 
@@ -50,7 +50,7 @@ def test_other_ids_are_not_taken_for_ours(nodeid: str) -> None:
 
 
 def test_the_repro_command_is_quoted_for_a_shell() -> None:
-    command = repro_command(CheckId("zoo", "a b's", "output_shape"), CaseOptions().flags())
+    command = reproduce_command(CheckId("zoo", "a b's", "output_shape"), CaseOptions().flags())
     assert shlex.split(command) == [
         "pytest",
         "--headswap-zoo=zoo",
@@ -63,4 +63,4 @@ def test_the_repro_command_is_quoted_for_a_shell() -> None:
 def test_the_repro_command_names_what_is_not_the_default() -> None:
     options = CaseOptions(3, "numeric", "cuda:1")
     flags = " --headswap-num-classes=3 --headswap-evidence=numeric --headswap-device=cuda:1"
-    assert repro_command(CheckId("z", "m", "c"), options.flags()).endswith(flags)
+    assert reproduce_command(CheckId("z", "m", "c"), options.flags()).endswith(flags)

@@ -83,7 +83,7 @@ def test_a_second_lock_of_the_same_process_is_refused_and_takes_nothing_from_the
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
-def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_carried_over(tmp_path: Path) -> None:
     with _held_elsewhere(tmp_path) as holder:
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()

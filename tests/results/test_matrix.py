@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_headswap.results import JournalHeader
-from pytest_headswap.results.matrix import Matrix, matrix_of
+from pytest_headswap.results.matrix import Matrix, build_matrix
 from tests.journals import ANATOMY, result
 
 HEADER = JournalHeader({}, {"checks": ["output_shape", "metadata"]})
 
 
 def _matrix(*results: object) -> Matrix:
-    return matrix_of(HEADER, results)  # type: ignore[arg-type]
+    return build_matrix(HEADER, results)  # type: ignore[arg-type]
 
 
 def test_there_is_a_row_for_each_architecture_and_a_column_for_each_check_in_running_order() -> None:
@@ -31,7 +31,7 @@ def test_a_row_adds_up_its_results() -> None:
     ).rows
     assert (row.seconds, row.peak_memory_mb, row.family, row.anatomy) == (3.75, 2000.0, "resnet", ANATOMY)
     assert row.worst.outcome == "failed"
-    assert [item.outcome for item in row.bad] == ["failed", "error"]
+    assert [item.outcome for item in row.failures] == ["failed", "error"]
 
 
 def test_the_worst_rows_come_first_and_good_ones_not_at_all() -> None:
@@ -46,7 +46,7 @@ def test_the_worst_rows_come_first_and_good_ones_not_at_all() -> None:
     assert [row.model for row in matrix.worst_first] == ["dead", "two", "one"]
 
 
-def test_a_result_that_is_there_twice_is_not_lost_and_the_worse_one_is_seen() -> None:
+def test_a_result_that_is_there_twice_is_not_dropped_and_the_worse_one_is_seen() -> None:
     matrix = _matrix(result("a"), result("a", outcome="failed"))
     (row,) = matrix.rows
     (cell,) = matrix.cells(row)
@@ -63,9 +63,9 @@ def test_of_several_versions_the_columns_are_the_versions_and_differences_are_kn
         result("other", version="torch 2.10", outcome="failed"),
         result("new", version="torch 2.10"),
     ]
-    matrix = matrix_of(header, results)
+    matrix = build_matrix(header, results)
     assert matrix.columns == ("torch 2.9", "torch 2.10")
-    assert {row.model: row.differing for row in matrix.rows} == {
+    assert {row.model: row.checks_that_differ for row in matrix.rows} == {
         "new": {"output_shape"},
         "other": {"output_shape"},
         "same": frozenset(),
@@ -75,4 +75,4 @@ def test_of_several_versions_the_columns_are_the_versions_and_differences_are_kn
 
 def test_in_a_journal_of_one_run_nothing_differs() -> None:
     (row,) = _matrix(result("a"), result("a", "metadata", "failed")).rows
-    assert row.differing == frozenset()
+    assert row.checks_that_differ == frozenset()

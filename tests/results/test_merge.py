@@ -126,8 +126,8 @@ def test_as_many_models_but_others_are_noticed_by_the_digest(shards: list[Path])
 
 
 def test_a_shard_that_is_there_twice_is_named_even_for_a_part(shards: list[Path]) -> None:
-    for partial in (False, True):
-        told = _problems([*shards, shards[0]], partial=partial)
+    for allow_missing in (False, True):
+        told = _problems([*shards, shards[0]], allow_missing=allow_missing)
         assert told == f"shard 1/3 is there 2 times: {shards[0]} and {shards[0]}"
 
 
@@ -162,8 +162,8 @@ def test_a_result_that_a_shard_did_not_select_is_named(shards: list[Path]) -> No
 )
 def test_shards_of_different_runs_are_refused_even_for_a_part(shards: list[Path], change: Change, told: str) -> None:
     _change(shards[1], change)
-    for partial in (False, True):
-        assert told in _problems(shards, partial=partial)
+    for allow_missing in (False, True):
+        assert told in _problems(shards, allow_missing=allow_missing)
 
 
 def test_the_journal_of_a_run_on_one_machine_is_no_shard(shards: list[Path]) -> None:
@@ -171,10 +171,10 @@ def test_the_journal_of_a_run_on_one_machine_is_no_shard(shards: list[Path]) -> 
     assert _problems(shards) == f"{shards[1]} is the journal of no shard: make it with --headswap-shard"
 
 
-def test_a_part_is_merged_when_asked_for_and_says_what_is_missing(shards: list[Path], tmp_path: Path) -> None:
+def test_some_shards_are_merged_when_requested_and_says_what_is_missing(shards: list[Path], tmp_path: Path) -> None:
     _change(shards[1], lambda header, results: (header, results[:-1]))
     (tmp_path / "empty").mkdir()
-    merged = merge([shards[1], shards[0], tmp_path / "empty"], partial=True)
+    merged = merge([shards[1], shards[0], tmp_path / "empty"], allow_missing=True)
     assert len(merged.results) == 7
     assert "cannot read the journal" in merged.missing[0]
     assert merged.missing[1:] == ("shard 3/3 is missing", f"shard 2/3 ({shards[1]}) lacks 1 result: mine::e::x")
@@ -183,6 +183,6 @@ def test_a_part_is_merged_when_asked_for_and_says_what_is_missing(shards: list[P
     assert tuple(header.merged["missing"]) == merged.missing
 
 
-@pytest.mark.parametrize("partial", [False, True])
-def test_nothing_at_all_cannot_be_merged(tmp_path: Path, partial: bool) -> None:
-    assert "cannot read the journal" in _problems([tmp_path / "nowhere"], partial=partial)
+@pytest.mark.parametrize("allow_missing", [False, True])
+def test_nothing_at_all_cannot_be_merged(tmp_path: Path, allow_missing: bool) -> None:
+    assert "cannot read the journal" in _problems([tmp_path / "nowhere"], allow_missing=allow_missing)

@@ -133,7 +133,7 @@ def test_a_module_in_a_package_is_found(tmp_path: Path) -> None:
         ("zoo_of_user:ZOOO", "unknown attribute 'ZOOO' in zoo_of_user: did you mean ZOO?"),
         ("zoo_of_user:", "write package.module:ATTR or file.py:ATTR"),
         (":ZOO", "write package.module:ATTR or file.py:ATTR"),
-        ("missing.py:ZOO", "there is no file 'missing.py'"),
+        ("completeness.py:ZOO", "there is no file 'completeness.py'"),
         ("no_such_module:ZOO", "importing no_such_module raised ModuleNotFoundError: No module named 'no_such_module'"),
         ("zoo_of_user:breaks", "raised RuntimeError: not today .*zoo_of_user.py, line 18"),
         ("zoo_of_user:stops", "raised SystemExit: wrong arguments .*zoo_of_user.py"),

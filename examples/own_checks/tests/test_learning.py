@@ -19,7 +19,7 @@ def logits_of(case: Case) -> Tensor:
     return logits
 
 
-@pytest.mark.headswap(zoo="fieldcam", checks="output_shape, gradient_flow")
+@pytest.mark.headswap(zoo="fieldcam", require_checks="output_shape, gradient_flow")
 def test_a_new_head_learns_two_samples_by_heart(headswap_case: Case) -> None:
     freeze_backbone(headswap_case.swap)
     labels = torch.tensor([0, 4])

@@ -20,16 +20,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.harness.build_result import told
-from pytest_headswap.harness.failure_text import EndedError, can_be_printed, describe, explained_at, headline, is_told
-from pytest_headswap.plugin.failure_style import tells_in_words
+from pytest_headswap.harness.build_result import finding_message
+from pytest_headswap.harness.failure_text import (
+    UnprintableError,
+    docs_url,
+    failure_title,
+    format_failure,
+    has_own_text,
+    is_printable,
+)
+from pytest_headswap.plugin.failure_style import use_short_failures
 from pytest_headswap.plugin.settings import Settings
-from pytest_headswap.results.ids import CheckId, escape, repro_command
+from pytest_headswap.results.ids import CheckId, escape, reproduce_command
 
 if TYPE_CHECKING:
     from pytest_headswap.case.finding import Finding
     from pytest_headswap.checks import Check
-    from pytest_headswap.isolation.executor import Bench, Built, Checked
+    from pytest_headswap.isolation.executor import BuildReply, CheckReply, Executor
     from pytest_headswap.zoo import Zoo
 
 
@@ -37,14 +44,14 @@ class ZooNode(pytest.Collector):
     """A zoo with its selected models."""
 
     def __init__(
-        self, zoo: Zoo, models: tuple[str, ...], settings: Settings, bench: Callable[[], Bench], **kwargs: Any
+        self, zoo: Zoo, models: tuple[str, ...], settings: Settings, executor: Callable[[], Executor], **kwargs: Any
     ) -> None:
         # as a child of the session, its id would start with `::`
         super().__init__(name=escape(zoo.name), nodeid=escape(zoo.name), **kwargs)
         self.zoo = zoo
         self.models = models
         self.settings = settings
-        self.bench = bench
+        self.executor = executor
 
     def collect(self) -> Iterable[pytest.Collector]:
         """Return one node per model."""
@@ -59,7 +66,7 @@ class ModelNode(pytest.Collector):
     def __init__(self, model: str, **kwargs: Any) -> None:
         super().__init__(name=escape(model), **kwargs)
         self.model = model
-        self.built: Built | None = None
+        self.built: BuildReply | None = None
         if self.name != model:
             self.extra_keyword_matches.add(model)
 
@@ -74,13 +81,13 @@ class ModelNode(pytest.Collector):
 
     def setup(self) -> None:
         """Build the model. pytest remembers an exception raised here, so a failing model is built only once."""
-        self.built = self.parent.bench().build(self.parent.zoo, self.model)
+        self.built = self.parent.executor().build(self.parent.zoo, self.model)
         if self.built.reason:
             pytest.skip(self.built.message)
 
     def teardown(self) -> None:
         """Release the model before the next one is built."""
-        self.parent.bench().release()
+        self.parent.executor().release()
 
 
 class CheckItem(pytest.Item):
@@ -91,7 +98,7 @@ class CheckItem(pytest.Item):
     def __init__(self, check: Check, **kwargs: Any) -> None:
         super().__init__(name=check.name, **kwargs)
         self.check = check
-        self.checked: Checked | None = None
+        self.reply: CheckReply | None = None
 
     @property
     def check_id(self) -> CheckId:
@@ -102,42 +109,42 @@ class CheckItem(pytest.Item):
     def repro(self) -> str:
         """Return the command that repeats this test."""
         settings = self.parent.parent.settings
-        return repro_command(self.check_id, settings.options.flags(), settings.repeat_report)
+        return reproduce_command(self.check_id, settings.options.flags(), settings.repeat_report)
 
     @property
     def finding(self) -> Finding | None:
         """Return the finding of the check; None if the check did not run."""
-        return self.checked.finding if self.checked is not None else None
+        return self.reply.finding if self.reply is not None else None
 
     def runtest(self) -> None:
         """Run the check, and raise if it finds a fault."""
-        self.checked = None  # discard the finding of an earlier attempt
-        checked = self.parent.parent.bench().check(self.check)
+        self.reply = None  # discard the finding of an earlier attempt
+        checked = self.parent.parent.executor().check(self.check)
         finding = checked.finding
         # the traceback holds the model, and the item lives as long as the session
-        self.checked = replace(checked, finding=replace(finding, exception=None))
+        self.reply = replace(checked, finding=replace(finding, exception=None))
         if finding.exception is not None:
-            raise finding.exception if can_be_printed(finding.exception) else EndedError(finding.exception)
+            raise finding.exception if is_printable(finding.exception) else UnprintableError(finding.exception)
         if finding.outcome == "skipped":
-            pytest.skip(told(finding))
+            pytest.skip(finding_message(finding))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Return the short text, unless the user requested a style of traceback and there is a traceback."""
-        if self.tells(excinfo.value):
-            return describe(excinfo.value, self.repro, explained_at(excinfo.value, self.check.name))
+        if self.use_short_failures(excinfo.value):
+            return format_failure(excinfo.value, self.repro, docs_url(excinfo.value, self.check.name))
         return super().repr_failure(excinfo, style)
 
     def _traceback_filter(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
         """Skip pytest's traceback filter if our text replaces its result: 0.4 s per setup error in torch's files."""
-        return excinfo.traceback[:1] if self.tells(excinfo.value) else super()._traceback_filter(excinfo)
+        return excinfo.traceback[:1] if self.use_short_failures(excinfo.value) else super()._traceback_filter(excinfo)
 
-    def tells(self, error: BaseException) -> bool:
+    def use_short_failures(self, error: BaseException) -> bool:
         """Return whether an exception gets our short text, instead of a traceback in the user's style."""
-        return tells_in_words(self.config) or is_told(error)
+        return use_short_failures(self.config) or has_own_text(error)
 
     def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
         """Return the location of the test: a pseudo-path per zoo, since models are not in the project's files.
 
         The line is 0 and not None, since pytest requires a line if a mark skips a test.
         """
-        return Path(self.config.rootpath, self.parent.parent.name), 0, headline(self.check_id)
+        return Path(self.config.rootpath, self.parent.parent.name), 0, failure_title(self.check_id)

@@ -10,90 +10,95 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.harness.build_result import facts_of, properties_of
-from pytest_headswap.harness.failure_text import message_of, reason_of
-from pytest_headswap.isolation.process_error import LostError
-from pytest_headswap.plugin.apply_expectations import judge_report
-from pytest_headswap.plugin.collection.verdict import outcome_of, passes_strictly
+from pytest_headswap.harness.build_result import junit_properties, result_fields
+from pytest_headswap.harness.failure_text import error_message, reason_code
+from pytest_headswap.isolation.process_error import ChildProcessDied
+from pytest_headswap.plugin.apply_expectations import adjust_report
+from pytest_headswap.plugin.collection.report_outcome import is_strict_xpass, report_outcome
 
 if TYPE_CHECKING:
     from pytest_headswap.case.finding import Finding
     from pytest_headswap.plugin.collection.nodes import CheckItem
     from pytest_headswap.results import Outcome
 
-ATTRIBUTE = "headswap"
-NO_FACTS: dict[str, Any] = {}
+REPORT_ATTRIBUTE = "headswap"
+NO_RESULT: dict[str, Any] = {}
 """Facts of the report of a phase without a verdict, and of a report that has been read."""
 
 
-def annotate(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+def attach_result(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
     """Attach the facts of a test to the report of one of its phases, and replace the report's text with ours."""
     error = call.excinfo.value if call.excinfo is not None else None
-    if report.when == "setup" and report.failed and call.excinfo is not None and item.tells(call.excinfo.value):
+    if (
+        report.when == "setup"
+        and report.failed
+        and call.excinfo is not None
+        and item.use_short_failures(call.excinfo.value)
+    ):
         report.longrepr = item.repr_failure(call.excinfo)  # pytest calls repr_failure only for the call phase
     if report.skipped and isinstance(report.longrepr, tuple):
         # where the skip was raised is a line of this plugin, which tells a user nothing
         skip: Any = (item.parent.parent.name, None, report.longrepr[2])
         report.longrepr = skip
 
-    facts = NO_FACTS
-    outcome = outcome_of(report, error, item.finding)
+    fields = NO_RESULT
+    outcome = report_outcome(report, error, item.finding)
     if outcome is not None:
         built = item.parent.built
-        facts = facts_of(
+        fields = result_fields(
             item.check_id,
             outcome,
             message="; ".join(filter(None, [_message(item, report, error), *_notes(item)])),
             reason=_reason(item, report, outcome, error),
-            finding=_accounting(item, report),
+            finding=_deciding_finding(item, report),
             repro=item.repro,
             family=item.parent.family,
             anatomy=built.anatomy if built is not None else None,
-            taken_mb=_taken_mb(item, error),
+            peak_memory_mb=_peak_memory_mb(item, error),
         )
-        if passes_strictly(report):
-            facts["expected"] = str(report.longrepr)
-        facts = judge_report(item.parent.parent.settings.expectations, report, facts, item.repro)
-        properties = properties_of(facts)
+        if is_strict_xpass(report):
+            fields["expectation"] = str(report.longrepr)
+        fields = adjust_report(item.parent.parent.settings.expectations, report, fields, item.repro)
+        properties = junit_properties(fields)
         kept = [(name, value) for name, value in item.user_properties if name not in properties]
         # later phases make their reports of these
         item.user_properties = [*kept, *properties.items()]
     report.user_properties = item.user_properties
-    setattr(report, ATTRIBUTE, facts)
+    setattr(report, REPORT_ATTRIBUTE, fields)
 
 
-def _accounting(item: CheckItem, report: pytest.TestReport) -> Finding | None:
+def _deciding_finding(item: CheckItem, report: pytest.TestReport) -> Finding | None:
     """Return the finding, unless the phase failed for a reason other than the check."""
     finding = item.finding
     fine = finding is not None and finding.outcome in ("passed", "skipped")
-    return None if fine and report.failed and not passes_strictly(report) else finding
+    return None if fine and report.failed and not is_strict_xpass(report) else finding
 
 
 def _message(item: CheckItem, report: pytest.TestReport, error: BaseException | None) -> str:
     if isinstance(error, pytest.skip.Exception):
         return str(error.msg)
     if error is not None:
-        return message_of(error)
-    if report.failed and not passes_strictly(report):
+        return error_message(error)
+    if report.failed and not is_strict_xpass(report):
         return report.longreprtext or "failed, without a message"
     return item.finding.message if item.finding is not None else ""
 
 
 def _notes(item: CheckItem) -> tuple[str, ...]:
     """Return notes on the global state that the model changed."""
-    built, checked = item.parent.built, item.checked
+    built, checked = item.parent.built, item.reply
     return (built.notes if built is not None else ()) + (checked.notes if checked is not None else ())
 
 
-def _taken_mb(item: CheckItem, error: BaseException | None) -> float | None:
-    if isinstance(error, LostError):
-        return error.taken_mb
-    return item.checked.taken_mb if item.checked is not None else None
+def _peak_memory_mb(item: CheckItem, error: BaseException | None) -> float | None:
+    if isinstance(error, ChildProcessDied):
+        return error.peak_memory_mb
+    return item.reply.peak_memory_mb if item.reply is not None else None
 
 
 def _reason(item: CheckItem, report: pytest.TestReport, outcome: Outcome, error: BaseException | None) -> str:
-    if (finding := _accounting(item, report)) is not None:
+    if (finding := _deciding_finding(item, report)) is not None:
         return finding.reason
     if outcome == "skipped":
-        return reason_of(error) or (item.parent.built.reason if item.parent.built is not None else "")
-    return reason_of(error)
+        return reason_code(error) or (item.parent.built.reason if item.parent.built is not None else "")
+    return reason_code(error)

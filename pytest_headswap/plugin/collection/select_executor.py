@@ -6,65 +6,67 @@ import sys
 
 import pytest
 
-from pytest_headswap.harness.memory_budget import Budget, gib
-from pytest_headswap.isolation.executor import Bench, TooLarge
-from pytest_headswap.isolation.in_process_executor import LocalBench
+from pytest_headswap.harness.memory_budget import MemoryBudget, format_bytes
+from pytest_headswap.isolation.executor import Executor, OversizedModels
+from pytest_headswap.isolation.in_process_executor import InProcessExecutor
 from pytest_headswap.plugin.failure_style import failure_text
-from pytest_headswap.plugin.planning.cost_cache import known_too_large
-from pytest_headswap.plugin.planning.run_plan import run_budget
+from pytest_headswap.plugin.planning.cost_cache import known_oversized
+from pytest_headswap.plugin.planning.run_plan import run_memory_budget
 from pytest_headswap.plugin.settings import Settings
 
 
-def why_local(config: pytest.Config) -> str:
+def why_not_isolated(config: pytest.Config) -> str:
     """Return why models run unprotected in the pytest process; empty if they run in a child process."""
     if sys.platform != "linux":
         return "on this system"
     if config.option.usepdb or config.option.trace:
         return "with --pdb and --trace"
-    if sys.gettrace() is not None or _is_monitored():
+    if sys.gettrace() is not None or _debugger_attached():
         return "under a debugger or coverage"
     return ""
 
 
-def _is_monitored() -> bool:
+def _debugger_attached() -> bool:
     """Return whether a debugger uses `sys.monitoring` (Python 3.12)."""
     monitoring = getattr(sys, "monitoring", None)
     return monitoring is not None and monitoring.get_tool(monitoring.DEBUGGER_ID) is not None
 
 
-def make_bench(config: pytest.Config, settings: Settings) -> tuple[Bench, str]:
+def make_executor(config: pytest.Config, settings: Settings) -> tuple[Executor, str]:
     """Return the executor of this process, and why it has no child process although it should; empty otherwise."""
-    budget = run_budget(config, settings)
-    if why_local(config):
-        return _local(config, settings, budget, {}), ""
-    local = _local(config, settings, budget, known_too_large(config, settings, budget.model))
+    budget = run_memory_budget(config, settings)
+    if why_not_isolated(config):
+        return _in_process_executor(config, settings, budget, {}), ""
+    in_process = _in_process_executor(config, settings, budget, known_oversized(config, settings, budget.process_bytes))
     import torch
 
-    from pytest_headswap.isolation.subprocess_executor import GuardedBench
+    from pytest_headswap.isolation.subprocess_executor import SubprocessExecutor
 
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return local, "CUDA is in use here already"
-    guarded = GuardedBench(local)
-    why = guarded.try_out()
-    return (local, why) if why else (guarded, "")
+        return in_process, "CUDA is in use here already"
+    isolated = SubprocessExecutor(in_process)
+    why = isolated.start()
+    return (in_process, why) if why else (isolated, "")
 
 
-def _local(config: pytest.Config, settings: Settings, budget: Budget, large: TooLarge) -> LocalBench:
-    return LocalBench(
-        [zoo for zoo, _ in settings.zoos],
+def _in_process_executor(
+    config: pytest.Config, settings: Settings, budget: MemoryBudget, oversized: OversizedModels
+) -> InProcessExecutor:
+    return InProcessExecutor(
+        [zoo for zoo, _ in settings.this_shard],
         settings.checks,
         settings.options,
         budget,
-        large,
+        oversized,
         on_case=lambda case: config.hook.pytest_headswap_case(config=config, case=case),
-        ignore_refusals=settings.expectations.audit,
+        ignore_refusals=settings.expectations.run_skipped,
         format_failure=lambda error: failure_text(error, config),
     )
 
 
-def limits_line(config: pytest.Config, settings: Settings) -> str:
+def limits_header(config: pytest.Config, settings: Settings) -> str:
     """Return a line with the limits of a model."""
-    if why := why_local(config):
+    if why := why_not_isolated(config):
         return f"headswap: limits: none, since models run in the process of pytest {why}"
-    memory = gib(run_budget(config, settings).model)
+    memory = format_bytes(run_memory_budget(config, settings).process_bytes)
     return f"headswap: limits: {settings.options.timeout:g} s and {memory} for each model"

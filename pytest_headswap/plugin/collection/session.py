@@ -10,37 +10,39 @@ import pytest
 
 from pytest_headswap.plugin.apply_expectations import skip_if_not_run
 from pytest_headswap.plugin.collection.nodes import CheckItem, ZooNode
-from pytest_headswap.plugin.collection.phase_reports import annotate
-from pytest_headswap.plugin.settings import TAKEN, Settings
+from pytest_headswap.plugin.collection.phase_reports import attach_result
+from pytest_headswap.plugin.settings import CARRIED_OVER, Settings
 
 if TYPE_CHECKING:
-    from pytest_headswap.isolation.executor import Bench
+    from pytest_headswap.isolation.executor import Executor
 
 
-class ZooRun:
+class ZooSession:
     """Collects the zoos, and adds findings to the reports. Used in the controller and in each worker."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config = config
         self.settings = settings
-        self._bench: Bench | None = None
-        self._unprotected = ""
+        self._executor: Executor | None = None
+        self._not_isolated_reason = ""
 
     def pytest_report_header(self) -> list[str]:
         """Return two lines: what runs, and within which limits."""
-        from pytest_headswap.plugin.collection.select_executor import limits_line
+        from pytest_headswap.plugin.collection.select_executor import limits_header
 
         shard = self.settings.shard
-        selected = [f"{len(names)} of {len(zoo)} models" for zoo, names in self.settings.whole]
+        selected = [f"{len(names)} of {len(zoo)} models" for zoo, names in self.settings.selected]
         if shard is not None:
-            counts = [len(names) for _, names in self.settings.zoos]
+            counts = [len(names) for _, names in self.settings.this_shard]
             selected = [f"{text}, shard {shard}: {count}" for text, count in zip(selected, counts, strict=True)]
-        zoos = ", ".join(f"{zoo.name} ({text})" for (zoo, _), text in zip(self.settings.whole, selected, strict=True))
+        zoos = ", ".join(
+            f"{zoo.name} ({text})" for (zoo, _), text in zip(self.settings.selected, selected, strict=True)
+        )
         options = self.settings.options
         parts = [zoos, ", ".join(check.name for check in self.settings.checks), f"{options.num_classes} classes"]
         parts += [f"{options.evidence} evidence"] if options.evidence != "auto" else []
         parts += [f"on {options.device}"] if options.device != "auto" else []
-        return [f"headswap: {'; '.join(parts)}", limits_line(self.config, self.settings)]
+        return [f"headswap: {'; '.join(parts)}", limits_header(self.config, self.settings)]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
@@ -48,56 +50,56 @@ class ZooRun:
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
         """Add the zoos to the session's children."""
         report = yield
-        if isinstance(collector, pytest.Session) and self.settings.scope == "beside":
+        if isinstance(collector, pytest.Session) and self.settings.scope == "alongside":
             report.result = [*report.result, *self._nodes(collector)]
         return report
 
     @pytest.hookimpl(tryfirst=True, specname="pytest_make_collect_report")
-    def pytest_make_collect_report_only(self, collector: pytest.Collector) -> pytest.CollectReport | None:
+    def pytest_make_collect_report_exclusive(self, collector: pytest.Collector) -> pytest.CollectReport | None:
         """Collect only the zoos, so that pytest does not look for the project's tests."""
-        if isinstance(collector, pytest.Session) and self.settings.scope == "only":
+        if isinstance(collector, pytest.Session) and self.settings.scope == "exclusive":
             return pytest.CollectReport("", "passed", None, list(self._nodes(collector)))
         return None
 
     def _nodes(self, session: pytest.Session) -> list[ZooNode]:
         return [
-            ZooNode.from_parent(session, zoo=zoo, models=names, settings=self.settings, bench=self.bench)
-            for zoo, names in self.settings.zoos
+            ZooNode.from_parent(session, zoo=zoo, models=names, settings=self.settings, executor=self.executor)
+            for zoo, names in self.settings.this_shard
             if names
         ]
 
-    def bench(self) -> Bench:
+    def executor(self) -> Executor:
         """Return the executor for the models."""
-        bench = self._made_bench()
-        if self._unprotected:
-            from pytest_headswap.isolation.executor import warn_unprotected
+        executor = self._executor_or_new()
+        if self._not_isolated_reason:
+            from pytest_headswap.isolation.executor import warn_not_isolated
 
-            why, self._unprotected = self._unprotected, ""
-            warn_unprotected(why)
-        return bench
+            why, self._not_isolated_reason = self._not_isolated_reason, ""
+            warn_not_isolated(why)
+        return executor
 
-    def _made_bench(self) -> Bench:
-        if self._bench is None:
-            from pytest_headswap.plugin.collection.select_executor import make_bench
+    def _executor_or_new(self) -> Executor:
+        if self._executor is None:
+            from pytest_headswap.plugin.collection.select_executor import make_executor
 
-            self._bench, self._unprotected = make_bench(self.config, self.settings)
-        return self._bench
+            self._executor, self._not_isolated_reason = make_executor(self.config, self.settings)
+        return self._executor
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Fork the child process before the project's tests run here: once one has used a GPU, it is too late."""
-        asked = any(isinstance(item, CheckItem) for item in session.items)
-        if asked and self.settings.scope == "beside" and not self.config.option.collectonly:
-            self._made_bench()
+        has_checks = any(isinstance(item, CheckItem) for item in session.items)
+        if has_checks and self.settings.scope == "alongside" and not self.config.option.collectonly:
+            self._executor_or_new()
 
     def pytest_unconfigure(self) -> None:
         """Close the executor."""
-        if self._bench is not None:
-            self._bench.close()
+        if self._executor is not None:
+            self._executor.close()
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Deselect the tests whose results are kept from an earlier run."""
-        leave_out_taken(config, items)
+        deselect_carried_over(config, items)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
@@ -112,7 +114,7 @@ class ZooRun:
         """Annotate the report. This wrapper is outermost, so it sees the final outcome, after marks such as xfail."""
         report = yield
         if isinstance(item, CheckItem):
-            annotate(item, call, report)
+            attach_result(item, call, report)
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -126,18 +128,18 @@ class ZooRun:
     def pytest_configure_node(self, node: Any) -> None:
         """Send an xdist worker what only the controller knows."""
         node.workerinput["headswap_scope"] = self.settings.scope
-        node.workerinput["headswap_expectations"] = self.settings.expectations.sent
+        node.workerinput["headswap_expectations"] = self.settings.expectations.to_worker
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
         """Keep the checks of a model on one worker, and start with the longest models."""
-        from pytest_headswap.plugin.planning.run_plan import plan_of
+        from pytest_headswap.plugin.planning.run_plan import run_estimate
         from pytest_headswap.plugin.planning.xdist_scheduler import make_scheduler
 
-        return make_scheduler(config, log, plan_of(config, self.settings).seconds)
+        return make_scheduler(config, log, run_estimate(config, self.settings).seconds)
 
 
-def share_cores(worker_count: int) -> None:
+def set_torch_threads(worker_count: int) -> None:
     """Give each worker its share of the cores, unless the user has set `OMP_NUM_THREADS`."""
     import torch
 
@@ -145,9 +147,9 @@ def share_cores(worker_count: int) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // worker_count))
 
 
-def leave_out_taken(config: pytest.Config, items: list[pytest.Item]) -> None:
+def deselect_carried_over(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests whose results are kept from an earlier run."""
-    taken = config.stash.get(TAKEN, frozenset())
-    if out := [item for item in items if item.nodeid in taken]:
-        items[:] = [item for item in items if item.nodeid not in taken]
+    carried_over = config.stash.get(CARRIED_OVER, frozenset())
+    if out := [item for item in items if item.nodeid in carried_over]:
+        items[:] = [item for item in items if item.nodeid not in carried_over]
         config.hook.pytest_deselected(items=out)

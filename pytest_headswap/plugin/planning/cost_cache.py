@@ -19,33 +19,33 @@ from pytest_headswap.results import Result
 if TYPE_CHECKING:
     from pytest_headswap.zoo import Zoo
 
-MOST_KINDS = 4
-MOST_MODELS = 20_000
+MAX_SIGNATURES = 4
+MAX_MODELS = 20_000
 
 
-def read_learnt(config: pytest.Config, zoo: Zoo, settings: Settings) -> dict[str, Cost]:
+def cached_costs(config: pytest.Config, zoo: Zoo, settings: Settings) -> dict[str, Cost]:
     """Return the costs of the zoo's models in runs like this one; empty if the cache is disabled or broken."""
     try:
-        return costs_from_json(_stored(config, zoo)[_kind(zoo, settings)])
+        return costs_from_json(_stored(config, zoo)[_run_signature(zoo, settings)])
     except (KeyError, ValueError):
         return {}
 
 
-def known_too_large(config: pytest.Config, settings: Settings, allowed: int) -> dict[tuple[str, str], float]:
+def known_oversized(config: pytest.Config, settings: Settings, allowed: int) -> dict[tuple[str, str], float]:
     """Return the models whose measured peak memory exceeds `allowed` bytes: zoo and model, with the peak in MiB."""
     if settings.options.evidence != CaseOptions().evidence:
         return {}
-    large: dict[tuple[str, str], float] = {}
-    for zoo, names in settings.zoos:
-        costs = expected_costs(zoo.name, read_learnt(config, zoo, settings)).models
+    oversized: dict[tuple[str, str], float] = {}
+    for zoo, names in settings.this_shard:
+        costs = expected_costs(zoo.name, cached_costs(config, zoo, settings)).models
         for model in names:
             peak = costs[model].peak_mb if model in costs else None
             if peak is not None and peak * 2**20 > allowed:
-                large[zoo.name, model] = peak
-    return large
+                oversized[zoo.name, model] = peak
+    return oversized
 
 
-class Learner:
+class CostRecorder:
     """Records the cost of each model for the next run. Used only in the controller."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
@@ -66,34 +66,34 @@ class Learner:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         """Write the costs of the models whose checks all ran."""
-        for zoo, _ in self.settings.zoos:
-            found = {
+        for zoo, _ in self.settings.this_shard:
+            costs = {
                 model: cost
                 for (name, model), cost in self._costs.items()
                 if name == zoo.name and self._checks.get((name, model)) == len(self.settings.checks)
             }
-            if found:
-                _write(self.config, zoo, self.settings, found)
+            if costs:
+                _write(self.config, zoo, self.settings, costs)
 
 
-def _write(config: pytest.Config, zoo: Zoo, settings: Settings, found: dict[str, Cost]) -> None:
+def _write(config: pytest.Config, zoo: Zoo, settings: Settings, costs: dict[str, Cost]) -> None:
     cache = getattr(config, "cache", None)
     if cache is None:
         return
-    stored, kind = _stored(config, zoo), _kind(zoo, settings)
-    older = read_learnt(config, zoo, settings)
+    stored, kind = _stored(config, zoo), _run_signature(zoo, settings)
+    older = cached_costs(config, zoo, settings)
     # keep the highest peak: with less memory, a run used structure evidence, which takes little
-    found = {model: _with_peak_of(cost, older.get(model)) for model, cost in found.items()}
-    models = {**found, **{model: cost for model, cost in older.items() if model not in found}}
+    costs = {model: _keep_higher_peak(cost, older.get(model)) for model, cost in costs.items()}
+    models = {**costs, **{model: cost for model, cost in older.items() if model not in costs}}
     kinds = {
-        kind: costs_to_json(dict(list(models.items())[:MOST_MODELS])),
+        kind: costs_to_json(dict(list(models.items())[:MAX_MODELS])),
         **{k: v for k, v in stored.items() if k != kind},
     }
     # as text: the cache would indent JSON and put each number on its own line
-    cache.set(_key(zoo), json.dumps(dict(list(kinds.items())[:MOST_KINDS]), separators=(",", ":")))
+    cache.set(_key(zoo), json.dumps(dict(list(kinds.items())[:MAX_SIGNATURES]), separators=(",", ":")))
 
 
-def _with_peak_of(cost: Cost, older: Cost | None) -> Cost:
+def _keep_higher_peak(cost: Cost, older: Cost | None) -> Cost:
     peaks = [peak for peak in (cost.peak_mb, older.peak_mb if older is not None else None) if peak is not None]
     return Cost(cost.seconds, max(peaks, default=None))
 
@@ -115,7 +115,7 @@ def _key(zoo: Zoo) -> str:
     return f"headswap/costs/{name}"
 
 
-def _kind(zoo: Zoo, settings: Settings) -> str:
+def _run_signature(zoo: Zoo, settings: Settings) -> str:
     options = settings.options
     versions = [f"{name} {number}" for name, number in sorted(zoo.versions.items())]
     return ", ".join([*versions, options.evidence, options.device, *(check.name for check in settings.checks)])

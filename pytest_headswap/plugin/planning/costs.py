@@ -3,7 +3,7 @@
     {"versions": {"timm": "1.0.31", "torch": "2.14.1"}, "models": {"resnet18": [1.84, 640], ...}}
 
 Each list holds the seconds of all checks and the peak memory in MiB. The numbers come from one machine and one set of
-versions: they rank models by cost, but do not predict times elsewhere. `benchmarks/learn_costs.py` writes the file.
+versions: they rank models by cost, but do not predict times elsewhere. `benchmarks/measure_costs.py` writes the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "costs"
-ENOUGH = 5
+MIN_SAMPLES = 5
 """The number of measured models from which the speed of this machine can be estimated."""
 
 
@@ -46,33 +46,35 @@ class Costs:
     """The versions of the shipped measurements."""
 
     @cached_property
-    def usual(self) -> Cost:
+    def median(self) -> Cost:
         """Return the median cost; one second if nothing was measured."""
         peaks = [cost.peak_mb for cost in self.models.values() if cost.peak_mb is not None]
         seconds = statistics.median(cost.seconds for cost in self.models.values()) if self.models else 1.0
         return Cost(seconds, statistics.median(peaks) if peaks else None)
 
     def __getitem__(self, model: str) -> Cost:
-        return self.models.get(model, self.usual)
+        return self.models.get(model, self.median)
 
 
-def expected_costs(zoo_name: str, learnt: Mapping[str, Cost] | None = None) -> Costs:
+def expected_costs(zoo_name: str, measured: Mapping[str, Cost] | None = None) -> Costs:
     """Return the shipped costs of a zoo (most have none), overridden by `learnt` from runs on this machine.
 
     Shipped costs are scaled by the models that both sources cover, so that they match this machine and its past
     options.
     """
-    learnt = learnt or {}
+    measured = measured or {}
     path = FOLDER / f"{zoo_name}.json"
     if not zoo_name.isidentifier() or not path.is_file():  # a zoo's name may be a file path
-        return Costs(dict(learnt))
+        return Costs(dict(measured))
     shipped = json.loads(path.read_text(encoding="utf-8"))
     models = costs_from_json(shipped["models"])
-    ratios = [learnt[name].seconds / cost.seconds for name, cost in models.items() if name in learnt and cost.seconds]
-    if len(ratios) >= ENOUGH:
+    ratios = [
+        measured[name].seconds / cost.seconds for name, cost in models.items() if name in measured and cost.seconds
+    ]
+    if len(ratios) >= MIN_SAMPLES:
         factor = statistics.median(ratios)
         models = {name: Cost(factor * cost.seconds, cost.peak_mb) for name, cost in models.items()}
-    return Costs({**models, **learnt}, shipped["versions"])
+    return Costs({**models, **measured}, shipped["versions"])
 
 
 def costs_from_json(models: Any) -> dict[str, Cost]:

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 import pytest
 
 from pytest_headswap._text import counted
-from pytest_headswap.harness.memory_budget import Budget, budget_of
+from pytest_headswap.harness.memory_budget import MemoryBudget, resolve_memory_budget
 from pytest_headswap.harness.options import CaseOptions
-from pytest_headswap.plugin.planning.cost_cache import known_too_large, read_learnt
-from pytest_headswap.plugin.planning.costs import ENOUGH, expected_costs
-from pytest_headswap.plugin.settings import TAKEN, Settings
+from pytest_headswap.plugin.planning.cost_cache import cached_costs, known_oversized
+from pytest_headswap.plugin.planning.costs import MIN_SAMPLES, expected_costs
+from pytest_headswap.plugin.settings import CARRIED_OVER, Settings
 from pytest_headswap.results.ids import model_id
 
-_BUDGET = pytest.StashKey[Budget]()
-_PLAN = pytest.StashKey["Plan"]()
+_BUDGET = pytest.StashKey[MemoryBudget]()
+_ESTIMATE = pytest.StashKey["RunEstimate"]()
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunEstimate:
     """The expected cost of each model.
 
     Attributes:
@@ -30,37 +30,45 @@ class Plan:
     """
 
     seconds: Mapping[str, float]
-    basis: str
+    confidence: str
 
     def duration(self, workers: int) -> float:
         """Return the seconds that this number of workers needs."""
         return max(sum(self.seconds.values()) / workers, *self.seconds.values()) if self.seconds else 0.0
 
 
-def plan_of(config: pytest.Config, settings: Settings) -> Plan:
+def run_estimate(config: pytest.Config, settings: Settings) -> RunEstimate:
     """Return the plan of this run, computed once."""
-    if _PLAN not in config.stash:
-        config.stash[_PLAN] = _make(config, settings)
-    return config.stash[_PLAN]
+    if _ESTIMATE not in config.stash:
+        config.stash[_ESTIMATE] = _estimate(config, settings)
+    return config.stash[_ESTIMATE]
 
 
-def _make(config: pytest.Config, settings: Settings) -> Plan:
+def _estimate(config: pytest.Config, settings: Settings) -> RunEstimate:
     seconds: dict[str, float] = {}
-    bases = set()
-    for zoo, names in settings.zoos:
-        learnt = read_learnt(config, zoo, settings)
-        costs = expected_costs(zoo.name, learnt)
+    confidences = set()
+    for zoo, names in settings.this_shard:
+        cached = cached_costs(config, zoo, settings)
+        costs = expected_costs(zoo.name, cached)
         seconds |= {model_id(zoo.name, name): costs[name].seconds for name in names}
         if not costs.models:
-            bases.add("none")
-        elif not costs.versions or len(learnt) >= ENOUGH or learnt.keys() >= set(names) or _as_measured(settings):
-            bases.add("known")
+            confidences.add("unknown")
+        elif (
+            not costs.versions
+            or len(cached) >= MIN_SAMPLES
+            or cached.keys() >= set(names)
+            or _same_workload_as_shipped(settings)
+        ):
+            confidences.add("measured")
         else:
-            bases.add("at most")
-    return Plan(seconds, next((basis for basis in ("none", "at most") if basis in bases), "known"))
+            confidences.add("upper_bound")
+    return RunEstimate(
+        seconds,
+        next((confidence for confidence in ("unknown", "upper_bound") if confidence in confidences), "measured"),
+    )
 
 
-def _as_measured(settings: Settings) -> bool:
+def _same_workload_as_shipped(settings: Settings) -> bool:
     """Return whether this run does the same work per model as the measurements of the shipped costs."""
     from pytest_headswap.checks import CHECKS
 
@@ -69,29 +77,29 @@ def _as_measured(settings: Settings) -> bool:
     )
 
 
-def plan_line(config: pytest.Config, settings: Settings) -> str:
+def plan_header(config: pytest.Config, settings: Settings) -> str:
     """Return the plan in words."""
-    plan = plan_of(config, settings)
+    estimate = run_estimate(config, settings)
     workers = worker_count(config)
-    plan = replace(plan, seconds=_left(config, settings, plan.seconds))
-    checks = settings.model_count * len(settings.checks) - len(config.stash.get(TAKEN, ()))
+    estimate = replace(estimate, seconds=_remaining(config, settings, estimate.seconds))
+    checks = settings.model_count * len(settings.checks) - len(config.stash.get(CARRIED_OVER, ()))
     if not checks:
         return "headswap: plan: nothing is left to run"
     parts = [
-        counted(len(plan.seconds), "model"),
+        counted(len(estimate.seconds), "model"),
         counted(checks, "check"),
         _planned_evidence(config, settings),
     ]
-    if plan.basis != "none":
-        about = "at most about" if plan.basis == "at most" else "about"
+    if estimate.confidence != "unknown":
+        about = "at most about" if estimate.confidence == "upper_bound" else "about"
         on = f" on {workers} workers" if workers > 1 else ""
-        parts.append(f"{about} {told_duration(plan.duration(workers))}{on}")
+        parts.append(f"{about} {format_estimate(estimate.duration(workers))}{on}")
     return f"headswap: plan: {', '.join(parts)}"
 
 
-def _left(config: pytest.Config, settings: Settings, seconds: Mapping[str, float]) -> dict[str, float]:
+def _remaining(config: pytest.Config, settings: Settings, seconds: Mapping[str, float]) -> dict[str, float]:
     """Return the seconds of each model that are left after results kept from an earlier run."""
-    done = Counter(nodeid.rpartition("::")[0] for nodeid in config.stash.get(TAKEN, ()))
+    done = Counter(nodeid.rpartition("::")[0] for nodeid in config.stash.get(CARRIED_OVER, ()))
     checks = len(settings.checks)
     return {model: cost * (1 - done[model] / checks) for model, cost in seconds.items() if done[model] < checks}
 
@@ -101,18 +109,18 @@ def _planned_evidence(config: pytest.Config, settings: Settings) -> str:
     evidence = settings.options.evidence
     if evidence != CaseOptions().evidence:
         return evidence
-    large = len(known_too_large(config, settings, run_budget(config, settings).model))
-    if not large:
+    oversized = len(known_oversized(config, settings, run_memory_budget(config, settings).process_bytes))
+    if not oversized:
         return "numeric where memory allows"
-    return f"numeric for {settings.model_count - large:,}, structure for {large:,} that take too much memory"
+    return f"numeric for {settings.model_count - oversized:,}, structure for {oversized:,} that take too much memory"
 
 
-def run_budget(config: pytest.Config, settings: Settings) -> Budget:
+def run_memory_budget(config: pytest.Config, settings: Settings) -> MemoryBudget:
     """Return the memory budget of this process, or of each worker; it is measured once."""
     if _BUDGET not in config.stash:
         workerinput = getattr(config, "workerinput", None)
         workers = worker_count(config) if workerinput is None else int(workerinput["workercount"])
-        config.stash[_BUDGET] = budget_of(settings.options.memory, workers)
+        config.stash[_BUDGET] = resolve_memory_budget(settings.options.memory_limit, workers)
     return config.stash[_BUDGET]
 
 
@@ -124,7 +132,7 @@ def worker_count(config: pytest.Config) -> int:
     return sum(int(count) if count.isdigit() else 1 for count in counts)
 
 
-def told_duration(seconds: float) -> str:
+def format_estimate(seconds: float) -> str:
     """Format a duration with the precision of an estimate."""
     minutes = round(seconds / 60)
     if minutes >= 120:

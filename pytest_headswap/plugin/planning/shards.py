@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from pytest_headswap.zoo.selection import Selected
 
 _FULL = 105  # percentage of the mean cost at which a shard is full
-_LARGE = 20  # a model that takes more than 1/20 of a shard is placed first, while there is room
+_LARGE_SHARE = 20  # a model that takes more than 1/20 of a shard is placed first, while there is room
 
 
-def part_of(names: Sequence[str], costs: Costs, number: int, count: int) -> tuple[str, ...]:
+def models_of_shard(names: Sequence[str], costs: Costs, number: int, count: int) -> tuple[str, ...]:
     """Return the models of shard `number` of `count`, numbered from 1, in the order of `names`."""
-    parts = split(names, costs, count)
+    parts = assign_shards(names, costs, count)
     return tuple(name for name in names if parts[name] == number)
 
 
-def split(names: Sequence[str], costs: Costs, count: int) -> dict[str, int]:
+def assign_shards(names: Sequence[str], costs: Costs, count: int) -> dict[str, int]:
     """Return the shard number of each model, from 1."""
     # integers: float sums differ in their last bits between Python versions
     cost = {name: max(1, round(1000 * costs[name].seconds)) for name in names}
@@ -36,32 +36,34 @@ def split(names: Sequence[str], costs: Costs, count: int) -> dict[str, int]:
     total = sum(cost.values())
 
     def place(name: str) -> tuple[int, bytes]:
-        return (-cost[name] if cost[name] * count * _LARGE > total else 0, hashes[name])
+        return (-cost[name] if cost[name] * count * _LARGE_SHARE > total else 0, hashes[name])
 
     load = [0] * count
     parts = {}
     for name in sorted(names, key=place):
-        part = _first_with_room(hashes[name], load, (_FULL * total) // (100 * count) - cost[name])
+        part = _first_that_fits(hashes[name], load, (_FULL * total) // (100 * count) - cost[name])
         load[part] += cost[name]
         parts[name] = part + 1
     return parts
 
 
-def _first_with_room(hashed: bytes, load: Sequence[int], most: int) -> int:
+def _first_that_fits(hashed: bytes, load: Sequence[int], limit: int) -> int:
     """Return the first shard, in the order set by the hash, whose load is at most `most`; else the least loaded one."""
     count = len(load)
     part = int.from_bytes(hashed[:8], "big") % count
     step = 1 + int.from_bytes(hashed[8:16], "big") % max(1, count - 1)
     for _ in range(count):
-        if load[part] <= most:
+        if load[part] <= limit:
             return part
         part = (part + step) % count
     return min(range(count), key=load.__getitem__)
 
 
-def part_of_each(selected: Selected, shard: Shard) -> Selected:
+def shard_of_selection(selected: Selected, shard: Shard) -> Selected:
     """Return the models of one machine: its shard of each zoo."""
     from pytest_headswap.plugin.planning.costs import expected_costs
 
     # shipped costs only: all machines must agree, whatever one of them has learnt
-    return tuple((zoo, part_of(names, expected_costs(zoo.name), shard.number, shard.count)) for zoo, names in selected)
+    return tuple(
+        (zoo, models_of_shard(names, expected_costs(zoo.name), shard.number, shard.count)) for zoo, names in selected
+    )

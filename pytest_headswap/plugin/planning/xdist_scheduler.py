@@ -14,7 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 
-class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
+class ModelScheduler(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
     """`loadscope` with the model as the scope, able to continue after a crash.
 
     The original reassigns a test that crashed a worker again and again. It can leave a new worker waiting forever with
@@ -81,6 +81,6 @@ class ModelScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is un
             node.shutdown()
 
 
-def make_scheduler(config: pytest.Config, log: Producer, seconds: Mapping[str, float]) -> ModelScheduling | None:
+def make_scheduler(config: pytest.Config, log: Producer, seconds: Mapping[str, float]) -> ModelScheduler | None:
     """Return our scheduler if it can replace the chosen `--dist` mode; None leaves xdist's own scheduler."""
-    return ModelScheduling(config, log, seconds) if config.getvalue("dist") in ("load", "loadscope") else None
+    return ModelScheduler(config, log, seconds) if config.getvalue("dist") in ("load", "loadscope") else None

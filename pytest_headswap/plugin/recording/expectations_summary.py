@@ -14,100 +14,100 @@ import pytest
 
 from pytest_headswap.expectations.entry import Entry
 from pytest_headswap.expectations.expectations import OPTION, UPDATE, Expectations
-from pytest_headswap.expectations.judge import ConflictError, Seen, seen_of
+from pytest_headswap.expectations.matcher import ConflictError, Observation, observation_from
 from pytest_headswap.expectations.toml_document import DocumentError
-from pytest_headswap.expectations.update import Scope, merge
+from pytest_headswap.expectations.update import RunScope, update_document
 from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId, model_id
 
-_MOST = 50  # lines of a list
-_FEW = 3  # checks to list by name
-_LONGEST = 200  # characters of a line
+_MAX_LINES = 50  # lines of a list
+_MAX_LISTED = 3  # checks to list by name
+_MAX_CHARS = 200  # characters of a line
 
 
-class Ending:
+class ExpectationsSummary:
     """Collects results, and compares them with the expectations files at the end."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.expectations: Expectations = settings.expectations
-        self.seen: list[Seen] = []
-        self.others: set[CheckId] = set()
-        self.audited: dict[tuple[str, str, str], list[str]] = {}
-        self.unneeded: list[Entry] = []
-        self.todo: list[Entry] = []
-        self.difference: list[str] = []
+        self.observations: list[Observation] = []
+        self.without_observation: set[CheckId] = set()
+        self.ran_although_skipped: dict[tuple[str, str, str], list[str]] = {}
+        self.unused_entries: list[Entry] = []
+        self.todo_entries: list[Entry] = []
+        self.diff: list[str] = []
         self.problem = ""
 
     def pytest_report_header(self) -> str | None:
         """Return a line with the file and the number of its entries that apply here."""
-        if self.expectations.store is None:
-            return "headswap: audit: models that the zoo refuses are run too" if self.expectations.audit else None
-        count = len(self.expectations.judge.covered)
-        audit = "; audit: checks that are normally skipped are run too" if self.expectations.audit else ""
-        return f"headswap: expectations: {_entries(count)} of {self.expectations.store.typed}{audit}"
+        if self.expectations.files is None:
+            return "headswap: audit: models that the zoo refuses are run too" if self.expectations.run_skipped else None
+        count = len(self.expectations.matcher.entries)
+        note = "; audit: checks that are normally skipped are run too" if self.expectations.run_skipped else ""
+        return f"headswap: expectations: {_entries(count)} of {self.expectations.files.given_path}{note}"
 
     def pytest_headswap_result(self, result: Result) -> None:
         """Keep what is needed to judge the files, if there are any."""
-        if self.expectations.store is None and not self.expectations.audit:
+        if self.expectations.files is None and not self.expectations.run_skipped:
             return
         test = CheckId(result.zoo, result.model, result.check)
-        if why := self.expectations.audited(test):
-            self.others.add(test)
-            found = result.found or result.outcome
-            told = (model_id(*test[:2]), f"{found}: {result.message}" if result.message else found, why)
-            self.audited.setdefault(told, []).append(test.check)
+        if why := self.expectations.audit_reason(test):
+            self.without_observation.add(test)
+            outcome = result.raw_outcome or result.outcome
+            key = (model_id(*test[:2]), f"{outcome}: {result.message}" if result.message else outcome, why)
+            self.ran_although_skipped.setdefault(key, []).append(test.check)
             return
-        seen = seen_of(result)
-        if seen is None:
-            self.others.add(test)
+        observation = observation_from(result)
+        if observation is None:
+            self.without_observation.add(test)
         else:
-            self.seen.append(seen)
+            self.observations.append(observation)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Judge the entries and update the files. Runs after the recorder, whose last results arrive here."""
-        if session.config.option.collectonly or self.expectations.store is None:
+        if session.config.option.collectonly or self.expectations.files is None:
             return
-        judge = self.expectations.judge
-        whole = self._whole()
-        self.unneeded = judge.unneeded(self.seen, whole)
-        used = {entry for item in self.seen for entry in judge.entries(item.test)}
-        self.todo = [item.entry for item in judge.covered if item.entry in used and item.entry.is_todo]
+        matcher = self.expectations.matcher
+        complete = self._complete_zoos()
+        self.unused_entries = matcher.unused_entries(self.observations, complete)
+        used = {entry for item in self.observations for entry in matcher.entries_of(item.test)}
+        self.todo_entries = [item.entry for item in matcher.entries if item.entry in used and item.entry.is_todo]
         if self.expectations.update:
-            self._update(replace(self.expectations.scope, whole=whole))
-        stale = any(not entry.may_pass for entry in self.unneeded) and not self.expectations.update
+            self._update(replace(self.expectations.scope, complete=complete))
+        stale = any(not entry.may_pass for entry in self.unused_entries) and not self.expectations.update
         if (stale or self.problem) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def _whole(self) -> list[str]:
+    def _complete_zoos(self) -> list[str]:
         """Return the zoos that were selected as a whole and whose models on this machine all ran."""
-        ran = {item.test for item in self.seen} | self.others
-        whole = {zoo.name: len(names) == len(zoo.names) for zoo, names in self.settings.whole}
+        ran = {item.test for item in self.observations} | self.without_observation
+        complete = {zoo.name: len(names) == len(zoo.names) for zoo, names in self.settings.selected}
         return [
             zoo.name
-            for zoo, names in self.settings.zoos
-            if whole[zoo.name]
+            for zoo, names in self.settings.this_shard
+            if complete[zoo.name]
             and ran.issuperset(CheckId(zoo.name, name, check.name) for name in names for check in self.settings.checks)
         ]
 
-    def _update(self, scope: Scope) -> None:
-        store = self.expectations.store
+    def _update(self, scope: RunScope) -> None:
+        store = self.expectations.files
         assert store is not None
         zoos_of: dict[Path, list[str]] = {}
         for zoo, path in store.files().items():
             zoos_of.setdefault(path, []).append(zoo)
         for path, zoos in zoos_of.items():
             of_file = replace(scope, models={zoo: scope.models[zoo] for zoo in zoos})
-            seen = [item for item in self.seen if item.test.zoo in zoos]
+            observations = [item for item in self.observations if item.test.zoo in zoos]
             try:
-                before, after = store.update(path, lambda document: merge(document, of_file, seen))  # noqa: B023
+                before, after = store.update(path, lambda document: update_document(document, of_file, observations))  # noqa: B023
             except (DocumentError, ConflictError) as error:
-                self.problem = f"{store.shown(path)} was not updated: {error}"
+                self.problem = f"{store.display_path(path)} was not updated: {error}"
                 return
-            name = str(store.shown(path))
-            self.difference += difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="")
+            name = str(store.display_path(path))
+            self.diff += difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the summary in its own section, if there is anything to print."""
@@ -119,48 +119,52 @@ class Ending:
             terminalreporter.write_line(line)
 
     def _lines(self) -> Iterator[str]:
-        store = self.expectations.store
-        if self.audited:
-            count = sum(map(len, self.audited.values()))
+        store = self.expectations.files
+        if self.ran_although_skipped:
+            count = sum(map(len, self.ran_although_skipped.values()))
             yield f"audit: {count} results of checks that are normally skipped; they cannot fail the run:"
-            yield from _listed([_audited(*told, checks) for told, checks in sorted(self.audited.items())])
-        strict = [entry for entry in self.unneeded if not entry.may_pass]
+            yield from _indent(
+                [_ran_although_skipped(*key, checks) for key, checks in sorted(self.ran_although_skipped.items())]
+            )
+        strict = [entry for entry in self.unused_entries if not entry.may_pass]
         if strict and store is not None:
             fix = "They were removed" if self.expectations.update else f"Remove them, or rerun with {UPDATE}"
             yield f"FAILED: {_entries(len(strict), 'unused ')}. {fix}:"
-            yield from _listed([_named(entry) for entry in strict])
-        if idle := [entry for entry in self.unneeded if entry.may_pass]:
+            yield from _indent([_describe(entry) for entry in strict])
+        if idle := [entry for entry in self.unused_entries if entry.may_pass]:
             yield f"{_entries(len(idle), 'unused ')} with may_pass:"
-            yield from _listed([_named(entry) for entry in idle])
-        if self.todo:
-            yield f"TODO: {_entries(len(self.todo))} without a reason yet:"
-            yield from _listed([_named(entry) for entry in self.todo])
+            yield from _indent([_describe(entry) for entry in idle])
+        if self.todo_entries:
+            yield f"TODO: {_entries(len(self.todo_entries))} without a reason yet:"
+            yield from _indent([_describe(entry) for entry in self.todo_entries])
         if self.problem:
             yield f"FAILED: {self.problem}"
         elif self.expectations.update and store is not None:
-            yield f"{OPTION}={store.typed}: {'updated' if self.difference else 'nothing to update'}"
-            yield from self.difference
+            yield f"{OPTION}={store.given_path}: {'updated' if self.diff else 'nothing to update'}"
+            yield from self.diff
 
 
-def _audited(model: str, found: str, why: str, checks: list[str]) -> str:
-    where = ", ".join(sorted(checks)) if len(checks) <= _FEW else f"{len(checks)} checks"
-    return f"{model}, {where}: {_short(found)} ({_short(why)})"
+def _ran_although_skipped(model: str, outcome: str, reason: str, checks: list[str]) -> str:
+    where = ", ".join(sorted(checks)) if len(checks) <= _MAX_LISTED else f"{len(checks)} checks"
+    return f"{model}, {where}: {_truncate(outcome)} ({_truncate(reason)})"
 
 
 def _entries(count: int, kind: str = "") -> str:
     return f"{count} {kind}{'entry' if count == 1 else 'entries'}"
 
 
-def _named(entry: Entry) -> str:
-    return _short(f"{entry.where}: models {', '.join(entry.models)}; checks {', '.join(entry.checks)}; {entry.told()}")
+def _describe(entry: Entry) -> str:
+    return _truncate(
+        f"{entry.where}: models {', '.join(entry.models)}; checks {', '.join(entry.checks)}; {entry.describe()}"
+    )
 
 
-def _listed(lines: list[str]) -> Iterator[str]:
-    yield from (f"  {line}" for line in lines[:_MOST])
-    if len(lines) > _MOST:
-        yield f"  and {len(lines) - _MOST} more"
+def _indent(lines: list[str]) -> Iterator[str]:
+    yield from (f"  {line}" for line in lines[:_MAX_LINES])
+    if len(lines) > _MAX_LINES:
+        yield f"  and {len(lines) - _MAX_LINES} more"
 
 
-def _short(line: str) -> str:
+def _truncate(line: str) -> str:
     line = " ".join(line.split())
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+    return line if len(line) <= _MAX_CHARS else f"{line[:_MAX_CHARS]}..."

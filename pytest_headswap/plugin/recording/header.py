@@ -10,17 +10,17 @@ from pytest_headswap.results import JournalHeader
 from pytest_headswap.results.merge import shard_options
 
 
-def header_of(settings: Settings) -> JournalHeader:
+def journal_header(settings: Settings) -> JournalHeader:
     """Return the first line of the journal."""
     options = {
-        "zoo": [zoo.name for zoo, _ in settings.zoos],
+        "zoo": [zoo.name for zoo, _ in settings.this_shard],
         "models": settings.models,
         "checks": [check.name for check in settings.checks],
         **asdict(settings.options),
     }
     if settings.shard is not None:
-        part = {zoo.name: names for zoo, names in settings.zoos}
-        options |= shard_options(str(settings.shard), part, {zoo.name: names for zoo, names in settings.whole})
+        part = {zoo.name: names for zoo, names in settings.this_shard}
+        options |= shard_options(str(settings.shard), part, {zoo.name: names for zoo, names in settings.selected})
     return JournalHeader(_versions(settings), options)
 
 
@@ -31,6 +31,6 @@ def _versions(settings: Settings) -> dict[str, str]:
             versions[distribution] = version(distribution)
         except PackageNotFoundError:  # such as torch from a system package
             versions[distribution] = "unknown"
-    for zoo, _ in settings.zoos:
+    for zoo, _ in settings.this_shard:
         versions.update(zoo.versions)
     return versions

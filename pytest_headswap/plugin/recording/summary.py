@@ -7,35 +7,35 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from pytest_headswap._links import page
 from pytest_headswap._text import counted
-from pytest_headswap.expectations.judge import NOT_RUN, NOT_RUN_MEANS
+from pytest_headswap.expectations.matcher import NOT_RUN, NOT_RUN_DESCRIPTION
 from pytest_headswap.results import OUTCOMES
 
 
 def count_lines(counts: Mapping[str, Counter[str]], skips: Counter[str]) -> Iterator[str]:
     """Yield the number of results by zoo and outcome, and the reasons for skips."""
     for zoo, of_zoo in counts.items():
-        listed = ", ".join(f"{of_zoo[outcome]} {outcome}" for outcome in OUTCOMES if of_zoo[outcome])
-        yield f"{zoo}: {of_zoo.total()} results: {listed}"
+        shown = ", ".join(f"{of_zoo[outcome]} {outcome}" for outcome in OUTCOMES if of_zoo[outcome])
+        yield f"{zoo}: {of_zoo.total()} results: {shown}"
     for reason, count in skips.most_common():
-        yield f"  skipped {count}: {_explained(reason)}"
+        yield f"  skipped {count}: {_skip_text(reason)}"
     if skips:
         yield f"  the codes are explained at {page('errors')}"
 
 
-def problem_lines(problems: Iterable[str], unwritten: int, why: str, missing: Iterable[str]) -> Iterator[str]:
+def problem_lines(problems: Iterable[str], unwritten: int, cause: str, missing: Iterable[str]) -> Iterator[str]:
     """Yield what the report folder lacks, and why."""
     if unwritten:
-        yield f"WARNING: {counted(unwritten, 'result')} {'is' if unwritten == 1 else 'are'} not in the journal: {why}"
+        yield f"WARNING: {counted(unwritten, 'result')} {'is' if unwritten == 1 else 'are'} not in the journal: {cause}"
     yield from (f"WARNING: {problem}" for problem in problems)
     for sentence in missing:
         yield f"NOT WHOLE: {sentence}. The same command with --headswap-resume runs what is missing"
 
 
-def _explained(reason: str) -> str:
+def _skip_text(reason: str) -> str:
     from pytest_headswap.case.finding import SKIP_REASONS
     from pytest_headswap.engine import REASONS
 
     if not reason:
         return "without a reason code"
-    ours = {**SKIP_REASONS, **REASONS, NOT_RUN: NOT_RUN_MEANS}
-    return f"[{reason}] {ours.get(reason, '')}".rstrip()  # a user's check has its own codes
+    texts = {**SKIP_REASONS, **REASONS, NOT_RUN: NOT_RUN_DESCRIPTION}
+    return f"[{reason}] {texts.get(reason, '')}".rstrip()  # a user's check has its own codes

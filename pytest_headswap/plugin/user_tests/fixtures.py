@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_headswap.harness.garbage import forget_last_failure
-from pytest_headswap.harness.options import AskedError
-from pytest_headswap.plugin.user_tests.marker import NO_ZOO, NOT_AN_ARGUMENT, Wanted, wanted_by
+from pytest_headswap.harness.garbage import clear_last_exception
+from pytest_headswap.harness.options import OptionError
+from pytest_headswap.plugin.user_tests.marker import (
+    NO_ZOO_MESSAGE,
+    REQUEST_AT_COLLECTION_MESSAGE,
+    RequestedModel,
+    models_for_test,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,11 +31,11 @@ def headswap_case(request: pytest.FixtureRequest) -> Case:
     The test runs once for each model that `@pytest.mark.headswap(zoo=..., models=...)` selects. The model belongs to
     the test, which may train it. It is released afterwards.
     """
-    wanted = getattr(request, "param", None)
-    if wanted is None:
+    requested = getattr(request, "param", None)
+    if requested is None:
         late = request.node.get_closest_marker("headswap") is not None
-        pytest.fail(NOT_AN_ARGUMENT if late else NO_ZOO, pytrace=False)
-    return build_own(request.config, wanted)
+        pytest.fail(REQUEST_AT_COLLECTION_MESSAGE if late else NO_ZOO_MESSAGE, pytrace=False)
+    return build_requested_case(request.config, requested)
 
 
 @pytest.fixture
@@ -51,14 +56,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     test = metafunc.definition
     try:
-        wanted = wanted_by(test, metafunc.config)
-    except (AskedError, pytest.UsageError) as error:
+        requested = models_for_test(test, metafunc.config)
+    except (OptionError, pytest.UsageError) as error:
         message = f"@pytest.mark.headswap of {test.nodeid}: {error}"
         raise pytest.fail.Exception(message, pytrace=False) from None
-    if wanted is None:
+    if requested is None:
         return  # the fixture reports what is missing, as an error of this test only
-    parameters = [pytest.param(item, id=str(item)) for item in wanted]
-    if not wanted:
+    parameters = [pytest.param(item, id=str(item)) for item in requested]
+    if not requested:
         reason = "--headswap-models selects no model of the zoo of this test"
         parameters = [pytest.param(None, id="none", marks=pytest.mark.skip(reason=reason))]
     metafunc.parametrize("headswap_case", parameters, indirect=True)
@@ -71,48 +76,48 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     finally:
         if "headswap_case" in getattr(item, "fixturenames", ()):
-            forget_last_failure()
+            clear_last_exception()
             gc.collect()
 
 
-def build_own(config: pytest.Config, wanted: Wanted) -> Case:
+def build_requested_case(config: pytest.Config, requested: RequestedModel) -> Case:
     """Return the case of a model, after the required checks have passed on it. Skip if the model has no head."""
     from pytest_headswap.case.build import build_case
     from pytest_headswap.engine import NoHeadError
-    from pytest_headswap.harness.failure_text import describe, explained_at
-    from pytest_headswap.plugin.failure_style import tells_in_words
+    from pytest_headswap.harness.failure_text import docs_url, format_failure
+    from pytest_headswap.plugin.failure_style import use_short_failures
 
-    zoo, options = wanted.zoo, wanted.options
+    zoo, options = requested.zoo, requested.options
     try:
         case = build_case(
-            zoo.name, zoo[wanted.model], options.num_classes, options.evidence, options.device, own_memory=True
+            zoo.name, zoo[requested.model], options.num_classes, options.evidence, options.device, own_memory=True
         )
     except NoHeadError as error:
         pytest.skip(error.message)
     except Exception as error:
-        if not tells_in_words(config):
+        if not use_short_failures(config):
             raise
-        raise pytest.fail.Exception(describe(error, see=explained_at(error)), pytrace=False) from None
+        raise pytest.fail.Exception(format_failure(error, url=docs_url(error)), pytrace=False) from None
     config.hook.pytest_headswap_case(config=config, case=case)
-    _require(config, wanted, case)
+    _require_checks(config, requested, case)
     return case
 
 
-def _require(config: pytest.Config, wanted: Wanted, case: Case) -> None:
+def _require_checks(config: pytest.Config, requested: RequestedModel, case: Case) -> None:
     """Run the checks that must pass before the test."""
     from pytest_headswap.checks import run_check
-    from pytest_headswap.harness.build_result import told
-    from pytest_headswap.harness.ended import by_pytest
-    from pytest_headswap.harness.failure_text import describe, explained_at
-    from pytest_headswap.plugin.failure_style import tells_in_words
+    from pytest_headswap.harness.build_result import finding_message
+    from pytest_headswap.harness.failure_text import docs_url, format_failure
+    from pytest_headswap.harness.pytest_outcomes import apply_pytest_outcome
+    from pytest_headswap.plugin.failure_style import use_short_failures
 
-    for check in wanted.checks:
-        finding = by_pytest(run_check(check, case))
+    for check in requested.required_checks:
+        finding = apply_pytest_outcome(run_check(check, case))
         if finding.outcome == "skipped":
-            pytest.skip(f"{check.name} does not apply: {told(finding)}")
+            pytest.skip(f"{check.name} does not apply: {finding_message(finding)}")
         if finding.exception is not None:
-            if not tells_in_words(config):
+            if not use_short_failures(config):
                 raise finding.exception
             verdict = "failed" if finding.outcome == "failed" else "could not be made"
-            text = describe(finding.exception, see=explained_at(finding.exception, check.name))
+            text = format_failure(finding.exception, url=docs_url(finding.exception, check.name))
             pytest.fail(f"{check.name} {verdict}: {text}", pytrace=False)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_headswap._text import listed
-from pytest_headswap.harness.options import AskedError, CaseOptions, class_count, select_checks
-from pytest_headswap.plugin.contributions import known_checks
-from pytest_headswap.plugin.options import asked_zoos, read_case_options, text_of
+from pytest_headswap.harness.options import CaseOptions, OptionError, parse_num_classes, select_checks
+from pytest_headswap.plugin.contributions import available_checks
+from pytest_headswap.plugin.options import option_text, read_case_options, requested_zoos
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
@@ -20,30 +20,32 @@ if TYPE_CHECKING:
     from pytest_headswap.zoo.selection import Selected
 
 MARKER = (
-    "headswap(zoo=None, models=None, checks=None, num_classes=None): run a test once per model, passed by the fixtures "
+    "headswap(zoo=None, models=None, require_checks=None, num_classes=None): run a test once per model, passed by "
+    "the fixtures "
     "headswap_case, headswap_model and headswap_swap. zoo: a name, a list of names, or an object such as a dict of "
-    "factories. models: globs, comma-separated or as a list. checks: those that must pass on a model before the test "
+    "factories. models: globs, comma-separated or as a list. require_checks: those that must pass on a model "
+    "before the test "
     "runs. num_classes: class count of the new head. Arguments that are not given come from the mark of the class or "
     "module, then from --headswap-zoo, --headswap-models and --headswap-num-classes or their ini keys."
 )
-NO_ZOO = (
+NO_ZOO_MESSAGE = (
     "no zoo to take models from: mark the test with @pytest.mark.headswap(zoo='builtin'), or set headswap_zoo in the "
     "ini file, or give --headswap-zoo"
 )
-NOT_AN_ARGUMENT = (
+REQUEST_AT_COLLECTION_MESSAGE = (
     "the models are chosen when the tests are collected: name headswap_case, headswap_model or headswap_swap among the "
     "arguments of the test or of its fixtures, in place of request.getfixturevalue, and a zoo in its mark"
 )
-_ARGUMENTS = ("zoo", "models", "checks", "num_classes")
+_ARGUMENTS = ("zoo", "models", "require_checks", "num_classes")
 
 
 @dataclass(frozen=True, repr=False)
-class Wanted:
+class RequestedModel:
     """One model for a test. Nothing is built yet."""
 
     zoo: Zoo
     model: str
-    checks: tuple[Check, ...]
+    required_checks: tuple[Check, ...]
     """The checks that must pass before the test runs."""
     options: CaseOptions
 
@@ -53,34 +55,34 @@ class Wanted:
         return f"{escape(self.zoo.name)}::{escape(self.model)}"
 
 
-def wanted_by(test: pytest.Item, config: pytest.Config) -> list[Wanted] | None:
+def models_for_test(test: pytest.Item, config: pytest.Config) -> list[RequestedModel] | None:
     """Return the models for a test; None if no zoo is named anywhere.
 
     Raises:
-        AskedError: an argument of a marker or an option is invalid.
+        OptionError: an argument of a marker or an option is invalid.
     """
     from pytest_headswap.zoo import ZooError
     from pytest_headswap.zoo.selection import load_zoos
 
     arguments = _arguments(test)
     try:
-        zoos = _zoos(arguments["zoo"]) if "zoo" in arguments else load_zoos(asked_zoos(config), "--headswap-zoo")
+        zoos = _zoos(arguments["zoo"]) if "zoo" in arguments else load_zoos(requested_zoos(config), "--headswap-zoo")
     except ZooError as error:
-        raise AskedError(str(error), page="zoo") from error
+        raise OptionError(str(error), page="zoo") from error
     if not zoos:
         return None
     options = read_case_options(config)
     if "num_classes" in arguments:
-        count = class_count(arguments["num_classes"], "num_classes")
+        count = parse_num_classes(arguments["num_classes"], "num_classes")
         options = replace(options, num_classes=count)
     checks: tuple[Check, ...] = ()
-    if "checks" in arguments:
-        checks = select_checks(as_list(arguments["checks"]), known_checks(config), "checks")
+    if "require_checks" in arguments:
+        checks = select_checks(as_list(arguments["require_checks"]), available_checks(config), "require_checks")
     try:
-        selected = _select(zoos, arguments, text_of(config, "models"))
+        selected = _select(zoos, arguments, option_text(config, "models"))
     except ZooError as error:
-        raise AskedError(str(error)) from error
-    return [Wanted(zoo, name, checks, options) for zoo, names in selected for name in names]
+        raise OptionError(str(error)) from error
+    return [RequestedModel(zoo, name, checks, options) for zoo, names in selected for name in names]
 
 
 def _arguments(test: pytest.Item) -> dict[str, Any]:
@@ -88,29 +90,29 @@ def _arguments(test: pytest.Item) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     for mark in test.iter_markers("headswap"):
         if mark.args:
-            raise AskedError(f"its arguments are given by name ({', '.join(_ARGUMENTS)}), not as {mark.args[0]!r}")
+            raise OptionError(f"its arguments are given by name ({', '.join(_ARGUMENTS)}), not as {mark.args[0]!r}")
         for name, value in mark.kwargs.items():
             if name not in _ARGUMENTS:
                 close = difflib.get_close_matches(name, _ARGUMENTS, n=1)
                 hint = f"did you mean {close[0]}? " if close else ""
-                raise AskedError(f"unknown argument {name!r}: {hint}It takes {', '.join(_ARGUMENTS)}")
+                raise OptionError(f"unknown argument {name!r}: {hint}It takes {', '.join(_ARGUMENTS)}")
             if value is not None:
                 arguments.setdefault(name, value)
     return arguments
 
 
-def _select(zoos: Sequence[Zoo], arguments: dict[str, Any], of_run: str) -> Selected:
+def _select(zoos: Sequence[Zoo], arguments: dict[str, Any], command_line_patterns: str) -> Selected:
     """Return the marker's models. `--headswap-models` narrows a zoo of the marker if its patterns match there."""
     from pytest_headswap.zoo.selection import narrowed, select
 
     if "models" in arguments:
         models = as_list(arguments["models"])
         if not all(isinstance(name, str) for name in models):
-            raise AskedError(f"models has to be globs, comma-separated or as a list, not {arguments['models']!r}")
+            raise OptionError(f"models has to be globs, comma-separated or as a list, not {arguments['models']!r}")
         return select(zoos, ",".join(models), "models")
     if "zoo" in arguments:
-        return narrowed(zoos, of_run)
-    return select(zoos, of_run, "--headswap-models")
+        return narrowed(zoos, command_line_patterns)
+    return select(zoos, command_line_patterns, "--headswap-models")
 
 
 def as_list(value: Any) -> list[Any]:
@@ -127,23 +129,23 @@ def _zoos(value: Any) -> list[Zoo]:
     of_specs = isinstance(value, (list, tuple)) and any(isinstance(item, ModelSpec) for item in value)
     items = value if isinstance(value, (list, tuple)) and not of_specs else [value]
     if not items:
-        raise AskedError("zoo is an empty list: name a zoo, such as builtin")
+        raise OptionError("zoo is an empty list: name a zoo, such as builtin")
     zoos: dict[str, Zoo] = {}
     for item in items:
         try:
-            zoo = load_zoo(item) if isinstance(item, str) else _of_object(item)
+            zoo = load_zoo(item) if isinstance(item, str) else _zoo_from_object(item)
         except ZooError as error:
-            raise AskedError(f"zoo: {error}") from error
+            raise OptionError(f"zoo: {error}") from error
         if zoos.setdefault(zoo.name, zoo) is not zoo:
-            raise AskedError(f"two zoos are called {zoo.name!r}: make one a Zoo with a name of its own")
+            raise OptionError(f"two zoos are called {zoo.name!r}: make one a Zoo with a name of its own")
     return list(zoos.values())
 
 
-def _of_object(value: Zoo | ModelSpec | Any) -> Zoo:
-    from pytest_headswap.results.ids import UNNAMED_ZOO
+def _zoo_from_object(value: Zoo | ModelSpec | Any) -> Zoo:
+    from pytest_headswap.results.ids import DEFAULT_ZOO
     from pytest_headswap.zoo import ModelSpec, Zoo
     from pytest_headswap.zoo.custom import as_zoo
 
     if isinstance(value, ModelSpec):
         value = [value]
-    return as_zoo(value.name if isinstance(value, Zoo) else UNNAMED_ZOO, value)
+    return as_zoo(value.name if isinstance(value, Zoo) else DEFAULT_ZOO, value)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.harness.garbage import forget_last_failure
+from pytest_headswap.harness.garbage import clear_last_exception
 from pytest_headswap.harness.options import CaseOptions
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pytest_headswap.case.case import Case
     from pytest_headswap.checks import Check
-    from pytest_headswap.harness.target import Subject
+    from pytest_headswap.harness.target import Target
     from pytest_headswap.zoo import ModelSpec
 
 
@@ -35,7 +35,7 @@ def parametrize_with_checks(
     native: Callable[[int], nn.Module] | None = None,
     evidence: str = "auto",
     device: str = "auto",
-    memory: str = "auto",
+    memory_limit: str = "auto",
     head: str | None = None,
 ) -> pytest.MarkDecorator:
     """Parametrize a test with the checks of some models.
@@ -55,7 +55,8 @@ def parametrize_with_checks(
         native: builds the model for a given class count, for `native_parity`.
         evidence: `auto`, `structure` or `numeric`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        memory: memory budget of a model, such as `2.5GiB`. A model whose values exceed it is checked by structure.
+        memory_limit: memory budget of a model, such as `2.5GiB`. A model whose values exceed it is checked by
+        structure.
         head: path of the head to swap, for models with several heads that predict different classes.
 
     Returns:
@@ -64,25 +65,25 @@ def parametrize_with_checks(
     Raises:
         ZooError, ValueError, TypeError: as for `check_headswap`, but during collection.
     """
-    from pytest_headswap.harness.options import case_options, chosen_checks
-    from pytest_headswap.harness.target import subject_of
+    from pytest_headswap.harness.options import make_case_options, requested_checks
+    from pytest_headswap.harness.target import resolve_target
 
-    chosen = chosen_checks(checks)
-    options = case_options(num_classes, evidence, device, memory)
+    chosen = requested_checks(checks)
+    options = make_case_options(num_classes, evidence, device, memory_limit)
     parameters, names = [], Counter[str]()
-    for model in _several(models):
-        subject = subject_of(model, example_inputs, native, head=head)
-        names[str(subject.id_of(""))] += 1
-        if (count := names[str(subject.id_of(""))]) > 1:
-            subject = replace(subject, spec=replace(subject.spec, name=f"{subject.spec.name}_{count}"), by_name=False)
+    for model in _as_iterable(models):
+        target = resolve_target(model, example_inputs, native, head=head)
+        names[str(target.test_id(""))] += 1
+        if (count := names[str(target.test_id(""))]) > 1:
+            target = replace(target, spec=replace(target.spec, name=f"{target.spec.name}_{count}"), reproducible=False)
         parameters += [
-            pytest.param(model, ModelCheck(check, model, subject, options), id=str(subject.id_of(check.name)))
+            pytest.param(model, BoundCheck(check, model, target, options), id=str(target.test_id(check.name)))
             for check in chosen
         ]
     return pytest.mark.parametrize(("model", "check"), parameters)
 
 
-def _several(models: Any) -> Iterable[Any]:
+def _as_iterable(models: Any) -> Iterable[Any]:
     from torch import nn
 
     from pytest_headswap.zoo import ModelSpec
@@ -91,12 +92,12 @@ def _several(models: Any) -> Iterable[Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class ModelCheck:
+class BoundCheck:
     """One check of one model. Call it with the model to run the check."""
 
     check: Check
-    given: nn.Module | ModelSpec | str
-    subject: Subject
+    model: nn.Module | ModelSpec | str
+    target: Target
     options: CaseOptions
 
     def __call__(self, model: nn.Module | ModelSpec | str) -> None:
@@ -105,12 +106,12 @@ class ModelCheck:
         from pytest_headswap.case.finding import CheckFailed
         from pytest_headswap.checks import run_check
         from pytest_headswap.engine import NoHeadError
-        from pytest_headswap.harness.build_result import told
+        from pytest_headswap.harness.build_result import finding_message
 
-        if model is not self.given:
+        if model is not self.model:
             raise TypeError("a check takes the model that the test was given with it: write check(model)")
         try:
-            case = _shared.case_of(self)
+            case = _case_cache.case_of(self)
         except NoHeadError as error:
             pytest.skip(error.message)
         try:
@@ -118,7 +119,7 @@ class ModelCheck:
         finally:
             case.swap.restore()
         if finding.outcome == "skipped":
-            pytest.skip(told(finding))
+            pytest.skip(finding_message(finding))
         if finding.outcome == "failed":
             raise CheckFailed(finding.message)  # raised here: the check's own frames tell the user nothing
         if finding.exception is not None:
@@ -128,21 +129,21 @@ class ModelCheck:
         return self.check.name
 
 
-class _Shared:
+class _CaseCache:
     """Holds the case of the last model that was checked, or the exception from building it."""
 
     def __init__(self) -> None:
-        self.subject: Subject | None = None
+        self.target: Target | None = None
         self.case: Case | None = None
         self.error: BaseException | None = None
 
-    def case_of(self, check: ModelCheck) -> Case:
+    def case_of(self, check: BoundCheck) -> Case:
         """Return the case of this check's model with the new head in place; the caller restores the old head."""
-        if self.subject is not check.subject:
+        if self.target is not check.target:
             self.release()
-            self.subject = check.subject
+            self.target = check.target
             try:
-                self.case = check.subject.build(check.options)
+                self.case = check.target.build(check.options)
             except BaseException as error:
                 self.error = error
                 raise
@@ -155,13 +156,13 @@ class _Shared:
 
     def release(self) -> None:
         """Release the model."""
-        if self.subject is not None:
-            self.subject = self.case = self.error = None
-            forget_last_failure()
+        if self.target is not None:
+            self.target = self.case = self.error = None
+            clear_last_exception()
             gc.collect()
 
 
-_shared = _Shared()
+_case_cache = _CaseCache()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -172,5 +173,5 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Generator[None, Non
     finally:
         callspec = getattr(nextitem, "callspec", None)
         check = callspec.params.get("check") if callspec is not None else None
-        if not isinstance(check, ModelCheck) or check.subject is not _shared.subject:
-            _shared.release()
+        if not isinstance(check, BoundCheck) or check.target is not _case_cache.target:
+            _case_cache.release()

@@ -7,14 +7,14 @@ import importlib
 
 import pytest
 
-from pytest_headswap.harness.garbage import without_looking_for_garbage
+from pytest_headswap.harness.garbage import gc_disabled_for_imports
 
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_it_is_on_or_off_after_an_import_as_it_was_before(enabled: bool) -> None:
     (gc.enable if enabled else gc.disable)()
     try:
-        with pytest.raises(ModuleNotFoundError), without_looking_for_garbage():
+        with pytest.raises(ModuleNotFoundError), gc_disabled_for_imports():
             importlib.import_module("not_there" if not gc.isenabled() else "gc")
         assert gc.isenabled() == enabled
     finally:
@@ -33,18 +33,18 @@ def test_a_refused_model_is_not_let_go_of_since_nothing_was_built(
 ) -> None:
     pytester.makeconftest(
         """
-from pytest_headswap.isolation.subprocess_executor import GuardedBench
+from pytest_headswap.isolation.subprocess_executor import SubprocessExecutor
 from pytest_headswap.zoo import ModelSpec, Zoo, load_zoo, register
 
 real = load_zoo("builtin")["root_linear"]
 asked = []
-ask = GuardedBench._ask
+ask = SubprocessExecutor._send
 
 def noting(self, request, doing):
-    asked.append(request.what)
+    asked.append(request.operation)
     return ask(self, request, doing)
 
-GuardedBench._ask = noting
+SubprocessExecutor._send = noting
 
 def spec(name):
     return ModelSpec(name, build=dict, refusal="it is empty") if name.startswith("empty") else real

@@ -19,9 +19,9 @@ from pytest_headswap.results.ids import CheckId
 NOT_RUN = "not_run"
 """The reason code of checks that an entry excludes from running."""
 
-NOT_RUN_MEANS = "the expectations file excludes it from running"
+NOT_RUN_DESCRIPTION = "the expectations file excludes it from running"
 
-BAD = ("failed", "error", "crashed", "timeout")
+FAILURES = ("failed", "error", "crashed", "timeout")
 
 
 class ConflictError(ValueError):
@@ -29,7 +29,7 @@ class ConflictError(ValueError):
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """An observation: what a check of a model found, before expectations are applied."""
 
     test: CheckId
@@ -49,12 +49,12 @@ class Verdict:
         entries: the entries that explain the observation, or that it violates.
     """
 
-    kind: Literal["plain", "expected", "passes", "differs", "unlisted"]
+    kind: Literal["none", "expected", "unexpected_pass", "mismatch", "unlisted_skip"]
     entries: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True)
-class Covered:
+class ScopedEntry:
     """An entry with the models and checks that it covers in the whole zoo."""
 
     entry: Entry
@@ -67,35 +67,37 @@ class Covered:
 
 
 @dataclass(frozen=True)
-class Judge:
+class ExpectationMatcher:
     """The entries that apply here, and the zoos whose skips must all be listed."""
 
-    covered: tuple[Covered, ...]
+    entries: tuple[ScopedEntry, ...]
     strict_skips: frozenset[str] = frozenset()
 
-    def entries(self, test: CheckId) -> list[Entry]:
+    def entries_of(self, test: CheckId) -> list[Entry]:
         """Return the entries that cover a test."""
         return [
             item.entry
-            for item in self.covered
+            for item in self.entries
             if item.entry.zoo == test.zoo and test.model in item.models and test.check in item.checks
         ]
 
-    def verdict(self, seen: Seen) -> Verdict:
+    def verdict(self, observation: Observation) -> Verdict:
         """Match one observation against the entries that cover it."""
-        entries = self.entries(seen.test)
-        if explaining := [entry for entry in entries if entry.explains(seen.outcome, seen.code, seen.message)]:
+        entries = self.entries_of(observation.test)
+        if explaining := [
+            entry for entry in entries if entry.matches(observation.outcome, observation.code, observation.message)
+        ]:
             return Verdict("expected", tuple(explaining))
-        if seen.outcome == "passed":
+        if observation.outcome == "passed":
             strict = tuple(entry for entry in entries if not entry.may_pass)
-            return Verdict("passes", strict) if strict else Verdict("plain")
+            return Verdict("unexpected_pass", strict) if strict else Verdict("none")
         if entries:
-            return Verdict("differs", tuple(entries))
-        if seen.outcome == "skipped" and seen.test.zoo in self.strict_skips:
-            return Verdict("unlisted")
-        return Verdict("plain")
+            return Verdict("mismatch", tuple(entries))
+        if observation.outcome == "skipped" and observation.test.zoo in self.strict_skips:
+            return Verdict("unlisted_skip")
+        return Verdict("none")
 
-    def unneeded(self, seen: Sequence[Seen], whole: Collection[str]) -> list[Entry]:
+    def unused_entries(self, observations: Sequence[Observation], complete: Collection[str]) -> list[Entry]:
         """Return the unused entries.
 
         An entry is unused if all its tests were observed and none of them matches or contradicts it.
@@ -104,24 +106,24 @@ class Judge:
             seen: the observations.
             whole: zoos that ran completely on this machine. Only there is an entry without matching models reported.
         """
-        needed: set[Entry] = set()
-        for item in seen:
-            needed.update(self.verdict(item).entries)
-        ran = {item.test for item in seen}
+        used: set[Entry] = set()
+        for item in observations:
+            used.update(self.verdict(item).entries)
+        ran = {item.test for item in observations}
         return [
             item.entry
-            for item in self.covered
-            if item.entry not in needed
-            and (ran.issuperset(item.tests()) if item.models and item.checks else item.entry.zoo in whole)
+            for item in self.entries
+            if item.entry not in used
+            and (ran.issuperset(item.tests()) if item.models and item.checks else item.entry.zoo in complete)
         ]
 
 
-def make_judge(
+def make_matcher(
     entries: Iterable[Entry],
     models: Mapping[str, Collection[str]],
     checks: Collection[str],
     strict_skips: Iterable[str],
-) -> Judge:
+) -> ExpectationMatcher:
     """Return the judge of the entries that apply here.
 
     Args:
@@ -133,34 +135,35 @@ def make_judge(
     Raises:
         ConflictError: two entries expect different outcomes of the same check of a model.
     """
-    covered = tuple(
-        Covered(entry, matching(entry.models, models[entry.zoo]), matching(entry.checks, checks))
+    scoped = tuple(
+        ScopedEntry(entry, matching(entry.models, models[entry.zoo]), matching(entry.checks, checks))
         for entry in entries
         if entry.zoo in models
     )
-    for one, other in combinations(covered, 2):
-        if one.entry.zoo != other.entry.zoo or _told(one.entry) == _told(other.entry):
+    for one, other in combinations(scoped, 2):
+        if one.entry.zoo != other.entry.zoo or _expected_outcome(one.entry) == _expected_outcome(other.entry):
             continue
         both = one.models & other.models, one.checks & other.checks
         if all(both):
             test = CheckId(one.entry.zoo, min(both[0]), min(both[1]))
             raise ConflictError(
-                f"{test} is covered twice, and differently: by {one.entry.where} ({_told(one.entry)}), "
-                f"and by {other.entry.where} ({_told(other.entry)}). Leave it out of one with '!{test.model}'"
+                f"{test} is covered twice, and differently: by {one.entry.where} ({_expected_outcome(one.entry)}), "
+                f"and by {other.entry.where} ({_expected_outcome(other.entry)}). Leave it out of one with "
+                f"'!{test.model}'"
             )
-    return Judge(covered, frozenset(strict_skips))
+    return ExpectationMatcher(scoped, frozenset(strict_skips))
 
 
-def _told(entry: Entry) -> str:
+def _expected_outcome(entry: Entry) -> str:
     return entry.outcome if entry.run else "not run"
 
 
-def seen_of(result: Result) -> Seen | None:
+def observation_from(result: Result) -> Observation | None:
     """Return the observation behind a result; None if a user's mark, not the model, decided the outcome."""
-    marked = (result.outcome in ("xfailed", "xpassed") and not result.found) or (
+    marked = (result.outcome in ("xfailed", "xpassed") and not result.raw_outcome) or (
         result.outcome == "skipped" and not result.reason
     )
     if marked:
         return None
     test = CheckId(result.zoo, result.model, result.check)
-    return Seen(test, result.found or result.outcome, result.reason, result.message)
+    return Observation(test, result.raw_outcome or result.outcome, result.reason, result.message)

@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pytest_headswap.report.comparison import as_markdown, in_words
+from pytest_headswap.report.comparison import format_markdown, format_text
 from pytest_headswap.report.write import Reports, write_reports
 from pytest_headswap.results import OUTCOMES, JournalError, JournalHeader, Result, read_journal
 from pytest_headswap.results.compare import compare
@@ -63,7 +63,7 @@ def _reports(parent: Path) -> Reports:
 @given(RESULTS)
 @example(harmful())
 @FEW
-def test_no_result_is_lost_and_nothing_leaves_the_folder(results: list[Result]) -> None:
+def test_no_result_is_dropped_and_nothing_leaves_the_folder(results: list[Result]) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = write_journal(Path(place) / "in" / "report", results)
         assert read_journal(folder)[1] == results
@@ -122,9 +122,9 @@ def test_a_head_that_is_something_else_is_refused_with_its_line_or_shown(changes
 @FEW
 def test_any_two_runs_can_be_compared(old: list[Result], new: list[Result]) -> None:
     comparison = compare(old, new)
-    lines = list(in_words(comparison, 80))
+    lines = list(format_text(comparison, 80))
     assert all("\n" not in line and "\x1b" not in line for line in lines)
-    assert as_markdown(comparison).startswith("## Head swaps compared")
-    listed = len(comparison.broke) + len(comparison.mended) + len(comparison.changed)
+    assert format_markdown(comparison).startswith("## Head swaps compared")
+    listed = len(comparison.broken) + len(comparison.fixed) + len(comparison.changed)
     keys = {(item.zoo, item.model, item.check, item.version) for item in (*old, *new)}
-    assert listed + len(comparison.gone) <= len(keys)
+    assert listed + len(comparison.removed) <= len(keys)

@@ -1,4 +1,4 @@
-"""Write the shipped costs from journals of whole zoos: `python benchmarks/learn_costs.py JOURNAL...`.
+"""Write the shipped costs from journals of whole zoos: `python benchmarks/measure_costs.py JOURNAL...`.
 
 Make each journal with `pytest --headswap-zoo=timm -n 2`, all checks, and nothing else running on the machine.
 If several journals contain a model, the last one counts. Models that crashed, timed out, or lack a check are left out.

@@ -12,26 +12,26 @@ if TYPE_CHECKING:
 
 def is_skip(error: BaseException | None) -> bool:
     """Return whether pytest treats an exception as a skip; this includes `unittest.SkipTest`."""
-    return isinstance(error, SkipTest) or _is_of_pytest(error, "Skipped")
+    return isinstance(error, SkipTest) or _is_pytest_exception(error, "Skipped")
 
 
-def skipped(message: str) -> BaseException:
+def make_skip(message: str) -> BaseException:
     """Return an exception that pytest treats as a skip."""
     outcomes: Any = sys.modules.get("_pytest.outcomes")
     return SkipTest(message) if outcomes is None else outcomes.Skipped(message)
 
 
-def is_expected(error: BaseException | None) -> bool:
+def is_xfail(error: BaseException | None) -> bool:
     """Return whether an exception was raised by `pytest.xfail`."""
-    return _is_of_pytest(error, "XFailed")
+    return _is_pytest_exception(error, "XFailed")
 
 
 def is_failure(error: BaseException | None) -> bool:
     """Return whether an exception was raised by `pytest.fail`."""
-    return _is_of_pytest(error, "Failed") and not is_expected(error)
+    return _is_pytest_exception(error, "Failed") and not is_xfail(error)
 
 
-def by_pytest(finding: Finding) -> Finding:
+def apply_pytest_outcome(finding: Finding) -> Finding:
     """Return the finding, with `pytest.skip` and `pytest.fail` in the check turned into its verdict."""
     from pytest_headswap.case.finding import Finding, named, text_of
 
@@ -43,7 +43,7 @@ def by_pytest(finding: Finding) -> Finding:
     return finding
 
 
-def _is_of_pytest(error: BaseException | None, name: str) -> bool:
+def _is_pytest_exception(error: BaseException | None, name: str) -> bool:
     """Return whether an exception is one of pytest's; if pytest is not imported, nothing can have raised one."""
     outcomes = sys.modules.get("_pytest.outcomes")
     return outcomes is not None and isinstance(error, getattr(outcomes, name))

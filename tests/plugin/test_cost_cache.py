@@ -16,7 +16,7 @@ CHECKS = "--headswap-checks=output_shape,metadata"
 TWO = "--headswap-models=alpha,lonely"
 
 
-def _learnt(project: pytest.Pytester) -> dict[str, dict[str, Any]]:
+def _cached(project: pytest.Pytester) -> dict[str, dict[str, Any]]:
     path = project.path / ".pytest_cache" / "v" / "headswap" / "costs" / "testzoo"
     found: dict[str, dict[str, Any]] = json.loads(json.loads(path.read_text()))
     return found
@@ -24,7 +24,7 @@ def _learnt(project: pytest.Pytester) -> dict[str, dict[str, Any]]:
 
 def test_a_run_leaves_what_its_models_took_for_the_next(project: pytest.Pytester) -> None:
     project.runpytest_inprocess(ZOO, CHECKS, TWO)
-    ((kind, models),) = _learnt(project).items()
+    ((kind, models),) = _cached(project).items()
     assert kind == "testlib 1.2, auto, auto, output_shape, metadata"
     assert models.keys() == {"alpha", "lonely"}
     assert all(0 < seconds < 60 and peak >= 0 for seconds, peak in models.values())
@@ -36,29 +36,29 @@ def test_a_later_run_adds_to_what_is_known_and_other_questions_are_kept_apart(pr
     project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha")
     project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=lonely")
     project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=doubled", "--headswap-evidence=structure")
-    assert [list(models) for models in _learnt(project).values()] == [["doubled"], ["lonely", "alpha"]]
+    assert [list(models) for models in _cached(project).values()] == [["doubled"], ["lonely", "alpha"]]
 
 
 def test_a_model_of_which_a_check_did_not_run_teaches_nothing(project: pytest.Pytester) -> None:
     project.runpytest_inprocess(ZOO, CHECKS, TWO, "--deselect", "testzoo::alpha::metadata")
-    ((_, models),) = _learnt(project).items()
+    ((_, models),) = _cached(project).items()
     assert models.keys() == {"lonely"}
 
 
 def test_what_is_kept_is_bounded(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost_cache, "MOST_MODELS", 3)
-    monkeypatch.setattr(cost_cache, "MOST_KINDS", 2)
+    monkeypatch.setattr(cost_cache, "MAX_MODELS", 3)
+    monkeypatch.setattr(cost_cache, "MAX_SIGNATURES", 2)
     project.runpytest_inprocess(ZOO, "--headswap-checks=metadata", TWO)
     project.runpytest_inprocess(ZOO, "--headswap-checks=state_dict", TWO)
     project.runpytest_inprocess(ZOO, "--headswap-checks=metadata", "--headswap-models=doubled,beta*")
     project.runpytest_inprocess(ZOO, "--headswap-checks=round_trip", TWO)
-    assert [list(models) for models in _learnt(project).values()] == [
+    assert [list(models) for models in _cached(project).values()] == [
         ["alpha", "lonely"],
         ["beta.v1_5", "doubled", "alpha"],
     ]
 
 
-def test_with_the_cache_disabled_nothing_is_learnt_and_nothing_fails(project: pytest.Pytester) -> None:
+def test_with_the_cache_disabled_nothing_is_cached_and_nothing_fails(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha", "-p", "no:cacheprovider")
     assert result.ret == 0
     assert not (project.path / ".pytest_cache").exists()
@@ -70,7 +70,7 @@ def test_a_cache_that_holds_something_else_is_written_anew(project: pytest.Pytes
     path.parent.mkdir(parents=True)
     path.write_text(text)
     assert project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha").ret == 0
-    assert len(_learnt(project)) == 1
+    assert len(_cached(project)) == 1
 
 
 def test_costs_in_the_cache_that_make_no_sense_are_left_alone(project: pytest.Pytester) -> None:
@@ -78,7 +78,7 @@ def test_costs_in_the_cache_that_make_no_sense_are_left_alone(project: pytest.Py
     path = project.path / ".pytest_cache" / "v" / "headswap" / "costs" / "testzoo"
     path.write_text(path.read_text().replace("[", "[null,"))
     assert project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha").ret == 0
-    ((_, models),) = _learnt(project).items()
+    ((_, models),) = _cached(project).items()
     assert len(models["alpha"]) == 2
 
 
@@ -96,7 +96,7 @@ def test_a_listing_of_tests_teaches_nothing(project: pytest.Pytester) -> None:
     assert not (project.path / ".pytest_cache" / "v" / "headswap").exists()
 
 
-def test_parts_do_not_depend_on_what_was_learnt_here(project: pytest.Pytester) -> None:
+def test_shards_do_not_depend_on_what_was_measured_here(project: pytest.Pytester) -> None:
     shard = [ZOO, "--headswap-checks=metadata", "--headswap-shard=1/2", "--collect-only", "-q"]
     before = project.runpytest_inprocess(*shard).outlines
     models = {name: [1000.0 if name == "alpha" else 0.1, 1] for name in ("alpha", "beta.v1_5", "lonely", "doubled")}

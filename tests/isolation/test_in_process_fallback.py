@@ -84,7 +84,7 @@ def test_a_test_of_the_project_that_starts_threads_comes_too_late_to_matter(
     assert len(journal()) == 4
 
 
-def test_no_model_is_blamed_where_a_process_that_is_lost_cannot_be_followed_by_another(
+def test_no_model_is_blamed_where_a_process_that_is_dropped_cannot_be_followed_by_another(
     project: pytest.Pytester, extend_conftest: Callable[[str], None], journal: Journal
 ) -> None:
     extend_conftest(DYING)

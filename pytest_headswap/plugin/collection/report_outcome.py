@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_headswap.harness.ended import is_failure
-from pytest_headswap.isolation.process_error import LostError
+from pytest_headswap.harness.pytest_outcomes import is_failure
+from pytest_headswap.isolation.process_error import ChildProcessDied
 
 if TYPE_CHECKING:
     from pytest_headswap.case.finding import Finding
     from pytest_headswap.results import Outcome
 
-_STRICT = "[XPASS(strict)]"
+_STRICT_XPASS = "[XPASS(strict)]"
 
 
-def outcome_of(
+def report_outcome(
     report: pytest.TestReport, error: BaseException | None = None, finding: Finding | None = None
 ) -> Outcome | None:
     """Return the outcome after a phase of a test; None while it is still open.
@@ -36,17 +36,17 @@ def outcome_of(
 
 
 def _failure(report: pytest.TestReport, error: BaseException | None, finding: Finding | None) -> Outcome:
-    if isinstance(error, LostError):
+    if isinstance(error, ChildProcessDied):
         return error.outcome
     if report.when != "call":
         return "error"
     if error is None:
-        return "xpassed" if passes_strictly(report) else "failed"
+        return "xpassed" if is_strict_xpass(report) else "failed"
     if is_failure(error) or (finding is not None and finding.outcome == "failed"):
         return "failed"
     return "error"
 
 
-def passes_strictly(report: pytest.TestReport) -> bool:
+def is_strict_xpass(report: pytest.TestReport) -> bool:
     """Return whether a strict xfail mark failed a test for passing: pytest states this only in the report's text."""
-    return report.failed and isinstance(report.longrepr, str) and report.longrepr.startswith(_STRICT)
+    return report.failed and isinstance(report.longrepr, str) and report.longrepr.startswith(_STRICT_XPASS)

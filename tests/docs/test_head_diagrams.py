@@ -15,11 +15,11 @@ from .conftest import DOCS
 
 
 def _script() -> Any:
-    spec = importlib.util.spec_from_file_location("pictures", DOCS / "pictures.py")
+    spec = importlib.util.spec_from_file_location("head_diagrams", DOCS / "head_diagrams.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["pictures"] = module  # dataclasses look their module up
+    sys.modules["head_diagrams"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

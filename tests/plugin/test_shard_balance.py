@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from pytest_headswap.plugin.planning.costs import Cost, Costs, expected_costs
-from pytest_headswap.plugin.planning.shards import part_of, split
+from pytest_headswap.plugin.planning.shards import assign_shards, models_of_shard
 
 NAMES = tuple(f"model_{number:04}" for number in range(1400))
 
@@ -41,10 +41,10 @@ def _loads(parts: dict[str, int], costs: Costs) -> Counter[int]:
 @pytest.mark.parametrize("costs", ZOOS.values(), ids=ZOOS.keys())
 def test_the_parts_are_all_of_the_zoo_and_the_slowest_is_near_the_mean(costs: Costs, count: int) -> None:
     names = _names(costs)
-    parts = [part_of(names, costs, number, count) for number in range(1, count + 1)]
+    parts = [models_of_shard(names, costs, number, count) for number in range(1, count + 1)]
     assert sorted(name for part in parts for name in part) == sorted(names)
     assert all(list(part) == sorted(part) for part in parts), "in the order of the names"
-    loads = _loads(split(names, costs, count), costs)
+    loads = _loads(assign_shards(names, costs, count), costs)
     assert len(loads) == count
     longest = max(costs[name].seconds for name in names)  # no part can be shorter than that
     assert max(loads.values()) <= max(1.06 * sum(loads.values()) / count, longest)
@@ -55,38 +55,38 @@ def test_the_parts_are_all_of_the_zoo_and_the_slowest_is_near_the_mean(costs: Co
 def test_one_model_in_a_hundred_more_or_less_moves_few_others(costs: Costs, seed: int) -> None:
     names = _names(costs)
     gone = set(random.Random(seed).sample(names, len(names) // 100))
-    before = split(names, costs, 8)
-    after = split([name for name in names if name not in gone], costs, 8)
+    before = assign_shards(names, costs, 8)
+    after = assign_shards([name for name in names if name not in gone], costs, 8)
     moved = [name for name, part in after.items() if before[name] != part]
     assert len(moved) < 0.03 * len(names)
     new = [f"new_{number}" for number in range(len(gone))]
-    after = split([*names, *new], costs, 8)
+    after = assign_shards([*names, *new], costs, 8)
     assert len([name for name, part in before.items() if after[name] != part]) < 0.03 * len(names)
 
 
 def test_the_order_of_the_names_changes_nothing() -> None:
     costs = ZOOS["long-tailed"]
-    assert split(NAMES, costs, 8) == split(NAMES[::-1], costs, 8)
+    assert assign_shards(NAMES, costs, 8) == assign_shards(NAMES[::-1], costs, 8)
 
 
 @pytest.mark.parametrize("count", [8, 100, 1000])
 def test_a_few_models_on_many_machines_are_spread_and_leave_parts_empty(count: int) -> None:
     names = NAMES[:5]
-    parts = split(names, Costs(), count)
+    parts = assign_shards(names, Costs(), count)
     assert len(set(parts.values())) == 5
-    assert part_of(names, Costs(), next(n for n in range(1, count + 1) if n not in parts.values()), count) == ()
+    assert models_of_shard(names, Costs(), next(n for n in range(1, count + 1) if n not in parts.values()), count) == ()
 
 
 def test_one_model_that_costs_more_than_all_others_has_a_part_for_itself() -> None:
     costs = Costs({"huge": Cost(1000), **{name: Cost(1) for name in NAMES[:100]}})
-    parts = split(list(costs.models), costs, 4)
+    parts = assign_shards(list(costs.models), costs, 4)
     assert Counter(parts.values())[parts["huge"]] == 1
 
 
 def test_models_that_cost_nothing_and_odd_names_do_no_harm() -> None:
     costs = Costs({"zero": Cost(0), "ä::b %": Cost(0), "\udcff": Cost(0)})
-    assert set(split(list(costs.models), costs, 2).values()) == {1, 2}
-    assert split([], costs, 3) == {}
+    assert set(assign_shards(list(costs.models), costs, 2).values()) == {1, 2}
+    assert assign_shards([], costs, 3) == {}
 
 
 def test_another_process_with_another_seed_of_hash_agrees() -> None:
@@ -101,4 +101,4 @@ def test_another_process_with_another_seed_of_hash_agrees() -> None:
         ).stdout.strip()
         for seed in ("1", "2")
     }
-    assert outputs == {str(part_of(NAMES, Costs(), 2, 8))}
+    assert outputs == {str(models_of_shard(NAMES, Costs(), 2, 8))}

@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 
 from pytest_headswap.cli.main import main
-from pytest_headswap.report.markdown import markdown_of
+from pytest_headswap.report.markdown import render_markdown
 from pytest_headswap.results import JournalError, JournalHeader, read_journal
-from pytest_headswap.results.matrix import matrix_of
-from pytest_headswap.results.missing import missing_of, selected_by, selection_of
+from pytest_headswap.results.completeness import decode_selection, encode_selection, missing_results
+from pytest_headswap.results.matrix import build_matrix
 from tests.journals import CHECKS, Write, result
 
 TESTS = [("timm", model, check) for model in ("a", "b", "c") for check in CHECKS[:2]]
-HEADER = JournalHeader({"torch": "2.9"}, {"checks": list(CHECKS)}, selected=selection_of(TESTS))
+HEADER = JournalHeader({"torch": "2.9"}, {"checks": list(CHECKS)}, selected=encode_selection(TESTS))
 
 
-def test_a_selection_is_told_in_groups_of_models_with_the_same_checks() -> None:
+def test_a_selection_is_reported_in_groups_of_models_with_the_same_checks() -> None:
     tests = [*TESTS, ("timm", "d", "metadata"), ("own", "a", "metadata")]
-    selection = selection_of(tests)
+    selection = encode_selection(tests)
     assert selection == {
         "timm": [
             {"models": ["a", "b", "c"], "checks": ["output_shape", "native_parity"]},
@@ -29,12 +29,12 @@ def test_a_selection_is_told_in_groups_of_models_with_the_same_checks() -> None:
         ],
         "own": [{"models": ["a"], "checks": ["metadata"]}],
     }
-    assert sorted(selected_by(selection)) == sorted(tests)
-    assert selection_of([*tests, *tests]) == selection
+    assert sorted(decode_selection(selection)) == sorted(tests)
+    assert encode_selection([*tests, *tests]) == selection
 
 
 def test_what_is_missing_is_counted_and_named() -> None:
-    missing = missing_of(HEADER, [result("a"), result("b", "native_parity")])
+    missing = missing_results(HEADER, [result("a"), result("b", "native_parity")])
     assert missing.keys == (
         ("timm", "a", "native_parity"),
         ("timm", "b", "output_shape"),
@@ -44,16 +44,16 @@ def test_what_is_missing_is_counted_and_named() -> None:
     assert str(missing).startswith(
         "4 of 6 selected results are missing: timm::a::native_parity, timm::b::output_shape, "
     )
-    assert str(missing_of(HEADER, [])).endswith(" and 1 more")
-    assert not missing_of(HEADER, [result(model, check) for _, model, check in TESTS])
-    assert not missing_of(JournalHeader(), []), "a journal of an earlier version does not say"
+    assert str(missing_results(HEADER, [])).endswith(" and 1 more")
+    assert not missing_results(HEADER, [result(model, check) for _, model, check in TESTS])
+    assert not missing_results(JournalHeader(), []), "a journal of an earlier version does not say"
 
 
-def test_a_report_of_a_run_that_is_not_whole_never_says_that_nothing_failed() -> None:
-    whole = matrix_of(HEADER, [result(model, check) for _, model, check in TESTS])
-    assert "Nothing failed." in markdown_of(whole)
+def test_a_report_of_a_run_that_is_incomplete_never_says_that_nothing_failed() -> None:
+    whole = build_matrix(HEADER, [result(model, check) for _, model, check in TESTS])
+    assert "Nothing failed." in render_markdown(whole)
     for results in ([result("a")], []):
-        text = markdown_of(matrix_of(HEADER, results))
+        text = render_markdown(build_matrix(HEADER, results))
         assert "Nothing failed" not in text
         assert f"**Not whole**: {6 - len(results)} of 6 selected results are missing" in text
 
@@ -81,7 +81,7 @@ def test_a_selection_that_cannot_be_read_is_refused(tmp_path: Path, selected: ob
         read_journal(tmp_path)
 
 
-def test_all_commands_say_that_a_run_is_not_whole(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_commands_say_that_a_run_is_incomplete(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     old = write([result(model, check) for _, model, check in TESTS], "old", HEADER)
     new = write([result("a")], "new", replace(HEADER, versions={"torch": "3"}))
     told = "5 of 6 selected results are missing: timm::a::native_parity, "
@@ -92,17 +92,17 @@ def test_all_commands_say_that_a_run_is_not_whole(write: Write, capsys: pytest.C
     assert f"not whole: {new}: {told}" in capsys.readouterr().out
     main(["compare", str(old), str(new), "--markdown"])
     assert "**Not whole**" in capsys.readouterr().out
-    assert main(["merge", str(new.parent / "versions"), str(old), str(new), "--by=torch"]) == 0
+    assert main(["merge", str(new.parent / "versions"), str(old), str(new), "--by-version-of=torch"]) == 0
     assert f"torch 3: {told}" in capsys.readouterr().out
 
 
 def test_a_pass_that_must_not_be_is_broken_in_a_comparison(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
-    strict = result("a", "output_shape", "xpassed", expected="[XPASS(strict)] known")
+    strict = result("a", "output_shape", "xpassed", expectation="[XPASS(strict)] known")
     old, new = write([result("a")], "old"), write([strict], "new")
     assert main(["compare", str(old), str(new)]) == 1
-    assert "1 broke" in capsys.readouterr().out
+    assert "1 broken" in capsys.readouterr().out
     lenient = write([result("a", "output_shape", "xpassed")], "lenient")
     assert main(["compare", str(lenient), str(new)]) == 1
     capsys.readouterr()
     assert main(["compare", str(new), str(old)]) == 0
-    assert "1 mended" in capsys.readouterr().out
+    assert "1 fixed" in capsys.readouterr().out

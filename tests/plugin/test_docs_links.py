@@ -14,7 +14,7 @@ Journal = Callable[..., dict[str, Result]]
 ZOO = "--headswap-zoo=testzoo"
 
 
-def _told(project: pytest.Pytester, *arguments: str) -> list[str]:
+def _see_lines(project: pytest.Pytester, *arguments: str) -> list[str]:
     result = project.runpytest_inprocess(*arguments)
     return [line.strip() for line in [*result.outlines, *result.errlines] if page("").rstrip("/") in line]
 
@@ -30,20 +30,20 @@ def _told(project: pytest.Pytester, *arguments: str) -> list[str]:
 def test_a_failure_names_its_page_once_and_the_journal_does_not(
     model: str, check: str, address: str, project: pytest.Pytester, journal: Journal
 ) -> None:
-    assert _told(project, ZOO, f"--headswap-models={model}", f"--headswap-checks={check}") == [f"See {address}"]
+    assert _see_lines(project, ZOO, f"--headswap-models={model}", f"--headswap-checks={check}") == [f"See {address}"]
     (item,) = journal().values()
     assert item.outcome in ("failed", "error")
     assert "https://" not in item.message
 
 
 def test_skips_of_one_run_name_one_page(project: pytest.Pytester, journal: Journal) -> None:
-    told = _told(project, ZOO, "--headswap-models=doubled,lonely", "-rs")
+    told = _see_lines(project, ZOO, "--headswap-models=doubled,lonely", "-rs")
     assert told == [f"the codes are explained at {page('errors')}"]
     assert "https://" not in "".join(item.message for item in journal().values())
 
 
 def test_an_exception_of_a_model_that_no_page_explains_names_none(project: pytest.Pytester) -> None:
-    assert _told(project, ZOO, "--headswap-models=unbuildable", "--headswap-checks=metadata") == []
+    assert _see_lines(project, ZOO, "--headswap-models=unbuildable", "--headswap-checks=metadata") == []
 
 
 def test_a_check_of_a_user_leads_to_no_page(project: pytest.Pytester) -> None:
@@ -56,13 +56,13 @@ def test_a_check_of_a_user_leads_to_no_page(project: pytest.Pytester) -> None:
             return {"mine": mine}
         """
     )
-    assert _told(project, "-p", "added", ZOO, "--headswap-models=alpha", "--headswap-checks=mine") == []
+    assert _see_lines(project, "-p", "added", ZOO, "--headswap-models=alpha", "--headswap-checks=mine") == []
 
 
-def test_a_model_that_crashes_leads_to_what_is_said_of_crashes(project: pytest.Pytester) -> None:
+def test_a_model_that_crashes_leads_to_what_is_reported_of_crashes(project: pytest.Pytester) -> None:
     path = project.path / "dying.py"
     path.write_text("import os\nZOO = {'dying': lambda: os._exit(17)}\n", encoding="utf-8")
-    told = _told(project, "--headswap-zoo=dying.py:ZOO", "--headswap-checks=metadata")
+    told = _see_lines(project, "--headswap-zoo=dying.py:ZOO", "--headswap-checks=metadata")
     assert told == [f"See {page('errors', 'crashed')}"]
 
 
@@ -79,7 +79,7 @@ def test_a_model_that_crashes_leads_to_what_is_said_of_crashes(project: pytest.P
 def test_what_was_typed_wrong_leads_to_the_page_of_what_was_typed(
     arguments: tuple[str, ...], name: str, project: pytest.Pytester
 ) -> None:
-    assert _told(project, *arguments) == [f"See {page(name)}"]
+    assert _see_lines(project, *arguments) == [f"See {page(name)}"]
 
 
 def test_a_test_of_a_user_that_swaps_shows_the_page(project: pytest.Pytester) -> None:
@@ -92,4 +92,4 @@ def test_a_test_of_a_user_that_swaps_shows_the_page(project: pytest.Pytester) ->
             swap_head(torch.nn.Linear(8, 10), -1)
         """
     )
-    assert _told(project) == [f"E           See {page('errors', 'bad_num_classes')}"]
+    assert _see_lines(project) == [f"E           See {page('errors', 'bad_num_classes')}"]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pytest_headswap.harness import memory_budget
-from pytest_headswap.harness.garbage import give_back_freed_memory
-from pytest_headswap.harness.memory_budget import Meter, budget_of
-from pytest_headswap.harness.options import AskedError, memory_size, timeout_seconds
+from pytest_headswap.harness.garbage import trim_heap
+from pytest_headswap.harness.memory_budget import MemoryMeter, resolve_memory_budget
+from pytest_headswap.harness.options import OptionError, parse_memory_size, parse_timeout
 from pytest_headswap.results import Result
 
 Journal = Callable[..., dict[str, Result]]
@@ -35,36 +35,38 @@ ONE = "--headswap-checks=output_shape"
     ],
 )
 def test_a_size_is_read_in_the_usual_units(text: str, size: float) -> None:
-    assert memory_size(text, "memory") == size
+    assert parse_memory_size(text, "memory") == size
 
 
 @pytest.mark.parametrize("text", ["", "4", "G", "-1G", "1,5G", "1XB", "many", "1e3MB"])
 def test_what_is_no_size_is_refused_with_what_to_type(text: str) -> None:
-    with pytest.raises(AskedError, match=r"--headswap-memory must be a size such as 2\.5GiB, 2500MB or 4G, or auto"):
-        memory_size(text, "--headswap-memory")
+    with pytest.raises(
+        OptionError, match=r"--headswap-memory-limit must be a size such as 2\.5GiB, 2500MB or 4G, or auto"
+    ):
+        parse_memory_size(text, "--headswap-memory-limit")
 
 
 def test_a_size_in_which_nothing_runs_is_refused() -> None:
-    with pytest.raises(AskedError, match="no model runs in less than 64 MiB"):
-        memory_size("1MB", "--headswap-memory")
+    with pytest.raises(OptionError, match="no model runs in less than 64 MiB"):
+        parse_memory_size("1MB", "--headswap-memory-limit")
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("300", 300), ("2.5", 2.5), (60, 60), ("1e2", 100)])
 def test_a_time_is_a_number_of_seconds(value: object, seconds: float) -> None:
-    assert timeout_seconds(value, "timeout") == seconds
+    assert parse_timeout(value, "timeout") == seconds
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "soon", "inf", "nan", None])
 def test_what_is_no_time_is_refused(value: object) -> None:
-    with pytest.raises(AskedError, match="--headswap-timeout must be a positive number of seconds, such as 300"):
-        timeout_seconds(value, "--headswap-timeout")
+    with pytest.raises(OptionError, match="--headswap-timeout must be a positive number of seconds, such as 300"):
+        parse_timeout(value, "--headswap-timeout")
 
 
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
         ("--headswap-timeout=0", "*--headswap-timeout must be a positive number of seconds*not '0'*"),
-        ("--headswap-memory=lots", "*--headswap-memory must be a size such as 2.5GiB*not 'lots'*"),
+        ("--headswap-memory-limit=lots", "*--headswap-memory-limit must be a size such as 2.5GiB*not 'lots'*"),
     ],
 )
 def test_a_limit_that_cannot_be_used_ends_the_run_at_the_start(
@@ -76,33 +78,37 @@ def test_a_limit_that_cannot_be_used_ends_the_run_at_the_start(
 
 
 def test_workers_share_what_is_free_and_values_take_half_of_it_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_budget, "free_memory", lambda: 10 * 2**30)
-    assert budget_of("auto", 1) == memory_budget.Budget(8 * 2**30, 4 * 2**30)
-    assert budget_of("auto", 4) == memory_budget.Budget(2 * 2**30, 2**30)
-    assert budget_of("auto", 1).values == budget_of("100GiB", 1).model // 25, "no more on a larger machine"
-    assert budget_of("6G", 4) == memory_budget.Budget(6 * 2**30, 3 * 2**30), "what was asked for is for each"
+    monkeypatch.setattr(memory_budget, "available_memory", lambda: 10 * 2**30)
+    assert resolve_memory_budget("auto", 1) == memory_budget.MemoryBudget(8 * 2**30, 4 * 2**30)
+    assert resolve_memory_budget("auto", 4) == memory_budget.MemoryBudget(2 * 2**30, 2**30)
+    assert resolve_memory_budget("auto", 1).tensor_bytes == resolve_memory_budget("100GiB", 1).process_bytes // 25, (
+        "no more on a larger machine"
+    )
+    assert resolve_memory_budget("6G", 4) == memory_budget.MemoryBudget(6 * 2**30, 3 * 2**30), (
+        "what was asked for is for each"
+    )
 
 
 def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = memory_budget.free_memory()
+    free = memory_budget.available_memory()
     assert free > 0
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory_budget._container_limits(tmp_path) == []
+    assert memory_budget._cgroup_limits(tmp_path) == []
     (tmp_path / "memory.max").write_text("123456789\n")
-    assert 123456789 in memory_budget._container_limits(tmp_path)
-    monkeypatch.setattr(memory_budget, "_container_limits", lambda _: [free // 1000])
-    assert memory_budget.free_memory() == free // 1000
+    assert 123456789 in memory_budget._cgroup_limits(tmp_path)
+    monkeypatch.setattr(memory_budget, "_cgroup_limits", lambda _: [free // 1000])
+    assert memory_budget.available_memory() == free // 1000
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not forget what was held")
-def test_a_meter_tells_what_was_taken_since_it_began() -> None:
+def test_a_meter_reports_what_was_taken_since_it_began() -> None:
     earlier = bytearray(os.urandom(1)) * 80_000_000
     del earlier
-    give_back_freed_memory()  # as before each model: what a large process keeps of it would be taken again unseen
-    meter = Meter()
+    trim_heap()  # as before each model: what a large process keeps of it would be taken again unseen
+    meter = MemoryMeter()
     taken = bytearray(os.urandom(1)) * 40_000_000
     del taken
-    measured = meter.taken_mb()
+    measured = meter.peak_mb()
     assert measured is not None
     assert 30 < measured < 70
 
@@ -124,7 +130,7 @@ def test_a_model_that_took_too_much_once_is_given_structure_evidence_from_then_o
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(HUNGRY)
-    flags = [ZOO, "--headswap-checks=gradient_flow", "--headswap-memory=300MiB"]
+    flags = [ZOO, "--headswap-checks=gradient_flow", "--headswap-memory-limit=300MiB"]
     project.runpytest_inprocess(*flags).assert_outcomes(passed=1, failed=1)
     hungry, net = journal().values()
     assert (hungry.outcome, net.outcome) == ("crashed", "passed")
@@ -143,7 +149,7 @@ def test_a_model_that_took_too_much_once_is_given_structure_evidence_from_then_o
         assert hungry.message.startswith("it took 3")
         assert hungry.message.endswith(" MiB before, more than the 300 MiB that it may")
 
-    project.runpytest_inprocess(*flags[:2], "--headswap-memory=2G").assert_outcomes(passed=2)
+    project.runpytest_inprocess(*flags[:2], "--headswap-memory-limit=2G").assert_outcomes(passed=2)
     assert {item.evidence for item in journal().values()} == {"numeric"}
 
 
@@ -158,7 +164,7 @@ def test_a_model_whose_values_do_not_fit_is_given_structure_evidence_and_says_so
         "SPECS = {'wide': dict(build=Wide)}\n"
     )
     for memory, evidence in ("120MiB", "structure"), ("2GiB", "numeric"):
-        project.runpytest_inprocess(ZOO, ONE, f"--headswap-memory={memory}").assert_outcomes(passed=1)
+        project.runpytest_inprocess(ZOO, ONE, f"--headswap-memory-limit={memory}").assert_outcomes(passed=1)
         (item,) = journal().values()
         assert item.evidence == evidence
         assert ("more than the 0.1 GiB allowed" in item.message) == (evidence == "structure")
@@ -167,11 +173,11 @@ def test_a_model_whose_values_do_not_fit_is_given_structure_evidence_and_says_so
 def test_limits_stand_in_the_header_the_journal_and_the_repro_command(
     project: pytest.Pytester, journal: Journal
 ) -> None:
-    flags = ["--headswap-timeout=30", "--headswap-memory=1.5GiB"]
+    flags = ["--headswap-timeout=30", "--headswap-memory-limit=1.5GiB"]
     result = project.runpytest_inprocess(ZOO, ONE, "--headswap-models=alpha", *flags)
     result.stdout.fnmatch_lines(["headswap: limits: 30 s and 1.5 GiB for each model"])
     (item,) = journal().values()
     assert item.repro.endswith(" ".join(flags))
     with (project.path / "headswap-report" / "results.jsonl").open() as file:
         options = json.loads(file.readline())["options"]
-    assert (options["timeout"], options["memory"]) == (30, "1.5GiB"), "as it was asked for"
+    assert (options["timeout"], options["memory_limit"]) == (30, "1.5GiB"), "as it was asked for"

@@ -9,14 +9,14 @@ from typing import Any
 from pytest_headswap.results.journal import JournalHeader
 from pytest_headswap.results.result import Result
 
-_NAMED = 5
+_MAX_LISTED = 5
 
 Key = tuple[str, str, str]
 """Zoo, model and check."""
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingResults:
     """The results that are missing from a journal.
 
     Attributes:
@@ -32,13 +32,13 @@ class Missing:
 
     def __str__(self) -> str:
         """Return a sentence with the number and the first few missing results."""
-        names = ", ".join("::".join(key) for key in self.keys[:_NAMED])
-        more = f" and {len(self.keys) - _NAMED:,} more" if len(self.keys) > _NAMED else ""
+        names = ", ".join("::".join(key) for key in self.keys[:_MAX_LISTED])
+        more = f" and {len(self.keys) - _MAX_LISTED:,} more" if len(self.keys) > _MAX_LISTED else ""
         verb = "is" if len(self.keys) == 1 else "are"
         return f"{len(self.keys):,} of {self.selected:,} selected results {verb} missing: {names}{more}"
 
 
-def selection_of(tests: Iterable[Key]) -> dict[str, Any]:
+def encode_selection(tests: Iterable[Key]) -> dict[str, Any]:
     """Return the selected tests in the form used by a journal's header: models with the same checks grouped."""
     checks: dict[tuple[str, str], dict[str, None]] = {}
     for zoo, model, check in tests:
@@ -52,22 +52,22 @@ def selection_of(tests: Iterable[Key]) -> dict[str, Any]:
     }
 
 
-def selected_by(selection: Mapping[str, Any]) -> Iterable[Key]:
-    """Yield the tests that `selection_of` was given."""
+def decode_selection(selection: Mapping[str, Any]) -> Iterable[Key]:
+    """Yield the tests that `encode_selection` was given."""
     for zoo, groups in selection.items():
         for group in groups:
             yield from ((zoo, model, check) for model in group["models"] for check in group["checks"])
 
 
-def missing_of(header: JournalHeader, results: Iterable[Result]) -> Missing:
+def missing_results(header: JournalHeader, results: Iterable[Result]) -> MissingResults:
     """Return the tests in a journal's header that have no result."""
-    there = {(result.zoo, result.model, result.check) for result in results}
-    selected = dict.fromkeys(selected_by(header.selected))
-    return Missing(tuple(key for key in selected if key not in there), len(selected))
+    present = {(result.zoo, result.model, result.check) for result in results}
+    selected = dict.fromkeys(decode_selection(header.selected))
+    return MissingResults(tuple(key for key in selected if key not in present), len(selected))
 
 
-def sentences_of(header: JournalHeader, results: Iterable[Result]) -> tuple[str, ...]:
+def missing_sentences(header: JournalHeader, results: Iterable[Result]) -> tuple[str, ...]:
     """Return all that is missing from a journal, as sentences: from its own run, and from the merge."""
-    missing = missing_of(header, results)
+    missing = missing_results(header, results)
     merged: tuple[str, ...] = tuple(header.merged.get("missing", ()))
     return (*merged, *([str(missing)] if missing else ()))

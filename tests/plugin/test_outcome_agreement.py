@@ -73,7 +73,7 @@ ENDINGS = {
     "skips": lambda case: pytest.skip("not on this machine"),
     "needs_module": lambda case: pytest.importorskip("no_such_module"),
     "skips_as_unittest": raising(unittest.SkipTest("as unittest does")),
-    "is_expected": lambda case: pytest.xfail("known"),
+    "is_xfail": lambda case: pytest.xfail("known"),
     "passes": lambda case: None,
 }
 
@@ -81,8 +81,8 @@ def pytest_headswap_checks(config):
     return ENDINGS
 """
 IN_PROCESS = """
-from pytest_headswap.plugin.collection import select_executor as benches
-benches.why_local = lambda config: "for this test"
+from pytest_headswap.plugin.collection import select_executor
+select_executor.why_not_isolated = lambda config: "for this test"
 """
 
 
@@ -120,7 +120,7 @@ NAMES = {
     "skips": ("skipped", "not on this machine"),
     "needs_module": ("skipped", "could not import 'no_such_module': *"),
     "skips_as_unittest": ("skipped", "as unittest does"),
-    "is_expected": ("xfailed", "*known"),
+    "is_xfail": ("xfailed", "*known"),
     "passes": ("passed", ""),
 }
 CHECKS = f"--headswap-checks={','.join(NAMES)}"
@@ -353,7 +353,7 @@ def test_a_check_that_passed_and_that_a_hook_fails_is_no_pass(
     result = project.runpytest_inprocess(ZOO, ALPHA, "--headswap-checks=output_shape")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     (item,) = journal().values()
-    assert item.bad
+    assert item.needs_attention
     assert message in (item.message or "failed, without a message")
 
 
@@ -398,6 +398,6 @@ def test_a_pass_that_a_strict_mark_forbids_fails_the_resumed_run_too(
     flags = (ZOO, ALPHA, "--headswap-checks=native_parity")
     assert project.runpytest_inprocess(*flags).ret == pytest.ExitCode.TESTS_FAILED
     (item,) = journal().values()
-    assert (item.outcome, item.bad, item.expected) == ("xpassed", True, "[XPASS(strict)] known")
+    assert (item.outcome, item.needs_attention, item.expectation) == ("xpassed", True, "[XPASS(strict)] known")
     assert "Nothing failed" not in _summary(project)
     assert project.runpytest_inprocess(*flags, "--headswap-resume").ret == pytest.ExitCode.TESTS_FAILED

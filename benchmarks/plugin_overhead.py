@@ -1,4 +1,4 @@
-"""Measure the plugin's own cost per result: `python benchmarks/many_results.py`.
+"""Measure the plugin's own cost per result: `python benchmarks/plugin_overhead.py`.
 
 Compares 100,000 results of a synthetic zoo, whose models are refused before they are built, with 100,000 plain pytest
 tests that skip. Each runs in one process, with torch imported.
@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from whole_zoo import Cost, measure
+from zoo_vs_bare_loop import Cost, measure
 
 RESULTS = 100_000
 _CHECKS = 8

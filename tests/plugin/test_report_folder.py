@@ -82,7 +82,7 @@ REPLACING = {
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced there")
 @pytest.mark.parametrize("after", [FIRST, LAST], ids=["early", "at-the-end"])
 @pytest.mark.parametrize("meddle", REPLACING.values(), ids=REPLACING.keys())
-def test_a_journal_that_is_replaced_fails_the_run_and_no_result_is_lost(
+def test_a_journal_that_is_replaced_fails_the_run_and_no_result_is_dropped(
     project: pytest.Pytester, extend_conftest: Extend, after: str, meddle: str
 ) -> None:
     extend_conftest(MEDDLING.format(after=after, meddle=meddle))
@@ -142,7 +142,7 @@ def pytest_headswap_checks(config):
 """
 
 
-def _started(project: pytest.Pytester, *flags: str) -> subprocess.Popen[bytes]:
+def _start(project: pytest.Pytester, *flags: str) -> subprocess.Popen[bytes]:
     """Return a run that waits in a check, in a group of its own."""
     command = [sys.executable, "-m", "pytest", ZOO, "--headswap-checks=output_shape,waiting", *flags]
     run = subprocess.Popen(command, cwd=project.path, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -161,7 +161,7 @@ def test_a_second_run_is_refused_the_folder_and_the_first_loses_nothing(
     if workers:
         pytest.importorskip("xdist")
     extend_conftest(WAITING)
-    first = _started(project, "--headswap-models=alpha", *workers)
+    first = _start(project, "--headswap-models=alpha", *workers)
     for flags in ((), ("--headswap-resume",)):
         second = project.runpytest_inprocess(ZOO, TWO, *flags)
         assert second.ret == pytest.ExitCode.USAGE_ERROR
@@ -182,7 +182,7 @@ def test_the_folder_of_a_killed_run_is_free_and_what_it_had_found_can_be_resumed
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(WAITING)
-    first = _started(project, "--headswap-models=alpha")
+    first = _start(project, "--headswap-models=alpha")
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     assert (project.path / "headswap-report" / "results.lock").exists()

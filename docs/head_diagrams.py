@@ -1,4 +1,4 @@
-"""Draw the pictures of "How heads are found" from what the engine finds: `python docs/pictures.py`.
+"""Draw the pictures of "How heads are found" from what the engine finds: `python docs/head_diagrams.py`.
 
 Steps that several heads share are drawn once: the same layer, or operations that return the same tensor. Colours work
 in both the light and the dark theme: dark text in light boxes, and grey lines.

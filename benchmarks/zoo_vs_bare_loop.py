@@ -1,4 +1,5 @@
-"""Compare the cost of all checks on timm with the cost of only running its models: `python benchmarks/whole_zoo.py`.
+"""Compare the cost of all checks on timm with the cost of only running its models: `python
+benchmarks/zoo_vs_bare_loop.py`.
 
 Three variants run over the same models, one after the other, in two processes with one thread each:
 

@@ -73,7 +73,7 @@ def test_a_hundred_sound_models_are_not_disturbed_by_a_killer_a_hanger_an_eater_
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, workers: int
 ) -> None:
     extend_conftest(FAULTS + "SPECS = {**SOUND, **FAULTY, 'liar': dict(build=Liar)}")
-    flags = ["--headswap-timeout=8", "--headswap-memory=400MiB"]
+    flags = ["--headswap-timeout=8", "--headswap-memory-limit=400MiB"]
     if workers:
         pytest.importorskip("xdist")
         flags += ["-n", str(workers)]
@@ -94,7 +94,7 @@ def test_a_hundred_sound_models_are_not_disturbed_by_a_killer_a_hanger_an_eater_
         "timed out after 8 s (--headswap-timeout) while building the model, in forward ("
     )
     assert of["eater"].outcome == "crashed"
-    assert "more than the 400 MiB of --headswap-memory" in of["eater"].message
+    assert "more than the 400 MiB of --headswap-memory-limit" in of["eater"].message
     assert of["liar"].outcome in ("error", "failed")
     assert of["liar"].message
     clinging = [item for item in results.values() if item.model == "clinging"]
@@ -189,7 +189,7 @@ def test_what_would_end_pytest_is_an_error_of_the_model(
     assert (first.outcome, first.message) == ("error", raised.replace("(3)", ": 3").replace("()", ""))
 
 
-def test_an_exception_that_cannot_be_sent_is_told_all_the_same(
+def test_an_exception_that_cannot_be_sent_is_reported_all_the_same(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(
@@ -304,7 +304,7 @@ SPECS = {"a": dict(build=changing), "b": dict(build=looking), "c": dict(build=se
 """
 
 
-def test_global_state_that_a_model_changes_is_told_and_not_passed_on(
+def test_global_state_that_a_model_changes_is_reported_and_not_passed_on(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(CHANGING)
@@ -319,7 +319,7 @@ def test_global_state_that_a_model_changes_is_told_and_not_passed_on(
     assert others == ["", "", ""]
 
 
-def test_global_state_that_a_check_changes_is_told_with_it(
+def test_global_state_that_a_check_changes_is_reported_with_it(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(
@@ -372,7 +372,7 @@ def test_a_runner_that_a_model_has_left_large_is_followed_by_a_fresh_one(
         + "    return Net()\n"
         + "SPECS = {'a': dict(build=Net), 'b': dict(build=keeping), 'c': dict(build=Net), 'd': dict(build=Net)}\n"
     )
-    project.runpytest_inprocess(ZOO, ONE, "--headswap-memory=150MB").assert_outcomes(passed=4)
+    project.runpytest_inprocess(ZOO, ONE, "--headswap-memory-limit=150MB").assert_outcomes(passed=4)
     a, b, c, d = ((int(pid), int(held)) for pid, held in map(str.split, (project.path / "held.txt").open()))
     assert a[0] == b[0] != c[0] == d[0]
     assert b[1] > d[1] + 90_000_000

@@ -8,15 +8,15 @@ import pytest
 
 from pytest_headswap.head import Step
 from pytest_headswap.results import Result
-from pytest_headswap.results.head_record import Anatomy, HeadFacts
+from pytest_headswap.results.head_record import SwappedHead, SwappedHeads
 
 WAY = (Step("layer", "body", "Linear", (2, 16)), Step("head", "fc", "Linear", (2, 10)), Step("output", "output"))
-HEAD = HeadFacts("fc", "linear", 16, 7, 1, aliases=("same",), evidence=("because",), way=WAY, old_classes=10)
-ANATOMY = Anatomy((HEAD, HeadFacts("", "identity", 16, 7, 1, "auxiliary", "softmax")), ("note",))
+HEAD = SwappedHead("fc", "linear", 16, 7, 1, aliases=("same",), evidence=("because",), way=WAY, old_num_classes=10)
+ANATOMY = SwappedHeads((HEAD, SwappedHead("", "identity", 16, 7, 1, "auxiliary", "softmax")), ("note",))
 
 
 def test_an_anatomy_comes_back_from_json_as_it_was() -> None:
-    assert Anatomy.from_json(json.loads(json.dumps(ANATOMY.to_json()))) == ANATOMY
+    assert SwappedHeads.from_json(json.loads(json.dumps(ANATOMY.to_json()))) == ANATOMY
 
 
 def test_it_travels_with_a_result() -> None:
@@ -36,7 +36,7 @@ def test_what_is_as_usual_is_left_out() -> None:
 def test_fields_of_a_later_version_are_left_out() -> None:
     data = json.loads(json.dumps(ANATOMY.to_json()))
     data["heads"][0]["colour"] = "blue"
-    assert Anatomy.from_json({**data, "more": 1}) == ANATOMY
+    assert SwappedHeads.from_json({**data, "more": 1}) == ANATOMY
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pytest_headswap.results.lock import FolderLock
 from pytest_headswap.results.writer import lock_folder
 
 
-def own_folder(config: pytest.Config, settings: Settings) -> FolderLock | None:
+def lock_report_folder(config: pytest.Config, settings: Settings) -> FolderLock | None:
     """Lock the report folder until pytest ends; return None if no check runs, so that nothing is written.
 
     Raises:

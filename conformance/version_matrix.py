@@ -1,6 +1,6 @@
 """Write `conformance/VERSIONS.md` from runs with several torch versions: `tox run -e matrix`.
 
-    python conformance/versions.py FOLDER
+    python conformance/version_matrix.py FOLDER
 
 FOLDER contains one folder per tox environment, with the journal of its zoos (`zoos/results.jsonl`) and its test results
 (`tests.xml`). The merged HTML report goes to `FOLDER/matrix`.
@@ -30,7 +30,7 @@ def main() -> int:
         print(f"{arguments.folder} has no journals: run environments such as py310-torch24-zoo first", file=sys.stderr)
         return 2
     out = arguments.folder / _OUT
-    status = headswap(["merge", str(out), *map(str, journals), "--by=torch"])
+    status = headswap(["merge", str(out), *map(str, journals), "--by-version-of=torch"])
     if status == 0:
         lines = [
             "# Versions",

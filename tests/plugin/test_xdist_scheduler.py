@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("xdist")
 
-from pytest_headswap.plugin.planning.xdist_scheduler import ModelScheduling, make_scheduler
+from pytest_headswap.plugin.planning.xdist_scheduler import ModelScheduler, make_scheduler
 from tests.work import calls_of
 
 
@@ -53,10 +53,10 @@ SECONDS = {f"zoo::m{model}": 1.0 for model in range(6)}
 
 def _scheduler(
     ids: list[str], dist: str = "load", seconds: dict[str, float] = SECONDS
-) -> tuple[ModelScheduling, list[Worker]]:
+) -> tuple[ModelScheduler, list[Worker]]:
     config: Any = Config(dist)
     log: Any = SimpleNamespace(loadscopesched=lambda *args: None)
-    scheduler = ModelScheduling(config, log, seconds)
+    scheduler = ModelScheduler(config, log, seconds)
     workers = [Worker("a"), Worker("b")]
     for worker in workers:
         _join(scheduler, worker, ids)
@@ -64,14 +64,14 @@ def _scheduler(
     return scheduler, workers
 
 
-def _join(scheduler: ModelScheduling, worker: Worker, ids: list[str]) -> None:
+def _join(scheduler: ModelScheduler, worker: Worker, ids: list[str]) -> None:
     worker.ids = ids
     scheduler.add_node(worker)
     scheduler.add_node_collection(worker, ids)
 
 
 def _run(
-    scheduler: ModelScheduling, workers: list[Worker], crashing: frozenset[str]
+    scheduler: ModelScheduler, workers: list[Worker], crashing: frozenset[str]
 ) -> tuple[dict[str, str], list[str]]:
     """Run until nobody can run; returns who ran each test, and the crashes in their order."""
     ran: dict[str, str] = {}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_headswap.report.markdown import markdown_of
+from pytest_headswap.report.markdown import render_markdown
 from pytest_headswap.report.write import write_reports
 from pytest_headswap.results import JournalHeader, read_journal
-from pytest_headswap.results.matrix import matrix_of
+from pytest_headswap.results.matrix import build_matrix
 from pytest_headswap.results.merge import MergeError, shard_options
 from pytest_headswap.results.merge_versions import merge_versions
 from tests.journals import ANATOMY, result
@@ -46,7 +46,7 @@ def runs(write: Write) -> list[Path]:
     return found
 
 
-def test_each_result_says_its_version_and_none_is_lost(runs: list[Path], tmp_path: Path) -> None:
+def test_each_result_says_its_version_and_none_is_dropped(runs: list[Path], tmp_path: Path) -> None:
     merged = merge_versions(runs, "torch")
     header, results = read_journal(merged.write(tmp_path / "out"))
     assert results == merged.results
@@ -61,9 +61,9 @@ def test_each_result_says_its_version_and_none_is_lost(runs: list[Path], tmp_pat
 
 def test_the_matrix_has_a_column_for_each_version_and_knows_what_differs(runs: list[Path]) -> None:
     merged = merge_versions(runs, "torch")
-    matrix = matrix_of(merged.header, merged.results)
+    matrix = build_matrix(merged.header, merged.results)
     assert matrix.columns == ("torch 2.4.1", "torch 2.9.1", "torch 2.10.0")
-    assert {row.model: set(row.differing) for row in matrix.rows} == {
+    assert {row.model: set(row.checks_that_differ) for row in matrix.rows} == {
         "new": {"output_shape", "metadata"},
         "other": {"metadata"},
         "same": set(),
@@ -72,7 +72,7 @@ def test_the_matrix_has_a_column_for_each_version_and_knows_what_differs(runs: l
 
 def test_the_summary_begins_with_what_differs(runs: list[Path]) -> None:
     merged = merge_versions(runs, "torch")
-    text = markdown_of(matrix_of(merged.header, merged.results))
+    text = render_markdown(build_matrix(merged.header, merged.results))
     assert "#### Differing between versions: 2 architectures" in text
     assert "| architecture | torch 2.4.1 | torch 2.9.1 | torch 2.10.0 |" in text
     assert "| other | **failed** metadata | passed | passed |" in text
@@ -82,7 +82,7 @@ def test_the_summary_begins_with_what_differs(runs: list[Path]) -> None:
 
 def test_the_summary_counts_the_results_of_each_version_by_zoo(runs: list[Path]) -> None:
     merged = merge_versions(runs, "torch")
-    lines = markdown_of(matrix_of(merged.header, merged.results)).splitlines()
+    lines = render_markdown(build_matrix(merged.header, merged.results)).splitlines()
     title = lines.index("| zoo | torch 2.4.1 | torch 2.9.1 | torch 2.10.0 |")
     newer = "5 passed, 1 skipped"
     assert lines[title + 2] == f"| timm | 3 passed, 1 failed | {newer} | {newer} |"
@@ -90,8 +90,8 @@ def test_the_summary_counts_the_results_of_each_version_by_zoo(runs: list[Path])
 
 def test_where_nothing_differs_the_summary_says_so(runs: list[Path]) -> None:
     merged = merge_versions([runs[0], runs[2]], "torch")
-    assert "No result differs between torch 2.9.1, torch 2.10.0." in markdown_of(
-        matrix_of(merged.header, merged.results)
+    assert "No result differs between torch 2.9.1, torch 2.10.0." in render_markdown(
+        build_matrix(merged.header, merged.results)
     )
 
 
@@ -121,11 +121,11 @@ def test_shards_of_each_version_are_proven_first(write: Write) -> None:
     ]
     with pytest.raises(MergeError, match="shard 2/2 is missing"):
         merge_versions(folders[:-1], "torch")
-    partial = merge_versions(folders[:-1], "torch", partial=True)
+    partial = merge_versions(folders[:-1], "torch", allow_missing=True)
     assert partial.missing == ("torch 2.9.1: shard 2/2 is missing",)
 
 
-def test_runs_may_be_told_apart_by_python(write: Write) -> None:
+def test_runs_may_be_distinguished_by_python(write: Write) -> None:
     folders = [
         write([result("a")], version, replace(_header("2.9"), python=version)) for version in ("3.10.1", "3.9.2")
     ]
@@ -139,7 +139,7 @@ def _problem(folders: list[Path], by: str = "torch") -> str:
     return str(error_info.value)
 
 
-def test_what_cannot_be_merged_is_said(runs: list[Path], write: Write, tmp_path: Path) -> None:
+def test_what_cannot_be_merged_is_reported(runs: list[Path], write: Write, tmp_path: Path) -> None:
     assert _problem(runs[:1]) == "all is of torch 2.10.0: there is nothing to compare"
     assert "does not say its version of jax, but those of python, timm, torch" in _problem(runs, "jax")
     again = write([result("a")], "again", _header("2.9.1"))

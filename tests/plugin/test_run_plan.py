@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_headswap.plugin.planning import costs
-from pytest_headswap.plugin.planning.run_plan import Plan, told_duration, worker_count
+from pytest_headswap.plugin.planning.run_plan import RunEstimate, format_estimate, worker_count
 
 ZOO = "--headswap-zoo=testzoo"
 CHECKS = "--headswap-checks=output_shape,metadata"
@@ -45,11 +45,11 @@ def test_a_run_that_asks_for_less_than_was_measured_takes_at_most_as_long(projec
 
 @pytest.mark.usefixtures("shipped")
 def test_a_model_that_is_known_to_take_more_than_it_may_is_planned_with_structure(project: pytest.Pytester) -> None:
-    result = project.runpytest_inprocess(ZOO, "--headswap-memory=90MB", "--collect-only")
+    result = project.runpytest_inprocess(ZOO, "--headswap-memory-limit=90MB", "--collect-only")
     result.stdout.fnmatch_lines(["headswap: plan: *, numeric for 5, structure for 3 that take too much memory, *"])
 
 
-def test_what_was_learnt_of_a_zoo_that_nobody_else_knows_is_known(project: pytest.Pytester) -> None:
+def test_what_was_measured_of_a_zoo_that_nobody_else_knows_is_known(project: pytest.Pytester) -> None:
     project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha")
     result = project.runpytest_inprocess(ZOO, CHECKS, TWO, "--collect-only")
     result.stdout.fnmatch_lines(["headswap: plan: 2 models, 4 checks, numeric where memory allows, about a minute"])
@@ -69,8 +69,8 @@ def test_a_zoo_that_nobody_knows_takes_nobody_knows_how_long(project: pytest.Pyt
 
 
 def test_a_run_without_a_model_needs_no_time() -> None:
-    assert Plan({}, "known").duration(2) == 0
-    assert Plan({"a": 3.0, "b": 1.0, "c": 4.0}, "known").duration(2) == 4
+    assert RunEstimate({}, "measured").duration(2) == 0
+    assert RunEstimate({"a": 3.0, "b": 1.0, "c": 4.0}, "measured").duration(2) == 4
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_a_run_without_a_model_needs_no_time() -> None:
         (1e5, "27 h 47 min"),
     ],
 )
-def test_durations_are_told_as_precisely_as_they_are_known(seconds: float, told: str) -> None:
-    assert told_duration(seconds) == told
+def test_durations_are_reported_as_precisely_as_they_are_known(seconds: float, told: str) -> None:
+    assert format_estimate(seconds) == told
 
 
 @pytest.mark.parametrize(
