@@ -136,7 +136,7 @@ def measure_ways(sizes: Mapping[str, float]) -> Iterator[tuple[str, Cost]]:
             + measure([[*plain, "test_alone.py"]], folder, threads=2),
         )
         yield "harness", measure([zoo], folder)
-        yield "structure", measure([[*zoo, "--headswap-evidence=structure"]], folder)
+        yield "abstract", measure([[*zoo, "--headswap-evidence=abstract"]], folder)
         yield "import", measure([[sys.executable, "-c", "import torch, timm"]], folder)
         yield "one small model", measure([[*plain, "--headswap-zoo=timm", f"--headswap-models={FIXED}"]], folder)
 
@@ -165,7 +165,7 @@ WAYS = {
     "bare": "bare loop: create, one forward and one backward at the model's own resolution",
     "test": "the same as a parametrized pytest test",
     "harness": "`pytest --headswap-zoo=timm -n 2`: all checks",
-    "structure": "the same with `--headswap-evidence=structure`",
+    "abstract": "the same with `--headswap-evidence=abstract`",
 }
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from torch import nn
 
 from pytest_headswap import Heads, find_heads
-from pytest_headswap._text import shortened, shortened_left
+from pytest_headswap._text import truncate, truncate_left
 from pytest_headswap.case.skip_init import on_meta_if_possible
-from pytest_headswap.engine.abstract.infer_inputs import inputs_for
+from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.dataflow.graph import Value
 from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.report.diagram import sizes
@@ -96,7 +96,7 @@ def look_at(reference: str) -> Seen:
 
 
 def _look(spec: ModelSpec, model: nn.Module) -> Seen:
-    inputs = inputs_for(model, spec.example_inputs(model) if spec.example_inputs is not None else None)
+    inputs = infer_inputs(model, spec.example_inputs(model) if spec.example_inputs is not None else None)
     read: dict[str, int] = {}
     numbers: dict[Value, int] = {}
     for node in record(model, inputs, training=True).nodes:  # auxiliary heads run only in train mode
@@ -113,7 +113,7 @@ def edges_of(seen: Seen) -> list[Edge]:
     edges: dict[Edge, None] = {}
     for head in seen.heads:
         last, classes = Box("backbone", "backbone", ""), 0
-        for step, following in zip(head.way, [*head.way[1:], None], strict=True):
+        for step, following in zip(head.path_to_output, [*head.path_to_output[1:], None], strict=True):
             passes = bool(classes)
             classes = head.num_classes if step.kind == "head" else classes
             detail = " · ".join(filter(None, (step.type, sizes(step.shape))))
@@ -166,7 +166,7 @@ def _drawn_edges(edges: list[Edge], places: dict[Box, tuple[int, int]]) -> Itera
 
 def _drawn_box(box: Box, x: int, y: int) -> Iterator[str]:
     yield f'<g class="{box.kind}"><rect x="{x - _WIDE // 2}" y="{y}" width="{_WIDE}" height="{_HIGH}" rx="6"/>'
-    name = escape(shortened_left(box.name or "the model itself", _NAME_FITS))
+    name = escape(truncate_left(box.name or "the model itself", _NAME_FITS))
     yield f'<text x="{x}" y="{y + (17 if box.detail else 24)}">{name}</text>'
     if box.detail:
         yield f'<text class="d" x="{x}" y="{y + 32}">{_marked(box)}</text>'
@@ -175,7 +175,7 @@ def _drawn_box(box: Box, x: int, y: int) -> Iterator[str]:
 
 def _marked(box: Box) -> str:
     """Return the class and the shape, with the class count in bold."""
-    words = shortened(box.detail, _DETAIL_FITS).split(" ")
+    words = truncate(box.detail, _DETAIL_FITS).split(" ")
     count = str(box.classes) if box.classes else ""
     return " ".join(f'<tspan class="n">{word}</tspan>' if word == count else escape(word) for word in words)
 

@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 # modules of the names that are not in the engine
-_ROOMS = {
+_MODULES = {
     **dict.fromkeys(("ModelSpec", "Zoo", "ZooError", "load_zoo"), "zoo"),
     "Case": "case.case",
     "Check": "checks",
@@ -71,7 +71,7 @@ _ROOMS = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_ROOMS.get(name, 'engine')}"), name)
+    value = getattr(import_module(f"{__name__}.{_MODULES.get(name, 'engine')}"), name)
     globals()[name] = value  # later lookups bypass this function
     return value
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 
-def fits(pattern: str, name: str) -> bool:
+def matches_glob(pattern: str, name: str) -> bool:
     """Return whether the pattern is the name, or matches it as a glob. A leading `[!]` matches a literal `!`."""
     if pattern == name:
         return True
@@ -16,41 +16,42 @@ def fits(pattern: str, name: str) -> bool:
     return fnmatchcase(name, pattern)
 
 
-def matching(patterns: Sequence[str], names: Iterable[str]) -> frozenset[str]:
+def select_names(patterns: Sequence[str], names: Iterable[str]) -> frozenset[str]:
     """Return the names that the patterns select. If all patterns exclude, every other name is selected."""
-    taken = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
-    left_out = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    included = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
+    excluded = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
     return frozenset(
         name
         for name in names
-        if any(fits(pattern, name) for pattern in taken) and not any(fits(pattern, name) for pattern in left_out)
+        if any(matches_glob(pattern, name) for pattern in included)
+        and not any(matches_glob(pattern, name) for pattern in excluded)
     )
 
 
-def literal(name: str) -> str:
+def escape_glob(name: str) -> str:
     """Return the pattern that matches only this name. Characters that UTF-8 cannot encode become `?`."""
-    written = name.encode("utf-8", "replace").decode() if not _is_written(name) else glob.escape(name)
-    return f"[!]{written[1:]}" if written.startswith("!") else written
+    pattern = name.encode("utf-8", "replace").decode() if not _is_encodable(name) else glob.escape(name)
+    return f"[!]{pattern[1:]}" if pattern.startswith("!") else pattern
 
 
-def without(patterns: Sequence[str], name: str) -> list[str]:
+def exclude_name(patterns: Sequence[str], name: str) -> list[str]:
     """Return the patterns, changed to exclude a name: it is removed from the list, or excluded from globs.
 
     The result is empty if no pattern that selects a name is left.
     """
-    own = literal(name)
-    left = [pattern for pattern in patterns if pattern != own and not (pattern == name and is_plain(name))]
-    if len(left) < len(patterns) and all(pattern.startswith("!") for pattern in left):
+    own = escape_glob(name)
+    remaining = [pattern for pattern in patterns if pattern != own and not (pattern == name and is_literal(name))]
+    if len(remaining) < len(patterns) and all(pattern.startswith("!") for pattern in remaining):
         return []
-    return [*left, f"!{own}"] if matching(left, [name]) else left
+    return [*remaining, f"!{own}"] if select_names(remaining, [name]) else remaining
 
 
-def is_plain(pattern: str) -> bool:
+def is_literal(pattern: str) -> bool:
     """Return whether a pattern contains no glob syntax, so that it matches only itself."""
     return not pattern.startswith("!") and not any(sign in pattern for sign in "*?[")
 
 
-def _is_written(name: str) -> bool:
+def _is_encodable(name: str) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, overload
 
 
-class Step(NamedTuple):
+class PathStep(NamedTuple):
     """One step on the path from the backbone through a head to an output.
 
     Attributes:
@@ -44,7 +44,7 @@ class Head:
         tensors: full names of all class-sized parameters and buffers.
         outputs: labels of the outputs that the head reaches, such as `output`, `output[0]`, `output['aux']`.
         evidence: reasons why this is a head, one sentence each.
-        way: path from the last layers of the backbone through the head to the output, for display.
+        path_to_output: path from the last layers of the backbone through the head to the output, for display.
     """
 
     path: str
@@ -58,7 +58,7 @@ class Head:
     tensors: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
-    way: tuple[Step, ...] = ()
+    path_to_output: tuple[PathStep, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Heads(Sequence[Head]):
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = field(default=())
     """Other facts the user should know, such as a mode that could not be run."""
-    evidence: str = "meta"
+    tensor_kind: str = "meta"
     """Kind of tensors that the model was run on: `meta` (no memory), `fake` or `real` (copies of all tensors)."""
 
     @overload

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_headswap.head import Step
+from pytest_headswap.head import PathStep
 from pytest_headswap.plugin.planning.costs import FOLDER
 from pytest_headswap.results import JournalHeader, JournalWriter, Outcome, Result
 from pytest_headswap.results.head_record import SwappedHead, SwappedHeads
@@ -19,12 +19,12 @@ CHECKS = (
     *("gradient_flow", "frozen_backbone", "round_trip", "device_placement"),
 )
 WAY = (
-    Step("operation", "add", "", (2, 512, 7, 7)),
-    Step("layer", "layer4.1.act2", "ReLU", (2, 512, 7, 7)),
-    Step("layer", "global_pool.pool", "AdaptiveAvgPool2d", (2, 512, 1, 1)),
-    Step("head", "fc", "Linear", (2, 1000)),
-    Step("activation", "softmax", "", (2, 1000)),
-    Step("output", "output", "", (2, 1000)),
+    PathStep("operation", "add", "", (2, 512, 7, 7)),
+    PathStep("layer", "layer4.1.act2", "ReLU", (2, 512, 7, 7)),
+    PathStep("layer", "global_pool.pool", "AdaptiveAvgPool2d", (2, 512, 1, 1)),
+    PathStep("head", "fc", "Linear", (2, 1000)),
+    PathStep("activation", "softmax", "", (2, 1000)),
+    PathStep("output", "output", "", (2, 1000)),
 )
 ANATOMY = SwappedHeads(
     (
@@ -34,7 +34,7 @@ ANATOMY = SwappedHeads(
             tensors=("fc.weight", "fc.bias"),
             outputs=("output",),
             evidence=("dimension 1 of output is set by fc.weight", "no other layer consumes it"),
-            way=WAY,
+            path_to_output=WAY,
             old_num_classes=1000,
         ),
     ),
@@ -105,7 +105,7 @@ def harmful() -> list[Result]:
     """Results whose every text means harm."""
     found = []
     for text in HARM:
-        step = Step("layer", text, text, (2, 7))
+        step = PathStep("layer", text, text, (2, 7))
         head = SwappedHead(text, text, 1, 3, 1, text, text, (text,), (text,), (text,), (text,), (step,), 2)
         texts = {"message": text, "repro": text, "family": text, "reason": text, "evidence": text}
         texts |= {"nodeid": text, "version": ""}
@@ -124,7 +124,7 @@ def whole_timm() -> list[Result]:
         fate = chance.choices(("well", "one", "error", "crashed", "none"), (940, 30, 12, 4, 14))[0]
         broken = chance.choice(CHECKS)
         for number, check in enumerate(CHECKS):
-            evidence = {"native_parity": "structure", "device_placement": "simulated"}.get(check, "numeric")
+            evidence = {"native_parity": "abstract", "device_placement": "simulated"}.get(check, "numeric")
             outcome: Outcome = "passed"
             message = reason = ""
             if fate == "one" and check == broken:

@@ -58,14 +58,14 @@ def counted(name, build):
     return wrapped
 
 SPECS = {
-    "alpha": dict(build=Net, native=Net, family="nets"),
-    "beta.v1_5": dict(build=Net, native=Net),
+    "alpha": dict(build=Net, build_native=Net, family="nets"),
+    "beta.v1_5": dict(build=Net, build_native=Net),
     "doubled": dict(build=Doubled),
-    "lonely": dict(build=Net, native=refuse),
-    "mismatched": dict(build=Net, native=lambda num_classes: nn.Linear(num_classes, 1)),
-    "raising": dict(build=Raising, native=Net),
+    "lonely": dict(build=Net, build_native=refuse),
+    "mismatched": dict(build=Net, build_native=lambda num_classes: nn.Linear(num_classes, 1)),
+    "raising": dict(build=Raising, build_native=Net),
     "unbuildable": dict(build=unbuildable),
-    "wrong_inputs": dict(build=Net, native=Net, example_inputs=wrong_images),
+    "wrong_inputs": dict(build=Net, build_native=Net, example_inputs=wrong_images),
 }
 
 def load():

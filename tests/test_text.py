@@ -9,7 +9,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pytest_headswap._links import DOCS
-from pytest_headswap._text import duration, explained_at, file_name, one_line, printable, shortened, shortened_left
+from pytest_headswap._text import (
+    error_page,
+    escape_unprintable,
+    file_name,
+    format_duration,
+    single_line,
+    truncate,
+    truncate_left,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,24 +32,24 @@ from pytest_headswap._text import duration, explained_at, file_name, one_line, p
     ],
 )
 def test_what_cannot_be_seen_is_shown_as_what_it_is(text: str, shown: str) -> None:
-    assert printable(text) == shown
+    assert escape_unprintable(text) == shown
 
 
 @pytest.mark.parametrize("reason", ['"><img src=x>', "a b", "\u202egnp", "", "ñ"])
 def test_no_reason_of_a_journal_becomes_a_part_of_an_address(reason: str) -> None:
-    assert explained_at(reason) == f"{DOCS}errors/"
-    assert explained_at("no_inputs") == f"{DOCS}errors/#no_inputs"
+    assert error_page(reason) == f"{DOCS}errors/"
+    assert error_page("no_inputs") == f"{DOCS}errors/#no_inputs"
 
 
 def test_lines_may_be_kept() -> None:
-    assert printable("a\nb\tc", lines=True) == "a\nb\\tc"
-    assert one_line("a\n  b\tc") == "a b c"
+    assert escape_unprintable("a\nb\tc", keep_line_breaks=True) == "a\nb\\tc"
+    assert single_line("a\n  b\tc") == "a b c"
 
 
 def test_of_long_texts_the_beginning_or_the_end_is_kept() -> None:
-    assert shortened("abcdef", 6) == "abcdef"
-    assert shortened("abcdefg", 6) == "abcde…"
-    assert shortened_left("abcdefg", 6) == "…cdefg"
+    assert truncate("abcdef", 6) == "abcdef"
+    assert truncate("abcdefg", 6) == "abcde…"
+    assert truncate_left("abcdefg", 6) == "…cdefg"
 
 
 @given(zoo=st.text(max_size=20), model=st.text(max_size=400))
@@ -70,4 +78,4 @@ def test_names_that_differ_only_in_case_or_in_where_the_zoo_ends_are_told_apart(
     [(0.004, "4 ms"), (0.25, "0.2 s"), (9.96, "10 s"), (59.6, "1 min"), (310, "5 min 10 s"), (7500, "2 h 5 min")],
 )
 def test_durations_are_told_in_the_units_that_people_use(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
+    assert format_duration(seconds) == told

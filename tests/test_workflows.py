@@ -175,7 +175,7 @@ def test_shards_are_run_merged_and_summarised(tmp_path: Path) -> None:
         "inputs.models": "conv*,headless*,encoder_without_head",
         "inputs.shards": "3",
         "inputs.expectations": str(ROOT / "conformance"),
-        "inputs.options": "-q --headswap-evidence=structure",
+        "inputs.options": "-q --headswap-evidence=abstract",
     }
     assert run(step("headswap.yml", "plan", "Number the shards"), tmp_path, values).returncode == 0
     shards = output(tmp_path, "shards")

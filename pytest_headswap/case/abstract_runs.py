@@ -12,29 +12,31 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine import AbstractRun, HeadSwapError, abstract_run
-from pytest_headswap.engine.abstract.run import watched_run
+from pytest_headswap.engine.abstract.run import meta_run_with_device_checks
 from pytest_headswap.engine.abstract.stand_ins import META
 from pytest_headswap.engine.dataflow.graph import Graph
-from pytest_headswap.engine.dataflow.recorder import record_watched
-from pytest_headswap.engine.detection.search import Search
+from pytest_headswap.engine.dataflow.recorder import record_with_device_checks
+from pytest_headswap.engine.detection.search import SearchResult
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.modules import parameters
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 
 
 @dataclass(frozen=True)
-class Probe:
+class OriginalRun:
     """The output shapes in one mode by label and the kind of tensors used, or the reason why the model did not run."""
 
     shapes: dict[str, tuple[int, ...]]
-    way: str = META
+    tensor_kind: str = META
     error: HeadSwapError | None = None
 
 
-def probes(search: Search) -> dict[bool, Probe]:
+def original_runs(search: SearchResult) -> dict[bool, OriginalRun]:
     """Return the output shapes of the model as built, in eval mode (`False`) and train mode (`True`)."""
-    seen = {training: Probe(search.shapes[training], search.ways[training]) for training in search.shapes}
-    return {False: seen[False], True: seen.get(True) or Probe({}, error=search.train_error)}
+    by_mode = {
+        training: OriginalRun(search.shapes[training], search.tensor_kinds[training]) for training in search.shapes
+    }
+    return {False: by_mode[False], True: by_mode.get(True) or OriginalRun({}, error=search.train_error)}
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,14 @@ def run_modes(model: nn.Module, inputs: Inputs) -> dict[bool, ModeRun]:
 
     The data flow is recorded only in eval mode.
     """
-    return {training: _watched(model, inputs, training) for training in (False, True)}
+    return {training: _run_with_device_checks(model, inputs, training) for training in (False, True)}
 
 
-def _watched(model: nn.Module, inputs: Inputs, training: bool) -> ModeRun:
+def _run_with_device_checks(model: nn.Module, inputs: Inputs, training: bool) -> ModeRun:
     try:
         if training:
-            return ModeRun(watched_run(model, inputs, training=True))
-        run, graph = record_watched(model, inputs)
+            return ModeRun(meta_run_with_device_checks(model, inputs, training=True))
+        run, graph = record_with_device_checks(model, inputs)
         return ModeRun(run, graph=graph)
     except Exception:  # noqa: BLE001 - a model may raise anything; the plain run succeeds or reports it
         return run_mode(model, inputs, training)
@@ -85,13 +87,13 @@ def run_mode(model: nn.Module, inputs: Any, training: bool) -> ModeRun:
 
 
 @contextmanager
-def only_trainable(model: nn.Module, trainable: Iterable[nn.Parameter]) -> Iterator[None]:
+def freeze_all_but(model: nn.Module, trainable: Iterable[nn.Parameter]) -> Iterator[None]:
     """Freeze all parameters except these for the duration of the block."""
-    chosen = {id(parameter) for parameter in trainable}
+    trainable_ids = {id(parameter) for parameter in trainable}
     flags = [(parameter, parameter.requires_grad) for parameter in parameters(model)]
     try:
         for parameter, _ in flags:
-            parameter.requires_grad_(id(parameter) in chosen)
+            parameter.requires_grad_(id(parameter) in trainable_ids)
         yield
     finally:
         for parameter, flag in flags:

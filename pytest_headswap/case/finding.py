@@ -6,7 +6,7 @@ import builtins
 from dataclasses import dataclass, field
 from typing import Literal
 
-STRUCTURE = "structure"
+ABSTRACT = "abstract"
 NUMERIC = "numeric"
 SIMULATED = "simulated"
 
@@ -51,7 +51,7 @@ class Finding:
     exception: BaseException | None = field(default=None, repr=False, compare=False)
 
 
-def text_of(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return the text of an exception, or of the members of a group. Guard against a `str()` that raises."""
     try:
         text = str(error)
@@ -60,16 +60,16 @@ def text_of(error: BaseException) -> str:
     except BaseException as raised:  # noqa: BLE001 - a model's exception may raise anything
         text = f"its str() raises {type(raised).__name__}"
     members = getattr(error, "exceptions", ()) if _is_group(error) else ()
-    return ": ".join(filter(None, [text, ", ".join(named(member) for member in members[:_MEMBERS])]))
+    return ": ".join(filter(None, [text, ", ".join(describe_error(member) for member in members[:_MAX_MEMBERS])]))
 
 
-def named(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return the type and text of an exception."""
-    text = text_of(error)
+    text = error_text(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-_MEMBERS = 3  # number of group members in a message
+_MAX_MEMBERS = 3  # number of group members in a message
 
 
 def _is_group(error: BaseException) -> bool:

@@ -8,14 +8,14 @@ from zlib import crc32
 
 import torch
 
-from pytest_headswap.engine.abstract.stand_ins import preserved_globals
+from pytest_headswap.engine.abstract.stand_ins import preserve_global_state
 from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.internals import seed
+from pytest_headswap.engine.pytorch.internals import seed_all
 
-_SIZES = (64, 96, 128, 160, 192, 224, 256)
+_IMAGE_SIZES = (64, 96, 128, 160, 192, 224, 256)
 
 
-def seed_of(*names: str) -> int:
+def stable_seed(*names: str) -> int:
     """Return a seed that depends only on these names, and is the same in every process."""
     return crc32("::".join(names).encode())
 
@@ -23,24 +23,24 @@ def seed_of(*names: str) -> int:
 @contextmanager
 def seeded(*names: str) -> Iterator[None]:
     """Seed all random numbers in the block, the same in every process. Restore the RNG states afterwards."""
-    with preserved_globals():
-        seed(seed_of(*names))
+    with preserve_global_state():
+        seed_all(stable_seed(*names))
         yield
 
 
-def sizes(inputs: Inputs) -> Iterator[Inputs]:
+def smaller_images(inputs: Inputs) -> Iterator[Inputs]:
     """Yield the inputs with smaller square images, the smallest first. Yield nothing unless the input is one image."""
     images = [tensor for tensor in inputs.tensors() if tensor.dim() >= 4 and tensor.is_floating_point()]
     if len(images) != 1 or len(inputs.tensors()) != 1:
         return
-    for size in _SIZES:
+    for size in _IMAGE_SIZES:
         if size < max(images[0].shape[-2:]):
             yield inputs.map_tensors(lambda tensor, size=size: tensor.new_zeros((*tensor.shape[:-2], size, size)))  # type: ignore[misc]
 
 
-def with_batch(inputs: Inputs, batch: int) -> Inputs:
+def with_batch_size(inputs: Inputs, batch: int) -> Inputs:
     """Return the inputs with another batch size; samples are repeated as needed."""
-    present = batch_of(inputs)
+    present = batch_size(inputs)
 
     def repeat(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.dim() == 0 or tensor.shape[0] != present:
@@ -50,12 +50,12 @@ def with_batch(inputs: Inputs, batch: int) -> Inputs:
     return inputs.map_tensors(repeat)
 
 
-def batch_of(inputs: Inputs) -> int:
+def batch_size(inputs: Inputs) -> int:
     """Return the batch size: the length of the first dimension of the first tensor that has dimensions."""
     return next(tensor.shape[0] for tensor in inputs.tensors() if tensor.dim())
 
 
-def drawn(inputs: Inputs, seed: int) -> Inputs:
+def randomize(inputs: Inputs, seed: int) -> Inputs:
     """Return the inputs with random numbers in place of constant floating-point tensors."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -67,12 +67,12 @@ def drawn(inputs: Inputs, seed: int) -> Inputs:
     return inputs.map_tensors(draw)
 
 
-def with_other_companions(inputs: Inputs, seed: int) -> Inputs:
+def with_other_samples_replaced(inputs: Inputs, seed: int) -> Inputs:
     """Return the inputs with the same first sample in a different batch.
 
     The other samples are random numbers, or for integer tensors a rotation of the existing ones.
     """
-    batch = batch_of(inputs)
+    batch = batch_size(inputs)
     generator = torch.Generator().manual_seed(seed)
 
     def change(tensor: torch.Tensor) -> torch.Tensor:

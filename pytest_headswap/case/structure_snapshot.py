@@ -11,10 +11,10 @@ from pytest_headswap.engine.pytorch.modules import named_modules
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _NOTHING: dict[str, Any] = {}
-_PLAIN = (bool, int, float, str, bytes, type(None))
+_PLAIN_TYPES = (bool, int, float, str, bytes, type(None))
 
 
-class Record:
+class StructureSnapshot:
     """The modules of a model by path, with their attributes: plain values by value, all others by identity."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -39,7 +39,7 @@ _State = tuple[dict[str, Any], ...]
 
 
 def _attributes(model: nn.Module) -> dict[str, _State]:
-    return {path: _state(module) for path, module in named_modules(model, every_name=True)}
+    return {path: _state(module) for path, module in named_modules(model, include_aliases=True)}
 
 
 def _state(module: nn.Module) -> _State:
@@ -63,7 +63,10 @@ def _differences(prefix: str, was: dict[str, Any], now: dict[str, Any]) -> list[
         elif key not in was:
             words.append(f"{prefix}{key} was added")
         elif not _same(was[key], now[key]):
-            words.append(f"{prefix}{key} is {_said(now[key], 'another')}, not {_said(was[key], 'the original')}")
+            words.append(
+                f"{prefix}{key} is {_describe_value(now[key], 'another')}, not "
+                f"{_describe_value(was[key], 'the original')}"
+            )
     return words
 
 
@@ -72,8 +75,8 @@ def _same(one: Any, other: Any) -> bool:
         return True
     if type(one) is dict and type(other) is dict:
         return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
-    return isinstance(one, _PLAIN) and type(one) is type(other) and (one == other or one != one)
+    return isinstance(one, _PLAIN_TYPES) and type(one) is type(other) and (one == other or one != one)
 
 
-def _said(value: Any, which: str) -> str:
-    return repr(value) if isinstance(value, _PLAIN) else f"{which} {type(value).__name__}"
+def _describe_value(value: Any, which: str) -> str:
+    return repr(value) if isinstance(value, _PLAIN_TYPES) else f"{which} {type(value).__name__}"

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_headswap.case.sample_inputs import batch_of, seed_of, with_other_companions
+from pytest_headswap.case.sample_inputs import batch_size, stable_seed, with_other_samples_replaced
 from pytest_headswap.case.tensor_names import head_names
-from pytest_headswap.case.value_snapshot import Snapshot, same_bits
-from pytest_headswap.engine import Frozen, HeadSwapError, Swap
-from pytest_headswap.engine.abstract.devices import Aliases
-from pytest_headswap.engine.abstract.stand_ins import preserved
+from pytest_headswap.case.value_snapshot import ValueSnapshot, bitwise_equal
+from pytest_headswap.engine import FrozenBackbone, HeadSwapError, Swap
+from pytest_headswap.engine.abstract.devices import AliasStandIns
+from pytest_headswap.engine.abstract.stand_ins import substituted
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.modules import modules, named_modules, parameters
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
@@ -25,51 +25,51 @@ _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 0.01
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvalForward:
     """A real forward pass in eval mode: the outputs, and the input of each head by the path of the head."""
 
     outputs: Any
-    into_heads: Mapping[str, torch.Tensor]
+    head_inputs: Mapping[str, torch.Tensor]
 
 
 @dataclass
-class Training:
+class TrainingRecord:
     """Observations from one or two training steps, on batches that share only their first sample.
 
     The second step is skipped if the head inputs for the first sample match the evaluation, which uses another batch.
 
     Attributes:
-        refused: error of the engine if it could not freeze the backbone; everything else is empty then.
+        freeze_error: error of the engine if it could not freeze the backbone; everything else is empty then.
         gradients: gradient of each new parameter after the first backward pass, or None.
-        strangers: parameters outside of the head that had a gradient at that point.
-        infinite: labels of outputs with infinite or NaN elements, and the step.
+        foreign_gradients: parameters outside of the head that had a gradient at that point.
+        non_finite: labels of outputs with infinite or NaN elements, and the step.
         changed: tensors outside of the head that are not bit-identical to before.
-        woken: modules of the backbone that `train()` put into train mode.
-        moved: parameters of the head that changed.
-        mixed: heads whose input for the first sample depended on the rest of the batch, and by how much.
+        in_train_mode: modules of the backbone that `train()` put into train mode.
+        updated: parameters of the head that changed.
+        batch_dependent: heads whose input for the first sample depended on the rest of the batch, and by how much.
         notes: what was not verified.
     """
 
-    refused: HeadSwapError | None = None
+    freeze_error: HeadSwapError | None = None
     gradients: dict[str, torch.Tensor | None] = field(default_factory=dict)
-    strangers: list[str] = field(default_factory=list)
-    infinite: list[str] = field(default_factory=list)
+    foreign_gradients: list[str] = field(default_factory=list)
+    non_finite: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
-    woken: list[str] = field(default_factory=list)
-    moved: set[str] = field(default_factory=set)
-    mixed: list[str] = field(default_factory=list)
+    in_train_mode: list[str] = field(default_factory=list)
+    updated: set[str] = field(default_factory=set)
+    batch_dependent: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def train(
     swap: Swap,
     inputs: Inputs,
-    values: Snapshot,
+    values: ValueSnapshot,
     *,
-    freeze: Callable[[], AbstractContextManager[Frozen]],
+    freeze: Callable[[], AbstractContextManager[FrozenBackbone]],
     train_mode: bool,
     reference: Mapping[str, torch.Tensor],
-) -> Training:
+) -> TrainingRecord:
     """Freeze all but the heads, take one or two SGD steps with momentum and weight decay, and record the effects.
 
     Args:
@@ -83,32 +83,32 @@ def train(
     Returns:
         The observations. The model is restored.
     """
-    seen = Training()
+    record = TrainingRecord()
     head = {name: tensor.clone() for name, tensor in swap.state_dict().items()}
     gradients = [(parameter, parameter.grad) for parameter in parameters(swap.model)]
-    _leave_gradients(swap)
+    _plant_stale_gradients(swap)
     try:
         with freeze() as frozen:
-            seen.notes += frozen.notes
-            seen.strangers = [name for name, value in swap.model.named_parameters() if value.grad is not None]
-            seen.woken = woken(swap.model, swap)
-            with preserved(swap.model, Aliases()):
+            record.notes += frozen.notes
+            record.foreign_gradients = [name for name, value in swap.model.named_parameters() if value.grad is not None]
+            record.in_train_mode = modules_in_train_mode(swap.model, swap)
+            with substituted(swap.model, AliasStandIns()):
                 try:
-                    _take_steps(swap.model, swap, inputs, train_mode, seen, reference)
+                    _take_steps(swap.model, swap, inputs, train_mode, record, reference)
                     now = swap.state_dict()
-                    seen.moved = {name for name, tensor in head.items() if not same_bits(tensor, now[name])}
+                    record.updated = {name for name, tensor in head.items() if not bitwise_equal(tensor, now[name])}
                 finally:
-                    seen.changed = values.changed_and_put_back(without=head_names(swap))
+                    record.changed = values.restore_and_list_changes(without=head_names(swap))
     except HeadSwapError as error:
-        seen.refused = error
+        record.freeze_error = error
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
         swap.load_state_dict(head)
-    return seen
+    return record
 
 
-def _leave_gradients(swap: Swap) -> None:
+def _plant_stale_gradients(swap: Swap) -> None:
     """Give every parameter outside of the heads a zero gradient, like a leftover from earlier training.
 
     An optimizer would then apply weight decay to a frozen weight.
@@ -119,7 +119,7 @@ def _leave_gradients(swap: Swap) -> None:
             parameter.grad = torch.zeros((), dtype=parameter.dtype, device=parameter.device).expand_as(parameter)
 
 
-def woken(model: nn.Module, swap: Swap) -> list[str]:
+def modules_in_train_mode(model: nn.Module, swap: Swap) -> list[str]:
     """Return the paths of backbone modules that `train()` puts into train mode. Restore all modes afterwards.
 
     The backbone is every module that neither owns a tensor of a head, nor is inside of a head, nor contains one.
@@ -128,12 +128,14 @@ def woken(model: nn.Module, swap: Swap) -> list[str]:
     modes = [(module, module.training) for module in modules(model)]
     try:
         model.train()
-        awake = [path for path, module in named_modules(model) if module.training]
+        in_train_mode = [path for path, module in named_modules(model) if module.training]
     finally:
         for module, mode in modes:
             module.training = mode
     around = {prefix for path in inside for prefix in _prefixes(path)}
-    return [path for path in awake if path not in around and not any(_is_in(path, head) for head in inside if head)]
+    return [
+        path for path in in_train_mode if path not in around and not any(_is_in(path, head) for head in inside if head)
+    ]
 
 
 def _prefixes(path: str) -> Iterator[str]:
@@ -146,7 +148,7 @@ def _is_in(path: str, other: str) -> bool:
     return path.startswith(f"{other}.")
 
 
-def untouched_by_freeze(model: nn.Module, swap: Swap) -> list[str]:
+def still_trainable(model: nn.Module, swap: Swap) -> list[str]:
     """Return the names of parameters outside of the head that are still trainable."""
     new = {id(parameter) for parameter in swap.parameters()}
     return [name for name, value in model.named_parameters() if value.requires_grad and id(value) not in new]
@@ -157,39 +159,39 @@ def _take_steps(
     swap: Swap,
     inputs: Inputs,
     training: bool,
-    seen: Training,
+    record: TrainingRecord,
     reference: Mapping[str, torch.Tensor],
 ) -> None:
     new = dict(swap.named_parameters())
     optimizer = torch.optim.SGD(parameters(model), lr=_LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
     labels = {label for head in swap.heads for label in head.outputs}
     features: list[dict[str, torch.Tensor]] = []
-    for step, batch in enumerate((with_other_companions(inputs, seed_of("companions")), inputs)):
+    for step, batch in enumerate((with_other_samples_replaced(inputs, stable_seed("companions")), inputs)):
         model.train(training)
-        with head_inputs(model, swap) as into_heads, torch.enable_grad():
+        with record_head_inputs(model, swap) as head_inputs, torch.enable_grad():
             outputs = dict(flatten_outputs(model(*batch.args, **(batch.kwargs or {}))))
             loss = _loss([tensor for label, tensor in outputs.items() if label in labels])
             if loss is not None:
                 loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
-        features.append(_first_samples(into_heads, inputs))
-        seen.infinite += [
+        features.append(_first_samples(head_inputs, inputs))
+        record.non_finite += [
             f"{label} in step {step + 1}"
             for label, tensor in outputs.items()
             if tensor.is_floating_point() and not bool(tensor.isfinite().all())
         ]
         if step == 0:
-            seen.gradients = {name: parameter.grad for name, parameter in new.items()}
-            seen.gradients = {n: g.clone() if g is not None else None for n, g in seen.gradients.items()}
-            seen.strangers += [
+            record.gradients = {name: parameter.grad for name, parameter in new.items()}
+            record.gradients = {n: g.clone() if g is not None else None for n, g in record.gradients.items()}
+            record.foreign_gradients += [
                 name for name, value in model.named_parameters() if name not in new and value.grad is not None
             ]
         optimizer.step()
         known = _first_samples(reference, inputs)
         if features[0] and features[0].keys() <= known.keys() and not _differences(features[0], known):
             break
-    seen.mixed = _differences(features[0], features[-1])
+    record.batch_dependent = _differences(features[0], features[-1])
     if not features[0]:
-        seen.notes.append("the features were not compared: no head is a separate module")
+        record.notes.append("the features were not compared: no head is a separate module")
 
 
 def _loss(outputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
@@ -199,9 +201,9 @@ def _loss(outputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
 
 
 @contextmanager
-def head_inputs(model: nn.Module, swap: Swap) -> Iterator[dict[str, torch.Tensor]]:
+def record_head_inputs(model: nn.Module, swap: Swap) -> Iterator[dict[str, torch.Tensor]]:
     """Record the input of each head in the block, by the path of the head. Skip a head that is the model itself."""
-    seen: dict[str, torch.Tensor] = {}
+    inputs: dict[str, torch.Tensor] = {}
     handles = []
     for path in {head.path for head in swap.heads if head.path}:
 
@@ -209,18 +211,18 @@ def head_inputs(model: nn.Module, swap: Swap) -> Iterator[dict[str, torch.Tensor
             given = (*args, *kwargs.values())
             tensors = [value for value in given if isinstance(value, torch.Tensor) and value.is_floating_point()]
             if tensors:
-                seen[path] = tensors[0].detach().clone()
+                inputs[path] = tensors[0].detach().clone()
 
         handles.append(model.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True))
     try:
-        yield seen
+        yield inputs
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _first_samples(into_heads: Mapping[str, torch.Tensor], inputs: Inputs) -> dict[str, torch.Tensor]:
-    return {path: _first_sample(tensor, batch_of(inputs)) for path, tensor in into_heads.items()}
+def _first_samples(head_inputs: Mapping[str, torch.Tensor], inputs: Inputs) -> dict[str, torch.Tensor]:
+    return {path: _first_sample(tensor, batch_size(inputs)) for path, tensor in head_inputs.items()}
 
 
 def _first_sample(tensor: torch.Tensor, batch: int) -> torch.Tensor:

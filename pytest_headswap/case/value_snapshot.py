@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import nn
 
-from pytest_headswap.case.weight_pool import ARENAS
+from pytest_headswap.case.weight_pool import WEIGHT_POOLS
 from pytest_headswap.engine.pytorch.modules import named_buffers, named_parameters
 
 
-class Snapshot:
+class ValueSnapshot:
     """The values of every parameter and buffer of a model, by all its names.
 
     Values in a weight pool are not copied, because the pool can draw them again.
@@ -22,60 +22,60 @@ class Snapshot:
         self._tensors = dict(named_tensors(model))
         self._copies: dict[int, torch.Tensor] = {}
         for tensor in self._tensors.values():
-            if not tensor.is_meta and ARENAS.holding(tensor) is None and id(tensor) not in self._copies:
+            if not tensor.is_meta and WEIGHT_POOLS.pool_of(tensor) is None and id(tensor) not in self._copies:
                 self._copies[id(tensor)] = tensor.detach().clone()
 
     @torch.no_grad()
     def changed(self, without: Collection[str] = ()) -> list[str]:
         """Return the names of tensors whose values have changed, or that are gone."""
-        return self._changed(_altered(), without)
+        return self._changed(_modified_chunks(), without)
 
     @torch.no_grad()
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Restore the values of every recorded tensor."""
-        self._mend(_altered())
+        self._restore(_modified_chunks())
 
     @torch.no_grad()
-    def changed_and_put_back(self, without: Collection[str] = ()) -> list[str]:
+    def restore_and_list_changes(self, without: Collection[str] = ()) -> list[str]:
         """Do both in a single pass over the values."""
-        altered = _altered()
-        changed = self._changed(altered, without)
-        self._mend(altered)
+        modified = _modified_chunks()
+        changed = self._changed(modified, without)
+        self._restore(modified)
         return changed
 
-    def _mend(self, altered: dict[int, set[int]]) -> None:
-        for arena in ARENAS:
-            arena.mend(altered[id(arena)])
+    def _restore(self, modified: dict[int, set[int]]) -> None:
+        for pool in WEIGHT_POOLS:
+            pool.redraw(modified[id(pool)])
         for tensor in self._tensors.values():
             copy = self._copies.get(id(tensor))
-            if copy is not None and not same_bits(tensor, copy):
+            if copy is not None and not bitwise_equal(tensor, copy):
                 tensor.data.copy_(copy)
 
-    def _changed(self, altered: dict[int, set[int]], without: Collection[str]) -> list[str]:
+    def _changed(self, modified: dict[int, set[int]], without: Collection[str]) -> list[str]:
         now = dict(named_tensors(self._model))
         return [
             name
             for name, tensor in self._tensors.items()
-            if name not in without and (name not in now or self._differs(tensor, now[name], altered))
+            if name not in without and (name not in now or self._differs(tensor, now[name], modified))
         ]
 
-    def _differs(self, was: torch.Tensor, now: torch.Tensor, altered: dict[int, set[int]]) -> bool:
+    def _differs(self, was: torch.Tensor, now: torch.Tensor, modified: dict[int, set[int]]) -> bool:
         if was.is_meta:
             return not now.is_meta
         if now.shape != was.shape or now.dtype != was.dtype:
             return True
-        arena = ARENAS.holding(was)
-        if arena is None:
-            return not same_bits(now, self._copies[id(was)])
-        same_place = ARENAS.holding(now) is arena and now.data_ptr() == was.data_ptr()
-        if same_place and not arena.touches(was, altered[id(arena)]):
+        pool = WEIGHT_POOLS.pool_of(was)
+        if pool is None:
+            return not bitwise_equal(now, self._copies[id(was)])
+        same_place = WEIGHT_POOLS.pool_of(now) is pool and now.data_ptr() == was.data_ptr()
+        if same_place and not pool.overlaps(was, modified[id(pool)]):
             return False
-        return not same_bits(now, arena.drawn_anew(was))
+        return not bitwise_equal(now, pool.original_values(was))
 
 
-def _altered() -> dict[int, set[int]]:
+def _modified_chunks() -> dict[int, set[int]]:
     """Return the modified chunks of each weight pool, by the id of the pool."""
-    return {id(arena): set(arena.changed()) for arena in ARENAS}
+    return {id(pool): set(pool.modified_chunks()) for pool in WEIGHT_POOLS}
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -84,7 +84,7 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from named_buffers(model)
 
 
-def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+def bitwise_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Return whether two tensors have the same dtype, shape and bits. NaN equals itself."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
@@ -92,9 +92,13 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    whole = _WHOLE.get(tensor.element_size())
-    return tensor.detach().view(whole) if whole is not None else tensor.detach().contiguous().view(torch.uint8)
+    integer_type = _INTEGER_TYPES.get(tensor.element_size())
+    return (
+        tensor.detach().view(integer_type)
+        if integer_type is not None
+        else tensor.detach().contiguous().view(torch.uint8)
+    )
 
 
-_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_INTEGER_TYPES = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """The integer dtype for each element size in bytes."""

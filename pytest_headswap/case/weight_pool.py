@@ -15,81 +15,81 @@ from functools import cache
 import torch
 from torch import nn
 
-from pytest_headswap.case.skip_init import Lean
+from pytest_headswap.case.skip_init import SkipInitModel
 
 _CHUNK = 2**18  # elements, 1 MB of float32
 _CHUNKS = 2**6
 _DEVIATIONS = range(2, 8)  # standard deviations 1/4 to 1/128, for 16 to 16,384 inputs per neuron
-_ROOM = 8  # number of layers of the largest size with different values
-_STEP = 4099  # offset added on each wrap-around, so that equal-shaped layers get different values
+_DISTINCT_LAYERS = 8  # number of layers of the largest size with different values
+_WRAP_OFFSET = 4099  # offset added on each wrap-around, so that equal-shaped layers get different values
 
 
 _Key = tuple[int, torch.dtype]
 """Standard deviation of a pool, as a power of 1/2, and its dtype."""
 
 
-class Arena:
-    """Values of one standard deviation and dtype, drawn in chunks on demand. `place` is their memory address."""
+class WeightPool:
+    """Values of one standard deviation and dtype, drawn in chunks on demand. `data_ptr` is their memory address."""
 
     def __init__(self, exponent: int, dtype: torch.dtype) -> None:
         self._exponent = exponent
         self._values = torch.empty(0, dtype=dtype)
         self._digests: list[int] = []
-        self.begin(0)
+        self.reset_layout(0)
 
-    def begin(self, largest: int) -> None:
+    def reset_layout(self, largest: int) -> None:
         """Reset the layout for another model. `largest` is the element count of its largest parameter here."""
-        self._next = self._used = self._laps = 0
+        self._next = self._used = self._wraps = 0
         # from this model only: the layout must not depend on earlier models
-        self._length = max(_CHUNKS, math.ceil((largest + _ROOM * _STEP) / _CHUNK)) * _CHUNK
+        self._length = max(_CHUNKS, math.ceil((largest + _DISTINCT_LAYERS * _WRAP_OFFSET) / _CHUNK)) * _CHUNK
         if not self._length <= len(self._values) <= 2 * self._length:
-            drawn = min(len(self._digests), self._length // _CHUNK)
+            filled = min(len(self._digests), self._length // _CHUNK)
             values = torch.empty(self._length, dtype=self._values.dtype)
-            values[: drawn * _CHUNK] = self._values[: drawn * _CHUNK]
-            self._values, self._digests = values, self._digests[:drawn]
-            self.place = values.untyped_storage().data_ptr()
+            values[: filled * _CHUNK] = self._values[: filled * _CHUNK]
+            self._values, self._digests = values, self._digests[:filled]
+            self.data_ptr = values.untyped_storage().data_ptr()
 
-    def take(self, parameter: torch.Tensor) -> torch.Tensor:
+    def allocate(self, parameter: torch.Tensor) -> torch.Tensor:
         """Return values in the shape of `parameter`, as a view of the pool."""
         needed = parameter.numel()
         if self._next + needed > self._length:
-            self._laps += 1
-            self._next = self._laps * _STEP % (self._length - needed + 1)
+            self._wraps += 1
+            self._next = self._wraps * _WRAP_OFFSET % (self._length - needed + 1)
         start, self._next = self._next, self._next + needed
         self._used = max(self._used, self._next)
         while len(self._digests) * _CHUNK < self._used:
             index = len(self._digests)
-            self._draw(index)
+            self._fill_chunk(index)
             self._digests.append(self._digest(index))
         return self._values[start : self._next].view(parameter.shape)
 
-    def changed(self) -> list[int]:
+    def modified_chunks(self) -> list[int]:
         """Return the chunks in use whose values were modified. Nearly as fast as reading the memory."""
         used = math.ceil(self._used / _CHUNK)
         return [index for index in range(used) if self._digest(index) != self._digests[index]]
 
-    def mend(self, chunks: Iterable[int]) -> None:
+    def redraw(self, chunks: Iterable[int]) -> None:
         """Draw these chunks again."""
         for index in chunks:
-            self._draw(index)
+            self._fill_chunk(index)
 
-    def touches(self, tensor: torch.Tensor, chunks: set[int]) -> bool:
+    def overlaps(self, tensor: torch.Tensor, chunks: set[int]) -> bool:
         """Return whether a tensor in this pool overlaps one of the chunks."""
         first, last = tensor.storage_offset(), tensor.storage_offset() + tensor.numel() - 1
         return not chunks.isdisjoint(range(first // _CHUNK, last // _CHUNK + 1))
 
-    def drawn_anew(self, tensor: torch.Tensor) -> torch.Tensor:
+    def original_values(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the original values of a tensor in this pool, even if they were modified."""
         first, size = tensor.storage_offset(), tensor.numel()
         chunks = range(first // _CHUNK, (first + size - 1) // _CHUNK + 1)
-        values = torch.cat([self._drawn(index) for index in chunks])
+        values = torch.cat([self._chunk_values(index) for index in chunks])
         start = first - chunks[0] * _CHUNK
         return values[start : start + size].view(tensor.shape)
 
-    def _draw(self, index: int) -> None:
-        self._chunk(index).copy_(self._drawn(index))
+    def _fill_chunk(self, index: int) -> None:
+        self._chunk(index).copy_(self._chunk_values(index))
 
-    def _drawn(self, index: int) -> torch.Tensor:
+    def _chunk_values(self, index: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(index)
         values = torch.randn(_CHUNK, generator=generator, device="cpu", dtype=torch.float32)
         return (values * 2.0**-self._exponent).to(self._values.dtype)
@@ -99,47 +99,47 @@ class Arena:
 
     def _digest(self, index: int) -> int:
         words = self._chunk(index).view(torch.int64)
-        return int(torch.dot(words, _weights()[: len(words)]))  # integer overflow is intended: this is a hash
+        return int(torch.dot(words, _digest_weights()[: len(words)]))  # integer overflow is intended: this is a hash
 
 
 @cache
-def _weights() -> torch.Tensor:
+def _digest_weights() -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     bounds = (-(2**62), 2**62)
     return torch.randint(*bounds, (_CHUNK,), generator=generator, device="cpu", dtype=torch.int64) | 1
 
 
 @dataclass(frozen=True)
-class Arenas:
+class WeightPools:
     """The pools of this process, by standard deviation and dtype."""
 
-    made: dict[_Key, Arena]
+    pools: dict[_Key, WeightPool]
 
-    def fill(self, lean: Lean) -> None:
+    def fill(self, model: SkipInitModel) -> None:
         """Give values to every parameter without values, under all its names."""
-        parameters = {id(value): value for value in lean.model.parameters() if lean.holds(value)}
+        parameters = {id(value): value for value in model.model.parameters() if model.is_uninitialized(value)}
         largest: dict[_Key, int] = {}
         for parameter in parameters.values():
             largest[_key(parameter)] = max(largest.get(_key(parameter), 0), parameter.numel())
-        for key in largest.keys() | self.made.keys():
-            self.made.setdefault(key, Arena(*key)).begin(largest.get(key, 0))
+        for key in largest.keys() | self.pools.keys():
+            self.pools.setdefault(key, WeightPool(*key)).reset_layout(largest.get(key, 0))
         filled: dict[int, nn.Parameter] = {}
-        for module in lean.model.modules():
+        for module in model.model.modules():
             for name, empty in module._parameters.items():
                 if empty is not None and id(empty) in parameters:
                     if id(empty) not in filled:
-                        values = self.made[_key(empty)].take(empty)
+                        values = self.pools[_key(empty)].allocate(empty)
                         filled[id(empty)] = made = nn.Parameter(values, empty.requires_grad)
                         made.__dict__.update(empty.__dict__)  # attributes that libraries set on parameters
                     module._parameters[name] = filled[id(empty)]
 
-    def holding(self, tensor: torch.Tensor) -> Arena | None:
+    def pool_of(self, tensor: torch.Tensor) -> WeightPool | None:
         """Return the pool that holds a tensor, or None."""
-        place = tensor.untyped_storage().data_ptr()
-        return next((arena for arena in self.made.values() if arena.place == place), None)
+        data_ptr = tensor.untyped_storage().data_ptr()
+        return next((pool for pool in self.pools.values() if pool.data_ptr == data_ptr), None)
 
-    def __iter__(self) -> Iterator[Arena]:
-        return iter(self.made.values())
+    def __iter__(self) -> Iterator[WeightPool]:
+        return iter(self.pools.values())
 
 
 def _key(parameter: torch.Tensor) -> _Key:
@@ -149,4 +149,4 @@ def _key(parameter: torch.Tensor) -> _Key:
     return min(max(exponent, _DEVIATIONS[0]), _DEVIATIONS[-1]), parameter.dtype
 
 
-ARENAS = Arenas({})
+WEIGHT_POOLS = WeightPools({})

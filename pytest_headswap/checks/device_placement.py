@@ -23,13 +23,13 @@ import torch
 from pytest_headswap.case.abstract_runs import mode_name
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import SIMULATED, CheckFailed, CheckSkipped
-from pytest_headswap.case.tensor_names import listed
-from pytest_headswap.checks.gpu_lock import with_room
-from pytest_headswap.engine.abstract.devices import moved, on_meta, simulated
+from pytest_headswap.case.tensor_names import join_first
+from pytest_headswap.checks.gpu_lock import run_with_device_memory
+from pytest_headswap.engine.abstract.devices import on_fake_device, on_meta_device, on_real_device
 from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.internals import cannot_be_simulated, out_of_device_memory, wait_for
+from pytest_headswap.engine.pytorch.internals import is_device_oom, is_fake_tensor_limitation, synchronize
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
-from pytest_headswap.engine.swapping.swap import Swap, swap_planned
+from pytest_headswap.engine.swapping.swap import Swap, apply_plan
 
 _SIMULATED_DEVICE = torch.device("cuda:0")
 _HALF = (torch.bfloat16, torch.float16)
@@ -44,69 +44,73 @@ def devices_of(case: Case) -> list[torch.device]:
     return [torch.device(case.device)]
 
 
-def evidence(case: Case) -> str:
+def device_evidence(case: Case) -> str:
     """Return the devices that the case ran on, or `simulated`."""
-    return ", ".join(str(device) for device in devices_of(case) if device not in case.too_small) or SIMULATED
+    return (
+        ", ".join(str(device) for device in devices_of(case) if device not in case.out_of_memory_devices) or SIMULATED
+    )
 
 
 def device_placement(case: Case) -> str:
     """Run the model on other devices; return a note of unsupported dtypes and of devices with too little memory."""
-    _head_follows_the_model(case)
+    _check_head_follows_model(case)
     notes: list[str] = []
     devices: list[torch.device] = []
-    case.too_small.clear()
+    case.out_of_memory_devices.clear()
     for device in devices_of(case):
         try:
-            notes.append(with_room(device, partial(on_device, case, device)))
+            notes.append(run_with_device_memory(device, partial(check_on_device, case, device)))
             devices.append(device)
         except Exception as error:
-            if not out_of_device_memory(error):
+            if not is_device_oom(error):
                 raise
-            case.too_small.append(device)
+            case.out_of_memory_devices.append(device)
             notes.append(f"{device} does not have enough memory for this model")
     for one, other in itertools.pairwise(devices):
-        with_room(one, partial(with_room, other, partial(from_one_to_another, case, one, other)))
+        run_with_device_memory(
+            one, partial(run_with_device_memory, other, partial(check_moved_between, case, one, other))
+        )
     if not devices:
         _simulate(case)
     return "; ".join(dict.fromkeys(note for note in notes if note))
 
 
-def _head_follows_the_model(case: Case) -> None:
+def _check_head_follows_model(case: Case) -> None:
     """Check that a head swapped into a model on the meta device in bfloat16 has the same device and dtype."""
-    with case.restored(), on_meta(case.model, torch.bfloat16):
-        swap = swap_planned(case.plan, case.num_classes, verified=False)
+    with case.original_head(), on_meta_device(case.model, torch.bfloat16):
+        swap = apply_plan(case.plan, case.num_classes, verify=False)
         try:
-            _check_placed(swap, torch.device("meta"), torch.bfloat16, "after a swap in a model on")
+            _check_placement(swap, torch.device("meta"), torch.bfloat16, "after a swap in a model on")
         finally:
             swap.restore()
 
 
-def _check_placed(swap: Swap, device: torch.device, dtype: torch.dtype | None, how: str) -> None:
+def _check_placement(swap: Swap, device: torch.device, dtype: torch.dtype | None, how: str) -> None:
     tensors = swap.state_dict()
-    elsewhere = [f"{name} on {tensor.device}" for name, tensor in tensors.items() if tensor.device != device]
-    if elsewhere:
-        raise CheckFailed(f"{how} {device}, the head has {listed(elsewhere)}")
+    misplaced = [f"{name} on {tensor.device}" for name, tensor in tensors.items() if tensor.device != device]
+    if misplaced:
+        raise CheckFailed(f"{how} {device}, the head has {join_first(misplaced)}")
     other = [
         f"{name} in {tensor.dtype}"
         for name, tensor in tensors.items()
         if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype
     ]
     if other:
-        raise CheckFailed(f"{how} {device} in {dtype}, the head has {listed(other)}")
+        raise CheckFailed(f"{how} {device} in {dtype}, the head has {join_first(other)}")
 
 
 def _simulate(case: Case) -> None:
     """Check the outputs under fake tensors, unless the observed abstract runs already show that all is well."""
-    modes = [training for training in (False, True) if case.after[training].error is None]
-    if all(_seems_placed(case, training) for training in modes):
+    modes = [training for training in (False, True) if case.swapped_runs[training].error is None]
+    if all(_meta_run_is_clean(case, training) for training in modes):
         return
-    with simulated(case.model, case.inputs, _SIMULATED_DEVICE) as run:
+    with on_fake_device(case.model, case.inputs, _SIMULATED_DEVICE) as run:
         for training in modes:
             try:
                 outputs = run(training)
             except Exception as error:
-                if cannot_be_simulated(error):
-                    _judge_watched(case, training, error)
+                if is_fake_tensor_limitation(error):
+                    _check_meta_run(case, training, error)
                     continue
                 raise CheckFailed(
                     f"on {_SIMULATED_DEVICE} in {mode_name(training)}, forward raises {type(error).__name__}: {error}"
@@ -114,44 +118,51 @@ def _simulate(case: Case) -> None:
             _check_outputs(case, outputs, _SIMULATED_DEVICE, training)
 
 
-def _judge_watched(case: Case, training: bool, error: Exception) -> None:
+def _check_meta_run(case: Case, training: bool, error: Exception) -> None:
     """Judge by the observed abstract run when fake tensors cannot simulate the model. Skip if there was none."""
-    watched = case.after[training].run
-    if watched is None or watched.met is None:
+    meta_run = case.swapped_runs[training].run
+    if meta_run is None or meta_run.device_mixes is None:
         raise CheckSkipped("not_simulated", f"a device cannot be simulated for {case.spec.name}: {error}") from error
-    if watched.met:
-        raise CheckFailed(f"on a device in {mode_name(training)}, {watched.met[0]}")
-    _check_outputs(case, watched.outputs, torch.device("meta"), training)
+    if meta_run.device_mixes:
+        raise CheckFailed(f"on a device in {mode_name(training)}, {meta_run.device_mixes[0]}")
+    _check_outputs(case, meta_run.outputs, torch.device("meta"), training)
 
 
-def _seems_placed(case: Case, training: bool) -> bool:
+def _meta_run_is_clean(case: Case, training: bool) -> bool:
     """Return whether no CPU tensor met a tensor of the model in the observed run and all head outputs are on meta."""
-    mode = case.after[training]
+    mode = case.swapped_runs[training]
     labels = {label for head in case.swap.heads for label in head.outputs}
     outputs = [tensor for label, tensor in mode.outputs.items() if label in labels]
-    return mode.run is not None and mode.run.met == () and bool(outputs) and all(tensor.is_meta for tensor in outputs)
+    return (
+        mode.run is not None
+        and mode.run.device_mixes == ()
+        and bool(outputs)
+        and all(tensor.is_meta for tensor in outputs)
+    )
 
 
 def _check_outputs(case: Case, returned: object, device: torch.device, training: bool) -> None:
     outputs = dict(flatten_outputs(returned))
     labels = {label for head in case.swap.heads for label in head.outputs}
-    elsewhere = [f"{n} on {t.device}" for n, t in outputs.items() if n in labels and t.device != device]
-    if elsewhere:
-        raise CheckFailed(f"with the model on {device}, forward in {mode_name(training)} returns {listed(elsewhere)}")
+    misplaced = [f"{n} on {t.device}" for n, t in outputs.items() if n in labels and t.device != device]
+    if misplaced:
+        raise CheckFailed(
+            f"with the model on {device}, forward in {mode_name(training)} returns {join_first(misplaced)}"
+        )
     if labels.isdisjoint(outputs):
         raise CheckFailed(f"with the model on {device}, forward in {mode_name(training)} returns no output of a head")
 
 
-def on_device(case: Case, device: torch.device) -> str:
+def check_on_device(case: Case, device: torch.device) -> str:
     """Move the model before and after the swap, in each dtype; return a note of the unsupported dtypes."""
-    with moved(case.model, device):
-        _check_placed(case.swap, device, None, "after moving the swapped model to")
+    with on_real_device(case.model, device):
+        _check_placement(case.swap, device, None, "after moving the swapped model to")
         _forward_and_backward(case, case.swap, device, None, "after moving the swapped model to")
     unsupported = []
-    with case.restored(), moved(case.model, device):
+    with case.original_head(), on_real_device(case.model, device):
         _swap_there(case, device, None)
         for dtype in _HALF:
-            with moved(case.model, device, dtype):
+            with on_real_device(case.model, device, dtype):
                 if _runs(case, device, dtype):
                     _swap_there(case, device, dtype)
                 else:
@@ -161,9 +172,9 @@ def on_device(case: Case, device: torch.device) -> str:
 
 def _swap_there(case: Case, device: torch.device, dtype: torch.dtype | None) -> None:
     """Swap the head while the model is on the device, run the model, and restore the old head."""
-    swap = swap_planned(case.plan, case.num_classes, verified=False)
+    swap = apply_plan(case.plan, case.num_classes, verify=False)
     try:
-        _check_placed(swap, device, dtype, "after a swap in a model on")
+        _check_placement(swap, device, dtype, "after a swap in a model on")
         _forward_and_backward(case, swap, device, dtype, "after a swap on")
     finally:
         swap.restore()
@@ -179,16 +190,16 @@ def _runs(case: Case, device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether the model as built runs in this dtype, in the mode used after the swap."""
     try:
         _forward(case, _inputs_on(case, device, dtype))
-        wait_for(device)
+        synchronize(device)
     except Exception as error:
-        if out_of_device_memory(error):
+        if is_device_oom(error):
             raise
         return False  # any exception counts: the model does not support this dtype
     return True
 
 
 def _forward(case: Case, inputs: Inputs) -> Any:
-    case.model.train(case.trainable_mode)
+    case.model.train(case.can_train)
     with case.seeded("forward"), torch.enable_grad():
         return case.model(*inputs.args, **(inputs.kwargs or {}))
 
@@ -199,30 +210,30 @@ def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: t
         outputs = _forward(case, _inputs_on(case, device, dtype))
         with torch.enable_grad():
             loss = [tensor.float().square().mean() for label, tensor in flatten_outputs(outputs) if label in labels]
-            wanted = dict(swap.named_parameters())
+            new_parameters = dict(swap.named_parameters())
             gradients = cast(
                 "tuple[torch.Tensor | None, ...]",  # torch's annotation omits the None that allow_unused permits
-                torch.autograd.grad(torch.stack(loss).sum(), list(wanted.values()), allow_unused=True),
+                torch.autograd.grad(torch.stack(loss).sum(), list(new_parameters.values()), allow_unused=True),
             )
-        wait_for(device)
+        synchronize(device)
     except Exception as error:
-        if out_of_device_memory(error):
+        if is_device_oom(error):
             raise
         where = f"{how} {device} in {dtype or 'its own dtype'}"
         raise CheckFailed(f"{where}, the model raises {type(error).__name__}: {error}") from error
-    _check_outputs(case, outputs, device, case.trainable_mode)
-    for name, gradient in zip(wanted, gradients, strict=True):
+    _check_outputs(case, outputs, device, case.can_train)
+    for name, gradient in zip(new_parameters, gradients, strict=True):
         if gradient is not None and gradient.device != device:
             raise CheckFailed(f"{how} {device}, the gradient of {name} is on {gradient.device}")
 
 
-def from_one_to_another(case: Case, one: torch.device, other: torch.device) -> None:
+def check_moved_between(case: Case, one: torch.device, other: torch.device) -> None:
     """Swap on one device, then move the model to another."""
-    with case.restored(), moved(case.model, one):
-        swap = swap_planned(case.plan, case.num_classes, verified=False)
+    with case.original_head(), on_real_device(case.model, one):
+        swap = apply_plan(case.plan, case.num_classes, verify=False)
         try:
             case.model.to(other)
-            _check_placed(swap, other, None, f"after a swap on {one} and a move to")
+            _check_placement(swap, other, None, f"after a swap on {one} and a move to")
             _forward_and_backward(case, swap, other, None, f"after a swap on {one} and a move to")
         finally:
             swap.restore()

@@ -22,45 +22,45 @@ from collections.abc import Sequence
 
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
-from pytest_headswap.case.tensor_names import listed
-from pytest_headswap.case.training import Training, untouched_by_freeze, woken
+from pytest_headswap.case.tensor_names import join_first
+from pytest_headswap.case.training import TrainingRecord, modules_in_train_mode, still_trainable
 from pytest_headswap.engine import Head, HeadSwapError
 
 
 def frozen_backbone(case: Case) -> str:
     """Freeze the backbone, train the head if there are values, and compare; return a note of what was not checked."""
     if case.numeric:
-        return _trained(case.training, case.swap.heads)
+        return _check_training(case.training, case.swap.heads)
     try:
         with case.frozen() as frozen:
-            _stays_asleep(woken(case.model, case.swap))
-            trainable = untouched_by_freeze(case.model, case.swap)
+            _check_stays_in_eval(modules_in_train_mode(case.model, case.swap))
+            trainable = still_trainable(case.model, case.swap)
             if trainable:
-                raise CheckFailed(f"the frozen backbone still has trainable parameters: {listed(trainable)}")
+                raise CheckFailed(f"the frozen backbone still has trainable parameters: {join_first(trainable)}")
             return "; ".join(frozen.notes)
     except HeadSwapError as error:
         raise CheckFailed(f"the backbone cannot be frozen: {error.message}") from error
 
 
-def _stays_asleep(modules: Sequence[str]) -> None:
+def _check_stays_in_eval(modules: Sequence[str]) -> None:
     if modules:
-        raise CheckFailed(f"train() puts {listed(modules)} of the frozen backbone into train mode")
+        raise CheckFailed(f"train() puts {join_first(modules)} of the frozen backbone into train mode")
 
 
-def _trained(training: Training, heads: Sequence[Head]) -> str:
-    if training.refused is not None:
-        raise CheckFailed(f"the backbone cannot be frozen: {training.refused.message}") from training.refused
-    _stays_asleep(training.woken)
+def _check_training(training: TrainingRecord, heads: Sequence[Head]) -> str:
+    if training.freeze_error is not None:
+        raise CheckFailed(f"the backbone cannot be frozen: {training.freeze_error.message}") from training.freeze_error
+    _check_stays_in_eval(training.in_train_mode)
     if training.changed:
-        raise CheckFailed(f"training the head changed {listed(training.changed)} of the frozen backbone")
-    if training.mixed:
+        raise CheckFailed(f"training the head changed {join_first(training.changed)} of the frozen backbone")
+    if training.batch_dependent:
         raise CheckFailed(
-            f"the features of a sample depend on the other samples of its batch: {listed(training.mixed)}"
+            f"the features of a sample depend on the other samples of its batch: {join_first(training.batch_dependent)}"
         )
-    if training.infinite:
-        raise CheckFailed(f"while training the head, values are not finite in {listed(training.infinite)}")
-    still = [head.path or "of the model itself" for head in heads if training.moved.isdisjoint(head.tensors)]
+    if training.non_finite:
+        raise CheckFailed(f"while training the head, values are not finite in {join_first(training.non_finite)}")
+    still = [head.path or "of the model itself" for head in heads if training.updated.isdisjoint(head.tensors)]
     # auxiliary heads may take no part in these steps: gradient_flow checks each mode
-    if any(head.role == "main" and training.moved.isdisjoint(head.tensors) for head in heads):
-        raise CheckFailed(f"training did not change the head {listed(still)}")
+    if any(head.role == "main" and training.updated.isdisjoint(head.tensors) for head in heads):
+        raise CheckFailed(f"training did not change the head {join_first(still)}")
     return "; ".join(training.notes)

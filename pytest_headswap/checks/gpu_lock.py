@@ -12,35 +12,35 @@ from typing import TypeVar
 
 import torch
 
-from pytest_headswap.engine.pytorch.internals import out_of_device_memory
+from pytest_headswap.engine.pytorch.internals import is_device_oom
 
 _Result = TypeVar("_Result")
-_GATE, _ROOM = 0, 1  # byte offsets in the lock file
+_GATE_BYTE, _LOCK_BYTE = 0, 1  # byte offsets in the lock file
 
 
-def with_room(device: torch.device, run: Callable[[], _Result]) -> _Result:
+def run_with_device_memory(device: torch.device, run: Callable[[], _Result]) -> _Result:
     """Return the result of `run`. If the device runs out of memory, run again with exclusive access to it.
 
     Raises:
         Exception: whatever `run` raises, including out of memory if the device is too small even with exclusive
             access.
     """
-    with _turn(device, alone=False):
+    with _device_lock(device, exclusive=False):
         try:
             return run()
         except Exception as error:
-            if not out_of_device_memory(error):
+            if not is_device_oom(error):
                 raise
         finally:  # runs after the exception and the tensors in its frames are gone
-            _give_back(device)
-    with _turn(device, alone=True):
+            _empty_cache(device)
+    with _device_lock(device, exclusive=True):
         try:
             return run()
         finally:
-            _give_back(device)
+            _empty_cache(device)
 
 
-def _give_back(device: torch.device) -> None:
+def _empty_cache(device: torch.device) -> None:
     """Empty torch's cache of device memory, so that other processes can use it."""
     if device.type == "cuda":
         with suppress(RuntimeError):  # after a failed kernel every CUDA call fails
@@ -48,7 +48,7 @@ def _give_back(device: torch.device) -> None:
 
 
 @contextmanager
-def _turn(device: torch.device, *, alone: bool) -> Iterator[None]:
+def _device_lock(device: torch.device, *, exclusive: bool) -> Iterator[None]:
     """Hold shared or exclusive access to the device; on Windows, or if the lock file cannot be locked, hold nothing.
 
     A process waiting for exclusive access holds the gate, so no new ones enter. The kernel releases a dead process's
@@ -63,10 +63,10 @@ def _turn(device: torch.device, *, alone: bool) -> Iterator[None]:
     try:
         with suppress(OSError):  # the temporary folder is full or does not support locks
             file = os.open(_lock_file(device), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            fcntl.lockf(file, fcntl.LOCK_EX, 1, _GATE)
-            fcntl.lockf(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, 1, _ROOM)
-            if not alone:
-                fcntl.lockf(file, fcntl.LOCK_UN, 1, _GATE)
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, _GATE_BYTE)
+            fcntl.lockf(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, 1, _LOCK_BYTE)
+            if not exclusive:
+                fcntl.lockf(file, fcntl.LOCK_UN, 1, _GATE_BYTE)
         yield
     finally:
         if file >= 0:

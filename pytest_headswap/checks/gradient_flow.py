@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pytest_headswap.case.abstract_runs import mode_name
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
-from pytest_headswap.case.tensor_names import listed
+from pytest_headswap.case.tensor_names import join_first
 from pytest_headswap.engine.pytorch.internals import gradient_leaves
 
 
@@ -33,7 +33,7 @@ def gradient_flow(case: Case) -> str:
     reached: set[str] = set()
     notes = []
     for training in (False, True):
-        if case.after[training].error is not None:
+        if case.swapped_runs[training].error is not None:
             notes.append(f"{mode_name(training)} was not checked: the model does not run in it")
             continue
         in_mode = _reached_by_loss(case, new, training)
@@ -51,7 +51,7 @@ def gradient_flow(case: Case) -> str:
 
 def _reached_by_loss(case: Case, new: Iterable[str], training: bool) -> set[str]:
     """Return the names of the new parameters that the loss reaches; raise if it reaches anything else."""
-    mode = case.after[training]
+    mode = case.swapped_runs[training]
     assert mode.run is not None
     labels = {label for head in case.swap.heads for label in head.outputs}
     outputs = [tensor for label, tensor in mode.outputs.items() if label in labels and tensor.requires_grad]
@@ -63,14 +63,14 @@ def _reached_by_loss(case: Case, new: Iterable[str], training: bool) -> set[str]
     trainable = {name: mode.run.parameters[name] for name in new}
     allowed = {id(tensor) for tensor in trainable.values()}
     # a leaf created by forward is not part of the model, and no optimizer will ever see it
-    held = {id(tensor) for tensor in mode.run.held}
+    model_stand_ins = {id(tensor) for tensor in mode.run.stand_ins}
     leaves = gradient_leaves(outputs)
-    strangers = [leaf for leaf in leaves if id(leaf) in held and id(leaf) not in allowed]
-    if strangers:
+    foreign = [leaf for leaf in leaves if id(leaf) in model_stand_ins and id(leaf) not in allowed]
+    if foreign:
         names = {id(tensor): name for name, tensor in mode.run.parameters.items()}
         unnamed = "a tensor of shape {} that is not a parameter"
-        found = sorted(names.get(id(leaf), unnamed.format(tuple(leaf.shape))) for leaf in strangers)
-        raise CheckFailed(f"in {mode_name(training)}, the frozen model still trains {listed(found)}")
+        found = sorted(names.get(id(leaf), unnamed.format(tuple(leaf.shape))) for leaf in foreign)
+        raise CheckFailed(f"in {mode_name(training)}, the frozen model still trains {join_first(found)}")
     ids = {id(leaf) for leaf in leaves}
     return {name for name, tensor in trainable.items() if id(tensor) in ids}
 
@@ -78,20 +78,20 @@ def _reached_by_loss(case: Case, new: Iterable[str], training: bool) -> set[str]
 def _gradients(case: Case, main: set[str]) -> list[str]:
     """Check the gradients of a real backward pass; raise if one is missing, not finite, zero or outside the head."""
     training = case.training
-    if training.refused is not None:
+    if training.freeze_error is not None:
         return ["real gradients were not checked: the backbone cannot be frozen"]
-    if training.strangers:
-        raise CheckFailed(f"there are gradients outside the new head, in {listed(training.strangers)}")
+    if training.foreign_gradients:
+        raise CheckFailed(f"there are gradients outside the new head, in {join_first(training.foreign_gradients)}")
     missing = sorted(name for name in main if training.gradients.get(name) is None)
     if missing:
-        raise CheckFailed(f"a real backward pass gives no gradient to {listed(missing)}")
+        raise CheckFailed(f"a real backward pass gives no gradient to {join_first(missing)}")
     real = {name: gradient for name, gradient in training.gradients.items() if gradient is not None}
     infinite = sorted(name for name, gradient in real.items() if not bool(gradient.isfinite().all()))
     if infinite:
-        raise CheckFailed(f"gradients are not finite in {listed(infinite)}")
+        raise CheckFailed(f"gradients are not finite in {join_first(infinite)}")
     for head in case.swap.heads:
         # per head, not per tensor: the gradient of a bias in front of a batch norm is zero
-        mine = {name: real[name] for name in head.tensors if name in real}
-        if mine and not any(bool(gradient.any()) for gradient in mine.values()):
-            raise CheckFailed(f"all gradients are zero in {listed(sorted(mine))}")
+        head_gradients = {name: real[name] for name in head.tensors if name in real}
+        if head_gradients and not any(bool(gradient.any()) for gradient in head_gradients.values()):
+            raise CheckFailed(f"all gradients are zero in {join_first(sorted(head_gradients))}")
     return []

@@ -22,7 +22,7 @@ from torch import nn
 from pytest_headswap._numbers import as_count
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed, CheckSkipped
-from pytest_headswap.case.tensor_names import listed
+from pytest_headswap.case.tensor_names import join_first
 from pytest_headswap.engine.pytorch.modules import named_modules
 from pytest_headswap.engine.swapping.class_metadata import config_of
 
@@ -32,79 +32,81 @@ _SIZE = "a collection of {} entries"
 
 def metadata(case: Case) -> str:
     """Compare with the native model, or look for the old count if there is none; return a note of the latter."""
-    _heads_are_there(case)
+    _check_heads_exist(case)
     old = {head.num_classes for head in case.swap.old_heads} - {0}
-    stated = dict(_stated(case.model))
+    declared = dict(_declared_counts(case.model))
     try:
-        native = dict(_stated(case.native))
+        native = dict(_declared_counts(case.native))
     except CheckSkipped as skip:
-        _no_old_count(case, stated)
+        _check_no_stale_count(case, declared)
         return f"only attributes named after class counts were checked: {skip.message}"
     out_of_step = [
-        f"{name} is {stated[name]}, but {value} in the native model"
+        f"{name} is {declared[name]}, but {value} in the native model"
         for name, value in native.items()
-        if name in stated and stated[name] != value and not _is_collection_of_its_own(stated[name], old)
+        if name in declared and declared[name] != value and not _is_collection_of_its_own(declared[name], old)
     ]
     if out_of_step:
-        raise CheckFailed(f"attributes do not match {case.num_classes} classes: {listed(out_of_step)}")
-    _no_old_count(case, stated)
+        raise CheckFailed(f"attributes do not match {case.num_classes} classes: {join_first(out_of_step)}")
+    _check_no_stale_count(case, declared)
     return ""
 
 
-def _is_collection_of_its_own(stated: str, old: set[int]) -> bool:
+def _is_collection_of_its_own(declared: str, old: set[int]) -> bool:
     """Return whether a collection has other entries than one per class, such as a model's constructor arguments."""
-    return stated.endswith("entries") and stated not in {_SIZE.format(count) for count in old}
+    return declared.endswith("entries") and declared not in {_SIZE.format(count) for count in old}
 
 
-def _heads_are_there(case: Case) -> None:
+def _check_heads_exist(case: Case) -> None:
     if case.swap.num_classes != case.num_classes:
         raise CheckFailed(f"the swap reports {case.swap.num_classes} classes instead of {case.num_classes}")
     tensors = case.model.state_dict(keep_vars=True)
     for head in case.swap.heads:
         if head.num_classes != case.num_classes:
             raise CheckFailed(f"the head {head.path!r} reports {head.num_classes} classes after the swap")
-        lost = [name for name in head.tensors if name not in tensors]
-        if lost:
-            raise CheckFailed(f"the head {head.path!r} names tensors that the model does not have: {listed(lost)}")
+        missing = [name for name in head.tensors if name not in tensors]
+        if missing:
+            raise CheckFailed(
+                f"the head {head.path!r} names tensors that the model does not have: {join_first(missing)}"
+            )
         module = case.model.get_submodule(head.path)
         other = [alias for alias in head.aliases if case.model.get_submodule(alias) is not module]
         if other:
             raise CheckFailed(
-                f"{listed(other)} should be the same layer as the head {head.path!r}, but is a different layer"
+                f"{join_first(other)} should be the same layer as the head {head.path!r}, but is a different layer"
             )
 
 
-def _no_old_count(case: Case, stated: dict[str, str]) -> None:
+def _check_no_stale_count(case: Case, declared: dict[str, str]) -> None:
     """Raise if an attribute named after a class count still has the old count."""
     for head in case.swap.old_heads:
         if head.num_classes in (0, case.num_classes):
             continue
         stale = [
             name
-            for name, value in stated.items()
+            for name, value in declared.items()
             if value == str(head.num_classes) and _COUNTS_CLASSES.search(name.rpartition(".")[2])
         ]
-        if stale and not _others_have_it(case, head.num_classes):
-            raise CheckFailed(f"attributes still have the old class count {head.num_classes}: {listed(stale)}")
+        if stale and not _belongs_to_other_head(case, head.num_classes):
+            raise CheckFailed(f"attributes still have the old class count {head.num_classes}: {join_first(stale)}")
 
 
-def _others_have_it(case: Case, count: int) -> bool:
+def _belongs_to_other_head(case: Case, count: int) -> bool:
     """Return whether a head that was not swapped has this class count: an attribute may refer to that head."""
-    left_alone = (item for item in case.plan.search.found if item not in case.plan.chosen)
+    left_alone = (item for item in case.plan.search_result.detected if item not in case.plan.selected)
     return any(item.head.num_classes == count for item in left_alone)
 
 
-def _stated(model: nn.Module) -> Iterator[tuple[str, str]]:
+def _declared_counts(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield the integers and the sizes of collections in a model's modules and configurations."""
     seen: set[int] = set()
     for path, module in named_modules(model):
-        for place, owner in ((path, module), (f"{path}.config".lstrip("."), config_of(module))):
+        for prefix, owner in ((path, module), (f"{path}.config".lstrip("."), config_of(module))):
             state: dict[str, Any] | None = getattr(owner, "__dict__", None)
             if state is None or id(owner) in seen:
                 continue
             seen.add(id(owner))
             for key, value in state.items():
-                name = f"{place}.{key}".lstrip(".")
+                name = f"{prefix}.{key}".lstrip(".")
                 if key in _REGISTRIES or isinstance(value, (bool, nn.Module)):
                     continue
                 count = as_count(value)

@@ -16,7 +16,7 @@ from torch import nn
 
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
-from pytest_headswap.case.tensor_names import listed
+from pytest_headswap.case.tensor_names import join_first
 
 
 def native_parity(case: Case) -> str:
@@ -31,7 +31,7 @@ def native_parity(case: Case) -> str:
         if key in swapped and swapped[key] != shape
     ]
     problems = [
-        f"{title}: {listed(entries)}"
+        f"{title}: {join_first(entries)}"
         for title, entries in (("missing", missing), ("unexpected", unexpected), ("wrong shape", different))
         if entries
     ]

@@ -24,12 +24,12 @@ import torch
 from pytest_headswap.case.abstract_runs import ModeRun, mode_name, run_mode
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
-from pytest_headswap.case.sample_inputs import batch_of, seed_of, with_batch
+from pytest_headswap.case.sample_inputs import batch_size, stable_seed, with_batch_size
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
-from pytest_headswap.engine.swapping.swap import swap_planned
+from pytest_headswap.engine.swapping.swap import apply_plan
 
-_MOST_CLASSES, _MOST_SAMPLES = 1000, 3  # few batch sizes: each one makes every operation a new one for the meta cache
+_MAX_CLASSES, _MAX_BATCH_SIZE = 1000, 3  # few batch sizes: each one makes every operation a new one for the meta cache
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of each floating-point output, by its label."""
@@ -37,7 +37,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 ClassDims = dict[str, tuple[int, int]]
 """The class dimension of each class output, and its class count before the swap, by label."""
 
-Drawn = tuple[int, int, bool]
+DrawnSizes = tuple[int, int, bool]
 """A class count, a batch size, and whether to run in train mode."""
 
 
@@ -47,7 +47,7 @@ def output_shape(case: Case) -> str:
     compared: set[str] = set()
     notes = []
     for training in (False, True):
-        before, after = case.before[training], case.after[training]
+        before, after = case.original_runs[training], case.swapped_runs[training]
         if before.error is not None:
             notes.append(f"{mode_name(training)} was not compared: the model as built does not run in it")
             continue
@@ -61,7 +61,7 @@ def output_shape(case: Case) -> str:
         raise CheckFailed(f"the head reaches {', '.join(unseen)}, but the model returns no such output in any mode")
     if case.numeric:
         _compare_real(case)
-    if not _compare_drawn(case, dims):
+    if not _check_random_sizes(case, dims):
         notes.append("no other class count and batch size could be compared: the model as built does not run with them")
     return "; ".join(notes)
 
@@ -80,8 +80,8 @@ def _compare(before: Shapes, after: Shapes, dims: ClassDims, new: int, where: st
     """Raise on the first difference that the swap does not explain; return the labels of the class outputs compared."""
     if list(before) != list(after):
         raise CheckFailed(f"{where}, the model returned {_names(before)} before the swap and {_names(after)} after it")
-    seen = [label for label in before if label in dims]
-    if not seen:
+    compared = [label for label in before if label in dims]
+    if not compared:
         raise CheckFailed(f"{where}, no output follows the class count: the model returns {_names(before)}")
     for label, was in before.items():
         now = after[label]
@@ -95,7 +95,7 @@ def _compare(before: Shapes, after: Shapes, dims: ClassDims, new: int, where: st
         expected = (*was[:dim], new, *was[dim + 1 :])
         if now != expected:
             raise CheckFailed(f"{where}, {label} has shape {now} after the swap, expected {expected} (it was {was})")
-    return set(seen)
+    return set(compared)
 
 
 def _names(shapes: Shapes) -> str:
@@ -108,7 +108,7 @@ def _compare_real(case: Case) -> None:
         outputs = dict(flatten_outputs(case.evaluation.outputs))
     except Exception as error:
         raise CheckFailed(f"with real values, forward raises {type(error).__name__}: {error}") from error
-    for label, shape in case.after[False].shapes.items():
+    for label, shape in case.swapped_runs[False].shapes.items():
         real = tuple(outputs[label].shape) if label in outputs else "nothing"
         if real != shape:
             raise CheckFailed(f"{label} should have shape {shape}, but with real values forward returns {real}")
@@ -118,31 +118,31 @@ def _compare_real(case: Case) -> None:
             raise CheckFailed(f"{count} of {tensor.numel()} values in {label} are not finite in eval mode")
 
 
-def _compare_drawn(case: Case, dims: ClassDims) -> bool:
+def _check_random_sizes(case: Case, dims: ClassDims) -> bool:
     """Try another class count and batch size; return whether they could be compared.
 
     The model as built runs only if the swapped model's outputs are not as expected.
     """
-    seed = seed_of(case.zoo, case.spec.name, "output_shape")
-    chance, present = Random(seed), batch_of(case.inputs)
-    others = [size for size in range(1, _MOST_SAMPLES + 1) if size != present]
-    training = chance.random() < 0.5 and case.before[True].error is None
-    drawn = (chance.randint(1, _MOST_CLASSES), chance.choice(others), training)
-    with case.restored(), torch.no_grad():
+    seed = stable_seed(case.zoo, case.spec.name, "output_shape")
+    chance, present = Random(seed), batch_size(case.inputs)
+    others = [size for size in range(1, _MAX_BATCH_SIZE + 1) if size != present]
+    training = chance.random() < 0.5 and case.original_runs[True].error is None
+    drawn_sizes = (chance.randint(1, _MAX_CLASSES), chance.choice(others), training)
+    with case.original_head(), torch.no_grad():
         try:
-            return _follows(case, dims, *drawn)
+            return _check_sizes(case, dims, *drawn_sizes)
         except CheckFailed:
-            return _follows(case, dims, *_smallest(case, dims, drawn, others, seed))
+            return _check_sizes(case, dims, *_shrink(case, dims, drawn_sizes, others, seed))
 
 
-def _smallest(case: Case, dims: ClassDims, drawn: Drawn, others: Sequence[int], seed: int) -> Drawn:
+def _shrink(case: Case, dims: ClassDims, drawn_sizes: DrawnSizes, others: Sequence[int], seed: int) -> DrawnSizes:
     """Return the smallest failing class count and batch size, with the mode, given a failing example."""
     import hypothesis
     from hypothesis import strategies
 
-    def fails(tried: Drawn) -> bool:
+    def fails(tried: DrawnSizes) -> bool:
         try:
-            _follows(case, dims, *tried)
+            _check_sizes(case, dims, *tried)
         except CheckFailed:
             return True
         return False
@@ -150,21 +150,21 @@ def _smallest(case: Case, dims: ClassDims, drawn: Drawn, others: Sequence[int], 
     settings = hypothesis.settings(
         max_examples=20, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
     )
-    classes = strategies.integers(1, _MOST_CLASSES)
+    classes = strategies.integers(1, _MAX_CLASSES)
     every = strategies.tuples(classes, strategies.sampled_from(others), strategies.booleans())
     try:
         return hypothesis.find(every, fails, settings=settings, random=Random(seed))
     except hypothesis.errors.NoSuchExample:
-        return drawn
+        return drawn_sizes
 
 
-def _follows(case: Case, dims: ClassDims, num_classes: int, batch: int, training: bool) -> bool:
+def _check_sizes(case: Case, dims: ClassDims, num_classes: int, batch: int, training: bool) -> bool:
     """Compare one class count, batch size and mode; return whether the model as built runs on them."""
     training = training and batch > 1  # batch norm needs more than one sample in train mode
-    before, present = case.before[training], batch_of(case.inputs)
+    before, present = case.original_runs[training], batch_size(case.inputs)
     if before.error is not None:
         return False
-    inputs = with_batch(case.inputs, batch)
+    inputs = with_batch_size(case.inputs, batch)
     after = _swapped_run(case, num_classes, inputs, training)
     where = f"with {num_classes} classes and a batch of {batch} in {mode_name(training)}"
     if after.error is None:
@@ -172,17 +172,17 @@ def _follows(case: Case, dims: ClassDims, num_classes: int, batch: int, training
         with suppress(CheckFailed):
             _compare(expected, after.shapes, dims, num_classes, where)
             return True
-    as_built = run_mode(case.model, inputs, training)
-    if as_built.error is not None:
+    original = run_mode(case.model, inputs, training)
+    if original.error is not None:
         return False
     if after.error is not None:
         raise CheckFailed(f"{where}, the swapped model raises: {after.error.message}")
-    _compare(as_built.shapes, after.shapes, dims, num_classes, where)
+    _compare(original.shapes, after.shapes, dims, num_classes, where)
     return True
 
 
 def _swapped_run(case: Case, num_classes: int, inputs: Inputs, training: bool) -> ModeRun:
-    swap = swap_planned(case.plan, num_classes, verified=False)
+    swap = apply_plan(case.plan, num_classes, verify=False)
     try:
         return run_mode(case.model, inputs, training)
     finally:

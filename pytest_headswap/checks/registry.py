@@ -11,7 +11,7 @@ from operator import attrgetter
 
 from pytest_headswap.case.build import build_case
 from pytest_headswap.case.case import Case
-from pytest_headswap.case.finding import SKIP_REASONS, CheckFailed, CheckSkipped, Finding, named, text_of
+from pytest_headswap.case.finding import SKIP_REASONS, CheckFailed, CheckSkipped, Finding, describe_error, error_text
 from pytest_headswap.checks import device_placement as placement
 from pytest_headswap.checks.device_placement import device_placement
 from pytest_headswap.checks.frozen_backbone import frozen_backbone
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-_OF_CASE: Callable[[Case], str] = attrgetter("evidence")
+_CASE_EVIDENCE: Callable[[Case], str] = attrgetter("evidence")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Check:
 
     name: str
     run: Callable[[Case], str | None]
-    evidence: Callable[[Case], str] = _OF_CASE
+    evidence: Callable[[Case], str] = _CASE_EVIDENCE
 
 
 # In running and listing order: the cheapest and most informative first.
@@ -60,13 +60,13 @@ CHECKS: dict[str, Check] = {
     check.name: check
     for check in (
         Check("output_shape", output_shape),
-        Check("native_parity", native_parity, attrgetter("structure")),
-        Check("metadata", metadata, attrgetter("structure")),
+        Check("native_parity", native_parity, attrgetter("abstract_evidence")),
+        Check("metadata", metadata, attrgetter("abstract_evidence")),
         Check("state_dict", state_dict),
         Check("gradient_flow", gradient_flow),
         Check("frozen_backbone", frozen_backbone),
         Check("round_trip", round_trip),
-        Check("device_placement", device_placement, placement.evidence),
+        Check("device_placement", device_placement, placement.device_evidence),
     )
 }
 
@@ -79,22 +79,22 @@ def run_check(check: str | Check, case: Case) -> Finding:
     if isinstance(check, str):
         check = CHECKS[check]
     try:
-        return _found(check, case)
+        return _run(check, case)
     except KeyboardInterrupt:
         raise
     except HeadSwapError as error:
         return Finding("error", error.message, reason=error.reason, exception=error)
     except BaseException as error:  # noqa: BLE001 - a model's own code may raise anything, SystemExit too
-        return Finding("error", named(error), exception=error)
+        return Finding("error", describe_error(error), exception=error)
 
 
-def _found(check: Check, case: Case) -> Finding:
+def _run(check: Check, case: Case) -> Finding:
     """Return the verdict of the check; propagate any other exception."""
     try:
         with case.seeded(check.name):
             note: object = check.run(case)
     except CheckFailed as failure:
-        return Finding("failed", text_of(failure), check.evidence(case), exception=failure)
+        return Finding("failed", error_text(failure), check.evidence(case), exception=failure)
     except CheckSkipped as skip:
         return Finding("skipped", str(skip.message), reason=skip.reason)
     if not isinstance(note, (str, type(None))):
@@ -102,5 +102,5 @@ def _found(check: Check, case: Case) -> Finding:
             f"the check {check.name} returned {type(note).__name__}. A check returns None or a note as text, "
             "and raises CheckFailed for a fault"
         )
-    notes = (note, case.why_structure if check.evidence is _OF_CASE else "")
+    notes = (note, case.abstract_reason if check.evidence is _CASE_EVIDENCE else "")
     return Finding("passed", "; ".join(filter(None, notes)), check.evidence(case))

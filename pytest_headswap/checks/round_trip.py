@@ -30,51 +30,51 @@ from torch import nn
 from pytest_headswap.case.abstract_runs import run_mode
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
-from pytest_headswap.case.structure_snapshot import Record
-from pytest_headswap.case.tensor_names import listed
-from pytest_headswap.case.training import woken
+from pytest_headswap.case.structure_snapshot import StructureSnapshot
+from pytest_headswap.case.tensor_names import join_first
+from pytest_headswap.case.training import modules_in_train_mode
 from pytest_headswap.case.value_snapshot import named_tensors
 from pytest_headswap.engine import HeadSwapError
-from pytest_headswap.engine.abstract.stand_ins import REGISTRIES, StandIns, preserved
-from pytest_headswap.engine.detection.search import search, search_in
+from pytest_headswap.engine.abstract.stand_ins import REGISTRIES, StandIns, substituted
+from pytest_headswap.engine.detection.search import detect_heads, detect_heads_in
 from pytest_headswap.engine.pytorch.modules import modules, named_modules
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 
-_LIGHT = 2**9  # a copy omits the values of backbone tensors with more elements
+_MAX_COPIED_ELEMENTS = 2**9  # a copy omits the values of backbone tensors with more elements
 
 
 def round_trip(case: Case) -> str:
     """Undo and redo the swap, swap again, copy, save and load; return a note of what was not checked."""
     _undo_and_redo(case)
-    _found_again(case)
+    _check_head_is_found_again(case)
     return _copy_and_save(case)
 
 
 def _undo_and_redo(case: Case) -> None:
-    swapped = Record(case.model)
-    with case.restored():
-        different = case.as_built.differences()
-        if not different and case.values is not None:
-            different = [f"{name} has different values" for name in case.values.changed()]
+    swapped = StructureSnapshot(case.model)
+    with case.original_head():
+        different = case.original_structure.differences()
+        if not different and case.original_values is not None:
+            different = [f"{name} has different values" for name in case.original_values.changed()]
     if different:
-        raise CheckFailed(f"restore() does not restore the original model: {listed(different)}")
+        raise CheckFailed(f"restore() does not restore the original model: {join_first(different)}")
     different = swapped.differences()
     if different:
-        raise CheckFailed(f"reapply() does not restore the new head: {listed(different)}")
+        raise CheckFailed(f"reapply() does not restore the new head: {join_first(different)}")
 
 
-def _found_again(case: Case) -> None:
+def _check_head_is_found_again(case: Case) -> None:
     """Check that the engine finds each new head in its place, with its class count."""
-    inner, graph = case.plan.model, case.after[False].graph
+    inner, graph = case.plan.model, case.swapped_runs[False].graph
     try:
         if case.plan.prefix or graph is None:  # inside a wrapper the paths differ
-            found = search(inner, case.plan.inputs, train_mode=False).found
+            detected = detect_heads(inner, case.plan.inputs, train_mode=False).detected
         else:
-            found = search_in(inner, [graph]).found
+            detected = detect_heads_in(inner, [graph]).detected
     except HeadSwapError as error:
         raise CheckFailed(f"the swapped model cannot be swapped again: {error.message}") from error
-    counts = {case.plan.prefix + item.head.path: item.head.num_classes for item in found}
-    eval_outputs = case.before[False].shapes.keys()
+    counts = {case.plan.prefix + item.head.path: item.head.num_classes for item in detected}
+    eval_outputs = case.original_runs[False].shapes.keys()
     for head in case.swap.heads:
         if eval_outputs.isdisjoint(head.outputs):
             continue  # this head returns outputs in train mode only
@@ -90,60 +90,62 @@ def _copy_and_save(case: Case) -> str:
             stack.enter_context(case.frozen())
         except HeadSwapError:
             notes.append("the copies were not frozen: the backbone cannot be frozen")
-        expected = _facts(case.model)
+        expected = _copy_fingerprint(case.model)
         try:
             loaded = _saved_and_loaded(case)
         except Exception as error:
-            with case.restored():
+            with case.original_head():
                 reason = _cannot_be_copied(case)
             if not reason:
                 raise CheckFailed(
                     f"the swapped model cannot be copied and saved: {type(error).__name__}: {error}"
                 ) from error
             return f"copies were not checked, because the model as built cannot be copied: {reason}"
-        copied = _facts(loaded)
+        copied = _copy_fingerprint(loaded)
         different = [name for name in expected | copied if expected.get(name) != copied.get(name)]
         if different:
-            raise CheckFailed(f"copying, saving and loading changed {listed(different)}")
-        awake = woken(loaded, case.swap) if not notes else []
-        if awake:
-            raise CheckFailed(f"in a copy of the frozen model, train() puts {listed(awake)} into train mode")
-        _give_back_large_tensors(case, loaded)
-        if case.numeric and not case.large:
+            raise CheckFailed(f"copying, saving and loading changed {join_first(different)}")
+        in_train_mode = modules_in_train_mode(loaded, case.swap) if not notes else []
+        if in_train_mode:
+            raise CheckFailed(
+                f"in a copy of the frozen model, train() puts {join_first(in_train_mode)} into train mode"
+            )
+        _restore_large_tensors(case, loaded)
+        if case.numeric and not case.is_large:
             _same_outputs(case, loaded)
         else:
             _same_shapes(case, loaded)
-        _dismantle(loaded, case.model)
-        if case.numeric and case.large:
+        _break_cycles(loaded, case.model)
+        if case.numeric and case.is_large:
             notes.append("the copy was run abstractly, because the model is large")
         return "; ".join(notes)
 
 
-def _facts(model: nn.Module) -> dict[str, object]:
+def _copy_fingerprint(model: nn.Module) -> dict[str, object]:
     """Return the names, shapes, dtypes and modes that a copy must share with the original."""
-    facts: dict[str, object] = {
+    fingerprint: dict[str, object] = {
         name: (tuple(value.shape), value.dtype, value.requires_grad) for name, value in model.named_parameters()
     }
-    facts.update((name, (tuple(value.shape), value.dtype)) for name, value in model.named_buffers())
-    facts.update((f"the mode of {path or 'the model'}", module.training) for path, module in named_modules(model))
-    return facts
+    fingerprint.update((name, (tuple(value.shape), value.dtype)) for name, value in model.named_buffers())
+    fingerprint.update((f"the mode of {path or 'the model'}", module.training) for path, module in named_modules(model))
+    return fingerprint
 
 
 def _saved_and_loaded(case: Case) -> nn.Module:
     """Copy the model, save and load the copy, without the values of the backbone's large tensors."""
-    with _light(case):
+    with _without_large_tensors(case):
         file = io.BytesIO()
         copied = copy.deepcopy(case.model)
         torch.save(copied, file)
-        _dismantle(copied, case.model)
+        _break_cycles(copied, case.model)
     file.seek(0)
     loaded = torch.load(file, weights_only=False)
     assert isinstance(loaded, nn.Module)
-    _give_back_registries(loaded, case.model)
+    _restore_registries(loaded, case.model)
     return loaded
 
 
-def _dismantle(copied: nn.Module, model: nn.Module) -> None:
+def _break_cycles(copied: nn.Module, model: nn.Module) -> None:
     """Release all parts of a copy at once: those of a frozen model form cycles, which would wait for the gc."""
     for module in _copies(copied, model):
         module.__dict__.clear()
@@ -151,8 +153,8 @@ def _dismantle(copied: nn.Module, model: nn.Module) -> None:
 
 def _copies(copied: nn.Module, model: nn.Module) -> list[nn.Module]:
     """Return the modules of a copy, except those shared with the model: a module may return itself as its copy."""
-    own = {id(module) for module in modules(model)}
-    return [module for module in modules(copied) if id(module) not in own]
+    own_ids = {id(module) for module in modules(model)}
+    return [module for module in modules(copied) if id(module) not in own_ids]
 
 
 def _cannot_be_copied(case: Case) -> str:
@@ -164,33 +166,33 @@ def _cannot_be_copied(case: Case) -> str:
 
 
 @contextmanager
-def _light(case: Case) -> Iterator[None]:
+def _without_large_tensors(case: Case) -> Iterator[None]:
     head = {id(tensor) for tensor in case.swap.parameters()}
-    heavy = {id(tensor) for _, tensor in named_tensors(case.model) if tensor.numel() > _LIGHT} - head
-    inside = modules(case.model)
-    with preserved(case.model, _Light(heavy), inside):
-        kinds: set[Any] = {type(module) for module in inside}
+    large = {id(tensor) for _, tensor in named_tensors(case.model) if tensor.numel() > _MAX_COPIED_ELEMENTS} - head
+    module_list = modules(case.model)
+    with substituted(case.model, _WithoutLargeTensors(large), module_list):
+        kinds: set[Any] = {type(module) for module in module_list}
         plain = all(map(_is_copied_as_torch_does, kinds))
-        for module in inside:
+        for module in module_list:
             state = module.__dict__
             for key, kind in _REGISTRIES.items():
                 if key in state and not state[key]:
-                    if plain and key not in _KEPT:
+                    if plain and key not in _KEPT_REGISTRIES:
                         del state[key]
                     elif kind is not set:
                         state[key] = _EMPTY
         yield
 
 
-class _Light(StandIns):
+class _WithoutLargeTensors(StandIns):
     """Stand-ins without memory for some tensors; all others share the memory of the original."""
 
-    def __init__(self, heavy: set[int]) -> None:
+    def __init__(self, large: set[int]) -> None:
         super().__init__()
-        self._heavy = heavy
+        self._large = large
 
-    def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
-        return super()._bare(tensor) if id(tensor) in self._heavy else tensor.detach()
+    def _make(self, tensor: torch.Tensor) -> torch.Tensor:
+        return super()._make(tensor) if id(tensor) in self._large else tensor.detach()
 
 
 _EMPTY: OrderedDict[str, Any] = OrderedDict()
@@ -199,7 +201,7 @@ the rest.
 """
 
 
-def _kept() -> frozenset[str]:
+def _kept_registries() -> frozenset[str]:
     """Return the registries to keep: those needed to find modules, and those that torch recreates on copy or load.
 
     Recreating a registry takes longer than copying one.
@@ -211,30 +213,30 @@ def _kept() -> frozenset[str]:
 
 
 _REGISTRIES = {key: type(value) for key, value in nn.Module().__dict__.items() if key in REGISTRIES}
-_KEPT = _kept()
-_COPYING = ("__copy__", "__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
+_KEPT_REGISTRIES = _kept_registries()
+_COPY_METHODS = ("__copy__", "__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
 
 
 @cache
 def _is_copied_as_torch_does(kind: Any) -> bool:
     """Return whether torch's own code copies such a module: other code may read every registry."""
-    for name in _COPYING:
+    for name in _COPY_METHODS:
         method = getattr(kind, name, None)
         if method is not getattr(nn.Module, name, None) and not method.__module__.startswith("torch.nn.modules."):
             return False
     return True
 
 
-def _give_back_registries(loaded: nn.Module, model: nn.Module) -> None:
+def _restore_registries(loaded: nn.Module, model: nn.Module) -> None:
     """Give each module of a copy its own registries."""
     for module in _copies(loaded, model):
         state = module.__dict__
         state.update((key, kind()) for key, kind in _REGISTRIES.items() if not state.get(key))
 
 
-def _give_back_large_tensors(case: Case, loaded: nn.Module) -> None:
+def _restore_large_tensors(case: Case, loaded: nn.Module) -> None:
     originals = dict(named_tensors(case.model))
-    for path, module in named_modules(loaded, every_name=True):
+    for path, module in named_modules(loaded, include_aliases=True):
         registries: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for registry in registries:
             for key, value in registry.items():
@@ -247,9 +249,9 @@ def _same_shapes(case: Case, loaded: nn.Module) -> None:
     copied = run_mode(loaded, case.inputs, training=False)
     if copied.error is not None:
         raise CheckFailed(f"a copy of the model cannot be run: {copied.error.message}")
-    if copied.shapes != case.after[False].shapes:
+    if copied.shapes != case.swapped_runs[False].shapes:
         raise CheckFailed(
-            f"a copy of the model returns {copied.shapes}, but the model itself {case.after[False].shapes}"
+            f"a copy of the model returns {copied.shapes}, but the model itself {case.swapped_runs[False].shapes}"
         )
 
 
@@ -268,7 +270,7 @@ def _same_outputs(case: Case, loaded: nn.Module) -> None:
         if label not in copied or not _close(tensor, copied[label])
     ]
     if different:
-        raise CheckFailed(f"a copy of the model computes different values in {listed(different)}")
+        raise CheckFailed(f"a copy of the model computes different values in {join_first(different)}")
 
 
 def _close(one: torch.Tensor, other: torch.Tensor) -> bool:

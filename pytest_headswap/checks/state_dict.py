@@ -22,10 +22,10 @@ import torch
 
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
-from pytest_headswap.case.tensor_names import head_names, listed, names_of
-from pytest_headswap.case.value_snapshot import same_bits
+from pytest_headswap.case.tensor_names import head_names, join_first, names_by_identity
+from pytest_headswap.case.value_snapshot import bitwise_equal
 from pytest_headswap.engine import HeadSwapError
-from pytest_headswap.engine.swapping.swap import swap_planned
+from pytest_headswap.engine.swapping.swap import apply_plan
 
 
 def state_dict(case: Case) -> str:
@@ -35,14 +35,14 @@ def state_dict(case: Case) -> str:
         raise CheckFailed("the swap created no tensors: there is no head to save")
     after = case.model.state_dict(keep_vars=True)
     new = head_names(case.swap)
-    with case.restored():
+    with case.original_head():
         before = case.model.state_dict(keep_vars=True)
         old_head = [before[name] for old in case.swap.old_heads for name in old.tensors if name in before]
-        replaced = names_of(before, old_head) | (new & before.keys())
+        replaced = names_by_identity(before, old_head) | (new & before.keys())
         _backbone_is_the_same(before, after, replaced, new)
         _backbone_loads(case, _without(after, new), replaced)
-    if case.changed_by_swap:
-        raise CheckFailed(f"the swap changed the values of {listed(case.changed_by_swap)}")
+    if case.values_changed_by_swap:
+        raise CheckFailed(f"the swap changed the values of {join_first(case.values_changed_by_swap)}")
     _head_alone(case, head)
     return ""
 
@@ -50,19 +50,19 @@ def state_dict(case: Case) -> str:
 def _backbone_is_the_same(
     before: Mapping[str, object], after: Mapping[str, object], old_head: set[str], new_head: set[str]
 ) -> None:
-    lost = [key for key in before if key not in after and key not in old_head]
-    if lost:
-        raise CheckFailed(f"the swap removed {listed(lost)} from the state_dict")
+    missing = [key for key in before if key not in after and key not in old_head]
+    if missing:
+        raise CheckFailed(f"the swap removed {join_first(missing)} from the state_dict")
     added = [key for key in after if key not in before and key not in new_head]
     if added:
-        raise CheckFailed(f"the swap added {listed(added)} to the state_dict, outside the head")
+        raise CheckFailed(f"the swap added {join_first(added)} to the state_dict, outside the head")
     other = [
         key
         for key, value in before.items()
         if key in after and key not in new_head and isinstance(value, torch.Tensor) and after[key] is not value
     ]
     if other:
-        raise CheckFailed(f"the swap replaced the tensors {listed(other)}, outside the head")
+        raise CheckFailed(f"the swap replaced the tensors {join_first(other)}, outside the head")
 
 
 def _without(state: Mapping[str, object], names: set[str]) -> Mapping[str, object]:
@@ -83,10 +83,10 @@ def _backbone_loads(case: Case, backbone: Mapping[str, object], replaced: set[st
     except RuntimeError as error:  # a shape that does not fit
         raise CheckFailed(f"the backbone does not load into an unswapped model: {error}") from error
     if answer.unexpected_keys:
-        raise CheckFailed(f"an unswapped model does not accept {listed(answer.unexpected_keys)} of the backbone")
+        raise CheckFailed(f"an unswapped model does not accept {join_first(answer.unexpected_keys)} of the backbone")
     missing = [key for key in answer.missing_keys if key not in replaced]
     if missing:
-        raise CheckFailed(f"the backbone lacks {listed(missing)}, which an unswapped model needs")
+        raise CheckFailed(f"the backbone lacks {join_first(missing)}, which an unswapped model needs")
 
 
 def _head_alone(case: Case, head: dict[str, torch.Tensor]) -> None:
@@ -94,7 +94,9 @@ def _head_alone(case: Case, head: dict[str, torch.Tensor]) -> None:
         name for name, tensor in head.items() if tensor.untyped_storage().nbytes() > 2 * tensor.nbytes + 1024
     )
     if whole:
-        raise CheckFailed(f"saving the head would save more than the head: {listed(whole)} are parts of larger tensors")
+        raise CheckFailed(
+            f"saving the head would save more than the head: {join_first(whole)} are parts of larger tensors"
+        )
     file = io.BytesIO()
     torch.save(head, file)
     file.seek(0)
@@ -106,8 +108,8 @@ def _head_alone(case: Case, head: dict[str, torch.Tensor]) -> None:
         _loads(case, saved, kept, "this model")
     finally:
         case.swap.load_state_dict(kept)
-    with case.restored():
-        fresh = swap_planned(case.plan, case.num_classes, verified=False)
+    with case.original_head():
+        fresh = apply_plan(case.plan, case.num_classes, verify=False)
         try:
             fresh.load_state_dict(saved)
             different = _different(fresh.state_dict(), kept)
@@ -116,7 +118,7 @@ def _head_alone(case: Case, head: dict[str, torch.Tensor]) -> None:
         finally:
             fresh.restore()
         if different:
-            raise CheckFailed(f"loading the head into a freshly swapped model changed {listed(different)}")
+            raise CheckFailed(f"loading the head into a freshly swapped model changed {join_first(different)}")
 
 
 def _loads(case: Case, saved: dict[str, torch.Tensor], kept: dict[str, torch.Tensor], where: str) -> None:
@@ -126,9 +128,9 @@ def _loads(case: Case, saved: dict[str, torch.Tensor], kept: dict[str, torch.Ten
         raise CheckFailed(f"the saved head does not load into {where}: {error.message}") from error
     different = _different(case.swap.state_dict(), kept)
     if different:
-        raise CheckFailed(f"loading the head into {where} changed {listed(different)}")
+        raise CheckFailed(f"loading the head into {where} changed {join_first(different)}")
 
 
 def _different(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> list[str]:
     names = [name for name in one if name not in other or one[name].shape != other[name].shape]
-    return names or [n for n, tensor in one.items() if not tensor.is_meta and not same_bits(tensor, other[n])]
+    return names or [n for n, tensor in one.items() if not tensor.is_meta and not bitwise_equal(tensor, other[n])]

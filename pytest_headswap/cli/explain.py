@@ -28,10 +28,10 @@ def _list_zoos(_: argparse.Namespace) -> int:
 
 def _explain(arguments: argparse.Namespace) -> int:
     from pytest_headswap.zoo import ZooError
-    from pytest_headswap.zoo.registry import load_model
+    from pytest_headswap.zoo.registry import load_spec
 
     try:
-        _, spec = load_model(arguments.model)
+        _, spec = load_spec(arguments.model)
     except ZooError as error:
         return fail(2, str(error))
 
@@ -47,7 +47,9 @@ def _explain(arguments: argparse.Namespace) -> int:
         return fail(1, f"{arguments.model} cannot be built: {type(error).__name__}: {error}")
     count = "1 head" if len(heads) == 1 else f"{len(heads)} heads"
     out.print(
-        Text(f"{arguments.model}: {count}, found by {_EVIDENCE.get(heads.evidence, heads.evidence)}", style="bold")
+        Text(
+            f"{arguments.model}: {count}, found by {_EVIDENCE.get(heads.tensor_kind, heads.tensor_kind)}", style="bold"
+        )
     )
     for head in heads:
         _print_head(out, head)
@@ -76,12 +78,12 @@ def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
         except NoHeadError as error:  # a finding too: building with real memory does not change it
             return model, error
 
-    if spec.refusal:
-        raise NoHeadError(ZOO_REFUSED, spec.refusal)
+    if spec.skip_reason:
+        raise NoHeadError(ZOO_REFUSED, spec.skip_reason)
     model, heads = on_meta_if_possible(spec.build, find)
     if isinstance(heads, NoHeadError):
         raise heads
-    zoo_notes = spec.notes(model, heads) if spec.notes is not None else ()
+    zoo_notes = spec.metadata_notes(model, heads) if spec.metadata_notes is not None else ()
     return heads, (*heads.notes, *zoo_notes)
 
 
@@ -94,7 +96,7 @@ def _print_head(out: Console, head: Head) -> None:
         ("activation", head.activation or "none"),
         ("outputs", ", ".join(head.outputs)),
         ("tensors", ", ".join(head.tensors)),
-        ("way", " -> ".join(step.name or "the model itself" for step in head.way)),
+        ("way", " -> ".join(step.name or "the model itself" for step in head.path_to_output)),
     ]
     rows += [("" if number else "evidence", sentence) for number, sentence in enumerate(head.evidence)]
     out.print()

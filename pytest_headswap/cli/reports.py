@@ -63,7 +63,7 @@ def _parse_amount(text: str) -> float:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from pytest_headswap._text import counted, printable
+    from pytest_headswap._text import escape_unprintable, pluralize
     from pytest_headswap.report.write import write_reports
 
     journal: Path = arguments.journal
@@ -72,10 +72,10 @@ def _report(arguments: argparse.Namespace) -> int:
         reports = write_reports(journal, folder)
     except JournalError as error:
         return fail(1, str(error))
-    print(f"{reports.html}: {counted(len(reports.matrix.rows), 'architecture')}")
+    print(f"{reports.html}: {pluralize(len(reports.matrix.rows), 'architecture')}")
     print(reports.markdown)
     for sentence in reports.matrix.missing:
-        print(f"not whole: {printable(sentence)}")
+        print(f"not whole: {escape_unprintable(sentence)}")
     return 0
 
 
@@ -84,7 +84,7 @@ def _journal(path: Path) -> Path:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    from pytest_headswap._text import counted
+    from pytest_headswap._text import pluralize
     from pytest_headswap.report.write import write_reports
     from pytest_headswap.results.merge import MergeError, merge
     from pytest_headswap.results.merge_versions import merge_versions
@@ -103,7 +103,7 @@ def _merge(arguments: argparse.Namespace) -> int:
     except JournalError as error:
         return fail(1, str(error))
     models = {(result.zoo, result.model) for result in merged.results}
-    summary = f"{counted(len(merged.results), 'result')} of {counted(len(models), 'model')}"
+    summary = f"{pluralize(len(merged.results), 'result')} of {pluralize(len(models), 'model')}"
     print(f"{path}: {summary}{', not whole' if merged.missing else ''}")
     for sentence in merged.missing:
         print(f"  {sentence}")

@@ -2,14 +2,14 @@
 
 from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run
 from pytest_headswap.engine.errors import REASONS, HeadSwapError, HeadSwapWarning, NoHeadError
-from pytest_headswap.engine.freezing.freeze import Frozen, freeze_backbone
+from pytest_headswap.engine.freezing.freeze import FrozenBackbone, freeze_backbone
 from pytest_headswap.engine.swapping.swap import Swap, find_heads, swap_head
 from pytest_headswap.head import Head, Heads, Rejected
 
 __all__ = [
     "REASONS",
     "AbstractRun",
-    "Frozen",
+    "FrozenBackbone",
     "Head",
     "HeadSwapError",
     "HeadSwapWarning",

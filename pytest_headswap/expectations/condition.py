@@ -18,7 +18,7 @@ ATTRIBUTES = ("platform", "machine", "device", "evidence")
 
 _LIBRARIES = ("python", "torch", "torchvision", "timm", "transformers", "pytest", "numpy", "pytest-headswap")
 _COMPARISON = re.compile(r"([A-Za-z][\w.-]*)?\s*(===|==|!=|<=|>=|~=|<|>|=)\s*([^\s,=<>!~]+)", re.ASCII)
-_HINT = "write it as torch<2.6, python>=3.11, platform=linux, machine=x86_64, device=cuda or evidence=structure"
+_HINT = "write it as torch<2.6, python>=3.11, platform=linux, machine=x86_64, device=cuda or evidence=abstract"
 
 
 class ConditionError(ValueError):

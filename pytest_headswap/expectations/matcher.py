@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from pytest_headswap._globs import matching
+from pytest_headswap._globs import select_names
 from pytest_headswap.expectations.entry import Entry
 from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId
@@ -136,7 +136,7 @@ def make_matcher(
         ConflictError: two entries expect different outcomes of the same check of a model.
     """
     scoped = tuple(
-        ScopedEntry(entry, matching(entry.models, models[entry.zoo]), matching(entry.checks, checks))
+        ScopedEntry(entry, select_names(entry.models, models[entry.zoo]), select_names(entry.checks, checks))
         for entry in entries
         if entry.zoo in models
     )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_headswap._globs import is_plain, literal, matching, without
+from pytest_headswap._globs import escape_glob, exclude_name, is_literal, select_names
 from pytest_headswap.expectations.condition import Environment, evaluate
 from pytest_headswap.expectations.entry import TODO, Entry
 from pytest_headswap.expectations.matcher import FAILURES, ExpectationMatcher, Observation, make_matcher
@@ -103,28 +103,28 @@ def _must_list_skip(matcher: ExpectationMatcher, item: Observation, kind: str) -
 def _narrow(document: Document, part: EntryText, scope: RunScope, no_longer: Mapping[str, set[str]]) -> None:
     """Remove checks of models from an entry, and keep all others."""
     entry = part.entry
-    models = matching(entry.models, scope.models[entry.zoo])
-    checks = matching(entry.checks, scope.checks)
+    models = select_names(entry.models, scope.models[entry.zoo])
+    checks = select_names(entry.checks, scope.checks)
     common = set.intersection(*no_longer.values())
     if models == no_longer.keys() and common != checks and all(of_model == common for of_model in no_longer.values()):
         patterns = list(entry.checks)
         for check in sorted(common):
-            patterns = without(patterns, check)
+            patterns = exclude_name(patterns, check)
         document.change(part, checks=patterns)
         return
     left: dict[frozenset[str], list[str]] = {}
     for model in sorted(no_longer):
         if rest := checks - no_longer[model]:
-            left.setdefault(rest, []).append(literal(model))
+            left.setdefault(rest, []).append(escape_glob(model))
     for rest in sorted(left, key=sorted):
         document.copy(part, models=left[rest], checks=_check_patterns(rest, checks, entry.checks))
     if models == no_longer.keys():  # only names from another version of the zoo can remain
         names = scope.models[entry.zoo]
-        patterns = [pattern for pattern in entry.models if is_plain(pattern) and not matching([pattern], names)]
+        patterns = [pattern for pattern in entry.models if is_literal(pattern) and not select_names([pattern], names)]
     else:
         patterns = list(entry.models)
         for model in sorted(no_longer):
-            patterns = without(patterns, model)
+            patterns = exclude_name(patterns, model)
     if patterns:
         document.change(part, models=patterns)
     else:
@@ -132,7 +132,7 @@ def _narrow(document: Document, part: EntryText, scope: RunScope, no_longer: Map
 
 
 def _check_patterns(rest: frozenset[str], checks: frozenset[str], patterns: tuple[str, ...]) -> list[str]:
-    return list(patterns) if rest == checks else [literal(check) for check in sorted(rest)]
+    return list(patterns) if rest == checks else [escape_glob(check) for check in sorted(rest)]
 
 
 def _entry_key(item: Observation, entries: Sequence[Entry]) -> _EntryKey:
@@ -182,14 +182,14 @@ def _add(document: Document, scope: RunScope, kind: _EntryKey, checks_of: Mappin
     for model in sorted(checks_of):
         models_of.setdefault(frozenset(checks_of[model]), []).append(model)
     for checks in sorted(models_of, key=sorted):
-        models = [literal(model) for model in models_of[checks]]
+        models = [escape_glob(model) for model in models_of[checks]]
         part = _existing_todo(document, scope, kind, checks)
         if part is not None:
             document.change(part, models=[*part.entry.models, *models])
             continue
         zoo = {"zoo": kind.zoo} if kind.zoo != document.zoo else {}
         every = checks == frozenset(scope.checks)
-        listed_checks = {} if every else {"checks": [literal(check) for check in sorted(checks)]}
+        listed_checks = {} if every else {"checks": [escape_glob(check) for check in sorted(checks)]}
         optional = {"code": kind.code, "match": kind.match}
         document.add(
             **zoo,
@@ -206,7 +206,7 @@ def _existing_todo(document: Document, scope: RunScope, kind: _EntryKey, checks:
     for part in scope.active_entries(document):
         entry = part.entry
         same = _EntryKey(entry.zoo, entry.outcome, entry.code, entry.match, entry.reason) == kind and not entry.when
-        names = all(is_plain(pattern) or pattern.startswith("[!]") for pattern in entry.models)
-        if same and names and not entry.may_pass and entry.run and matching(entry.checks, scope.checks) == checks:
+        names = all(is_literal(pattern) or pattern.startswith("[!]") for pattern in entry.models)
+        if same and names and not entry.may_pass and entry.run and select_names(entry.checks, scope.checks) == checks:
             return part
     return None

@@ -51,7 +51,7 @@ def check_headswap(
         example_inputs: a tensor, a tuple or a mapping of keyword arguments, as for `swap_head`. None: inferred.
         checks: names of checks as a list or separated by commas, or your own `Check` objects. None: all checks.
         native: builds the model for a given class count, for `native_parity`.
-        evidence: `auto`, `structure` or `numeric`.
+        evidence: `auto`, `abstract` or `numeric`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         memory_limit: memory budget of the model, such as `2.5GiB`. A model whose values exceed it is checked by
         structure.
@@ -76,7 +76,7 @@ def check_headswap(
 
 
 def _results(target: Target, checks: tuple[Check, ...], options: CaseOptions) -> list[Result]:
-    from pytest_headswap.case.finding import text_of
+    from pytest_headswap.case.finding import error_text
     from pytest_headswap.checks import run_check
     from pytest_headswap.engine import NoHeadError
 
@@ -106,7 +106,7 @@ def _results(target: Target, checks: tuple[Check, ...], options: CaseOptions) ->
         raise  # it may be Ctrl-C
     except BaseException as error:  # noqa: BLE001 - the code of a model may raise anything, SystemExit too
         outcome: Outcome = "skipped" if is_skip(error) else "xfailed" if is_xfail(error) else "error"
-        message = text_of(error) if outcome == "skipped" else error_message(error)
+        message = error_text(error) if outcome == "skipped" else error_message(error)
         return [result(check, outcome, message, reason_code(error)) for check in checks]
     results: list[Result] = []
     try:

@@ -62,7 +62,7 @@ def format_failure(error: BaseException, repro: str = "", url: str = "") -> str:
     A fault found by a check needs no traceback: the check is right, the model is not. For an exception of the model,
     the last frames show where it comes from.
     """
-    from pytest_headswap.case.finding import CheckFailed, named
+    from pytest_headswap.case.finding import CheckFailed, describe_error
 
     remote = remote_exception_of(error)
     lines = [error_message(error)]
@@ -75,7 +75,7 @@ def format_failure(error: BaseException, repro: str = "", url: str = "") -> str:
         frames = relevant_frames(traceback.extract_tb(root.__traceback__))
         lines += [line.rstrip() for line in traceback.format_list(frames)]
         if root is not error:
-            lines.append(named(root))
+            lines.append(describe_error(root))
     if url:
         lines.append(f"See {url}")
     if repro:
@@ -103,7 +103,7 @@ def _is_in_folder(frame: traceback.FrameSummary, *folders: Path) -> bool:
 
 def error_message(error: BaseException) -> str:
     """Return the message of an exception, prefixed with its type unless it is one of this package's."""
-    from pytest_headswap.case.finding import CheckFailed, named, text_of
+    from pytest_headswap.case.finding import CheckFailed, describe_error, error_text
     from pytest_headswap.engine import HeadSwapError
 
     if (remote := remote_exception_of(error)) is not None:
@@ -111,8 +111,8 @@ def error_message(error: BaseException) -> str:
     if isinstance(error, HeadSwapError):
         return error.message
     if isinstance(error, (CheckFailed, ReportedError)):
-        return text_of(error)
-    return named(error)
+        return error_text(error)
+    return describe_error(error)
 
 
 class UnprintableError(ReportedError):

@@ -28,13 +28,15 @@ class MemoryBudget:
 
 def resolve_memory_budget(limit: str, workers: int) -> MemoryBudget:
     """Return the budget of each worker; for `auto`, its share of the free memory of the machine."""
-    from pytest_headswap.case.build import MEMORY
+    from pytest_headswap.case.build import DEFAULT_TENSOR_BYTES
 
     if limit != AUTO:
         size = parse_memory_size(limit, "--headswap-memory-limit")
         return MemoryBudget(size, size // 2)
     size = int(_FREE_FRACTION * available_memory() / workers)
-    return MemoryBudget(size, min(MEMORY, size // 2))  # capped, so that most machines get the same evidence
+    return MemoryBudget(
+        size, min(DEFAULT_TENSOR_BYTES, size // 2)
+    )  # capped, so that most machines get the same evidence
 
 
 def available_memory() -> int:

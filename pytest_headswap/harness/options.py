@@ -9,13 +9,13 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_headswap._numbers import as_count
-from pytest_headswap._text import did_you_mean, listed
+from pytest_headswap._text import did_you_mean, split_commas
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
 
 DEFAULT_NUM_CLASSES = 7
-EVIDENCE = ("auto", "structure", "numeric")
+EVIDENCE = ("auto", "abstract", "numeric")
 MAX_SHARDS = 10_000
 DEFAULT_TIMEOUT = 300
 AUTO = "auto"
@@ -228,4 +228,4 @@ def requested_checks(checks: str | Iterable[str | Check] | None) -> tuple[Check,
 
     if checks is None:
         return tuple(CHECKS.values())
-    return select_checks(listed(checks) if isinstance(checks, str) else checks, CHECKS, "checks")
+    return select_checks(split_commas(checks) if isinstance(checks, str) else checks, CHECKS, "checks")

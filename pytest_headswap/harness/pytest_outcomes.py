@@ -33,13 +33,13 @@ def is_failure(error: BaseException | None) -> bool:
 
 def apply_pytest_outcome(finding: Finding) -> Finding:
     """Return the finding, with `pytest.skip` and `pytest.fail` in the check turned into its verdict."""
-    from pytest_headswap.case.finding import Finding, named, text_of
+    from pytest_headswap.case.finding import Finding, describe_error, error_text
 
     error = finding.exception
     if error is not None and is_skip(error):
-        return Finding("skipped", text_of(error))
+        return Finding("skipped", error_text(error))
     if error is not None and is_failure(error):
-        return Finding("failed", named(error), exception=error)
+        return Finding("failed", describe_error(error), exception=error)
     return finding
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_headswap.harness.options import CaseOptions
 from pytest_headswap.results.ids import DEFAULT_ZOO, CheckId, reproduce_command
-from pytest_headswap.zoo.registry import load_model
+from pytest_headswap.zoo.registry import load_spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +43,9 @@ class Target:
         from pytest_headswap.harness.memory_budget import resolve_memory_budget
 
         memory = resolve_memory_budget(options.memory_limit, workers=1).tensor_bytes
-        return build_case(self.zoo, self.spec, options.num_classes, options.evidence, options.device, memory=memory)
+        return build_case(
+            self.zoo, self.spec, options.num_classes, options.evidence, options.device, tensor_bytes=memory
+        )
 
 
 def resolve_target(
@@ -68,7 +70,7 @@ def resolve_target(
         changes["example_inputs"] = lambda _: example_inputs
     changes = {key: value for key, value in changes.items() if value is not None}
     if isinstance(model, str):
-        zoo, spec = load_model(model)
+        zoo, spec = load_spec(model)
         return Target(zoo, replace(spec, **changes), reproducible=not changes)
     if isinstance(model, nn.Module):
         spec = ModelSpec(type(model).__name__, build=lambda: model)

@@ -68,19 +68,19 @@ class InProcessExecutor:
     def build(self, zoo: Zoo, model: str) -> BuildReply:
         """Build a model and swap its head. Raises whatever the model raises."""
         from pytest_headswap.case.build import build_case
-        from pytest_headswap.case.finding import STRUCTURE
+        from pytest_headswap.case.finding import ABSTRACT
         from pytest_headswap.engine import NoHeadError
 
         options = self.options
         spec = zoo[model]
         if self.ignore_refusals:
-            spec = replace(spec, refusal="")
+            spec = replace(spec, skip_reason="")
         known_peak = self.oversized.get((zoo.name, model))
-        evidence = options.evidence if known_peak is None else STRUCTURE
+        evidence = options.evidence if known_peak is None else ABSTRACT
         self._meter = MemoryMeter()
         try:
             case = build_case(
-                zoo.name, spec, options.num_classes, evidence, options.device, memory=self.budget.tensor_bytes
+                zoo.name, spec, options.num_classes, evidence, options.device, tensor_bytes=self.budget.tensor_bytes
             )
         except NoHeadError as error:
             return BuildReply(reason=error.reason, message=error.message)
@@ -92,7 +92,7 @@ class InProcessExecutor:
             raise printable from None
         if known_peak is not None:
             peak_text = format_bytes(int(known_peak * 2**20))
-            case.why_structure = (
+            case.abstract_reason = (
                 f"it took {peak_text} before, more than the {format_bytes(self.budget.process_bytes)} that it may"
             )
         self.case = case

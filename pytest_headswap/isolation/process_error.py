@@ -60,7 +60,7 @@ def exceeded_memory(growth: int, limit: int, activity: str, stack: str) -> Child
     message = (
         f"the model took {format_bytes(growth)} {activity}, more than the {format_bytes(limit)} of "
         f"--headswap-memory-limit{_innermost_frames(stack)}; "
-        "raise the limit, or use --headswap-evidence=structure"
+        "raise the limit, or use --headswap-evidence=abstract"
     )
     return ChildProcessDied("crashed", message, stack, round(growth / 2**20, 1))
 

@@ -53,10 +53,10 @@ class RemoteException:
         cls, error: BaseException, format_failure: Callable[[BaseException], str] = format_failure
     ) -> RemoteException:
         """Record an exception while its traceback is available."""
-        from pytest_headswap.case.finding import text_of
+        from pytest_headswap.case.finding import error_text
 
         skips = is_skip(error)
-        message = text_of(error) if skips else error_message(error)
+        message = error_text(error) if skips else error_message(error)
         pickled = None if skips else _pickled(error)
         return cls(
             truncate(message),

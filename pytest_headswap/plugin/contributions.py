@@ -24,7 +24,7 @@ def register_contributed_zoos(config: pytest.Config) -> None:
     owners: dict[str, str] = {}
     for plugin, name, value in _hook_entries(config, "pytest_headswap_zoos"):
         from pytest_headswap.zoo import register, zoo_names
-        from pytest_headswap.zoo.custom import as_zoo
+        from pytest_headswap.zoo.custom import make_zoo
 
         if not isinstance(name, str) or not name.strip():
             raise pytest.UsageError(
@@ -37,7 +37,7 @@ def register_contributed_zoos(config: pytest.Config) -> None:
             )
         owners[name] = plugin
         _contributed_zoos.add(name)
-        register(name, partial(as_zoo, name, value))
+        register(name, partial(make_zoo, name, value))
 
 
 def available_checks(config: pytest.Config) -> Mapping[str, Check]:

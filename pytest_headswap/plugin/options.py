@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_headswap._links import page
-from pytest_headswap._text import listed
+from pytest_headswap._text import split_commas
 from pytest_headswap.harness.options import (
     DEFAULT_NUM_CLASSES,
     DEFAULT_TIMEOUT,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_headswap.checks import Check
     from pytest_headswap.expectations.expectations import Expectations
     from pytest_headswap.plugin.settings import ZooScope
-    from pytest_headswap.zoo.selection import Selected
+    from pytest_headswap.zoo.selection import Selection
 
 DEFAULT_REPORT = "headswap-report"
 
@@ -134,7 +134,7 @@ def read_settings(config: pytest.Config, scope: ZooScope, available_checks: Mapp
         patterns = option_text(config, "models")
         shard = parse_shard(option_text(config, "shard"), "--headswap-shard")
         selected = _select(config, patterns)
-        requested = listed(option_text(config, "checks")) or available_checks
+        requested = split_commas(option_text(config, "checks")) or available_checks
         checks = select_checks(requested, available_checks, "--headswap-checks")
         expectations = _expectations(config, selected, available_checks, options)
     except OptionError as error:
@@ -143,22 +143,22 @@ def read_settings(config: pytest.Config, scope: ZooScope, available_checks: Mapp
     return Settings(zoos, selected, shard, checks, options, _report_folder(config), scope, patterns, expectations)
 
 
-def _select(config: pytest.Config, patterns: str) -> Selected:
+def _select(config: pytest.Config, patterns: str) -> Selection:
     from pytest_headswap.zoo import ZooError
-    from pytest_headswap.zoo.selection import load_zoos, select
+    from pytest_headswap.zoo.selection import load_zoos, select_from_zoos
 
     try:
         zoos = load_zoos(requested_zoos(config), "--headswap-zoo")
     except ZooError as error:
         raise OptionError(str(error), page="zoo") from error
     try:
-        return select(zoos, patterns, "--headswap-models")
+        return select_from_zoos(zoos, patterns, "--headswap-models")
     except ZooError as error:
         raise OptionError(str(error)) from error
 
 
 def _expectations(
-    config: pytest.Config, selected: Selected, available_checks: Mapping[str, Check], options: CaseOptions
+    config: pytest.Config, selected: Selection, available_checks: Mapping[str, Check], options: CaseOptions
 ) -> Expectations:
     from pytest_headswap.plugin.read_expectations import read_expectations
 

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from pytest_headswap.expectations.entry import Entry
     from pytest_headswap.expectations.toml_document import Document
     from pytest_headswap.harness.options import CaseOptions
-    from pytest_headswap.zoo.selection import Selected
+    from pytest_headswap.zoo.selection import Selection
 
 
 def read_expectations(
     config: pytest.Config,
-    selected: Selected,
+    selected: Selection,
     checks: Collection[str],
     options: CaseOptions,
     given_path: str,
@@ -49,7 +49,7 @@ def read_expectations(
     zoos = {zoo.name: zoo for zoo, _ in selected}
 
     def skip_reason(zoo: str, model: str) -> str:
-        return zoos[zoo][model].refusal
+        return zoos[zoo][model].skip_reason
 
     versions = {name: version for zoo in zoos.values() for name, version in zoo.versions.items()}
     scope = RunScope(
@@ -110,12 +110,12 @@ def _validate(documents: list[Document], store: ExpectationFiles, scope: RunScop
 
 
 def _require_known_checks(entry: Entry, known: Collection[str]) -> None:
-    from pytest_headswap._globs import fits
+    from pytest_headswap._globs import matches_glob
     from pytest_headswap._text import did_you_mean
 
     for pattern in entry.checks:
         name = pattern.removeprefix("!")
-        if not any(fits(name, check) for check in known):
+        if not any(matches_glob(name, check) for check in known):
             raise DocumentError(
                 f"{entry.where}: there is no check {name!r}{did_you_mean(name, known)} "
                 f"The checks are {', '.join(known)}"

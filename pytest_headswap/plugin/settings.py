@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_headswap.checks import Check
     from pytest_headswap.expectations.expectations import Expectations
     from pytest_headswap.harness.options import CaseOptions, Shard
-    from pytest_headswap.zoo.selection import Selected
+    from pytest_headswap.zoo.selection import Selection
 
 
 ZooScope = Literal["exclusive", "alongside"]
@@ -24,10 +24,10 @@ ZooScope = Literal["exclusive", "alongside"]
 class Settings:
     """The validated settings of a run."""
 
-    this_shard: Selected
+    this_shard: Selection
     """The models that run here: those of this machine's shard."""
 
-    selected: Selected
+    selected: Selection
     shard: Shard | None
     checks: tuple[Check, ...]
     options: CaseOptions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from pytest_headswap._text import counted, duration, one_line, printable, shortened
+from pytest_headswap._text import escape_unprintable, format_duration, pluralize, single_line, truncate
 from pytest_headswap.report.markdown import MAX_BYTES, code_block, escaped, join_within_limit, table
 from pytest_headswap.results.compare import Change, Comparison, CostIncrease
 
@@ -22,13 +22,13 @@ _TITLES = {
 def headline(comparison: Comparison) -> str:
     """Return the counts in one line."""
     parts = [f"{len(found)} {title.lower()}" for title, found in _lists(comparison) if found]
-    return f"{counted(comparison.shared, 'shared result')}: {', '.join(parts) or 'nothing changed'}"
+    return f"{pluralize(comparison.shared, 'shared result')}: {', '.join(parts) or 'nothing changed'}"
 
 
 def format_text(comparison: Comparison, width: int = 120) -> Iterator[str]:
     """Yield lines for a terminal, the worst changes first."""
     yield headline(comparison)
-    yield from (f"not whole: {printable(sentence)}" for sentence in comparison.missing)
+    yield from (f"not whole: {escape_unprintable(sentence)}" for sentence in comparison.missing)
     if comparison.speed_ratio is not None:
         yield f"pace: the second run took {comparison.speed_ratio:.2f} times as long for the model in the middle"
     for title, found in _lists(comparison):
@@ -36,9 +36,9 @@ def format_text(comparison: Comparison, width: int = 120) -> Iterator[str]:
             yield ""
             yield f"{title}: {len(found)}"
             for item in found[:_MAX_LISTED]:
-                yield shortened(f"  {_name(item)}  {_details(item)}", width)
+                yield truncate(f"  {_name(item)}  {_details(item)}", width)
                 if title in ("Broken", "Slower", "Larger") and (repro := _repro(item)):
-                    yield f"    {printable(repro)}"
+                    yield f"    {escape_unprintable(repro)}"
             if len(found) > _MAX_LISTED:
                 yield f"  and {len(found) - _MAX_LISTED:,} more"
 
@@ -53,7 +53,7 @@ def format_markdown(comparison: Comparison) -> str:
             rows = ([escaped(_name(item), 160), escaped(_details(item), 400)] for item in found[:_MAX_LISTED])
             more = f"\n… and {len(found) - _MAX_LISTED:,} more.\n" if len(found) > _MAX_LISTED else ""
             parts.append(f"### {title}: {len(found):,}\n\n{table(['what', 'how'], rows)}{more}")
-    commands = [printable(command) for item in comparison.broken[:_MAX_LISTED] if (command := _repro(item))]
+    commands = [escape_unprintable(command) for item in comparison.broken[:_MAX_LISTED] if (command := _repro(item))]
     if commands:
         parts.append(
             "<details><summary>Commands that repeat what broke</summary>\n\n"
@@ -70,20 +70,22 @@ def _lists(comparison: Comparison) -> Iterator[tuple[str, Sequence[Change | Cost
 
 def _name(item: Change | CostIncrease) -> str:
     if isinstance(item, CostIncrease):
-        return printable(f"{item.zoo}::{item.model}")
+        return escape_unprintable(f"{item.zoo}::{item.model}")
     result = item.result
     version = f" ({result.version})" if result.version else ""
-    return printable(f"{result.zoo}::{result.model}::{result.check}{version}")
+    return escape_unprintable(f"{result.zoo}::{result.model}::{result.check}{version}")
 
 
 def _details(item: Change | CostIncrease) -> str:
     if isinstance(item, CostIncrease):
-        amount: Callable[[float], str] = duration if item.unit == "s" else lambda value: f"{value:,.0f} MB"
+        amount: Callable[[float], str] = format_duration if item.unit == "s" else lambda value: f"{value:,.0f} MB"
         return f"{amount(item.old)} -> {amount(item.new)}, {item.factor:.1f} times"
     was = item.old.outcome if item.old is not None else "new"
     if item.new is None:
         return f"{was} -> gone"
-    message = f": {one_line(item.new.full_message)}" if item.new.full_message and item.new.outcome != "passed" else ""
+    message = (
+        f": {single_line(item.new.full_message)}" if item.new.full_message and item.new.outcome != "passed" else ""
+    )
     return f"{was} -> {item.new.outcome}{message}"
 
 

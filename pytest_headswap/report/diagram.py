@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_headswap._text import printable, shortened, shortened_left
+from pytest_headswap._text import escape_unprintable, truncate, truncate_left
 from pytest_headswap.results.head_record import SwappedHead
 
 WIDTH = 284
@@ -39,18 +39,20 @@ class HeadDiagram:
 
 def head_diagram(head: SwappedHead) -> HeadDiagram | None:
     """Return the picture of the path through a head; None if the journal does not hold the path."""
-    if not head.way:
+    if not head.path_to_output:
         return None
     boxes = [DiagramBox("backbone", "backbone", "", "all that comes before", 1, _FIRST, arrow=False)]
     y = 1 + _FIRST + _GAP
-    for step in head.way:
-        name = printable(step.name) or "the model itself"
-        detail = " · ".join(filter(None, (printable(step.type), sizes(step.shape))))
+    for step in head.path_to_output:
+        name = escape_unprintable(step.name) or "the model itself"
+        detail = " · ".join(filter(None, (escape_unprintable(step.type), sizes(step.shape))))
         full = f"{step.kind}: {name}, {detail}" if detail else f"{step.kind}: {name}"
-        label = shortened_left(name, _NAME_FITS)
-        boxes.append(DiagramBox(step.kind, label, shortened(detail, _DETAIL_FITS), full, y, _HIGH))
+        label = truncate_left(name, _NAME_FITS)
+        boxes.append(DiagramBox(step.kind, label, truncate(detail, _DETAIL_FITS), full, y, _HIGH))
         y += _HIGH + _GAP
-    names = " to ".join(["backbone", *(printable(step.name) or "the model itself" for step in head.way)])
+    names = " to ".join(
+        ["backbone", *(escape_unprintable(step.name) or "the model itself" for step in head.path_to_output)]
+    )
     return HeadDiagram(tuple(boxes), WIDTH, y - _GAP + 1, names)
 
 

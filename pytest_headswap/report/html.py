@@ -20,7 +20,7 @@ import jinja2
 from markupsafe import Markup
 
 from pytest_headswap._links import page
-from pytest_headswap._text import counted, duration, explained_at, printable, shortened
+from pytest_headswap._text import error_page, escape_unprintable, format_duration, pluralize, truncate
 from pytest_headswap._version import __version__
 from pytest_headswap.report.diagram import head_diagram
 from pytest_headswap.report.matrix_data import SYMBOLS, matrix_data, script_safe
@@ -80,12 +80,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        printable=printable,
-        lines=lambda text: printable(text, lines=True),
-        shortened=shortened,
-        counted=counted,
-        duration=duration,
-        explained_at=explained_at,
+        escape_unprintable=escape_unprintable,
+        lines=lambda text: escape_unprintable(text, keep_line_breaks=True),
+        truncate=truncate,
+        pluralize=pluralize,
+        format_duration=format_duration,
+        error_page=error_page,
     )
     environment.globals.update(symbols=SYMBOLS, meanings=MEANINGS, worst_first=BY_SEVERITY)
     return environment

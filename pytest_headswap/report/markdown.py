@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pytest_headswap._text import counted, duration, explained_at, one_line, printable, shortened
+from pytest_headswap._text import error_page, escape_unprintable, format_duration, pluralize, single_line, truncate
 from pytest_headswap.results.matrix import Matrix, Row
 from pytest_headswap.results.result import BY_SEVERITY, OUTCOMES, Result
 
@@ -50,7 +50,7 @@ def join_within_limit(parts: Iterable[str], max_bytes: int) -> str:
 
 def escaped(text: str, max_chars: int) -> str:
     """Return text on one line that Markdown shows unchanged."""
-    return _MARKUP.sub(lambda found: f"\\{found[0]}", shortened(one_line(text), max_chars))
+    return _MARKUP.sub(lambda found: f"\\{found[0]}", truncate(single_line(text), max_chars))
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -72,7 +72,7 @@ def _head(matrix: Matrix) -> str:
     for row in matrix.rows:
         zoos.setdefault(row.zoo, Counter()).update(result.outcome for result in row.results)
     present = [outcome for outcome in OUTCOMES if matrix.outcomes[outcome]]
-    summary = f"{counted(len(matrix.rows), 'architecture')}, {counted(matrix.outcomes.total(), 'result')}"
+    summary = f"{pluralize(len(matrix.rows), 'architecture')}, {pluralize(matrix.outcomes.total(), 'result')}"
     lines = (
         [escaped(zoo, _NAME), *(f"{counts[outcome]:,}" for outcome in present)]
         for zoo, counts in list(zoos.items())[:_MAX_ZOOS]
@@ -82,7 +82,7 @@ def _head(matrix: Matrix) -> str:
         f"## Head swaps: {summary}\n\n"
         + (f"**Not whole**: {escaped('; '.join(matrix.missing), 600)}\n\n" if matrix.missing else "")
         + table(["zoo", *(f">{outcome}" for outcome in present)], lines)
-        + f"\n{escaped(with_what, 600)}; {duration(matrix.seconds)} of tests\n"
+        + f"\n{escaped(with_what, 600)}; {format_duration(matrix.seconds)} of tests\n"
     )
 
 
@@ -109,7 +109,7 @@ def _versions(matrix: Matrix) -> str:
         [escaped(row.model, _NAME), *map(_cell, list(matrix.cells(row))[:_MAX_FAMILIES])] for row in rows[:_MAX_ROWS]
     )
     return (
-        f"{overview}#### Differing between versions: {counted(len(rows), 'architecture')}\n\n"
+        f"{overview}#### Differing between versions: {pluralize(len(rows), 'architecture')}\n\n"
         + table(["architecture", *columns], lines)
         + _more(len(rows) - _MAX_ROWS)
     )
@@ -132,7 +132,7 @@ def _worst(matrix: Matrix) -> str:
     rows = matrix.worst_first
     if not rows:
         if matrix.missing:
-            return f"No failure among {counted(matrix.outcomes.total(), 'result')}; the others are missing.\n"
+            return f"No failure among {pluralize(matrix.outcomes.total(), 'result')}; the others are missing.\n"
         return "Nothing failed.\n"
     lines = (
         [
@@ -144,7 +144,7 @@ def _worst(matrix: Matrix) -> str:
         for row in rows[:_MAX_ROWS]
     )
     return (
-        f"### To look at: {counted(len(rows), 'architecture')}, the worst first\n\n"
+        f"### To look at: {pluralize(len(rows), 'architecture')}, the worst first\n\n"
         + table(["architecture", "outcome", "checks", "message"], lines)
         + _more(len(rows) - _MAX_ROWS)
     )
@@ -162,7 +162,7 @@ def _commands(matrix: Matrix) -> str:
     commands = [command for command in commands if len(command) <= _COMMAND]
     if not commands:
         return ""
-    lines = [printable(command) for command in commands]
+    lines = [escape_unprintable(command) for command in commands]
     return "<details><summary>Commands that repeat them</summary>\n\n" + code_block(lines, "bash") + "\n</details>\n"
 
 
@@ -182,7 +182,7 @@ def _families(matrix: Matrix) -> str:
             escaped(name, _NAME) or "none",
             f"{len(families[name]):,}",
             *(f"{counts[name][outcome]:,}" if counts[name][outcome] else "" for outcome in present),
-            duration(seconds[name]),
+            format_duration(seconds[name]),
         ]
         for name in names[:_MAX_FAMILIES]
     )
@@ -195,7 +195,7 @@ def _skips(matrix: Matrix) -> str:
     if not reasons:
         return ""
     lines = (
-        [f"[{escaped(reason, _NAME)}]({explained_at(reason)})" if reason else "none given", f"{count:,}"]
+        [f"[{escaped(reason, _NAME)}]({error_page(reason)})" if reason else "none given", f"{count:,}"]
         for reason, count in reasons.most_common(20)
     )
     return f"### Skipped, by reason\n\n{table(['reason', '>results'], lines)}"

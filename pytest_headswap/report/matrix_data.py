@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_headswap._text import one_line, printable, shortened
+from pytest_headswap._text import escape_unprintable, single_line, truncate
 from pytest_headswap.results.matrix import Matrix, Row
 from pytest_headswap.results.result import BY_SEVERITY, FAILURES, Outcome, Result
 
@@ -53,7 +53,7 @@ class _MessageTable(_StringTable):
         self("")
 
     def __call__(self, text: str) -> int:
-        text = shortened(one_line(text[: 2 * _MESSAGE]), _MESSAGE)
+        text = truncate(single_line(text[: 2 * _MESSAGE]), _MESSAGE)
         if text not in self.numbers:
             size = len(script_safe(text).encode())
             if size > self.left:
@@ -85,9 +85,9 @@ def matrix_data(matrix: Matrix) -> dict[str, Any]:
 
     def line(row: Row) -> list[Any]:
         return [
-            shortened(printable(row.model), _NAME),
-            zoos(printable(row.zoo)),
-            families(printable(row.family)),
+            truncate(escape_unprintable(row.model), _NAME),
+            zoos(escape_unprintable(row.zoo)),
+            families(escape_unprintable(row.family)),
             row.file_name,
             round(row.seconds, 2),
             round(row.peak_memory_mb) if row.peak_memory_mb is not None else None,
@@ -97,7 +97,7 @@ def matrix_data(matrix: Matrix) -> dict[str, Any]:
 
     rows = [line(row) for row in matrix.rows]
     return {
-        "columns": [printable(column) for column in matrix.columns],
+        "columns": [escape_unprintable(column) for column in matrix.columns],
         "byVersion": bool(matrix.versions),
         "outcomes": BY_SEVERITY,
         "symbols": [SYMBOLS[outcome] for outcome in BY_SEVERITY],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_headswap._text import counted, one_line, printable, shortened
+from pytest_headswap._text import escape_unprintable, pluralize, single_line, truncate
 from pytest_headswap.report.markdown import worst_checks
 from pytest_headswap.results.ids import model_id
 from pytest_headswap.results.matrix import Matrix
@@ -19,11 +19,11 @@ def worst_lines(matrix: Matrix, width: int) -> Iterator[str]:
         return
     shown = rows[:MAX_MODELS]
     indent = max(len(row.worst.outcome) for row in shown) + 4
-    yield f"to look at, the worst first: {counted(len(rows), 'architecture')}"
+    yield f"to look at, the worst first: {pluralize(len(rows), 'architecture')}"
     for row in shown:
         what = f"{model_id(row.zoo, row.model)} ({worst_checks(row)}): {row.worst.full_message}"
-        yield shortened(f"  {row.worst.outcome:<{indent - 2}}{one_line(what)}", max(width, 40))
+        yield truncate(f"  {row.worst.outcome:<{indent - 2}}{single_line(what)}", max(width, 40))
         # never shorten a command
-        yield f"{' ' * indent}{printable(row.worst.repro)}"
+        yield f"{' ' * indent}{escape_unprintable(row.worst.repro)}"
     if len(rows) > len(shown):
-        yield f"  and {counted(len(rows) - len(shown), 'more architecture', 'more architectures')}, in the report"
+        yield f"  and {pluralize(len(rows) - len(shown), 'more architecture', 'more architectures')}, in the report"

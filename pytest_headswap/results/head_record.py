@@ -1,7 +1,8 @@
 """The heads of a model, and the path from the backbone through each, as plain data.
 
 {"heads": [{"path": "fc", "kind": "linear", "in_features": 512, "num_classes": 7, ...,
-            "way": [["layer", "layer4.1.act2", "ReLU", [2, 512, 2, 2]], ..., ["output", "output", "", [2, 1000]]],
+            "path_to_output": [["layer", "layer4.1.act2", "ReLU", [2, 512, 2, 2]], ...,
+                                ["output", "output", "", [2, 1000]]],
             "old_num_classes": 1000}],
  "notes": []}
 """
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from pytest_headswap.head import Head, Step
+from pytest_headswap.head import Head, PathStep
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ _NUMBERS = ("in_features", "old_num_classes", "num_classes", "class_dim")
 def _head_fields(head: SwappedHead) -> Iterator[tuple[str, Any]]:
     for item in fields(head):
         value = getattr(head, item.name)
-        if item.name == "way":
-            value = [[step.kind, step.name, step.type, list(step.shape)] for step in head.way]
+        if item.name == "path_to_output":
+            value = [[step.kind, step.name, step.type, list(step.shape)] for step in head.path_to_output]
         elif item.name in _LISTS:
             value = list(value)
         if value not in ([], None):
@@ -69,8 +70,8 @@ def _head(data: Mapping[str, Any]) -> SwappedHead:
             raise ValueError(f"anatomy: {name} of a head cannot be {values[name]!r}")
     values |= {name: int(values[name]) for name in _NUMBERS}
     values |= {name: tuple(map(str, values.get(name, ()))) for name in _LISTS}
-    values["way"] = tuple(
-        Step(str(kind), str(name), str(type_), tuple(map(int, shape)))
-        for kind, name, type_, shape in values.get("way", ())
+    values["path_to_output"] = tuple(
+        PathStep(str(kind), str(name), str(type_), tuple(map(int, shape)))
+        for kind, name, type_, shape in values.get("path_to_output", ())
     )
     return SwappedHead(**values)

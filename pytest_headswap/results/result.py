@@ -29,7 +29,7 @@ class Result:
         outcome: one of `OUTCOMES`. `failed`: the check found a fault. `error`: the check could not run, because the
             model could not be built, swapped or run. `crashed`: the model's process died, or took too much memory.
             `timeout`: the model took too long.
-        evidence: what the verdict rests on: `numeric`, or `structure` with how the model was run if meta tensors did
+        evidence: what the verdict rests on: `numeric`, or `abstract` with how the model was run if meta tensors did
             not suffice. Empty without a verdict.
         seconds: wall time of the test, in seconds. The first check of a model includes building and swapping it.
         message: the reason in words; empty for a plain pass.

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pytest_headswap._text import counted
+from pytest_headswap._text import pluralize
 from pytest_headswap.results.journal import JOURNAL_NAME, JournalError, JournalHeader
 from pytest_headswap.results.lock import FolderInUseError, FolderLock
 from pytest_headswap.results.result import Result
@@ -140,7 +140,7 @@ class JournalWriter:
         if ours.st_size != self._size:
             raise JournalError(
                 f"something else wrote to {self.path} during the run, which no longer holds the "
-                f"{counted(self.count, 'result')} so far"
+                f"{pluralize(self.count, 'result')} so far"
             )
         try:
             there: os.stat_result | None = self.path.stat()
@@ -163,7 +163,7 @@ class JournalWriter:
             raise JournalError(f"{gone}, and {error}") from error
         except OSError as error:
             raise JournalError(f"{gone}, and cannot be written again: {error.strerror or error}") from error
-        self.notices.append(f"{gone}. It was written again, with {counted(self.count, 'result')} so far")
+        self.notices.append(f"{gone}. It was written again, with {pluralize(self.count, 'result')} so far")
 
     def _move_away(self) -> None:
         """Leave the file that replaced the journal alone, and continue in a file with another name."""

@@ -25,7 +25,7 @@ CLIPS = (2, 3, 4, 16, 16)  # batch, channels, frames, height, width
 
 @dataclass(frozen=True)
 class _Entry:
-    make: Callable[[int], nn.Module]
+    build: Callable[[int], nn.Module]
     shape: tuple[int, ...] = IMAGES
     num_classes: int = 10
     head: str | None = None
@@ -81,9 +81,9 @@ def _spec(name: str) -> ModelSpec:
     entry = _ENTRIES[name]
     return ModelSpec(
         name,
-        build=partial(entry.make, entry.num_classes),
+        build=partial(entry.build, entry.num_classes),
         example_inputs=partial(_inputs, entry.shape),
-        native=entry.make if entry.has_native else None,
+        build_native=entry.build if entry.has_native else None,
         head=entry.head,
         family=name.partition("_")[0],
     )

@@ -32,7 +32,7 @@ _KINDS = (
     "a mapping of names to factories, model classes or ModelSpec, an iterable of ModelSpec, a Zoo, or a function "
     "that returns one of these"
 )
-_HERE = str(Path(__file__).parents[1])
+_PACKAGE_ROOT = str(Path(__file__).parents[1])
 
 
 def entry_point_names() -> tuple[str, ...]:
@@ -43,7 +43,7 @@ def entry_point_names() -> tuple[str, ...]:
 def load_entry_point(name: str) -> Zoo:
     """Return the zoo that a distribution offers under `name`."""
     (entry, *_) = entry_points(group=ENTRY_POINTS, name=name)
-    return as_zoo(name, _done(f"importing entry point {entry.value!r}", entry.load))
+    return make_zoo(name, _call_user_code(f"importing entry point {entry.value!r}", entry.load))
 
 
 def load_reference(reference: str) -> Zoo:
@@ -59,13 +59,13 @@ def load_reference(reference: str) -> Zoo:
         path = Path(where)
         if not path.is_file():
             raise ZooError(f"there is no file {where!r} for zoo {reference!r}, seen from {Path.cwd()}")
-        module = _done(f"importing {where}", lambda: _import_file(path))
+        module = _call_user_code(f"importing {where}", lambda: _import_file(path))
     else:
-        module = _done(f"importing {where}", lambda: _import_module(where))
+        module = _call_user_code(f"importing {where}", lambda: _import_module(where))
     if not hasattr(module, attribute):
         public = sorted(name for name in vars(module) if not name.startswith("_"))
         raise ZooError(unknown_name("attribute", attribute, public, where))
-    return as_zoo(reference, getattr(module, attribute))
+    return make_zoo(reference, getattr(module, attribute))
 
 
 def _import_module(name: str) -> ModuleType:
@@ -93,7 +93,7 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _done(what: str, run: Callable[[], T]) -> T:
+def _call_user_code(what: str, run: Callable[[], T]) -> T:
     """Return the result of `run`; turn an exception into an error with its location in the user's code."""
     try:
         return run()
@@ -104,34 +104,34 @@ def _done(what: str, run: Callable[[], T]) -> T:
 
 
 def _is_outside(filename: str) -> bool:
-    return not filename.startswith(("<", _HERE)) and filename != importlib.__file__
+    return not filename.startswith(("<", _PACKAGE_ROOT)) and filename != importlib.__file__
 
 
-def as_zoo(name: str, value: Any) -> Zoo:
+def make_zoo(name: str, value: Any) -> Zoo:
     """Return a zoo called `name` for the user's object. The module docstring lists the accepted forms.
 
     Raises:
         ZooError: the object has another form, or its names are not text or not unique.
     """
     if inspect.isfunction(value):
-        value = _done(f"calling {name!r}", value)
+        value = _call_user_code(f"calling {name!r}", value)
     if isinstance(value, Zoo):
-        make = value.make
-        return Zoo(name, value.names, lambda model: _spec(name, model, make(model)), value.versions)
+        build_spec = value.spec
+        return Zoo(name, value.names, lambda model: _spec(name, model, build_spec(model)), value.versions)
     if isinstance(value, Mapping):
         specs = [_spec(name, key, item) for key, item in value.items()]
     elif isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        specs = [_listed(name, item) for item in value]
+        specs = [_checked_spec(name, item) for item in value]
     else:
-        raise ZooError(f"zoo {name!r} is {_described(value)}: it has to be {_KINDS}")
+        raise ZooError(f"zoo {name!r} is {_describe(value)}: it has to be {_KINDS}")
     if not specs:
         raise ZooError(f"zoo {name!r} holds no models")
     return Zoo(name, tuple(spec.name for spec in specs), lambda wanted: next(s for s in specs if s.name == wanted))
 
 
-def _listed(zoo: str, item: Any) -> ModelSpec:
+def _checked_spec(zoo: str, item: Any) -> ModelSpec:
     if not isinstance(item, ModelSpec):
-        raise ZooError(f"zoo {zoo!r} lists {_described(item)}: it has to be {_KINDS}")
+        raise ZooError(f"zoo {zoo!r} lists {_describe(item)}: it has to be {_KINDS}")
     return _spec(zoo, item.name, item)
 
 
@@ -141,21 +141,19 @@ def _spec(zoo: str, name: Any, item: Any) -> ModelSpec:
         if item.name != name:
             raise ZooError(f"zoo {zoo!r} has ModelSpec {item.name!r} under the name {name!r}: make them the same")
         if not callable(item.build):
-            raise ZooError(f"ModelSpec {name!r} of zoo {zoo!r} has {_described(item.build)} as build: give a function")
-        native = item.native and partial(_built, zoo, name, item.native)
-        return replace(item, build=partial(_built, zoo, name, item.build), native=native)
+            raise ZooError(f"ModelSpec {name!r} of zoo {zoo!r} has {_describe(item.build)} as build: give a function")
+        native = item.build_native and partial(_call_factory, zoo, name, item.build_native)
+        return replace(item, build=partial(_call_factory, zoo, name, item.build), build_native=native)
     if not callable(item) or _is_model(item):
-        raise ZooError(
-            f"zoo {zoo!r} has {_described(item)} as {name!r}: it has to be a factory, a class or a ModelSpec"
-        )
+        raise ZooError(f"zoo {zoo!r} has {_describe(item)} as {name!r}: it has to be a factory, a class or a ModelSpec")
     takes = _num_classes_of(item)
     if takes is None:
-        return ModelSpec(name, build=partial(_built, zoo, name, item))
-    native = partial(_built, zoo, name, lambda num_classes: item(num_classes=num_classes))
+        return ModelSpec(name, build=partial(_call_factory, zoo, name, item))
+    native = partial(_call_factory, zoo, name, lambda num_classes: item(num_classes=num_classes))
     return ModelSpec(
         name,
-        build=partial(native, NUM_CLASSES) if takes.default is takes.empty else partial(_built, zoo, name, item),
-        native=native,
+        build=partial(native, NUM_CLASSES) if takes.default is takes.empty else partial(_call_factory, zoo, name, item),
+        build_native=native,
     )
 
 
@@ -166,10 +164,10 @@ def _num_classes_of(factory: Callable[..., Any]) -> inspect.Parameter | None:
         return None
 
 
-def _built(zoo: str, name: str, factory: Callable[..., Any], *num_classes: int) -> Any:
+def _call_factory(zoo: str, name: str, factory: Callable[..., Any], *num_classes: int) -> Any:
     model = factory(*num_classes)
     if not _is_model(model):
-        raise ZooError(f"the factory of {name!r} in zoo {zoo!r} returned {_described(model)}, not a torch.nn.Module")
+        raise ZooError(f"the factory of {name!r} in zoo {zoo!r} returned {_describe(model)}, not a torch.nn.Module")
     return model
 
 
@@ -179,6 +177,6 @@ def _is_model(value: Any) -> bool:
     return isinstance(value, nn.Module)
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     text = " ".join(repr(value).split())
     return f"{type(value).__name__} {text if len(text) < 60 else text[:57] + '...'}"

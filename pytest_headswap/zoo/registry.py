@@ -84,30 +84,30 @@ def select_models(zoo: Zoo, patterns: str = "") -> tuple[str, ...]:
         ZooError: a name does not exist (the message suggests close matches), or a glob matches nothing.
     """
     parts = [part.strip() for part in patterns.split(",") if part.strip()]
-    wanted = [part for part in parts if not part.startswith("!")] or ["*"]
-    chosen: set[str] = set()
-    for pattern in wanted:
-        chosen |= _matching(zoo, pattern)
+    included = [part for part in parts if not part.startswith("!")] or ["*"]
+    selected: set[str] = set()
+    for pattern in included:
+        selected |= _match(zoo, pattern)
     for part in parts:
         if part.startswith("!"):
-            chosen -= _matching(zoo, part[1:].strip())
-    if parts and not chosen:
+            selected -= _match(zoo, part[1:].strip())
+    if parts and not selected:
         raise ZooError(f"{patterns!r} excludes every model of zoo {zoo.name!r}: remove some of the ! patterns")
-    return tuple(name for name in zoo.names if name in chosen)
+    return tuple(name for name in zoo.names if name in selected)
 
 
-def _matching(zoo: Zoo, pattern: str) -> set[str]:
+def _match(zoo: Zoo, pattern: str) -> set[str]:
     if pattern in zoo.names:  # a name may contain glob characters
         return {pattern}
     if not any(sign in pattern for sign in "*?["):
         raise ZooError(unknown_name("model", pattern, zoo.names, f"zoo {zoo.name!r}"))
-    found = {name for name in zoo.names if fnmatchcase(name, pattern)}
-    if not found and pattern != "*":
+    matches = {name for name in zoo.names if fnmatchcase(name, pattern)}
+    if not matches and pattern != "*":
         raise ZooError(f"no model of zoo {zoo.name!r} matches {pattern!r}: it has {', '.join(zoo.names[:5])} ...")
-    return found
+    return matches
 
 
-def _file_of_the_zoo_room(name: str) -> Callable[[], Zoo]:
+def _builtin_zoo_loader(name: str) -> Callable[[], Zoo]:
     def load() -> Zoo:
         zoo: Zoo = importlib.import_module(f"pytest_headswap.zoo.{name}").load()
         return zoo
@@ -115,13 +115,13 @@ def _file_of_the_zoo_room(name: str) -> Callable[[], Zoo]:
     return load
 
 
-register("builtin", _file_of_the_zoo_room("builtin"))
-register("timm", _file_of_the_zoo_room("timm"), library="timm")
-register("torchvision", _file_of_the_zoo_room("torchvision"), library="torchvision")
-register("transformers", _file_of_the_zoo_room("transformers"), library="transformers")
+register("builtin", _builtin_zoo_loader("builtin"))
+register("timm", _builtin_zoo_loader("timm"), library="timm")
+register("torchvision", _builtin_zoo_loader("torchvision"), library="torchvision")
+register("transformers", _builtin_zoo_loader("transformers"), library="transformers")
 
 
-def load_model(text: str) -> tuple[str, ModelSpec]:
+def load_spec(text: str) -> tuple[str, ModelSpec]:
     """Return the name of the zoo and the model of `ZOO:MODEL`, such as `timm:levit_128`.
 
     Raises:

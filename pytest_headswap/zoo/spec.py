@@ -27,16 +27,18 @@ class ModelSpec:
             torch.device("meta")` therefore builds it without memory.
         example_inputs: returns the inputs of `forward` for the built model: a tensor, a tuple of positional inputs or
             a mapping of keyword inputs. None: the engine infers them.
-        native: returns the model as the zoo itself builds it for a given class count, or raises. None: the zoo cannot
+        build_native: returns the model as the zoo itself builds it for a given class count, or raises. None: the zoo
+            cannot
             do that, and `native_parity` does not compare.
-        refusal: the reason why this model cannot be swapped, if the zoo knows one: it has no classes, or needs a
+        skip_reason: the reason why this model cannot be swapped, if the zoo knows one: it has no classes, or needs a
             package that is not installed. Such a model is skipped and never built.
         head: path of the head to swap, for a model with several heads that predict different classes.
         family: groups architectures in reports, such as `resnet`.
         tags: free labels.
-        notes: returns, for the model and its heads, sentences for the report if the library's own statement about the
+        metadata_notes: returns, for the model and its heads, sentences for the report if the library's own statement
+            about the
             head differs.
-        small: returns the spec of the same architecture for the smallest input that it can be built for, where
+        small_variant: returns the spec of the same architecture for the smallest input that it can be built for, where
             arithmetic costs less. Apart from the inputs, only position tables and the like may differ, never the
             head. None: the architecture as it ships, on whatever smaller input it accepts.
     """
@@ -44,13 +46,13 @@ class ModelSpec:
     name: str
     build: Callable[[], nn.Module]
     example_inputs: Callable[[nn.Module], Any] | None = None
-    native: Callable[[int], nn.Module] | None = None
-    refusal: str = ""
+    build_native: Callable[[int], nn.Module] | None = None
+    skip_reason: str = ""
     head: str | None = None
     family: str = ""
     tags: tuple[str, ...] = ()
-    notes: Callable[[nn.Module, Sequence[Head]], tuple[str, ...]] | None = None
-    small: Callable[[], ModelSpec] | None = None
+    metadata_notes: Callable[[nn.Module, Sequence[Head]], tuple[str, ...]] | None = None
+    small_variant: Callable[[], ModelSpec] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Zoo:
 
     name: str
     names: tuple[str, ...]
-    make: Callable[[str], ModelSpec]
+    spec: Callable[[str], ModelSpec]
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the libraries that provide the models, for reports."""
 
@@ -84,12 +86,12 @@ class Zoo:
         return len(self.names)
 
     def __iter__(self) -> Iterator[ModelSpec]:
-        return (self.make(name) for name in self.names)
+        return (self.spec(name) for name in self.names)
 
     def __getitem__(self, name: str) -> ModelSpec:
         if name not in self.names:
             raise ZooError(unknown_name("model", name, self.names, f"zoo {self.name!r}"))
-        return self.make(name)
+        return self.spec(name)
 
 
 def unknown_name(what: str, name: str, known: Sequence[str], where: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine import Head
-from pytest_headswap.engine.abstract.meta_cache import BuildingOnMeta
+from pytest_headswap.engine.abstract.meta_cache import MetaInitContext
 from pytest_headswap.zoo.spec import ModelSpec, Zoo
 
 BATCH = 2  # batch norm needs more than one sample in train mode
@@ -35,14 +35,16 @@ def _spec(name: str, size: int | None = None) -> ModelSpec:
         name,
         build=build,
         example_inputs=partial(_images, size=size),
-        native=lambda num_classes: build(num_classes=num_classes),
+        build_native=lambda num_classes: build(num_classes=num_classes),
         family=family,
-        notes=_classifier_note,
-        small=partial(_small, name, family) if fixed and size is None and family not in _ONE_SIZE else None,
+        metadata_notes=_classifier_note,
+        small_variant=partial(_small_variant, name, family)
+        if fixed and size is None and family not in _ONE_SIZE
+        else None,
     )
 
 
-def _small(name: str, family: str) -> ModelSpec:
+def _small_variant(name: str, family: str) -> ModelSpec:
     """Return a spec for smaller images, for an architecture of fixed image size: two cells square on its coarsest map.
 
     One cell would do for most models, but it leaves attention no choice and gives batch norm only one value per
@@ -59,7 +61,7 @@ def _stride(name: str) -> int:
     Falls back to 32 if the model does not state it or cannot be built on the meta device, like many of timm 1.0.3.
     """
     with suppress(Exception):
-        with BuildingOnMeta():
+        with MetaInitContext():
             model: Any = timm.create_model(name)
         return max(int(stage["reduction"]) for stage in model.feature_info)
     return 32
@@ -76,11 +78,11 @@ def _classifier_note(model: nn.Module, heads: Sequence[Head]) -> tuple[str, ...]
     config: Any = getattr(model, "default_cfg", {})
     named = config.get("classifier") or ()
     named = {named} if isinstance(named, str) else set(named)
-    found = {head.path for head in heads}
-    if not named or named == found:
+    detected = {head.path for head in heads}
+    if not named or named == detected:
         return ()
-    return (f"timm's metadata names {_listed(named)} as the classifier; the data flow shows {_listed(found)}",)
+    return (f"timm's metadata names {_join(named)} as the classifier; the data flow shows {_join(detected)}",)
 
 
-def _listed(names: set[str]) -> str:
+def _join(names: set[str]) -> str:
     return ", ".join(sorted(names))

@@ -37,13 +37,13 @@ def load() -> Zoo:
 
 def _spec(name: str) -> ModelSpec:
     namespace, module = _origin(name)
-    refusal = "optical flow has no classes" if namespace == "optical_flow" else ""
+    skip_reason = "optical flow has no classes" if namespace == "optical_flow" else ""
     return ModelSpec(
         name,
         build=partial(_build, name),
         example_inputs=partial(_inputs, name),
-        native=lambda num_classes: _build(name, num_classes=num_classes),
-        refusal=refusal,
+        build_native=lambda num_classes: _build(name, num_classes=num_classes),
+        skip_reason=skip_reason,
         family=module,
         tags=(namespace,),
     )
@@ -57,8 +57,8 @@ def _origin(name: str) -> tuple[str, str]:
 
 def _build(name: str, **options: Any) -> nn.Module:
     accepted = _accepted(models.get_model_builder(name))
-    given = {key: value for key, value in _OPTIONS.items() if key in accepted}
-    model: nn.Module = models.get_model(name, **given, **options)
+    accepted_options = {key: value for key, value in _OPTIONS.items() if key in accepted}
+    model: nn.Module = models.get_model(name, **accepted_options, **options)
     return ClassOutputs(model) if _origin(name)[0] == "detection" else model
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from pytest_headswap.case import weight_pool
-from pytest_headswap.case.skip_init import LARGE, lean_if_possible
-from pytest_headswap.case.value_snapshot import Snapshot, same_bits
-from pytest_headswap.case.weight_pool import Arenas
+from pytest_headswap.case.skip_init import MIN_SKIPPED_ELEMENTS, skip_init_if_possible
+from pytest_headswap.case.value_snapshot import ValueSnapshot, bitwise_equal
+from pytest_headswap.case.weight_pool import WeightPools
 
 
 class Wide(nn.Module):
@@ -50,32 +50,32 @@ class Asks(nn.Module):
 
 
 @pytest.fixture
-def arenas(monkeypatch: pytest.MonkeyPatch) -> Arenas:
-    fresh = Arenas({})
-    monkeypatch.setattr("pytest_headswap.case.value_snapshot.ARENAS", fresh)
+def pools(monkeypatch: pytest.MonkeyPatch) -> WeightPools:
+    fresh = WeightPools({})
+    monkeypatch.setattr("pytest_headswap.case.value_snapshot.WEIGHT_POOLS", fresh)
     return fresh
 
 
-def _filled(arenas: Arenas) -> Wide:
-    lean = lean_if_possible(Wide)
-    arenas.fill(lean)
+def _filled(pools: WeightPools) -> Wide:
+    lean = skip_init_if_possible(Wide)
+    pools.fill(lean)
     assert isinstance(lean.model, Wide)
     return lean.model
 
 
 def test_only_large_parameters_are_built_without_memory() -> None:
-    lean = lean_if_possible(Wide)
+    lean = skip_init_if_possible(Wide)
     model = lean.model
-    without = {name for name, value in model.named_parameters() if lean.holds(value)}
+    without = {name for name, value in model.named_parameters() if lean.is_uninitialized(value)}
     assert without == {"one.weight", "two.weight", "embed.weight"}
-    assert all(value.numel() < LARGE or lean.holds(value) for value in model.parameters())
+    assert all(value.numel() < MIN_SKIPPED_ELEMENTS or lean.is_uninitialized(value) for value in model.parameters())
     assert all(value.is_contiguous() for value in model.parameters()), "layers ask for it before they draw values"
     assert torch.equal(model.get_buffer("table"), torch.arange(5.0))
     assert bool((model.get_parameter("norm.weight") == 1).all())
 
 
-def test_a_shared_parameter_stays_shared(arenas: Arenas) -> None:
-    model = _filled(arenas)
+def test_a_shared_parameter_stays_shared(pools: WeightPools) -> None:
+    model = _filled(pools)
     assert model.out.weight is model.embed.weight
     assert float(model.out.weight.detach().std()) > 0
 
@@ -101,7 +101,7 @@ class ReplacesLayers(nn.Module):
 
 
 def test_what_comes_after_a_layer_that_is_gone_has_its_own_values() -> None:
-    model = lean_if_possible(ReplacesLayers).model
+    model = skip_init_if_possible(ReplacesLayers).model
     assert bool((model.get_buffer("table") == 3).all())
 
 
@@ -152,7 +152,7 @@ NEED_VALUES = [
 
 @pytest.mark.parametrize("build", NEED_VALUES)
 def test_a_model_that_needs_values_to_be_built_gets_memory(build: type[nn.Module]) -> None:
-    assert not lean_if_possible(build).unwritten
+    assert not skip_init_if_possible(build).uninitialized
 
 
 class RunsItselfToCountFeatures(nn.Module):
@@ -168,9 +168,9 @@ class RunsItselfToCountFeatures(nn.Module):
 
 
 def test_a_model_may_run_a_part_of_itself_to_see_what_comes_out() -> None:
-    lean = lean_if_possible(RunsItselfToCountFeatures)
+    lean = skip_init_if_possible(RunsItselfToCountFeatures)
     model = lean.model
-    assert {name for name, value in model.named_parameters() if lean.holds(value)} == {
+    assert {name for name, value in model.named_parameters() if lean.is_uninitialized(value)} == {
         *("stem.0.weight", "stem.3.weight", "fc.weight")
     }
     assert model.get_parameter("fc.weight").shape == (256, 64 * 25)
@@ -190,122 +190,122 @@ class MakesABufferOnTheDeviceOfAWeight(nn.Module):
         self.bias = nn.Parameter(torch.zeros_like(layer.weight)[0])
 
 
-def test_a_model_may_ask_for_all_but_values(arenas: Arenas) -> None:
-    lean = lean_if_possible(MakesABufferOnTheDeviceOfAWeight)
+def test_a_model_may_ask_for_all_but_values(pools: WeightPools) -> None:
+    lean = skip_init_if_possible(MakesABufferOnTheDeviceOfAWeight)
     model = lean.model
-    assert [lean.holds(model.get_parameter(f"layers.{index}.weight")) for index in (0, 1)] == [True, True]
+    assert [lean.is_uninitialized(model.get_parameter(f"layers.{index}.weight")) for index in (0, 1)] == [True, True]
     assert torch.equal(model.get_buffer("table"), torch.arange(5.0))
-    arenas.fill(lean)
+    pools.fill(lean)
     one, other = (model.get_parameter(f"layers.{index}.weight") for index in (0, 1))
     assert one.dtype == torch.bfloat16
     assert not torch.equal(one, other)
 
 
 def test_after_a_lean_build_modules_are_built_as_always() -> None:
-    lean_if_possible(Wide)
+    skip_init_if_possible(Wide)
     assert float(Wide().one.weight.detach().std()) > 0
 
 
-def test_layers_differ_and_are_scaled_by_their_inputs(arenas: Arenas) -> None:
-    model = _filled(arenas)
+def test_layers_differ_and_are_scaled_by_their_inputs(pools: WeightPools) -> None:
+    model = _filled(pools)
     assert not torch.equal(model.one.weight, model.two.weight)
     assert float(model.one.weight.detach().std()) == pytest.approx(1 / 16, rel=0.05)
 
 
 @pytest.mark.parametrize("width", [300, 700, 2000])
 def test_a_model_is_filled_alike_whatever_was_filled_before(
-    arenas: Arenas, monkeypatch: pytest.MonkeyPatch, width: int
+    pools: WeightPools, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     monkeypatch.setattr(weight_pool, "_CHUNKS", 1)  # so that all of them lap it
-    first = {name: value.detach().clone() for name, value in _filled(arenas).named_parameters() if value.dim() > 1}
-    other = lean_if_possible(lambda: nn.Sequential(*(nn.Linear(width, width) for _ in range(5))))
-    arenas.fill(other)
-    again = dict(_filled(arenas).named_parameters())
+    first = {name: value.detach().clone() for name, value in _filled(pools).named_parameters() if value.dim() > 1}
+    other = skip_init_if_possible(lambda: nn.Sequential(*(nn.Linear(width, width) for _ in range(5))))
+    pools.fill(other)
+    again = dict(_filled(pools).named_parameters())
     assert all(torch.equal(first[name], again[name]) for name in ("one.weight", "two.weight", "embed.weight"))
 
 
-def test_a_write_through_data_is_noticed_by_name_and_put_back(arenas: Arenas) -> None:
-    model = _filled(arenas)
+def test_a_write_through_data_is_noticed_by_name_and_put_back(pools: WeightPools) -> None:
+    model = _filled(pools)
     before = model.two.weight.detach().clone()
-    snapshot = Snapshot(model)
+    snapshot = ValueSnapshot(model)
     assert snapshot.changed() == []
     model.two.weight.data[3, 4] += 1e-6
     assert snapshot.changed() == ["two.weight"]
     assert snapshot.changed(without={"two.weight"}) == []
-    snapshot.put_back()
+    snapshot.restore()
     assert snapshot.changed() == []
-    assert same_bits(model.two.weight, before)
+    assert bitwise_equal(model.two.weight, before)
 
 
 def test_an_arena_that_was_enlarged_gives_memory_back_for_smaller_models(
-    arenas: Arenas, monkeypatch: pytest.MonkeyPatch
+    pools: WeightPools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weight_pool, "_CHUNKS", 1)
     sizes = []
     for width in (256, 2048, 256):
-        arenas.fill(lean_if_possible(lambda: nn.Sequential(*(nn.Linear(width, width) for _ in range(3)))))  # noqa: B023
-        sizes.append(sum(item._values.nbytes for item in arenas))
+        pools.fill(skip_init_if_possible(lambda: nn.Sequential(*(nn.Linear(width, width) for _ in range(3)))))  # noqa: B023
+        sizes.append(sum(item._values.nbytes for item in pools))
     assert sizes[1] > 3 * sizes[0]
     assert sizes[2] <= 3 * sizes[0], "one of each deviation, of the least size"
 
 
-def test_a_sign_that_is_flipped_everywhere_is_noticed(arenas: Arenas) -> None:
-    model = _filled(arenas)
-    snapshot = Snapshot(model)
+def test_a_sign_that_is_flipped_everywhere_is_noticed(pools: WeightPools) -> None:
+    model = _filled(pools)
+    snapshot = ValueSnapshot(model)
     model.one.weight.data.neg_()
     assert snapshot.changed() == ["one.weight"]
 
 
-def test_small_tensors_buffers_and_shared_names_are_noticed(arenas: Arenas) -> None:
-    model = _filled(arenas)
-    snapshot = Snapshot(model)
+def test_small_tensors_buffers_and_shared_names_are_noticed(pools: WeightPools) -> None:
+    model = _filled(pools)
+    snapshot = ValueSnapshot(model)
     with torch.no_grad():
         model.small.bias.add_(1)
         model.get_buffer("table").neg_()
         model.embed.weight[0, 0] += 1
     assert snapshot.changed() == ["small.bias", "embed.weight", "out.weight", "table"]
-    snapshot.put_back()
+    snapshot.restore()
     assert snapshot.changed() == []
 
 
-def test_a_tensor_that_was_replaced_or_lost_is_noticed(arenas: Arenas) -> None:
-    model = _filled(arenas)
-    snapshot = Snapshot(model)
+def test_a_tensor_that_was_replaced_or_lost_is_noticed(pools: WeightPools) -> None:
+    model = _filled(pools)
+    snapshot = ValueSnapshot(model)
     model.register_buffer("table", torch.zeros(5))
     model.one.register_parameter("weight", None)
     model.two.weight = nn.Parameter(model.two.weight.detach().clone())
     assert snapshot.changed() == ["one.weight", "table"], "a copy with the same values has not changed"
 
 
-def test_a_parameter_larger_than_the_arena_enlarges_it(arenas: Arenas, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parameter_larger_than_the_arena_enlarges_it(pools: WeightPools, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weight_pool, "_CHUNKS", 1)
-    lean = lean_if_possible(lambda: nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 1024)))
-    arenas.fill(lean)
+    lean = skip_init_if_possible(lambda: nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 1024)))
+    pools.fill(lean)
     model = lean.model
     assert not torch.equal(model.get_parameter("0.weight"), model.get_parameter("1.weight"))
-    snapshot = Snapshot(model)
+    snapshot = ValueSnapshot(model)
     with torch.no_grad():
         model.get_parameter("1.weight")[5] = 0
     assert "1.weight" in snapshot.changed()
-    snapshot.put_back()
+    snapshot.restore()
     assert snapshot.changed() == []
 
 
 def test_bits_are_compared_and_not_numbers() -> None:
     nan = torch.tensor([float("nan"), 0.0])
-    assert same_bits(nan, nan.clone())
-    assert not same_bits(torch.tensor([0.0]), torch.tensor([-0.0]))
-    assert not same_bits(torch.zeros(2), torch.zeros(2, dtype=torch.float64))
+    assert bitwise_equal(nan, nan.clone())
+    assert not bitwise_equal(torch.tensor([0.0]), torch.tensor([-0.0]))
+    assert not bitwise_equal(torch.zeros(2), torch.zeros(2, dtype=torch.float64))
 
 
 def test_what_is_not_written_costs_no_memory() -> None:
     script = """
 import resource
 from torch import nn
-from pytest_headswap.case.skip_init import lean_if_possible
+from pytest_headswap.case.skip_init import skip_init_if_possible
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-lean_if_possible(lambda: nn.Sequential(nn.Conv2d(3, 64, 3), nn.Linear(512, 512)))
+skip_init_if_possible(lambda: nn.Sequential(nn.Conv2d(3, 64, 3), nn.Linear(512, 512)))
 before = peak()
 def layers():
     convolutions = [nn.Conv2d(1024, 1024, 3) for _ in range(20)]
@@ -314,8 +314,8 @@ def layers():
         nn.init.trunc_normal_(layer.weight, std=0.02)
         nn.init.xavier_uniform_(layer.weight)
     return nn.Sequential(*convolutions, *linear)
-lean = lean_if_possible(layers)
-assert lean.unwritten
+lean = skip_init_if_possible(layers)
+assert lean.uninitialized
 print(peak() - before)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -323,10 +323,10 @@ print(peak() - before)
 
 
 def test_a_model_with_a_layer_larger_than_all_before_lies_in_arenas_alone(
-    arenas: Arenas, monkeypatch: pytest.MonkeyPatch
+    pools: WeightPools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weight_pool, "_CHUNKS", 1)
-    lean = lean_if_possible(lambda: nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256), nn.Linear(256, 4096)))
-    arenas.fill(lean)
-    assert all(arenas.holding(value) is not None for value in lean.model.parameters() if value.dim() > 1)
-    assert Snapshot(lean.model).changed() == []
+    lean = skip_init_if_possible(lambda: nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 256), nn.Linear(256, 4096)))
+    pools.fill(lean)
+    assert all(pools.pool_of(value) is not None for value in lean.model.parameters() if value.dim() > 1)
+    assert ValueSnapshot(lean.model).changed() == []

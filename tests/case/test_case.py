@@ -24,11 +24,11 @@ def _inputs(_: nn.Module) -> torch.Tensor:
 
 
 def test_for_structure_the_model_is_built_on_meta_and_its_head_is_new(make_case: MakeCase) -> None:
-    case = make_case(evidence="structure")
+    case = make_case(evidence="abstract")
     assert {parameter.device.type for parameter in case.model.parameters()} == {"meta"}
     assert case.model.get_parameter("fc.weight").shape == (5, 16)
     assert case.num_classes == 5
-    assert case.before[False].shapes["output['logits']"] == (2, 10)
+    assert case.original_runs[False].shapes["output['logits']"] == (2, 10)
 
 
 def test_the_checks_leave_the_model_as_it_is(make_case: MakeCase) -> None:
@@ -90,10 +90,10 @@ def test_the_head_that_the_zoo_names_is_the_one_that_is_swapped() -> None:
     case = build_case("testzoo", ModelSpec("two", TwoHeads, _inputs, head="colour"), 5)
     assert [head.path for head in case.swap.heads] == ["colour"]
     assert run_check("output_shape", case).outcome == "passed"
-    assert case.after[False].shapes == {"output[0]": (2, 30), "output[1]": (2, 5)}
+    assert case.swapped_runs[False].shapes == {"output[0]": (2, 30), "output[1]": (2, 5)}
 
 
-@pytest.mark.parametrize("evidence", ["structure", "numeric"])
+@pytest.mark.parametrize("evidence", ["abstract", "numeric"])
 def test_a_model_goes_with_its_case_without_the_garbage_collection(make_case: MakeCase, evidence: str) -> None:
     gc.collect()
     gc.disable()
@@ -121,7 +121,7 @@ class ItsOwnCopy(nn.Linear):
 SHARED = ItsOwnCopy(8, 4)
 
 
-@pytest.mark.parametrize("evidence", ["structure", "numeric"])
+@pytest.mark.parametrize("evidence", ["abstract", "numeric"])
 def test_a_module_that_is_its_own_copy_outlives_the_copies(evidence: str) -> None:
     spec = ModelSpec("shares", lambda: nn.Sequential(SHARED, nn.ReLU(), nn.Linear(4, 10)), example_inputs=_inputs)
     hooks = SHARED._forward_hooks

@@ -13,7 +13,7 @@ from torch import nn
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
 from pytest_headswap.checks import run_check
-from pytest_headswap.checks.device_placement import devices_of, evidence, from_one_to_another, on_device
+from pytest_headswap.checks.device_placement import check_moved_between, check_on_device, device_evidence, devices_of
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.swapping import resize
 
@@ -36,24 +36,24 @@ def test_without_a_device_the_evidence_is_simulated(make_case: MakeCase) -> None
 
 
 def test_without_values_the_device_is_simulated(make_case: MakeCase) -> None:
-    case = make_case(evidence="structure")
+    case = make_case(evidence="abstract")
     assert devices_of(case) == []
-    assert evidence(case) == "simulated"
+    assert device_evidence(case) == "simulated"
 
 
 def test_a_sound_model_runs_in_each_dtype(make_case: MakeCase) -> None:
     case = make_case()
-    assert on_device(case, CPU) == ""
+    assert check_on_device(case, CPU) == ""
 
 
 def test_the_model_is_left_as_it_is(make_case: MakeCase) -> None:
     case = make_case()
-    assert case.values is not None
+    assert case.original_values is not None
     before = {key: id(value) for key, value in case.model.state_dict(keep_vars=True).items()}
-    on_device(case, CPU)
+    check_on_device(case, CPU)
     assert {key: id(value) for key, value in case.model.state_dict(keep_vars=True).items()} == before
-    with case.restored():
-        assert case.values.changed() == []
+    with case.original_head():
+        assert case.original_values.changed() == []
 
 
 def test_a_dtype_that_the_model_as_built_does_not_support_is_named(make_case: MakeCase) -> None:
@@ -68,33 +68,33 @@ def test_a_dtype_that_the_model_as_built_does_not_support_is_named(make_case: Ma
                 raise NotImplementedError("no kernel for Half")
             return self.fc(self.backbone(x).relu())  # type: ignore[no-any-return]
 
-    assert on_device(make_case(build=NoHalf), CPU) == "the model as built does not run in torch.float16"
+    assert check_on_device(make_case(build=NoHalf), CPU) == "the model as built does not run in torch.float16"
 
 
 def test_a_head_in_the_wrong_dtype_fails(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case()
-    real = resize._resized
-    monkeypatch.setattr(resize, "_resized", lambda *args: nn.Parameter(real(*args).detach().float()))
+    real = resize._make_tensor
+    monkeypatch.setattr(resize, "_make_tensor", lambda *args: nn.Parameter(real(*args).detach().float()))
     with pytest.raises(CheckFailed, match=r"in torch.bfloat16, the head has fc.weight in torch.float32"):
-        on_device(case, CPU)
+        check_on_device(case, CPU)
 
 
 def test_a_head_elsewhere_fails(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case()
-    real = resize._resized
-    monkeypatch.setattr(resize, "_resized", lambda *args: nn.Parameter(real(*args).detach().to("meta")))
+    real = resize._make_tensor
+    monkeypatch.setattr(resize, "_make_tensor", lambda *args: nn.Parameter(real(*args).detach().to("meta")))
     with pytest.raises(CheckFailed, match=r"after a swap in a model on cpu, the head has fc.weight on meta"):
-        on_device(case, CPU)
+        check_on_device(case, CPU)
 
 
 def test_a_model_that_is_swapped_on_one_device_runs_on_another(make_case: MakeCase) -> None:
     case = make_case()
-    from_one_to_another(case, CPU, CPU)
+    check_moved_between(case, CPU, CPU)
     _switch(case, "raises in train mode")
     with pytest.raises(
         CheckFailed, match="after a swap on cpu and a move to cpu in its own dtype, the model raises Run"
     ):
-        from_one_to_another(case, CPU, CPU)
+        check_moved_between(case, CPU, CPU)
 
 
 def test_a_forward_that_raises_there_fails(make_case: MakeCase) -> None:
@@ -103,7 +103,7 @@ def test_a_forward_that_raises_there_fails(make_case: MakeCase) -> None:
     with pytest.raises(
         CheckFailed, match="after moving the swapped model to cpu in its own dtype, the model raises Run"
     ):
-        on_device(case, CPU)
+        check_on_device(case, CPU)
 
 
 def test_a_model_whose_forward_needs_values_is_skipped_by_name(make_case: MakeCase) -> None:
@@ -170,7 +170,7 @@ def test_too_little_memory_for_half_precision_is_not_taken_for_a_dtype_that_does
 
     monkeypatch.setattr(placement, "_forward", forward)
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        on_device(case, CPU)
+        check_on_device(case, CPU)
 
 
 def test_the_dtype_is_tried_in_the_mode_in_which_the_head_is_run(make_case: MakeCase) -> None:
@@ -185,7 +185,9 @@ def test_the_dtype_is_tried_in_the_mode_in_which_the_head_is_run(make_case: Make
                 raise NotImplementedError("no kernel for bfloat16")
             return self.fc(self.backbone(x).relu())  # type: ignore[no-any-return]
 
-    assert on_device(make_case(build=NoHalfInTraining), CPU) == "the model as built does not run in torch.bfloat16"
+    assert (
+        check_on_device(make_case(build=NoHalfInTraining), CPU) == "the model as built does not run in torch.bfloat16"
+    )
 
 
 @pytest.mark.cuda
@@ -216,7 +218,7 @@ def test_on_cuda_a_sound_model_passes_and_the_evidence_names_the_devices(make_ca
     finding = run_check("device_placement", case)
     assert finding.outcome == "passed"
     assert finding.evidence.startswith("cuda:0")
-    assert evidence(case) == finding.evidence
+    assert device_evidence(case) == finding.evidence
 
 
 @pytest.mark.cuda

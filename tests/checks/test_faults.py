@@ -14,7 +14,7 @@ from torch import nn
 
 from pytest_headswap.case.case import Case
 from pytest_headswap.checks import CHECKS, run_check
-from pytest_headswap.engine import Frozen, Swap, freeze_backbone
+from pytest_headswap.engine import FrozenBackbone, Swap, freeze_backbone
 from pytest_headswap.engine.freezing import freeze
 from pytest_headswap.engine.swapping import resize, swap
 from pytest_headswap.engine.swapping.transaction import Transaction
@@ -27,44 +27,46 @@ Patch = pytest.MonkeyPatch
 
 
 def _new_tensors_on_the_cpu(patch: Patch) -> None:
-    real = resize._resized
-    patch.setattr(resize, "_resized", lambda *args: nn.Parameter(torch.zeros(real(*args).shape, dtype=args[0].dtype)))
+    real = resize._make_tensor
+    patch.setattr(
+        resize, "_make_tensor", lambda *args: nn.Parameter(torch.zeros(real(*args).shape, dtype=args[0].dtype))
+    )
 
 
 def _new_tensors_in_float32(patch: Patch) -> None:
-    real = resize._resized
-    patch.setattr(resize, "_resized", lambda *args: nn.Parameter(real(*args).detach().float()))
+    real = resize._make_tensor
+    patch.setattr(resize, "_make_tensor", lambda *args: nn.Parameter(real(*args).detach().float()))
 
 
 def _counts_are_left_alone(patch: Patch) -> None:
-    patch.setattr(swap, "update_counts", lambda *args: None)
+    patch.setattr(swap, "update_class_metadata", lambda *args: None)
 
 
 def _layer_widths_are_left_alone(patch: Patch) -> None:
-    patch.setattr(resize, "update_widths", lambda *args: None)
+    patch.setattr(resize, "update_layer_widths", lambda *args: None)
 
 
 def _only_requires_grad_is_set(patch: Patch) -> None:
     """What most people write."""
 
-    def naive(swap: Swap, _: object = None) -> Frozen:
+    def naive(swap: Swap, _: object = None) -> FrozenBackbone:
         new = {id(parameter) for parameter in swap.parameters()}
         for parameter in swap.model.parameters():
             parameter.requires_grad_(id(parameter) in new)
             parameter.grad = None
-        return Frozen(swap.model, (), None)
+        return FrozenBackbone(swap.model, (), None)
 
     patch.setattr("pytest_headswap.case.case.freeze_backbone", naive)
 
 
 def _freezing_is_not_verified(patch: Patch) -> None:
-    patch.setattr(freeze._Watch, "verify", lambda *args: None)
+    patch.setattr(freeze._FreezeVerifier, "verify", lambda *args: None)
 
 
 def _a_layer_is_forgotten(patch: Patch) -> None:
     real = freeze_backbone
 
-    def forgetful(swap: Swap, inputs: Any = None) -> Frozen:
+    def forgetful(swap: Swap, inputs: Any = None) -> FrozenBackbone:
         frozen = real(swap, inputs)
         swap.model.get_parameter("backbone.bias").requires_grad_()
         return frozen
@@ -75,7 +77,7 @@ def _a_layer_is_forgotten(patch: Patch) -> None:
 def _stale_gradients_are_left(patch: Patch) -> None:
     real = freeze_backbone
 
-    def careless(swap: Swap, inputs: Any = None) -> Frozen:
+    def careless(swap: Swap, inputs: Any = None) -> FrozenBackbone:
         left = {name: parameter.grad for name, parameter in swap.model.named_parameters()}
         frozen = real(swap, inputs)
         for name, parameter in swap.model.named_parameters():
@@ -86,9 +88,9 @@ def _stale_gradients_are_left(patch: Patch) -> None:
 
 
 def _eval_mode_does_not_stick(patch: Patch) -> None:
-    patch.setattr(freeze, "_hold", lambda modules, _: [module.eval() for module in modules])
-    patch.setattr(freeze._Watch, "verify", lambda *args: None)
-    patch.setattr(freeze._Watch, "unsteady", lambda *args: [])
+    patch.setattr(freeze, "_override_train", lambda modules, _: [module.eval() for module in modules])
+    patch.setattr(freeze._FreezeVerifier, "verify", lambda *args: None)
+    patch.setattr(freeze._FreezeVerifier, "nondeterministic_nodes", lambda *args: [])
 
 
 def _eval_mode_sticks_to_the_original_alone(patch: Patch) -> None:
@@ -97,7 +99,7 @@ def _eval_mode_sticks_to_the_original_alone(patch: Patch) -> None:
             module.training = False
             module.__dict__["train"] = _Uncopied(module)
 
-    patch.setattr(freeze, "_hold", hold)
+    patch.setattr(freeze, "_override_train", hold)
 
 
 class _Uncopied:
@@ -182,7 +184,7 @@ def _write_to_the_backbone(case: Case) -> None:
 
 
 def _write_to_the_old_head(case: Case) -> None:
-    with case.restored(), torch.no_grad():
+    with case.original_head(), torch.no_grad():
         case.model.get_parameter("fc.weight").mul_(2)
 
 
@@ -342,13 +344,13 @@ FAULTS = [
     Fault("gradient_flow", "all gradients are zero in fc.bias, fc.weight", case=_switch("no gradient left")),
     Fault("frozen_backbone", r"train\(\) puts backbone, bn", engine=_only_requires_grad_is_set),
     Fault("frozen_backbone", r"train\(\) puts backbone, bn", engine=_eval_mode_does_not_stick),
-    Fault("frozen_backbone", "train.. puts backbone, bn", engine=_eval_mode_does_not_stick, evidence="structure"),
+    Fault("frozen_backbone", "train.. puts backbone, bn", engine=_eval_mode_does_not_stick, evidence="abstract"),
     Fault("frozen_backbone", "writes to steps", case=_switch("buffer written")),
-    Fault("frozen_backbone", "writes to steps", case=_switch("buffer written"), evidence="structure"),
+    Fault("frozen_backbone", "writes to steps", case=_switch("buffer written"), evidence="abstract"),
     Fault("frozen_backbone", "writes to backbone.weight", case=_switch(THROUGH_DATA)),
     Fault("frozen_backbone", "changed steps of", _freezing_is_not_verified, _switch("buffer written")),
     Fault("frozen_backbone", "changed backbone.weight", _freezing_is_not_verified, _switch(THROUGH_DATA)),
-    Fault("frozen_backbone", "bernoulli_ in a forward method", case=_switch("chance"), evidence="structure"),
+    Fault("frozen_backbone", "bernoulli_ in a forward method", case=_switch("chance"), evidence="abstract"),
     Fault("frozen_backbone", "depend on the other samples .* (aux|fc) by", case=_switch("batch mixed")),
     Fault("frozen_backbone", "did not change the head fc", case=_switch("head without gradients")),
     Fault("round_trip", "does not restore the original model: fc.weight", engine=_restore_forgets_the_first_change),
@@ -359,8 +361,8 @@ FAULTS = [
     Fault("round_trip", "cannot be copied and saved", case=_unpicklable_since_the_swap),
     Fault("round_trip", "a copy of the frozen model", engine=_eval_mode_sticks_to_the_original_alone),
     Fault("round_trip", r"different values in output\['logits'\]", case=_copies_lose_the_scale),
-    Fault("round_trip", "a copy of the model cannot be run: .*lost", case=_copies_lose_their_way, evidence="structure"),
-    Fault("round_trip", "a copy of the model returns", case=_copies_lose_a_feature, evidence="structure"),
+    Fault("round_trip", "a copy of the model cannot be run: .*lost", case=_copies_lose_their_way, evidence="abstract"),
+    Fault("round_trip", "a copy of the model returns", case=_copies_lose_a_feature, evidence="abstract"),
     Fault("device_placement", "the head has fc.weight on cpu", engine=_new_tensors_on_the_cpu),
     Fault("device_placement", "the head has fc.weight in torch.float32", engine=_new_tensors_in_float32),
     Fault("device_placement", "on (cuda:0|a device) in eval mode, .*(cpu|CPU)", case=_switch("tensor made on the CPU")),
@@ -384,14 +386,14 @@ def test_a_planted_fault_fails_its_check(fault: Fault, make_case: MakeCase, monk
     finding = run_check(fault.check, case)
     assert finding.outcome == "failed", finding
     assert re.search(fault.says, finding.message), finding.message
-    assert finding.evidence.startswith({"native_parity": "structure", "metadata": "structure"}.get(fault.check, ""))
+    assert finding.evidence.startswith({"native_parity": "abstract", "metadata": "abstract"}.get(fault.check, ""))
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.check in _TRAINED], ids=str)
 def test_a_planted_fault_fails_its_check_in_a_large_model_too(
     fault: Fault, make_case: MakeCase, monkeypatch: Patch
 ) -> None:
-    monkeypatch.setattr("pytest_headswap.case.case._LARGE", 0)
+    monkeypatch.setattr("pytest_headswap.case.case._LARGE_MODEL", 0)
     test_a_planted_fault_fails_its_check(fault, make_case, monkeypatch)
 
 

@@ -20,7 +20,7 @@ def test_a_sound_swap_passes_in_both_modes(make_case: MakeCase) -> None:
     case = make_case()
     finding = run_check("output_shape", case)
     assert (finding.outcome, finding.message, finding.evidence) == ("passed", "", "numeric")
-    assert case.after[True].shapes == {
+    assert case.swapped_runs[True].shapes == {
         "output['logits']": (2, 5),
         "output['features']": (2, 16),
         "output['aux']": (2, 5),

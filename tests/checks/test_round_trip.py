@@ -41,7 +41,7 @@ class LooksAround(AsTorchDoes):
 
 
 @pytest.mark.parametrize("kind", [LooksAround, AsTorchDoes])
-@pytest.mark.parametrize("evidence", ["structure", "numeric"])
+@pytest.mark.parametrize("evidence", ["abstract", "numeric"])
 def test_a_copy_has_what_the_model_has_and_shares_none_of_it(
     make_case: MakeCase, kind: type[nn.Module], evidence: str
 ) -> None:

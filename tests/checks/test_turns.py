@@ -42,7 +42,7 @@ class Other:
 
 
 def _take_turn(end: Connection, alone: bool) -> None:
-    with gpu_lock._turn(CPU, alone=alone):
+    with gpu_lock._device_lock(CPU, exclusive=alone):
         end.send("in")
         end.recv()
 
@@ -96,26 +96,29 @@ def _run(errors: list[Exception]) -> Callable[[], str]:
 
 
 def test_only_where_memory_is_missing_it_is_run_once_more() -> None:
-    assert gpu_lock.with_room(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")])) == "result"
-    assert gpu_lock.with_room(CPU, _run([RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when ...")])) == "result"
+    assert gpu_lock.run_with_device_memory(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")])) == "result"
+    assert (
+        gpu_lock.run_with_device_memory(CPU, _run([RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when ...")]))
+        == "result"
+    )
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        gpu_lock.with_room(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")] * 2))
+        gpu_lock.run_with_device_memory(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")] * 2))
     with pytest.raises(RuntimeError, match="illegal"):
-        gpu_lock.with_room(CPU, _run([RuntimeError("CUDA error: an illegal memory access")]))
+        gpu_lock.run_with_device_memory(CPU, _run([RuntimeError("CUDA error: an illegal memory access")]))
 
 
 def test_the_second_time_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bool] = []
 
-    def turn(_: torch.device, *, alone: bool) -> AbstractContextManager[None]:
-        taken.append(alone)
+    def turn(_: torch.device, *, exclusive: bool) -> AbstractContextManager[None]:
+        taken.append(exclusive)
         return nullcontext()
 
-    monkeypatch.setattr(gpu_lock, "_turn", turn)
-    gpu_lock.with_room(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")]))
+    monkeypatch.setattr(gpu_lock, "_device_lock", turn)
+    gpu_lock.run_with_device_memory(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")]))
     assert taken == [False, True]
 
 
 def test_without_a_place_for_the_lock_there_are_no_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(gpu_lock, "_lock_file", lambda _: tmp_path / "no" / "such" / "folder")
-    assert gpu_lock.with_room(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")])) == "result"
+    assert gpu_lock.run_with_device_memory(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")])) == "result"

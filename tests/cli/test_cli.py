@@ -61,7 +61,10 @@ def _zoo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")  # long lines have to survive a narrow terminal
     specs = {
         "distilled": ModelSpec(
-            "distilled", Distilled, lambda _: torch.zeros(2, 8), notes=lambda _, heads: (f"told of {len(heads)} heads",)
+            "distilled",
+            Distilled,
+            lambda _: torch.zeros(2, 8),
+            metadata_notes=lambda _, heads: (f"told of {len(heads)} heads",),
         ),
         "doubled": ModelSpec("doubled", Doubled, lambda _: torch.zeros(2, 8)),
         "encoder": ModelSpec("encoder", Encoder, lambda _: torch.zeros(2, 8)),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pytest_headswap import HeadSwapError, swap_head
-from pytest_headswap.engine.swapping.swap import swap_planned
+from pytest_headswap.engine.swapping.swap import apply_plan
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 
@@ -36,7 +36,7 @@ def test_a_restored_swap_can_be_made_for_another_count() -> None:
     model = _model()
     swap = swap_head(model, 5)
     swap.restore()
-    again = swap_planned(swap._plan, 3)
+    again = apply_plan(swap._plan, 3)
     assert model(torch.zeros(1, 8)).shape == (1, 3)
     assert again.heads[0].num_classes == 3
     again.restore()
@@ -60,9 +60,9 @@ def test_another_count_is_verified_too() -> None:
     swap.restore()
     weight = model.fc.weight
     with pytest.raises(HeadSwapError, match="verification_failed"):
-        swap_planned(swap._plan, 21)
+        apply_plan(swap._plan, 21)
     assert model.fc.weight is weight
-    assert swap_planned(swap._plan, 21, verified=False).num_classes == 21
+    assert apply_plan(swap._plan, 21, verify=False).num_classes == 21
 
 
 def test_changes_are_replayed_in_their_order() -> None:

@@ -104,7 +104,7 @@ def test_a_swap_reads_in_one_line_however_large_the_model_is() -> None:
     total = len(list(model.parameters()))
     assert (
         repr(frozen)
-        == f"Frozen({type(model).__name__}: {len(list(swap.parameters()))} of {total} parameters trainable)"
+        == f"FrozenBackbone({type(model).__name__}: {len(list(swap.parameters()))} of {total} parameters trainable)"
     )
 
 

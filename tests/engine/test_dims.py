@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from pytest_headswap.engine.abstract.meta_cache import run_on_meta
-from pytest_headswap.engine.dataflow.dim_tracer import Axis, Tracer
+from pytest_headswap.engine.abstract.meta_cache import cached_meta_op
+from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer
 from pytest_headswap.engine.dataflow.dims import RULES, relation
 from pytest_headswap.engine.dataflow.dims.views import view_factors
 from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, Graph
@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 def recorded(function: Callable[..., Any], shapes: list[Shape]) -> Graph:
     """The data flow of `function` on tensors that are called 0, 1, ...; its last tensor is the output."""
     graph = Graph(training=False)
-    recorder = _Recorder(graph, run_on_meta)
+    recorder = _Recorder(graph, cached_meta_op)
     tensors = [torch.empty(shape, device="meta") for shape in shapes]
     for index, tensor in enumerate(tensors):
         recorder.add_source(tensor, ATTRIBUTE, str(index))
@@ -43,7 +43,7 @@ def links_through(graph: Graph) -> set[tuple[int, int, int]]:
     return {
         (int(axis.value.name), axis.dim, dim)
         for dim, size in enumerate(output.shape)
-        for axis in tracer.back(Axis(output, dim), size).sources
+        for axis in tracer.trace_back(ClassAxis(output, dim), size).sources
         if axis.value.names and axis.value.shape[axis.dim] == size
     }
 

@@ -25,7 +25,7 @@ NAMES = [name for name in load_zoo("builtin").names if name not in ("encoder_wit
 def instance_norm() -> nn.Module:
     """With statistics, where the installed torch leaves them alone in eval mode: older ones write them back there."""
     norm = nn.InstanceNorm2d(4, track_running_stats=True)
-    return norm if not record(norm, torch.randn(2, 4, 3, 3)).written else nn.InstanceNorm2d(4)
+    return norm if not record(norm, torch.randn(2, 4, 3, 3)).mutated else nn.InstanceNorm2d(4)
 
 
 class Backbone(nn.Module):

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_headswap.engine import HeadSwapError, swap_head
-from pytest_headswap.engine.abstract import infer_inputs, stand_ins
+from pytest_headswap.engine.abstract import infer_inputs as infer_inputs_module
 from pytest_headswap.engine.abstract import run as abstract
-from pytest_headswap.engine.abstract.infer_inputs import inputs_for
+from pytest_headswap.engine.abstract import stand_ins
+from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 
 MEBI = 2**20
 
@@ -46,7 +47,7 @@ def deep(kind: Any, pool: Any, width: int = 512) -> nn.Module:
 def test_only_the_inputs_that_work_are_given_memory(model: Any) -> None:
     built = model()
     with AllocationMode() as allocated:
-        inputs = inputs_for(built)
+        inputs = infer_inputs(built)
     assert allocated.total == sum(tensor.nbytes for tensor in inputs.tensors())
     assert all(not tensor.is_meta and not tensor.any() for tensor in inputs.tensors())
 
@@ -135,24 +136,24 @@ def test_large_candidates_are_never_tried_with_real_arithmetic(monkeypatch: pyte
 
     monkeypatch.setattr(abstract, "_run", run)
     with pytest.raises(HeadSwapError) as caught:
-        inputs_for(NeedsValues())
+        infer_inputs(NeedsValues())
     assert caught.value.reason == "no_inputs"
     assert tried
     assert max(tried) <= 32 * MEBI
 
 
 def test_the_search_with_real_arithmetic_ends_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infer_inputs, "_REAL_SECONDS", -1.0)
+    monkeypatch.setattr(infer_inputs_module, "_MAX_REAL_SECONDS", -1.0)
     with pytest.raises(HeadSwapError) as caught:
-        inputs_for(NeedsValues())
+        infer_inputs(NeedsValues())
     assert caught.value.reason == "no_inputs"
 
 
 def test_inputs_have_the_dtype_of_the_model_and_its_device() -> None:
     model = deep(nn.Conv2d, nn.AdaptiveAvgPool2d, 8).to(torch.bfloat16)
-    (image,) = inputs_for(model).tensors()
+    (image,) = infer_inputs(model).tensors()
     assert (image.dtype, image.device.type) == (torch.bfloat16, "cpu")
-    (image,) = inputs_for(model.to("meta")).tensors()
+    (image,) = infer_inputs(model.to("meta")).tensors()
     assert image.is_meta
 
 
@@ -166,4 +167,4 @@ def test_what_no_shape_can_mend_is_said_at_once() -> None:
 def test_a_size_that_cannot_be_is_not_tried() -> None:
     model: Any = deep(nn.Conv2d, nn.AdaptiveAvgPool2d, 8)
     model.default_cfg = {"input_size": (3, -1, -1)}
-    assert inputs_for(model).tensors()[0].shape == (2, 3, 224, 224)
+    assert infer_inputs(model).tensors()[0].shape == (2, 3, 224, 224)

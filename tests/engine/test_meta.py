@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.abstract import meta_cache
-from pytest_headswap.engine.abstract.device_mode import DeviceWatch
-from pytest_headswap.engine.abstract.meta_cache import BuildingOnMeta
+from pytest_headswap.engine.abstract.device_mode import DeviceMixingMode
+from pytest_headswap.engine.abstract.meta_cache import MetaInitContext
 from pytest_headswap.zoo import load_zoo
 
 LAYOUTS: dict[str, Callable[[torch.dtype], torch.Tensor]] = {
@@ -38,7 +38,7 @@ def outcome(function: Any, *args: Any) -> Any:
 def assert_same(function: Any, *args: Any) -> None:
     plain = outcome(function, *args)
     for _ in ("asked", "remembered"):
-        with DeviceWatch():
+        with DeviceMixingMode():
             assert outcome(function, *args) == plain
 
 
@@ -47,7 +47,7 @@ ONE_TENSOR = (
 )
 IN_PLACE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     **{name: getattr(torch.ops.aten, name) for name in ("exp_", "erfinv_", "zero_", "normal_")},
-    **{f"{name}_": getattr(torch.ops.aten, f"{name}_") for name in meta_cache._OF_ONE_TENSOR if name != "gelu"},
+    **{f"{name}_": getattr(torch.ops.aten, f"{name}_") for name in meta_cache._UNARY_OPS if name != "gelu"},
     "clamp_": lambda x: x.clamp_(0.0, 1.0),
     "fill_": lambda x: x.fill_(2.0),
     "add_": lambda x: x.add_(torch.empty(5, device="meta")),
@@ -64,7 +64,7 @@ SHAPES_IN_PLACE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
     known: dict[Any, Any] = {}
-    monkeypatch.setattr(meta_cache, "_known", known)
+    monkeypatch.setattr(meta_cache, "_cache", known)
     return known
 
 
@@ -79,7 +79,7 @@ def test_functions_of_one_tensor(name: str, dtype: torch.dtype, layout: str) -> 
 def test_functions_in_place_return_what_they_were_given(name: str) -> None:
     x = LAYOUTS["contiguous"](torch.float32)
     for _ in ("asked", "remembered"):
-        with DeviceWatch():
+        with DeviceMixingMode():
             assert IN_PLACE[name](x) is x
 
 
@@ -88,7 +88,7 @@ def test_what_changes_a_shape_in_place_does_so_each_time(name: str) -> None:
     shapes = set()
     for _ in range(2):
         x = torch.empty(1, 3, device="meta")
-        with DeviceWatch():
+        with DeviceMixingMode():
             SHAPES_IN_PLACE[name](x)
         shapes.add((x.shape, x.stride()))
     ((shape, _),) = shapes
@@ -97,11 +97,11 @@ def test_what_changes_a_shape_in_place_does_so_each_time(name: str) -> None:
 
 def test_an_operation_is_asked_of_torch_once(nothing_remembered: dict[Any, Any]) -> None:
     x = LAYOUTS["contiguous"](torch.float32)
-    with DeviceWatch():
+    with DeviceMixingMode():
         x.mean(1)
         assert len(nothing_remembered) == 1
         (key,) = nothing_remembered
-        nothing_remembered[key] = meta_cache._Form(torch.Size((9,)), (1,), torch.float64)
+        nothing_remembered[key] = meta_cache._TensorSpec(torch.Size((9,)), (1,), torch.float64)
         assert x.mean(1).shape == (9,), "torch was asked again"
         assert x.mean(2).shape == (2, 3, 5)
 
@@ -109,11 +109,11 @@ def test_an_operation_is_asked_of_torch_once(nothing_remembered: dict[Any, Any])
 def test_numbers_that_are_equal_and_not_alike_are_told_apart() -> None:
     x = torch.empty(3, device="meta", dtype=torch.int64)
     for number, dtype in ((1, torch.int64), (1.0, torch.float32), (True, torch.int64)):
-        with DeviceWatch():
+        with DeviceMixingMode():
             assert (x * number).dtype == dtype
     torch.set_default_dtype(torch.float64)
     try:
-        with DeviceWatch():
+        with DeviceMixingMode():
             assert (x * 1.0).dtype == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
@@ -121,7 +121,7 @@ def test_numbers_that_are_equal_and_not_alike_are_told_apart() -> None:
 
 def test_what_has_values_or_is_a_view_is_never_remembered(nothing_remembered: dict[Any, Any]) -> None:
     x = LAYOUTS["contiguous"](torch.float32)
-    with DeviceWatch():
+    with DeviceMixingMode():
         assert (torch.ones(3) + 1).tolist() == [2.0, 2.0, 2.0]
         assert x.view(-1).untyped_storage()._cdata == x.untyped_storage()._cdata
         torch.empty(2, device="meta", dtype=torch.complex64) + 1
@@ -129,7 +129,7 @@ def test_what_has_values_or_is_a_view_is_never_remembered(nothing_remembered: di
 
 
 def test_what_is_built_on_meta_is_not_initialised_and_all_else_is() -> None:
-    with BuildingOnMeta():
+    with MetaInitContext():
         layer = nn.Linear(3, 5)
         nn.init.trunc_normal_(layer.weight, std=0.02)
         nn.init.constant_(layer.bias, 3.0)
@@ -142,7 +142,7 @@ def test_what_is_built_on_meta_is_not_initialised_and_all_else_is() -> None:
 
 
 def test_a_model_may_ask_for_another_device_while_it_is_built_on_meta() -> None:
-    with BuildingOnMeta():
+    with MetaInitContext():
         with torch.device("cpu"):
             inside = nn.Linear(3, 5)
         named = torch.ones(3, device="cpu")
@@ -152,14 +152,14 @@ def test_a_model_may_ask_for_another_device_while_it_is_built_on_meta() -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch, nothing_remembered: dict[Any, Any]) -> None:
-    monkeypatch.setattr(meta_cache, "_MOST", 5)
-    with DeviceWatch():
+    monkeypatch.setattr(meta_cache, "_MAX_ENTRIES", 5)
+    with DeviceMixingMode():
         for size in range(20):
             torch.empty(size, device="meta").relu()
     assert len(nothing_remembered) <= 5
 
 
-@pytest.mark.parametrize("name", [name for name in meta_cache._OF_ONE_TENSOR if name != "gelu"])
+@pytest.mark.parametrize("name", [name for name in meta_cache._UNARY_OPS if name != "gelu"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_functions_in_place_raise_where_torch_does(name: str, dtype: torch.dtype, layout: str) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pytest_headswap.engine import HeadSwapError, abstract_run, find_heads, swap_head
 from pytest_headswap.engine.dataflow.graph import Node, Value
-from pytest_headswap.engine.pytorch.internals import seed
+from pytest_headswap.engine.pytorch.internals import seed_all
 from pytest_headswap.zoo import load_zoo
 
 
@@ -233,7 +233,7 @@ def test_a_seed_is_that_of_torch_and_leaves_no_notes_for_devices() -> None:
     expected = torch.rand(4)
     queued = len(torch.cuda._queued_calls)
     for _ in range(3):
-        seed(3)
+        seed_all(3)
     assert torch.equal(torch.rand(4), expected)
     assert len(torch.cuda._queued_calls) == queued
 

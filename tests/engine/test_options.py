@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_headswap.engine import HeadSwapError, find_heads, swap_head
-from pytest_headswap.engine.abstract.infer_inputs import inputs_for
+from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.zoo import load_zoo
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
@@ -354,24 +354,24 @@ class Tokens(nn.Module):
 
 
 def test_tokens_audio_video_and_tables_are_worked_out() -> None:
-    assert inputs_for(Tokens()).tensors()[0].dtype == torch.long
+    assert infer_inputs(Tokens()).tensors()[0].dtype == torch.long
     audio = nn.Sequential(nn.Conv1d(1, 4, 80, 16), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 5))
-    assert inputs_for(audio).tensors()[0].shape == (2, 1, 1024)
+    assert infer_inputs(audio).tensors()[0].shape == (2, 1, 1024)
     video = nn.Sequential(nn.Conv3d(3, 4, 3), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 5))
-    assert inputs_for(video).tensors()[0].dim() == 5
-    assert inputs_for(perceptron()).tensors()[0].shape == (2, 8)
+    assert infer_inputs(video).tensors()[0].dim() == 5
+    assert infer_inputs(perceptron()).tensors()[0].shape == (2, 8)
 
 
 def test_what_the_model_says_of_its_inputs_comes_first() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     model.default_cfg = {"input_size": (3, 50, 60)}  # type: ignore[assignment]
-    assert inputs_for(model).tensors()[0].shape == (2, 3, 50, 60)
+    assert infer_inputs(model).tensors()[0].shape == (2, 3, 50, 60)
 
 
 def test_working_out_inputs_draws_no_random_numbers() -> None:
     model = perceptron()
     state = torch.get_rng_state()
-    inputs_for(model)
+    infer_inputs(model)
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_headswap.engine.dataflow.memory_overlap import are_apart
+from pytest_headswap.engine.dataflow.memory_overlap import are_disjoint
 
 
 def _elements(tensor: torch.Tensor) -> set[int]:
@@ -32,7 +32,7 @@ def test_what_is_said_to_be_apart_is_apart(
     strides = one[1] if alike and len(other[0]) == len(one[1]) else other[1]
     base = torch.empty(10_000, device="meta")
     first, second = base.as_strided(*one), base.as_strided(other[0], strides, other[2])
-    if are_apart(first, second):
+    if are_disjoint(first, second):
         assert _elements(first).isdisjoint(_elements(second))
 
 
@@ -40,12 +40,12 @@ def test_what_is_said_to_be_apart_is_apart(
 def test_the_parts_of_a_tensor_are_apart(dim: int) -> None:
     parts = torch.empty(8, 12, 16, device="meta").chunk(4, dim)
     for one in parts:
-        assert [are_apart(one, other) for other in parts] == [one is not other for other in parts]
+        assert [are_disjoint(one, other) for other in parts] == [one is not other for other in parts]
 
 
 def test_a_part_is_not_apart_from_the_whole_nor_from_a_part_that_reaches_into_it() -> None:
     whole = torch.empty(4, 6, device="meta")
-    assert not are_apart(whole[:, :3], whole)
-    assert not are_apart(whole[:, :3], whole[:, 2:4])
-    assert not are_apart(whole[:, :3], whole.T)
-    assert are_apart(whole[0], whole[2])
+    assert not are_disjoint(whole[:, :3], whole)
+    assert not are_disjoint(whole[:, :3], whole[:, 2:4])
+    assert not are_disjoint(whole[:, :3], whole.T)
+    assert are_disjoint(whole[0], whole[2])

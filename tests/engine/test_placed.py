@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap.engine.abstract.devices import moved, on_meta, simulated
+from pytest_headswap.engine.abstract.devices import on_fake_device, on_meta_device, on_real_device
 from pytest_headswap.engine.pytorch.inputs import as_inputs
-from pytest_headswap.engine.pytorch.internals import cannot_be_simulated
+from pytest_headswap.engine.pytorch.internals import is_fake_tensor_limitation
 
 CUDA = torch.device("cuda:0")
 
 
 def simulated_run(model: nn.Module, x: torch.Tensor, training: bool = False) -> Any:
     """One run on a simulated CUDA device."""
-    with simulated(model, as_inputs(x), CUDA) as run:
+    with on_fake_device(model, as_inputs(x), CUDA) as run:
         return run(training)
 
 
@@ -74,13 +74,13 @@ def test_a_model_on_meta_can_be_simulated_too() -> None:
 def test_a_tensor_that_is_not_moved_is_where_it_was() -> None:
     with pytest.raises(RuntimeError, match=r"cuda:0.*cpu|cpu.*cuda:0") as caught:
         simulated_run(UsesLoose(), torch.randn(2, 8))
-    assert not cannot_be_simulated(caught.value)
+    assert not is_fake_tensor_limitation(caught.value)
 
 
 def test_a_model_that_asks_for_values_is_told_apart_from_one_that_is_wrong() -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - the type is torch's own
         simulated_run(AsksForValues(), torch.randn(2, 8))
-    assert cannot_be_simulated(caught.value)
+    assert is_fake_tensor_limitation(caught.value)
 
 
 def test_a_recurrent_layer_does_not_start_the_driver() -> None:
@@ -93,7 +93,7 @@ def test_a_recurrent_layer_does_not_start_the_driver() -> None:
 def test_a_model_is_moved_and_comes_back(dtype: torch.dtype | None) -> None:
     model = Net()
     before = _state(model)
-    with moved(model, torch.device("cpu"), dtype):
+    with on_real_device(model, torch.device("cpu"), dtype):
         assert model.fc.weight.dtype == (dtype or torch.float32)
         with torch.no_grad():
             model.fc.weight.zero_()
@@ -104,6 +104,6 @@ def test_a_model_is_moved_and_comes_back(dtype: torch.dtype | None) -> None:
 def test_on_meta_a_model_has_the_dtype_and_no_memory() -> None:
     model = Net()
     before = _state(model)
-    with on_meta(model, torch.float16):
+    with on_meta_device(model, torch.float16):
         assert {(value.device.type, value.dtype) for value in model.state_dict().values()} == {("meta", torch.float16)}
     assert _state(model) == before

@@ -40,11 +40,11 @@ def test_real_outputs_follow_the_new_count_in_both_modes(name: str) -> None:
                 assert torch.isfinite(outputs[label]).all()
 
 
-@pytest.mark.parametrize("name", [n for n in WITH_HEAD if load_zoo("builtin")[n].native is not None])
+@pytest.mark.parametrize("name", [n for n in WITH_HEAD if load_zoo("builtin")[n].build_native is not None])
 def test_the_state_dict_equals_that_of_a_model_built_with_the_new_count(name: str) -> None:
     model, inputs, path = built(name)
     swap_head(model, 7, inputs, head=path)
-    native = load_zoo("builtin")[name].native
+    native = load_zoo("builtin")[name].build_native
     assert native is not None
     wanted = {key: (value.shape, value.dtype) for key, value in native(7).state_dict().items()}
     assert {key: (value.shape, value.dtype) for key, value in model.state_dict().items()} == wanted

@@ -37,7 +37,7 @@ def same(ours: object, theirs: object) -> bool:
 def test_a_walk_gives_what_torch_gives(name: str) -> None:
     model = models()[name]
     assert same(modules.named_modules(model), model.named_modules())
-    assert same(modules.named_modules(model, every_name=True), model.named_modules(remove_duplicate=False))
+    assert same(modules.named_modules(model, include_aliases=True), model.named_modules(remove_duplicate=False))
     assert same(modules.named_parameters(model), model.named_parameters(remove_duplicate=False))
     assert same(modules.named_buffers(model), model.named_buffers(remove_duplicate=False))
     assert [id(module) for module in modules.modules(model)] == [id(module) for module in model.modules()]
@@ -60,6 +60,6 @@ def test_the_mode_is_set_as_train_sets_it(own: bool, training: bool) -> None:
 
     made = [nn.Sequential((InEval if own else nn.Linear)(2, 3), nn.Sequential(nn.ReLU())) for _ in range(2)]
     made[0].train(training)
-    modules.set_mode(made[1], modules.modules(made[1]), training)
+    modules.set_training_mode(made[1], modules.modules(made[1]), training)
     assert modes(made[1]) == modes(made[0])
     assert own or modes(made[1]) == [training] * 4

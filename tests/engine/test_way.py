@@ -41,7 +41,7 @@ IMAGE = torch.zeros(2, 3, 8, 8)
 
 def test_the_steps_are_the_last_layers_what_runs_between_them_the_head_and_what_follows() -> None:
     (head,) = find_heads(Residual(), IMAGE)
-    assert [(step.kind, step.name, step.type, step.shape) for step in head.way] == [
+    assert [(step.kind, step.name, step.type, step.shape) for step in head.path_to_output] == [
         ("layer", "stem", "Conv2d", (2, 4, 6, 6)),
         ("layer", "branch", "Conv2d", (2, 4, 6, 6)),
         ("operation", "add", "", (2, 4, 6, 6)),
@@ -55,7 +55,7 @@ def test_the_steps_are_the_last_layers_what_runs_between_them_the_head_and_what_
 def test_of_a_deep_backbone_the_last_steps_are_told() -> None:
     layers = [nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(30)]
     (head,) = find_heads(nn.Sequential(*layers, nn.Linear(8, 10)), torch.zeros(2, 8))
-    assert [step.name for step in head.way] == ["28.0", "28.1", "29.0", "29.1", "30", "output"]
+    assert [step.name for step in head.path_to_output] == ["28.0", "28.1", "29.0", "29.1", "30", "output"]
 
 
 def test_each_of_several_heads_has_its_way_to_the_output_that_they_share() -> None:
@@ -68,13 +68,13 @@ def test_each_of_several_heads_has_its_way_to_the_output_that_they_share() -> No
             x = self.body(x)
             return (self.one(x) + self.two(x)) / 2  # type: ignore[no-any-return]
 
-    ways = [[step.name for step in head.way] for head in find_heads(Averaged(), torch.zeros(2, 8))]
+    ways = [[step.name for step in head.path_to_output] for head in find_heads(Averaged(), torch.zeros(2, 8))]
     assert sorted(ways) == [["body", "one", "add, div", "output"], ["body", "two", "add, div", "output"]]
 
 
 def test_a_projection_of_the_model_itself_is_a_step_without_a_path() -> None:
     (head,) = find_heads(Bare(), torch.zeros(2, 8))
-    assert [(step.kind, step.name, step.type) for step in head.way] == [
+    assert [(step.kind, step.name, step.type) for step in head.path_to_output] == [
         ("layer", "body", "Linear"),
         ("head", "", "Bare"),
         ("output", "output", ""),
@@ -85,7 +85,7 @@ def test_a_model_that_gains_a_head_shows_where() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Identity())
     model.num_classes = 0  # type: ignore[assignment]
     (head,) = find_heads(model, torch.zeros(2, 8))
-    assert [(step.kind, step.name) for step in head.way] == [
+    assert [(step.kind, step.name) for step in head.path_to_output] == [
         ("layer", "0"),
         ("layer", "1"),
         ("head", "2"),
@@ -95,6 +95,6 @@ def test_a_model_that_gains_a_head_shows_where() -> None:
 
 def test_in_a_wrapped_model_the_names_are_those_of_the_wrapper() -> None:
     swap = swap_head(nn.DataParallel(Residual()), 5, IMAGE)
-    names = [step.name for step in swap.heads[0].way if step.type]
+    names = [step.name for step in swap.heads[0].path_to_output if step.type]
     assert names == ["module.stem", "module.branch", "module.pool", "module.fc"]
-    assert swap.heads[0].way == swap.old_heads[0].way
+    assert swap.heads[0].path_to_output == swap.old_heads[0].path_to_output

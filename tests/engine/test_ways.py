@@ -55,7 +55,7 @@ def test_the_cheapest_way_that_works_is_taken_and_said(kind: type[Shapes], way: 
     model, inputs = kind(), torch.randn(2, 3, 8)
     heads = find_heads(model, inputs)
     assert [head.path for head in heads] == ["fc"]
-    assert heads.evidence == way
+    assert heads.tensor_kind == way
     swap_head(model, 3, inputs)
     assert model(inputs).shape == (2, 3)
 
@@ -67,7 +67,7 @@ def test_what_was_moved_from_meta_to_the_cpu_is_not_read_there() -> None:
             assert moved.sum().item() != 0, "these are no values"
             return moved
 
-    assert find_heads(Sorted(), torch.ones(2, 3, 8)).evidence == "real"
+    assert find_heads(Sorted(), torch.ones(2, 3, 8)).tensor_kind == "real"
 
 
 @pytest.mark.parametrize("kind", [Constants, Moved, Values])
@@ -121,5 +121,5 @@ def test_the_attention_of_torch_is_seen_through_in_every_way() -> None:
 def test_a_chosen_way_is_the_only_one_that_is_tried() -> None:
     model: Any = Values()
     with pytest.raises(HeadSwapError):
-        abstract_run(model, torch.randn(2, 3, 8), ways=("meta",))
-    assert abstract_run(model, torch.randn(2, 3, 8), ways=("real",)).way == "real"
+        abstract_run(model, torch.randn(2, 3, 8), tensor_kinds=("meta",))
+    assert abstract_run(model, torch.randn(2, 3, 8), tensor_kinds=("real",)).tensor_kind == "real"

@@ -73,7 +73,7 @@ def zoo(monkeypatch: pytest.MonkeyPatch) -> Zoo:
         "lonely": ModelSpec("lonely", Net, _inputs),
         "mismatched": ModelSpec("mismatched", Net, _inputs, lambda num_classes: nn.Linear(num_classes, 1)),
         "raising": ModelSpec("raising", Raising, _inputs, Raising),
-        "refused": ModelSpec("refused", Net, _inputs, refusal="it has no classes"),
+        "refused": ModelSpec("refused", Net, _inputs, skip_reason="it has no classes"),
         "sound": ModelSpec("sound", Net, _inputs, Net, family="nets"),
         "unbuildable": ModelSpec("unbuildable", _unbuildable, _inputs),
     }
@@ -102,9 +102,9 @@ def test_results_are_those_of_a_pytest_run(pytester: pytest.Pytester, zoo: Zoo, 
 
 def test_results_of_the_builtin_zoo_are_those_of_a_pytest_run(pytester: pytest.Pytester) -> None:
     names = ["distilled", "encoder_without_head", "headless", "root_linear", "seed_two_heads"]
-    own = [result for name in names for result in check_headswap(f"builtin:{name}", evidence="structure")]
+    own = [result for name in names for result in check_headswap(f"builtin:{name}", evidence="abstract")]
     pytester.runpytest_inprocess(
-        "--headswap-zoo=builtin", f"--headswap-models={','.join(names)}", "--headswap-evidence=structure"
+        "--headswap-zoo=builtin", f"--headswap-models={','.join(names)}", "--headswap-evidence=abstract"
     )
     _, of_pytest = read_journal(Path("headswap-report"))
     assert _without_measurements(own) == _without_measurements(of_pytest)
@@ -137,7 +137,7 @@ def _traces(module: nn.Module) -> list[Any]:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("evidence", ["auto", "structure", "numeric"])
+@pytest.mark.parametrize("evidence", ["auto", "abstract", "numeric"])
 def test_a_module_is_left_exactly_as_it_was(training: bool, evidence: str) -> None:
     def drawing(case: Case) -> str:
         return f"{random.random()} {torch.rand(1)} {np.random.rand()}"
@@ -183,7 +183,7 @@ def test_a_head_can_be_named_and_the_model_too() -> None:
             return self.fc(features), self.other(features)
 
     results = check_headswap(
-        TwoHeads(), 4, torch.zeros(2, 8), checks="output_shape", head="other", name="two", evidence="structure"
+        TwoHeads(), 4, torch.zeros(2, 8), checks="output_shape", head="other", name="two", evidence="abstract"
     )
     assert [(result.model, result.heads, result.outcome) for result in results] == [("two", ("other",), "passed")]
 
@@ -198,8 +198,8 @@ def test_a_spec_is_built_and_what_is_given_beside_it_takes_the_place_of_its_own(
 
 
 def test_a_model_of_a_zoo_that_is_changed_has_no_command_that_repeats_it(zoo: Zoo) -> None:
-    (result,) = check_headswap("apizoo:sound", checks="output_shape", evidence="structure")
-    assert result.repro.endswith(" --headswap-report=headswap-repeat --headswap-evidence=structure")
+    (result,) = check_headswap("apizoo:sound", checks="output_shape", evidence="abstract")
+    assert result.repro.endswith(" --headswap-report=headswap-repeat --headswap-evidence=abstract")
     (result,) = check_headswap("apizoo:sound", checks="output_shape", name="changed")
     assert (result.model, result.repro) == ("changed", "")
 

@@ -47,7 +47,7 @@ def noting(self, request, doing):
 SubprocessExecutor._send = noting
 
 def spec(name):
-    return ModelSpec(name, build=dict, refusal="it is empty") if name.startswith("empty") else real
+    return ModelSpec(name, build=dict, skip_reason="it is empty") if name.startswith("empty") else real
 
 register("some", lambda: Zoo("some", ("empty1", "empty2", "full"), spec))
 

@@ -62,7 +62,7 @@ def test_several_workers_are_on_a_gpu_that_has_room_for_one_of_their_models_at_a
 ) -> None:
     """Another process takes the rest of the GPU's memory."""
     extend_conftest(
-        MODELS + "SPECS = {f'large_{number}': dict(build=Large, native=None) for number in range(6)}\n"
+        MODELS + "SPECS = {f'large_{number}': dict(build=Large, build_native=None) for number in range(6)}\n"
         "def pytest_sessionstart(session):\n"
         "    if not hasattr(session.config, 'workerinput'):\n"
         "        import subprocess, sys\n"

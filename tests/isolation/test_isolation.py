@@ -347,7 +347,7 @@ class Large(Net):
         super().__init__(num_classes)
         self.register_buffer("table", torch.ones(1_000_000))
         self.me = [self]
-SPECS = {f"net_{number:02}": dict(build=Large, native=Large) for number in range(50)}
+SPECS = {f"net_{number:02}": dict(build=Large, build_native=Large) for number in range(50)}
 """
 
 

@@ -134,18 +134,18 @@ def test_a_model_that_took_too_much_once_is_given_structure_evidence_from_then_o
     project.runpytest_inprocess(*flags).assert_outcomes(passed=1, failed=1)
     hungry, net = journal().values()
     assert (hungry.outcome, net.outcome) == ("crashed", "passed")
-    assert hungry.message.endswith("; raise the limit, or use --headswap-evidence=structure")
+    assert hungry.message.endswith("; raise the limit, or use --headswap-evidence=abstract")
     assert hungry.peak_memory_mb is not None
     assert hungry.peak_memory_mb > 300
 
-    for _ in range(2):  # and a run that gave it structure evidence does not make it look small
+    for _ in range(2):  # and a run that gave it abstract evidence does not make it look small
         result = project.runpytest_inprocess(*flags)
         result.assert_outcomes(passed=2)
         result.stdout.fnmatch_lines(
-            ["headswap: plan: 2 models, 2 checks, numeric for 1, structure for 1 that take too much memory, *"]
+            ["headswap: plan: 2 models, 2 checks, numeric for 1, abstract for 1 that take too much memory, *"]
         )
         hungry, net = journal().values()
-        assert (hungry.evidence, net.evidence) == ("structure", "numeric")
+        assert (hungry.evidence, net.evidence) == ("abstract", "numeric")
         assert hungry.message.startswith("it took 3")
         assert hungry.message.endswith(" MiB before, more than the 300 MiB that it may")
 
@@ -163,11 +163,11 @@ def test_a_model_whose_values_do_not_fit_is_given_structure_evidence_and_says_so
         "        self.register_buffer('table', torch.zeros(10_000_000))\n"
         "SPECS = {'wide': dict(build=Wide)}\n"
     )
-    for memory, evidence in ("120MiB", "structure"), ("2GiB", "numeric"):
+    for memory, evidence in ("120MiB", "abstract"), ("2GiB", "numeric"):
         project.runpytest_inprocess(ZOO, ONE, f"--headswap-memory-limit={memory}").assert_outcomes(passed=1)
         (item,) = journal().values()
         assert item.evidence == evidence
-        assert ("more than the 0.1 GiB allowed" in item.message) == (evidence == "structure")
+        assert ("more than the 0.1 GiB allowed" in item.message) == (evidence == "abstract")
 
 
 def test_limits_stand_in_the_header_the_journal_and_the_repro_command(

@@ -113,7 +113,7 @@ ODD_NAMES = ["a::b", "a:", "a[0]", "a/b.c", "a b", "größe", "100%", "tab\there
 def test_odd_names_have_ids_that_stay_apart_and_run(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
-    extend_conftest(f"SPECS = dict.fromkeys({ODD_NAMES!r}, dict(build=Net, native=Net))")
+    extend_conftest(f"SPECS = dict.fromkeys({ODD_NAMES!r}, dict(build=Net, build_native=Net))")
     flags = ["--headswap-zoo=testzoo", "--headswap-checks=output_shape"]
     result = project.runpytest_inprocess(*flags, "--junitxml=junit.xml")
     result.assert_outcomes(passed=len(ODD_NAMES))
@@ -127,7 +127,7 @@ def test_odd_names_have_ids_that_stay_apart_and_run(
 def test_an_odd_name_that_failed_is_found_again_with_lf(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
-    extend_conftest(f"SPECS = dict.fromkeys({ODD_NAMES!r}, dict(build=Net, native=lambda n: nn.Linear(1, 1)))")
+    extend_conftest(f"SPECS = dict.fromkeys({ODD_NAMES!r}, dict(build=Net, build_native=lambda n: nn.Linear(1, 1)))")
     project.runpytest_inprocess("--headswap-zoo=testzoo", THREE).assert_outcomes(failed=9, passed=18)
     project.runpytest_inprocess("--headswap-zoo=testzoo", THREE, "--lf").assert_outcomes(failed=9)
     assert sorted(item.model for item in journal().values()) == sorted(ODD_NAMES)

@@ -35,7 +35,7 @@ def test_a_run_leaves_what_its_models_took_for_the_next(project: pytest.Pytester
 def test_a_later_run_adds_to_what_is_known_and_other_questions_are_kept_apart(project: pytest.Pytester) -> None:
     project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha")
     project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=lonely")
-    project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=doubled", "--headswap-evidence=structure")
+    project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=doubled", "--headswap-evidence=abstract")
     assert [list(models) for models in _cached(project).values()] == [["doubled"], ["lonely", "alpha"]]
 
 

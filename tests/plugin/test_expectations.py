@@ -279,7 +279,7 @@ def test_what_is_not_run_is_not_built_until_it_is_requested(
     journal: Journal,
     builds: Callable[[], list[str]],
 ) -> None:
-    extend_conftest("SPECS['beta.v1_5']['refusal'] = 'it has no classes'\n")
+    extend_conftest("SPECS['beta.v1_5']['skip_reason'] = 'it has no classes'\n")
     write(NOT_RUN + NOT_RUN.replace('"unbuildable"', '"alpha"\nchecks = "output_shape"'))
     flags = [ZOO, TWO, FILE, "--headswap-models=alpha,beta*,unbuildable"]
     result = project.runpytest_inprocess(*flags)

@@ -70,7 +70,7 @@ class Shipped(nn.Sequential):
 def small():
     return ModelSpec("a", lambda: nn.Linear(8, 10))
 
-@pytest.mark.headswap(zoo=[ModelSpec("a", Shipped, small=small), ModelSpec("b", Shipped)])
+@pytest.mark.headswap(zoo=[ModelSpec("a", Shipped, small_variant=small), ModelSpec("b", Shipped)])
 def test_a(headswap_model, headswap_case):
     assert isinstance(headswap_model, Shipped), "not the small one"
     sizes = [(tensor.untyped_storage().nbytes(), tensor.nbytes) for tensor in headswap_model.parameters()]

@@ -112,11 +112,11 @@ def test_evidence_and_device_reach_the_case_the_journal_and_the_repro_command(
 
     project.runpytest_inprocess(*only)
     (item,) = journal().values()
-    assert item.repro.endswith(" --headswap-evidence=structure --headswap-device=cpu"), "those of the ini file"
+    assert item.repro.endswith(" --headswap-evidence=abstract --headswap-device=cpu"), "those of the ini file"
     assert asked.read_text(encoding="utf-8") == "testzoo 7 numeric cuda:1\ntestzoo 7 structure cpu\n"
 
 
-@pytest.mark.parametrize("kind", ["structure", "numeric"])
+@pytest.mark.parametrize("kind", ["abstract", "numeric"])
 def test_results_rest_on_the_evidence_that_was_requested(
     project: pytest.Pytester, journal: Callable[..., dict[str, Result]], kind: str
 ) -> None:

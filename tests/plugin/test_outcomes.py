@@ -24,7 +24,7 @@ def test_a_sound_model_passes_and_its_results_are_complete(project: pytest.Pytes
     assert result.ret == 0
     item = journal()["testzoo::alpha::native_parity"]
     assert (item.zoo, item.model, item.check, item.outcome) == ("testzoo", "alpha", "native_parity", "passed")
-    assert (item.evidence, item.message, item.reason, item.family, item.heads) == ("structure", "", "", "nets", ("fc",))
+    assert (item.evidence, item.message, item.reason, item.family, item.heads) == ("abstract", "", "", "nets", ("fc",))
     assert item.repro == (
         "pytest --headswap-zoo=testzoo --headswap-models=alpha --headswap-checks=native_parity"
         " --headswap-report=headswap-repeat"
@@ -125,7 +125,7 @@ def test_a_failure_is_explained_without_a_traceback(project: pytest.Pytester, jo
     assert "native_parity.py" not in result.stdout.str()
     item = journal()["testzoo::mismatched::native_parity"]
     assert item.message.startswith("the state_dict differs")
-    assert item.evidence == "structure"
+    assert item.evidence == "abstract"
 
 
 def test_an_error_of_the_model_shows_the_line_of_the_model(project: pytest.Pytester, journal: Journal) -> None:

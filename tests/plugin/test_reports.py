@@ -106,7 +106,7 @@ def test_the_first_result_of_a_model_has_its_heads_in_full(project: pytest.Pytes
         10,
         7,
     )
-    assert [(step.kind, step.name) for step in head.way] == [
+    assert [(step.kind, step.name) for step in head.path_to_output] == [
         ("layer", "backbone"),
         ("operation", "relu"),
         ("head", "fc"),

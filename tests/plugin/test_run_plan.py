@@ -37,7 +37,7 @@ def test_the_header_says_what_is_planned_and_how_long_it_takes(project: pytest.P
 
 
 @pytest.mark.usefixtures("shipped")
-@pytest.mark.parametrize("flag", [CHECKS, "--headswap-evidence=structure"])
+@pytest.mark.parametrize("flag", [CHECKS, "--headswap-evidence=abstract"])
 def test_a_run_that_asks_for_less_than_was_measured_takes_at_most_as_long(project: pytest.Pytester, flag: str) -> None:
     result = project.runpytest_inprocess(ZOO, TWO, "--collect-only", flag)
     result.stdout.fnmatch_lines(["headswap: plan: 2 models, *, at most about 30 minutes"])
@@ -46,7 +46,7 @@ def test_a_run_that_asks_for_less_than_was_measured_takes_at_most_as_long(projec
 @pytest.mark.usefixtures("shipped")
 def test_a_model_that_is_known_to_take_more_than_it_may_is_planned_with_structure(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(ZOO, "--headswap-memory-limit=90MB", "--collect-only")
-    result.stdout.fnmatch_lines(["headswap: plan: *, numeric for 5, structure for 3 that take too much memory, *"])
+    result.stdout.fnmatch_lines(["headswap: plan: *, numeric for 5, abstract for 3 that take too much memory, *"])
 
 
 def test_what_was_measured_of_a_zoo_that_nobody_else_knows_is_known(project: pytest.Pytester) -> None:

@@ -29,7 +29,7 @@ def noting():
         file.write(f"{sys.prefix}\\n")
     return Net()
 
-SPECS = {f"model_{number}": dict(build=noting, native=Net) for number in range(4)}
+SPECS = {f"model_{number}": dict(build=noting, build_native=Net) for number in range(4)}
 """
 
 THREE = "--headswap-checks=output_shape,native_parity,gradient_flow"

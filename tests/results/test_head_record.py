@@ -6,12 +6,18 @@ import json
 
 import pytest
 
-from pytest_headswap.head import Step
+from pytest_headswap.head import PathStep
 from pytest_headswap.results import Result
 from pytest_headswap.results.head_record import SwappedHead, SwappedHeads
 
-WAY = (Step("layer", "body", "Linear", (2, 16)), Step("head", "fc", "Linear", (2, 10)), Step("output", "output"))
-HEAD = SwappedHead("fc", "linear", 16, 7, 1, aliases=("same",), evidence=("because",), way=WAY, old_num_classes=10)
+WAY = (
+    PathStep("layer", "body", "Linear", (2, 16)),
+    PathStep("head", "fc", "Linear", (2, 10)),
+    PathStep("output", "output"),
+)
+HEAD = SwappedHead(
+    "fc", "linear", 16, 7, 1, aliases=("same",), evidence=("because",), path_to_output=WAY, old_num_classes=10
+)
 ANATOMY = SwappedHeads((HEAD, SwappedHead("", "identity", 16, 7, 1, "auxiliary", "softmax")), ("note",))
 
 
@@ -30,7 +36,7 @@ def test_a_line_without_it_is_as_short_as_it_was() -> None:
 
 def test_what_is_as_usual_is_left_out() -> None:
     (_, second) = ANATOMY.to_json()["heads"]
-    assert not {"aliases", "tensors", "outputs", "evidence", "way"} & second.keys()
+    assert not {"aliases", "tensors", "outputs", "evidence", "path_to_output"} & second.keys()
 
 
 def test_fields_of_a_later_version_are_left_out() -> None:
@@ -40,7 +46,13 @@ def test_fields_of_a_later_version_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{}, {"heads": 1}, {"heads": [{"path": "fc"}]}, {"heads": [{**ANATOMY.to_json()["heads"][0], "way": [1]}]}]
+    "wrong",
+    [
+        {},
+        {"heads": 1},
+        {"heads": [{"path": "fc"}]},
+        {"heads": [{**ANATOMY.to_json()["heads"][0], "path_to_output": [1]}]},
+    ],
 )
 def test_what_is_no_anatomy_is_refused_as_part_of_the_result(wrong: object) -> None:
     data = Result("zoo", "model", "check", "passed").to_json()

@@ -10,7 +10,7 @@ import pytest
 from pytest_headswap.results import JOURNAL_NAME, JournalError, JournalHeader, JournalWriter, Result, read_journal
 
 HEADER = JournalHeader({"torch": "2.4.1"}, {"zoo": ["builtin"], "num_classes": 7})
-PASSED = Result("builtin", "linear", "output_shape", "passed", evidence="structure", heads=("fc",))
+PASSED = Result("builtin", "linear", "output_shape", "passed", evidence="abstract", heads=("fc",))
 SKIPPED = Result("builtin", "no\u2028head\nat all \ud800", "output_shape", "skipped", reason="output_is_backbone")
 
 

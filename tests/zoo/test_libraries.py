@@ -47,7 +47,7 @@ def test_every_check_passes(zoo: str, model: str) -> None:
     findings = {name: run_check(name, case) for name in CHECKS}
     assert {name: finding.message for name, finding in findings.items() if finding.outcome != "passed"} == {}
     assert {name: finding.message for name, finding in findings.items() if finding.message} == (
-        LEFT_OUT if case.large else {}
+        LEFT_OUT if case.is_large else {}
     )
 
 
@@ -87,10 +87,12 @@ def test_timm_says_where_its_own_metadata_differs() -> None:
     from pytest_headswap import find_heads
 
     heads = find_heads(model)
-    assert spec.notes is not None
-    assert spec.notes(model, heads) == ()
+    assert spec.metadata_notes is not None
+    assert spec.metadata_notes(model, heads) == ()
     model.default_cfg = {**model.default_cfg, "classifier": "head"}  # type: ignore[dict-item, assignment]
-    assert spec.notes(model, heads) == ("timm's metadata names head as the classifier; the data flow shows fc",)
+    assert spec.metadata_notes(model, heads) == (
+        "timm's metadata names head as the classifier; the data flow shows fc",
+    )
 
 
 # --- selection and registration ------------------------------------------------------------------

@@ -30,8 +30,8 @@ SIZES = {
 
 def small(name: str) -> ModelSpec:
     spec = load_zoo("timm")[name]
-    assert spec.small is not None
-    return spec.small()
+    assert spec.small_variant is not None
+    return spec.small_variant()
 
 
 def built(spec: ModelSpec) -> tuple[nn.Module, Tensor]:
@@ -66,9 +66,9 @@ def test_a_small_spec_has_the_heads_of_the_shipped_one(name: str) -> None:
 
 def test_a_small_spec_has_a_native_model_of_its_size() -> None:
     spec = small("vit_tiny_patch16_224")
-    assert spec.native is not None
+    assert spec.build_native is not None
     with torch.device("meta"):
-        shipped, native = spec.build(), spec.native(7)
+        shipped, native = spec.build(), spec.build_native(7)
     expected = {name: tensor.shape for name, tensor in shipped.state_dict().items()}
     expected |= {"head.weight": torch.Size([7, 192]), "head.bias": torch.Size([7])}
     assert {name: tensor.shape for name, tensor in native.state_dict().items()} == expected
@@ -76,8 +76,8 @@ def test_a_small_spec_has_a_native_model_of_its_size() -> None:
 
 def test_a_small_spec_has_no_smaller_one_and_is_the_same_in_all_else() -> None:
     spec, smaller = load_zoo("timm")["vit_tiny_patch16_224"], small("vit_tiny_patch16_224")
-    assert smaller.small is None
-    assert (smaller.name, smaller.family, smaller.notes) == (spec.name, spec.family, spec.notes)
+    assert smaller.small_variant is None
+    assert (smaller.name, smaller.family, smaller.metadata_notes) == (spec.name, spec.family, spec.metadata_notes)
 
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "levit_128s", "xcit_nano_12_p8_224"])
@@ -96,4 +96,4 @@ def test_a_small_model_computes_finite_and_different_outputs(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientformer_l1"])
 def test_a_model_of_any_size_and_one_of_a_single_size_have_no_small_spec(name: str) -> None:
-    assert load_zoo("timm")[name].small is None
+    assert load_zoo("timm")[name].small_variant is None

@@ -92,7 +92,7 @@ def test_the_part_of_a_detector_that_the_error_leads_to_is_swapped(name: str) ->
 def test_a_prior_makes_the_first_loss_that_of_the_native_model() -> None:
     """One-stage detectors start from a small probability for each of many thousand anchors."""
     model, _ = swapped("retinanet_resnet50_fpn_v2", init="prior")
-    native = load_zoo("torchvision")["retinanet_resnet50_fpn_v2"].native
+    native = load_zoo("torchvision")["retinanet_resnet50_fpn_v2"].build_native
     assert native is not None
     torch.manual_seed(0)
     other: Any = native(CLASSES)
@@ -103,10 +103,10 @@ def test_a_prior_makes_the_first_loss_that_of_the_native_model() -> None:
 
 def test_the_adapter_returns_what_has_classes_and_nothing_else() -> None:
     spec = load_zoo("torchvision")["maskrcnn_resnet50_fpn"]
-    assert spec.native is not None
+    assert spec.build_native is not None
     assert spec.example_inputs is not None
     with torch.device("meta"):
-        model = spec.native(CLASSES)
+        model = spec.build_native(CLASSES)
         outputs = model(spec.example_inputs(model))
     shapes = {label: tuple(output.shape) for label, output in outputs.items()}
     assert shapes == {"cls_logits": (2, 7), "boxes": (2, 7, 4), "masks": (2, 7, 28, 28)}

@@ -12,7 +12,7 @@ import torch
 from pytest_headswap.case.build import build_case
 from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import NoHeadError, swap_head
-from pytest_headswap.engine.pytorch.internals import cannot_be_simulated, fake_tensor_mode
+from pytest_headswap.engine.pytorch.internals import fake_tensor_mode, is_fake_tensor_limitation
 from pytest_headswap.zoo import load_zoo
 
 if not pytest.importorskip("transformers").is_torch_available():
@@ -47,7 +47,7 @@ def slices_need_a_driver() -> bool:
         with fake_tensor_mode():
             torch.empty(2, 2, device="cuda")[:, 0:1]
     except Exception as error:
-        if not cannot_be_simulated(error):
+        if not is_fake_tensor_limitation(error):
             raise
         return True
     return False
@@ -71,7 +71,7 @@ def test_every_check_passes(name: str) -> None:
 def test_a_swapped_model_runs_for_real_and_has_the_tensors_of_the_native_one(name: str) -> None:
     spec = load_zoo("transformers")[name]
     assert spec.example_inputs is not None
-    assert spec.native is not None
+    assert spec.build_native is not None
     model = spec.build().eval()
     inputs = spec.example_inputs(model)
     assert _logits(model, inputs).shape[-1] == 5
@@ -79,7 +79,7 @@ def test_a_swapped_model_runs_for_real_and_has_the_tensors_of_the_native_one(nam
     logits = _logits(model, inputs)
     assert logits.shape[-1] == 7
     assert logits.isfinite().all()
-    assert _shapes(model) == _shapes(spec.native(7))
+    assert _shapes(model) == _shapes(spec.build_native(7))
 
 
 def _logits(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -107,10 +107,10 @@ def test_listing_imports_no_model() -> None:
 def test_the_evidence_says_how_a_model_was_run() -> None:
     zoo = load_zoo("transformers")
     evidence = {
-        name: build_case("transformers", zoo[name], 7, "structure").evidence
+        name: build_case("transformers", zoo[name], 7, "abstract").evidence
         for name in ("ViTForImageClassification", "LlamaForSequenceClassification", "BartForSequenceClassification")
     }
-    assert list(evidence.values()) == ["structure", "structure, fake tensors", "structure, real tensors"]
+    assert list(evidence.values()) == ["abstract", "abstract, fake tensors", "abstract, real tensors"]
 
 
 def test_every_class_of_the_five_mappings_is_listed_once() -> None:
@@ -136,8 +136,8 @@ def test_what_cannot_be_swapped_here_is_refused_by_name(name: str, text: str, mo
 
 def test_the_native_model_has_the_labels_that_were_asked_for() -> None:
     spec = load_zoo("transformers")["BertForSequenceClassification"]
-    assert spec.native is not None
-    assert spec.native(9).config.num_labels == 9  # type: ignore[union-attr]
+    assert spec.build_native is not None
+    assert spec.build_native(9).config.num_labels == 9  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from torch import nn
 
 from pytest_headswap.zoo import ModelSpec, Zoo, ZooError, load_zoo, zoo_names
-from pytest_headswap.zoo.custom import as_zoo
+from pytest_headswap.zoo.custom import make_zoo
 from pytest_headswap.zoo.registry import _LOADED
 
 MODELS = """
@@ -43,7 +43,7 @@ NO_BUILD = [ModelSpec("a", build=3)]
 def asks(something):
     return ZOO
 def mixed():
-    return Zoo("inner", ("x", 1), OBJECT.make)
+    return Zoo("inner", ("x", 1), OBJECT.spec)
 def stops():
     raise SystemExit("wrong arguments")
 class Told(Tiny):
@@ -82,17 +82,17 @@ def test_a_module_or_a_file_can_hold_each_kind_of_zoo(where: str, attribute: str
 
 def test_native_is_known_where_the_factory_takes_num_classes() -> None:
     zoo = load_zoo("zoo_of_user:ZOO")
-    native = zoo["tiny"].native
+    native = zoo["tiny"].build_native
     assert native is not None
     assert native(3).fc.out_features == 3  # type: ignore[union-attr]
-    assert zoo["fixed"].native is None
+    assert zoo["fixed"].build_native is None
 
 
 def test_a_factory_that_has_to_be_told_a_class_count_is_built_with_ten() -> None:
     spec = load_zoo("zoo_of_user:TOLD")["told"]
     assert spec.build().fc.out_features == 10  # type: ignore[union-attr]
-    assert spec.native is not None
-    assert spec.native(3).fc.out_features == 3  # type: ignore[union-attr]
+    assert spec.build_native is not None
+    assert spec.build_native(3).fc.out_features == 3  # type: ignore[union-attr]
 
 
 def test_two_files_of_one_name_are_two_zoos_and_their_models_can_be_pickled(tmp_path: Path) -> None:
@@ -171,21 +171,21 @@ def test_a_file_that_cannot_be_parsed_says_where(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", [3, "", None, ("a",)])
 def test_names_have_to_be_text(key: Any) -> None:
     with pytest.raises(ZooError, match="names have to be text"):
-        as_zoo("mine", {key: nn.Identity, "b": nn.Identity})
+        make_zoo("mine", {key: nn.Identity, "b": nn.Identity})
     with pytest.raises(ZooError, match="names have to be text"):
-        as_zoo("mine", [ModelSpec("b", build=nn.Identity), ModelSpec(key, build=nn.Identity)])
+        make_zoo("mine", [ModelSpec("b", build=nn.Identity), ModelSpec(key, build=nn.Identity)])
 
 
 def test_names_have_to_be_unique() -> None:
     with pytest.raises(ZooError, match="two models called 'a'"):
-        as_zoo("mine", [ModelSpec("a", build=nn.Identity), ModelSpec("a", build=nn.Identity)])
+        make_zoo("mine", [ModelSpec("a", build=nn.Identity), ModelSpec("a", build=nn.Identity)])
     with pytest.raises(ZooError, match="two models called 'a'"):
         Zoo("mine", ("a", "b", "a"), lambda name: ModelSpec(name, build=nn.Identity))
 
 
 def test_a_list_of_something_else_is_refused() -> None:
     with pytest.raises(ZooError, match="lists int 3"):
-        as_zoo("mine", [3])
+        make_zoo("mine", [3])
 
 
 @pytest.mark.parametrize(
@@ -198,20 +198,20 @@ def test_a_list_of_something_else_is_refused() -> None:
     ],
 )
 def test_a_factory_that_returns_no_module_is_named_when_it_is_built(value: Any) -> None:
-    spec = as_zoo("mine", value)["odd"]
+    spec = make_zoo("mine", value)["odd"]
     with pytest.raises(ZooError, match="the factory of 'odd' in zoo 'mine' returned str 'a string'"):
         spec.build()
 
 
 def test_a_native_model_that_is_none_is_told() -> None:
-    spec = as_zoo("mine", {"odd": lambda num_classes=None: num_classes or nn.Identity()})["odd"]
-    assert spec.native is not None
+    spec = make_zoo("mine", {"odd": lambda num_classes=None: num_classes or nn.Identity()})["odd"]
+    assert spec.build_native is not None
     with pytest.raises(ZooError, match="the factory of 'odd' in zoo 'mine' returned int 7"):
-        spec.native(7)
+        spec.build_native(7)
 
 
 def test_a_zoo_object_that_makes_something_else_is_told() -> None:
-    zoo = as_zoo("mine", Zoo("inner", ("a",), lambda _: ModelSpec("b", build=nn.Identity)))
+    zoo = make_zoo("mine", Zoo("inner", ("a",), lambda _: ModelSpec("b", build=nn.Identity)))
     with pytest.raises(ZooError, match="ModelSpec 'b' under the name 'a'"):
         zoo["a"]
 
@@ -236,7 +236,7 @@ def test_an_unknown_model_of_a_users_zoo_has_close_matches() -> None:
 
 
 def test_versions_of_a_zoo_object_are_kept() -> None:
-    assert as_zoo(
+    assert make_zoo(
         "mine", Zoo("inner", ("x",), lambda name: ModelSpec(name, build=nn.Identity), {"lib": "1"})
     ).versions == {"lib": "1"}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pytest_headswap.engine.abstract.meta_cache import run_on_meta
+from pytest_headswap.engine.abstract.meta_cache import cached_meta_op
 from pytest_headswap.engine.pytorch.inputs import map_tensors
 from pytest_headswap.engine.pytorch.internals import (
     TorchDispatchMode,
@@ -26,60 +26,62 @@ _TO_COPY = torch.ops.aten._to_copy.default
 _INDEXING = frozenset(f"aten::{name}" for name in ("index", "index_put", "index_put_", "_index_put_impl_"))
 
 
-class DeviceWatch(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Run every operation in the block, and record in `met` those that a device rejects because of CPU tensors.
+class DeviceMixingMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+    """Run every operation in the block, and record in `device_mixes` those that a device rejects because of CPU
+    tensors.
 
     CPU tensors have values, device tensors have none. A copy from the device to the CPU, where its values could be
-    read, raises NotImplementedError. With `lets_go`, such a copy returns an uninitialised tensor, which must not be
+    read, raises NotImplementedError. With `allow_device_to_cpu`, such a copy returns an uninitialised tensor, which
+    must not be
     read.
     """
 
-    def __init__(self, *, lets_go: bool = False) -> None:
+    def __init__(self, *, allow_device_to_cpu: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
-        self.met: list[str] = []
-        self._lets_go = lets_go
+        self.device_mixes: list[str] = []
+        self._allow_device_to_cpu = allow_device_to_cpu
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.run(func, args, kwargs or {})
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation. Other dispatch modes can call this instead of nesting this mode."""
-        if func is _TO_COPY and self._lets_go and args[0].is_meta and _leaves(kwargs):
+        if func is _TO_COPY and self._allow_device_to_cpu and args[0].is_meta and _goes_to_cpu(kwargs):
             return torch.empty_like(args[0], device="cpu", dtype=kwargs.get("dtype") or args[0].dtype)
-        return run_on_meta(func, args, kwargs, self._run_beside)
+        return cached_meta_op(func, args, kwargs, self._run_mixed)
 
-    def _run_beside(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run_mixed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a view, or an operation whose tensors may be on the CPU."""
         if is_view(func):
             return func(*args, **kwargs)
         tensors = tensors_of_call(args, kwargs)
-        elsewhere = [tensor for tensor in tensors if not tensor.is_meta]
-        if not elsewhere or len(elsewhere) == len(tensors):
+        on_cpu = [tensor for tensor in tensors if not tensor.is_meta]
+        if not on_cpu or len(on_cpu) == len(tensors):
             return func(*args, **kwargs)
         name = op_name(func)
-        if not self._lets_go and any(not tensor.is_meta for tensor in mutated_tensors(func, args, kwargs)):
+        if not self._allow_device_to_cpu and any(not tensor.is_meta for tensor in mutated_tensors(func, args, kwargs)):
             raise NotImplementedError(f"{name} writes a meta tensor, which has no values, to a CPU tensor")
-        refused = _refused(name, args, elsewhere)
-        if refused:
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in refused)
-            self.met.append(f"{name} mixes tensors on the device with a CPU tensor of shape {shapes}")
+        rejected = _rejected_by_device(name, args, on_cpu)
+        if rejected:
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in rejected)
+            self.device_mixes.append(f"{name} mixes tensors on the device with a CPU tensor of shape {shapes}")
         if name == _COPY and not args[0].is_meta:
             return args[0]  # the values on the device are unknown
-        return run_on_meta(func, map_tensors(args, _to_device), map_tensors(kwargs, _to_device))
+        return cached_meta_op(func, map_tensors(args, _to_device), map_tensors(kwargs, _to_device))
 
 
-def _refused(name: str, args: tuple[Any, ...], elsewhere: list[torch.Tensor]) -> list[torch.Tensor]:
+def _rejected_by_device(name: str, args: tuple[Any, ...], on_cpu: list[torch.Tensor]) -> list[torch.Tensor]:
     """Return the CPU tensors that a device rejects. It accepts zero-dimensional tensors, copies and indices."""
     if name == _COPY:
         return []
-    taken = {id(index) for index in args[1]} if name in _INDEXING and args[0].is_meta else set()
-    return [tensor for tensor in elsewhere if tensor.dim() and id(tensor) not in taken]
+    index_ids = {id(index) for index in args[1]} if name in _INDEXING and args[0].is_meta else set()
+    return [tensor for tensor in on_cpu if tensor.dim() and id(tensor) not in index_ids]
 
 
 def _to_device(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.is_meta else torch.empty_like(tensor, device="meta")
 
 
-def _leaves(kwargs: dict[str, Any]) -> bool:
+def _goes_to_cpu(kwargs: dict[str, Any]) -> bool:
     device = kwargs.get("device")
     return device is not None and torch.device(device).type == "cpu"

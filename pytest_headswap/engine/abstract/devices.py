@@ -9,36 +9,36 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_headswap.engine.abstract.stand_ins import FAKE, REAL, StandIns, preserved
+from pytest_headswap.engine.abstract.stand_ins import FAKE, REAL, StandIns, substituted
 from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.internals import fake_tensor_mode, plain_kernels, quiet_fake_tensors
+from pytest_headswap.engine.pytorch.internals import disable_fused_kernels, fake_tensor_mode, silence_fake_tensor_log
 from pytest_headswap.engine.pytorch.modules import parameters
 
 
 @contextmanager
-def moved(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> Iterator[None]:
+def on_real_device(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> Iterator[None]:
     """Move the model with its own `to` for the duration of the block, then restore it.
 
     The tensors of the model are copied, not modified. Blocks can be nested. `dtype` applies to floating-point
     tensors; None keeps their dtype.
     """
-    with preserved(model, _ToBeMoved(model, device, dtype)):
+    with substituted(model, _MovableStandIns(model, device, dtype)):
         model.to(device=device, dtype=dtype)
         yield
 
 
 @contextmanager
-def on_meta(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+def on_meta_device(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Put the model on the meta device in another floating-point dtype for the duration of the block.
 
     This is the closest approximation of a foreign device that needs no memory.
     """
-    with preserved(model, _OnMeta(dtype)):
+    with substituted(model, _MetaCastStandIns(dtype)):
         yield
 
 
 @contextmanager
-def simulated(model: nn.Module, inputs: Inputs, device: torch.device) -> Iterator[Callable[[bool], Any]]:
+def on_fake_device(model: nn.Module, inputs: Inputs, device: torch.device) -> Iterator[Callable[[bool], Any]]:
     """Put the model on a device that need not exist, for the duration of the block.
 
     The model consists of fake tensors, which know their device. Parameters, buffers and inputs are on `device`. Other
@@ -51,31 +51,31 @@ def simulated(model: nn.Module, inputs: Inputs, device: torch.device) -> Iterato
     """
     fake = fake_tensor_mode(real_kernels=False)
     on_device = [*parameters(model), *model.buffers(), *inputs.tensors()]
-    stand_ins = _Elsewhere(fake, device, on_device)
+    stand_ins = _FakeDeviceStandIns(fake, device, on_device)
 
     def run(training: bool) -> Any:
         model.train(training)
-        return model(*given.args, **(given.kwargs or {}))
+        return model(*forward_inputs.args, **(forward_inputs.kwargs or {}))
 
     with ExitStack() as stack:
-        stack.enter_context(preserved(model, stand_ins))
-        given = inputs.map_tensors(stand_ins.of)
+        stack.enter_context(substituted(model, stand_ins))
+        forward_inputs = inputs.map_tensors(stand_ins.stand_in_for)
         stack.enter_context(torch.no_grad())
-        stack.enter_context(plain_kernels())
+        stack.enter_context(disable_fused_kernels())
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it would start the CUDA driver
-        stack.enter_context(quiet_fake_tensors())
+        stack.enter_context(silence_fake_tensor_log())
         stack.enter_context(fake)
         yield run
 
 
-class Aliases(StandIns):
+class AliasStandIns(StandIns):
     """New tensor objects that share the memory of the originals. Everything is restored, except values."""
 
-    def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _make(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach()
 
 
-class _ToBeMoved(StandIns):
+class _MovableStandIns(StandIns):
     """Copies of the tensors that `Module.to` would leave as they are. `Module.to` itself copies the others."""
 
     def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
@@ -83,25 +83,25 @@ class _ToBeMoved(StandIns):
         self._device, self._dtype = device, dtype
         self._registered = {id(tensor) for tensor in (*parameters(model), *model.buffers())}
 
-    def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _make(self, tensor: torch.Tensor) -> torch.Tensor:
         other_type = self._dtype not in (None, tensor.dtype) and (tensor.is_floating_point() or tensor.is_complex())
         is_moved = id(tensor) in self._registered and (other_type or tensor.device != self._device)
-        return tensor.detach() if is_moved else super()._bare(tensor)
+        return tensor.detach() if is_moved else super()._make(tensor)
 
 
-class _OnMeta(StandIns):
+class _MetaCastStandIns(StandIns):
     """Meta tensors; floating-point ones have another dtype."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self._dtype = dtype
 
-    def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
-        made = super()._bare(tensor)
-        return made.to(self._dtype) if made.is_floating_point() else made
+    def _make(self, tensor: torch.Tensor) -> torch.Tensor:
+        stand_in = super()._make(tensor)
+        return stand_in.to(self._dtype) if stand_in.is_floating_point() else stand_in
 
 
-class _Elsewhere(StandIns):
+class _FakeDeviceStandIns(StandIns):
     """Fake tensors, some of them on another device."""
 
     def __init__(self, fake: Any, device: torch.device, on_device: list[torch.Tensor]) -> None:
@@ -109,8 +109,8 @@ class _Elsewhere(StandIns):
         self._device = device
         self._on_device = {id(tensor) for tensor in on_device}
 
-    def _bare(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _make(self, tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in self._on_device:
-            return super()._bare(tensor)
+            return super()._make(tensor)
         with self._fake:
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=self._device)

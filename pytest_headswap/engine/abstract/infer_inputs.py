@@ -15,22 +15,22 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.abstract.run import abstract_run
-from pytest_headswap.engine.abstract.stand_ins import META, REAL, WAYS
+from pytest_headswap.engine.abstract.stand_ins import META, REAL, TENSOR_KINDS
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
 
 BATCH = 2  # batch norm needs more than one sample in train mode
-_PIXELS = (224, 32, 64, 28, 96, 128, 256, 299, 384, 512, 112, 160, 192, 240, 288, 320, 331, 448, 48, 16, 8)
-_SAMPLES = (1024, 16000, 256, 128, 64, 3000, 48000)
-_CLIPS = ((16, 112), (8, 32), (4, 16), (16, 224), (8, 224))
-_TOKENS = 16
-_MOST_TRIES = 40
-_MOST_IN_EVAL_MODE = 8  # eval-mode candidates to try before giving up on train mode
-_REAL_BYTES = 2**25  # largest candidate for real arithmetic; its activations take a multiple of this
-_REAL_SECONDS = 30.0  # time limit for candidates with real arithmetic
+_IMAGE_SIZES = (224, 32, 64, 28, 96, 128, 256, 299, 384, 512, 112, 160, 192, 240, 288, 320, 331, 448, 48, 16, 8)
+_AUDIO_LENGTHS = (1024, 16000, 256, 128, 64, 3000, 48000)
+_CLIP_SIZES = ((16, 112), (8, 32), (4, 16), (16, 224), (8, 224))
+_NUM_TOKENS = 16
+_MAX_ATTEMPTS = 40
+_MAX_IN_EVAL_MODE = 8  # eval-mode candidates to try before giving up on train mode
+_MAX_REAL_BYTES = 2**25  # largest candidate for real arithmetic; its activations take a multiple of this
+_MAX_REAL_SECONDS = 30.0  # time limit for candidates with real arithmetic
 
 
-def inputs_for(model: nn.Module, example_inputs: Any = None) -> Inputs:
+def infer_inputs(model: nn.Module, example_inputs: Any = None) -> Inputs:
     """Return the given inputs, or inferred ones: zeros on the device and in the dtype of the model.
 
     Inferred inputs work in eval mode, and if possible also in train mode.
@@ -41,29 +41,29 @@ def inputs_for(model: nn.Module, example_inputs: Any = None) -> Inputs:
     """
     if example_inputs is not None:
         return as_inputs(example_inputs)
-    like = next((p for p in model.parameters() if p.is_floating_point()), None)
-    device = like.device if like is not None else torch.device("cpu")
-    dtype = like.dtype if like is not None else torch.get_default_dtype()
-    tried: list[Inputs] = []
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    device = parameter.device if parameter is not None else torch.device("cpu")
+    dtype = parameter.dtype if parameter is not None else torch.get_default_dtype()
+    attempts: list[Inputs] = []
     error: HeadSwapError | None = None
-    for way in WAYS:
+    for tensor_kind in TENSOR_KINDS:
         in_eval_mode: list[Inputs] = []
-        for inputs in _within_limits(way, model, dtype, device):
-            if way == REAL:
-                inputs = _with_values(inputs, device)
-            failed = _failure(model, inputs, way)
-            if failed is not None:
-                error = error or failed
-                tried.append(inputs)
+        for inputs in _limited_candidates(tensor_kind, model, dtype, device):
+            if tensor_kind == REAL:
+                inputs = _materialize(inputs, device)
+            failure = _forward_error(model, inputs, tensor_kind)
+            if failure is not None:
+                error = error or failure
+                attempts.append(inputs)
                 continue
             in_eval_mode.append(inputs)
-            if way != META or _failure(model, inputs, way, training=True) is None:
-                return _with_values(inputs, device)
-            if len(in_eval_mode) == _MOST_IN_EVAL_MODE:
+            if tensor_kind != META or _forward_error(model, inputs, tensor_kind, training=True) is None:
+                return _materialize(inputs, device)
+            if len(in_eval_mode) == _MAX_IN_EVAL_MODE:
                 break
         if in_eval_mode:
-            return _with_values(in_eval_mode[0], device)
-    shapes = dict.fromkeys(", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors()) for inputs in tried)
+            return _materialize(in_eval_mode[0], device)
+    shapes = dict.fromkeys(", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors()) for inputs in attempts)
     raise HeadSwapError(
         "no_inputs",
         f"the inputs of {type(model).__name__} could not be inferred: pass example_inputs. "
@@ -71,11 +71,13 @@ def inputs_for(model: nn.Module, example_inputs: Any = None) -> Inputs:
     ) from error
 
 
-def _failure(model: nn.Module, inputs: Inputs, way: str, *, training: bool = False) -> HeadSwapError | None:
+def _forward_error(
+    model: nn.Module, inputs: Inputs, tensor_kind: str, *, training: bool = False
+) -> HeadSwapError | None:
     """Return why the model does not run on the inputs, or None. Raise errors that no other shape would fix."""
     try:
         with torch.no_grad():
-            abstract_run(model, inputs, training=training, ways=(way,))
+            abstract_run(model, inputs, training=training, tensor_kinds=(tensor_kind,))
     except HeadSwapError as error:
         if error.reason != "forward_failed":
             raise
@@ -83,20 +85,22 @@ def _failure(model: nn.Module, inputs: Inputs, way: str, *, training: bool = Fal
     return None
 
 
-def _within_limits(way: str, model: nn.Module, dtype: torch.dtype, device: torch.device) -> Iterator[Inputs]:
+def _limited_candidates(
+    tensor_kind: str, model: nn.Module, dtype: torch.dtype, device: torch.device
+) -> Iterator[Inputs]:
     """Yield the candidates to try with one kind of tensors. Real arithmetic is limited in memory and time."""
-    until = time.monotonic() + _REAL_SECONDS
-    for candidate in itertools.islice(_candidates(model, dtype), _MOST_TRIES):
+    deadline = time.monotonic() + _MAX_REAL_SECONDS
+    for candidate in itertools.islice(_candidates(model, dtype), _MAX_ATTEMPTS):
         inputs = as_inputs(candidate)
-        if way == REAL:
-            if device.type == "meta" or time.monotonic() > until:
+        if tensor_kind == REAL:
+            if device.type == "meta" or time.monotonic() > deadline:
                 return
-            if sum(tensor.nbytes for tensor in inputs.tensors()) > _REAL_BYTES:
+            if sum(tensor.nbytes for tensor in inputs.tensors()) > _MAX_REAL_BYTES:
                 continue
         yield inputs
 
 
-def _with_values(inputs: Inputs, device: torch.device) -> Inputs:
+def _materialize(inputs: Inputs, device: torch.device) -> Inputs:
     """Return the inputs with meta tensors replaced by zeros on `device`."""
     return inputs.map_tensors(
         lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype, device=device) if tensor.is_meta else tensor
@@ -105,14 +109,14 @@ def _with_values(inputs: Inputs, device: torch.device) -> Inputs:
 
 def _candidates(model: nn.Module, dtype: torch.dtype) -> Iterator[Any]:
     """Yield candidates, the most likely first: meta tensors, or the dummy inputs of the model."""
-    yield from _stated(model, dtype)
-    takes = _required(model)
-    if "input_ids" in takes:
-        yield {"input_ids": torch.empty(BATCH, _TOKENS, dtype=torch.long, device="meta")}
-    if len(takes) > 1:
+    yield from _declared_inputs(model, dtype)
+    required = _required_arguments(model)
+    if "input_ids" in required:
+        yield {"input_ids": torch.empty(BATCH, _NUM_TOKENS, dtype=torch.long, device="meta")}
+    if len(required) > 1:
         return  # The matching shapes of several inputs cannot be inferred.
     seen: set[tuple[int, ...]] = set()
-    shapes = list(_shapes(model))
+    shapes = list(_candidate_shapes(model))
     # the first choice of every layer, then the second of every layer, and so on
     for shape in itertools.chain.from_iterable(itertools.zip_longest(*shapes)):
         if shape is None or shape in seen:
@@ -124,7 +128,7 @@ def _candidates(model: nn.Module, dtype: torch.dtype) -> Iterator[Any]:
             yield torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _stated(model: nn.Module, dtype: torch.dtype) -> Iterator[Any]:
+def _declared_inputs(model: nn.Module, dtype: torch.dtype) -> Iterator[Any]:
     """Yield the inputs that the model declares: dummy inputs, or the input size in its configuration."""
     try:
         dummy = getattr(model, "dummy_inputs", None)
@@ -143,7 +147,7 @@ def _stated(model: nn.Module, dtype: torch.dtype) -> Iterator[Any]:
             yield torch.empty(BATCH, channels, image, image, dtype=dtype, device="meta")
 
 
-def _required(model: nn.Module) -> tuple[str, ...]:
+def _required_arguments(model: nn.Module) -> tuple[str, ...]:
     """Return the names of the required arguments of forward."""
     try:
         parameters = inspect.signature(model.forward).parameters.values()
@@ -156,23 +160,23 @@ def _required(model: nn.Module) -> tuple[str, ...]:
     return names
 
 
-def _shapes(model: nn.Module) -> Iterator[list[tuple[int, ...]]]:
+def _candidate_shapes(model: nn.Module) -> Iterator[list[tuple[int, ...]]]:
     """Yield the input shapes of each layer that could be the first. A negative batch size marks indices."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            yield [(BATCH, module.in_channels, size, size) for size in _PIXELS]
+            yield [(BATCH, module.in_channels, size, size) for size in _IMAGE_SIZES]
         elif isinstance(module, nn.Conv1d):
-            yield [(BATCH, module.in_channels, size) for size in _SAMPLES]
+            yield [(BATCH, module.in_channels, size) for size in _AUDIO_LENGTHS]
         elif isinstance(module, nn.Conv3d):
-            yield [(BATCH, module.in_channels, frames, size, size) for frames, size in _CLIPS]
+            yield [(BATCH, module.in_channels, frames, size, size) for frames, size in _CLIP_SIZES]
         elif isinstance(module, nn.Embedding):
-            yield [(-BATCH, _TOKENS)]
+            yield [(-BATCH, _NUM_TOKENS)]
         elif isinstance(module, nn.RNNBase):
-            yield [(BATCH, _TOKENS, module.input_size)]
+            yield [(BATCH, _NUM_TOKENS, module.input_size)]
         elif isinstance(module, nn.MultiheadAttention):
-            yield [(BATCH, _TOKENS, module.embed_dim)]
+            yield [(BATCH, _NUM_TOKENS, module.embed_dim)]
         elif isinstance(module, nn.Linear):
-            yield [(BATCH, module.in_features), (BATCH, _TOKENS, module.in_features)]
+            yield [(BATCH, module.in_features), (BATCH, _NUM_TOKENS, module.in_features)]
         elif not any(True for _ in module.children()):
             widths = [value.shape[-1] for value in module.parameters(recurse=False) if value.dim() == 2]
             yield [(BATCH, width) for width in widths]

@@ -14,22 +14,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_headswap.engine.abstract.device_mode import DeviceWatch
-from pytest_headswap.engine.abstract.meta_cache import Execute, run_as_torch
-from pytest_headswap.engine.abstract.stand_ins import FAKE, META, REAL, WAYS, StandIns, _OnDevice, preserved
+from pytest_headswap.engine.abstract.device_mode import DeviceMixingMode
+from pytest_headswap.engine.abstract.meta_cache import Execute, call_op
+from pytest_headswap.engine.abstract.stand_ins import (
+    FAKE,
+    META,
+    REAL,
+    TENSOR_KINDS,
+    DeviceStandIns,
+    StandIns,
+    substituted,
+)
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
 from pytest_headswap.engine.pytorch.internals import (
+    disable_fused_kernels,
     fake_tensor_mode,
-    plain_kernels,
-    quiet_fake_tensors,
+    silence_fake_tensor_log,
 )
 from pytest_headswap.engine.pytorch.modules import (
     buffers_of,
-    each_once,
     named_modules,
     parameters_of,
-    set_mode,
+    set_training_mode,
+    unique_modules,
 )
 
 
@@ -47,13 +55,13 @@ class AbstractRun:
 
     outputs: Any
     parameters: Mapping[str, torch.Tensor]
-    held: tuple[torch.Tensor, ...]
-    way: str
-    met: tuple[str, ...] | None = None
+    stand_ins: tuple[torch.Tensor, ...]
+    tensor_kind: str
+    device_mixes: tuple[str, ...] | None = None
 
 
-Around = Callable[["StandIns"], AbstractContextManager[None]]
-Recording = Callable[["StandIns", Sequence[tuple[str, nn.Module]], Execute], AbstractContextManager[None]]
+RunContext = Callable[["StandIns"], AbstractContextManager[None]]
+RecorderFactory = Callable[["StandIns", Sequence[tuple[str, nn.Module]], Execute], AbstractContextManager[None]]
 
 
 def abstract_run(
@@ -61,9 +69,9 @@ def abstract_run(
     example_inputs: Any,
     *,
     training: bool = False,
-    ways: Sequence[str] = WAYS,
-    around: Around | None = None,
-    recording: Recording | None = None,
+    tensor_kinds: Sequence[str] = TENSOR_KINDS,
+    context: RunContext | None = None,
+    recorder: RecorderFactory | None = None,
 ) -> AbstractRun:
     """Run `model` on stand-ins in train or eval mode. The model, the inputs and all RNG states are unchanged.
 
@@ -86,71 +94,74 @@ def abstract_run(
         HeadSwapError: `forward_failed`, with the exception of the model as `__cause__`.
     """
     inputs = as_inputs(example_inputs)
-    failed: Exception | None = None
-    for way in ways:
-        if way == REAL and any(tensor.is_meta for tensor in (*model.parameters(), *inputs.tensors())):
+    last_error: Exception | None = None
+    for tensor_kind in tensor_kinds:
+        if tensor_kind == REAL and any(tensor.is_meta for tensor in (*model.parameters(), *inputs.tensors())):
             continue  # meta tensors have no values
         try:
-            return _run(model, inputs, training, way, around, recording)
+            return _run(model, inputs, training, tensor_kind, context, recorder)
         except HeadSwapError:
             raise
         except Exception as error:  # noqa: BLE001 - a model may raise anything; try the next kind
-            failed = error
-    assert failed is not None, "the first way is always tried"
+            last_error = error
+    assert last_error is not None, "the first way is always tried"
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
     remedy = "Pass example_inputs that the model accepts"
     if any(parameter.is_meta for parameter in model.parameters()):
         remedy += ", or build the model on a real device: tensors on the meta device have no values"
     raise HeadSwapError(
         "forward_failed",
-        f"{type(model).__name__}.forward raised {type(failed).__name__} in {'train' if training else 'eval'} mode on "
-        f"inputs of shape {shapes}: {_first_line(failed)}. {remedy}",
-    ) from failed
+        f"{type(model).__name__}.forward raised {type(last_error).__name__} in {'train' if training else 'eval'} mode "
+        "on "
+        f"inputs of shape {shapes}: {_first_line(last_error)}. {remedy}",
+    ) from last_error
 
 
-def watched_run(model: nn.Module, inputs: Inputs, *, training: bool, recording: Recording | None = None) -> AbstractRun:
+def meta_run_with_device_checks(
+    model: nn.Module, inputs: Inputs, *, training: bool, recorder: RecorderFactory | None = None
+) -> AbstractRun:
     """Run on the meta device and record where CPU tensors meet those of the model. Raise what the model raises."""
-    return _run(model, inputs, training, META, None, recording, watched=True)
+    return _run(model, inputs, training, META, None, recorder, check_devices=True)
 
 
 def _run(
     model: nn.Module,
     inputs: Inputs,
     training: bool,
-    way: str,
-    around: Around | None,
-    recording: Recording | None,
+    tensor_kind: str,
+    context: RunContext | None,
+    recorder: RecorderFactory | None,
     *,
-    watched: bool = False,
+    check_devices: bool = False,
 ) -> AbstractRun:
     with ExitStack() as stack:
-        fake = fake_tensor_mode() if way == FAKE else None
+        fake = fake_tensor_mode() if tensor_kind == FAKE else None
         device_of_model = next((p.device for p in model.parameters() if not p.is_meta), None)
-        stand_ins = StandIns(way, fake, device_of_model)
-        named = named_modules(model, every_name=True)
-        inside = each_once(named)
-        if watched:
+        stand_ins = StandIns(tensor_kind, fake, device_of_model)
+        named = named_modules(model, include_aliases=True)
+        module_list = unique_modules(named)
+        if check_devices:
             registered = (item for items in (parameters_of(named), buffers_of(named)) for _, item in items)
-            stand_ins = _OnDevice([*registered, *inputs.tensors()])
-        stack.enter_context(preserved(model, stand_ins, inside))
-        held = stand_ins.tensors()
-        set_mode(model, inside, training)
-        given = inputs.map_tensors(stand_ins.of)
-        stack.enter_context(plain_kernels())
+            stand_ins = DeviceStandIns([*registered, *inputs.tensors()])
+        stack.enter_context(substituted(model, stand_ins, module_list))
+        model_stand_ins = stand_ins.tensors()
+        set_training_mode(model, module_list, training)
+        forward_inputs = inputs.map_tensors(stand_ins.stand_in_for)
+        stack.enter_context(disable_fused_kernels())
         if fake is not None:
-            stack.enter_context(quiet_fake_tensors())
+            stack.enter_context(silence_fake_tensor_log())
             stack.enter_context(fake)
-        if around is not None:
-            stack.enter_context(around(stand_ins))
-        device = DeviceWatch(lets_go=watched) if way == META else None
-        if recording is not None:
-            execute = device.run if device is not None else run_as_torch
-            stack.enter_context(recording(stand_ins, named, execute))
-        elif device is not None:
-            stack.enter_context(device)
-        outputs = model(*given.args, **(given.kwargs or {}))
-        met = tuple(device.met) if device is not None and watched else None
-        return AbstractRun(outputs, dict(parameters_of(named)), held, way, met)
+        if context is not None:
+            stack.enter_context(context(stand_ins))
+        device_mode = DeviceMixingMode(allow_device_to_cpu=check_devices) if tensor_kind == META else None
+        if recorder is not None:
+            execute = device_mode.run if device_mode is not None else call_op
+            stack.enter_context(recorder(stand_ins, named, execute))
+        elif device_mode is not None:
+            stack.enter_context(device_mode)
+        outputs = model(*forward_inputs.args, **(forward_inputs.kwargs or {}))
+        device_mixes = tuple(device_mode.device_mixes) if device_mode is not None and check_devices else None
+        return AbstractRun(outputs, dict(parameters_of(named)), model_stand_ins, tensor_kind, device_mixes)
 
 
 def _first_line(error: BaseException) -> str:

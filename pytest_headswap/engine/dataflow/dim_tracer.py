@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 from pytest_headswap.engine.dataflow.dims import relation
-from pytest_headswap.engine.dataflow.dims.links import Relation
+from pytest_headswap.engine.dataflow.dims.links import DimRelation
 from pytest_headswap.engine.dataflow.graph import INPUT, Graph, Node, Value, ancestors
 
 
-class Axis(NamedTuple):
+class ClassAxis(NamedTuple):
     """The class index within dimension `dim` of a tensor.
 
     The dimension may be larger than the class count, for example anchors * classes. The class index is then the
@@ -33,9 +33,9 @@ class Projection:
     """A product of features with a tensor of the model that gives the output its class dimension."""
 
     node: Node
-    weight: Axis
-    features: Axis
-    output: Axis
+    weight: ClassAxis
+    features: ClassAxis
+    output: ClassAxis
 
     @property
     def in_features(self) -> int:
@@ -60,13 +60,13 @@ class Trace:
     """
 
     size: int
-    sources: list[Axis] = field(default_factory=list)
+    sources: list[ClassAxis] = field(default_factory=list)
     projections: list[Projection] = field(default_factory=list)
-    broken: list[tuple[str, str]] = field(default_factory=list)
-    pieces: list[tuple[str, Axis]] = field(default_factory=list)
+    obstacles: list[tuple[str, str]] = field(default_factory=list)
+    partial_sources: list[tuple[str, ClassAxis]] = field(default_factory=list)
     ends: list[Node] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
-    joins: dict[Axis, tuple[Node, int]] = field(default_factory=dict)
+    merge_points: dict[ClassAxis, tuple[Node, int]] = field(default_factory=dict)
     from_input: bool = False
     """Whether an input of the model sets the dimension. Tracing stops there."""
 
@@ -75,11 +75,11 @@ class Tracer:
     """Trace dimensions through one recorded graph. Dimension relations are computed once per operation."""
 
     def __init__(self, graph: Graph) -> None:
-        self._relations: dict[Node, Relation] = {}
-        self._live = graph.live()
+        self._relations: dict[Node, DimRelation] = {}
+        self._live_nodes = graph.live_nodes()
         self._nodes = graph.nodes
 
-    def _relation(self, node: Node) -> Relation:
+    def _relation(self, node: Node) -> DimRelation:
         found = self._relations.get(node)
         if found is None:
             found = self._relations[node] = relation(node)
@@ -93,136 +93,146 @@ class Tracer:
         """Return the position in execution order of the operation that computed a value; -1 for a source."""
         return self._positions.get(value.node, -1) if value.node is not None else -1
 
-    def back(self, start: Axis, size: int) -> Trace:
+    def trace_back(self, start: ClassAxis, size: int) -> Trace:
         """Trace the class index of `start` back to where it begins. Stop early at an input of the model."""
         trace = Trace(size)
-        seen: set[Axis] = set()
-        stack: list[tuple[Axis, tuple[Node, int] | None]] = [(start, None)]
+        seen: set[ClassAxis] = set()
+        stack: list[tuple[ClassAxis, tuple[Node, int] | None]] = [(start, None)]
         while stack and not trace.from_input:
-            axis, join = stack.pop()
+            axis, merge_point = stack.pop()
             if axis in seen:
                 continue
             seen.add(axis)
             if axis.value.node is None:
                 trace.sources.append(axis)
                 trace.from_input = axis.value.origin == INPUT
-                if join is not None:
-                    trace.joins[axis] = join
+                if merge_point is not None:
+                    trace.merge_points[axis] = merge_point
                 continue
             trace.nodes.append(axis.value.node)
-            for operand, before in self._step(axis, axis.value.node, trace):
-                joins_here = axis.value.from_input and not before.value.from_input
-                stack.append((before, (axis.value.node, operand) if joins_here else join))
+            for operand, before in self._step_back(axis, axis.value.node, trace):
+                is_merge_point = axis.value.from_input and not before.value.from_input
+                stack.append((before, (axis.value.node, operand) if is_merge_point else merge_point))
         return trace
 
-    def _step(self, axis: Axis, node: Node, trace: Trace) -> Iterator[tuple[int, Axis]]:
-        known = self._relation(node)
-        links = [x for x in known.links if x.output == axis.value.index and x.out_dim == axis.dim]
-        broken = known.partial.get((axis.value.index, axis.dim))
-        if broken:
+    def _step_back(self, axis: ClassAxis, node: Node, trace: Trace) -> Iterator[tuple[int, ClassAxis]]:
+        relation = self._relation(node)
+        links = [x for x in relation.links if x.output == axis.value.index and x.out_dim == axis.dim]
+        obstacle = relation.partial.get((axis.value.index, axis.dim))
+        if obstacle:
             reason = "concatenated" if node.name.endswith("cat") else "composite"
-            trace.broken.append((reason, f"the dimension {broken} ({node.name})"))
-            trace.pieces += [(reason, Axis(value, axis.dim)) for value in node.inputs if len(value.shape) > axis.dim]
-        if not links and not broken:
+            trace.obstacles.append((reason, f"the dimension {obstacle} ({node.name})"))
+            trace.partial_sources += [
+                (reason, ClassAxis(value, axis.dim)) for value in node.inputs if len(value.shape) > axis.dim
+            ]
+        if not links and not obstacle:
             trace.ends.append(node)
         followed = False
         for link in links:
-            inner = _carried(axis.inner, trace.size, link.out_inner, link.in_inner, link.size)
+            inner = _map_stride(axis.inner, trace.size, link.out_inner, link.in_inner, link.size)
             if inner is not None:
                 followed = True
-                before = Axis(node.inputs[link.operand], link.in_dim, inner)
-                features = _features(known, link.operand, node)
+                before = ClassAxis(node.inputs[link.operand], link.in_dim, inner)
+                features = _feature_axis(relation, link.operand, node)
                 if features is not None and not before.value.from_input and source_name(before.value):
                     trace.projections.append(Projection(node, before, features, axis))
                 yield link.operand, before
         if links and not followed:
-            trace.broken.append(("composite", f"the dimension is merged from several dimensions ({node.name})"))
-            trace.pieces += [("composite", Axis(node.inputs[link.operand], link.in_dim)) for link in links]
+            trace.obstacles.append(("composite", f"the dimension is merged from several dimensions ({node.name})"))
+            trace.partial_sources += [
+                ("composite", ClassAxis(node.inputs[link.operand], link.in_dim)) for link in links
+            ]
 
-    def consumer(self, start: Axis, size: int) -> str | None:
+    def find_consumer(self, start: ClassAxis, size: int) -> str | None:
         """Return the name of a tensor of the model that consumes the class index of `start`, or None.
 
         Only operations that an output depends on count. The class index of a head ends in the outputs; that of a
         backbone layer is summed over with the weights of the next layer.
         """
-        for axis, node in self._forward(start, size, lambda node: node in self._live):
-            for partner in self._partners(axis, node):
+        for axis, node in self._trace_forward(start, size, lambda node: node in self._live_nodes):
+            for partner in self._contracted_with(axis, node):
                 name = "" if partner.value.from_input else source_name(partner.value)
                 if name:
                     return name
         return None
 
-    def companions(self, sources: list[Axis], size: int) -> list[Axis]:
+    def co_factors(self, sources: list[ClassAxis], size: int) -> list[ClassAxis]:
         """Return the tensors of the model that are multiplied with the class index of `sources` to compute the weight.
 
         Reparametrised layers have such tensors, for example the singular vector of spectral norm.
         """
-        found: dict[Axis, None] = {}
+        found: dict[ClassAxis, None] = {}
         for source in sources:
-            for axis, node in self._forward(source, size, lambda node: not any(v.from_input for v in node.inputs)):
-                for partner in self._partners(axis, node):
-                    found.update(dict.fromkeys(item for item in self.back(partner, size).sources if item.value.names))
+            for axis, node in self._trace_forward(
+                source, size, lambda node: not any(v.from_input for v in node.inputs)
+            ):
+                for partner in self._contracted_with(axis, node):
+                    found.update(
+                        dict.fromkeys(item for item in self.trace_back(partner, size).sources if item.value.names)
+                    )
         return [axis for axis in found if axis not in sources]
 
-    def _forward(self, start: Axis, size: int, wanted: Callable[[Node], bool]) -> Iterator[tuple[Axis, Node]]:
-        """Yield every axis that the class index of `start` reaches, with each `wanted` operation that reads it."""
-        seen: set[Axis] = set()
+    def _trace_forward(
+        self, start: ClassAxis, size: int, is_relevant: Callable[[Node], bool]
+    ) -> Iterator[tuple[ClassAxis, Node]]:
+        """Yield every axis that the class index of `start` reaches, with each `is_relevant` operation that reads it."""
+        seen: set[ClassAxis] = set()
         stack = [start]
         while stack:
             axis = stack.pop()
             if axis in seen:
                 continue
             seen.add(axis)
-            for node in axis.value.consumers:
-                if wanted(node):
+            for node in axis.value.users:
+                if is_relevant(node):
                     yield axis, node
-                    stack.extend(self._after(axis, node, size))
+                    stack.extend(self._step_forward(axis, node, size))
 
-    def _after(self, axis: Axis, node: Node, size: int) -> Iterator[Axis]:
+    def _step_forward(self, axis: ClassAxis, node: Node, size: int) -> Iterator[ClassAxis]:
         for link in self._relation(node).links:
             if node.inputs[link.operand] is axis.value and link.in_dim == axis.dim:
-                inner = _carried(axis.inner, size, link.in_inner, link.out_inner, link.size)
+                inner = _map_stride(axis.inner, size, link.in_inner, link.out_inner, link.size)
                 if inner is not None:
-                    yield Axis(node.outputs[link.output], link.out_dim, inner)
+                    yield ClassAxis(node.outputs[link.output], link.out_dim, inner)
 
-    def _partners(self, axis: Axis, node: Node) -> Iterator[Axis]:
+    def _contracted_with(self, axis: ClassAxis, node: Node) -> Iterator[ClassAxis]:
         """Yield the dimensions that the dimension of `axis` is multiplied with and summed over."""
         for pair in self._relation(node).contracted:
             for (operand, dim), (other, other_dim) in (pair, pair[::-1]):
                 if node.inputs[operand] is axis.value and dim == axis.dim:
-                    yield Axis(node.inputs[other], other_dim)
+                    yield ClassAxis(node.inputs[other], other_dim)
 
-    def uses(self, value: Value) -> list[Node]:
+    def uses_with_input(self, value: Value) -> list[Node]:
         """Return the operations where a tensor, or one computed only from it, meets data from the input."""
         found: list[Node] = []
         seen: set[Node] = set()
-        stack = list(value.consumers)
+        stack = list(value.users)
         while stack:
             node = stack.pop()
-            if node in seen or node not in self._live:
+            if node in seen or node not in self._live_nodes:
                 continue
             seen.add(node)
             if any(output.from_input for output in node.outputs):
                 found.append(node)
             else:
-                stack.extend(consumer for output in node.outputs for consumer in output.consumers)
+                stack.extend(consumer for output in node.outputs for consumer in output.users)
         return found
 
-    def tail(self, start: Axis, size: int) -> list[Axis]:
+    def parameterless_tail(self, start: ClassAxis, size: int) -> list[ClassAxis]:
         """Return the path back from `start` through parameterless operations on a single tensor."""
-        way = [start]
+        path = [start]
         while True:
-            axis = way[-1]
+            axis = path[-1]
             node = axis.value.node
             if node is None or any(not value.from_input for value in node.inputs):
-                return way
-            steps = {before for _, before in self._step(axis, node, Trace(size))}
+                return path
+            steps = {before for _, before in self._step_back(axis, node, Trace(size))}
             if len(steps) != 1:
-                return way
-            way.append(steps.pop())
+                return path
+            path.append(steps.pop())
 
 
-def _carried(inner: int, size: int, own_inner: int, other_inner: int, shared: int) -> int | None:
+def _map_stride(inner: int, size: int, own_inner: int, other_inner: int, shared: int) -> int | None:
     """Return the stride of a class index on the other side of a link.
 
     None if the class index does not lie entirely within the shared factor.
@@ -232,12 +242,12 @@ def _carried(inner: int, size: int, own_inner: int, other_inner: int, shared: in
     return inner // own_inner * other_inner
 
 
-def _features(known: Relation, operand: int, node: Node) -> Axis | None:
+def _feature_axis(relation: DimRelation, operand: int, node: Node) -> ClassAxis | None:
     """Return what `operand` is multiplied with and summed over, if that depends on an input of the model."""
-    for a, b in known.contracted:
+    for a, b in relation.contracted:
         for (mine, _), (other, dim) in ((a, b), (b, a)):
             if mine == operand and node.inputs[other].from_input:
-                return Axis(node.inputs[other], dim)
+                return ClassAxis(node.inputs[other], dim)
     return None
 
 

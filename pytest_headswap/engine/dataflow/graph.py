@@ -24,7 +24,7 @@ class Value:
         consumers: the operations that read it.
     """
 
-    __slots__ = ("consumers", "from_input", "index", "names", "node", "origin", "shape")
+    __slots__ = ("from_input", "index", "names", "node", "origin", "shape", "users")
 
     def __init__(self, shape: tuple[int, ...], node: Node | None = None, index: int = 0, origin: str = "") -> None:
         self.shape = shape
@@ -33,7 +33,7 @@ class Value:
         self.origin = origin
         self.names: tuple[str, ...] = ()
         self.from_input = origin == INPUT
-        self.consumers: list[Node] = []
+        self.users: list[Node] = []
 
     @property
     def name(self) -> str:
@@ -89,7 +89,7 @@ class IdentityCall:
 
     path: str
     value: Value
-    after: int
+    modules_run_before: int
     """Number of leaf modules that ran before it."""
 
 
@@ -109,19 +109,19 @@ class Graph:
     """
 
     training: bool
-    way: str = ""
+    tensor_kind: str = ""
     nodes: list[Node] = field(default_factory=list)
     outputs: dict[str, Value] = field(default_factory=dict)
     other_outputs: list[str] = field(default_factory=list)
     selections: list[Node] = field(default_factory=list)
     identities: list[IdentityCall] = field(default_factory=list)
-    written: tuple[str, ...] = ()
+    mutated: tuple[str, ...] = ()
 
-    def live(self) -> set[Node]:
+    def live_nodes(self) -> set[Node]:
         """Return the operations that an output depends on."""
         return ancestors(self.outputs.values())
 
-    def dissolve(self) -> None:
+    def clear(self) -> None:
         """Break the links between operations and values, and drop all operations. The graph is unusable afterwards.
 
         The links are reference cycles, which would otherwise wait for the slower garbage collector.
@@ -129,7 +129,7 @@ class Graph:
         for node in self.nodes:
             for value in (*node.inputs, *node.outputs):
                 value.node = None
-                value.consumers = []
+                value.users = []
         self.nodes, self.selections = [], []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-def are_apart(one: torch.Tensor, other: torch.Tensor) -> bool:
+def are_disjoint(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Return whether two strided tensors in one storage certainly share no element, such as the results of `chunk`.
 
     The test is conservative: False means "unknown". It compares the first and last elements. If the strides are equal

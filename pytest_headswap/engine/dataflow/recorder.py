@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.abstract.meta_cache import Execute
-from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run, watched_run
-from pytest_headswap.engine.abstract.stand_ins import WAYS, StandIns
+from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run, meta_run_with_device_checks
+from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS, StandIns
 from pytest_headswap.engine.dataflow.graph import (
     ATTRIBUTE,
     BUFFER,
@@ -25,7 +25,7 @@ from pytest_headswap.engine.dataflow.graph import (
     Node,
     Value,
 )
-from pytest_headswap.engine.dataflow.memory_overlap import are_apart
+from pytest_headswap.engine.dataflow.memory_overlap import are_disjoint
 from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
 from pytest_headswap.engine.pytorch.internals import (
     TorchDispatchMode,
@@ -38,36 +38,42 @@ from pytest_headswap.engine.pytorch.internals import (
 from pytest_headswap.engine.pytorch.modules import buffers_of, parameters_of
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 
-_PLAIN = frozenset((int, bool, float, str, type(None)))
-_NO_TENSORS = _PLAIN | {tuple, list, dict, set, OrderedDict}  # types that are not tensors
+_PLAIN_TYPES = frozenset((int, bool, float, str, type(None)))
+_TENSOR_FREE_TYPES = _PLAIN_TYPES | {tuple, list, dict, set, OrderedDict}  # types that are not tensors
 
 ALIASED_WRITE = "headswap::aliased_write"
 """Name of the node for a write to another view of the same storage (`out[:, 0] = ...`)."""
 
 
-def record(model: nn.Module, example_inputs: Any, *, training: bool = False, ways: Sequence[str] = WAYS) -> Graph:
+def record(
+    model: nn.Module, example_inputs: Any, *, training: bool = False, tensor_kinds: Sequence[str] = TENSOR_KINDS
+) -> Graph:
     """Run the model abstractly and return its data flow.
 
     Raises:
         HeadSwapError: `forward_failed` or `bad_inputs`.
     """
-    recording = _Recording(as_inputs(example_inputs), training)
+    session = _RecordingSession(as_inputs(example_inputs), training)
     with torch.no_grad():
-        run = abstract_run(model, recording.inputs, training=training, ways=ways, recording=recording.around)
-    return recording.graph_of(run)
+        run = abstract_run(
+            model, session.inputs, training=training, tensor_kinds=tensor_kinds, recorder=session.context
+        )
+    return session.build_graph(run)
 
 
-def record_watched(model: nn.Module, example_inputs: Any, *, training: bool = False) -> tuple[AbstractRun, Graph]:
+def record_with_device_checks(
+    model: nn.Module, example_inputs: Any, *, training: bool = False
+) -> tuple[AbstractRun, Graph]:
     """Return a `watched_run` in the current grad mode, and its data flow.
 
     Exceptions of the model are raised unchanged.
     """
-    recording = _Recording(as_inputs(example_inputs), training)
-    run = watched_run(model, recording.inputs, training=training, recording=recording.around)
-    return run, recording.graph_of(run)
+    session = _RecordingSession(as_inputs(example_inputs), training)
+    run = meta_run_with_device_checks(model, session.inputs, training=training, recorder=session.context)
+    return run, session.build_graph(run)
 
 
-class _Recording:
+class _RecordingSession:
     """Record each attempt to run a model with a new recorder, because a failed attempt leaves partial records."""
 
     def __init__(self, inputs: Inputs, training: bool) -> None:
@@ -76,22 +82,22 @@ class _Recording:
         self._recorder: _Recorder
 
     @contextmanager
-    def around(self, stand_ins: StandIns, named: Sequence[tuple[str, nn.Module]], execute: Execute) -> Iterator[None]:
+    def context(self, stand_ins: StandIns, named: Sequence[tuple[str, nn.Module]], execute: Execute) -> Iterator[None]:
         """Return a context in which the model runs and is recorded."""
         self._recorder = recorder = _Recorder(Graph(self._training), execute)
         recorder.name_sources(named)
         for index, tensor in enumerate(self.inputs.tensors()):
-            recorder.add_source(stand_ins.of(tensor), INPUT, f"input[{index}]")
-        _note_modules(named, recorder)
+            recorder.add_source(stand_ins.stand_in_for(tensor), INPUT, f"input[{index}]")
+        _track_leaf_modules(named, recorder)
         with recorder:
             yield
 
-    def graph_of(self, run: AbstractRun) -> Graph:
+    def build_graph(self, run: AbstractRun) -> Graph:
         """Return the data flow of the last run, the one that succeeded."""
         recorder = self._recorder
         graph = recorder.graph
-        graph.way = run.way
-        graph.written = recorder.written_sources()
+        graph.tensor_kind = run.tensor_kind
+        graph.mutated = recorder.mutated_sources()
         for label, tensor in flatten_outputs(run.outputs):
             if tensor.is_floating_point():
                 graph.outputs[label] = recorder.value_of(tensor)
@@ -109,10 +115,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         self.module = ""
         self._execute = execute
         self._values: dict[int, Value] = {}
-        self._kept: list[torch.Tensor] = []
+        self._tensors: list[torch.Tensor] = []
         self._sources: list[tuple[torch.Tensor, Value]] = []
         self._by_storage: defaultdict[int | None, list[torch.Tensor]] = defaultdict(list)
-        self._sorted = 0  # length of the indexed part of _kept; built lazily, as most models need no index
+        self._num_indexed = 0  # length of the indexed part of _kept; built lazily, as most models need no index
 
     def name_sources(self, named: Sequence[tuple[str, nn.Module]]) -> None:
         """Register the model's own tensors. `named` are its modules under all their names."""
@@ -126,7 +132,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
                 continue
             seen.add(id(module))
             for key, value in module.__dict__.items():
-                if type(value) not in _NO_TENSORS and isinstance(value, torch.Tensor):
+                if type(value) not in _TENSOR_FREE_TYPES and isinstance(value, torch.Tensor):
                     self.add_source(value, ATTRIBUTE, f"{path}.{key}" if path else key)
 
     def add_source(self, tensor: torch.Tensor, origin: str, name: str) -> None:
@@ -139,7 +145,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         else:
             value.names = (*value.names, name)
 
-    def written_sources(self) -> tuple[str, ...]:
+    def mutated_sources(self) -> tuple[str, ...]:
         """Return the names of the model's own tensors that forward wrote to, directly or through a view."""
         return tuple(
             value.name
@@ -156,7 +162,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
 
     def _new(self, tensor: torch.Tensor, value: Value) -> Value:
         self._values[id(tensor)] = value
-        self._kept.append(tensor)
+        self._tensors.append(tensor)
         return value
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -171,7 +177,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
             self.graph.selections.append(node)
         from_input = False
         for value in inputs:
-            value.consumers.append(node)
+            value.users.append(node)
             from_input = from_input or value.from_input
         written = mutated_tensors(func, args, kwargs)
         if type(result) is torch.Tensor:
@@ -184,14 +190,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
             value = self._values[id(tensor)]
             if value.node is not node:  # the operation does not return the tensor it wrote to
                 value = self._output(node, tensor, from_input)
-            self._changed_through(tensor, value)
+            self._propagate_aliased_write(tensor, value)
         return result
 
     def _as_values(self, arguments: Sequence[Any], inputs: list[Value]) -> tuple[Any, ...]:
         """Return the arguments with each tensor replaced by its value, and append the values to `inputs`."""
         values: list[Any] = []
         for argument in arguments:
-            if type(argument) in _PLAIN:
+            if type(argument) in _PLAIN_TYPES:
                 values.append(argument)
             elif isinstance(argument, torch.Tensor):
                 value = self._values.get(id(argument)) or self.value_of(argument)
@@ -212,41 +218,41 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
             return value
         return self._new(tensor, value)
 
-    def _changed_through(self, written: torch.Tensor, value: Value) -> None:
+    def _propagate_aliased_write(self, written: torch.Tensor, value: Value) -> None:
         """Make every other tensor that overlaps the written one depend on what was written."""
-        for tensor in self._kept[self._sorted :]:
+        for tensor in self._tensors[self._num_indexed :]:
             self._by_storage[storage_key(tensor)].append(tensor)
-        self._sorted = len(self._kept)
+        self._num_indexed = len(self._tensors)
         key = storage_key(written)
         for tensor in self._by_storage[key] if key is not None else ():
-            if tensor is not written and tensor.shape != () and not are_apart(tensor, written):
+            if tensor is not written and tensor.shape != () and not are_disjoint(tensor, written):
                 before = self._values[id(tensor)]
                 node = Node(ALIASED_WRITE, (before, value), {}, [before, value], pointwise=False, module=self.module)
                 self.graph.nodes.append(node)
-                before.consumers.append(node)
-                value.consumers.append(node)
+                before.users.append(node)
+                value.users.append(node)
                 self._output(node, tensor, before.from_input or value.from_input)
 
 
-def _note_modules(named: Sequence[tuple[str, nn.Module]], recorder: _Recorder) -> None:
+def _track_leaf_modules(named: Sequence[tuple[str, nn.Module]], recorder: _Recorder) -> None:
     """Tell the recorder which leaf module is running, and record each `nn.Identity`.
 
     This gives each leaf module a `forward` of its own, until the abstract run ends and the model gets its attributes
     back. Hooks would do the same, but torch then takes a slower call path that costs a tenth of the run.
     """
     executed = itertools.count(1)
-    noted: set[int] = set()
+    tracked: set[int] = set()
     for path, module in named:
-        if id(module) not in noted and all(child is None for child in module._modules.values()):
-            noted.add(id(module))
-            forward = _identity if type(module) is nn.Identity else _forward
+        if id(module) not in tracked and all(child is None for child in module._modules.values()):
+            tracked.add(id(module))
+            forward = _tracked_identity if type(module) is nn.Identity else _tracked_forward
             module.__dict__["forward"] = forward(path, module.forward, recorder, executed)
 
 
-def _forward(
+def _tracked_forward(
     path: str, forward: Callable[..., Any], recorder: _Recorder, executed: Iterator[int]
 ) -> Callable[..., Any]:
-    def noted(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         recorder.module = path
         try:
             output = forward(*args, **kwargs)
@@ -255,17 +261,17 @@ def _forward(
         next(executed)
         return output
 
-    return noted
+    return wrapped
 
 
-def _identity(
+def _tracked_identity(
     path: str, forward: Callable[..., Any], recorder: _Recorder, executed: Iterator[int]
 ) -> Callable[..., Any]:
-    def noted(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         output = forward(*args, **kwargs)
         count = next(executed)
         if isinstance(output, torch.Tensor):
             recorder.graph.identities.append(IdentityCall(path, recorder.value_of(output), count))
         return output
 
-    return noted
+    return wrapped

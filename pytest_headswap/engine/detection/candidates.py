@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pytest_headswap.engine.dataflow.dim_tracer import Axis, Projection, Trace, Tracer, source_name
+from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Projection, Trace, Tracer, source_name
 from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, BUFFER, PARAMETER, Graph
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.head import Rejected
 
-_CUT = "it sets only part of the class dimension, which is combined with other parts or cut"
+_PARTIAL_CLASS_DIM = "it sets only part of the class dimension, which is combined with other parts or cut"
 
 
 @dataclass(frozen=True)
-class ClassOutput:
+class OutputDim:
     """A dimension of a labelled output in one mode, and its size."""
 
     label: str
@@ -24,7 +24,7 @@ class ClassOutput:
 
 
 @dataclass(frozen=True)
-class Fault:
+class RejectionCause:
     """The reason why a candidate is not a head: a reason code, the name of the tensor concerned, and a sentence."""
 
     reason: str
@@ -40,13 +40,13 @@ class Candidate:
     projection multiplies by a tensor that is not the model's.
     """
 
-    output: ClassOutput
-    axis: Axis
+    output: OutputDim
+    axis: ClassAxis
     trace: Trace
-    weights: list[Axis | None]
-    fault: Fault | None = None
+    weights: list[ClassAxis | None]
+    rejection_cause: RejectionCause | None = None
 
-    def own_sources(self) -> list[Axis]:
+    def model_sources(self) -> list[ClassAxis]:
         """Return the parameters and buffers of the model at which the dimension begins."""
         return [axis for axis in self.trace.sources if axis.value.origin in (PARAMETER, BUFFER)]
 
@@ -61,69 +61,71 @@ def find_candidates(graph: Graph, tracer: Tracer) -> Iterator[Candidate]:
             size = value.shape[dim]
             if size == 0:
                 continue  # no elements, for example a detector that found nothing
-            axis = Axis(value, dim)
-            trace = tracer.back(axis, size)
-            if trace.from_input or not (trace.projections or trace.sources or trace.pieces):
+            axis = ClassAxis(value, dim)
+            trace = tracer.trace_back(axis, size)
+            if trace.from_input or not (trace.projections or trace.sources or trace.partial_sources):
                 continue
-            weights = [_weight(projection, tracer, size) for projection in trace.projections]
-            candidate = Candidate(ClassOutput(label, dim, size, graph.training), axis, trace, weights)
-            candidate.fault = _fault(candidate, tracer)
-            if candidate.fault is None or candidate.fault.tensor:
+            weights = [_model_weight(projection, tracer, size) for projection in trace.projections]
+            candidate = Candidate(OutputDim(label, dim, size, graph.training), axis, trace, weights)
+            candidate.rejection_cause = _rejection_cause(candidate, tracer)
+            if candidate.rejection_cause is None or candidate.rejection_cause.tensor:
                 yield candidate
 
 
-def _weight(projection: Projection, tracer: Tracer, size: int) -> Axis | None:
+def _model_weight(projection: Projection, tracer: Tracer, size: int) -> ClassAxis | None:
     """Return the tensor of the model that the projection multiplies by, or None.
 
     A layer that normalises, reparametrises or masks its weight computes it from several tensors. The weight is then
     the one with the most dimensions, and a parameter rather than a buffer.
     """
-    sources = tracer.back(projection.weight, size).sources
+    sources = tracer.trace_back(projection.weight, size).sources
     own = [axis for axis in sources if axis.value.origin in (PARAMETER, BUFFER)]
     return max(own, key=lambda axis: (len(axis.value.shape), axis.value.origin == PARAMETER), default=None)
 
 
-def _fault(candidate: Candidate, tracer: Tracer) -> Fault | None:
+def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | None:
     trace = candidate.trace
-    consumed = _consumed(trace, tracer)
-    if consumed:
-        return consumed
+    backbone_cause = _consumed_by_backbone(trace, tracer)
+    if backbone_cause:
+        return backbone_cause
     for projection, weight in zip(trace.projections, candidate.weights, strict=True):
         if weight is None:
             operation, source = projection.node.name, source_name(projection.weight.value)
-            return Fault(
+            return RejectionCause(
                 "unsupported_layer", source, f"the weight of {operation} is not a parameter or buffer of the model"
             )
     for axis in trace.sources:
         if axis.value.origin == ATTRIBUTE:
             sentence = "it has one entry per class but is a plain attribute: register it as a buffer"
-            return Fault("unsupported_layer", axis.value.name, sentence)
-    for reason, piece in trace.pieces:
-        part = tracer.back(piece, piece.value.shape[piece.dim])
-        fault = _consumed(part, tracer)
+            return RejectionCause("unsupported_layer", axis.value.name, sentence)
+    for reason, piece in trace.partial_sources:
+        part = tracer.trace_back(piece, piece.value.shape[piece.dim])
+        fault = _consumed_by_backbone(part, tracer)
         if fault is None and part.projections:
-            fault = Fault(reason, source_name(part.projections[0].weight.value), _CUT)
+            fault = RejectionCause(reason, source_name(part.projections[0].weight.value), _PARTIAL_CLASS_DIM)
         if fault:
             return fault
     if not trace.projections:
         names = [axis.value.name for axis in trace.sources if axis.value.names]
-        return Fault("no_layer_sets_output", min(names, default=""), "no projection layer sets this dimension")
-    if trace.broken:
-        reason, sentence = trace.broken[0]
-        return Fault(reason, candidate.weights[0].value.name if candidate.weights[0] else "", sentence)
+        return RejectionCause("no_layer_sets_output", min(names, default=""), "no projection layer sets this dimension")
+    if trace.obstacles:
+        reason, sentence = trace.obstacles[0]
+        return RejectionCause(reason, candidate.weights[0].value.name if candidate.weights[0] else "", sentence)
     return None
 
 
-def _consumed(trace: Trace, tracer: Tracer) -> Fault | None:
+def _consumed_by_backbone(trace: Trace, tracer: Tracer) -> RejectionCause | None:
     for projection in trace.projections:
-        consumer = tracer.consumer(projection.output, trace.size)
+        consumer = tracer.find_consumer(projection.output, trace.size)
         if consumer is not None:
             name = source_name(projection.weight.value)
-            return Fault("output_is_backbone", name, f"{consumer} consumes its output, so it belongs to the backbone")
+            return RejectionCause(
+                "output_is_backbone", name, f"{consumer} consumes its output, so it belongs to the backbone"
+            )
     return None
 
 
-def settled(candidates: list[Candidate], declared: int | None) -> list[Candidate]:
+def resolve_class_dim(candidates: list[Candidate], declared: int | None) -> list[Candidate]:
     """Keep one dimension where a weight sets several dimensions of an output.
 
     A weight of size classes * coordinates sets both dimensions of an output (batch, classes, 4). The class dimension
@@ -140,7 +142,7 @@ def settled(candidates: list[Candidate], declared: int | None) -> list[Candidate
                 group = groups.setdefault((output.training, output.label, weight.value.name), {})
                 group[output.dim] = candidate
     counts = {candidate.output.size for group in groups.values() if len(group) == 1 for candidate in group.values()}
-    dropped: set[int] = set()
+    other_dims: set[int] = set()
     for (_, label, name), group in groups.items():
         if len(group) < 2:
             continue
@@ -152,21 +154,21 @@ def settled(candidates: list[Candidate], declared: int | None) -> list[Candidate
                 f"{name} sets the dimensions {sizes} of {label}, and it is unclear which counts classes: set "
                 "model.num_classes to the class count",
             )
-        dropped |= {id(candidate) for candidate in group.values() if candidate is not fitting[0]}
-    return [candidate for candidate in candidates if id(candidate) not in dropped]
+        other_dims |= {id(candidate) for candidate in group.values() if candidate is not fitting[0]}
+    return [candidate for candidate in candidates if id(candidate) not in other_dims]
 
 
 def rejections(candidates: list[Candidate], tracers: list[Tracer]) -> list[Rejected]:
     """Return the layers that set an output dimension but are not heads, and the layers right before the heads."""
     found: dict[str, str] = {}
     for candidate in candidates:
-        if candidate.fault is not None:
+        if candidate.rejection_cause is not None:
             where = f"{candidate.output.label}, dimension {candidate.output.dim}"
-            found.setdefault(_layer(candidate.fault.tensor), f"{where}: {candidate.fault.sentence}")
+            found.setdefault(_layer(candidate.rejection_cause.tensor), f"{where}: {candidate.rejection_cause.sentence}")
     for candidate in candidates:
-        if candidate.fault is None:
+        if candidate.rejection_cause is None:
             for projection, weight in zip(candidate.trace.projections, candidate.weights, strict=True):
-                for name in _before(projection, tracers[candidate.output.training]):
+                for name in _preceding_weights(projection, tracers[candidate.output.training]):
                     reader = weight.value.name if weight else "the head"
                     found.setdefault(
                         _layer(name), f"computes features that {reader} reads, so it belongs to the backbone"
@@ -174,10 +176,10 @@ def rejections(candidates: list[Candidate], tracers: list[Tracer]) -> list[Rejec
     return [Rejected(path, reason) for path, reason in found.items() if path]
 
 
-def _before(projection: Projection, tracer: Tracer) -> list[str]:
+def _preceding_weights(projection: Projection, tracer: Tracer) -> list[str]:
     """Return the nearest weight that sets the width of the features a projection reads."""
     features = projection.features
-    for before in tracer.back(features, features.value.shape[features.dim]).projections[:1]:
+    for before in tracer.trace_back(features, features.value.shape[features.dim]).projections[:1]:
         return [source_name(before.weight.value)]
     return []
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from pytest_headswap.engine.dataflow.dim_tracer import Axis, Projection, Trace, Tracer
+from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Projection, Trace, Tracer
 from pytest_headswap.engine.dataflow.graph import BUFFER, PARAMETER, Node, Value
-from pytest_headswap.engine.detection.candidates import Candidate, ClassOutput
-from pytest_headswap.engine.detection.head_path import way_through
-from pytest_headswap.engine.detection.head_slot import Place
+from pytest_headswap.engine.detection.candidates import Candidate, OutputDim
+from pytest_headswap.engine.detection.head_path import path_through_head
+from pytest_headswap.engine.detection.head_slot import HeadSlot
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.head import Head
 
@@ -46,37 +46,37 @@ class ClassTensor:
     @property
     def module(self) -> str:
         """Return the path of the module that owns it. For a reparametrised layer, that is the layer itself."""
-        return module_of(self.names[0])
+        return owner_path(self.names[0])
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedHead:
     """A head, with everything the swap needs to know about it.
 
     Attributes:
         head: the public description.
         tensors: its class-sized tensors, the weight of the projection first.
         outputs: the output dimensions that it sets, in each mode.
-        place: the head slot, if the model was built without a head.
-        runs_in: path of the leaf module whose forward runs the projection, "" if there is none.
-        activation_in: path of the leaf module that runs the activation after it, "" if there is none.
+        slot: the head slot, if the model was built without a head.
+        module_path: path of the leaf module whose forward runs the projection, "" if there is none.
+        activation_path: path of the leaf module that runs the activation after it, "" if there is none.
     """
 
     head: Head
     tensors: tuple[ClassTensor, ...]
-    outputs: tuple[ClassOutput, ...]
-    place: Place | None = None
-    runs_in: str = ""
-    activation_in: str = ""
+    outputs: tuple[OutputDim, ...]
+    slot: HeadSlot | None = None
+    module_path: str = ""
+    activation_path: str = ""
 
 
-def module_of(tensor: str) -> str:
+def owner_path(tensor: str) -> str:
     """Return the layer that owns a tensor: `fc` for `fc.weight` and `fc.parametrizations.weight.original0`."""
     head, mark, _ = tensor.partition("parametrizations.")
     return head.rstrip(".") if mark else tensor.rpartition(".")[0]
 
 
-def describe_heads(model: nn.Module, candidates: Sequence[Candidate], tracers: Sequence[Tracer]) -> list[Found]:
+def describe_heads(model: nn.Module, candidates: Sequence[Candidate], tracers: Sequence[Tracer]) -> list[DetectedHead]:
     """Return one head for each weight.
 
     Other class-sized tensors belong to the head in the same module, or else to the head that they follow.
@@ -85,73 +85,75 @@ def describe_heads(model: nn.Module, candidates: Sequence[Candidate], tracers: S
         HeadSwapError: `unsupported_layer`, if the backbone uses a tensor of the head and the two uses cannot be
             separated.
     """
-    found: dict[tuple[str, ...], Found] = {}
-    taken: set[tuple[str, ...]] = set()
+    found: dict[tuple[str, ...], DetectedHead] = {}
+    described: set[tuple[str, ...]] = set()
     main = candidates[0].output
-    sharing = _Sharing(model, candidates, tracers)
+    tied_weights = _TiedWeights(model, candidates, tracers)
     for candidate in candidates:
         tracer = tracers[candidate.output.training]
-        own = candidate.own_sources()
+        own = candidate.model_sources()
         own += [
-            axis for axis in tracer.companions(own, candidate.trace.size) if axis.value.origin in (PARAMETER, BUFFER)
+            axis for axis in tracer.co_factors(own, candidate.trace.size) if axis.value.origin in (PARAMETER, BUFFER)
         ]
-        tensors = {axis.value.names: _class_tensor(axis, candidate, sharing) for axis in own}
+        tensors = {axis.value.names: _class_tensor(axis, candidate, tied_weights) for axis in own}
         keys = [weight.value.names for weight in reversed(candidate.weights) if weight is not None]
         for key, projection in zip(keys, reversed(candidate.trace.projections), strict=True):
             weight = tensors[key]
             if key not in found:
-                taken.add(key)
+                described.add(key)
                 item = _describe(candidate, projection, weight, main)
-                way = way_through(model, candidate, projection, tracer, item.head.path, _activation)
-                found[key] = replace(item, head=replace(item.head, way=way))
+                path_to_output = path_through_head(model, candidate, projection, tracer, item.head.path, _activation)
+                found[key] = replace(item, head=replace(item.head, path_to_output=path_to_output))
             item = found[key]
-            beside = [names for names in tensors if names not in taken and tensors[names].module == weight.module]
-            taken.update(beside)
+            same_module = [
+                names for names in tensors if names not in described and tensors[names].module == weight.module
+            ]
+            described.update(same_module)
             found[key] = replace(
                 item,
-                tensors=item.tensors + tuple(tensors[names] for names in beside),
+                tensors=item.tensors + tuple(tensors[names] for names in same_module),
                 outputs=tuple(dict.fromkeys((*item.outputs, candidate.output))),
             )
-        behind = [names for names in tensors if names not in taken]
-        taken.update(behind)
+        downstream = [names for names in tensors if names not in described]
+        described.update(downstream)
         item = found[keys[0]]
-        found[keys[0]] = replace(item, tensors=item.tensors + tuple(tensors[names] for names in behind))
-    return [_with_names(item, sharing) for item in found.values()]
+        found[keys[0]] = replace(item, tensors=item.tensors + tuple(tensors[names] for names in downstream))
+    return [_finalize(item, tied_weights) for item in found.values()]
 
 
-def _class_tensor(axis: Axis, candidate: Candidate, sharing: _Sharing) -> ClassTensor:
+def _class_tensor(axis: ClassAxis, candidate: Candidate, tied_weights: _TiedWeights) -> ClassTensor:
     value, size = axis.value, candidate.trace.size
     weights = [weight.value for weight in candidate.weights if weight is not None]
     part = WEIGHT if value in weights else BIAS if _is_added(candidate.trace, axis) else OTHER
-    names = sharing.own_names(value, candidate)
+    names = tied_weights.own_names(value, candidate)
     return ClassTensor(names, axis.dim, axis.outer(size), axis.inner, value.origin == BUFFER, part)
 
 
-def _is_added(trace: Trace, axis: Axis) -> bool:
-    if axis not in trace.joins:
+def _is_added(trace: Trace, axis: ClassAxis) -> bool:
+    if axis not in trace.merge_points:
         return False
-    node, operand = trace.joins[axis]
+    node, operand = trace.merge_points[axis]
     name = node.name.split("::")[-1].rstrip("_")
     return name in _ADDITIVE or _BIAS_OPERANDS.get(name) == operand
 
 
-class _Sharing:
+class _TiedWeights:
     """Distinguish tensors that only heads use from those that the backbone uses too, such as tied embeddings."""
 
     def __init__(self, model: nn.Module, candidates: Sequence[Candidate], tracers: Sequence[Tracer]) -> None:
         self._model = model
         self._tracers = tracers
-        self._ways: set[Node] = {node for candidate in candidates for node in candidate.trace.nodes}
+        self._path_nodes: set[Node] = {node for candidate in candidates for node in candidate.trace.nodes}
         self.untied: dict[str, str] = {}
         """Maps each tied tensor of a head to the tensor or module that it is tied to."""
 
     def own_names(self, value: Value, candidate: Candidate) -> tuple[str, ...]:
         """Return the names under which the tensor belongs to the head."""
-        uses = self._tracers[candidate.output.training].uses(value)
-        foreign = [node for node in uses if node not in self._ways]
+        uses = self._tracers[candidate.output.training].uses_with_input(value)
+        foreign = [node for node in uses if node not in self._path_nodes]
         if not foreign:
             return value.names
-        mine = {node.module for node in uses if node in self._ways}
+        mine = {node.module for node in uses if node in self._path_nodes}
         others = {node.module for node in foreign}
         names = tuple(name for name in value.names if self._module(name) in {self._path(path) for path in mine})
         if not names or "" in mine or mine & others:
@@ -171,9 +173,9 @@ class _Sharing:
         return self._model.get_submodule(path)
 
 
-def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor, main: ClassOutput) -> Found:
+def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor, main: OutputDim) -> DetectedHead:
     output = candidate.output
-    path, *aliases = dict.fromkeys(module_of(name) for name in weight.names)
+    path, *aliases = dict.fromkeys(owner_path(name) for name in weight.names)
     operation = projection.node.name.split("::")[-1]
     if "dist" in path:
         role = "distillation"  # The name decides only this label, never what is swapped.
@@ -199,8 +201,8 @@ def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor,
         aliases=tuple(aliases),
         evidence=tuple(evidence),
     )
-    activation_in = activation.module if activation is not None else ""
-    return Found(head, (weight,), (), runs_in=projection.node.module, activation_in=activation_in)
+    activation_path = activation.module if activation is not None else ""
+    return DetectedHead(head, (weight,), (), module_path=projection.node.module, activation_path=activation_path)
 
 
 def _kind(operation: str, spatial: int) -> str:
@@ -213,16 +215,15 @@ def _activation(node: Node) -> str | None:
     return _ACTIVATIONS.get(node.name.split("::")[-1])
 
 
-def _with_names(item: Found, sharing: _Sharing) -> Found:
+def _finalize(item: DetectedHead, tied_weights: _TiedWeights) -> DetectedHead:
     outputs = tuple(dict.fromkeys(output.label for output in item.outputs))
     evidence = item.head.evidence
-    behind = [tensor.names[0] for tensor in item.tensors if tensor.module != item.tensors[0].module]
-    if behind:
-        evidence += (
-            f"{', '.join(behind)} {'have' if len(behind) > 1 else 'has'} one entry per class, after the projection",
-        )
+    downstream = [tensor.names[0] for tensor in item.tensors if tensor.module != item.tensors[0].module]
+    if downstream:
+        verb = "have" if len(downstream) > 1 else "has"
+        evidence += (f"{', '.join(downstream)} {verb} one entry per class, after the projection",)
     tensors = tuple(tensor.names[0] for tensor in item.tensors)
     for name in tensors:
-        if name in sharing.untied:
-            evidence += (f"{name} is shared with {sharing.untied[name]}: a new head gets its own tensor",)
+        if name in tied_weights.untied:
+            evidence += (f"{name} is shared with {tied_weights.untied[name]}: a new head gets its own tensor",)
     return replace(item, head=replace(item.head, outputs=outputs, tensors=tensors, evidence=evidence))

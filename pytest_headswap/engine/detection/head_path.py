@@ -10,10 +10,10 @@ from torch import nn
 from pytest_headswap.engine.dataflow.dim_tracer import Projection, Tracer
 from pytest_headswap.engine.dataflow.graph import Node, Value
 from pytest_headswap.engine.detection.candidates import Candidate
-from pytest_headswap.head import Step
+from pytest_headswap.head import PathStep
 
-_BEFORE = 4
-_BEHIND = 6
+_MAX_BEFORE = 4
+_MAX_AFTER = 6
 # Reshapes and copies: between two layers they carry no information for the reader.
 _RESHAPES = {
     *("view", "_unsafe_view", "reshape", "t", "transpose", "permute", "expand", "unsqueeze", "squeeze"),
@@ -24,42 +24,42 @@ _Pair = tuple[Node, Value]
 """An operation, and the one of its results that the path follows."""
 
 
-def way_through(
+def path_through_head(
     model: nn.Module,
     candidate: Candidate,
     projection: Projection,
     tracer: Tracer,
     path: str,
     activation: Callable[[Node], str | None],
-) -> tuple[Step, ...]:
+) -> tuple[PathStep, ...]:
     """Return the last steps of the backbone, the head at `path`, and the steps from there to the output."""
     before = list(_before(projection.features.value, tracer))
-    at = (projection.node, projection.output.value)
-    behind = list(_behind(candidate, projection))
+    projection_step = (projection.node, projection.output.value)
+    after = list(_after(candidate, projection))
     inside = projection.node.module
-    mine = [at]
+    head_steps = [projection_step]
     if inside:  # The step covers the whole layer, with its bias and the reshapes around the product.
         while before and before[-1][0].module == inside:
             before.pop()
-        while behind and behind[0][0].module == inside:
-            mine.append(behind.pop(0))
-    head = Step("head", path, _class_of(model, path), mine[-1][1].shape)
+        while after and after[0][0].module == inside:
+            head_steps.append(after.pop(0))
+    head = PathStep("head", path, _class_of(model, path), head_steps[-1][1].shape)
     return (
-        *list(_steps(model, before))[-_BEFORE:],
+        *list(_steps(model, before))[-_MAX_BEFORE:],
         head,
-        *list(_steps(model, behind, activation))[:_BEHIND],
-        _end(candidate),
+        *list(_steps(model, after, activation))[:_MAX_AFTER],
+        _output_step(candidate),
     )
 
 
-def way_to(model: nn.Module, candidate: Candidate, tracer: Tracer, path: str) -> tuple[Step, ...]:
+def path_to_slot(model: nn.Module, candidate: Candidate, tracer: Tracer, path: str) -> tuple[PathStep, ...]:
     """Return the last steps of a backbone whose features leave the model through the Identity at `path`."""
     before = list(_steps(model, _before(candidate.axis.value, tracer)))
-    return (*before[-_BEFORE:], Step("head", path, _class_of(model, path)), _end(candidate))
+    return (*before[-_MAX_BEFORE:], PathStep("head", path, _class_of(model, path)), _output_step(candidate))
 
 
-def _end(candidate: Candidate) -> Step:
-    return Step("output", candidate.output.label, "", candidate.axis.value.shape)
+def _output_step(candidate: Candidate) -> PathStep:
+    return PathStep("output", candidate.output.label, "", candidate.axis.value.shape)
 
 
 def _before(value: Value, tracer: Tracer) -> Iterator[_Pair]:
@@ -69,7 +69,7 @@ def _before(value: Value, tracer: Tracer) -> Iterator[_Pair]:
     """
     pairs: list[_Pair] = []
     groups = 0
-    while value.node is not None and groups <= 2 * _BEFORE + 1:
+    while value.node is not None and groups <= 2 * _MAX_BEFORE + 1:
         groups += not pairs or pairs[-1][0].module != value.node.module
         pairs.append((value.node, value))
         coming = [operand for operand in value.node.inputs if operand.from_input]
@@ -79,41 +79,41 @@ def _before(value: Value, tracer: Tracer) -> Iterator[_Pair]:
     return reversed(pairs)
 
 
-def _behind(candidate: Candidate, projection: Projection) -> Iterator[_Pair]:
+def _after(candidate: Candidate, projection: Projection) -> Iterator[_Pair]:
     """Yield the operations on the class dimension from a projection to the output, in execution order."""
-    way = set(candidate.trace.nodes)
+    nodes = set(candidate.trace.nodes)
     value = projection.output.value
     while value is not candidate.axis.value:
-        node = next((node for node in value.consumers if node in way), None)
+        node = next((node for node in value.users if node in nodes), None)
         if node is None:
             return
-        used = (item for item in node.outputs if item is candidate.axis.value or way.intersection(item.consumers))
+        used = (item for item in node.outputs if item is candidate.axis.value or nodes.intersection(item.users))
         value = next(used, node.outputs[0])
         yield node, value
 
 
 def _steps(
     model: nn.Module, pairs: Iterable[_Pair], activation: Callable[[Node], str | None] = lambda _: None
-) -> Iterator[Step]:
+) -> Iterator[PathStep]:
     """Yield one step for each leaf module, and one for the operations between two leaf modules."""
 
-    def place(pair: _Pair) -> tuple[str, str | None]:
+    def group_key(pair: _Pair) -> tuple[str, str | None]:
         node, _ = pair
         return node.module, None if node.module else activation(node)
 
-    for (module, _), group in groupby(pairs, key=place):
+    for (module, _), group in groupby(pairs, key=group_key):
         members = list(group)
         shape = members[-1][1].shape
         applied = next((name for node, _ in members if (name := activation(node))), "")
         if module:
-            yield Step("activation" if applied else "layer", module, _class_of(model, module), shape)
+            yield PathStep("activation" if applied else "layer", module, _class_of(model, module), shape)
             continue
-        names = [node.name.split("::")[-1].strip("_") for node, _ in members if _tells(node)]
+        names = [node.name.split("::")[-1].strip("_") for node, _ in members if _is_informative(node)]
         if names:
-            yield Step("activation" if applied else "operation", ", ".join(dict.fromkeys(names)), "", shape)
+            yield PathStep("activation" if applied else "operation", ", ".join(dict.fromkeys(names)), "", shape)
 
 
-def _tells(node: Node) -> bool:
+def _is_informative(node: Node) -> bool:
     return node.name.split("::")[-1] not in _RESHAPES
 
 

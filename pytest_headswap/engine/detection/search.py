@@ -8,21 +8,21 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from pytest_headswap._numbers import as_count
-from pytest_headswap.engine.abstract.stand_ins import WAYS
-from pytest_headswap.engine.dataflow.dim_tracer import Axis, Tracer
+from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
+from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer
 from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.dataflow.recorder import record
-from pytest_headswap.engine.detection.candidates import Candidate, find_candidates, rejections, settled
-from pytest_headswap.engine.detection.describe import Found, describe_heads
-from pytest_headswap.engine.detection.head_path import way_to
-from pytest_headswap.engine.detection.head_slot import find_places
+from pytest_headswap.engine.detection.candidates import Candidate, find_candidates, rejections, resolve_class_dim
+from pytest_headswap.engine.detection.describe import DetectedHead, describe_heads
+from pytest_headswap.engine.detection.head_path import path_to_slot
+from pytest_headswap.engine.detection.head_slot import find_head_slots
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.head import Head, Heads, Rejected
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchResult:
     """The result of a search: everything learned about a model from one run in each mode.
 
     Attributes:
@@ -35,57 +35,63 @@ class Search:
         train_error: why train mode could not be run.
     """
 
-    found: tuple[Found, ...]
+    detected: tuple[DetectedHead, ...]
     rejected: tuple[Rejected, ...]
     notes: tuple[str, ...]
     shapes: dict[bool, dict[str, tuple[int, ...]]]
-    ways: dict[bool, str]
-    declared: int | None
+    tensor_kinds: dict[bool, str]
+    declared_num_classes: int | None
     train_error: HeadSwapError | None = None
 
     def heads(self) -> Heads:
         """Return the public view of the result."""
-        return Heads(tuple(item.head for item in self.found), self.rejected, self.notes, self.ways[False])
+        return Heads(tuple(item.head for item in self.detected), self.rejected, self.notes, self.tensor_kinds[False])
 
 
-def search(model: nn.Module, inputs: Inputs, *, train_mode: bool = True, ways: Sequence[str] = WAYS) -> Search:
+def detect_heads(
+    model: nn.Module, inputs: Inputs, *, train_mode: bool = True, tensor_kinds: Sequence[str] = TENSOR_KINDS
+) -> SearchResult:
     """Run the model in eval and train mode and collect its heads. Without `train_mode`, run only eval mode.
 
-    `ways` are as for `abstract_run`.
+    `tensor_kinds` are as for `abstract_run`.
 
     Raises:
         NoHeadError: the model has no head, and no slot for one. If train mode could not be run, that error is the
             cause.
         HeadSwapError: the model cannot be run, or the class dimension cannot be traced.
     """
-    graphs = [record(model, inputs, training=False, ways=ways)]
+    graphs = [record(model, inputs, training=False, tensor_kinds=tensor_kinds)]
     notes: list[str] = []
     train_error: HeadSwapError | None = None
     try:
         if train_mode:
-            graphs.append(record(model, inputs, training=True, ways=ways[ways.index(graphs[0].way) :]))
+            graphs.append(
+                record(
+                    model, inputs, training=True, tensor_kinds=tensor_kinds[tensor_kinds.index(graphs[0].tensor_kind) :]
+                )
+            )
     except HeadSwapError as error:
         train_error = error
         notes.append(
             f"the model could not be run in train mode, so heads that appear only there were not found: {error.message}"
         )
     try:
-        return search_in(model, graphs, notes, train_error)
+        return detect_heads_in(model, graphs, notes, train_error)
     except NoHeadError as error:
         raise error from train_error
     finally:
         for graph in graphs:
-            graph.dissolve()
+            graph.clear()
 
 
-def search_in(
+def detect_heads_in(
     model: nn.Module, graphs: Sequence[Graph], notes: Sequence[str] = (), train_error: HeadSwapError | None = None
-) -> Search:
+) -> SearchResult:
     """Collect the heads of a model from its recorded data flow.
 
     Raises:
-        NoHeadError: as for `search`.
-        HeadSwapError: as for `search`.
+        NoHeadError: as for `detect_heads`.
+        HeadSwapError: as for `detect_heads`.
     """
     if not any(value.shape for graph in graphs for value in graph.outputs.values()):
         raise NoHeadError(
@@ -97,17 +103,17 @@ def search_in(
     ]
     rejected = rejections(candidates, tracers)
     declared = declared_num_classes(model)
-    sound = settled([candidate for candidate in candidates if candidate.fault is None], declared)
-    if sound and declared != 0:
-        found = describe_heads(model, sound, tracers)
+    accepted = resolve_class_dim([candidate for candidate in candidates if candidate.rejection_cause is None], declared)
+    if accepted and declared != 0:
+        detected = describe_heads(model, accepted, tracers)
     else:
-        found = _gained(model, graphs, tracers, candidates)
-        if not found:
+        detected = _detect_slots(model, graphs, tracers, candidates)
+        if not detected:
             raise _no_head(model, graphs, tracers, candidates, rejected)
         notes = (*notes, "the model was built without a head: a new head replaces the Identity at its end")
     shapes = {graph.training: {label: value.shape for label, value in graph.outputs.items()} for graph in graphs}
-    ways = {graph.training: graph.way for graph in graphs}
-    return Search(tuple(found), tuple(rejected), tuple(notes), shapes, ways, declared, train_error)
+    tensor_kinds = {graph.training: graph.tensor_kind for graph in graphs}
+    return SearchResult(tuple(detected), tuple(rejected), tuple(notes), shapes, tensor_kinds, declared, train_error)
 
 
 def declared_num_classes(model: nn.Module) -> int | None:
@@ -123,32 +129,32 @@ def declared_num_classes(model: nn.Module) -> int | None:
     return None
 
 
-def _gained(
+def _detect_slots(
     model: nn.Module, graphs: Sequence[Graph], tracers: Sequence[Tracer], candidates: list[Candidate]
-) -> list[Found]:
+) -> list[DetectedHead]:
     """Return the head slots of a model that was built without a head."""
-    found: dict[str, Found] = {}
+    detected: dict[str, DetectedHead] = {}
     for graph, tracer in zip(graphs, tracers, strict=True):
         mine = [candidate for candidate in candidates if candidate.output.training == graph.training]
-        for candidate, place in find_places(graph, tracer, mine):
+        for candidate, slot in find_head_slots(graph, tracer, mine):
             output = candidate.output
             evidence = (
                 f"{output.label} ends in {output.size} features with no projection after them",
-                f"they leave the model through {place.path}, an Identity",
+                f"they leave the model through {slot.path}, an Identity",
             )
             head = Head(
-                place.path,
+                slot.path,
                 "identity",
                 output.size,
                 0,
                 output.dim,
                 outputs=(output.label,),
                 evidence=evidence,
-                way=way_to(model, candidate, tracer, place.path),
+                path_to_output=path_to_slot(model, candidate, tracer, slot.path),
             )
-            item = found.setdefault(place.path, Found(head, (), (), place))
-            found[place.path] = replace(item, outputs=(*item.outputs, output))
-    return list(found.values())
+            item = detected.setdefault(slot.path, DetectedHead(head, (), (), slot))
+            detected[slot.path] = replace(item, outputs=(*item.outputs, output))
+    return list(detected.values())
 
 
 def _no_head(
@@ -161,21 +167,21 @@ def _no_head(
     name = type(model).__name__
     sentences = [f"{item.path}: {item.reason}" for item in rejected]
     if not candidates:
-        hidden = _hidden_head(name, graphs, tracers)
+        hidden = _opaque_head(name, graphs, tracers)
         return hidden or NoHeadError("output_from_input", f"no layer of {name} sets a dimension of its outputs")
-    faults = [candidate.fault for candidate in candidates if candidate.fault is not None]
-    for fault in faults:
-        if fault.reason in ("concatenated", "composite", "unsupported_layer"):
-            return HeadSwapError(fault.reason, f"{name}: {fault.tensor}: {fault.sentence}", sentences)
-    if len(faults) < len(candidates):
+    causes = [candidate.rejection_cause for candidate in candidates if candidate.rejection_cause is not None]
+    for cause in causes:
+        if cause.reason in ("concatenated", "composite", "unsupported_layer"):
+            return HeadSwapError(cause.reason, f"{name}: {cause.tensor}: {cause.sentence}", sentences)
+    if len(causes) < len(candidates):
         return NoHeadError(
             "declared_headless",
             f"{name} declares num_classes = 0 and has no Identity where a head could go. If its last projection is "
             "the head, set model.num_classes to its width first",
             sentences,
         )
-    reasons = {fault.reason for fault in faults}
-    reason = "output_is_backbone" if "output_is_backbone" in reasons else faults[0].reason
+    reasons = {cause.reason for cause in causes}
+    reason = "output_is_backbone" if "output_is_backbone" in reasons else causes[0].reason
     return NoHeadError(
         reason,
         f"{name} returns features and has no Identity where a head could go. Add a head after it, "
@@ -184,19 +190,19 @@ def _no_head(
     )
 
 
-def _hidden_head(name: str, graphs: Sequence[Graph], tracers: Sequence[Tracer]) -> HeadSwapError | None:
+def _opaque_head(name: str, graphs: Sequence[Graph], tracers: Sequence[Tracer]) -> HeadSwapError | None:
     """Return an error that explains why a head may exist although no output dimension leads to a layer, or None."""
     for graph, tracer in zip(graphs, tracers, strict=True):
         for value in graph.outputs.values():
             for dim, size in enumerate(value.shape):
-                for node in tracer.back(Axis(value, dim), size).ends if size else ():
+                for node in tracer.trace_back(ClassAxis(value, dim), size).ends if size else ():
                     if node.has_opaque_argument:
                         return HeadSwapError(
                             "unsupported_layer",
                             f"{node.module or name} keeps its weights in an opaque object ({node.name}) that "
                             "cannot be resized: swap the head first, then quantise the model",
                         )
-        selections = graph.live().intersection(graph.selections)
+        selections = graph.live_nodes().intersection(graph.selections)
         if selections:
             operations = ", ".join(sorted({node.name for node in selections}))
             integers = f", such as {graph.other_outputs[0]}" if graph.other_outputs else ""

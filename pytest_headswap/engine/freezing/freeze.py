@@ -17,17 +17,17 @@ from torch import nn
 from pytest_headswap.engine.dataflow.graph import Graph, Node, ancestors
 from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.freezing.nondeterminism import is_quiet, is_unsteady
+from pytest_headswap.engine.freezing.nondeterminism import is_deterministic_run, is_nondeterministic
 from pytest_headswap.engine.freezing.trainable import trainable_heads
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.modules import modules, named_modules, parameters
 from pytest_headswap.engine.pytorch.wrappers import unwrap
-from pytest_headswap.engine.swapping.resize import registered
+from pytest_headswap.engine.swapping.resize import get_registered_tensor
 from pytest_headswap.engine.swapping.swap import Swap
 
 
 @dataclass(repr=False)
-class Frozen:
+class FrozenBackbone:
     """A model with a frozen backbone, and the means to unfreeze it.
 
     Attributes:
@@ -37,31 +37,33 @@ class Frozen:
 
     model: nn.Module
     notes: tuple[str, ...]
-    _undo: _State | None
-    _redo: _State | None = None
+    _undo: _ModuleState | None
+    _redo: _ModuleState | None = None
 
     def __repr__(self) -> str:
         held = parameters(self.model)
         trainable = sum(parameter.requires_grad for parameter in held)
-        return f"Frozen({type(unwrap(self.model)[0]).__name__}: {trainable} of {len(held)} parameters trainable)"
+        return (
+            f"FrozenBackbone({type(unwrap(self.model)[0]).__name__}: {trainable} of {len(held)} parameters trainable)"
+        )
 
     def unfreeze(self) -> None:
         """Restore `requires_grad` and the modes of the backbone. A second call does nothing."""
         if self._undo is not None:
-            self._redo, undo, self._undo = _State.of(self.model), self._undo, None
-            undo.put_back()
+            self._redo, undo, self._undo = _ModuleState.capture(self.model), self._undo, None
+            undo.restore()
 
     def refreeze(self) -> None:
         """Freeze the backbone again after `unfreeze`, without verifying it again. A second call does nothing."""
         if self._redo is not None:
-            self._undo, redo, self._redo = _State.of(self.model), self._redo, None
-            redo.put_back()
+            self._undo, redo, self._redo = _ModuleState.capture(self.model), self._redo, None
+            redo.restore()
         for parameter in parameters(self.model):
             if not parameter.requires_grad:
                 parameter.grad = None  # an optimizer would still apply gradients from the time in between
 
 
-def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Frozen:
+def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> FrozenBackbone:
     """Freeze everything except the heads, and verify the result.
 
     The freeze holds through every later `train()`, copy and pickle:
@@ -90,22 +92,22 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
     model, prefix = unwrap(trainable.model)
     names = {name.removeprefix(prefix) for name in trainable.names}
     head_modules = _head_modules(model, names, trainable.paths, prefix)
-    holders = _holders(model, head_modules)
-    backbone = [module for module in modules(model) if module not in head_modules and module not in holders]
-    undo = _State.of(model)
-    new = {id(registered(model, name)) for name in names}
+    enclosing = _enclosing_modules(model, head_modules)
+    backbone = [module for module in modules(model) if module not in head_modules and module not in enclosing]
+    original_state = _ModuleState.capture(model)
+    new = {id(get_registered_tensor(model, name)) for name in names}
     for parameter in parameters(model):
         if id(parameter) in new:
             parameter.requires_grad_(True)
         else:
             parameter.requires_grad_(False)
             parameter.grad = None  # an optimizer would still apply an existing gradient
-    _hold(backbone, _StayInEval)
-    frozen = Frozen(trainable.model, (), undo)
-    watch = _Watch(names, {path for path, module in named_modules(model) if module in head_modules})
+    _override_train(backbone, _StayInEval)
+    frozen = FrozenBackbone(trainable.model, (), original_state)
+    verifier = _FreezeVerifier(names, {path for path, module in named_modules(model) if module in head_modules})
     try:
-        if not _is_quiet(model, trainable.inputs):
-            _verify(frozen, watch, holders, model, trainable.inputs)
+        if not _is_deterministic(model, trainable.inputs):
+            _verify(frozen, verifier, enclosing, model, trainable.inputs)
     except BaseException:
         frozen.unfreeze()
         raise
@@ -124,30 +126,30 @@ def _head_modules(model: nn.Module, names: Iterable[str], paths: Iterable[str], 
     return found
 
 
-def _holders(model: nn.Module, heads: set[nn.Module]) -> list[nn.Module]:
+def _enclosing_modules(model: nn.Module, heads: set[nn.Module]) -> list[nn.Module]:
     """Return the modules that contain a head."""
-    named = dict(named_modules(model, every_name=True))
+    named = dict(named_modules(model, include_aliases=True))
     parts = [path.split(".") for path, module in named.items() if module in heads and path]
     around = {".".join(part[:count]) for part in parts for count in range(len(part))}
     return list(dict.fromkeys(module for path, module in named.items() if path in around and module not in heads))
 
 
 @dataclass(frozen=True)
-class _State:
+class _ModuleState:
     """Modes, `train` methods and `requires_grad` flags of a model, to restore later."""
 
     modes: list[tuple[nn.Module, bool, Any]]
     flags: list[tuple[nn.Parameter, bool]]
 
     @classmethod
-    def of(cls, model: nn.Module) -> _State:
+    def capture(cls, model: nn.Module) -> _ModuleState:
         """Return the current state of a model."""
         return cls(
             [(module, module.training, module.__dict__.get("train")) for module in modules(model)],
             [(parameter, parameter.requires_grad) for parameter in parameters(model)],
         )
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Restore the state."""
         for module, training, train in self.modes:
             module.training = training
@@ -159,7 +161,7 @@ class _State:
             parameter.requires_grad_(flag)
 
 
-class _Train:
+class _TrainOverride:
     """The `train` method of a frozen module, which is copied and pickled with the module.
 
     A class with `__slots__` rather than a function: functions make copies of a model 20 % slower.
@@ -173,18 +175,18 @@ class _Train:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.module,)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Train:
+    def __deepcopy__(self, memo: dict[int, Any]) -> _TrainOverride:
         return type(self)(copy.deepcopy(self.module, memo))
 
 
-class _StayInEval(_Train):
+class _StayInEval(_TrainOverride):
     """Keep the module and everything inside it in eval mode, including modules that forward adds later."""
 
     def __call__(self, mode: bool = True) -> nn.Module:  # noqa: ARG002 - signature of `train`
         return nn.Module.train(self.module, mode=False)
 
 
-class _StayAroundHead(_Train):
+class _StayAroundHead(_TrainOverride):
     """Keep the module in eval mode, but pass the mode on to its children."""
 
     def __call__(self, mode: bool = True) -> nn.Module:
@@ -194,20 +196,22 @@ class _StayAroundHead(_Train):
         return self.module
 
 
-def _hold(modules: Iterable[nn.Module], train: type[_Train]) -> None:
+def _override_train(modules: Iterable[nn.Module], train: type[_TrainOverride]) -> None:
     for module in modules:
         module.training = False
         module.__dict__["train"] = train(module)
 
 
-def _is_quiet(model: nn.Module, inputs: Inputs) -> bool:
+def _is_deterministic(model: nn.Module, inputs: Inputs) -> bool:
     try:
-        return is_quiet(model, inputs)
+        return is_deterministic_run(model, inputs)
     except HeadSwapError:
         return False  # The model does not run; `_verify` reports that.
 
 
-def _verify(frozen: Frozen, watch: _Watch, holders: Iterable[nn.Module], model: nn.Module, inputs: Inputs) -> None:
+def _verify(
+    frozen: FrozenBackbone, verifier: _FreezeVerifier, enclosing: Iterable[nn.Module], model: nn.Module, inputs: Inputs
+) -> None:
     """Verify the freeze in the data flow.
 
     If the features require it, also keep the modules that contain a head in eval mode.
@@ -217,20 +221,20 @@ def _verify(frozen: Frozen, watch: _Watch, holders: Iterable[nn.Module], model: 
     """
     graph = _train_graph(model, inputs)
     try:
-        if watch.unsteady(graph):
-            _hold(holders, _StayAroundHead)
+        if verifier.nondeterministic_nodes(graph):
+            _override_train(enclosing, _StayAroundHead)
             note = (
                 "parts of the backbone draw random numbers directly in a forward method, so the modules that contain "
                 "the head also stay in eval mode: outputs that appear only in train mode are not returned"
             )
             frozen.notes = (note,)
             graph = _train_graph(model, inputs)
-        watch.verify(graph)
+        verifier.verify(graph)
         if graph is None:
             frozen.notes = ("the model does not run in train mode on these inputs, so the freeze was not verified",)
     finally:
         if graph is not None:
-            graph.dissolve()
+            graph.clear()
 
 
 def _train_graph(model: nn.Module, inputs: Inputs) -> Graph | None:
@@ -241,37 +245,38 @@ def _train_graph(model: nn.Module, inputs: Inputs) -> Graph | None:
 
 
 @dataclass(frozen=True)
-class _Watch:
+class _FreezeVerifier:
     """Search the data flow for violations of the freeze.
 
-    `names` are the tensors of the heads, `inside` the paths of their modules.
+    `head_tensors` are the tensors of the heads, `head_modules` the paths of their modules.
     """
 
-    names: set[str]
-    inside: set[str]
+    head_tensors: set[str]
+    head_modules: set[str]
 
-    def unsteady(self, graph: Graph | None) -> list[Node]:
+    def nondeterministic_nodes(self, graph: Graph | None) -> list[Node]:
         """Return the operations before a head that draw random numbers or use batch statistics."""
         if graph is None:
             return []
-        heads = {node for node in graph.nodes if any(self.names & set(value.names) for value in node.inputs)}
+        heads = {node for node in graph.nodes if any(self.head_tensors & set(value.names) for value in node.inputs)}
         before = ancestors(value for node in heads for value in node.inputs if value.from_input)
-        return [node for node in before - heads if node.module not in self.inside and is_unsteady(node)]
+        return [node for node in before - heads if node.module not in self.head_modules and is_nondeterministic(node)]
 
     def verify(self, graph: Graph | None) -> None:
         """Raise HeadSwapError `not_freezable` if there is a violation, and name the tensor or operation."""
         if graph is None:
             return
-        written = [name for name in graph.written if name not in self.names]
-        if written:
+        mutated = [name for name in graph.mutated if name not in self.head_tensors]
+        if mutated:
             raise HeadSwapError(
                 "not_freezable",
-                f"forward writes to {', '.join(written[:5])} even in eval mode: write only if self.training is true",
+                f"forward writes to {', '.join(mutated[:5])} even in eval mode: write only if self.training is true",
             )
-        unsteady = self.unsteady(graph)
-        if unsteady:
-            where = unsteady[0].module or "a forward method"
+        nondeterministic = self.nondeterministic_nodes(graph)
+        if nondeterministic:
+            where = nondeterministic[0].module or "a forward method"
             raise HeadSwapError(
                 "not_freezable",
-                f"{unsteady[0].name} in {where} acts on the features even in eval mode: let it depend on self.training",
+                f"{nondeterministic[0].name} in {where} acts on the features even in eval mode: let it depend on "
+                "self.training",
             )

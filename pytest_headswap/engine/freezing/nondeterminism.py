@@ -17,20 +17,20 @@ from pytest_headswap.engine.dataflow.graph import Node
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import TorchDispatchMode, mutated_tensors, op_name, storage_key
 
-_CHANCE = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial", "exponential_", "poisson")
+_RANDOM_OPS = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial", "exponential_", "poisson")
 _BATCH_NORMS = {"native_batch_norm": 5, "_native_batch_norm_legit": 5, "cudnn_batch_norm": 5, "miopen_batch_norm": 5}
 
 
-def is_unsteady(node: Node) -> bool:
+def is_nondeterministic(node: Node) -> bool:
     """Return whether the operation draws random numbers or uses batch statistics."""
     name = _last_part(node.name)
     if name in _BATCH_NORMS:
         # Instance norm runs as the batch norm of a single sample, with the batch folded into the channels.
         return bool(node.argument(_BATCH_NORMS[name], "training", False)) and node.inputs[0].shape[0] > 1
-    return _draws(name)
+    return _is_random(name)
 
 
-def is_quiet(model: nn.Module, inputs: Inputs) -> bool:
+def is_deterministic_run(model: nn.Module, inputs: Inputs) -> bool:
     """Return whether an abstract run in train mode is deterministic and writes to no tensor of the model.
 
     False may be a false alarm. In that case record the data flow, which takes twice as long but is more precise.
@@ -38,44 +38,47 @@ def is_quiet(model: nn.Module, inputs: Inputs) -> bool:
     Raises:
         HeadSwapError: `forward_failed`.
     """
-    glances: list[_Glance] = []
+    modes: list[_NondeterminismMode] = []
 
     @contextmanager
-    def around(stand_ins: StandIns, _: Sequence[tuple[str, nn.Module]], execute: Execute) -> Iterator[None]:
-        glances.append(_Glance(stand_ins, execute))
-        with glances[-1]:
+    def context(stand_ins: StandIns, _: Sequence[tuple[str, nn.Module]], execute: Execute) -> Iterator[None]:
+        modes.append(_NondeterminismMode(stand_ins, execute))
+        with modes[-1]:
             yield
 
     with torch.no_grad():
-        abstract_run(model, inputs, training=True, recording=around)
-    return glances[-1].quiet
+        abstract_run(model, inputs, training=True, recorder=context)
+    return modes[-1].is_deterministic
 
 
-class _Glance(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Run every operation in the block; `quiet` becomes False if one may be random or writes to the model."""
+class _NondeterminismMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+    """Run every operation in the block.
+
+    `is_deterministic` becomes False if one may be random or writes to the model.
+    """
 
     def __init__(self, stand_ins: StandIns, execute: Execute) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
-        self.quiet = True
+        self.is_deterministic = True
         self._of_model = {storage_key(tensor) for tensor in stand_ins.tensors()} | {None}
         self._execute = execute
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.quiet:
+        if self.is_deterministic:
             written = mutated_tensors(func, args, kwargs)
-            self.quiet = not (
-                _may_be_unsteady(func, args, kwargs)
+            self.is_deterministic = not (
+                _may_be_nondeterministic(func, args, kwargs)
                 or (written and any(storage_key(tensor) in self._of_model for tensor in written))
             )
         return self._execute(func, args, kwargs)
 
 
-def _may_be_unsteady(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _may_be_nondeterministic(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     name = _last_part(op_name(func))
     position = _BATCH_NORMS.get(name)
     if position is None:
-        return _draws(name)
+        return _is_random(name)
     return bool(args[position] if position < len(args) else kwargs.get("training", False))
 
 
@@ -85,5 +88,5 @@ def _last_part(name: str) -> str:
 
 
 @cache
-def _draws(name: str) -> bool:
-    return any(word in name for word in _CHANCE)
+def _is_random(name: str) -> bool:
+    return any(word in name for word in _RANDOM_OPS)

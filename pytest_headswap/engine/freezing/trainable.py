@@ -41,14 +41,14 @@ def trainable_heads(swap: Swap | nn.Module, example_inputs: Any) -> TrainableHea
         paths = tuple(head.path for head in swap.heads)
         return TrainableHeads(swap.model, paths, frozenset(swap.state_dict()), _inputs_of(swap, example_inputs))
     plan = plan_swap(swap, example_inputs)
-    if any(item.place is not None for item in plan.chosen):
+    if any(item.slot is not None for item in plan.selected):
         raise HeadSwapError(
             "bad_argument",
             f"{type(plan.model).__name__} was built without a head: call swap_head first, then pass the returned "
             "swap to freeze_backbone",
         )
-    paths = tuple(plan.prefix + item.head.path for item in plan.chosen)
-    names = frozenset(plan.prefix + name for item in plan.chosen for name in item.head.tensors)
+    paths = tuple(plan.prefix + item.head.path for item in plan.selected)
+    names = frozenset(plan.prefix + name for item in plan.selected for name in item.head.tensors)
     return TrainableHeads(swap, paths, names, plan.inputs)
 
 

@@ -17,25 +17,25 @@ __all__ = [
     "DeviceContext",
     "TorchDispatchMode",
     "as_parameter",
-    "cannot_be_simulated",
+    "disable_fused_kernels",
     "fake_tensor_mode",
-    "gives_fresh_tensors",
     "gradient_leaves",
-    "initialised_cuda_devices",
+    "initialized_cuda_devices",
+    "is_device_oom",
+    "is_fake_tensor_limitation",
     "is_pointwise",
     "is_view",
     "mutated_tensors",
     "op_name",
-    "out_of_device_memory",
-    "plain_kernels",
-    "quiet_fake_tensors",
     "refresh_spectral_norm",
-    "returns_an_argument",
-    "seed",
+    "returns_argument",
+    "returns_new_tensors",
+    "seed_all",
     "selects_by_value",
+    "silence_fake_tensor_log",
     "storage_key",
+    "synchronize",
     "tensors_of_call",
-    "wait_for",
 ]
 
 
@@ -55,33 +55,33 @@ def gradient_leaves(tensors: Collection[torch.Tensor]) -> list[torch.Tensor]:
     return leaves
 
 
-def initialised_cuda_devices() -> list[int]:
+def initialized_cuda_devices() -> list[int]:
     """Return the CUDA devices; none if CUDA is not initialised yet, so that the query does not initialise it."""
     is_initialised: Callable[[], bool] = torch.cuda.is_initialized
     return list(range(torch.cuda.device_count())) if is_initialised() else []
 
 
-def wait_for(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait for pending work on the device, so that its errors are raised here."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def out_of_device_memory(error: BaseException) -> bool:
+def is_device_oom(error: BaseException) -> bool:
     """Return whether a device ran out of memory, either for tensors or for its libraries."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(sign in str(error) for sign in _NO_MEMORY)
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY_MESSAGES)
 
 
-_NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+_OUT_OF_MEMORY_MESSAGES = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
-def seed(value: int) -> None:
+def seed_all(value: int) -> None:
     """Seed the random number generators like `torch.manual_seed`, but skip CUDA until it is initialised.
 
     Before that, torch queues every call together with its stack trace.
     """
     torch.default_generator.manual_seed(value)
-    if initialised_cuda_devices():
+    if initialized_cuda_devices():
         torch.cuda.manual_seed_all(value)
 
 
@@ -108,7 +108,7 @@ def _start_autograd_without_devices() -> None:
             torch.ones((), device="cpu", requires_grad=True).backward()  # type: ignore[no-untyped-call]
 
 
-def cannot_be_simulated(error: BaseException) -> bool:
+def is_fake_tensor_limitation(error: BaseException) -> bool:
     """Return whether an error is a limitation of fake tensors and not a fault of the model.
 
     That is the case for code that needs values, for operations without an abstract implementation, and for calls to
@@ -118,14 +118,18 @@ def cannot_be_simulated(error: BaseException) -> bool:
 
     names = ("DataDependentOutputException", "DynamicOutputShapeException", "UnsupportedOperatorException")
     kinds = tuple(getattr(fake_tensor, name) for name in names if hasattr(fake_tensor, name))
-    return isinstance(error, kinds) or any(sign in str(error) for sign in _NO_DRIVER)
+    return isinstance(error, kinds) or any(sign in str(error) for sign in _NO_DRIVER_MESSAGES)
 
 
-_NO_DRIVER = ("CUDA driver version is insufficient", "Found no NVIDIA driver", "not compiled with CUDA enabled")
+_NO_DRIVER_MESSAGES = (
+    "CUDA driver version is insufficient",
+    "Found no NVIDIA driver",
+    "not compiled with CUDA enabled",
+)
 
 
 @contextmanager
-def quiet_fake_tensors() -> Iterator[None]:
+def silence_fake_tensor_log() -> Iterator[None]:
     """Disable the log that fake tensors write for each failed operation. The caller reports failures."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before = logger.disabled
@@ -137,7 +141,7 @@ def quiet_fake_tensors() -> Iterator[None]:
 
 
 @contextmanager
-def plain_kernels() -> Iterator[None]:
+def disable_fused_kernels() -> Iterator[None]:
     """Disable the fused kernels that hide the individual operations of attention and recurrent layers."""
     attention, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     torch.backends.mha.set_fastpath_enabled(value=False)
@@ -205,13 +209,13 @@ def _has_dynamic_shape(op: Any) -> bool:
 
 
 @cache
-def returns_an_argument(op: Any) -> bool:
+def returns_argument(op: Any) -> bool:
     """Return whether the schema says that the operation returns an argument that it wrote to."""
     return any(item.alias_info is not None for item in op._schema.returns)
 
 
 @cache
-def gives_fresh_tensors(op: Any) -> bool:
+def returns_new_tensors(op: Any) -> bool:
     """Return whether the operation returns only tensors that are new or that it wrote to, never a view."""
     kinds = {str(item.type) for item in op._schema.returns}
     return not op.is_view and kinds == {"Tensor"}
@@ -230,7 +234,7 @@ def tensors_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch
 
 
 @cache
-def _written_arguments(op: Any) -> tuple[tuple[int, str], ...]:
+def _mutated_arguments(op: Any) -> tuple[tuple[int, str], ...]:
     """Return the position and name of each argument that the operation writes to, according to its schema."""
     return tuple(
         (position, argument.name)
@@ -242,7 +246,7 @@ def _written_arguments(op: Any) -> tuple[tuple[int, str], ...]:
 def mutated_tensors(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
     """Return the arguments that the operation writes to, according to its schema (`add_`, `copy_`, `out=`)."""
     written: list[torch.Tensor] = []
-    for position, name in _written_arguments(op):
+    for position, name in _mutated_arguments(op):
         value = args[position] if position < len(args) else kwargs.get(name)
         values = value if isinstance(value, (list, tuple)) else [value]
         written.extend(item for item in values if isinstance(item, torch.Tensor))

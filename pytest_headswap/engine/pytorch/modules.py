@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 
-def named_modules(model: nn.Module, *, every_name: bool = False) -> list[tuple[str, nn.Module]]:
-    """Return each module with its path, outer modules first. With `every_name`, repeat shared modules."""
+def named_modules(model: nn.Module, *, include_aliases: bool = False) -> list[tuple[str, nn.Module]]:
+    """Return each module with its path, outer modules first. With `include_aliases`, repeat shared modules."""
     found: list[tuple[str, nn.Module]] = []
     seen: set[int] = set()
     stack: list[tuple[str, nn.Module]] = [("", model)]
     while stack:
         path, module = stack.pop()
-        if not every_name:
+        if not include_aliases:
             if id(module) in seen:
                 continue
             seen.add(id(module))
@@ -43,20 +43,20 @@ def modules(model: nn.Module) -> list[nn.Module]:
     return list(found.values())
 
 
-def each_once(named: Iterable[tuple[str, nn.Module]]) -> list[nn.Module]:
+def unique_modules(named: Iterable[tuple[str, nn.Module]]) -> list[nn.Module]:
     """Return each of these modules once, in order."""
     return list({id(module): module for _, module in named}.values())
 
 
-def set_mode(model: nn.Module, inside: Sequence[nn.Module], training: bool) -> None:
+def set_training_mode(model: nn.Module, module_list: Sequence[nn.Module], training: bool) -> None:
     """Set the mode like `model.train(training)`, given the modules of the model.
 
     This is faster. `model.train` is only called if a module overrides it.
     """
-    if any(type(module).train is not nn.Module.train or "train" in module.__dict__ for module in inside):
+    if any(type(module).train is not nn.Module.train or "train" in module.__dict__ for module in module_list):
         model.train(training)
     else:
-        for module in inside:
+        for module in module_list:
             module.__dict__["training"] = training
 
 
@@ -68,12 +68,12 @@ def parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield each parameter with its name; shared ones under all their names."""
-    return parameters_of(named_modules(model, every_name=True))
+    return parameters_of(named_modules(model, include_aliases=True))
 
 
 def named_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield each buffer with its name; shared ones under all their names."""
-    return buffers_of(named_modules(model, every_name=True))
+    return buffers_of(named_modules(model, include_aliases=True))
 
 
 def parameters_of(named: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, nn.Parameter]]:

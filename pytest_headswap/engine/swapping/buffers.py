@@ -20,7 +20,7 @@ from pytest_headswap.engine.detection.describe import WEIGHT, ClassTensor
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 _SUM_TOLERANCE = 1e-3  # rounding error of a sum of half-precision probabilities
-_PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.Size, torch.qscheme)
+_PLAIN_TYPES = (bool, int, float, complex, str, type(None), torch.dtype, torch.Size, torch.qscheme)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -105,7 +105,7 @@ def _fresh_buffers(
                 arguments[key] = buffer.item() if buffer.numel() == 1 else buffer
             elif key in owner._parameters:
                 arguments[key] = owner._parameters[key] is not None  # such as `bias`
-            elif isinstance(owner.__dict__.get(key, ...), _PLAIN):
+            elif isinstance(owner.__dict__.get(key, ...), _PLAIN_TYPES):
                 arguments[key] = owner.__dict__[key]
             elif parameter.kind in _VARIADIC or parameter.default is not parameter.empty:
                 is_certain = False
@@ -145,9 +145,9 @@ def _fill_from_old(item: NewTensor) -> list[str]:
         new.copy_(first + _indices(new) * (old[:, 1:2] - first))  # such as class indices
         return []
     if _adds_up_to_one(old):
-        chance = 1 / new.shape[1]
-        new.fill_(chance)
-        return [f"{name} held the probability of each old class. Every new class gets {chance:.3g}: set your own"]
+        probability = 1 / new.shape[1]
+        new.fill_(probability)
+        return [f"{name} held the probability of each old class. Every new class gets {probability:.3g}: set your own"]
     finite = old.isfinite()  # Masks over logits hold infinity.
     values = torch.where(finite, old, torch.zeros_like(old)).to(old.dtype if old.is_complex() else torch.float64)
     mean = values.sum(1, keepdim=True) / finite.sum(1, keepdim=True).clamp(min=1)

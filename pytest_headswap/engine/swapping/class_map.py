@@ -13,7 +13,7 @@ from pytest_headswap.engine.swapping.class_metadata import class_names
 ClassMap = Mapping[int, int | str] | Sequence[int | str | None]
 
 
-def old_classes(model: nn.Module, class_map: ClassMap | None, new_count: int, old_count: int) -> dict[int, int]:
+def resolve_class_map(model: nn.Module, class_map: ClassMap | None, new_count: int, old_count: int) -> dict[int, int]:
     """Return `class_map` as a mapping of new class index to old class index.
 
     Raises:
@@ -22,24 +22,24 @@ def old_classes(model: nn.Module, class_map: ClassMap | None, new_count: int, ol
     if class_map is None:
         return {}
     pairs: list[tuple[object, object]]
-    given: object = class_map.tolist() if hasattr(class_map, "tolist") else class_map  # an array or a tensor
-    if isinstance(given, Mapping):
-        pairs = list(given.items())
-    elif isinstance(given, Sequence) and not isinstance(given, str):
-        if len(given) > new_count:
-            raise HeadSwapError("bad_argument", f"class_map has {len(given)} entries for {new_count} new classes")
-        pairs = [(new, old) for new, old in enumerate(given) if old is not None]
+    entries: object = class_map.tolist() if hasattr(class_map, "tolist") else class_map  # an array or a tensor
+    if isinstance(entries, Mapping):
+        pairs = list(entries.items())
+    elif isinstance(entries, Sequence) and not isinstance(entries, str):
+        if len(entries) > new_count:
+            raise HeadSwapError("bad_argument", f"class_map has {len(entries)} entries for {new_count} new classes")
+        pairs = [(new, old) for new, old in enumerate(entries) if old is not None]
     else:
         raise HeadSwapError(
             "bad_argument",
             "class_map must be a mapping of new class index to old index or name, or a sequence of those, "
-            f"not {given!r}",
+            f"not {entries!r}",
         )
     names = class_names(model)
-    return {_index(new, new_count, "new"): _old(old, old_count, names) for new, old in pairs}
+    return {_index(new, new_count, "new"): _old_index(old, old_count, names) for new, old in pairs}
 
 
-def _old(value: object, count: int, names: Mapping[str, int]) -> int:
+def _old_index(value: object, count: int, names: Mapping[str, int]) -> int:
     if not isinstance(value, str):
         return _index(value, count, "old")
     if value not in names:

@@ -15,31 +15,40 @@ from pytest_headswap._numbers import as_count
 from pytest_headswap.engine.pytorch.modules import named_modules
 from pytest_headswap.engine.swapping.transaction import Transaction
 
-COUNTS = ("num_classes", "num_labels", "n_classes", "nb_classes", "num_class", "n_class", "num_outputs", "num_columns")
-WIDTHS = ("out_features", "out_channels", "num_features", "num_embeddings", "out_dim", "output_dim")
-_OUTER_WIDTHS = ("out_features", "out_channels", "out_dim", "output_dim", "output_num_channels")
-_NAMES = ("id2label", "label2id")
+CLASS_COUNT_NAMES = (
+    "num_classes",
+    "num_labels",
+    "n_classes",
+    "nb_classes",
+    "num_class",
+    "n_class",
+    "num_outputs",
+    "num_columns",
+)
+WIDTH_NAMES = ("out_features", "out_channels", "num_features", "num_embeddings", "out_dim", "output_dim")
+_CONTAINER_WIDTH_NAMES = ("out_features", "out_channels", "out_dim", "output_dim", "output_num_channels")
+_LABEL_MAPPING_NAMES = ("id2label", "label2id")
 
 
-def update_widths(layer: nn.Module, widths: Mapping[int, int], changes: Transaction) -> None:
+def update_layer_widths(layer: nn.Module, widths: Mapping[int, int], changes: Transaction) -> None:
     """Update the widths that a layer of the head stores. `widths` maps old widths to new ones."""
-    _update(layer.__dict__, (*COUNTS, *WIDTHS), widths, changes)
+    _update(layer.__dict__, (*CLASS_COUNT_NAMES, *WIDTH_NAMES), widths, changes)
 
 
-def update_outer_widths(model: nn.Module, layer: str, old: int, new: int, changes: Transaction) -> None:
+def update_container_widths(model: nn.Module, layer: str, old: int, new: int, changes: Transaction) -> None:
     """Update the output widths stored by the modules that contain a layer of the head."""
     parts = layer.split(".")
     for count in range(len(parts)):
-        _update(model.get_submodule(".".join(parts[:count])).__dict__, _OUTER_WIDTHS, {old: new}, changes)
+        _update(model.get_submodule(".".join(parts[:count])).__dict__, _CONTAINER_WIDTH_NAMES, {old: new}, changes)
 
 
-def update_counts(
+def update_class_metadata(
     model: nn.Module,
     old: set[int],
     new: int,
     names: Sequence[str] | None,
     changes: Transaction,
-    around: Collection[str] | None = None,
+    containing: Collection[str] | None = None,
 ) -> None:
     """Update the class counts and label names of the model, its submodules and their configurations.
 
@@ -54,14 +63,14 @@ def update_counts(
     """
     seen: set[int] = set()
     for path, module in named_modules(model):
-        if around is not None and not any(not path or head.startswith(f"{path}.") for head in around):
+        if containing is not None and not any(not path or head.startswith(f"{path}.") for head in containing):
             continue
         for owner in (module, config_of(module)):
             state = getattr(owner, "__dict__", None)
             if state is None or id(owner) in seen:
                 continue
             seen.add(id(owner))
-            _update(state, COUNTS, dict.fromkeys(old, new), changes)
+            _update(state, CLASS_COUNT_NAMES, dict.fromkeys(old, new), changes)
             _update_label_names(state, old, new, names, changes)
 
 
@@ -84,10 +93,10 @@ def _update(state: dict[str, Any], keys: Iterable[str], numbers: Mapping[int, in
         value = state.get(key)
         count = as_count(value)
         if count is not None and count in numbers:
-            changes.set(state, key, _of_type(value, numbers[count]))
+            changes.set(state, key, _like_type_of(value, numbers[count]))
 
 
-def _of_type(value: Any, count: int) -> Any:
+def _like_type_of(value: Any, count: int) -> Any:
     """Return `count` in the type of `value`: an `int`, a NumPy integer or a tensor."""
     if isinstance(value, int):
         return count
@@ -97,7 +106,7 @@ def _of_type(value: Any, count: int) -> Any:
 def _update_label_names(
     state: dict[str, Any], old: set[int], new: int, names: Sequence[str] | None, changes: Transaction
 ) -> None:
-    for key in _NAMES:
+    for key in _LABEL_MAPPING_NAMES:
         value = state.get(key)
         if isinstance(value, Mapping) and len(value) in old:
             fresh = {index: (names[index] if names is not None else f"LABEL_{index}") for index in range(new)}

@@ -14,7 +14,7 @@ from torch import nn
 
 from pytest_headswap.engine.detection.describe import BIAS, WEIGHT
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.internals import initialised_cuda_devices, refresh_spectral_norm
+from pytest_headswap.engine.pytorch.internals import initialized_cuda_devices, refresh_spectral_norm
 from pytest_headswap.engine.swapping.buffers import NewTensor, fill_buffers
 from pytest_headswap.engine.swapping.transaction import Transaction
 
@@ -22,10 +22,10 @@ INITS = ("default", "zeros", "normal", "statistics", "prior")
 Init = str | Callable[[str, torch.Tensor], None]
 
 _NORMAL_STD = 0.01
-_PRIOR = 0.01  # Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1
+_PRIOR_PROBABILITY = 0.01  # Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1
 
 
-def check_init(init: object) -> None:
+def validate_init(init: object) -> None:
     """Raise HeadSwapError `bad_argument` if `init` is neither a known name nor callable."""
     if not callable(init) and init not in INITS:
         raise HeadSwapError(
@@ -34,19 +34,19 @@ def check_init(init: object) -> None:
 
 
 @contextmanager
-def seeded(generator: torch.Generator | None) -> Iterator[None]:
+def seeded_from(generator: torch.Generator | None) -> Iterator[None]:
     """Draw all random numbers in the block from `generator`, including those of torch's own initialisers."""
     if generator is None:
         yield
         return
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device).item())
-    with torch.random.fork_rng(initialised_cuda_devices()):
+    with torch.random.fork_rng(initialized_cuda_devices()):
         torch.manual_seed(seed)
         yield
 
 
 @torch.no_grad()
-def initialise(
+def initialize(
     model: nn.Module,
     by_owner: Mapping[nn.Module, Sequence[NewTensor]],
     init: Init,
@@ -70,30 +70,30 @@ def initialise(
     """
     new = {id(item.new) for items in by_owner.values() for item in items}
     renewed: list[tuple[nn.Module, str]] = []
-    left: dict[nn.Module, list[NewTensor]] = {}
+    remaining: dict[nn.Module, list[NewTensor]] = {}
     for owner, items in by_owner.items():
         done = _reset(owner, items, new, changes, renewed)
-        left[owner] = [item for item in items if item.spec.is_buffer and not done.get(item.key)]
+        remaining[owner] = [item for item in items if item.spec.is_buffer and not done.get(item.key)]
         for item in items:
             if not item.spec.is_buffer and not done:
-                _default(item)
+                _apply_default(item)
     everything = [item for items in by_owner.values() for item in items]
-    chosen = [item for item in everything if not item.spec.is_buffer or item.is_fixed_weight]
-    for item in chosen:
+    initialized = [item for item in everything if not item.spec.is_buffer or item.is_fixed_weight]
+    for item in initialized:
         if callable(init):
             init(item.spec.names[0], item.new)
         else:
-            _otherwise(init, item)
-    carry_over(chosen, classes)
+            _apply_init(init, item)
+    copy_class_rows(initialized, classes)
     notes: list[str] = []
-    for owner, items in left.items():
+    for owner, items in remaining.items():
         refreshed = refresh_spectral_norm(owner, changes)
         renewed += [(owner, key) for key in refreshed]
         items = [item for item in items if item.key not in refreshed and not item.is_fixed_weight]
         others, uncertain = fill_buffers(model, owner, items, changes)
         renewed += [(owner, key) for key in others]
         notes += uncertain
-    carry_over([item for item in everything if item.spec.is_buffer and not item.is_fixed_weight], classes)
+    copy_class_rows([item for item in everything if item.spec.is_buffer and not item.is_fixed_weight], classes)
     return renewed, notes
 
 
@@ -131,7 +131,7 @@ def _reset(
     return {item.key: not item.spec.is_buffer or item.new._version > versions[item.key] for item in items}
 
 
-def _default(item: NewTensor) -> None:
+def _apply_default(item: NewTensor) -> None:
     new, dim = item.new, item.spec.dim
     if new.numel() > new.shape[dim]:
         weight = new.movedim(dim, 0).reshape(new.shape[dim], -1)
@@ -143,7 +143,7 @@ def _default(item: NewTensor) -> None:
         new.fill_(item.old.float().mean())
 
 
-def _otherwise(init: str, item: NewTensor) -> None:
+def _apply_init(init: str, item: NewTensor) -> None:
     part, new, old = item.spec.part, item.new, item.old
     if init == "zeros" and part in (WEIGHT, BIAS):
         new.zero_()
@@ -154,10 +154,10 @@ def _otherwise(init: str, item: NewTensor) -> None:
         if part == WEIGHT:
             new.normal_(0.0, _NORMAL_STD)
         elif part == BIAS:
-            new.fill_(-math.log((1 - _PRIOR) / _PRIOR) if init == "prior" else 0.0)
+            new.fill_(-math.log((1 - _PRIOR_PROBABILITY) / _PRIOR_PROBABILITY) if init == "prior" else 0.0)
 
 
-def carry_over(items: Sequence[NewTensor], classes: Mapping[int, int]) -> None:
+def copy_class_rows(items: Sequence[NewTensor], classes: Mapping[int, int]) -> None:
     """Copy the values of old classes. `classes` maps new class indices to old ones."""
     for item in items if classes else ():
         new, old = item.by_class()

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import torch
 from torch import nn
 
-from pytest_headswap.engine.abstract.infer_inputs import inputs_for
-from pytest_headswap.engine.abstract.stand_ins import WAYS
-from pytest_headswap.engine.detection.search import search
+from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
+from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
+from pytest_headswap.engine.detection.search import detect_heads
 from pytest_headswap.engine.pytorch.wrappers import check_swappable, unwrap
-from pytest_headswap.engine.swapping.select_heads import choose
+from pytest_headswap.engine.swapping.select_heads import select_heads
 
 if TYPE_CHECKING:
-    from pytest_headswap.engine.detection.describe import Found
-    from pytest_headswap.engine.detection.search import Search
+    from pytest_headswap.engine.detection.describe import DetectedHead
+    from pytest_headswap.engine.detection.search import SearchResult
     from pytest_headswap.engine.pytorch.inputs import Inputs
 
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Plan:
+class SwapPlan:
     """The heads of a model and what the engine recorded about it: everything a swap needs except the new head.
 
     Attributes:
@@ -35,16 +35,16 @@ class Plan:
         model: the model without wrappers such as `DataParallel`.
         prefix: path of `model` in `outer`, with a trailing dot.
         inputs: the arguments of forward.
-        search: the result of the search for heads.
-        chosen: the heads to swap.
+        search_result: the result of the search for heads.
+        selected: the heads to swap.
     """
 
     outer: nn.Module
     model: nn.Module
     prefix: str
     inputs: Inputs
-    search: Search
-    chosen: tuple[Found, ...]
+    search_result: SearchResult
+    selected: tuple[DetectedHead, ...]
 
 
 def _outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
@@ -63,11 +63,21 @@ def _outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
 
 @_outside_inference_mode
 def plan_swap(
-    model: nn.Module, example_inputs: Any, head: str | Sequence[str] | None = None, ways: Sequence[str] = WAYS
-) -> Plan:
+    model: nn.Module,
+    example_inputs: Any,
+    head: str | Sequence[str] | None = None,
+    tensor_kinds: Sequence[str] = TENSOR_KINDS,
+) -> SwapPlan:
     """Find the heads that `swap_head` would replace, without changing the model."""
     inner, prefix = unwrap(model)
     check_swappable(model)
-    inputs = inputs_for(inner, example_inputs)
-    result = search(inner, inputs, ways=ways)
-    return Plan(model, inner, prefix, inputs, result, tuple(choose(result.found, result.declared, head, prefix)))
+    inputs = infer_inputs(inner, example_inputs)
+    result = detect_heads(inner, inputs, tensor_kinds=tensor_kinds)
+    return SwapPlan(
+        model,
+        inner,
+        prefix,
+        inputs,
+        result,
+        tuple(select_heads(result.detected, result.declared_num_classes, head, prefix)),
+    )

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from pytest_headswap.engine.detection.describe import Found
+from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.swapping.resize import registered
+from pytest_headswap.engine.swapping.resize import get_registered_tensor
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 NewHead = nn.Module | Callable[[int, int], nn.Module]
@@ -34,15 +34,15 @@ def replace_module(model: nn.Module, path: str, new: nn.Module, changes: Transac
             changes.set(module._modules, key, new)
 
 
-def head_module(item: Found) -> str:
+def replaceable_path(item: DetectedHead) -> str:
     """Return the path of the module that runs the head's projection.
 
     Raises:
         HeadSwapError: `unsupported_layer`, if the projection does not run in a layer of its own.
     """
-    if item.place is not None:
-        return item.place.path
-    if item.runs_in not in (item.head.path, *item.head.aliases):
+    if item.slot is not None:
+        return item.slot.path
+    if item.module_path not in (item.head.path, *item.head.aliases):
         raise HeadSwapError(
             "unsupported_layer",
             f"the projection with {item.tensors[0].names[0]} does not run in a separate layer, so no other module "
@@ -51,8 +51,8 @@ def head_module(item: Found) -> str:
     return item.head.path
 
 
-def place_new_head(
-    model: nn.Module, item: Found, num_classes: int, new_head: NewHead | None, changes: Transaction
+def install_head(
+    model: nn.Module, item: DetectedHead, num_classes: int, new_head: NewHead | None, changes: Transaction
 ) -> dict[str, nn.Parameter]:
     """Build the new head, or take the user's, and register it.
 
@@ -64,42 +64,42 @@ def place_new_head(
     Raises:
         HeadSwapError: `bad_argument`, if the user's function returns something other than a module.
     """
-    path = head_module(item)
-    like: torch.Tensor
-    if item.place is not None:
-        like = model.get_parameter(item.place.like) if item.place.like else next(model.parameters())
+    path = replaceable_path(item)
+    template: torch.Tensor
+    if item.slot is not None:
+        template = model.get_parameter(item.slot.template) if item.slot.template else next(model.parameters())
     else:
-        like = registered(model, item.tensors[0].names[0])
+        template = get_registered_tensor(model, item.tensors[0].names[0])
     if new_head is None:
-        assert item.place is not None, "without new_head, only a model without a head gets a new module"
-        layer = item.place.build(num_classes, like)
+        assert item.slot is not None, "without new_head, only a model without a head gets a new module"
+        layer = item.slot.build(num_classes, template)
     elif isinstance(new_head, nn.Module):
-        layer = new_head.to(device=like.device, dtype=like.dtype)
+        layer = new_head.to(device=template.device, dtype=template.dtype)
     else:
         layer = new_head(item.head.in_features, num_classes)
         if not isinstance(layer, nn.Module):
             raise HeadSwapError("bad_argument", f"new_head returned {type(layer).__name__}, not a torch.nn.Module")
-        layer = layer.to(device=like.device, dtype=like.dtype)
+        layer = layer.to(device=template.device, dtype=template.dtype)
     replace_module(model, path, layer, changes)
     return {f"{path}.{name}": value for name, value in layer.named_parameters()}
 
 
-def strip(model: nn.Module, item: Found, changes: Transaction) -> None:
+def remove_head(model: nn.Module, item: DetectedHead, changes: Transaction) -> None:
     """Replace the head, and every class-sized layer that follows it, by an Identity."""
-    path = head_module(item)
-    behind = {tensor.module for tensor in item.tensors} - {path}
-    for layer in behind:
+    path = replaceable_path(item)
+    downstream = {tensor.module for tensor in item.tensors} - {path}
+    for layer in downstream:
         module = model.get_submodule(layer)
         if not layer or next(module.children(), None) is not None:
             raise HeadSwapError(
                 "unsupported_layer",
                 f"{layer or 'the model itself'} contains a class-sized tensor and cannot be removed",
             )
-    for layer in (path, *sorted(behind)):
+    for layer in (path, *sorted(downstream)):
         replace_module(model, layer, nn.Identity(), changes)
 
 
-def drop_activation(model: nn.Module, item: Found, changes: Transaction) -> None:
+def drop_activation(model: nn.Module, item: DetectedHead, changes: Transaction) -> None:
     """Replace the softmax or sigmoid after the head by an Identity.
 
     Raises:
@@ -107,7 +107,7 @@ def drop_activation(model: nn.Module, item: Found, changes: Transaction) -> None
     """
     if item.head.activation is None:
         return
-    path = item.activation_in
+    path = item.activation_path
     if not path or next(model.get_submodule(path).parameters(), None) is not None:
         raise HeadSwapError(
             "activation_in_forward",

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from pytest_headswap.engine.detection.describe import WEIGHT, ClassTensor, Found
+from pytest_headswap.engine.detection.describe import WEIGHT, ClassTensor, DetectedHead
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.swapping.buffers import NewTensor
-from pytest_headswap.engine.swapping.class_metadata import update_outer_widths, update_widths
-from pytest_headswap.engine.swapping.initialization import Init, initialise
+from pytest_headswap.engine.swapping.class_metadata import update_container_widths, update_layer_widths
+from pytest_headswap.engine.swapping.initialization import Init, initialize
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 
 def resize(
     model: nn.Module,
-    item: Found,
+    item: DetectedHead,
     tensors: Sequence[ClassTensor],
     num_classes: int,
     init: Init,
@@ -50,8 +50,8 @@ def resize(
                 f"{spec.names[0]} is the weight of the head but a buffer: its values are fixed, and those of new "
                 "classes are unknown. Make it a parameter, or pass as init a function of (name, tensor) that fills it",
             )
-        old = registered(model, spec.names[0])
-        new = _resized(old, spec, num_classes)
+        old = get_registered_tensor(model, spec.names[0])
+        new = _make_tensor(old, spec, num_classes)
         for name in spec.names:
             path, _, key = name.rpartition(".")
             owner = model.get_submodule(path)
@@ -63,10 +63,10 @@ def resize(
         paths.setdefault(owner, path)
         by_owner.setdefault(owner, []).append(NewTensor(spec, key, old, new))
     for layer, of_layer in widths.items():
-        update_widths(layer, of_layer, changes)  # before `initialise`: `reset_parameters` may read the widths
+        update_layer_widths(layer, of_layer, changes)  # before `initialise`: `reset_parameters` may read the widths
     for path in {spec.module for spec in tensors}:
-        update_outer_widths(model, path, old_count, num_classes, changes)
-    renewed, notes = initialise(model, by_owner, init, classes, changes)
+        update_container_widths(model, path, old_count, num_classes, changes)
+    renewed, notes = initialize(model, by_owner, init, classes, changes)
     names = [made.spec.names[0] for items in by_owner.values() for made in items]
     for owner, key in renewed:
         path = paths.get(owner) or next(path for path, module in model.named_modules() if module is owner)
@@ -74,7 +74,7 @@ def resize(
     return list(dict.fromkeys(names)), notes
 
 
-def registered(model: nn.Module, name: str) -> torch.Tensor:
+def get_registered_tensor(model: nn.Module, name: str) -> torch.Tensor:
     """Return the parameter or buffer with this name. Raise HeadSwapError `unsupported_layer` if there is none."""
     path, _, key = name.rpartition(".")
     module = model.get_submodule(path)
@@ -86,7 +86,7 @@ def registered(model: nn.Module, name: str) -> torch.Tensor:
     return found
 
 
-def _resized(old: torch.Tensor, spec: ClassTensor, num_classes: int) -> torch.Tensor:
+def _make_tensor(old: torch.Tensor, spec: ClassTensor, num_classes: int) -> torch.Tensor:
     shape = list(old.shape)
     shape[spec.dim] = spec.outer * num_classes * spec.inner
     if old.is_quantized or not (spec.is_buffer or old.is_floating_point() or old.is_complex()):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_headswap._numbers import as_count
-from pytest_headswap.engine.detection.describe import Found
+from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.errors import HeadSwapError
 
 
-def check_arguments(num_classes: Any, new_head: Any, activation: Any, names: Sequence[str] | None) -> int:
+def validate_arguments(num_classes: Any, new_head: Any, activation: Any, names: Sequence[str] | None) -> int:
     """Check the arguments of `swap_head` and return the class count as `int`.
 
     Raises:
@@ -36,35 +36,35 @@ def check_arguments(num_classes: Any, new_head: Any, activation: Any, names: Seq
     return count
 
 
-def choose(
-    found: Sequence[Found], declared: int | None, wanted: str | Sequence[str] | None, prefix: str
-) -> Sequence[Found]:
-    """Return the heads to swap: the `wanted` ones, or all that have the class count the model declares.
+def select_heads(
+    detected: Sequence[DetectedHead], declared: int | None, requested: str | Sequence[str] | None, prefix: str
+) -> Sequence[DetectedHead]:
+    """Return the heads to swap: the `requested` ones, or all that have the class count the model declares.
 
     If all heads have the same class count, all of them are chosen.
 
     Raises:
         HeadSwapError: `unknown_head`, or `ambiguous` if the heads predict different things.
     """
-    listing = ", ".join(f"{prefix + item.head.path!r} ({item.head.num_classes} classes)" for item in found)
-    if wanted is not None:
-        known = {prefix + name: item for item in found for name in (item.head.path, *item.head.aliases)}
-        paths = [wanted] if isinstance(wanted, str) else list(wanted)
+    listing = ", ".join(f"{prefix + item.head.path!r} ({item.head.num_classes} classes)" for item in detected)
+    if requested is not None:
+        known = {prefix + name: item for item in detected for name in (item.head.path, *item.head.aliases)}
+        paths = [requested] if isinstance(requested, str) else list(requested)
         for path in paths:
             if path not in known:
                 raise HeadSwapError("unknown_head", f"there is no head at {path!r}. This model has {listing}")
         return list({id(known[path]): known[path] for path in paths}.values())
-    chosen = list(found)
-    if len({item.head.num_classes for item in found}) > 1:
-        chosen = [item for item in found if item.head.num_classes == declared]
-    if not chosen:
+    selected = list(detected)
+    if len({item.head.num_classes for item in detected}) > 1:
+        selected = [item for item in detected if item.head.num_classes == declared]
+    if not selected:
         raise HeadSwapError(
             "ambiguous",
             f"the model has several heads with different class counts: {listing}. Pass head=PATH to select one",
         )
-    outputs = {output for item in chosen for output in item.outputs}
+    outputs = {output for item in selected for output in item.outputs}
     if len({(output.training, output.label) for output in outputs}) < len(outputs):
         raise HeadSwapError(
             "ambiguous", f"several dimensions of one output depend on a head: {listing}. Pass head=PATH to select one"
         )
-    return chosen
+    return selected

@@ -10,27 +10,33 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pytest_headswap.engine.abstract.infer_inputs import inputs_for
-from pytest_headswap.engine.detection.describe import Found
-from pytest_headswap.engine.detection.search import search
+from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
+from pytest_headswap.engine.detection.describe import DetectedHead
+from pytest_headswap.engine.detection.search import detect_heads
 from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
 from pytest_headswap.engine.pytorch.wrappers import unwrap
-from pytest_headswap.engine.swapping.class_map import ClassMap, old_classes
-from pytest_headswap.engine.swapping.class_metadata import update_counts
-from pytest_headswap.engine.swapping.initialization import Init, check_init, seeded
+from pytest_headswap.engine.swapping.class_map import ClassMap, resolve_class_map
+from pytest_headswap.engine.swapping.class_metadata import update_class_metadata
+from pytest_headswap.engine.swapping.initialization import Init, seeded_from, validate_init
 from pytest_headswap.engine.swapping.plan import _outside_inference_mode, plan_swap
-from pytest_headswap.engine.swapping.replace import NewHead, drop_activation, head_module, place_new_head, strip
-from pytest_headswap.engine.swapping.resize import registered, resize
-from pytest_headswap.engine.swapping.select_heads import check_arguments
+from pytest_headswap.engine.swapping.replace import (
+    NewHead,
+    drop_activation,
+    install_head,
+    remove_head,
+    replaceable_path,
+)
+from pytest_headswap.engine.swapping.resize import get_registered_tensor, resize
+from pytest_headswap.engine.swapping.select_heads import validate_arguments
 from pytest_headswap.engine.swapping.transaction import Transaction
-from pytest_headswap.engine.swapping.verify import verify
+from pytest_headswap.engine.swapping.verify import verify_swap
 from pytest_headswap.head import Head, Heads
 
 if TYPE_CHECKING:
-    from pytest_headswap.engine.swapping.plan import Plan
+    from pytest_headswap.engine.swapping.plan import SwapPlan
 
 
-_NAMED = 4  # heads shown in the repr of a swap
+_MAX_LISTED = 4  # heads shown in the repr of a swap
 
 
 @dataclass(repr=False)
@@ -52,14 +58,14 @@ class Swap:
     notes: tuple[str, ...]
     _names: tuple[str, ...]
     _changes: Transaction
-    _plan: Plan
+    _plan: SwapPlan
 
     def __repr__(self) -> str:
         heads = [
             f"{head.path or '(the model itself)'} {head.num_classes} -> {self.num_classes}" for head in self.old_heads
         ]
-        more = f", and {len(heads) - _NAMED} more heads" if len(heads) > _NAMED else ""
-        return f"Swap({type(self._plan.model).__name__}: {', '.join(heads[:_NAMED])}{more})"
+        more = f", and {len(heads) - _MAX_LISTED} more heads" if len(heads) > _MAX_LISTED else ""
+        return f"Swap({type(self._plan.model).__name__}: {', '.join(heads[:_MAX_LISTED])}{more})"
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the new heads, for the optimizer."""
@@ -68,13 +74,13 @@ class Swap:
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the parameters of the new heads with their names in the model."""
         for name in self._names:
-            value = registered(self.model, name)
+            value = get_registered_tensor(self.model, name)
             if isinstance(value, nn.Parameter):
                 yield name, value
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return only the tensors of the new heads, by their names in the model."""
-        return {name: registered(self.model, name).detach() for name in self._names}
+        return {name: get_registered_tensor(self.model, name).detach() for name in self._names}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Load the tensors of a head that `state_dict` returned.
@@ -124,9 +130,9 @@ def find_heads(model: nn.Module, example_inputs: Any = None) -> Heads:
         HeadSwapError: the model cannot be run, or its outputs cannot be traced.
     """
     inner, path = unwrap(model)
-    heads = search(inner, inputs_for(inner, example_inputs)).heads()
+    heads = detect_heads(inner, infer_inputs(inner, example_inputs)).heads()
     rejected = tuple(replace(item, path=path + item.path) for item in heads.rejected)
-    return replace(heads, heads=tuple(_within(head, path) for head in heads), rejected=rejected)
+    return replace(heads, heads=tuple(_with_prefix(head, path) for head in heads), rejected=rejected)
 
 
 @_outside_inference_mode
@@ -177,34 +183,34 @@ def swap_head(
         NoHeadError: the model has no head, and no slot for one.
         HeadSwapError: nothing was swapped; `reason` says why.
     """
-    num_classes = check_arguments(num_classes, new_head, activation, class_names)
-    check_init(init)
+    num_classes = validate_arguments(num_classes, new_head, activation, class_names)
+    validate_init(init)
     plan = plan_swap(model, example_inputs, head)
-    inner, chosen = plan.model, plan.chosen
-    if isinstance(new_head, nn.Module) and len(chosen) > 1:
+    inner, selected = plan.model, plan.selected
+    if isinstance(new_head, nn.Module) and len(selected) > 1:
         raise HeadSwapError(
             "bad_argument",
-            f"one new_head module cannot replace {len(chosen)} heads: pass a function of (in_features, num_classes)",
+            f"one new_head module cannot replace {len(selected)} heads: pass a function of (in_features, num_classes)",
         )
-    classes = old_classes(inner, class_map, num_classes, chosen[0].head.num_classes)
-    with seeded(generator):
-        swap = _carry_out(plan, num_classes, new_head, init, classes, class_names, activation)
-    for note in swap.notes[len(plan.search.notes) :]:
+    classes = resolve_class_map(inner, class_map, num_classes, selected[0].head.num_classes)
+    with seeded_from(generator):
+        swap = _execute(plan, num_classes, new_head, init, classes, class_names, activation)
+    for note in swap.notes[len(plan.search_result.notes) :]:
         warnings.warn(note, HeadSwapWarning, stacklevel=3)
     return swap
 
 
 @_outside_inference_mode
-def swap_planned(plan: Plan, num_classes: int, *, verified: bool = True) -> Swap:
+def apply_plan(plan: SwapPlan, num_classes: int, *, verify: bool = True) -> Swap:
     """Swap the heads of a plan. The model must not have changed since the plan was made.
 
     With `verified=False` the model is not run: use this if the caller checks the outputs itself.
     """
-    return _carry_out(plan, num_classes, None, "default", {}, None, "keep", verified=verified)
+    return _execute(plan, num_classes, None, "default", {}, None, "keep", verify=verify)
 
 
-def _carry_out(
-    plan: Plan,
+def _execute(
+    plan: SwapPlan,
     num_classes: int,
     new_head: NewHead | None,
     init: Init,
@@ -212,35 +218,37 @@ def _carry_out(
     class_names: Sequence[str] | None,
     activation: str,
     *,
-    verified: bool = True,
+    verify: bool = True,
 ) -> Swap:
-    inner, prefix, chosen, result = plan.model, plan.prefix, plan.chosen, plan.search
+    inner, prefix, selected, result = plan.model, plan.prefix, plan.selected, plan.search_result
     changes = Transaction()
     names: list[str] = []
     notes = result.notes
     try:
-        for item in chosen:
+        for item in selected:
             made, uncertain = _swap_one(inner, item, num_classes, new_head, init, classes, changes)
             names += made
             notes = (*notes, *uncertain)
             if activation == "drop":
                 drop_activation(inner, item, changes)
-        old_counts = {item.head.num_classes for item in chosen}
-        gained = [item.place.path for item in chosen if item.place is not None]
-        update_counts(inner, old_counts, num_classes, class_names, changes, gained or None)
-        if verified:
-            notes = (*notes, *verify(inner, plan.inputs, result, chosen, num_classes, names))
+        old_counts = {item.head.num_classes for item in selected}
+        slots = [item.slot.path for item in selected if item.slot is not None]
+        update_class_metadata(inner, old_counts, num_classes, class_names, changes, slots or None)
+        if verify:
+            notes = (*notes, *verify_swap(inner, plan.inputs, result, selected, num_classes, names))
     except BaseException:
         changes.roll_back()
         raise
-    heads = tuple(_within(_after(inner, item, num_classes, activation), prefix) for item in chosen if num_classes)
-    old = tuple(_within(item.head, prefix) for item in chosen)
+    heads = tuple(
+        _with_prefix(_head_after_swap(inner, item, num_classes, activation), prefix) for item in selected if num_classes
+    )
+    old = tuple(_with_prefix(item.head, prefix) for item in selected)
     return Swap(plan.outer, num_classes, heads, old, notes, tuple(prefix + name for name in names), changes, plan)
 
 
 def _swap_one(
     model: nn.Module,
-    item: Found,
+    item: DetectedHead,
     num_classes: int,
     new_head: NewHead | None,
     init: Init,
@@ -249,23 +257,23 @@ def _swap_one(
 ) -> tuple[list[str], list[str]]:
     """Swap one head. Return the names of its new tensors, and notes for the user."""
     if num_classes == 0:
-        if item.place is None:
-            strip(model, item, changes)
+        if item.slot is None:
+            remove_head(model, item, changes)
         return [], []
-    if new_head is None and item.place is None:
+    if new_head is None and item.slot is None:
         return resize(model, item, item.tensors, num_classes, init, classes, changes)
-    made = place_new_head(model, item, num_classes, new_head, changes)
+    made = install_head(model, item, num_classes, new_head, changes)
     if callable(init):
         for name, parameter in made.items():
             init(name, parameter)
-    path = head_module(item)
-    behind = [tensor for tensor in item.tensors if tensor.module != path]
+    path = replaceable_path(item)
+    downstream = [tensor for tensor in item.tensors if tensor.module != path]
     tensors = [f"{path}.{name}" for name in model.get_submodule(path).state_dict()]
-    resized, notes = resize(model, item, behind, num_classes, init, classes, changes)
+    resized, notes = resize(model, item, downstream, num_classes, init, classes, changes)
     return [*tensors, *resized], notes
 
 
-def _within(head: Head, prefix: str) -> Head:
+def _with_prefix(head: Head, prefix: str) -> Head:
     """Return the head with its names in the wrapped model."""
     if not prefix:
         return head
@@ -274,16 +282,18 @@ def _within(head: Head, prefix: str) -> Head:
         path=(prefix + head.path).rstrip("."),
         aliases=tuple(prefix + name for name in head.aliases),
         tensors=tuple(prefix + name for name in head.tensors),
-        way=tuple(step._replace(name=(prefix + step.name).rstrip(".")) if step.type else step for step in head.way),
+        path_to_output=tuple(
+            step._replace(name=(prefix + step.name).rstrip(".")) if step.type else step for step in head.path_to_output
+        ),
     )
 
 
-def _after(model: nn.Module, item: Found, num_classes: int, activation: str) -> Head:
+def _head_after_swap(model: nn.Module, item: DetectedHead, num_classes: int, activation: str) -> Head:
     head = replace(
         item.head, num_classes=num_classes, activation=None if activation == "drop" else item.head.activation
     )
-    if item.place is None:
+    if item.slot is None:
         return head
-    layer = model.get_submodule(item.place.path)
-    kind = f"conv{item.place.spatial}d" if item.place.spatial else "linear"
-    return replace(head, kind=kind, tensors=tuple(f"{item.place.path}.{name}" for name, _ in layer.named_parameters()))
+    layer = model.get_submodule(item.slot.path)
+    kind = f"conv{item.slot.spatial}d" if item.slot.spatial else "linear"
+    return replace(head, kind=kind, tensors=tuple(f"{item.slot.path}.{name}" for name, _ in layer.named_parameters()))

@@ -9,17 +9,22 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.abstract.run import abstract_run
-from pytest_headswap.engine.abstract.stand_ins import WAYS, StandIns
-from pytest_headswap.engine.detection.describe import Found
-from pytest_headswap.engine.detection.search import Search
+from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS, StandIns
+from pytest_headswap.engine.detection.describe import DetectedHead
+from pytest_headswap.engine.detection.search import SearchResult
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import gradient_leaves
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 
 
-def verify(
-    model: nn.Module, inputs: Inputs, before: Search, chosen: Sequence[Found], num_classes: int, names: Sequence[str]
+def verify_swap(
+    model: nn.Module,
+    inputs: Inputs,
+    original: SearchResult,
+    selected: Sequence[DetectedHead],
+    num_classes: int,
+    names: Sequence[str],
 ) -> list[str]:
     """Compare the output shapes with those before the swap, in each mode that was probed.
 
@@ -34,27 +39,27 @@ def verify(
     """
     sizes = {
         (output.training, output.label, output.dim): num_classes or item.head.in_features
-        for item in chosen
+        for item in selected
         for output in item.outputs
     }
     reached: set[str] = set()
-    for training, shapes in before.shapes.items():
-        outputs, in_mode = _run(model, inputs, training, before.ways[training], names)
+    for training, shapes in original.shapes.items():
+        outputs, in_mode = _run(model, inputs, training, original.tensor_kinds[training], names)
         reached |= in_mode
         for label, shape in shapes.items():
-            wanted = tuple(sizes.get((training, label, dim), size) for dim, size in enumerate(shape))
-            if outputs.get(label) != wanted:
+            expected = tuple(sizes.get((training, label, dim), size) for dim, size in enumerate(shape))
+            if outputs.get(label) != expected:
                 raise HeadSwapError(
                     "verification_failed",
-                    f"in {'train' if training else 'eval'} mode, {label} should have shape {wanted} but has "
+                    f"in {'train' if training else 'eval'} mode, {label} should have shape {expected} but has "
                     f"{outputs.get(label)}. The model was restored. Please report this architecture",
                 )
-    cut = [name for name in names if name not in reached and _parameter(model, name) is not None]
-    return [_unreachable(cut)] if cut else []
+    unreachable = [name for name in names if name not in reached and _parameter(model, name) is not None]
+    return [_unreachable(unreachable)] if unreachable else []
 
 
 def _run(
-    model: nn.Module, inputs: Inputs, training: bool, way: str, names: Sequence[str]
+    model: nn.Module, inputs: Inputs, training: bool, tensor_kind: str, names: Sequence[str]
 ) -> tuple[dict[str, tuple[int, ...]], set[str]]:
     """Run the model with everything but the new parameters frozen.
 
@@ -71,7 +76,13 @@ def _run(
             yield
 
     try:
-        run = abstract_run(model, inputs, training=training, ways=WAYS[WAYS.index(way) :], around=frozen)
+        run = abstract_run(
+            model,
+            inputs,
+            training=training,
+            tensor_kinds=TENSOR_KINDS[TENSOR_KINDS.index(tensor_kind) :],
+            context=frozen,
+        )
     except HeadSwapError as error:
         raise HeadSwapError(
             "verification_failed", f"the model does not run with the new head: {error.message}"

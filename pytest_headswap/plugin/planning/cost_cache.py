@@ -82,7 +82,7 @@ def _write(config: pytest.Config, zoo: Zoo, settings: Settings, costs: dict[str,
         return
     stored, kind = _stored(config, zoo), _run_signature(zoo, settings)
     older = cached_costs(config, zoo, settings)
-    # keep the highest peak: with less memory, a run used structure evidence, which takes little
+    # keep the highest peak: with less memory, a run used abstract evidence, which takes little
     costs = {model: _keep_higher_peak(cost, older.get(model)) for model, cost in costs.items()}
     models = {**costs, **{model: cost for model, cost in older.items() if model not in costs}}
     kinds = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from pytest_headswap._text import counted
+from pytest_headswap._text import pluralize
 from pytest_headswap.harness.memory_budget import MemoryBudget, resolve_memory_budget
 from pytest_headswap.harness.options import CaseOptions
 from pytest_headswap.plugin.planning.cost_cache import cached_costs, known_oversized
@@ -86,8 +86,8 @@ def plan_header(config: pytest.Config, settings: Settings) -> str:
     if not checks:
         return "headswap: plan: nothing is left to run"
     parts = [
-        counted(len(estimate.seconds), "model"),
-        counted(checks, "check"),
+        pluralize(len(estimate.seconds), "model"),
+        pluralize(checks, "check"),
         _planned_evidence(config, settings),
     ]
     if estimate.confidence != "unknown":
@@ -112,7 +112,7 @@ def _planned_evidence(config: pytest.Config, settings: Settings) -> str:
     oversized = len(known_oversized(config, settings, run_memory_budget(config, settings).process_bytes))
     if not oversized:
         return "numeric where memory allows"
-    return f"numeric for {settings.model_count - oversized:,}, structure for {oversized:,} that take too much memory"
+    return f"numeric for {settings.model_count - oversized:,}, abstract for {oversized:,} that take too much memory"
 
 
 def run_memory_budget(config: pytest.Config, settings: Settings) -> MemoryBudget:

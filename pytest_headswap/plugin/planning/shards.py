@@ -16,7 +16,7 @@ from pytest_headswap.plugin.planning.costs import Costs
 
 if TYPE_CHECKING:
     from pytest_headswap.harness.options import Shard
-    from pytest_headswap.zoo.selection import Selected
+    from pytest_headswap.zoo.selection import Selection
 
 _FULL = 105  # percentage of the mean cost at which a shard is full
 _LARGE_SHARE = 20  # a model that takes more than 1/20 of a shard is placed first, while there is room
@@ -59,7 +59,7 @@ def _first_that_fits(hashed: bytes, load: Sequence[int], limit: int) -> int:
     return min(range(count), key=load.__getitem__)
 
 
-def shard_of_selection(selected: Selected, shard: Shard) -> Selected:
+def shard_of_selection(selected: Selection, shard: Shard) -> Selection:
     """Return the models of one machine: its shard of each zoo."""
     from pytest_headswap.plugin.planning.costs import expected_costs
 

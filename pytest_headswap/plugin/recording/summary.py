@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from pytest_headswap._links import page
-from pytest_headswap._text import counted
+from pytest_headswap._text import pluralize
 from pytest_headswap.expectations.matcher import NOT_RUN, NOT_RUN_DESCRIPTION
 from pytest_headswap.results import OUTCOMES
 
@@ -25,7 +25,8 @@ def count_lines(counts: Mapping[str, Counter[str]], skips: Counter[str]) -> Iter
 def problem_lines(problems: Iterable[str], unwritten: int, cause: str, missing: Iterable[str]) -> Iterator[str]:
     """Yield what the report folder lacks, and why."""
     if unwritten:
-        yield f"WARNING: {counted(unwritten, 'result')} {'is' if unwritten == 1 else 'are'} not in the journal: {cause}"
+        verb = "is" if unwritten == 1 else "are"
+        yield f"WARNING: {pluralize(unwritten, 'result')} {verb} not in the journal: {cause}"
     yield from (f"WARNING: {problem}" for problem in problems)
     for sentence in missing:
         yield f"NOT WHOLE: {sentence}. The same command with --headswap-resume runs what is missing"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._text import listed
+from pytest_headswap._text import split_commas
 from pytest_headswap.harness.options import CaseOptions, OptionError, parse_num_classes, select_checks
 from pytest_headswap.plugin.contributions import available_checks
 from pytest_headswap.plugin.options import option_text, read_case_options, requested_zoos
@@ -17,7 +17,7 @@ from pytest_headswap.plugin.options import option_text, read_case_options, reque
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
     from pytest_headswap.zoo import ModelSpec, Zoo
-    from pytest_headswap.zoo.selection import Selected
+    from pytest_headswap.zoo.selection import Selection
 
 MARKER = (
     "headswap(zoo=None, models=None, require_checks=None, num_classes=None): run a test once per model, passed by "
@@ -101,24 +101,24 @@ def _arguments(test: pytest.Item) -> dict[str, Any]:
     return arguments
 
 
-def _select(zoos: Sequence[Zoo], arguments: dict[str, Any], command_line_patterns: str) -> Selected:
+def _select(zoos: Sequence[Zoo], arguments: dict[str, Any], command_line_patterns: str) -> Selection:
     """Return the marker's models. `--headswap-models` narrows a zoo of the marker if its patterns match there."""
-    from pytest_headswap.zoo.selection import narrowed, select
+    from pytest_headswap.zoo.selection import select_from_zoos, select_leniently
 
     if "models" in arguments:
         models = as_list(arguments["models"])
         if not all(isinstance(name, str) for name in models):
             raise OptionError(f"models has to be globs, comma-separated or as a list, not {arguments['models']!r}")
-        return select(zoos, ",".join(models), "models")
+        return select_from_zoos(zoos, ",".join(models), "models")
     if "zoo" in arguments:
-        return narrowed(zoos, command_line_patterns)
-    return select(zoos, command_line_patterns, "--headswap-models")
+        return select_leniently(zoos, command_line_patterns)
+    return select_from_zoos(zoos, command_line_patterns, "--headswap-models")
 
 
 def as_list(value: Any) -> list[Any]:
     """Return the items of an argument: a single value, a comma-separated text or a collection."""
     if isinstance(value, str):
-        return listed(value)
+        return split_commas(value)
     return list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
 
 
@@ -144,8 +144,8 @@ def _zoos(value: Any) -> list[Zoo]:
 def _zoo_from_object(value: Zoo | ModelSpec | Any) -> Zoo:
     from pytest_headswap.results.ids import DEFAULT_ZOO
     from pytest_headswap.zoo import ModelSpec, Zoo
-    from pytest_headswap.zoo.custom import as_zoo
+    from pytest_headswap.zoo.custom import make_zoo
 
     if isinstance(value, ModelSpec):
         value = [value]
-    return as_zoo(value.name if isinstance(value, Zoo) else DEFAULT_ZOO, value)
+    return make_zoo(value.name if isinstance(value, Zoo) else DEFAULT_ZOO, value)

@@ -53,7 +53,7 @@ def parametrize_with_checks(
         example_inputs: as for `swap_head`; used for all models.
         checks: names of checks as a list or separated by commas, or your own `Check` objects. None: all checks.
         native: builds the model for a given class count, for `native_parity`.
-        evidence: `auto`, `structure` or `numeric`.
+        evidence: `auto`, `abstract` or `numeric`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         memory_limit: memory budget of a model, such as `2.5GiB`. A model whose values exceed it is checked by
         structure.

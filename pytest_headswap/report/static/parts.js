@@ -33,7 +33,7 @@ const headswap = (() => {
   };
   const kind = (evidence) => {
     const text = data.evidence[evidence];
-    return text.startsWith("structure") ? " e-structure" : text.startsWith("simulated") ? " e-simulated" : "";
+    return text.startsWith("abstract") ? " e-abstract" : text.startsWith("simulated") ? " e-simulated" : "";
   };
   const chip = (outcome, more = "") => el("span", { className: `chip o-${data.outcomes[outcome]}${more}` }, data.symbols[outcome]);
 

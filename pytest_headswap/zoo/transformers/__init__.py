@@ -16,7 +16,7 @@ from torch import nn
 
 from pytest_headswap.zoo.spec import ModelSpec, Zoo, ZooError
 from pytest_headswap.zoo.transformers.config import small_config
-from pytest_headswap.zoo.transformers.inputs import inputs_for
+from pytest_headswap.zoo.transformers.inputs import make_inputs
 
 if not transformers.is_torch_available():  # its own errors would only say that torch is missing
     raise ZooError(
@@ -27,7 +27,7 @@ from transformers.models.auto import modeling_auto
 
 TASKS = ("image", "sequence", "token", "audio", "video")
 # packages that classes require only when they are built
-_NEEDS = {"layoutlmv2": "detectron2", "dinat": "natten", "nat": "natten", "qdqbert": "pytorch_quantization"}
+_REQUIRED_PACKAGES = {"layoutlmv2": "detectron2", "dinat": "natten", "nat": "natten", "qdqbert": "pytorch_quantization"}
 _WITHOUT_CLASSES = {"shieldgemma2": "its two classes are words of the language model, which no swap can change"}
 
 
@@ -53,16 +53,16 @@ def _spec(origins: dict[str, tuple[str, str]], name: str) -> ModelSpec:
     return ModelSpec(
         name,
         build=partial(_build, name, model_type),
-        example_inputs=partial(inputs_for, task),
-        native=partial(_build, name, model_type),
-        refusal=_refusal(model_type),
+        example_inputs=partial(make_inputs, task),
+        build_native=partial(_build, name, model_type),
+        skip_reason=_skip_reason(model_type),
         family=model_type,
         tags=(task,),
     )
 
 
-def _refusal(model_type: str) -> str:
-    package = _NEEDS.get(model_type)
+def _skip_reason(model_type: str) -> str:
+    package = _REQUIRED_PACKAGES.get(model_type)
     if package is not None and find_spec(package) is None:
         return f"it needs {package}, which is not installed"
     return _WITHOUT_CLASSES.get(model_type, "")

@@ -7,11 +7,11 @@ from typing import Any
 import transformers
 
 NUM_LABELS = 5
-LAYERS = 2
-WORDS = 1000
-INNER = 128
-WIDTH = 512
-EXPERTS = 16
+MAX_LAYERS = 2
+VOCAB_SIZE = 1000
+INTERMEDIATE_SIZE = 128
+MIN_HIDDEN_SIZE = 512
+MAX_EXPERTS = 16
 
 _LAYER_COUNTS = (
     *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers"),
@@ -34,9 +34,9 @@ _PER_LAYER = ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_la
 def small_config(model_type: str, model_class: Any) -> Any:
     """Return a reduced configuration of `model_type`, of the type that the class expects."""
     config = transformers.AutoConfig.for_model(model_type)
-    wanted = model_class.config_class
-    if wanted is not None and not isinstance(config, wanted):
-        config = wanted()
+    config_class = model_class.config_class
+    if config_class is not None and not isinstance(config, config_class):
+        config = config_class()
     _shrink(config, model_type)
     config.num_labels = NUM_LABELS
     return config
@@ -65,7 +65,9 @@ def _narrow(config: Any) -> None:
     if not isinstance(width, int) or not heads:
         return
     parts = 1
-    while width % (2 * parts) == 0 and width // (2 * parts) >= WIDTH and not any(n % (2 * parts) for n in heads):
+    while (
+        width % (2 * parts) == 0 and width // (2 * parts) >= MIN_HIDDEN_SIZE and not any(n % (2 * parts) for n in heads)
+    ):
         parts *= 2
     for key, value in list(fields.items()):
         if not isinstance(value, int):
@@ -80,7 +82,7 @@ def _narrow(config: Any) -> None:
 
 def _one_layer_of_each_kind(config: Any) -> int:
     """Cut lists with one entry per layer to the first of each kind; return the resulting number of layers."""
-    layers = LAYERS
+    layers = MAX_LAYERS
     lists = {key: vars(config).get(key) for key in _PER_LAYER}
     kinds = {key: list(dict.fromkeys(value)) for key, value in lists.items() if isinstance(value, (list, tuple))}
     if kinds:
@@ -94,13 +96,13 @@ def _smaller(key: str, value: int, layers: int) -> int:
     if key in _LAYER_COUNTS:
         return min(value, layers)
     if key in _INNER_WIDTHS:
-        return min(value, INNER)
+        return min(value, INTERMEDIATE_SIZE)
     if key in _EXPERT_COUNTS:
-        return min(value, EXPERTS)
+        return min(value, MAX_EXPERTS)
     if key.endswith("vocab_size"):
-        return min(value, WORDS)
+        return min(value, VOCAB_SIZE)
     if key.endswith(("_token_id", "_token_index")):
-        return min(value, WORDS - 1)
+        return min(value, VOCAB_SIZE - 1)
     return value
 
 
@@ -126,11 +128,11 @@ SPECIAL: dict[str, dict[str, Any]] = {
     # the smallest of its family: the default is the largest, with 55 blocks
     "efficientnet": {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280, "image_size": 224},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
-    "falcon": {"hidden_size": WIDTH, "num_attention_heads": 8},  # 71 heads by default
+    "falcon": {"hidden_size": MIN_HIDDEN_SIZE, "num_attention_heads": 8},  # 71 heads by default
     # without its kernels it runs on the CPU in every version
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
     # as in the library's own image models: the position encoding's channels are not divisible by 8
-    "perceiver": {"num_cross_attention_heads": 1, "num_self_attends_per_block": LAYERS, "pad_token_id": 0},
+    "perceiver": {"num_cross_attention_heads": 1, "num_self_attends_per_block": MAX_LAYERS, "pad_token_id": 0},
     "reformer": {"axial_pos_shape": (4, 4)},  # in training, the sequence length must be their product, here 16
     "t5": {"decoder_start_token_id": 0},
     "textnet": {"image_size": 224},

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 BATCH = 2
 TOKENS = 16
-WORD = 7
-SAMPLES = 16000
+TOKEN_ID = 7
+AUDIO_SAMPLES = 16000
 FRAMES = 128
 
 
-def inputs_for(task: str, model: Any) -> dict[str, Tensor]:
+def make_inputs(task: str, model: Any) -> dict[str, Tensor]:
     """Return keyword inputs for a model of the given task."""
     special = SPECIAL.get(type(model).__name__) or SPECIAL.get(model.config.model_type)
     if special is not None:
@@ -61,7 +61,7 @@ def _audio(model: Any) -> dict[str, Tensor]:
     if bins is None and _main(model) == "input_features":  # (2, frames, features)
         return {"input_features": torch.zeros(BATCH, FRAMES, fields["feature_projection_input_dim"])}
     if bins is None:
-        return {"input_values": torch.zeros(BATCH, SAMPLES)}
+        return {"input_values": torch.zeros(BATCH, AUDIO_SAMPLES)}
     if "max_source_positions" in fields:  # Whisper: (2, mel bins, frames), two frames per position
         return {"input_features": torch.zeros(BATCH, bins, 2 * fields["max_source_positions"])}
     return {"input_values": torch.zeros(BATCH, fields["max_length"], bins)}
@@ -71,9 +71,9 @@ def _tokens(model: Any) -> dict[str, Tensor]:
     """Return token ids (2, 16) without padding, ending in the end-of-text token, and boxes for layout models."""
     text_config = getattr(model.config, "get_text_config", lambda: model.config)  # absent in transformers 4.44
     fields = vars(text_config())
-    ids = torch.full((BATCH, TOKENS), WORD if fields.get("pad_token_id") != WORD else WORD + 1)
+    ids = torch.full((BATCH, TOKENS), TOKEN_ID if fields.get("pad_token_id") != TOKEN_ID else TOKEN_ID + 1)
     end = fields.get("eos_token_id")
-    if isinstance(end, int) and end != WORD:
+    if isinstance(end, int) and end != TOKEN_ID:
         ids[:, -1] = end  # encoder-decoder models read their classes from this token
     inputs = {"input_ids": ids}
     takes = inspect.signature(model.forward).parameters
@@ -99,12 +99,12 @@ def _perceiver_learned(model: Any) -> dict[str, Tensor]:
 
 def _perceiver_text(model: Any) -> dict[str, Tensor]:
     positions = model.config.max_position_embeddings
-    return {"inputs": torch.full((BATCH, positions), WORD), "attention_mask": torch.ones(BATCH, positions)}
+    return {"inputs": torch.full((BATCH, positions), TOKEN_ID), "attention_mask": torch.ones(BATCH, positions)}
 
 
 def _image_tokens(_: Any) -> dict[str, Tensor]:
     """Return color clusters, which ImageGPT reads as tokens."""
-    return {"input_ids": torch.full((BATCH, TOKENS), WORD)}
+    return {"input_ids": torch.full((BATCH, TOKENS), TOKEN_ID)}
 
 
 def _patches(model: Any) -> dict[str, Tensor]:

@@ -58,9 +58,9 @@ class Song(nn.Module):
 def zoo() -> list[ModelSpec]:
     """Return all models, with their inputs and a native build for any class count."""
     return [
-        ModelSpec("leaf", build=leaf, example_inputs=_frames, native=leaf, tags=("picture",)),
-        ModelSpec("herd", build=Herd, example_inputs=_frames, native=Herd, tags=("picture",)),
-        ModelSpec("song", build=Song, example_inputs=_sound, native=Song, tags=("sound",)),
+        ModelSpec("leaf", build=leaf, example_inputs=_frames, build_native=leaf, tags=("picture",)),
+        ModelSpec("herd", build=Herd, example_inputs=_frames, build_native=Herd, tags=("picture",)),
+        ModelSpec("song", build=Song, example_inputs=_sound, build_native=Song, tags=("sound",)),
     ]
 
 

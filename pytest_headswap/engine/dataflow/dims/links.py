@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from pytest_headswap.engine.dataflow.graph import Node
 
 Shape = tuple[int, ...]
-Rule = Callable[[Node], "Relation"]
+Rule = Callable[[Node], "DimRelation"]
 
 
-class Link(NamedTuple):
+class DimLink(NamedTuple):
     """A shared index: dimension `in_dim` of operand `operand` and dimension `out_dim` of output `output`.
 
     The index has length `size`. Either dimension may be longer. The shared index is then the factor with stride
@@ -29,7 +29,7 @@ class Link(NamedTuple):
 
 
 @dataclass
-class Relation:
+class DimRelation:
     """All links of one operation, and the dimensions that it sums over.
 
     Attributes:
@@ -39,12 +39,12 @@ class Relation:
             reason. Its size does not follow from a single input dimension.
     """
 
-    links: list[Link] = field(default_factory=list)
+    links: list[DimLink] = field(default_factory=list)
     contracted: list[tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=list)
     partial: dict[tuple[int, int], str] = field(default_factory=dict)
 
 
-def rules(*entries: tuple[Rule, str]) -> dict[str, Rule]:
+def rule_table(*entries: tuple[Rule, str]) -> dict[str, Rule]:
     """Return a table of rules, given pairs of a rule and the operations that it handles, separated by spaces."""
     return {name: rule for rule, names in entries for name in names.split()}
 
@@ -54,22 +54,22 @@ def shapes(node: Node) -> list[Shape]:
     return [value.shape for value in node.inputs]
 
 
-def dim_of(index: Any, ndim: int) -> int:
+def normalize_dim(index: Any, ndim: int) -> int:
     """Return a dimension index counted from the front."""
     return int(index) % ndim if ndim else 0
 
 
-def same(node: Node, operand: int, output: int, skip: Sequence[int] = ()) -> list[Link]:
+def same_positions(node: Node, operand: int, output: int, skip: Sequence[int] = ()) -> list[DimLink]:
     """Return links between dimensions with the same position and size."""
     shape, out = node.inputs[operand].shape, node.outputs[output].shape
     return [
-        Link(operand, dim, output, dim, size)
+        DimLink(operand, dim, output, dim, size)
         for dim, size in enumerate(shape[: len(out)])
         if dim not in skip and size == out[dim]
     ]
 
 
-def broadcast(node: Node, operand: int, output: int) -> list[Link]:
+def broadcast(node: Node, operand: int, output: int) -> list[DimLink]:
     """Return the links of an operand that is broadcast to the output, aligned at the last dimension.
 
     A dimension of size 1 that is expanded has no link.
@@ -77,7 +77,7 @@ def broadcast(node: Node, operand: int, output: int) -> list[Link]:
     shape, out = node.inputs[operand].shape, node.outputs[output].shape
     shift = len(out) - len(shape)
     return [
-        Link(operand, dim, output, dim + shift, size)
+        DimLink(operand, dim, output, dim + shift, size)
         for dim, size in enumerate(shape)
         if dim + shift >= 0 and size == out[dim + shift]
     ]
@@ -98,9 +98,9 @@ def broadcasts(node: Node) -> bool:
     )
 
 
-def pointwise(node: Node) -> Relation:
+def pointwise_rule(node: Node) -> DimRelation:
     """Return the relation of an operation that acts on each element separately."""
-    return Relation(
+    return DimRelation(
         [
             link
             for output in range(len(node.outputs))
@@ -110,24 +110,24 @@ def pointwise(node: Node) -> Relation:
     )
 
 
-def by_size(node: Node) -> Relation:
+def match_by_size(node: Node) -> DimRelation:
     """Return links for an unknown operation: same position and size, or else the only dimension of that size."""
-    result = Relation()
+    result = DimRelation()
     for output, value in enumerate(node.outputs):
         for operand, shape in enumerate(shapes(node)):
             for out_dim, size in enumerate(value.shape):
                 if len(shape) == len(value.shape) and shape[out_dim] == size:
-                    result.links.append(Link(operand, out_dim, output, out_dim, size))
+                    result.links.append(DimLink(operand, out_dim, output, out_dim, size))
                 elif size > 1 and shape.count(size) == 1 and value.shape.count(size) == 1:
-                    result.links.append(Link(operand, shape.index(size), output, out_dim, size))
+                    result.links.append(DimLink(operand, shape.index(size), output, out_dim, size))
     return result
 
 
-def copy(node: Node) -> Relation:
+def copy_rule(node: Node) -> DimRelation:
     """Return the relation of `copy_(self, src)`: the previous content of `self` is lost."""
-    return Relation(broadcast(node, 1, 0)) if len(node.inputs) > 1 else pointwise(node)
+    return DimRelation(broadcast(node, 1, 0)) if len(node.inputs) > 1 else pointwise_rule(node)
 
 
-def first_only(node: Node) -> Relation:
+def like_first(node: Node) -> DimRelation:
     """Return the relation of an operation whose outputs have the shape of the first operand."""
-    return Relation([link for output in range(len(node.outputs)) for link in same(node, 0, output)])
+    return DimRelation([link for output in range(len(node.outputs)) for link in same_positions(node, 0, output)])

@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
-from pytest_headswap.engine.dataflow.dims.links import Link, Relation, broadcast, dim_of, rules, same
+from pytest_headswap.engine.dataflow.dims.links import (
+    DimLink,
+    DimRelation,
+    broadcast,
+    normalize_dim,
+    rule_table,
+    same_positions,
+)
 from pytest_headswap.engine.dataflow.graph import Node
 
 
-def _reduce(node: Node) -> Relation:
+def _reduce(node: Node) -> DimRelation:
     shape = node.inputs[0].shape
     dims = node.argument(1, "ord" if "vector_norm" in node.name else "dim")
     if "vector_norm" in node.name or node.name.endswith("::norm"):
         dims = node.argument(2, "dim")
     if isinstance(dims, bool) or dims is None or dims == ():
-        gone = set(range(len(shape)))
+        reduced = set(range(len(shape)))
     else:
-        gone = {dim_of(dim, len(shape)) for dim in (dims if isinstance(dims, tuple) else (dims,))}
-    result = Relation()
+        reduced = {normalize_dim(dim, len(shape)) for dim in (dims if isinstance(dims, tuple) else (dims,))}
+    result = DimRelation()
     for output, value in enumerate(node.outputs):
         keep = len(value.shape) == len(shape)
         position = 0
         for dim, size in enumerate(shape):
-            if dim not in gone and position < len(value.shape) and value.shape[position] == size:
-                result.links.append(Link(0, dim, output, position, size))
-            if keep or dim not in gone:
+            if dim not in reduced and position < len(value.shape) and value.shape[position] == size:
+                result.links.append(DimLink(0, dim, output, position, size))
+            if keep or dim not in reduced:
                 position += 1
     return result
 
 
-def _channel_norm(node: Node) -> Relation:
+def _channel_norm(node: Node) -> DimRelation:
     """Batch, group and instance norm: weights and statistics belong to dimension 1."""
-    result = Relation(same(node, 0, 0))
+    result = DimRelation(same_positions(node, 0, 0))
     width = node.outputs[0].shape[1] if len(node.outputs[0].shape) > 1 else 0
     for operand in range(1, len(node.inputs)):
         if node.inputs[operand].shape == (width,):
-            result.links.append(Link(operand, 0, 0, 1, width))
+            result.links.append(DimLink(operand, 0, 0, 1, width))
     return result
 
 
-def _last_norm(node: Node) -> Relation:
+def _last_norm(node: Node) -> DimRelation:
     """Layer and RMS norm: weights belong to the last dimensions."""
-    return Relation(same(node, 0, 0) + [x for op in range(1, len(node.inputs)) for x in broadcast(node, op, 0)])
+    return DimRelation(
+        same_positions(node, 0, 0) + [x for op in range(1, len(node.inputs)) for x in broadcast(node, op, 0)]
+    )
 
 
-RULES = rules(
+RULES = rule_table(
     (
         _reduce,
         "mean sum amax amin max min argmax logsumexp prod any all std var var_mean median linalg_vector_norm norm",

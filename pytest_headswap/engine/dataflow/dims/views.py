@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from pytest_headswap.engine.dataflow.dims.links import Link, Relation, Shape, dim_of, rules, same, shapes
+from pytest_headswap.engine.dataflow.dims.links import (
+    DimLink,
+    DimRelation,
+    Shape,
+    normalize_dim,
+    rule_table,
+    same_positions,
+    shapes,
+)
 from pytest_headswap.engine.dataflow.graph import Node
 
 
@@ -70,94 +78,94 @@ def _group_factors(ins: list[tuple[int, int]], outs: list[tuple[int, int]]) -> l
     return factors + found
 
 
-def _view(node: Node) -> Relation:
+def _view(node: Node) -> DimRelation:
     old, new = node.inputs[0].shape, node.outputs[0].shape
-    return Relation([Link(0, i, 0, j, size, a, b) for i, a, j, b, size in view_factors(old, new)])
+    return DimRelation([DimLink(0, i, 0, j, size, a, b) for i, a, j, b, size in view_factors(old, new)])
 
 
-def _squeeze(node: Node) -> Relation:
+def _squeeze(node: Node) -> DimRelation:
     """squeeze and unsqueeze: the remaining dimensions keep their order."""
     old, new = node.inputs[0].shape, node.outputs[0].shape
     longer = max(len(old), len(new))
     dims = node.argument(1, "dim")
     if dims is None:
-        gone = {dim for dim, size in enumerate(old) if size == 1}
+        removed = {dim for dim, size in enumerate(old) if size == 1}
     else:
-        gone = {dim_of(dim, longer) for dim in (dims if isinstance(dims, tuple) else (dims,))}
+        removed = {normalize_dim(dim, longer) for dim in (dims if isinstance(dims, tuple) else (dims,))}
         if len(old) >= len(new):
-            gone = {dim for dim in gone if old and old[dim] == 1}
-    kept = [dim for dim in range(longer) if dim not in gone]
+            removed = {dim for dim in removed if old and old[dim] == 1}
+    kept = [dim for dim in range(longer) if dim not in removed]
     pairs = enumerate(kept) if len(new) > len(old) else ((source, dim) for dim, source in enumerate(kept))
-    return Relation([Link(0, source, 0, dim, old[source]) for source, dim in pairs])
+    return DimRelation([DimLink(0, source, 0, dim, old[source]) for source, dim in pairs])
 
 
-def _permute(node: Node) -> Relation:
+def _permute(node: Node) -> DimRelation:
     old = node.inputs[0].shape
     if "permute" in node.name:
-        order = [dim_of(index, len(old)) for index in node.argument(1, "dims")]
+        order = [normalize_dim(index, len(old)) for index in node.argument(1, "dims")]
     else:
         order = list(range(len(old)))
         if node.name.split("::")[-1].rstrip("_") in ("t", "numpy_T"):
             order.reverse()
         else:
-            a = dim_of(node.argument(1, "dim0"), len(old))
-            b = dim_of(node.argument(2, "dim1"), len(old))
+            a = normalize_dim(node.argument(1, "dim0"), len(old))
+            b = normalize_dim(node.argument(2, "dim1"), len(old))
             if old:
                 order[a], order[b] = order[b], order[a]
-    return Relation([Link(0, source, 0, dim, old[source]) for dim, source in enumerate(order)])
+    return DimRelation([DimLink(0, source, 0, dim, old[source]) for dim, source in enumerate(order)])
 
 
-def _dropped(node: Node) -> Relation:
+def _select_rule(node: Node) -> DimRelation:
     """select and unbind: one dimension is removed."""
     shape = node.inputs[0].shape
-    gone = dim_of(node.argument(1, "dim", 0), len(shape))
-    kept = [dim for dim in range(len(shape)) if dim != gone]
-    return Relation(
+    removed = normalize_dim(node.argument(1, "dim", 0), len(shape))
+    kept = [dim for dim in range(len(shape)) if dim != removed]
+    return DimRelation(
         [
-            Link(0, source, output, dim, shape[source])
+            DimLink(0, source, output, dim, shape[source])
             for output in range(len(node.outputs))
             for dim, source in enumerate(kept)
         ]
     )
 
 
-def _cut(node: Node) -> Relation:
+def _slice_rule(node: Node) -> DimRelation:
     """slice, split, pad and similar: positions are kept, and a dimension whose size changes is partial."""
-    result = Relation()
+    result = DimRelation()
     shape = node.inputs[0].shape
     for output, value in enumerate(node.outputs):
-        result.links += same(node, 0, output)
+        result.links += same_positions(node, 0, output)
         for dim, size in enumerate(value.shape):
             if dim < len(shape) and size != shape[dim]:
                 result.partial[output, dim] = "is cut from a larger dimension or padded"
     return result
 
 
-def _cat(node: Node) -> Relation:
+def _cat(node: Node) -> DimRelation:
     out = node.outputs[0].shape
-    dim = dim_of(node.argument(1, "dim", 0), len(out))
+    dim = normalize_dim(node.argument(1, "dim", 0), len(out))
     filled = [index for index, shape in enumerate(shapes(node)) if len(shape) == len(out) and shape[dim] > 0]
     skip = () if len(filled) == 1 else (dim,)
-    result = Relation([link for operand in filled for link in same(node, operand, 0, skip)])
+    result = DimRelation([link for operand in filled for link in same_positions(node, operand, 0, skip)])
     if skip:
         result.partial[0, dim] = "is concatenated from several tensors"
     return result
 
 
-def _stack(node: Node) -> Relation:
+def _stack(node: Node) -> DimRelation:
     out = node.outputs[0].shape
-    new = dim_of(node.argument(1, "dim", 0), len(out))
+    new = normalize_dim(node.argument(1, "dim", 0), len(out))
     kept = [dim for dim in range(len(out)) if dim != new]
-    return Relation(
+    return DimRelation(
         [
-            Link(operand, source, 0, dim, out[dim])
+            DimLink(operand, source, 0, dim, out[dim])
             for operand in range(len(node.inputs))
             for source, dim in enumerate(kept)
         ]
     )
 
 
-def _index(node: Node) -> Relation:
+def _index(node: Node) -> DimRelation:
     """Advanced indexing: dimensions without an index keep their order around the indexed block."""
     shape, out = node.inputs[0].shape, node.outputs[0].shape
     indices = list(node.argument(1, "indices", ())) + [None] * len(shape)
@@ -166,37 +174,37 @@ def _index(node: Node) -> Relation:
     block = len(out) - len(kept)
     together = bool(given) and given == list(range(given[0], given[-1] + 1))
     start = given[0] if together else 0
-    result = Relation()
+    result = DimRelation()
     for position, source in enumerate(kept):
         dim = position if position < start else position + block
         if 0 <= dim < len(out) and out[dim] == shape[source]:
-            result.links.append(Link(0, source, 0, dim, out[dim]))
+            result.links.append(DimLink(0, source, 0, dim, out[dim]))
     for dim in range(start, start + block):
         result.partial[0, dim] = "is selected by an index"
     return result
 
 
-def _index_select(node: Node) -> Relation:
+def _index_select(node: Node) -> DimRelation:
     """gather and index_select: one dimension is indexed, the others are kept."""
     out = node.outputs[0].shape
-    dim = dim_of(node.argument(1, "dim", 0), len(out))
-    return Relation(same(node, 0, 0, (dim,)), partial={(0, dim): "is selected by an index"})
+    dim = normalize_dim(node.argument(1, "dim", 0), len(out))
+    return DimRelation(same_positions(node, 0, 0, (dim,)), partial={(0, dim): "is selected by an index"})
 
 
-def _pixel_shuffle(node: Node) -> Relation:
+def _pixel_shuffle(node: Node) -> DimRelation:
     shape, out = node.inputs[0].shape, node.outputs[0].shape
     channel = len(shape) - 3
-    links = same(node, 0, 0, range(channel, len(shape)))
-    links.append(Link(0, channel, 0, channel, out[channel], in_inner=shape[channel] // out[channel]))
-    return Relation(links)
+    links = same_positions(node, 0, 0, range(channel, len(shape)))
+    links.append(DimLink(0, channel, 0, channel, out[channel], in_inner=shape[channel] // out[channel]))
+    return DimRelation(links)
 
 
-RULES = rules(
+RULES = rule_table(
     (_view, "view _unsafe_view reshape _reshape_alias view_copy"),
     (_squeeze, "squeeze unsqueeze"),
     (_permute, "permute transpose t numpy_T permute_copy"),
-    (_dropped, "select unbind select_copy"),
-    (_cut, "slice split split_with_sizes narrow constant_pad_nd repeat topk unfold"),
+    (_select_rule, "select unbind select_copy"),
+    (_slice_rule, "slice split split_with_sizes narrow constant_pad_nd repeat topk unfold"),
     (_cat, "cat concat"),
     (_stack, "stack"),
     (_index, "index"),
