@@ -30,8 +30,8 @@ class Expectations:
 
     Attributes:
         skip_reason: returns, for a zoo and a model, why the zoo refuses the model; empty if it does not.
-        refused: the reason code of such a refusal.
-        audit: whether to run what would normally be skipped, and report the outcome.
+        refused_code: the reason code of such a refusal.
+        run_skipped: whether to run what would normally be skipped, and report the outcome.
     """
 
     files: ExpectationFiles | None
@@ -66,8 +66,8 @@ class Expectations:
             return NOT_RUN
         return self.refused_code if self.skip_reason(test.zoo, test.model) else ""
 
-    def audit_reason(self, test: CheckId) -> str:
-        """Return why a check would be skipped without an audit; empty if it would run, or if there is no audit."""
+    def skip_reason_ignored(self, test: CheckId) -> str:
+        """Return why a check would be skipped without `run_skipped`; empty if it would run anyway."""
         if not self.run_skipped:
             return ""
         if refusal := self.skip_reason(test.zoo, test.model):

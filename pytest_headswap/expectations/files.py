@@ -22,7 +22,7 @@ class ExpectationFiles:
 
     Attributes:
         path: absolute.
-        typed: as the user wrote it.
+        given_path: as the user wrote it.
         zoos: names of the zoos in this run.
     """
 

@@ -103,8 +103,8 @@ class ExpectationMatcher:
         An entry is unused if all its tests were observed and none of them matches or contradicts it.
 
         Args:
-            seen: the observations.
-            whole: zoos that ran completely on this machine. Only there is an entry without matching models reported.
+            observations: the observations.
+            complete: zoos that ran completely on this machine. Only there is an entry without matching models reported.
         """
         used: set[Entry] = set()
         for item in observations:

@@ -13,7 +13,7 @@ def describe(verdict: Verdict, observation: Observation, command: str, file: str
 
     Args:
         verdict: any but a plain one.
-        seen: the observation.
+        observation: the observation.
         command: the command that repeats the test.
         file: the expectations file or folder, as typed.
     """

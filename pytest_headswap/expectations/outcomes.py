@@ -21,8 +21,8 @@ class AdjustedOutcome:
 
     Attributes:
         outcome: the outcome of the result.
-        found: the outcome without expectations; empty if it is the same.
-        expected: what the file says about it.
+        raw_outcome: the outcome without expectations; empty if it is the same.
+        expectation: what the file says about it.
     """
 
     outcome: Outcome
@@ -40,12 +40,12 @@ def apply(expectations: Expectations, observation: Observation, command: str, wh
 
     Args:
         expectations: those of this run.
-        seen: the observation.
+        observation: the observation.
         command: the command that repeats the test.
         when: the phase of the test.
     """
     outcome = cast("Outcome", observation.outcome)
-    if why := expectations.audit_reason(observation.test):
+    if why := expectations.skip_reason_ignored(observation.test):
         return (
             AdjustedOutcome("xfailed", outcome, why)
             if outcome in FAILURES
@@ -76,7 +76,7 @@ def reapply(expectations: Expectations, result: Result) -> Result | None:
     test = CheckId(result.zoo, result.model, result.check)
     skipped = (result.raw_outcome or result.outcome) == "skipped"
     skip_code = result.reason if skipped and result.reason in (NOT_RUN, expectations.refused_code) else ""
-    if expectations.audit_reason(test) or skip_code != expectations.skip_code(test):
+    if expectations.skip_reason_ignored(test) or skip_code != expectations.skip_code(test):
         return None
     observation = observation_from(result)
     if observation is None:

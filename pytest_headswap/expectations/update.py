@@ -27,8 +27,8 @@ class RunScope:
     Attributes:
         models: the names of all models of each of its zoos, including those not selected.
         checks: the names of all checks.
-        here: the machine and run for which conditions are evaluated.
-        whole: zoos that ran completely.
+        environment: the machine and run for which conditions are evaluated.
+        complete: zoos that ran completely.
     """
 
     models: Mapping[str, Collection[str]]

@@ -17,9 +17,9 @@ class MemoryBudget:
     """A memory budget in bytes.
 
     Attributes:
-        model: what a model may take on top of what its process held before. A child process that exceeds it is
+        process_bytes: what a model may take on top of what its process held before. A child process that exceeds it is
             killed.
-        values: what the model's values may take, including the copies for comparison. The rest is for arithmetic.
+        tensor_bytes: what the model's values may take, including the copies for comparison. The rest is for arithmetic.
     """
 
     process_bytes: int

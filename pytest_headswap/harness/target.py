@@ -22,7 +22,7 @@ class Target:
     """A model and the name of its zoo.
 
     Attributes:
-        by_name: whether a run over the zoo finds the same model, so that a command can repeat a check.
+        reproducible: whether a run over the zoo finds the same model, so that a command can repeat a check.
     """
 
     zoo: str

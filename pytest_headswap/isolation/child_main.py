@@ -56,12 +56,12 @@ class Reply:
     """The reply to a request.
 
     Attributes:
-        value: what the executor returned, without the exception of a finding, which is in `raised`.
-        raised: the exception raised, or that of the finding.
-        warned: the warnings issued during the request.
-        changes: global state that the model changed, which would affect later models in this process.
-        imported: modules of torch imported during the request.
-        held: bytes of memory that this process holds now.
+        value: what the executor returned, without the exception of a finding, which is in `exception`.
+        exception: the exception raised, or that of the finding.
+        warnings: the warnings issued during the request.
+        global_changes: global state that the model changed, which would affect later models in this process.
+        imported_modules: modules of torch imported during the request.
+        rss: bytes of memory that this process holds now.
     """
 
     value: BuildReply | CheckReply | None

@@ -1,7 +1,7 @@
 """Run models in a child process: a crash, hang, flood of output or memory blow-up affects only that model.
 
-The pytest process, or an xdist worker, forks a runner and sends it one request at a time (`child_main.py`). While it
-waits for the reply, it monitors the runner's time, memory and output.
+The pytest process, or an xdist worker, forks a child process and sends it one request at a time (`child_main.py`).
+While it waits for the reply, it monitors the child process's time, memory and output.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from pytest_headswap.isolation.in_process_executor import InProcessExecutor
 MAX_OUTPUT = 2**20
 """The bytes that a model may print to stdout, and again to stderr."""
 
-_POLL_SECONDS = 0.05  # seconds between two looks at a busy runner
+_POLL_SECONDS = 0.05  # seconds between two looks at a busy child process
 _CHUNK = 2**16
-_STACK_SECONDS = 1.0  # time for a runner to write its stack
+_STACK_SECONDS = 1.0  # time for a child process to write its stack
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ChildProcess:
         """Send a request and return the reply; `left` is the number of seconds to wait.
 
         Raises:
-            ChildProcessDied: the runner died, or was killed for exceeding a limit.
+            ChildProcessDied: the child process died, or was killed for exceeding a limit.
         """
         try:
             return self._send_and_wait(request, activity, seconds_left, limits)
@@ -92,7 +92,7 @@ class ChildProcess:
 
     def _send_and_wait(self, request: Request, activity: str, seconds_left: float, limits: ProcessLimits) -> Reply:
         until = time.monotonic() + seconds_left
-        with suppress(OSError):  # the runner is already dead
+        with suppress(OSError):  # the child process is already dead
             self._requests.send(request)
         while True:
             seconds_left = until - time.monotonic()
@@ -148,7 +148,7 @@ class ChildProcess:
             time.sleep(0.001)
 
     def _forward_output(self) -> None:
-        """Print the runner's output, so that pytest captures it."""
+        """Print the child process's output, so that pytest captures it."""
         for file, name in list(self._outputs.items()):
             for _ in range(16):  # endless output must not delay the checks of time and memory
                 try:
@@ -174,7 +174,7 @@ class ChildProcess:
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def _request_stack(self) -> str:
-        """Have the runner write its stack, including when it runs C code, and return it."""
+        """Have the child process write its stack, including when it runs C code, and return it."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, STACK_SIGNAL)
         until, size = time.monotonic() + _STACK_SECONDS, -1

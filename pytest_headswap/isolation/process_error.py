@@ -21,7 +21,7 @@ class ChildProcessDied(ReportedError):
     Attributes:
         outcome: `crashed` or `timeout`.
         details: the stack of the process, as far as it is known.
-        taken_mb: the memory in MiB that the model had taken by then.
+        peak_memory_mb: the memory in MiB that the model had taken by then.
     """
 
     def __init__(

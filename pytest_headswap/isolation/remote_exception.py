@@ -38,7 +38,7 @@ class RemoteException:
         text: the text to print.
         pickled: the exception itself; None if it cannot be pickled or would end the run.
         module: the module of its type.
-        skips: whether it is a skip of pytest, which cannot be pickled but must remain a skip.
+        is_skip: whether it is a skip of pytest, which cannot be pickled but must remain a skip.
     """
 
     message: str

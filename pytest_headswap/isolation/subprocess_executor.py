@@ -1,7 +1,7 @@
 """Run models in child processes, and decide what to retry.
 
-A runner serves many models. It is replaced after it is lost, after a model changed its global state, or once it holds
-too much memory.
+A child process serves many models. It is replaced after it is lost, after a model changed its global state, or once it
+holds too much memory.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class SubprocessExecutor:
     """An executor that runs models in child processes.
 
     If a check loses the model's process, the model is rebuilt for the remaining checks. A model is given up if it is
-    lost while being built, is lost twice, or exceeds its time limit. If no runner can be started, for example because
-    the pytest process has threads, the remaining models run in that process, with a warning.
+    lost while being built, is lost twice, or exceeds its time limit. If no child process can be started, for example
+    because the pytest process has threads, the remaining models run in that process, with a warning.
     """
 
     def __init__(self, in_process: InProcessExecutor) -> None:
@@ -63,7 +63,7 @@ class SubprocessExecutor:
         return not self._fell_back
 
     def start(self) -> str:
-        """Start a runner and test it; return why models cannot run in one here, or an empty string."""
+        """Start a child process and test it; return why models cannot run in one here, or an empty string."""
         self._state_changed = False
         try:
             self._child = self._spawn()
@@ -151,7 +151,7 @@ class SubprocessExecutor:
         return replace(reply.value, finding=finding, notes=notes + global_changes_note(reply.global_changes))
 
     def release(self) -> None:
-        """Release the model, and close a runner whose state changed or that holds much more memory than at its start.
+        """Release the model. Close a child process whose state changed, or that holds much more memory than at first.
 
         Raises:
             ChildProcessDied: the process died or hung while releasing the model.
@@ -166,7 +166,7 @@ class SubprocessExecutor:
             self.close()
 
     def close(self) -> None:
-        """Close the runner, or the executor that replaced it."""
+        """Close the child process, or the executor that replaced it."""
         if self._child is not None:
             self._child.close()
             self._child = None
@@ -198,7 +198,7 @@ class SubprocessExecutor:
         return reply
 
     def _spawn(self) -> ChildProcess:
-        """Return a new runner. Imports the torch modules that earlier runners imported, so that no later one has to."""
+        """Return a new child process, after importing the torch modules that earlier ones imported."""
         for name in self._imported_modules:
             with suppress(Exception):
                 importlib.import_module(name)

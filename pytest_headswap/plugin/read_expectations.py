@@ -35,10 +35,10 @@ def read_expectations(
 
     Args:
         config: of the controller or a worker.
-        whole: the zoos and their selected models, on all machines.
+        selected: the zoos and their selected models, on all machines.
         checks: the names of all known checks.
         options: the values that conditions can test.
-        typed: the path as typed; empty if there is none.
+        given_path: the path as typed; empty if there is none.
         path: the same path, absolute.
 
     Raises:

@@ -94,7 +94,7 @@ def merge(folders: Sequence[Path], *, allow_missing: bool = False) -> Merged:
 
     Args:
         folders: the report folder of each shard, or the journal itself.
-        partial: merge the shards that are there; the result and its header state what is missing.
+        allow_missing: merge the shards that are there; the result and its header state what is missing.
 
     Raises:
         MergeError: the journals are not parts of one run, or contain duplicates, or something is missing.

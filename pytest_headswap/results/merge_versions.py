@@ -24,8 +24,8 @@ def merge_versions(folders: Sequence[Path], library: str, *, allow_missing: bool
 
     Args:
         folders: the report folder of each run or shard, or the journal itself.
-        by: the distribution whose version distinguishes the runs, such as `torch`; or `python`.
-        partial: merge the shards that are there.
+        library: the distribution whose version distinguishes the runs, such as `torch`; or `python`.
+        allow_missing: merge the shards that are there.
 
     Raises:
         MergeError: a journal cannot be read or does not state the version, a version occurs twice, all versions are

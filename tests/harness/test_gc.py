@@ -58,7 +58,7 @@ def pytest_unconfigure():
     monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
     result = pytester.runpytest_subprocess("--headswap-zoo=some", "--headswap-checks=metadata", "-s")
     result.assert_outcomes(passed=1, skipped=2)
-    result.stdout.fnmatch_lines(["asked hello build build build check release"])
+    result.stdout.fnmatch_lines(["asked self_test build build build check release"])
 
 
 @pytest.mark.parametrize("flags", ["-n 2", "--pdb", "--collect-only -q"])

@@ -91,7 +91,7 @@ def in_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Whether models are in the process of pytest, as on systems that cannot copy a process."""
     if request.param:
         monkeypatch.setattr(
-            "pytest_headswap.plugin.collection.select_executor.why_local", lambda config: "for this test"
+            "pytest_headswap.plugin.collection.select_executor.why_not_isolated", lambda config: "for this test"
         )
     return bool(request.param)
 

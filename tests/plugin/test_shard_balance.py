@@ -91,9 +91,9 @@ def test_models_that_cost_nothing_and_odd_names_do_no_harm() -> None:
 
 def test_another_process_with_another_seed_of_hash_agrees() -> None:
     code = (
-        "from pytest_headswap.plugin.planning.shards import part_of\n"
+        "from pytest_headswap.plugin.planning.shards import models_of_shard\n"
         "from pytest_headswap.plugin.planning.costs import Costs\n"
-        "print(part_of([f'model_{n:04}' for n in range(1400)], Costs(), 2, 8))"
+        "print(models_of_shard([f'model_{n:04}' for n in range(1400)], Costs(), 2, 8))"
     )
     outputs = {
         subprocess.run(

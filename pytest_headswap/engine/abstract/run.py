@@ -48,9 +48,9 @@ class AbstractRun:
     Attributes:
         outputs: what `forward` returned, with stand-in tensors.
         parameters: the stand-ins of the parameters by full name; tied ones appear under each name.
-        held: all stand-ins for tensors of the model, including those that are neither parameters nor buffers.
-        way: the kind of tensors the model ran on: `meta`, `fake` or `real`.
-        met: messages that say where CPU tensors met those of the model; None if this was not recorded.
+        stand_ins: all stand-ins for tensors of the model, including those that are neither parameters nor buffers.
+        tensor_kind: the kind of tensors the model ran on: `meta`, `fake` or `real`.
+        device_mixes: messages that say where CPU tensors met those of the model; None if this was not recorded.
     """
 
     outputs: Any
@@ -82,9 +82,9 @@ def abstract_run(
         model: the model.
         example_inputs: as for `find_heads`; required.
         training: True for train mode.
-        ways: kinds of tensors to try, in order, until one succeeds.
-        around: takes the stand-ins and returns a context manager that wraps forward.
-        recording: takes the stand-ins, the modules under all their names, and a function that runs an operation.
+        tensor_kinds: kinds of tensors to try, in order, until one succeeds.
+        context: takes the stand-ins and returns a context manager that wraps forward.
+        recorder: takes the stand-ins, the modules under all their names, and a function that runs an operation.
             Returns a dispatch mode that runs operations with this function.
 
     Returns:

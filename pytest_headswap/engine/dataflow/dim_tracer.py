@@ -51,11 +51,11 @@ class Trace:
         size: the class count.
         sources: tensors of the model, inputs and constants at which the dimension begins.
         projections: products of features with a weight that sets the dimension.
-        broken: reason codes and sentences that say why the dimension could not be traced further.
-        pieces: the operands of the operations where it broke, with the reason code.
+        obstacles: reason codes and sentences that say why the dimension could not be traced further.
+        partial_sources: the operands of the operations where it broke, with the reason code.
         ends: operations whose output has the dimension although none of their operands has it.
         nodes: the traced operations, the last one first.
-        joins: for a tensor of the model, the operation where it meets data from the input, and its operand index
+        merge_points: for a tensor of the model, the operation where it meets data from the input, and its operand index
             there.
     """
 

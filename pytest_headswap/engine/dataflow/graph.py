@@ -21,7 +21,7 @@ class Value:
         origin: for a source: `parameter`, `buffer`, `attribute`, `input` or `constant`.
         names: names of a source in the model.
         from_input: whether it depends on an input of the model.
-        consumers: the operations that read it.
+        users: the operations that read it.
     """
 
     __slots__ = ("from_input", "index", "names", "node", "origin", "shape", "users")
@@ -99,13 +99,13 @@ class Graph:
 
     Attributes:
         training: whether the model ran in train mode.
-        way: the kind of tensors it ran on: `meta`, `fake` or `real`.
+        tensor_kind: the kind of tensors it ran on: `meta`, `fake` or `real`.
         nodes: the operations in execution order.
         outputs: floating-point outputs by label.
         other_outputs: labels of the integer and boolean outputs.
         selections: operations whose output shape depends on the values of their arguments.
         identities: calls of `nn.Identity` modules.
-        written: names of the model's own tensors that forward wrote to.
+        mutated: names of the model's own tensors that forward wrote to.
     """
 
     training: bool

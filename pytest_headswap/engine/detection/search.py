@@ -26,12 +26,12 @@ class SearchResult:
     """The result of a search: everything learned about a model from one run in each mode.
 
     Attributes:
-        found: the heads.
+        detected: the heads.
         rejected: layers that were considered and rejected.
         notes: facts for the user, such as a mode that could not be run.
         shapes: shapes of the labelled outputs in each mode that could be run (False: eval, True: train).
-        ways: the kind of tensors that each mode was run on.
-        declared: class count that the model declares, or None.
+        tensor_kinds: the kind of tensors that each mode was run on.
+        declared_num_classes: class count that the model declares, or None.
         train_error: why train mode could not be run.
     """
 

@@ -26,7 +26,7 @@ class RunEstimate:
 
     Attributes:
         seconds: by the id of the model, such as `timm::resnet18`.
-        basis: `known`; `at most` if the costs come only from runs with more work per model; or `none`.
+        confidence: `known`; `at most` if the costs come only from runs with more work per model; or `none`.
     """
 
     seconds: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""Summarize expectations at the end of a run: unused entries, the findings of an audit, and updates of the files.
+"""Summarize expectations at the end of a run: unused entries, checks that ran although skipped, updates of the files.
 
 Used only in the controller. It sees results as they are written to the journal.
 """
@@ -43,9 +43,9 @@ class ExpectationsSummary:
     def pytest_report_header(self) -> str | None:
         """Return a line with the file and the number of its entries that apply here."""
         if self.expectations.files is None:
-            return "headswap: audit: models that the zoo refuses are run too" if self.expectations.run_skipped else None
+            return "headswap: models that the zoo refuses are run, too" if self.expectations.run_skipped else None
         count = len(self.expectations.matcher.entries)
-        note = "; audit: checks that are normally skipped are run too" if self.expectations.run_skipped else ""
+        note = "; checks that are normally skipped are run, too" if self.expectations.run_skipped else ""
         return f"headswap: expectations: {_entries(count)} of {self.expectations.files.given_path}{note}"
 
     def pytest_headswap_result(self, result: Result) -> None:
@@ -53,7 +53,7 @@ class ExpectationsSummary:
         if self.expectations.files is None and not self.expectations.run_skipped:
             return
         test = CheckId(result.zoo, result.model, result.check)
-        if why := self.expectations.audit_reason(test):
+        if why := self.expectations.skip_reason_ignored(test):
             self.without_observation.add(test)
             outcome = result.raw_outcome or result.outcome
             key = (model_id(*test[:2]), f"{outcome}: {result.message}" if result.message else outcome, why)
@@ -122,7 +122,7 @@ class ExpectationsSummary:
         store = self.expectations.files
         if self.ran_although_skipped:
             count = sum(map(len, self.ran_although_skipped.values()))
-            yield f"audit: {count} results of checks that are normally skipped; they cannot fail the run:"
+            yield f"run although skipped: {count} results of checks that are normally skipped; none can fail the run:"
             yield from _indent(
                 [_ran_although_skipped(*key, checks) for key, checks in sorted(self.ran_although_skipped.items())]
             )
