@@ -58,8 +58,8 @@ def update_class_metadata(
         new: the new class count.
         names: names of the new classes. None: `LABEL_0`, `LABEL_1`, ...
         changes: records every change.
-        containing: paths of heads; only modules that contain one of them are updated. Needed for a model without a head,
-            where the old count of 0 also matches unrelated modules. None: all modules.
+        containing: paths of heads; only modules that contain one of them are updated. Needed for a model without a
+            head, where the old count of 0 also matches unrelated modules. None: all modules.
     """
     seen: set[int] = set()
     for path, module in named_modules(model):
