@@ -33,7 +33,7 @@ def check_headswap(
     example_inputs: Any = None,
     *,
     checks: str | Iterable[str | Check] | None = None,
-    native: Callable[[int], nn.Module] | None = None,
+    build_native: Callable[[int], nn.Module] | None = None,
     evidence: str = "auto",
     device: str = "auto",
     memory_limit: str = "auto",
@@ -50,7 +50,7 @@ def check_headswap(
         num_classes: class count of the new head.
         example_inputs: a tensor, a tuple or a mapping of keyword arguments, as for `swap_head`. None: inferred.
         checks: names of checks as a list or separated by commas, or your own `Check` objects. None: all checks.
-        native: builds the model for a given class count, for `native_parity`.
+        build_native: builds the model for a given class count, for `native_parity`.
         evidence: `auto`, `abstract` or `numeric`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         memory_limit: memory budget of the model, such as `2.5GiB`. A model whose values exceed it is checked by
@@ -71,7 +71,7 @@ def check_headswap(
     """
     chosen = requested_checks(checks)
     options = make_case_options(num_classes, evidence, device, memory_limit)
-    target = resolve_target(model, example_inputs, native, name, head)
+    target = resolve_target(model, example_inputs, build_native, name, head)
     return _results(target, chosen, options)
 
 

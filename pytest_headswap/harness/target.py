@@ -51,7 +51,7 @@ class Target:
 def resolve_target(
     model: Any,
     example_inputs: Any = None,
-    native: Callable[[int], nn.Module] | None = None,
+    build_native: Callable[[int], nn.Module] | None = None,
     name: str | None = None,
     head: str | None = None,
 ) -> Target:
@@ -65,7 +65,7 @@ def resolve_target(
 
     from pytest_headswap.zoo import ModelSpec
 
-    changes: dict[str, Any] = {"native": native, "name": name, "head": head}
+    changes: dict[str, Any] = {"build_native": build_native, "name": name, "head": head}
     if example_inputs is not None:
         changes["example_inputs"] = lambda _: example_inputs
     changes = {key: value for key, value in changes.items() if value is not None}

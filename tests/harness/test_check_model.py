@@ -111,7 +111,7 @@ def test_results_of_the_builtin_zoo_are_those_of_a_pytest_run(pytester: pytest.P
 
 
 def test_a_module_is_checked_under_the_name_of_its_class() -> None:
-    results = check_headswap(Net(), example_inputs=torch.zeros(2, 8), native=Net)
+    results = check_headswap(Net(), example_inputs=torch.zeros(2, 8), build_native=Net)
     assert [result.check for result in results] == list(CHECKS)
     # older versions of torch cannot simulate a device
     assert {result.outcome for result in results if result.reason != "not_simulated"} == {"passed"}

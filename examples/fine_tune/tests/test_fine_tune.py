@@ -14,7 +14,7 @@ from torch import nn
 from pytest_headswap import parametrize_with_checks
 
 
-@parametrize_with_checks([ShapeNet()], native=ShapeNet)
+@parametrize_with_checks([ShapeNet()], build_native=ShapeNet)
 def test_the_network_can_be_swapped(model: nn.Module, check: Callable[[nn.Module], None]) -> None:
     check(model)
 

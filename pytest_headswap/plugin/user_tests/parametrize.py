@@ -32,7 +32,7 @@ def parametrize_with_checks(
     *,
     example_inputs: Any = None,
     checks: str | Iterable[str | Check] | None = None,
-    native: Callable[[int], nn.Module] | None = None,
+    build_native: Callable[[int], nn.Module] | None = None,
     evidence: str = "auto",
     device: str = "auto",
     memory_limit: str = "auto",
@@ -52,7 +52,7 @@ def parametrize_with_checks(
         num_classes: class count of the new head.
         example_inputs: as for `swap_head`; used for all models.
         checks: names of checks as a list or separated by commas, or your own `Check` objects. None: all checks.
-        native: builds the model for a given class count, for `native_parity`.
+        build_native: builds the model for a given class count, for `native_parity`.
         evidence: `auto`, `abstract` or `numeric`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         memory_limit: memory budget of a model, such as `2.5GiB`. A model whose values exceed it is checked by
@@ -72,7 +72,7 @@ def parametrize_with_checks(
     options = make_case_options(num_classes, evidence, device, memory_limit)
     parameters, names = [], Counter[str]()
     for model in _as_iterable(models):
-        target = resolve_target(model, example_inputs, native, head=head)
+        target = resolve_target(model, example_inputs, build_native, head=head)
         names[str(target.test_id(""))] += 1
         if (count := names[str(target.test_id(""))]) > 1:
             target = replace(target, spec=replace(target.spec, name=f"{target.spec.name}_{count}"), reproducible=False)
