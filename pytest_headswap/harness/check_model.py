@@ -53,9 +53,9 @@ def check_headswap(
         build_native: builds the model for a given class count, for `native_parity`.
         evidence: `auto`, `abstract` or `numeric`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        memory_limit: memory budget of the model, such as `2.5GiB`. A model whose values exceed it is checked by
-        structure.
-            The checks run in this process, so the budget is not enforced while they run.
+        memory_limit: memory budget of the model, such as `2.5GiB`. A model whose values exceed it is
+            checked with abstract evidence. The checks run in this process, so the budget is not enforced while they
+            run.
         name: name of the model in the results. None: the name of its class or of its spec.
         head: path of the head to swap, for a model with several heads that predict different classes.
 

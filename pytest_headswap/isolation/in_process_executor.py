@@ -33,7 +33,7 @@ class InProcessExecutor:
         zoos, checks: zoos and checks by name.
         options: how cases are built.
         budget: the memory that a model may take.
-        oversized: models known to exceed the budget; they are checked by structure.
+        oversized: models known to exceed the budget; they are checked with abstract evidence.
         on_case: called with each case.
         ignore_refusals: whether to build models that their zoo refuses.
         format_failure: formats an exception of a model for the process that receives it.

@@ -240,7 +240,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "evidence": (
         {"evidence": "numbers"},
         ValueError,
-        "evidence must be one of auto, structure, numeric, not 'numbers'",
+        "evidence must be one of auto, abstract, numeric, not 'numbers'",
     ),
     "device": ({"device": "gpu"}, ValueError, "device must be auto, cpu, cuda, or cuda:N"),
 }

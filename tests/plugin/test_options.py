@@ -35,7 +35,7 @@ BAD_FLAGS = {
     ),
     "unknown evidence": (
         ["--headswap-zoo=testzoo", "--headswap-evidence=numerical"],
-        "*--headswap-evidence must be one of auto, structure, numeric, not 'numerical': did you mean numeric*",
+        "*--headswap-evidence must be one of auto, abstract, numeric, not 'numerical': did you mean numeric*",
     ),
     "unknown device": (
         ["--headswap-zoo=testzoo", "--headswap-device=cuda:"],
@@ -101,7 +101,7 @@ def test_evidence_and_device_reach_the_case_the_journal_and_the_repro_command(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     flags = ["--headswap-evidence=numeric", "--headswap-device=cuda:1"]
-    project.makeini("[pytest]\nheadswap_evidence = structure\nheadswap_device = cpu\n")
+    project.makeini("[pytest]\nheadswap_evidence = abstract\nheadswap_device = cpu\n")
     only = ["--headswap-zoo=testzoo", "--headswap-models=alpha", "--headswap-checks=output_shape"]
     result = project.runpytest_inprocess(*only, *flags)
     result.stdout.fnmatch_lines(["headswap: *7 classes; numeric evidence; on cuda:1"])
@@ -113,7 +113,7 @@ def test_evidence_and_device_reach_the_case_the_journal_and_the_repro_command(
     project.runpytest_inprocess(*only)
     (item,) = journal().values()
     assert item.repro.endswith(" --headswap-evidence=abstract --headswap-device=cpu"), "those of the ini file"
-    assert asked.read_text(encoding="utf-8") == "testzoo 7 numeric cuda:1\ntestzoo 7 structure cpu\n"
+    assert asked.read_text(encoding="utf-8") == "testzoo 7 numeric cuda:1\ntestzoo 7 abstract cpu\n"
 
 
 @pytest.mark.parametrize("kind", ["abstract", "numeric"])

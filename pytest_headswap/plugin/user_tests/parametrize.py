@@ -55,8 +55,8 @@ def parametrize_with_checks(
         build_native: builds the model for a given class count, for `native_parity`.
         evidence: `auto`, `abstract` or `numeric`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        memory_limit: memory budget of a model, such as `2.5GiB`. A model whose values exceed it is checked by
-        structure.
+        memory_limit: memory budget of a model, such as `2.5GiB`. A model whose values exceed it is checked
+            with abstract evidence.
         head: path of the head to swap, for models with several heads that predict different classes.
 
     Returns:
