@@ -28,8 +28,7 @@ class ModelSpec:
         example_inputs: returns the inputs of `forward` for the built model: a tensor, a tuple of positional inputs or
             a mapping of keyword inputs. None: the engine infers them.
         build_native: returns the model as the zoo itself builds it for a given class count, or raises. None: the zoo
-            cannot
-            do that, and `native_parity` does not compare.
+            cannot do that, and `native_parity` does not compare.
         skip_reason: the reason why this model cannot be swapped, if the zoo knows one: it has no classes, or needs a
             package that is not installed. Such a model is skipped and never built.
         head: path of the head to swap, for a model with several heads that predict different classes.

@@ -90,7 +90,7 @@ def test_evidence_and_device_reach_the_case_the_journal_and_the_repro_command(
     asked = project.path / "asked.txt"
 
     def build_case(
-        zoo: str, spec: ModelSpec, num_classes: int, evidence: str = "", device: str = "", memory: int = 0
+        zoo: str, spec: ModelSpec, num_classes: int, evidence: str = "", device: str = "", tensor_bytes: int = 0
     ) -> Case:
         with asked.open("a", encoding="utf-8") as file:
             file.write(f"{zoo} {num_classes} {evidence} {device}\n" if zoo == "testzoo" else "")

@@ -27,8 +27,7 @@ _INDEXING = frozenset(f"aten::{name}" for name in ("index", "index_put", "index_
 
 
 class DeviceMixingMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Run every operation in the block, and record in `device_mixes` those that a device rejects because of CPU
-    tensors.
+    """Run every operation in the block, and record those that a device rejects because of CPU tensors.
 
     CPU tensors have values, device tensors have none. A copy from the device to the CPU, where its values could be
     read, raises NotImplementedError. With `allow_device_to_cpu`, such a copy returns an uninitialised tensor, which
