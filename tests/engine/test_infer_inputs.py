@@ -105,6 +105,16 @@ def test_inputs_that_both_modes_take_are_preferred_so_no_head_is_missed() -> Non
     assert swap.notes == ()
 
 
+def test_a_larger_image_is_tried_before_other_channels_however_many_layers_there_are() -> None:
+    class Deep(Auxiliary):
+        def __init__(self) -> None:
+            super().__init__(least=290)
+            self.unused = nn.ModuleList(nn.Conv2d(4 + width, 8, 3) for width in range(60))
+
+    swap = swap_head(Deep(), 5)
+    assert [head.path for head in swap.heads] == ["fc", "aux"]
+
+
 def test_inputs_that_only_eval_mode_takes_do_where_no_others_are() -> None:
     swap = swap_head(Auxiliary(10_000), 5)
     assert [head.path for head in swap.heads] == ["fc"]

@@ -25,6 +25,7 @@ _AUDIO_LENGTHS = (1024, 16000, 256, 128, 64, 3000, 48000)
 _CLIP_SIZES = ((16, 112), (8, 32), (4, 16), (16, 224), (8, 224))
 _NUM_TOKENS = 16
 _MAX_ATTEMPTS = 40
+_MAX_LARGER = 5  # larger images to try for the sake of train mode
 _MAX_IN_EVAL_MODE = 8  # eval-mode candidates to try before giving up on train mode
 _MAX_REAL_BYTES = 2**25  # largest candidate for real arithmetic; its activations take a multiple of this
 _MAX_REAL_SECONDS = 30.0  # time limit for candidates with real arithmetic
@@ -57,8 +58,11 @@ def infer_inputs(model: nn.Module, example_inputs: Any = None) -> Inputs:
                 attempts.append(inputs)
                 continue
             in_eval_mode.append(inputs)
-            if tensor_kind != META or _forward_error(model, inputs, tensor_kind, training=True) is None:
+            if tensor_kind != META or _forward_error(model, inputs, META, training=True) is None:
                 return _materialize(inputs, device)
+            for larger in _larger_images(inputs):
+                if all(_forward_error(model, larger, META, training=mode) is None for mode in (True, False)):
+                    return _materialize(larger, device)
             if len(in_eval_mode) == _MAX_IN_EVAL_MODE:
                 break
         if in_eval_mode:
@@ -83,6 +87,18 @@ def _forward_error(
             raise
         return error
     return None
+
+
+def _larger_images(inputs: Inputs) -> Iterator[Inputs]:
+    """Yield larger square images in place of one: an auxiliary head may need more pixels than the model without it."""
+    tensors = inputs.tensors()
+    if len(tensors) == 1 and tensors[0].dim() == 4:
+        for size in sorted(size for size in _IMAGE_SIZES if size > tensors[0].shape[-1])[:_MAX_LARGER]:
+
+            def enlarge(image: torch.Tensor, size: int = size) -> torch.Tensor:
+                return image.new_empty((*image.shape[:2], size, size))
+
+            yield inputs.map_tensors(enlarge)
 
 
 def _limited_candidates(
