@@ -156,8 +156,7 @@ def table(models: int, costs: Mapping[str, Cost]) -> list[str]:
     if "one small model" in costs:
         more = costs["one small model"].wall - costs["import"].wall
         difference = f"{abs(more):.1f} s {'more' if more >= 0 else 'less'} than importing torch and timm"
-        why = "" if more >= 0 else ", because garbage collection skips imported objects"
-        lines += ["", f"All checks of one small model take {difference}{why}."]
+        lines += ["", f"All checks of one small model take {difference}."]
     return lines
 
 
