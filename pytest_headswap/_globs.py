@@ -34,23 +34,6 @@ def escape_glob(name: str) -> str:
     return f"[!]{pattern[1:]}" if pattern.startswith("!") else pattern
 
 
-def exclude_name(patterns: Sequence[str], name: str) -> list[str]:
-    """Return the patterns, changed to exclude a name: it is removed from the list, or excluded from globs.
-
-    The result is empty if no pattern that selects a name is left.
-    """
-    own = escape_glob(name)
-    remaining = [pattern for pattern in patterns if pattern != own and not (pattern == name and is_literal(name))]
-    if len(remaining) < len(patterns) and all(pattern.startswith("!") for pattern in remaining):
-        return []
-    return [*remaining, f"!{own}"] if select_names(remaining, [name]) else remaining
-
-
-def is_literal(pattern: str) -> bool:
-    """Return whether a pattern contains no glob syntax, so that it matches only itself."""
-    return not pattern.startswith("!") and not any(sign in pattern for sign in "*?[")
-
-
 def _is_encodable(name: str) -> bool:
     try:
         name.encode()

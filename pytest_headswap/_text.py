@@ -90,7 +90,10 @@ def split_commas(text: str) -> list[str]:
     return [name for part in text.split(",") if (name := part.strip())]
 
 
-def did_you_mean(value: Any, known: Iterable[str]) -> str:
-    """Return the end of a sentence about an unknown name: similar known names, or a full stop."""
-    close = difflib.get_close_matches(str(value), list(known), n=3)
+def did_you_mean(value: Any, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return the end of a sentence about an unknown name: similar known names, or a full stop.
+
+    `cutoff` is the least similarity, from 0 to 1, as in `difflib.get_close_matches`.
+    """
+    close = difflib.get_close_matches(str(value), list(known), n=3, cutoff=cutoff)
     return f": did you mean {' or '.join(close)}?" if close else "."

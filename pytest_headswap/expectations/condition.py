@@ -1,24 +1,34 @@
-"""Conditions of entries: `torch>=2.4,<2.6`, `python<3.12, platform=linux`, `device=cuda`. All parts must hold."""
+"""Conditions of entries: `when = {torch = ">=2.4,<2.6", device = "cuda"}`. All keys must hold."""
 
 from __future__ import annotations
 
-import difflib
 import platform
 import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-ATTRIBUTES = ("platform", "machine", "device", "evidence")
-"""Names whose values are compared as text, with = and != only."""
+from pytest_headswap._text import did_you_mean
+
+WORDS: dict[str, tuple[str, ...]] = {
+    "platform": (),
+    "machine": (),
+    "device": ("cpu", "cuda"),
+    "evidence": ("auto", "abstract", "numeric"),
+}
+"""Keys that are compared as words, with their possible words; empty: any word. All other keys are libraries."""
 
 _LIBRARIES = ("python", "torch", "torchvision", "timm", "transformers", "pytest", "numpy", "pytest-headswap")
-_COMPARISON = re.compile(r"([A-Za-z][\w.-]*)?\s*(===|==|!=|<=|>=|~=|<|>|=)\s*([^\s,=<>!~]+)", re.ASCII)
-_HINT = "write it as torch<2.6, python>=3.11, platform=linux, machine=x86_64, device=cuda or evidence=abstract"
+_EXAMPLE = '{torch = "<2.6", platform = "linux"}'
+_OLD_FORM = re.compile(r"([\w-]+)\s*(?:=(?!=)\s*)?(\S.*)", re.ASCII)
+
+Condition = tuple[tuple[str, SpecifierSet | tuple[str, ...]], ...]
+"""Each key with the versions or the words that it accepts; empty: always true."""
 
 
 class ConditionError(ValueError):
@@ -51,8 +61,8 @@ class Environment:
         except PackageNotFoundError:
             return None
 
-    def attribute(self, name: str) -> str:
-        """Return the value of a name that is compared as text."""
+    def word(self, name: str) -> str:
+        """Return the value of one of `WORDS`."""
         match name:
             case "platform":
                 return sys.platform
@@ -70,70 +80,72 @@ class Environment:
         return "cuda" if self.gpus() else "cpu"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One comparison."""
-
-    name: str
-    operator: str
-    value: str
-
-    def evaluate(self, environment: Environment) -> bool:
-        """Return whether the comparison holds here. A library that is not installed satisfies none.
-
-        Raises:
-            ConditionError: an installed version cannot be parsed, or a name looks mistyped.
-        """
-        if self.name in ATTRIBUTES:
-            return (environment.attribute(self.name) == self.value) is (self.operator == "=")
-        installed = environment.version(self.name)
-        if installed is None:
-            known = (*ATTRIBUTES, *_LIBRARIES, *environment.versions)
-            close = difflib.get_close_matches(self.name, known, n=1, cutoff=0.75)
-            if close and self.name not in known:
-                raise ConditionError(f"{self.name!r} is not installed: did you mean {close[0]}?")
-            return False
-        try:
-            parsed = Version(installed)
-        except InvalidVersion as error:
-            raise ConditionError(f"{self.name} has the version {installed!r}, which cannot be compared") from error
-        return SpecifierSet(f"{self.operator}{self.value}").contains(parsed, prereleases=True)
-
-
-def parse_condition(text: str) -> tuple[Comparison, ...]:
-    """Parse a condition into comparisons; one without a name uses the previous name.
+def read_condition(value: Any) -> Condition:
+    """Return the condition that a TOML value describes.
 
     Raises:
-        ConditionError: the text is not a condition.
+        ConditionError: the value is not a table of versions and words.
     """
-    terms: list[Comparison] = []
-    for part in text.split(","):
-        match = _COMPARISON.fullmatch(part.strip())
-        if match is None or not (match[1] or terms):
-            raise ConditionError(f"{part.strip()!r} is not a condition: {_HINT}")
-        name = match[1] or terms[-1].name
-        terms.append(_comparison(name, "=" if match[2] == "==" and name in ATTRIBUTES else match[2], match[3]))
-    return tuple(terms)
+    if not isinstance(value, Mapping) or not value:
+        raise ConditionError(f"when must be a table such as {_EXAMPLE}, not {value!r}{_suggestion(value)}")
+    return tuple((key, _words(key, item) if key in WORDS else _versions(key, item)) for key, item in value.items())
 
 
-def _comparison(name: str, operator: str, value: str) -> Comparison:
-    if name in ATTRIBUTES:
-        if operator not in ("=", "!="):
-            raise ConditionError(f"{name} is compared with = or !=, not with {operator}")
-        return Comparison(name, operator, value)
-    operator = "==" if operator == "=" else operator
+def _words(key: str, value: Any) -> tuple[str, ...]:
+    words = tuple(value) if isinstance(value, list) else (value,)
+    known = WORDS[key]
+    for word in words:
+        if not isinstance(word, str) or not re.fullmatch(r"[\w.-]+", word):
+            raise ConditionError(f"when.{key} must be a word or a list of words, not {value!r}")
+        if known and word not in known:
+            raise ConditionError(f"when.{key} is {word!r}{did_you_mean(word, known)} It can be {' or '.join(known)}")
+    if not words:
+        raise ConditionError(f"when.{key} must be a word or a list of words, not {value!r}")
+    return words
+
+
+def _versions(key: str, value: Any) -> SpecifierSet:
     try:
-        SpecifierSet(f"{operator}{value}")
-    except InvalidSpecifier as error:
-        raise ConditionError(f"{name}{operator}{value} does not end in a version: {_HINT}") from error
-    return Comparison(name, operator, value)
+        if isinstance(value, str) and value.strip():
+            return SpecifierSet(value)
+    except InvalidSpecifier:
+        pass
+    raise ConditionError(f'when.{key} must compare versions, such as "<2.6", "==2.6.*" or ">=2.4,<2.6", not {value!r}')
 
 
-def evaluate(text: str, environment: Environment) -> bool:
-    """Return whether a condition holds here; an empty one always does.
+def _suggestion(value: Any) -> str:
+    """Return how to write a comparison such as `torch<2.6` as a table, if it is one."""
+    match = _OLD_FORM.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return ""
+    try:
+        read_condition({match[1]: match[2]})
+    except ConditionError:
+        return ""
+    return f': write when = {{{match[1]} = "{match[2]}"}}'
+
+
+def evaluate(condition: Condition, environment: Environment) -> bool:
+    """Return whether a condition holds here. The versions of a library that is not installed never do.
 
     Raises:
-        ConditionError: the condition cannot be evaluated.
+        ConditionError: an installed version cannot be parsed, or the name of a library looks mistyped.
     """
-    values = [term.evaluate(environment) for term in parse_condition(text)] if text else []  # all, to report typos
-    return all(values)
+    holds = [_holds(key, accepted, environment) for key, accepted in condition]  # all of them, to report typos
+    return all(holds)
+
+
+def _holds(key: str, accepted: SpecifierSet | tuple[str, ...], environment: Environment) -> bool:
+    if isinstance(accepted, tuple):
+        return environment.word(key) in accepted
+    installed = environment.version(key)
+    if installed is None:
+        known = (*WORDS, *_LIBRARIES, *environment.versions)
+        hint = did_you_mean(key, known, cutoff=0.85)  # torchao is not a mistyped torch
+        if key not in known and hint != ".":
+            raise ConditionError(f"when.{key} names a library that is not installed{hint}")
+        return False
+    try:
+        return accepted.contains(Version(installed), prereleases=True)
+    except InvalidVersion as error:
+        raise ConditionError(f"when.{key}: the installed version {installed!r} cannot be compared") from error

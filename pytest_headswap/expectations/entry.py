@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pytest_headswap.expectations.condition import ConditionError, parse_condition
+from pytest_headswap._text import did_you_mean
+from pytest_headswap.expectations.condition import Condition, ConditionError, read_condition
 
 EXPECTABLE_OUTCOMES = ("failed", "error", "skipped", "crashed", "timeout")
 TODO = "TODO"
 """The prefix of reasons that a run wrote and that nobody has completed yet."""
 
-_SINGULAR = {"model": "models", "check": "checks", "message": "match", "condition": "when", "why": "reason"}
-
 
 class EntryError(ValueError):
-    """An entry is invalid; the message says what to write instead, `key` names the faulty key."""
-
-    def __init__(self, message: str, key: str = "") -> None:
-        super().__init__(message)
-        self.key = key
+    """An entry is invalid; the message says what to write instead."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +26,14 @@ class Entry:
 
     Attributes:
         models, checks: globs; `!glob` excludes.
-        outcome: one of `EXPECTABLE`.
+        outcome: one of `EXPECTABLE_OUTCOMES`.
         code: the reason code of a skip or an error; empty: any.
         match: a regular expression to find in the message; empty: any message.
-        when: a condition (`condition.py`); empty: always.
+        when: the condition under which the entry applies.
         may_pass: whether passing is also accepted.
         run: False: the check is not run.
-        path, line: the location of the entry.
+        path: the file, as shown in messages.
+        line, last_line: the first line of the entry, and the last one with a value.
     """
 
     zoo: str
@@ -47,12 +42,13 @@ class Entry:
     outcome: str
     code: str
     match: str
-    when: str
+    when: Condition
     may_pass: bool
     run: bool
     reason: str
     path: Path
     line: int
+    last_line: int
 
     @property
     def where(self) -> str:
@@ -76,10 +72,10 @@ class Entry:
         return f"{self.outcome}{code}" + (f" with a message that matches {self.match!r}" if self.match else "")
 
 
-KEYS = tuple(item.name for item in fields(Entry) if item.name not in ("path", "line"))
+KEYS = tuple(item.name for item in fields(Entry) if item.name not in ("path", "line", "last_line"))
 
 
-def read_entry(table: Mapping[str, Any], zoo: str, path: Path, line: int) -> Entry:
+def read_entry(table: Mapping[str, Any], zoo: str, path: Path, line: int, last_line: int) -> Entry:
     """Return the entry of a table; `zoo` is the default for entries that name none.
 
     Raises:
@@ -87,14 +83,14 @@ def read_entry(table: Mapping[str, Any], zoo: str, path: Path, line: int) -> Ent
     """
     for key in table:
         if key not in KEYS:
-            close = [_SINGULAR[key]] if key in _SINGULAR else difflib.get_close_matches(key, KEYS, n=1)
-            raise EntryError(
-                f"unknown key {key!r}{f': did you mean {close[0]}?' if close else '.'} An entry has {', '.join(KEYS)}",
-                key,
-            )
+            raise EntryError(f"unknown key {key!r}{did_you_mean(key, KEYS)} An entry has {', '.join(KEYS)}")
     outcome = _text(table, "outcome")
     if outcome not in EXPECTABLE_OUTCOMES:
-        raise EntryError(f"outcome is {outcome!r}, but has to be one of {', '.join(EXPECTABLE_OUTCOMES)}", "outcome")
+        raise EntryError(f"outcome must be one of {', '.join(EXPECTABLE_OUTCOMES)}, not {outcome!r}")
+    try:
+        when = read_condition(table["when"]) if "when" in table else ()
+    except ConditionError as error:
+        raise EntryError(str(error)) from error
     entry = Entry(
         zoo=_text(table, "zoo", zoo),
         models=_patterns(table, "models"),
@@ -102,12 +98,13 @@ def read_entry(table: Mapping[str, Any], zoo: str, path: Path, line: int) -> Ent
         outcome=outcome,
         code=_text(table, "code", ""),
         match=_text(table, "match", ""),
-        when=_text(table, "when", ""),
+        when=when,
         may_pass=_boolean(table, "may_pass", default=False),
         run=_boolean(table, "run", default=True),
         reason=_text(table, "reason"),
         path=path,
         line=line,
+        last_line=last_line,
     )
     _validate(entry)
     return entry
@@ -118,19 +115,18 @@ def _validate(entry: Entry) -> None:
         try:
             re.compile(entry.match)
         except re.error as error:
-            raise EntryError(f"match is not a regular expression ({error}): {entry.match!r}", "match") from error
-    if entry.when:
-        try:
-            parse_condition(entry.when)
-        except ConditionError as error:
-            raise EntryError(f"when: {error}", "when") from error
+            raise EntryError(f"match is not a regular expression ({error}): {entry.match!r}") from error
     if entry.code and entry.outcome not in ("skipped", "error"):
-        raise EntryError(f"what is {entry.outcome} has no code: take match in its place", "code")
+        raise EntryError(f"code requires outcome skipped or error, not {entry.outcome}: use match instead")
     if not entry.run and (entry.outcome != "skipped" or entry.match or entry.code or entry.may_pass):
-        raise EntryError(
-            'with run = false, the check is not made: outcome has to be "skipped", without match, code and may_pass',
-            "run",
-        )
+        raise EntryError('run = false requires outcome = "skipped", without match, code and may_pass')
+
+
+_HINTS = {
+    "reason": ": say why this is so, in words that a maintainer of the zoo would accept",
+    "outcome": f": write one of {', '.join(EXPECTABLE_OUTCOMES)}",
+    "models": ': write a glob such as "resnet*", or a list of globs',
+}
 
 
 def _text(table: Mapping[str, Any], key: str, default: str | None = None) -> str:
@@ -138,15 +134,8 @@ def _text(table: Mapping[str, Any], key: str, default: str | None = None) -> str
     if value is None:
         raise EntryError(f"{key} is missing{_HINTS.get(key, '')}")
     if not isinstance(value, str) or (key in table and not value.strip()):
-        raise EntryError(f"{key} has to be text that is not empty, not {value!r}{_HINTS.get(key, '')}", key)
+        raise EntryError(f"{key} must be text that is not empty, not {value!r}{_HINTS.get(key, '')}")
     return value
-
-
-_HINTS = {
-    "reason": ": say why this is so, in words that a maintainer of the zoo would accept",
-    "outcome": f": write one of {', '.join(EXPECTABLE_OUTCOMES)}",
-    "models": ': write a glob such as "resnet*", or a list of them',
-}
 
 
 def _patterns(table: Mapping[str, Any], key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
@@ -155,15 +144,15 @@ def _patterns(table: Mapping[str, Any], key: str, default: tuple[str, ...] | Non
         raise EntryError(f"{key} is missing{_HINTS['models']}")
     patterns = (value,) if isinstance(value, str) else value
     if not isinstance(patterns, (list, tuple)) or not patterns:
-        raise EntryError(f"{key} has to be a glob or a list of globs, not {value!r}", key)
+        raise EntryError(f"{key} must be a glob or a list of globs, not {value!r}")
     for pattern in patterns:
         if not isinstance(pattern, str) or not pattern.removeprefix("!").strip():
-            raise EntryError(f"{key} has to be a glob or a list of globs, and {pattern!r} is not one", key)
+            raise EntryError(f"{key} must be a glob or a list of globs, but {pattern!r} is not a glob")
     return tuple(patterns)
 
 
 def _boolean(table: Mapping[str, Any], key: str, *, default: bool) -> bool:
     value = table.get(key, default)
     if not isinstance(value, bool):
-        raise EntryError(f"{key} has to be true or false, not {value!r}", key)
+        raise EntryError(f"{key} must be true or false, not {value!r}")
     return value

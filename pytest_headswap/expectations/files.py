@@ -1,17 +1,22 @@
-"""Locate, read and write expectations files. Writes are atomic, and made by one process at a time."""
+"""Locate, read and write expectations files. Writes are atomic, and only one process writes at a time."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from pytest_headswap.expectations.toml_document import Document, DocumentError, parse_document
+from pytest_headswap.expectations.update import Update
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 SUFFIX = ".toml"
 
@@ -65,33 +70,30 @@ class ExpectationFiles:
         """
         zoo = next((zoo for zoo, file in self.files().items() if file == path), "") if self.is_folder else path.stem
         document = parse_document(text, self.display_path(path), zoo)
-        for part in document.parts if self.is_folder else ():
-            if part.entry.zoo != zoo:
+        for entry in document.entries if self.is_folder else ():
+            if entry.zoo != zoo:
                 raise DocumentError(
-                    f"{part.entry.where}: zoo is {part.entry.zoo!r}, but in this folder the file is that of {zoo!r}: "
+                    f"{entry.where}: zoo is {entry.zoo!r}, but in this folder the file is that of {zoo!r}: "
                     "leave zoo out, or move the entry to the file of its zoo"
                 )
         return document
 
-    def update(self, path: Path, change: Callable[[Document], None]) -> tuple[str, str]:
-        """Change a file under a lock; return its text before and after.
+    def update(self, path: Path, change: Callable[[Document], Update]) -> tuple[str, Update]:
+        """Change a file under a lock; return its old text and the update.
 
         Raises:
             DocumentError: the file cannot be read, is no longer valid, or cannot be written.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(path.parent):
+            with _lock(path):
                 before = _read(path) if path.exists() else ""
-                document = self.parse(before, path)
-                change(document)
-                after = document.text
-                self.parse(after, path)  # check that the new text is valid
-                if after != before:
-                    _write_atomically(path, after)
+                update = change(self.parse(before, path))
+                if update.document.text != before:
+                    _write_atomically(path, update.document.text)
         except OSError as error:
             raise DocumentError(f"cannot write {path}: {error.strerror or error}") from error
-        return before, after
+        return before, update
 
 
 def require_known_zoo(documents: Sequence[Document], known: Mapping[str, object]) -> None:
@@ -101,10 +103,10 @@ def require_known_zoo(documents: Sequence[Document], known: Mapping[str, object]
         DocumentError: there is such an entry.
     """
     for document in documents:
-        for part in document.parts:
-            if part.entry.zoo == document.zoo and document.zoo not in known:
+        for entry in document.entries:
+            if entry.zoo == document.zoo and document.zoo not in known:
                 raise DocumentError(
-                    f"{part.entry.where}: zoo is missing, and the file is not called after one: "
+                    f"{entry.where}: zoo is missing, and the file is not named after one: "
                     f'write zoo = "{next(iter(known), "timm")}"'
                 )
 
@@ -119,20 +121,16 @@ def _read(path: Path) -> str:
         raise DocumentError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Run a block in one process on this machine at a time. Windows has no such lock."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
+def _lock(path: Path) -> FileLock:
+    """Return the lock of a file, for all processes of a user on this machine.
 
-    lock = os.open(folder, os.O_RDONLY)  # lock the folder itself: a lock file would be left behind
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
+    It lies in the temporary folder because the lock file stays after its release.
+    """
+    from filelock import FileLock  # only updates pay for this import
+
+    user = os.getuid() if hasattr(os, "getuid") else ""  # another user cannot open the lock file
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"pytest-headswap-{user}-{digest}.lock")
 
 
 def _write_atomically(path: Path, text: str) -> None:

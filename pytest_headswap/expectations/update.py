@@ -1,7 +1,7 @@
-"""Update an expectations file with the observations of a run, and change nothing else in it.
+"""Update an expectations file with the observations of a run.
 
-Checks that pass are removed from their entries, and unexplained failures are added. Entries without observations, or
-whose condition does not hold here, stay unchanged.
+Unexplained failures are appended, and entries that nothing needs are deleted. Nothing else changes. If only a part of
+an entry is still needed, the entry stays, and the update lists the checks that no longer need it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_headswap._globs import escape_glob, exclude_name, is_literal, select_names
+from pytest_headswap._globs import escape_glob
 from pytest_headswap.expectations.condition import Environment, evaluate
 from pytest_headswap.expectations.entry import TODO, Entry
 from pytest_headswap.expectations.matcher import FAILURES, ExpectationMatcher, Observation, make_matcher
-from pytest_headswap.expectations.toml_document import Document, EntryText
+from pytest_headswap.expectations.toml_document import Document
+from pytest_headswap.results.ids import CheckId
 
 _MAX_CHARS = 100  # characters of a message that go into an entry
 _VARIABLE_PART = re.compile(r"(0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
+_ASK = f"{TODO}: say why, in words that a maintainer would accept"
 
 
 @dataclass(frozen=True)
@@ -37,26 +39,36 @@ class RunScope:
     complete: Collection[str] = ()
 
     def matcher(self, documents: Sequence[Document]) -> ExpectationMatcher:
-        """Return the judge of the entries that apply here."""
+        """Return the matcher for the entries of the run's zoos whose conditions hold."""
         return make_matcher(
-            [part.entry for document in documents for part in self.active_entries(document)],
+            [
+                entry
+                for document in documents
+                for entry in document.entries
+                if entry.zoo in self.models and evaluate(entry.when, self.environment)
+            ],
             self.models,
             self.checks,
             [zoo for document in documents if document.strict_skips for zoo in _zoos_of(document, self.models)],
         )
 
-    def active_entries(self, document: Document) -> list[EntryText]:
-        """Return the entries of the run's zoos whose conditions hold."""
-        return [
-            part
-            for part in document.parts
-            if part.entry.zoo in self.models and evaluate(part.entry.when, self.environment)
-        ]
-
 
 def _zoos_of(document: Document, zoos: Collection[str]) -> list[str]:
     """Return the zoos that a file covers: the one it is named after, or else all."""
     return [document.zoo] if document.zoo in zoos else list(zoos)
+
+
+@dataclass(frozen=True)
+class Update:
+    """An updated file.
+
+    Attributes:
+        document: the new file.
+        to_narrow: entries of the new file that must be narrowed by hand, with the checks that no longer need them.
+    """
+
+    document: Document
+    to_narrow: Mapping[Entry, Sequence[CheckId]]
 
 
 @dataclass(frozen=True, order=True)
@@ -70,86 +82,73 @@ class _EntryKey:
     reason: str
 
 
-def update_document(document: Document, scope: RunScope, observations: Sequence[Observation]) -> None:
-    """Change a file so that it expects the observations."""
+def update_document(document: Document, scope: RunScope, observations: Sequence[Observation]) -> Update:
+    """Return a file that expects the observations, as far as its entries need not be narrowed for that."""
     matcher = scope.matcher([document])
-    no_longer: dict[Entry, dict[str, set[str]]] = {}
-    new: dict[_EntryKey, dict[str, set[str]]] = {}
-    for item in observations:
-        verdict = matcher.verdict(item)
+    verdicts = [(item, matcher.verdict(item)) for item in observations]
+    needed = {entry for _, verdict in verdicts if verdict.kind == "expected" for entry in verdict.entries}
+    outdated: dict[Entry, list[CheckId]] = {}
+    for item, verdict in verdicts:
         if verdict.kind in ("unexpected_pass", "mismatch"):
             for entry in verdict.entries:
-                no_longer.setdefault(entry, {}).setdefault(item.test.model, set()).add(item.test.check)
-        is_new = verdict.kind in ("none", "mismatch") and item.outcome in FAILURES
-        is_new = is_new or (item.outcome == "skipped" and _must_list_skip(matcher, item, verdict.kind))
-        if is_new:
-            kind = _entry_key(item, verdict.entries)
-            new.setdefault(kind, {}).setdefault(item.test.model, set()).add(item.test.check)
-    for part in scope.active_entries(document):
-        if part.entry in no_longer:
-            _narrow(document, part, scope, no_longer[part.entry])
-    unused = scope.matcher([document]).unused_entries(observations, scope.complete)
-    for part in scope.active_entries(document):
-        if part.entry in unused and not part.entry.may_pass:
-            document.remove(part)
-    for kind in sorted(new):
-        _add(document, scope, kind, new[kind])
-
-
-def _must_list_skip(matcher: ExpectationMatcher, item: Observation, kind: str) -> bool:
-    return kind in ("unlisted_skip", "mismatch") and item.test.zoo in matcher.strict_skips
-
-
-def _narrow(document: Document, part: EntryText, scope: RunScope, no_longer: Mapping[str, set[str]]) -> None:
-    """Remove checks of models from an entry, and keep all others."""
-    entry = part.entry
-    models = select_names(entry.models, scope.models[entry.zoo])
-    checks = select_names(entry.checks, scope.checks)
-    common = set.intersection(*no_longer.values())
-    if models == no_longer.keys() and common != checks and all(of_model == common for of_model in no_longer.values()):
-        patterns = list(entry.checks)
-        for check in sorted(common):
-            patterns = exclude_name(patterns, check)
-        document.change(part, checks=patterns)
-        return
-    left: dict[frozenset[str], list[str]] = {}
-    for model in sorted(no_longer):
-        if rest := checks - no_longer[model]:
-            left.setdefault(rest, []).append(escape_glob(model))
-    for rest in sorted(left, key=sorted):
-        document.copy(part, models=left[rest], checks=_check_patterns(rest, checks, entry.checks))
-    if models == no_longer.keys():  # only names from another version of the zoo can remain
-        names = scope.models[entry.zoo]
-        patterns = [pattern for pattern in entry.models if is_literal(pattern) and not select_names([pattern], names)]
-    else:
-        patterns = list(entry.models)
-        for model in sorted(no_longer):
-            patterns = exclude_name(patterns, model)
-    if patterns:
-        document.change(part, models=patterns)
-    else:
-        document.remove(part)
-
-
-def _check_patterns(rest: frozenset[str], checks: frozenset[str], patterns: tuple[str, ...]) -> list[str]:
-    return list(patterns) if rest == checks else [escape_glob(check) for check in sorted(rest)]
+                outdated.setdefault(entry, []).append(item.test)
+    ran = {item.test for item in observations}
+    deleted = set()
+    for scoped in matcher.entries:
+        entry, tests = scoped.entry, set(scoped.tests())
+        if not tests:
+            unused = entry.zoo in scope.complete and not entry.may_pass
+        else:
+            unused = tests <= set(outdated.get(entry, ())) if entry.may_pass else tests <= ran
+        if unused and entry not in needed:
+            deleted.add(entry)
+    new: dict[_EntryKey, dict[str, set[str]]] = {}
+    for item, verdict in verdicts:
+        strict_skip = item.outcome == "skipped" and item.test.zoo in matcher.strict_skips
+        listed = verdict.kind == "expected" or not (item.outcome in FAILURES or strict_skip)
+        # a test must not be covered by entries with different outcomes: the old one has to be narrowed first
+        if not listed and all(entry in deleted or entry.outcome == item.outcome for entry in verdict.entries):
+            key = _entry_key(item, verdict.entries)
+            new.setdefault(key, {}).setdefault(item.test.model, set()).add(item.test.check)
+    added = [values for key in sorted(new) for values in _new_entries(document, scope, key, new[key])]
+    updated = document.edit(deleted, added)
+    kept = [entry for entry in document.entries if entry not in deleted]
+    moved = dict(zip(kept, updated.entries, strict=False))
+    return Update(updated, {moved[entry]: outdated[entry] for entry in kept if entry in outdated})
 
 
 def _entry_key(item: Observation, entries: Sequence[Entry]) -> _EntryKey:
-    before = "; ".join(dict.fromkeys(" ".join(entry.reason.split()).removeprefix(f"{TODO}: ") for entry in entries))
-    ask = "say why, in words that a maintainer would accept"
-    if ask in before:
-        before = ""
-    reason = f"{TODO}: {ask}{f'. For what was seen before, this was: {before}' if before else ''}"
+    old = "; ".join(dict.fromkeys(" ".join(entry.reason.split()) for entry in entries if not entry.is_todo))
     message_is_stable = item.outcome in ("failed", "error")  # a crash or timeout never happens at quite the same place
-    code = item.code if item.outcome in ("skipped", "error") else ""
     return _EntryKey(
         item.test.zoo,
         item.outcome,
-        code,
+        item.code if item.outcome in ("skipped", "error") else "",
         message_pattern(item.message, item.test.model) if message_is_stable else "",
-        reason,
+        f"{_ASK}. The reason for another result was: {old}" if old else _ASK,
     )
+
+
+def _new_entries(
+    document: Document, scope: RunScope, key: _EntryKey, checks_of: Mapping[str, set[str]]
+) -> list[dict[str, str | list[str]]]:
+    """Return the keys and values of new entries, one for all models with the same checks."""
+    models_of: dict[frozenset[str], list[str]] = {}
+    for model in sorted(checks_of):
+        models_of.setdefault(frozenset(checks_of[model]), []).append(model)
+    entries = []
+    for checks in sorted(models_of, key=sorted):
+        values: dict[str, str | list[str]] = {
+            "zoo": "" if key.zoo == document.zoo else key.zoo,
+            "models": [escape_glob(model) for model in models_of[checks]],
+            "checks": [] if checks == frozenset(scope.checks) else [escape_glob(check) for check in sorted(checks)],
+            "outcome": key.outcome,
+            "code": key.code,
+            "match": key.match,
+            "reason": key.reason,
+        }
+        entries.append({name: value for name, value in values.items() if value})
+    return entries
 
 
 def message_pattern(message: str, model: str) -> str:
@@ -174,39 +173,3 @@ def _escape(text: str) -> str:
     """Return a readable regular expression for a text; a character that cannot be encoded becomes a dot."""
     escaped = re.sub(r"([\\.^$*+?{}\[\]|()])", r"\\\1", text)
     return re.sub(r"[\ud800-\udfff]", ".", escaped)
-
-
-def _add(document: Document, scope: RunScope, kind: _EntryKey, checks_of: Mapping[str, set[str]]) -> None:
-    """Write entries for new observations: one for all models with the same checks."""
-    models_of: dict[frozenset[str], list[str]] = {}
-    for model in sorted(checks_of):
-        models_of.setdefault(frozenset(checks_of[model]), []).append(model)
-    for checks in sorted(models_of, key=sorted):
-        models = [escape_glob(model) for model in models_of[checks]]
-        part = _existing_todo(document, scope, kind, checks)
-        if part is not None:
-            document.change(part, models=[*part.entry.models, *models])
-            continue
-        zoo = {"zoo": kind.zoo} if kind.zoo != document.zoo else {}
-        every = checks == frozenset(scope.checks)
-        listed_checks = {} if every else {"checks": [escape_glob(check) for check in sorted(checks)]}
-        optional = {"code": kind.code, "match": kind.match}
-        document.add(
-            **zoo,
-            models=models,
-            **listed_checks,
-            outcome=kind.outcome,
-            **{key: value for key, value in optional.items() if value},
-            reason=kind.reason,
-        )
-
-
-def _existing_todo(document: Document, scope: RunScope, kind: _EntryKey, checks: frozenset[str]) -> EntryText | None:
-    """Return the entry that an earlier run wrote for the same observations, if its reason is still to be written."""
-    for part in scope.active_entries(document):
-        entry = part.entry
-        same = _EntryKey(entry.zoo, entry.outcome, entry.code, entry.match, entry.reason) == kind and not entry.when
-        names = all(is_literal(pattern) or pattern.startswith("[!]") for pattern in entry.models)
-        if same and names and not entry.may_pass and entry.run and select_names(entry.checks, scope.checks) == checks:
-            return part
-    return None

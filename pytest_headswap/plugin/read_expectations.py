@@ -99,12 +99,11 @@ def _validate(documents: list[Document], store: ExpectationFiles, scope: RunScop
     if not store.is_folder:
         require_known_zoo(documents, dict.fromkeys([*scope.models, *zoo_names()]))
     for document in documents:
-        for part in document.parts:
-            entry = part.entry
+        for entry in document.entries:
             try:
                 applies = evaluate(entry.when, scope.environment)
             except ConditionError as error:
-                raise DocumentError(f"{entry.where}: when: {error}") from error
+                raise DocumentError(f"{entry.where}: {error}") from error
             if applies and entry.zoo in scope.models:
                 _require_known_checks(entry, scope.checks)
 

@@ -15,7 +15,7 @@ from pytest_headswap import REASONS, load_zoo, report, strategies
 from pytest_headswap.case.finding import SKIP_REASONS
 from pytest_headswap.checks import CHECKS
 from pytest_headswap.cli.main import _parser
-from pytest_headswap.expectations.condition import ATTRIBUTES
+from pytest_headswap.expectations.condition import WORDS
 from pytest_headswap.expectations.entry import EXPECTABLE_OUTCOMES, KEYS
 from pytest_headswap.plugin import hookspecs
 from pytest_headswap.plugin.options import add_options
@@ -109,12 +109,13 @@ def test_every_outcome_is_documented() -> None:
 
 
 def test_every_key_of_an_expectation_is_documented() -> None:
-    (keys,) = tables_of(DOCS / "expectations.md")
+    keys, conditions = tables_of(DOCS / "expectations.md")
     told = {named(key): meaning for key, meaning in keys}
     assert told.keys() == set(KEYS)
     assert set(re.findall(r"`(\w+)`", told["outcome"])) == set(EXPECTABLE_OUTCOMES)
-    source = (DOCS / "expectations.md").read_text(encoding="utf-8")
-    assert all(f"`{word}=" in source for word in ATTRIBUTES)
+    values = {named(key): meaning for key, meaning in conditions[1:]}
+    assert values.keys() == WORDS.keys()
+    assert all(f"`{word}`" in values[key] for key, words in WORDS.items() for word in words)
 
 
 def test_every_zoo_is_documented() -> None:

@@ -1,12 +1,12 @@
 """Summarize expectations at the end of a run: unused entries, checks that ran although skipped, updates of the files.
 
-Used only in the controller. It sees results as they are written to the journal.
+Only the controller uses this module. It sees results as they are written to the journal.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +22,13 @@ from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId, model_id
 
 _MAX_LINES = 50  # lines of a list
-_MAX_LISTED = 3  # checks to list by name
+_MAX_CHECKS = 3  # checks to list by name
+_MAX_TO_NARROW = 20  # checks to list by name under an entry
 _MAX_CHARS = 200  # characters of a line
 
 
 class ExpectationsSummary:
-    """Collects results, and compares them with the expectations files at the end."""
+    """Collect results, and compare them with the expectations files at the end."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -37,6 +38,7 @@ class ExpectationsSummary:
         self.ran_although_skipped: dict[tuple[str, str, str], list[str]] = {}
         self.unused_entries: list[Entry] = []
         self.todo_entries: list[Entry] = []
+        self.to_narrow: dict[Entry, Sequence[CheckId]] = {}
         self.diff: list[str] = []
         self.problem = ""
 
@@ -49,7 +51,7 @@ class ExpectationsSummary:
         return f"headswap: expectations: {_entries(count)} of {self.expectations.files.given_path}{note}"
 
     def pytest_headswap_result(self, result: Result) -> None:
-        """Keep what is needed to judge the files, if there are any."""
+        """Keep the observation behind a result, if expectations are matched in this run."""
         if self.expectations.files is None and not self.expectations.run_skipped:
             return
         test = CheckId(result.zoo, result.model, result.check)
@@ -67,7 +69,7 @@ class ExpectationsSummary:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Judge the entries and update the files. Runs after the recorder, whose last results arrive here."""
+        """Find unused entries and update the files. Run after the recorder, whose last results arrive here."""
         if session.config.option.collectonly or self.expectations.files is None:
             return
         matcher = self.expectations.matcher
@@ -102,12 +104,14 @@ class ExpectationsSummary:
             of_file = replace(scope, models={zoo: scope.models[zoo] for zoo in zoos})
             observations = [item for item in self.observations if item.test.zoo in zoos]
             try:
-                before, after = store.update(path, lambda document: update_document(document, of_file, observations))  # noqa: B023
+                before, update = store.update(path, lambda document: update_document(document, of_file, observations))  # noqa: B023
             except (DocumentError, ConflictError) as error:
                 self.problem = f"{store.display_path(path)} was not updated: {error}"
                 return
             name = str(store.display_path(path))
+            after = update.document.text
             self.diff += difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="")
+            self.to_narrow |= update.to_narrow
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the summary in its own section, if there is anything to print."""
@@ -128,7 +132,7 @@ class ExpectationsSummary:
             )
         strict = [entry for entry in self.unused_entries if not entry.may_pass]
         if strict and store is not None:
-            fix = "They were removed" if self.expectations.update else f"Remove them, or rerun with {UPDATE}"
+            fix = "They were deleted" if self.expectations.update else f"Delete them, or rerun with {UPDATE}"
             yield f"FAILED: {_entries(len(strict), 'unused ')}. {fix}:"
             yield from _indent([_describe(entry) for entry in strict])
         if idle := [entry for entry in self.unused_entries if entry.may_pass]:
@@ -142,10 +146,13 @@ class ExpectationsSummary:
         elif self.expectations.update and store is not None:
             yield f"{OPTION}={store.given_path}: {'updated' if self.diff else 'nothing to update'}"
             yield from self.diff
+        if self.to_narrow:
+            yield f"{_entries(len(self.to_narrow))} to narrow by hand. Exclude what no longer fits:"
+            yield from _indent([line for item in self.to_narrow.items() for line in _narrowing(*item)])
 
 
 def _ran_although_skipped(model: str, outcome: str, reason: str, checks: list[str]) -> str:
-    where = ", ".join(sorted(checks)) if len(checks) <= _MAX_LISTED else f"{len(checks)} checks"
+    where = ", ".join(sorted(checks)) if len(checks) <= _MAX_CHECKS else f"{len(checks)} checks"
     return f"{model}, {where}: {_truncate(outcome)} ({_truncate(reason)})"
 
 
@@ -157,6 +164,13 @@ def _describe(entry: Entry) -> str:
     return _truncate(
         f"{entry.where}: models {', '.join(entry.models)}; checks {', '.join(entry.checks)}; {entry.describe()}"
     )
+
+
+def _narrowing(entry: Entry, tests: Sequence[CheckId]) -> Iterator[str]:
+    names = [f"{test.model}::{test.check}" for test in tests[:_MAX_TO_NARROW]]
+    more = f" and {len(tests) - _MAX_TO_NARROW} more" if len(tests) > _MAX_TO_NARROW else ""
+    yield _describe(entry)
+    yield f"  no longer fits {', '.join(names)}{more}"
 
 
 def _indent(lines: list[str]) -> Iterator[str]:
