@@ -17,7 +17,7 @@ UPDATE = "--headswap-update-expectations"
 
 
 class WorkerPayload(TypedDict):
-    """What the xdist controller sends to its workers: the files may change while they start."""
+    """The texts that the xdist controller sends to its workers, since files may change while workers start."""
 
     path: str
     typed: str

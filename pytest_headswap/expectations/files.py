@@ -26,8 +26,8 @@ class ExpectationFiles:
     """An expectations file for all zoos, or a folder with a file for each.
 
     Attributes:
-        path: absolute.
-        given_path: as the user wrote it.
+        path: the absolute path.
+        given_path: the path as the user wrote it.
         zoos: names of the zoos in this run.
     """
 
@@ -63,7 +63,7 @@ class ExpectationFiles:
         return Path(self.given_path) / path.name if self.is_folder else Path(self.given_path)
 
     def parse(self, text: str, path: Path) -> Document:
-        """Parse a file of this store; messages show its path as the user would type it.
+        """Parse one of the files. Messages show its path as the user would type it.
 
         Raises:
             DocumentError: the file contains something invalid.
@@ -73,8 +73,8 @@ class ExpectationFiles:
         for entry in document.entries if self.is_folder else ():
             if entry.zoo != zoo:
                 raise DocumentError(
-                    f"{entry.where}: zoo is {entry.zoo!r}, but in this folder the file is that of {zoo!r}: "
-                    "leave zoo out, or move the entry to the file of its zoo"
+                    f"{entry.where}: zoo is {entry.zoo!r}, but this is the file of {zoo!r}. "
+                    "Remove zoo, or move the entry to the file of its zoo"
                 )
         return document
 
@@ -106,8 +106,8 @@ def require_known_zoo(documents: Sequence[Document], known: Mapping[str, object]
         for entry in document.entries:
             if entry.zoo == document.zoo and document.zoo not in known:
                 raise DocumentError(
-                    f"{entry.where}: zoo is missing, and the file is not named after one: "
-                    f'write zoo = "{next(iter(known), "timm")}"'
+                    f"{entry.where}: zoo is missing, and the file is not named after a zoo. "
+                    f'Write zoo = "{next(iter(known), "timm")}"'
                 )
 
 
@@ -124,7 +124,7 @@ def _read(path: Path) -> str:
 def _lock(path: Path) -> FileLock:
     """Return the lock of a file, for all processes of a user on this machine.
 
-    It lies in the temporary folder because the lock file stays after its release.
+    The lock file is in the temporary folder, because filelock does not delete it.
     """
     from filelock import FileLock  # only updates pay for this import
 

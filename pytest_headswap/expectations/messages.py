@@ -12,7 +12,7 @@ def describe(verdict: Verdict, observation: Observation, command: str, file: str
     """Return a verdict in words.
 
     Args:
-        verdict: any but a plain one.
+        verdict: a verdict of any kind but `none`.
         observation: the observation.
         command: the command that repeats the test.
         file: the expectations file or folder, as typed.

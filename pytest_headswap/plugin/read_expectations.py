@@ -34,10 +34,10 @@ def read_expectations(
     """Read the expectations files.
 
     Args:
-        config: of the controller or a worker.
+        config: the configuration of the controller or a worker.
         selected: the zoos and their selected models, on all machines.
         checks: the names of all known checks.
-        options: the values that conditions can test.
+        options: the device and the evidence, for conditions.
         given_path: the path as typed; empty if there is none.
         path: the same path, absolute.
 
@@ -57,13 +57,11 @@ def read_expectations(
         checks,
         Environment(options.device, options.evidence, versions, gpu_count),
     )
-    run_skipped, update = (
-        bool(config.getoption("headswap_run_skipped")),
-        bool(config.getoption("headswap_update_expectations")),
-    )
+    run_skipped = bool(config.getoption("headswap_run_skipped"))
+    update = bool(config.getoption("headswap_update_expectations"))
     if not given_path:
         if update:
-            raise OptionError(f"{UPDATE} has to know which file: give {OPTION}=FILE_OR_FOLDER", page="expectations")
+            raise OptionError(f"{UPDATE} requires {OPTION}=FILE_OR_FOLDER", page="expectations")
         return Expectations(None, {}, scope, ExpectationMatcher(()), skip_reason, ZOO_REFUSED, run_skipped)
     store = ExpectationFiles(path, given_path, tuple(zoos))
     try:
@@ -83,7 +81,7 @@ def _texts(config: pytest.Config, store: ExpectationFiles, update: bool) -> dict
         return texts
     if not store.path.exists() and not update:
         raise DocumentError(
-            f"there is no {store.path}. {UPDATE} makes it: a file where its name ends with {SUFFIX}, or else a folder"
+            f"{store.path} does not exist. {UPDATE} creates a file if its name ends in {SUFFIX}, otherwise a folder"
         )
     return store.read()
 
@@ -116,6 +114,5 @@ def _require_known_checks(entry: Entry, known: Collection[str]) -> None:
         name = pattern.removeprefix("!")
         if not any(matches_glob(name, check) for check in known):
             raise DocumentError(
-                f"{entry.where}: there is no check {name!r}{did_you_mean(name, known)} "
-                f"The checks are {', '.join(known)}"
+                f"{entry.where}: unknown check {name!r}{did_you_mean(name, known)} The checks are {', '.join(known)}"
             )

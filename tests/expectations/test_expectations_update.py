@@ -89,6 +89,12 @@ def test_comments_apart_from_a_deleted_entry_stay() -> None:
     assert updated(FILE.removesuffix("# the end\n"), *passes) == before.removesuffix("\n")
 
 
+def test_a_string_above_a_deleted_entry_is_not_taken_for_its_comment() -> None:
+    first = "[[expect]]\nmodels = 'gamma'\noutcome = 'error'\nreason = '''\n# known'''\n"
+    second = "[[expect]]\nmodels = 'alpha'\nchecks = 'one'\noutcome = 'failed'\nreason = 'x'\n"
+    assert updated(first + second, observation("alpha", "one", "passed")) == first
+
+
 def test_deleting_the_only_entry_leaves_an_empty_file() -> None:
     text = '[[expect]]\nmodels = "alpha"\nchecks = "one"\noutcome = "failed"\nreason = "x"'
     assert updated(text, observation("alpha", "one", "passed")) == ""

@@ -1,4 +1,4 @@
-"""What a file expects of a run is what makes it pass or fail: strictly, in all ways to run it, and where it ran."""
+"""Run pytest with an expectations file: outcomes, failures, updates and summaries."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ reason = "it takes the machine with it"
 
 @pytest.fixture
 def write(project: pytest.Pytester) -> Callable[[str], Path]:
-    """Write the file of expectations."""
+    """Write the expectations file."""
 
     def write(text: str) -> Path:
         path: Path = project.path / "testzoo.toml"
@@ -64,7 +64,7 @@ def write(project: pytest.Pytester) -> Callable[[str], Path]:
 Write = Callable[[str], Path]
 
 
-def test_what_is_expected_is_xfailed_for_pytest_and_in_the_journal(
+def test_an_expected_failure_is_xfailed_for_pytest_and_in_the_journal(
     project: pytest.Pytester, write: Write, journal: Journal
 ) -> None:
     write(MISMATCHED + BROKEN)
@@ -90,7 +90,7 @@ def test_what_is_expected_is_xfailed_for_pytest_and_in_the_journal(
     assert (suite.get("failures"), suite.get("errors"), suite.get("skipped")) == ("0", "0", "10")
 
 
-def test_shards_say_the_same_and_update_the_file_one_after_the_other(
+def test_shards_have_the_outcomes_of_the_whole_run_and_update_one_file(
     project: pytest.Pytester, journal: Journal
 ) -> None:
     flags = [ZOO, TWO, "--headswap-expectations=all.toml"]
@@ -109,7 +109,7 @@ def test_shards_say_the_same_and_update_the_file_one_after_the_other(
     assert parts == whole
 
 
-def test_workers_say_the_same_and_the_file_is_written_once(
+def test_xdist_workers_apply_the_file_and_only_the_controller_updates_it(
     project: pytest.Pytester, write: Write, extend_conftest: Extend, journal: Journal
 ) -> None:
     pytest.importorskip("xdist")
@@ -136,7 +136,7 @@ def test_workers_say_the_same_and_the_file_is_written_once(
     assert path.read_text().count("mismatched") == 1
 
 
-def test_what_should_fail_and_passes_is_a_failure_with_the_command_that_fixes_the_file(
+def test_an_unexpected_pass_fails_with_the_command_that_updates_the_file(
     project: pytest.Pytester, write: Write, journal: Journal
 ) -> None:
     path = write(MISMATCHED.replace('"mismatched"', '["mismatched", "alpha"]'))
@@ -180,7 +180,7 @@ def test_what_should_fail_and_passes_is_a_failure_with_the_command_that_fixes_th
         (('"failed"\nmatch = "the state_dict differs"', '"timeout"'), "is failed, but * expects timeout"),
     ],
 )
-def test_what_fails_differently_is_a_failure_that_says_both(
+def test_a_different_failure_fails_and_names_both(
     project: pytest.Pytester, write: Write, journal: Journal, change: tuple[str, str], told: str
 ) -> None:
     write(MISMATCHED.replace(*change))
@@ -190,7 +190,7 @@ def test_what_fails_differently_is_a_failure_that_says_both(
     assert journal()["testzoo::mismatched::native_parity"].outcome == "failed"
 
 
-def test_skips_are_seen_and_fail_where_something_else_is_expected_or_all_have_to_be_listed(
+def test_a_skip_fails_if_another_outcome_is_expected_or_all_skips_must_be_listed(
     project: pytest.Pytester, write: Write, journal: Journal
 ) -> None:
     flags = [ZOO, TWO, FILE, "--headswap-models=doubled,lonely"]
@@ -210,7 +210,7 @@ def test_skips_are_seen_and_fail_where_something_else_is_expected_or_all_have_to
     assert result.ret == 0
 
 
-def test_a_condition_decides_whether_an_entry_is_there(project: pytest.Pytester, write: Write) -> None:
+def test_an_entry_applies_only_if_its_condition_holds(project: pytest.Pytester, write: Write) -> None:
     flags = [ZOO, TWO, FILE, "--headswap-models=mismatched"]
     write(MISMATCHED + 'when = {testlib = ">=1.2", device = "cpu"}\n')
     project.runpytest_inprocess(*flags, "--headswap-device=cpu").assert_outcomes(passed=1, xfailed=1)
@@ -228,9 +228,7 @@ reason = "it was there once"
 """
 
 
-def test_an_entry_that_nothing_needs_fails_a_run_of_the_complete_zoo_and_no_other(
-    project: pytest.Pytester, write: Write
-) -> None:
+def test_an_unused_entry_fails_only_a_run_of_the_complete_zoo(project: pytest.Pytester, write: Write) -> None:
     write(STALE + BROKEN + MISMATCHED)
     result = project.runpytest_inprocess(ZOO, TWO, FILE)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -240,12 +238,14 @@ def test_an_entry_that_nothing_needs_fails_a_run_of_the_complete_zoo_and_no_othe
         result = project.runpytest_inprocess(ZOO, TWO, FILE, *part)
         assert result.ret == 0, part
         result.stdout.no_fnmatch_line("*unused entr*")
-    assert project.runpytest_inprocess(ZOO, TWO, FILE, UPDATE).ret == 0, "the entry was deleted"
+    result = project.runpytest_inprocess(ZOO, TWO, FILE, UPDATE)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["deleted 1 unused entry:", "  testzoo.toml, line 2: models gone?;*"])
     assert "gone" not in (project.path / "testzoo.toml").read_text()
     assert project.runpytest_inprocess(ZOO, TWO, FILE).ret == 0
 
 
-def test_an_update_of_a_run_makes_the_next_one_pass_and_the_third_changes_nothing(
+def test_the_run_after_an_update_passes_and_changes_nothing(
     project: pytest.Pytester,
 ) -> None:
     flags = [ZOO, TWO, "--headswap-expectations=known"]
@@ -265,7 +265,7 @@ def test_an_update_of_a_run_makes_the_next_one_pass_and_the_third_changes_nothin
     ("mark", "expected"),
     [("xfail(reason='mine', strict=True)", {"xfailed": 1}), ("skip(reason='mine')", {"skipped": 1})],
 )
-def test_marks_of_the_user_go_before(
+def test_marks_of_the_user_take_precedence(
     project: pytest.Pytester, write: Write, extend_conftest: Extend, mark: str, expected: dict[str, int]
 ) -> None:
     path = write("strict_skips = true\n" + MISMATCHED.replace('"failed"', '"error"'))
@@ -281,7 +281,7 @@ def test_marks_of_the_user_go_before(
     assert path.read_text() == before
 
 
-def test_what_is_not_run_is_not_built_until_it_is_requested(
+def test_a_model_that_is_not_run_is_not_built_unless_requested(
     project: pytest.Pytester,
     write: Write,
     extend_conftest: Extend,
@@ -321,7 +321,7 @@ def test_what_is_not_run_is_not_built_until_it_is_requested(
         (MISMATCHED.replace("reason", "reasons"), "testzoo.toml, line 2: unknown key 'reasons': did you mean reason?*"),
         (
             MISMATCHED.replace("native_parity", "nativ_parity"),
-            "line 2: there is no check 'nativ_parity': did*",
+            "line 2: unknown check 'nativ_parity': did*",
         ),
         (
             MISMATCHED + MISMATCHED.replace('"failed"', '"error"'),
@@ -333,7 +333,7 @@ def test_what_is_not_run_is_not_built_until_it_is_requested(
         ),
     ],
 )
-def test_a_file_that_cannot_be_used_ends_the_run_before_it_begins(
+def test_an_invalid_file_stops_the_run_before_it_starts(
     project: pytest.Pytester, write: Write, text: str, told: str
 ) -> None:
     write(text)
@@ -343,21 +343,21 @@ def test_a_file_that_cannot_be_used_ends_the_run_before_it_begins(
     assert not (project.path / "headswap-report").exists()
 
 
-def test_a_file_that_is_not_there_and_one_that_names_no_zoo_are_refused(project: pytest.Pytester) -> None:
+def test_a_missing_file_and_a_file_without_a_zoo_are_usage_errors(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(ZOO, "--headswap-expectations=none.toml")
-    result.stderr.fnmatch_lines(["*there is no */none.toml. --headswap-update-expectations makes it*"])
+    result.stderr.fnmatch_lines(["*/none.toml does not exist. --headswap-update-expectations creates a file*"])
     (project.path / "some.toml").write_text(MISMATCHED)
     result = project.runpytest_inprocess(ZOO, "--headswap-expectations=some.toml")
-    result.stderr.fnmatch_lines(['*some.toml, line 2: zoo is missing*write zoo = "testzoo"'])
+    result.stderr.fnmatch_lines(['*some.toml, line 2: zoo is missing*Write zoo = "testzoo"'])
     (project.path / "folder").mkdir()
     (project.path / "folder" / "testzoo.toml").write_text(MISMATCHED.replace("models", 'zoo = "timm"\nmodels'))
     result = project.runpytest_inprocess(ZOO, "--headswap-expectations=folder")
-    result.stderr.fnmatch_lines(["*folder/testzoo.toml, line 2: zoo is 'timm', but in this folder*"])
+    result.stderr.fnmatch_lines(["*folder/testzoo.toml, line 2: zoo is 'timm', but this is the file of 'testzoo'*"])
     result = project.runpytest_inprocess(ZOO, UPDATE)
-    result.stderr.fnmatch_lines(["*has to know which file: give --headswap-expectations=FILE_OR_FOLDER"])
+    result.stderr.fnmatch_lines(["*--headswap-update-expectations requires --headswap-expectations=FILE_OR_FOLDER"])
 
 
-def test_the_file_can_stand_in_the_ini_file_and_the_command_line_wins(project: pytest.Pytester, write: Write) -> None:
+def test_the_command_line_overrides_the_file_in_the_ini_file(project: pytest.Pytester, write: Write) -> None:
     write(MISMATCHED)
     project.makeini("[pytest]\nheadswap_expectations = testzoo.toml\n")
     flags = [ZOO, "--headswap-models=mismatched", "--headswap-checks=native_parity"]
@@ -365,7 +365,7 @@ def test_the_file_can_stand_in_the_ini_file_and_the_command_line_wins(project: p
     project.runpytest_inprocess(*flags, "--headswap-expectations=").assert_outcomes(failed=1)
 
 
-def test_a_file_that_breaks_while_the_run_goes_on_is_left_alone_and_reported(
+def test_a_file_that_becomes_invalid_during_a_run_is_reported_and_not_changed(
     project: pytest.Pytester, write: Write, extend_conftest: Extend
 ) -> None:
     path = write(MISMATCHED)
@@ -376,7 +376,7 @@ def test_a_file_that_breaks_while_the_run_goes_on_is_left_alone_and_reported(
     assert path.read_text() == "nonsense"
 
 
-def test_a_full_traceback_says_what_was_expected_too(project: pytest.Pytester, write: Write) -> None:
+def test_a_full_traceback_includes_the_expectation(project: pytest.Pytester, write: Write) -> None:
     write(MISMATCHED.replace("the state_dict differs", "else"))
     result = project.runpytest_inprocess(ZOO, TWO, FILE, "--headswap-models=mismatched", "--tb=native")
     result.stdout.fnmatch_lines(["*is failed, but testzoo.toml, line 2 expects failed*matches 'else'*"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_headswap._text import pluralize, single_line, truncate
 from pytest_headswap.expectations.entry import Entry
 from pytest_headswap.expectations.expectations import OPTION, UPDATE, Expectations
 from pytest_headswap.expectations.matcher import ConflictError, Observation, observation_from
@@ -45,9 +46,9 @@ class ExpectationsSummary:
     def pytest_report_header(self) -> str | None:
         """Return a line with the file and the number of its entries that apply here."""
         if self.expectations.files is None:
-            return "headswap: models that the zoo refuses are run, too" if self.expectations.run_skipped else None
+            return "headswap: models that the zoo refuses are run too" if self.expectations.run_skipped else None
         count = len(self.expectations.matcher.entries)
-        note = "; checks that are normally skipped are run, too" if self.expectations.run_skipped else ""
+        note = "; checks that are normally skipped are run too" if self.expectations.run_skipped else ""
         return f"headswap: expectations: {_entries(count)} of {self.expectations.files.given_path}{note}"
 
     def pytest_headswap_result(self, result: Result) -> None:
@@ -125,15 +126,18 @@ class ExpectationsSummary:
     def _lines(self) -> Iterator[str]:
         store = self.expectations.files
         if self.ran_although_skipped:
-            count = sum(map(len, self.ran_although_skipped.values()))
-            yield f"run although skipped: {count} results of checks that are normally skipped; none can fail the run:"
+            total = sum(map(len, self.ran_although_skipped.values()))
+            yield f"run although skipped: {total} results of checks that are normally skipped; none can fail the run:"
             yield from _indent(
                 [_ran_although_skipped(*key, checks) for key, checks in sorted(self.ran_although_skipped.items())]
             )
         strict = [entry for entry in self.unused_entries if not entry.may_pass]
         if strict and store is not None:
-            fix = "They were deleted" if self.expectations.update else f"Delete them, or rerun with {UPDATE}"
-            yield f"FAILED: {_entries(len(strict), 'unused ')}. {fix}:"
+            count = _entries(len(strict), "unused ")
+            if self.expectations.update and not self.problem:
+                yield f"deleted {count}:"
+            else:
+                yield f"FAILED: {count}. Delete what is listed, or rerun with {UPDATE}:"
             yield from _indent([_describe(entry) for entry in strict])
         if idle := [entry for entry in self.unused_entries if entry.may_pass]:
             yield f"{_entries(len(idle), 'unused ')} with may_pass:"
@@ -153,17 +157,17 @@ class ExpectationsSummary:
 
 def _ran_although_skipped(model: str, outcome: str, reason: str, checks: list[str]) -> str:
     where = ", ".join(sorted(checks)) if len(checks) <= _MAX_CHECKS else f"{len(checks)} checks"
-    return f"{model}, {where}: {_truncate(outcome)} ({_truncate(reason)})"
+    outcome, reason = (truncate(single_line(text), _MAX_CHARS) for text in (outcome, reason))
+    return f"{model}, {where}: {outcome} ({reason})"
 
 
 def _entries(count: int, kind: str = "") -> str:
-    return f"{count} {kind}{'entry' if count == 1 else 'entries'}"
+    return pluralize(count, f"{kind}entry", f"{kind}entries")
 
 
 def _describe(entry: Entry) -> str:
-    return _truncate(
-        f"{entry.where}: models {', '.join(entry.models)}; checks {', '.join(entry.checks)}; {entry.describe()}"
-    )
+    text = f"{entry.where}: models {', '.join(entry.models)}; checks {', '.join(entry.checks)}; {entry.describe()}"
+    return truncate(single_line(text), _MAX_CHARS)
 
 
 def _narrowing(entry: Entry, tests: Sequence[CheckId]) -> Iterator[str]:
@@ -177,8 +181,3 @@ def _indent(lines: list[str]) -> Iterator[str]:
     yield from (f"  {line}" for line in lines[:_MAX_LINES])
     if len(lines) > _MAX_LINES:
         yield f"  and {len(lines) - _MAX_LINES} more"
-
-
-def _truncate(line: str) -> str:
-    line = " ".join(line.split())
-    return line if len(line) <= _MAX_CHARS else f"{line[:_MAX_CHARS]}..."
