@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_headswap._globs import escape_glob
+from pytest_headswap._globs import escape_glob, select_names
 from pytest_headswap.expectations.condition import Environment, evaluate
 from pytest_headswap.expectations.entry import TODO, Entry
 from pytest_headswap.expectations.matcher import FAILURES, ExpectationMatcher, Observation, make_matcher
@@ -98,6 +98,8 @@ def update_document(document: Document, scope: RunScope, observations: Sequence[
         entry, tests = scoped.entry, set(scoped.tests())
         if not tests:
             unused = entry.zoo in scope.complete and not entry.may_pass
+        elif _names_unknown_models(entry, scope):
+            unused = False  # another version of the zoo has them
         else:
             unused = tests <= set(outdated.get(entry, ())) if entry.may_pass else tests <= ran
         if unused and entry not in needed:
@@ -115,6 +117,11 @@ def update_document(document: Document, scope: RunScope, observations: Sequence[
     kept = [entry for entry in document.entries if entry not in deleted]
     moved = dict(zip(kept, updated.entries, strict=False))
     return Update(updated, {moved[entry]: outdated[entry] for entry in kept if entry in outdated})
+
+
+def _names_unknown_models(entry: Entry, scope: RunScope) -> bool:
+    known = scope.models[entry.zoo]
+    return any(not select_names([pattern], known) for pattern in entry.models if not pattern.startswith("!"))
 
 
 def _entry_key(item: Observation, entries: Sequence[Entry]) -> _EntryKey:

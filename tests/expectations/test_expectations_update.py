@@ -188,6 +188,12 @@ def test_an_entry_without_matching_models_is_deleted_only_after_a_run_of_the_com
     assert "delta*" not in updated(text, scope=replace(SCOPE, complete=("zoo",)))
 
 
+def test_an_entry_that_names_models_of_another_version_of_the_zoo_stays() -> None:
+    text = FILE.replace('"beta*"', '["beta*", "delta"]')
+    result = update(text, *BETAS_PASS)
+    assert (result.document.text, list(result.to_narrow.values())) == (text, [[item.test for item in BETAS_PASS]])
+
+
 def test_an_entry_with_may_pass_stays_if_its_checks_pass() -> None:
     text = FILE.replace('checks = "one"', 'checks = "one"\nmay_pass = true')
     assert update(text, *BETAS_PASS) == Update(parse(text), {})
