@@ -1,6 +1,6 @@
-"""The `builtin` zoo: small models, one for each form that a head can take. It runs in seconds and needs no library.
+"""The `builtin` zoo: small models, one for each kind of head. It runs in seconds and needs no library.
 
-A function of the class count builds each model, so that `native_parity` can compare them.
+A function of the class count builds each model, so that `native_parity` can compare the swapped model.
 """
 
 from __future__ import annotations

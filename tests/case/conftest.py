@@ -1,4 +1,4 @@
-"""Cases made of a model with a switch for each fault."""
+"""Fixture for cases with faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Journals to make reports of."""
+"""Fixtures that write journals for reports."""
 
 from __future__ import annotations
 
