@@ -317,7 +317,7 @@ def bfloat16(num_classes: int) -> nn.Module:
 
 
 class MisleadingNames(nn.Module):
-    """The head is called `stem`. `head` and `fc` belong to the backbone and are registered last. `fc` also runs last."""
+    """A head called `stem`. The backbone layers `head` and `fc` are registered after it, and `fc` also runs last."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

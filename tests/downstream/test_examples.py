@@ -131,8 +131,8 @@ def test_own_checks_example_works(example: Callable[[str], Example], dists: Dist
     assert outcomes(project.run(one)) == {"passed": 3}
     assert outcomes(project.run(elsewhere)) == {"passed": 2}
 
-    project.break_it("tests/conftest.py", "MOST_NUMBERS = 4_000", "MOST_NUMBERS = 130")
-    assert "the head has 165 numbers, and the camera takes 130" in project.run(one, status=1)
+    project.break_it("tests/conftest.py", "MAX_PARAMETERS = 4_000", "MAX_PARAMETERS = 130")
+    assert "the head has 165 parameters, but the camera allows 130" in project.run(one, status=1)
 
 
 def test_fine_tune_example_works(example: Callable[[str], Example], dists: Dists) -> None:
@@ -141,7 +141,7 @@ def test_fine_tune_example_works(example: Callable[[str], Example], dists: Dists
     first, again, tests = script.commands
     for command in (first, again):
         printed = script.run(command)
-        assert "loaded into a fresh model, it gives the same logits" in printed
+        assert "a new model with the saved head gives the same logits" in printed
         accuracies = [float(value) for value in re.findall(r"([\d.]+)%", printed)]
         assert accuracies[-1] >= 90
     assert outcomes(script.run(tests)) == {"passed": CHECKS + 3}
