@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 ZooScope = Literal["exclusive", "alongside"]
-"""`exclusive`: only the zoos run. `alongside`: the zoos run together with the project's own tests."""
+"""`exclusive`: the run consists of the zoos. `alongside`: the zoos are collected along with the tests of the paths."""
 
 
 @dataclass(frozen=True)

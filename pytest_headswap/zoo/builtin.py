@@ -32,7 +32,7 @@ class _Entry:
     has_native: bool = True
 
 
-# The docstring of each model's function says what is special about it.
+# The docstrings in `builtin_models` describe the models.
 _ENTRIES: dict[str, _Entry] = {
     "seed_simple_cnn": _Entry(models.simple_cnn, (2, 3, 28, 28)),
     "seed_nested": _Entry(models.nested),

@@ -1,4 +1,4 @@
-"""Fixture for cases with faults."""
+"""Cases made of a model with a switch for each fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures that write journals for reports."""
+"""Journals to make reports of."""
 
 from __future__ import annotations
 
