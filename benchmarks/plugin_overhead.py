@@ -21,7 +21,7 @@ ZOO = """
 from pytest_headswap.zoo import ModelSpec, Zoo, register
 
 def spec(name):
-    return ModelSpec(name, build=dict, example_inputs=dict, refusal="it is empty")
+    return ModelSpec(name, build=dict, example_inputs=dict, skip_reason="it is empty")
 
 register("empty", lambda: Zoo("empty", tuple(f"model_{number:06}" for number in range(MODELS)), spec))
 """

@@ -1,5 +1,6 @@
-"""Compare the cost of all checks on timm with the cost of only running its models: `python
-benchmarks/zoo_vs_bare_loop.py`.
+"""Compare the cost of all checks on timm with the cost of only running the models.
+
+Run it with `python benchmarks/zoo_vs_bare_loop.py`.
 
 Three variants run over the same models, one after the other, in two processes with one thread each:
 
@@ -78,7 +79,7 @@ def measure(commands: Sequence[Sequence[str]], folder: Path, threads: int = 1) -
 
 
 EVERY = 20
-_ALONE, _MOST = 8.0, 16.0  # gigabytes of a bare loop: run alone above the first, skip above the second
+_LARGE, _MAX = 8.0, 16.0  # gigabytes of a bare loop: run models above the first one at a time, skip those above _MAX
 
 
 def sample(every: int = EVERY) -> dict[str, float]:
@@ -87,7 +88,7 @@ def sample(every: int = EVERY) -> dict[str, float]:
 
     names = [name for name in timm.list_models()[::every] if not name.endswith("_enc")]
     sizes = {name: _bare_gigabytes(name) for name in names}
-    return {name: size for name, size in sizes.items() if size <= _MOST}
+    return {name: size for name, size in sizes.items() if size <= _MAX}
 
 
 def _bare_gigabytes(name: str) -> float:
@@ -116,24 +117,24 @@ FIXED = "test_vit"
 
 def measure_ways(sizes: Mapping[str, float]) -> Iterator[tuple[str, Cost]]:
     """Yield the cost of each variant, then the fixed cost of a run as `import` and `one small model`."""
-    alone = [name for name, size in sizes.items() if size > _ALONE]
-    beside = [name for name in sizes if name not in alone]
+    large = [name for name, size in sizes.items() if size > _LARGE]
+    small = [name for name in sizes if name not in large]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        (folder / "test_beside.py").write_text(TEST.replace("{names!r}", repr(beside)))
-        (folder / "test_alone.py").write_text(TEST.replace("{names!r}", repr(alone)))
+        (folder / "test_small.py").write_text(TEST.replace("{names!r}", repr(small)))
+        (folder / "test_large.py").write_text(TEST.replace("{names!r}", repr(large)))
         plain = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         zoo = [*plain, "-n", "2", "--headswap-zoo=timm", f"--headswap-models={','.join(sizes)}"]
         loop = [sys.executable, "-c", LOOP]
         yield (
             "bare",
-            measure([[*loop, *beside[index::2]] for index in range(2)], folder)
-            + measure([[*loop, *alone]], folder, threads=2),
+            measure([[*loop, *small[index::2]] for index in range(2)], folder)
+            + measure([[*loop, *large]], folder, threads=2),
         )
         yield (
             "test",
-            measure([[*plain, "-n", "2", "test_beside.py"]], folder)
-            + measure([[*plain, "test_alone.py"]], folder, threads=2),
+            measure([[*plain, "-n", "2", "test_small.py"]], folder)
+            + measure([[*plain, "test_large.py"]], folder, threads=2),
         )
         yield "harness", measure([zoo], folder)
         yield "abstract", measure([[*zoo, "--headswap-evidence=abstract"]], folder)

@@ -35,7 +35,7 @@ def main() -> int:
         lines = [
             "# Versions",
             "",
-            "Written by `tox run -e matrix`, of what environments such as `py310-torch24-pytest8-zoo` have found.",
+            "Written by `tox run -e matrix` from the results of environments such as `py310-torch24-pytest8-zoo`.",
             "",
             "## Tests of the project",
             "",

@@ -17,11 +17,10 @@ _UNSAFE = re.compile(r"[^a-z0-9._-]+")
 
 
 def escape_unprintable(text: str, *, keep_line_breaks: bool = False) -> str:
-    """Return the text with invisible characters escaped, and those that change how neighbouring text is displayed.
+    """Return the text with unprintable characters escaped.
 
-    These are control characters, text direction marks and lone surrogates, and also line breaks unless
-    `keep_line_breaks` is
-    true.
+    These are control characters, text direction marks, lone surrogates and, unless `keep_line_breaks` is true, line
+    breaks.
     """
     if text.isprintable():
         return text

@@ -38,7 +38,7 @@ class Head:
         in_features: number of features that the projection reads.
         num_classes: current class count; 0 for `identity`.
         class_dim: index of the class dimension of the output, counted from the front.
-        role: `main`, `auxiliary` (appears only in train mode, or has an output of its own next to the main one) or
+        role: `main`, `auxiliary` (runs only in train mode, or has a separate output next to the main one) or
             `distillation`.
         activation: activation over the classes before they are returned: `softmax`, `log_softmax`, `sigmoid` or None.
         tensors: full names of all class-sized parameters and buffers.

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_headswap.zoo import registry
 
-# no time limit for an example, since machines differ, and the same examples in every run
+# no deadline, because machines differ; the same examples in every run
 hypothesis.settings.register_profile("headswap", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("headswap")
 
@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _zoos_of_one_test() -> Iterator[None]:
-    """Remove the zoos that a test registers, itself or in a project inside it."""
+    """Remove the zoos that a test or its inner pytest run registers."""
     before = dict(registry._ENTRIES)
     yield
     registry._ENTRIES.clear()

@@ -1,4 +1,4 @@
-"""A model with a switch for each fault, and cases made of it."""
+"""A model in which faults can be switched on, and cases built from it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ BATCH, WIDTH, OLD, NEW = 2, 16, 10, 5
 
 
 class FaultyNet(nn.Module):
-    """Returns logits and features; in train mode also the logits of an auxiliary head.
+    """A model that returns logits and features and, in train mode, the logits of an auxiliary head.
 
-    `fault` is set after the swap, so that the engine sees a sound model and the checks a broken one.
+    Tests set `fault` after the swap: the engine gets a sound model, and the checks a broken one.
     """
 
     def __init__(self, num_classes: int = OLD) -> None:
@@ -35,11 +35,11 @@ class FaultyNet(nn.Module):
         self.fc = nn.Linear(WIDTH, num_classes)
         self.aux = nn.Linear(WIDTH, num_classes)
         self.register_buffer("steps", torch.zeros(()))
-        self.hidden: list[torch.Tensor] = []  # a list, so that it is neither parameter nor buffer
+        self.hidden: list[torch.Tensor] = []  # a list, so that its tensors are neither parameters nor buffers
         self.fault = ""
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Compute logits, with the fault that is switched on."""
+        """Compute logits with the current fault."""
         fault, training = self.fault, self.training
         self._misbehave()
         features = self.bn(self.backbone(x)).relu()
@@ -99,7 +99,7 @@ class FaultyNet(nn.Module):
             return F.linear(features, layer.weight.detach(), layer.bias)
         if self.fault == "head detached in train mode" and main and self.training:
             return layer(features).detach()  # type: ignore[no-any-return]
-        if self.fault == "head kept aside" and main:  # a tensor that no `to` moves
+        if self.fault == "head kept aside" and main:  # `to` does not move this tensor
             return F.linear(features, self.hidden[1])
         if self.fault == "head is not called" and main:
             return F.linear(features, torch.ones(NEW, WIDTH, device=features.device))
@@ -107,13 +107,13 @@ class FaultyNet(nn.Module):
 
 
 def inputs(_: nn.Module) -> torch.Tensor:
-    """Placeholders for two samples."""
+    """Return placeholder inputs for two samples."""
     return torch.zeros(BATCH, 8)
 
 
 @pytest.fixture
 def make_case() -> Callable[..., Case]:
-    """Build a model, swap its head for one with 5 classes, then switch a fault on."""
+    """Return a function that builds a model, swaps its head for one with 5 classes, and switches a fault on."""
 
     def make(
         fault: str = "",

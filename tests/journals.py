@@ -1,4 +1,4 @@
-"""Journals to make reports of: a few results, names that mean harm, and a run over the whole of timm."""
+"""Journals for tests of reports: single results, hostile names, and a run over all of timm."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write a journal; returns its folder."""
+    """Return a function that writes a journal and returns its folder."""
 
     def make(results: Iterable[Result], name: str = "run", header: JournalHeader | None = None) -> Path:
         return write_journal(tmp_path / name, results, header)
@@ -78,7 +78,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def write_journal(folder: Path, results: Iterable[Result], header: JournalHeader | None = None) -> Path:
-    """A journal of these results."""
+    """Write a journal with these results, and return its folder."""
     header = header or JournalHeader({"torch": "2.14.1", "timm": "1.0.31"}, {"checks": list(CHECKS), "num_classes": 7})
     with JournalWriter(folder, header) as writer:
         for result in results:
@@ -87,7 +87,7 @@ def write_journal(folder: Path, results: Iterable[Result], header: JournalHeader
 
 
 def result(model: str, check: str = "output_shape", outcome: Outcome = "passed", **more: object) -> Result:
-    """A result as a run writes it."""
+    """Return a result like those of a run."""
     fields = {
         "zoo": "timm",
         "evidence": "numeric" if outcome in ("passed", "failed") else "",
@@ -102,7 +102,7 @@ def result(model: str, check: str = "output_shape", outcome: Outcome = "passed",
 
 
 def harmful() -> list[Result]:
-    """Results whose every text means harm."""
+    """Return results with hostile text in every field."""
     found = []
     for text in HARM:
         step = PathStep("layer", text, text, (2, 7))
@@ -115,7 +115,7 @@ def harmful() -> list[Result]:
 
 
 def whole_timm() -> list[Result]:
-    """A run over all that timm has, by its real names: mostly well, and some of everything."""
+    """Return the results of a run over all timm models: most pass, and every other outcome occurs."""
     chance = random.Random(1)
     costs = json.loads((FOLDER / "timm.json").read_text(encoding="utf-8"))["models"]
     found: list[Result] = []
@@ -145,7 +145,7 @@ def whole_timm() -> list[Result]:
 
 @pytest.fixture(scope="session")
 def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A journal of all of timm, with its reports."""
+    """Write a journal of all timm models and its reports, and return their folder."""
     from pytest_headswap.report.write import write_reports
 
     folder = write_journal(tmp_path_factory.mktemp("timm") / "report", whole_timm())

@@ -1,4 +1,4 @@
-"""A project with a zoo of its own, made small and odd, in which pytest runs inside of pytest."""
+"""A project with a small zoo of unusual models, for tests that run pytest inside pytest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from pytest_headswap.results import Result, read_journal
 
-# Registers `testzoo` in the way a plugin would. BUILDS counts how often each model was built.
+# Registers `testzoo` like a plugin. The file BUILDS records each build of a model.
 CONFTEST = """
 import os
 import pytest
@@ -84,7 +84,7 @@ register("ghosts", without_library, library="ghostlib")
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm() -> None:
-    """Import all that a run imports: pytester forgets modules first imported inside it, which torch does not bear."""
+    """Import what a run imports, because pytester unloads modules first imported inside it, and torch breaks then."""
     import torch
     from torch import nn
 
@@ -106,10 +106,10 @@ def _warm() -> None:
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A project with one test of its own, and `testzoo` at hand."""
+    """Create a project with one test and the zoo `testzoo`."""
     for name in ("CI", "BUILD_NUMBER"):  # these change what pytest prints
         monkeypatch.delenv(name, raising=False)
-    # plugins that happen to be here would be imported anew by every run, and rewritten
+    # every run would import these plugins again and rewrite their assertions
     monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("COLUMNS", "200")
@@ -120,7 +120,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 @pytest.fixture
 def extend_conftest(project: pytest.Pytester) -> Callable[[str], None]:
-    """Add lines to the conftest of the project."""
+    """Return a function that adds lines to the project's `conftest.py`."""
 
     def extend(text: str) -> None:
         with (project.path / "conftest.py").open("a", encoding="utf-8") as file:
@@ -131,7 +131,7 @@ def extend_conftest(project: pytest.Pytester) -> Callable[[str], None]:
 
 @pytest.fixture
 def journal(project: pytest.Pytester) -> Callable[..., dict[str, Result]]:
-    """Read the journal of the last run: results by id."""
+    """Return a function that reads the results of the last run by id."""
 
     def read(folder: str = "headswap-report") -> dict[str, Result]:
         _, results = read_journal(project.path / folder)
@@ -144,7 +144,7 @@ def journal(project: pytest.Pytester) -> Callable[..., dict[str, Result]]:
 
 @pytest.fixture
 def builds(project: pytest.Pytester) -> Callable[[], list[str]]:
-    """The names of the models that were built, in order."""
+    """Return a function that returns the names of the models that were built, in order."""
 
     def read() -> list[str]:
         path: Path = project.path / "builds.txt"

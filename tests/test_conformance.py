@@ -1,4 +1,4 @@
-"""The matrix of versions is stated once, and its table made of what the environments of tox left behind."""
+"""Test the script that builds the table of versions from the results of the tox environments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _run(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_table_has_the_tests_of_each_environment_and_the_zoos_of_each_torch(tmp_path: Path) -> None:
+def test_table_lists_tests_by_environment_and_zoos_by_torch_version(tmp_path: Path) -> None:
     _environment(tmp_path / "py310-torch24-zoo", "2.4.1", "failed")
     _environment(tmp_path / "py311-torch215-zoo", "2.15.0", "passed")
     done = _run(tmp_path)
@@ -40,13 +40,13 @@ def test_the_table_has_the_tests_of_each_environment_and_the_zoos_of_each_torch(
     assert (tmp_path / "matrix" / "index.html").exists()
 
 
-def test_without_a_journal_it_says_what_to_run(tmp_path: Path) -> None:
+def test_missing_journals_are_an_error_that_names_the_command(tmp_path: Path) -> None:
     done = _run(tmp_path)
     assert done.returncode == 2
     assert "py310-torch24-zoo" in done.stderr
 
 
-def test_each_torch_of_the_matrix_has_its_torchvision_in_one_place() -> None:
+def test_every_torch_version_in_tox_has_a_torchvision_version() -> None:
     tox = ConfigParser(interpolation=None)
     tox.read(ROOT / "tox.ini")
     listed = {int(found) for line in tox["tox"]["env_list"].split() for found in _torches(line)}

@@ -1,4 +1,4 @@
-"""What the project says of itself holds: its version, its entry points, the test command that CI takes from README."""
+"""Test the project's metadata: its version, entry points, links, requirements and test command."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ ROOT = Path(__file__).parent.parent
 REPOSITORY = "https://github.com/pytest-headswap/pytest-headswap"
 
 
-def test_the_version_stands_in_one_place() -> None:
+def test_version_is_defined_in_one_place() -> None:
     assert version("pytest-headswap") == pytest_headswap.__version__
     assert f'"{pytest_headswap.__version__}"' not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_the_changelog_has_a_part_for_this_version() -> None:
+def test_changelog_has_a_section_for_this_version() -> None:
     assert f"## {pytest_headswap.__version__} - " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_the_entry_points_can_be_loaded() -> None:
+def test_entry_points_can_be_loaded() -> None:
     (plugin,) = entry_points(group="pytest11", name="headswap")
     assert plugin.load().pytest_addoption
     (script,) = entry_points(group="console_scripts", name="headswap")
     assert callable(script.load())
 
 
-def test_nothing_is_kept_that_git_is_reported_to_leave_out() -> None:
+def test_no_tracked_file_is_ignored_by_git() -> None:
     command = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == ""
 
 
-def test_the_package_is_marked_as_typed() -> None:
+def test_package_is_marked_as_typed() -> None:
     assert (Path(pytest_headswap.__file__).parent / "py.typed").exists()
 
 
-def test_links_of_the_readme_work_on_pypi_too() -> None:
+def test_readme_links_are_absolute() -> None:
     tokens = MarkdownIt().parse((ROOT / "README.md").read_text(encoding="utf-8"))
     inline = [child for token in tokens for child in token.children or ()]
     links = [
@@ -59,7 +59,7 @@ def test_links_of_the_readme_work_on_pypi_too() -> None:
     assert [link for link in links if not link.startswith("https://")] == []
 
 
-def test_links_into_the_repository_lead_to_what_is_there() -> None:
+def test_links_into_the_repository_point_to_existing_files() -> None:
     texts = {path: path.read_text(encoding="utf-8") for path in (*ROOT.glob("*.md"), ROOT / "pyproject.toml")}
     paths = {
         found for text in texts.values() for found in re.findall(rf"{REPOSITORY}/(?:blob|tree)/main/([\w./-]+)", text)
@@ -68,7 +68,7 @@ def test_links_into_the_repository_lead_to_what_is_there() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-def test_ci_takes_the_test_command_from_the_readme() -> None:
+def test_ci_runs_the_test_command_of_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     found = re.search(r"^command=\$\((awk .*)\)$", script, re.MULTILINE)
     assert found, ".ci/run extracts the command with one line of awk"
@@ -79,18 +79,18 @@ def test_ci_takes_the_test_command_from_the_readme() -> None:
     assert command in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_first_screen_of_the_readme_holds_both_commands() -> None:
+def test_readme_starts_with_the_run_and_test_commands() -> None:
     screen = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:40])
     assert "--headswap-zoo=builtin" in screen
     assert "<!-- test-command -->" in screen
 
 
 @pytest.mark.parametrize("name", [".ci/run"])
-def test_scripts_can_be_executed(name: str) -> None:
+def test_scripts_are_executable(name: str) -> None:
     assert (ROOT / name).stat().st_mode & 0o111
 
 
-def test_dev_declares_every_package_that_the_tests_import() -> None:
+def test_dev_extra_declares_every_package_that_tests_import() -> None:
     files = [path for folder in ("tests", "conformance") for path in (ROOT / folder).rglob("*.py")]
     found = undeclared({path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in files})
     assert len(files) > 50
@@ -105,12 +105,12 @@ def test_dev_declares_every_package_that_the_tests_import() -> None:
         ("import os, pytest, yaml\nfrom ruamel.yaml import YAML\nfrom .conftest import ROOT", ""),
     ],
 )
-def test_an_import_that_only_another_package_brings_is_reported(code: str, fault: str) -> None:
+def test_undeclared_import_is_reported(code: str, fault: str) -> None:
     assert undeclared({"test_planted.py": code}) == ([f"test_planted.py: {fault}"] if fault else [])
 
 
 def undeclared(sources: dict[str, str]) -> list[str]:
-    """Return `FILE: MODULE` for each import of an installed package that neither the project nor its dev declares."""
+    """Return `FILE: MODULE` for each import of an installed package that neither the project nor its `dev` declares."""
     project = tomlkit.parse((ROOT / "pyproject.toml").read_text(encoding="utf-8")).unwrap()["project"]
     declared = {"pytest-headswap", *declared_names(project, ""), *declared_names(project, "dev")}
     packages = packages_distributions()
@@ -123,7 +123,7 @@ def undeclared(sources: dict[str, str]) -> list[str]:
 
 
 def declared_names(project: dict[str, Any], extra: str) -> Iterator[str]:
-    """Yield the packages that an extra declares, with those of the extras of this project that it includes."""
+    """Yield the packages of an extra, including those of the project's other extras that it refers to."""
     for text in project["optional-dependencies"][extra] if extra else project["dependencies"]:
         requirement = Requirement(text)
         yield canonicalize_name(requirement.name)

@@ -1,4 +1,4 @@
-"""What is shown can be seen, and what is named lies where it should."""
+"""Test how text is formatted for messages, reports and file names."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from pytest_headswap._text import (
         ("a\nb", "a\\nb"),
     ],
 )
-def test_what_cannot_be_seen_is_shown_as_what_it_is(text: str, shown: str) -> None:
+def test_invisible_characters_are_escaped(text: str, shown: str) -> None:
     assert escape_unprintable(text) == shown
 
 
 @pytest.mark.parametrize("reason", ['"><img src=x>', "a b", "\u202egnp", "", "ñ"])
-def test_no_reason_of_a_journal_becomes_a_part_of_an_address(reason: str) -> None:
+def test_invalid_reason_codes_are_not_added_to_links(reason: str) -> None:
     assert error_page(reason) == f"{DOCS}errors/"
     assert error_page("no_inputs") == f"{DOCS}errors/#no_inputs"
 
 
-def test_lines_may_be_kept() -> None:
+def test_line_breaks_are_kept_on_request() -> None:
     assert escape_unprintable("a\nb\tc", keep_line_breaks=True) == "a\nb\\tc"
     assert single_line("a\n  b\tc") == "a b c"
 
 
-def test_of_long_texts_the_beginning_or_the_end_is_kept() -> None:
+def test_long_text_is_truncated_at_either_end() -> None:
     assert truncate("abcdef", 6) == "abcdef"
     assert truncate("abcdefg", 6) == "abcde…"
     assert truncate_left("abcdefg", 6) == "…cdefg"
@@ -57,7 +57,7 @@ def test_of_long_texts_the_beginning_or_the_end_is_kept() -> None:
 @example("timm", "../../x")
 @example("timm", "CON.txt.")
 @example("timm", "\ud800/\0")
-def test_a_file_name_is_safe_whatever_the_model_is_called(zoo: str, model: str) -> None:
+def test_file_name_is_valid_for_any_model_name(zoo: str, model: str) -> None:
     name = file_name(zoo, model)
     assert re.fullmatch(r"[a-z0-9][a-z0-9._-]*-[0-9a-f]{12}\.html|[_-][a-z0-9._-]*-[0-9a-f]{12}\.html", name)
     assert len(name) <= 80
@@ -65,11 +65,11 @@ def test_a_file_name_is_safe_whatever_the_model_is_called(zoo: str, model: str) 
 
 
 @given(st.lists(st.tuples(st.text(max_size=5), st.text(max_size=5)), unique=True, min_size=2, max_size=20))
-def test_each_model_has_a_file_name_of_its_own_also_where_case_is_ignored(names: list[tuple[str, str]]) -> None:
+def test_file_names_are_unique_without_regard_to_case(names: list[tuple[str, str]]) -> None:
     assert len({file_name(*pair).lower() for pair in names}) == len(names)
 
 
-def test_names_that_differ_only_in_case_or_in_where_the_zoo_ends_are_told_apart() -> None:
+def test_file_names_separate_zoo_and_model_and_case() -> None:
     assert len({file_name(*pair) for pair in (("z", "A"), ("z", "a"), ("za", ""), ("", "za"))}) == 4
 
 
@@ -77,5 +77,5 @@ def test_names_that_differ_only_in_case_or_in_where_the_zoo_ends_are_told_apart(
     ("seconds", "told"),
     [(0.004, "4 ms"), (0.25, "0.2 s"), (9.96, "10 s"), (59.6, "1 min"), (310, "5 min 10 s"), (7500, "2 h 5 min")],
 )
-def test_durations_are_told_in_the_units_that_people_use(seconds: float, told: str) -> None:
+def test_durations_use_readable_units(seconds: float, told: str) -> None:
     assert format_duration(seconds) == told

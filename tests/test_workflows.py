@@ -1,4 +1,4 @@
-"""The workflows of GitHub are well formed, and their commands do what they should: run here, on a small zoo."""
+"""Validate the GitHub workflows, and run their commands on a small zoo."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ EXPRESSION = re.compile(r"\$\{\{\s*(.+?)\s*\}\}")
 
 
 def jobs() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """File, name and content of each job."""
+    """Yield the file, name and contents of each job."""
     for file, workflow in WORKFLOWS.items():
         for name, job in workflow["jobs"].items():
             yield file, name, job
 
 
 def steps() -> Iterator[dict[str, Any]]:
-    """All steps of all workflows."""
+    """Yield the steps of all workflows."""
     for _, _, job in jobs():
         yield from job.get("steps", ())
 
 
 def step(workflow: str, job: str, name: str) -> dict[str, Any]:
-    """A step by its name."""
+    """Return a step by its name."""
     (found,) = (each for each in WORKFLOWS[workflow]["jobs"][job]["steps"] if each.get("name") == name)
     return dict(found)
 
 
 def run(told: dict[str, Any], folder: Path, values: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run the command of a step as GitHub does it, with `values` in the place of expressions."""
+    """Run the command of a step as GitHub does, with expressions replaced by `values`."""
 
     def filled(text: Any) -> str:
         return EXPRESSION.sub(lambda found: values[found[1]], str(text))
@@ -68,21 +68,21 @@ def run(told: dict[str, Any], folder: Path, values: dict[str, str]) -> subproces
 
 
 def output(folder: Path, name: str) -> Any:
-    """What a step has set."""
+    """Return the output that a step has set."""
     (line,) = (folder / "output").read_text(encoding="utf-8").splitlines()
     key, _, value = line.partition("=")
     assert key == name
     return json.loads(value)
 
 
-def test_the_workflows_follow_the_schema_of_github() -> None:
+def test_workflows_follow_the_github_schema() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
     files = [str(path) for path in (*OURS.glob("*.yml"), EXAMPLE)]
     done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_workflows_may_only_read_and_no_job_runs_for_hours() -> None:
+def test_workflows_have_minimal_permissions_and_timeouts() -> None:
     for workflow in WORKFLOWS.values():
         assert workflow["permissions"] == {"contents": "read"}
     granted = {(file, name): job["permissions"] for file, name, job in jobs() if "permissions" in job}
@@ -96,7 +96,7 @@ def test_actions_are_pinned_to_a_major_version() -> None:
     assert {name for name in used if not re.search(r"@(v\d+|release/v\d+)$", name)} == set()
 
 
-def test_expressions_mean_something() -> None:
+def test_expressions_refer_to_existing_values() -> None:
     for file, name, job in jobs():
         known = {f"inputs.{key}" for key in INPUTS} if file == "headswap.yml" else set()
         matrix = job.get("strategy", {}).get("matrix", {})
@@ -112,7 +112,7 @@ def test_expressions_mean_something() -> None:
                 assert each.split(".")[1] in job["needs"]
 
 
-def test_every_command_is_sound_bash() -> None:
+def test_commands_are_valid_bash() -> None:
     for each in steps():
         if "run" in each and each.get("shell") != "python":
             script = EXPRESSION.sub("x", each["run"])
@@ -120,20 +120,20 @@ def test_every_command_is_sound_bash() -> None:
 
 
 @pytest.mark.parametrize(("file", "name"), [("ci.yml", "timm"), ("conformance.yml", "zoo")])
-def test_the_reusable_workflow_is_called_with_inputs_that_it_has(file: str, name: str) -> None:
+def test_calls_of_the_reusable_workflow_use_its_inputs(file: str, name: str) -> None:
     given = WORKFLOWS[file]["jobs"][name]["with"]
     types = {"string": str, "number": int}
     assert {key for key, value in INPUTS.items() if value.get("required")} <= given.keys() <= INPUTS.keys()
     assert all(isinstance(value, types[INPUTS[key]["type"]]) for key, value in given.items())
 
 
-def test_downstream_projects_are_shown_the_workflow_of_this_version() -> None:
+def test_example_uses_the_reusable_workflow_of_this_version() -> None:
     reference = f"pytest-headswap/pytest-headswap/.github/workflows/headswap.yml@v{pytest_headswap.__version__}"
     assert WORKFLOWS["conformance.yml"]["jobs"]["zoo"]["uses"] == reference
     assert f"uses: {reference}\n" in (OURS / "headswap.yml").read_text(encoding="utf-8")
 
 
-def test_tox_has_every_environment_that_is_named() -> None:
+def test_tox_environments_named_in_workflows_exist() -> None:
     listed = subprocess.run(
         [sys.executable, "-m", "tox", "list", "--no-desc", "-q"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -142,7 +142,7 @@ def test_tox_has_every_environment_that_is_named() -> None:
     assert set(named) <= set(listed.stdout.split())
 
 
-def test_the_versions_of_ci_are_environments_of_tox_with_the_zoos() -> None:
+def test_version_jobs_run_tox_environments_with_zoos() -> None:
     listed = (ROOT / "tox.ini").read_text(encoding="utf-8")
     versions = WORKFLOWS["ci.yml"]["jobs"]["versions"]["strategy"]["matrix"]["include"]
     assert len(versions) >= 4
@@ -154,11 +154,11 @@ def test_the_versions_of_ci_are_environments_of_tox_with_the_zoos() -> None:
             assert f"    {factor}: {'torch' if factor == torch else 'pytest'}==" in listed
 
 
-def test_ci_runs_each_environment_of_tox_on_its_python(tmp_path: Path) -> None:
+def test_ci_runs_each_tox_environment_on_its_python(tmp_path: Path) -> None:
     shutil.copy(ROOT / "tox.ini", tmp_path)
     assert (
         run(
-            step("ci.yml", "environments", "List the environments of tox.ini with the Python of each"), tmp_path, {}
+            step("ci.yml", "environments", "List the tox environments and their Python versions"), tmp_path, {}
         ).returncode
         == 0
     )
@@ -169,7 +169,7 @@ def test_ci_runs_each_environment_of_tox_on_its_python(tmp_path: Path) -> None:
     assert all(name.startswith(f"py{python.replace('.', '')}") for name, python in pythons.items())
 
 
-def test_shards_are_run_merged_and_summarised(tmp_path: Path) -> None:
+def test_reusable_workflow_runs_and_merges_shards(tmp_path: Path) -> None:
     values = {
         "inputs.zoo": "builtin",
         "inputs.models": "conv*,headless*,encoder_without_head",
@@ -180,17 +180,17 @@ def test_shards_are_run_merged_and_summarised(tmp_path: Path) -> None:
     assert run(step("headswap.yml", "plan", "Number the shards"), tmp_path, values).returncode == 0
     shards = output(tmp_path, "shards")
     assert shards == [1, 2, 3]
-    kept = step("headswap.yml", "shard", "Keep the journal")["with"]
+    kept = step("headswap.yml", "shard", "Upload the journal")["with"]
     for shard in shards:
         of_shard = {**values, "matrix.shard": str(shard)}
-        done = run(step("headswap.yml", "shard", "Test this part of the zoo"), tmp_path, of_shard)
+        done = run(step("headswap.yml", "shard", "Test the shard"), tmp_path, of_shard)
         assert done.returncode == 0
         uploaded = tmp_path / "shards" / EXPRESSION.sub(str(shard), kept["name"])
         uploaded.mkdir(parents=True)
         shutil.move(tmp_path / kept["path"], uploaded)
         shutil.rmtree(tmp_path / "headswap-report")
 
-    merge = step("headswap.yml", "merge", "Make one report, or say what is missing and make it of the rest")
+    merge = step("headswap.yml", "merge", "Merge the shards; if some are missing, merge the others and fail")
     assert run(merge, tmp_path, values).returncode == 0
     _, results = read_journal(tmp_path / "headswap-report")
     assert len(results) == 7 * 8

@@ -1,4 +1,4 @@
-"""How much work a function does, in a number that is the same on every machine."""
+"""Measure the work of a function independently of the machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def calls_of(function: Callable[[], object]) -> int:
-    """Return how many calls of Python and C functions a call makes, all in all."""
+    """Return the number of Python and C functions that one call of `function` calls, directly or indirectly."""
     count = 0
 
     def note(frame: Any, event: str, argument: Any) -> None:

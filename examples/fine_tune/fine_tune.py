@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"new head: {swap.heads[0].path}, accuracy {accuracy(model, unseen):.1%} on {', '.join(NEW)}")
     train(model, swap.parameters(), trained, arguments.epochs)
     reached = accuracy(model, unseen)
-    print(f"after {arguments.epochs} epochs: {reached:.1%} on {len(unseen[1])} images that it has not seen")
+    print(f"after {arguments.epochs} epochs: {reached:.1%} on {len(unseen[1])} unseen images")
 
     head = output / "head.pt"
     torch.save(swap.state_dict(), head)
@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     loaded = load(backbone, head)
     images, _ = unseen
     if not torch.equal(loaded(images), model.eval()(images)):
-        raise RuntimeError("the loaded model computes something else")
-    print("loaded into a fresh model, it gives the same logits")
+        raise RuntimeError("the loaded model gives different logits")
+    print("a new model with the saved head gives the same logits")
     return 0 if reached >= arguments.at_least else 1
 
 
@@ -111,11 +111,11 @@ def accuracy(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fine-tune", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("run"), help="folder for what is saved (default: run)")
+    parser.add_argument("--output", type=Path, default=Path("run"), help="output folder (default: run)")
     parser.add_argument("--backbone", type=Path, help="weights of an earlier run (default: train them)")
     parser.add_argument("--epochs", type=int, default=5, help="epochs for the new head (default: 5)")
-    parser.add_argument("--at-least", type=float, default=0.9, help="accuracy to reach, of 1 (default: 0.9)")
-    parser.add_argument("--seed", type=int, default=0, help="for weights and data (default: 0)")
+    parser.add_argument("--at-least", type=float, default=0.9, help="required accuracy, from 0 to 1 (default: 0.9)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for weights and data (default: 0)")
     return parser
 
 

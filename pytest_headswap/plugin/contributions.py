@@ -28,12 +28,12 @@ def register_contributed_zoos(config: pytest.Config) -> None:
 
         if not isinstance(name, str) or not name.strip():
             raise pytest.UsageError(
-                f"{plugin}: pytest_headswap_zoos calls a zoo {name!r}: names have to be text that is not empty"
+                f"{plugin}: pytest_headswap_zoos returns a zoo named {name!r}: names must be non-empty text"
             )
         if name in owners or (name in zoo_names() and name not in _contributed_zoos):
             raise pytest.UsageError(
-                f"{plugin}: pytest_headswap_zoos returns a zoo {name!r}, which is there already"
-                f"{f' from {owners[name]}' if name in owners else ''}: give it another name"
+                f"{plugin}: pytest_headswap_zoos returns zoo {name!r}, which already exists"
+                f"{f' (from {owners[name]})' if name in owners else ''}: choose another name"
             )
         owners[name] = plugin
         _contributed_zoos.add(name)
@@ -60,18 +60,22 @@ def _read_checks(config: pytest.Config) -> Mapping[str, Check]:
         where = f"{plugin}: pytest_headswap_checks"
         if not isinstance(name, str) or not name.isidentifier():
             raise pytest.UsageError(
-                f"{where} calls a check {name!r}: names stand in ids, so they have to be identifiers, such as my_check"
+                f"{where} returns a check named {name!r}: names are part of ids and must be identifiers, like my_check"
             )
         if name in known:
             raise pytest.UsageError(
-                f"{where} returns a check {name!r}, which is there already"
-                f"{f' from {owners[name]}' if name in owners else ''}: give it another name"
+                f"{where} returns check {name!r}, which already exists"
+                f"{f' (from {owners[name]})' if name in owners else ''}: choose another name"
             )
         if isinstance(value, Check):
             if value.name != name:
-                raise pytest.UsageError(f"{where} has the check {value.name!r} under the name {name!r}: make them one")
+                raise pytest.UsageError(
+                    f"{where} returns check {value.name!r} under the name {name!r}: use the same name"
+                )
         elif not callable(value):
-            raise pytest.UsageError(f"{where} has {value!r} as {name!r}: it has to be a function of a case, or a Check")
+            raise pytest.UsageError(
+                f"{where} returns {value!r} as {name!r}: it must be a function of a case or a Check"
+            )
         owners[name] = plugin
         known[name] = value if isinstance(value, Check) else Check(name, value)
     return known
@@ -85,8 +89,8 @@ def _hook_entries(config: pytest.Config, hook: str) -> Iterator[tuple[str, Any, 
         for returned in manager.subset_hook_caller(hook, others)(config=config):
             if not isinstance(returned, Mapping):
                 raise pytest.UsageError(
-                    f"{implementation.plugin_name}: {hook} returns {type(returned).__name__}, "
-                    "where a mapping of names is expected"
+                    f"{implementation.plugin_name}: {hook} returns {type(returned).__name__}: "
+                    "it must return a mapping of names"
                 )
             for name, value in returned.items():
                 yield implementation.plugin_name, name, value

@@ -8,7 +8,7 @@ from pytest_headswap.harness.failure_text import format_failure
 
 
 def use_short_failures(config: pytest.Config) -> bool:
-    """Return whether failures use the short text; not if the user requested a style of traceback."""
+    """Return whether failures use the short text. They do not if the user requested a traceback style."""
     return not config.getoption("fulltrace") and config.getoption("tbstyle") in ("auto", "line", "no")
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.hookspec()
 def pytest_headswap_zoos(config: pytest.Config) -> Mapping[str, Any] | None:
-    """Return zoos by name; each can then be selected with `--headswap-zoo=NAME` and in markers.
+    """Return zoos by name. `--headswap-zoo=NAME` and markers can then select each zoo.
 
     A zoo is anything that `package.module:ATTR` may refer to: a mapping of names to factories, model classes or
     `ModelSpec`, an iterable of `ModelSpec`, a `Zoo`, or a function that returns one of these. Use a function to import
@@ -46,7 +46,7 @@ def pytest_headswap_checks(config: pytest.Config) -> Mapping[str, Callable[[Case
     - `pytest_headswap.CheckFailed(message)` if it finds a fault;
     - `pytest_headswap.CheckSkipped(reason, message)` if it does not apply, with its own reason code.
 
-    Any other exception is an error of the check. To also declare what the verdicts rest on, return a
+    Any other exception is an error of the check. To also declare the evidence for the results, return a
     `pytest_headswap.Check` of the same name.
 
         def pytest_headswap_checks(config):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 ZooScope = Literal["exclusive", "alongside"]
-"""`only`: the run consists of the zoos. `beside`: the zoos are collected along with the tests of the paths."""
+"""`exclusive`: the run consists of the zoos. `alongside`: the zoos are collected along with the tests of the paths."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Settings:
     """The validated settings of a run."""
 
     this_shard: Selection
-    """The models that run here: those of this machine's shard."""
+    """The models of this machine's shard."""
 
     selected: Selection
     shard: Shard | None
@@ -45,7 +45,7 @@ class Settings:
 
     @cached_property
     def repeat_report(self) -> str:
-        """Return the report folder for commands that repeat one test; never that of a run of several tests."""
+        """Return the report folder for commands that repeat one test. It is never the folder of a larger run."""
         from pytest_headswap.results.ids import REPEAT_REPORT
 
         here, names = self.report.resolve(), (REPEAT_REPORT, f"{REPEAT_REPORT}-2")

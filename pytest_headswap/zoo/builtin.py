@@ -1,6 +1,6 @@
-"""The `builtin` zoo: small models, one for each form that a head can take. It runs in seconds and needs no library.
+"""The `builtin` zoo: small models, one for each kind of head. It runs in seconds and needs no library.
 
-A function of the class count builds each model, so that `native_parity` can compare them.
+A function of the class count builds each model, so that `native_parity` can compare the swapped model.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Entry:
     has_native: bool = True
 
 
-# The docstring of each model's function says what is special about it.
+# The docstrings in `builtin_models` describe the models.
 _ENTRIES: dict[str, _Entry] = {
     "seed_simple_cnn": _Entry(models.simple_cnn, (2, 3, 28, 28)),
     "seed_nested": _Entry(models.nested),

@@ -32,7 +32,7 @@ def linear(num_classes: int) -> nn.Module:
 
 
 def simple_cnn(num_classes: int) -> nn.Module:
-    """The first example of the article: of the two Linear layers at the end, the second is the head."""
+    """A network that ends in two Linear layers, of which the second is the head."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3),
         nn.ReLU(),
@@ -45,7 +45,7 @@ def simple_cnn(num_classes: int) -> nn.Module:
 
 
 def nested(num_classes: int) -> nn.Module:
-    """The article's second example: the head is nested in Sequentials, after another classifier layer."""
+    """A head that is nested in Sequentials, after another classifier layer."""
     classifier = nn.Sequential(
         nn.Sequential(nn.Linear(WIDTH, 32), nn.ReLU()), nn.Sequential(nn.Linear(32, num_classes))
     )
@@ -53,7 +53,7 @@ def nested(num_classes: int) -> nn.Module:
 
 
 class TwoHeads(nn.Module):
-    """The article's third example: two outputs that predict different things; only one is to be swapped."""
+    """Two heads with different meanings, of which only one is swapped."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def conv3d_head(num_classes: int) -> nn.Module:
 
 
 class Residual(nn.Module):
-    """Residual features, whose width several layers determine together, followed by the head."""
+    """A head on residual features, whose width several layers determine together."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class HeadList(nn.Module):
 
 
 class SummedAux(nn.Module):
-    """A head on the first token and one on all others, summed; registered in reverse order, as in VOLO."""
+    """A head on the first token and one on the others, summed and registered in reverse order, as in VOLO."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -279,7 +279,7 @@ class RawParameter(nn.Module):
 
 
 class Cosine(nn.Module):
-    """Cosine similarities to normalized class vectors, with a learnt scale."""
+    """Cosine similarities to normalized class vectors, with a learned scale."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -307,7 +307,7 @@ class NoGradBackbone(nn.Module):
 
 
 def frozen(num_classes: int) -> nn.Module:
-    """A model whose parameters are all frozen already, including the head's."""
+    """A model in which all parameters are frozen, including those of the head."""
     return nn.Sequential(pooled(), nn.Linear(WIDTH, num_classes)).requires_grad_(requires_grad=False)
 
 
@@ -317,7 +317,7 @@ def bfloat16(num_classes: int) -> nn.Module:
 
 
 class MisleadingNames(nn.Module):
-    """`head` and `fc` belong to the backbone, run last in the code, and are registered last; `stem` is the head."""
+    """A head called `stem`. The backbone layers `head` and `fc` are registered after it, and `fc` also runs last."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -346,7 +346,7 @@ class Alias(nn.Module):
 
 
 class Headless(nn.Module):
-    """With 0 classes the model ends in an Identity, as in DINOv2; a Flatten without effect follows."""
+    """A model that ends in an Identity if it has 0 classes, as in DINOv2. Another Identity follows."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -367,7 +367,7 @@ def headless(num_classes: int) -> nn.Module:
 
 
 def headless_conv(num_classes: int) -> nn.Module:
-    """With 0 classes an Identity replaces the 1x1 convolution."""
+    """A model in which an Identity replaces the 1x1 convolution if it has 0 classes."""
     head = nn.Conv2d(WIDTH, num_classes, 1) if num_classes else nn.Identity()
     model = nn.Sequential(features(), nn.AdaptiveAvgPool2d(1), head, nn.Flatten(1))
     model.num_classes = num_classes  # type: ignore[assignment]
@@ -375,6 +375,6 @@ def headless_conv(num_classes: int) -> nn.Module:
 
 
 def encoder() -> nn.Module:
-    """Features only, without a place for a head: the engine refuses it."""
+    """An encoder without a place for a head. The engine refuses it."""
     layer = nn.TransformerEncoderLayer(WIDTH, 4, 32, batch_first=True)
     return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)

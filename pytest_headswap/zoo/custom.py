@@ -1,4 +1,4 @@
-"""Zoos of users: `package.module:ATTR`, `file.py:ATTR`, entry points, and the objects that they may refer to.
+"""Load the zoos of users from modules, files and entry points. In its shortest form, a zoo is a dict of factories:
 
 ZOO = {"tiny": TinyNet, "small": lambda num_classes=10: Net(num_classes, depth=2)}
 
@@ -36,12 +36,12 @@ _PACKAGE_ROOT = str(Path(__file__).parents[1])
 
 
 def entry_point_names() -> tuple[str, ...]:
-    """Return the names of the zoos that installed distributions offer, without importing them."""
+    """Return the names of the zoos that installed distributions register, without importing them."""
     return tuple(sorted(entry.name for entry in entry_points(group=ENTRY_POINTS)))
 
 
 def load_entry_point(name: str) -> Zoo:
-    """Return the zoo that a distribution offers under `name`."""
+    """Return the zoo that a distribution registers as `name`."""
     (entry, *_) = entry_points(group=ENTRY_POINTS, name=name)
     return make_zoo(name, _call_user_code(f"importing entry point {entry.value!r}", entry.load))
 
@@ -54,11 +54,11 @@ def load_reference(reference: str) -> Zoo:
     """
     where, _, attribute = reference.rpartition(":")
     if not where or not attribute or where.endswith(":"):
-        raise ZooError(f"{reference!r} is no zoo: write package.module:ATTR or file.py:ATTR")
+        raise ZooError(f"{reference!r} is not a zoo: use package.module:ATTR or file.py:ATTR")
     if where.endswith(".py"):
         path = Path(where)
         if not path.is_file():
-            raise ZooError(f"there is no file {where!r} for zoo {reference!r}, seen from {Path.cwd()}")
+            raise ZooError(f"zoo {reference!r}: there is no file {where!r} (working directory: {Path.cwd()})")
         module = _call_user_code(f"importing {where}", lambda: _import_file(path))
     else:
         module = _call_user_code(f"importing {where}", lambda: _import_module(where))
@@ -108,10 +108,10 @@ def _is_outside(filename: str) -> bool:
 
 
 def make_zoo(name: str, value: Any) -> Zoo:
-    """Return a zoo called `name` for the user's object. The module docstring lists the accepted forms.
+    """Convert a user's object to a zoo called `name`. `_KINDS` lists the accepted objects.
 
     Raises:
-        ZooError: the object has another form, or its names are not text or not unique.
+        ZooError: the object is of another kind, or its names are not text or not unique.
     """
     if inspect.isfunction(value):
         value = _call_user_code(f"calling {name!r}", value)
@@ -123,29 +123,29 @@ def make_zoo(name: str, value: Any) -> Zoo:
     elif isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         specs = [_checked_spec(name, item) for item in value]
     else:
-        raise ZooError(f"zoo {name!r} is {_describe(value)}: it has to be {_KINDS}")
+        raise ZooError(f"zoo {name!r} is {_describe(value)}: it must be {_KINDS}")
     if not specs:
-        raise ZooError(f"zoo {name!r} holds no models")
+        raise ZooError(f"zoo {name!r} has no models")
     return Zoo(name, tuple(spec.name for spec in specs), lambda wanted: next(s for s in specs if s.name == wanted))
 
 
 def _checked_spec(zoo: str, item: Any) -> ModelSpec:
     if not isinstance(item, ModelSpec):
-        raise ZooError(f"zoo {zoo!r} lists {_describe(item)}: it has to be {_KINDS}")
+        raise ZooError(f"zoo {zoo!r} lists {_describe(item)}: it must be {_KINDS}")
     return _spec(zoo, item.name, item)
 
 
 def _spec(zoo: str, name: Any, item: Any) -> ModelSpec:
-    """Return the spec of one model, whose factories are checked to return a module."""
+    """Return the spec of one model, with factories that must return a module."""
     if isinstance(item, ModelSpec):
         if item.name != name:
-            raise ZooError(f"zoo {zoo!r} has ModelSpec {item.name!r} under the name {name!r}: make them the same")
+            raise ZooError(f"zoo {zoo!r} has ModelSpec {item.name!r} under the name {name!r}: use the same name")
         if not callable(item.build):
-            raise ZooError(f"ModelSpec {name!r} of zoo {zoo!r} has {_describe(item.build)} as build: give a function")
+            raise ZooError(f"ModelSpec {name!r} of zoo {zoo!r} has {_describe(item.build)} as build: pass a function")
         native = item.build_native and partial(_call_factory, zoo, name, item.build_native)
         return replace(item, build=partial(_call_factory, zoo, name, item.build), build_native=native)
     if not callable(item) or _is_model(item):
-        raise ZooError(f"zoo {zoo!r} has {_describe(item)} as {name!r}: it has to be a factory, a class or a ModelSpec")
+        raise ZooError(f"zoo {zoo!r} has {_describe(item)} as {name!r}: it must be a factory, a class or a ModelSpec")
     takes = _num_classes_of(item)
     if takes is None:
         return ModelSpec(name, build=partial(_call_factory, zoo, name, item))

@@ -33,7 +33,7 @@ def register(name: str, load: Callable[[], Zoo], library: str = "") -> None:
 
 
 def zoo_names() -> tuple[str, ...]:
-    """Return the sorted names of all known zoos, including those that installed distributions offer."""
+    """Return the sorted names of all known zoos, including those that installed distributions register."""
     return tuple(sorted({*_ENTRIES, *entry_point_names()}))
 
 
@@ -62,7 +62,7 @@ def _load(name: str) -> Zoo:
     if ":" in name:
         return load_reference(name)
     raise ZooError(
-        unknown_name("zoo", name, zoo_names(), "the installed zoos") + ". A zoo of your own is package.module:ATTR"
+        unknown_name("zoo", name, zoo_names(), "the installed zoos") + " (for your own zoo, use package.module:ATTR)"
     )
 
 
@@ -78,7 +78,7 @@ def _load_known(name: str, entry: _Entry) -> Zoo:
 
 
 def select_models(zoo: Zoo, patterns: str = "") -> tuple[str, ...]:
-    """Return the names of `zoo` that match comma-separated globs, sorted; `!glob` excludes. Empty: all of them.
+    """Return the sorted names of `zoo` that match comma-separated globs. `!glob` excludes. Without globs, return all.
 
     Raises:
         ZooError: a name does not exist (the message suggests close matches), or a glob matches nothing.

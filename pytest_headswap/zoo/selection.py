@@ -49,7 +49,7 @@ def select_from_zoos(zoos: Sequence[Zoo], patterns: str, option_name: str) -> Se
 
 
 def select_leniently(zoos: Sequence[Zoo], patterns: str) -> Selection:
-    """Return the matching models of zoos for which the patterns were not written: a pattern may match nowhere."""
+    """Return the matching models of each zoo. Unlike in `select_from_zoos`, a pattern may match nowhere."""
     return tuple((zoo, _match_each(zoo, split_commas(patterns))[0]) for zoo in zoos)
 
 

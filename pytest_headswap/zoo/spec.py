@@ -1,4 +1,4 @@
-"""The data types of a zoo: names, and for each name how to build the model. Nothing is built before it is requested."""
+"""The data types of a zoo: the names of its models, and how to build each model on request."""
 
 from __future__ import annotations
 
@@ -23,23 +23,22 @@ class ModelSpec:
 
     Attributes:
         name: unique in its zoo; used in test ids and reports.
-        build: returns the model as the zoo ships it, with random weights, on the current default device. `with
-            torch.device("meta")` therefore builds it without memory.
+        build: returns the model as the zoo ships it, with random weights, on the current default device.
+            `with torch.device("meta")` builds it without memory.
         example_inputs: returns the inputs of `forward` for the built model: a tensor, a tuple of positional inputs or
             a mapping of keyword inputs. None: the engine infers them.
-        build_native: returns the model as the zoo itself builds it for a given class count, or raises. None: the zoo
-            cannot do that, and `native_parity` does not compare.
-        skip_reason: the reason why this model cannot be swapped, if the zoo knows one: it has no classes, or needs a
-            package that is not installed. Such a model is skipped and never built.
+        build_native: returns the model as the zoo builds it for a given class count, or raises. None: the zoo cannot
+            build it, and `native_parity` is skipped.
+        skip_reason: the reason why this model cannot be swapped, such as a package that is not installed. The model
+            is then skipped and never built. Empty: the model runs.
         head: path of the head to swap, for a model with several heads that predict different classes.
         family: groups architectures in reports, such as `resnet`.
         tags: free labels.
-        metadata_notes: returns, for the model and its heads, sentences for the report if the library's own statement
-            about the
-            head differs.
-        small_variant: returns the spec of the same architecture for the smallest input that it can be built for, where
-            arithmetic costs less. Apart from the inputs, only position tables and the like may differ, never the
-            head. None: the architecture as it ships, on whatever smaller input it accepts.
+        metadata_notes: takes the model and its heads. If the library's metadata names another head, returns sentences
+            for the report.
+        small_variant: returns the spec of this architecture for a smaller input, which costs less to compute. Only the
+            inputs and tensors such as position tables may differ, never the head. None: no such variant. Checks then
+            use the shipped architecture, on the smallest input that it accepts.
     """
 
     name: str
@@ -58,7 +57,7 @@ class ModelSpec:
 class Zoo:
     """A named collection of architectures, sorted by name.
 
-    `make(name)` returns the `ModelSpec` of one of `names`. It must be cheap and build nothing.
+    `spec(name)` returns the `ModelSpec` of one of `names`. It must be cheap and build nothing.
 
     Raises:
         ZooError: a name is not text, is empty, or is not unique.
@@ -75,9 +74,9 @@ class Zoo:
         seen: set[str] = set()
         for name in names:
             if not isinstance(name, str) or not name:
-                raise ZooError(f"zoo {self.name!r} calls a model {name!r}: names have to be text that is not empty")
+                raise ZooError(f"zoo {self.name!r} has a model named {name!r}: names must be non-empty text")
             if name in seen:
-                raise ZooError(f"zoo {self.name!r} has two models called {name!r}: names have to be unique")
+                raise ZooError(f"zoo {self.name!r} has two models named {name!r}: names must be unique")
             seen.add(name)
         object.__setattr__(self, "names", tuple(sorted(self.names)))
 

@@ -17,7 +17,7 @@ from pytest_headswap.zoo.spec import ModelSpec, Zoo
 
 BATCH = 2  # batch norm needs more than one sample in train mode
 _ONE_SIZE = {"efficientformer"}  # ignores img_size
-_TWO_GRIDS = {"byoanet", "crossvit"}  # blocks or two patch sizes must fit too: half the shipped size works
+_TWO_GRIDS = {"byoanet", "crossvit"}  # attention blocks or a second patch size must also fit: half the size works
 
 
 def load() -> Zoo:
@@ -45,10 +45,9 @@ def _spec(name: str, size: int | None = None) -> ModelSpec:
 
 
 def _small_variant(name: str, family: str) -> ModelSpec:
-    """Return a spec for smaller images, for an architecture of fixed image size: two cells square on its coarsest map.
+    """Return the spec of a fixed-size architecture for smaller images: its coarsest map has 2 x 2 cells.
 
-    One cell would do for most models, but it leaves attention no choice and gives batch norm only one value per
-    image.
+    With a single cell, attention would have nothing to choose from, and batch norm only one value per image.
     """
     if family in _TWO_GRIDS:
         return _spec(name, timm.get_pretrained_cfg(name).input_size[-1] // 2)
@@ -68,7 +67,7 @@ def _stride(name: str) -> int:
 
 
 def _images(model: Any, size: int | None = None) -> torch.Tensor:
-    """Return a batch of images (2, 3, height, width), by default of the size that the architecture ships for."""
+    """Return a batch of images (2, 3, height, width), by default of the architecture's own size."""
     channels, height, width = model.default_cfg["input_size"]
     return torch.zeros(BATCH, channels, size or height, size or width)
 

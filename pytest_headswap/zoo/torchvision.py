@@ -1,7 +1,7 @@
 """The zoo of torchvision: every model of its registry, with random weights.
 
-Detection models return boxes that depend on the data, or losses; neither has a class dimension. An adapter therefore
-returns the outputs of their class-sized layers, in the layout in which the library reads them.
+Detection models return selected boxes or losses, which have no class dimension. An adapter therefore returns the
+outputs of their class-sized layers, in the layout in which the library reads them.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ def _inputs(name: str, _: nn.Module) -> Tensor:
 class ClassOutputs(nn.Module):
     """A detection model that returns the raw outputs of its class-sized layers.
 
-    One-stage models return their head's output on the feature maps: (B, anchors, classes). Two-stage models are run on
-    one region as large as the image. They return class scores (B, classes), boxes (B, classes, 4) and, if they have
-    any, masks (B, classes, height, width).
+    One-stage models return the output of their head on the feature maps: (B, anchors, classes). Two-stage models run on
+    one region as large as the image. They return class scores (B, classes), boxes (B, classes, 4) and, if the model
+    has a mask head, masks (B, classes, height, width).
     """
 
     def __init__(self, model: Any) -> None:

@@ -1,4 +1,4 @@
-"""The pages as data: README and the sources of the site."""
+"""Parse the README and the pages of the documentation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PARSER = MarkdownIt("commonmark").enable("table")
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: its language, the file that it is, what is in it, and where."""
+    """A code block: its language, the file name in its title, its text, and its line on the page."""
 
     language: str
     title: str
@@ -28,7 +28,7 @@ class Block:
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
-    """The blocks of code of a page, in their order; those that are merely indented have no language."""
+    """Yield the code blocks of a page in order. Indented blocks have no language."""
     for token in _tokens(page):
         if token.type in ("fence", "code_block"):
             language, _, more = token.info.strip().partition(" ")
@@ -37,7 +37,7 @@ def blocks_of(page: Path) -> Iterator[Block]:
 
 
 def tables_of(page: Path) -> list[list[tuple[str, ...]]]:
-    """The tables of a page: the source of each cell, without the row of titles."""
+    """Return the tables of a page as rows of cell sources, without the header row."""
     tables: list[list[tuple[str, ...]]] = []
     row: list[str] = []
     inside = False
@@ -57,14 +57,14 @@ def tables_of(page: Path) -> list[list[tuple[str, ...]]]:
 
 
 def headings_of(page: Path, level: int) -> list[str]:
-    """The headings of one level, as they stand in the source."""
+    """Return the source of each heading of one level."""
     tokens = _tokens(page)
     begins = [place for place, token in enumerate(tokens) if token.tag == f"h{level}" and token.nesting == 1]
     return [tokens[place + 1].content for place in begins]
 
 
 def named(cell: str) -> str:
-    """The name that stands in a cell, without its backticks and link."""
+    """Return the name in a cell, without backticks and link."""
     return cell.partition("`")[2].partition("`")[0]
 
 

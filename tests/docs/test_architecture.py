@@ -1,4 +1,4 @@
-"""The picture of the architecture shows the imports of the package as they are now."""
+"""Test that the picture of the architecture shows the current imports of the package."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ architecture = _script()
 BOXES = ("road", "side")  # classes of a folder the model passes through, and of the others
 
 
-def test_the_committed_picture_is_up_to_date() -> None:
+def test_committed_picture_is_up_to_date() -> None:
     committed = architecture.PICTURE.read_text(encoding="utf-8")
     assert architecture.draw() == committed, "run: python docs/architecture.py"
 
 
-def test_every_import_between_folders_is_written_in_its_box() -> None:
+def test_each_box_lists_the_imports_of_its_folder() -> None:
     imports = architecture.imports_between(architecture.PACKAGE, "pytest_headswap")
     picture = ET.fromstring(architecture.draw())
     boxes = [["".join(text.itertext()) for text in group] for group in picture.iter() if group.get("class") in BOXES]
@@ -45,7 +45,7 @@ def test_every_import_between_folders_is_written_in_its_box() -> None:
             assert lines[folder] == (f"imports {', '.join(names)}" if names else "imports no other folder")
 
 
-def test_no_two_boxes_overlap() -> None:
+def test_boxes_do_not_overlap() -> None:
     boxes = architecture._boxes()
     assert [pair for pair in combinations(boxes, 2) if architecture._touch(*(boxes[name] for name in pair), 0)] == []
 
@@ -57,13 +57,11 @@ def test_no_two_boxes_overlap() -> None:
         ({"a": {"b", "c"}, "b": set(), "c": set()}, [("a", "b"), ("a", "c")]),
     ],
 )
-def test_an_arrow_that_follows_from_others_is_left_out(
-    imports: dict[str, set[str]], arrows: list[tuple[str, str]]
-) -> None:
+def test_indirect_imports_have_no_arrow(imports: dict[str, set[str]], arrows: list[tuple[str, str]]) -> None:
     assert list(architecture.essential(imports)) == arrows
 
 
-def test_imports_are_read_in_every_form(tmp_path: Path) -> None:
+def test_every_form_of_import_is_read(tmp_path: Path) -> None:
     files = {
         "high/__init__.py": "",
         "high/module.py": "def late():\n    from box.low import name\n",
@@ -86,12 +84,12 @@ def test_imports_are_read_in_every_form(tmp_path: Path) -> None:
     }
 
 
-def test_an_import_from_above_cannot_be_drawn() -> None:
+def test_import_of_a_higher_folder_is_an_error() -> None:
     with pytest.raises(ValueError, match="engine imports plugin, which is not below it"):
         architecture._routes([("engine", "plugin")], architecture._boxes())
 
 
-def test_the_page_names_every_folder_and_keeps_its_glossary_short() -> None:
+def test_architecture_page_names_every_folder_and_has_a_short_glossary() -> None:
     page = DOCS / "architecture.md"
     named = set(re.findall(r"`(\w+)`", page.read_text(encoding="utf-8")))
     rows = {name for row in architecture.ROWS for name in row} - {architecture.MODULES}

@@ -1,8 +1,11 @@
-"""Every block of code in README and in the documentation runs, and prints what the page says that it prints.
+"""Run every code block of the README and the documentation, and compare its output with the page.
 
-The blocks of a page run in their order in one folder: `python` in one namespace, or written to the file that its title
-names; `bash` line by line; files of settings are read by what reads them and written where they have a title. `text` is
-what the block right before it prints, with `...` for what may be anything.
+The blocks of a page run in order, in one folder:
+
+- `python` runs in one namespace per page. With a title, it is written to that file instead.
+- `bash` runs line by line.
+- `toml` and `yaml` must parse. With a title, they are written to that file.
+- `text` is the expected output of the block before it; `...` matches anything.
 """
 
 from __future__ import annotations
@@ -25,21 +28,21 @@ from .conftest import PAGES, README, ROOT, Block, blocks_of
 
 SMALL = "--headswap-zoo=builtin --headswap-models=conv_head,conv1d_head --headswap-checks=metadata"
 REDUCED = {
-    # what stands on a page: what runs in its place, and why
-    "pip install 'pytest-headswap[timm]'": ("true", "the tests of the release install it"),
+    # command on a page: command to run instead, and why
+    "pip install 'pytest-headswap[timm]'": ("true", "the release tests install it"),
     "python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[timm]' && pytest --headswap-zoo=builtin": (
         f"pytest -q {SMALL}",
         "the same",
     ),
     "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest -n 2": (
         "pytest --version",
-        ".ci/run runs it word for word",
+        ".ci/run runs it unchanged",
     ),
-    "pytest --headswap-zoo=timm -n 2": (f"pytest -q {SMALL}", "an hour of work"),
+    "pytest --headswap-zoo=timm -n 2": (f"pytest -q {SMALL}", "takes an hour"),
     "pytest --headswap-zoo=timm -n 2 --headswap-resume": (f"pytest -q {SMALL} --headswap-resume", "the same"),
     "pytest --headswap-zoo=timm -n 2 --headswap-shard=1/8 --headswap-report=shard-1": (
         f"pytest -q {SMALL} --headswap-shard=1/1 --headswap-report=shard-1",
-        "hundreds of models, and eight machines",
+        "needs eight machines",
     ),
     "headswap merge versions run-2.4 run-2.9 --by-version-of=torch": (
         """for v in 2.4 2.9; do
@@ -47,13 +50,13 @@ REDUCED = {
             sed -i -E '1s/("torch": ")[^"]*/\\1'$v/ run-$v/results.jsonl
         done
         headswap merge versions run-2.4 run-2.9 --by-version-of=torch""",
-        "there is one torch here",
+        "only one torch is installed",
     ),
 }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_blocks_print_the_documented_output(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     names: dict[str, Any] = {"__name__": "page"}
@@ -67,13 +70,13 @@ def test_every_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyt
                 printed = None
             else:
                 known = block.language in RUN
-                assert known, f"{where}: nobody knows how to run {block.language or 'an indented block'!r}"
+                assert known, f"{where}: cannot run {block.language or 'an indented block'!r}"
                 printed = RUN[block.language](block, names, where)
 
 
 @contextlib.contextmanager
 def _modules_of(folder: Path) -> Iterator[None]:
-    """What a page imports from its folder is forgotten behind it."""
+    """Remove the modules that a page imports from its folder."""
     before = set(sys.modules)
     try:
         yield
@@ -140,7 +143,7 @@ def _plain(text: str) -> str:
     return "".join(f"{line.rstrip()}\n" for line in text.strip().splitlines())
 
 
-def test_every_reduced_command_stands_on_a_page() -> None:
+def test_every_reduced_command_is_documented() -> None:
     lines = {line for page in PAGES for block in blocks_of(page) for line in block.text.splitlines()}
     assert REDUCED.keys() <= lines
 
@@ -160,13 +163,13 @@ def test_every_reduced_command_stands_on_a_page() -> None:
         '```python title="wrong.py"\ndef (\n```',
     ],
 )
-def test_a_fault_on_a_page_is_seen(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_code_blocks_fail(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     page.write_text(text, encoding="utf-8")
-    with pytest.raises(Exception):  # noqa: B017, PT011 - each in its way
-        test_every_block_of_a_page_runs(page, tmp_path, monkeypatch)
+    with pytest.raises(Exception):  # noqa: B017, PT011 - each block fails differently
+        test_code_blocks_print_the_documented_output(page, tmp_path, monkeypatch)
 
 
-def test_the_readme_is_among_the_pages() -> None:
+def test_readme_is_tested() -> None:
     assert README in PAGES
     assert len(PAGES) > 10

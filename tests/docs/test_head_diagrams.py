@@ -1,4 +1,4 @@
-"""The pictures of "How heads are found" show what the engine finds now."""
+"""Test that the pictures of "How heads are found" show what the engine finds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _script() -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["head_diagrams"] = module  # dataclasses look their module up
+    sys.modules["head_diagrams"] = module  # dataclasses look up their module
     spec.loader.exec_module(module)
     return module
 
@@ -28,7 +28,7 @@ pictures = _script()
 
 
 @pytest.mark.parametrize("name", pictures.MODELS)
-def test_a_picture_is_what_the_engine_finds(name: str) -> None:
+def test_committed_picture_matches_the_engine(name: str) -> None:
     reference = pictures.MODELS[name]
     library = reference.partition(":")[0]
     if library != "builtin":
@@ -41,17 +41,17 @@ def test_a_picture_is_what_the_engine_finds(name: str) -> None:
 
 
 def _layers(picture: str) -> set[str]:
-    """What is written in the boxes of layers, heads and outputs: the same with all versions of the libraries."""
+    """Return the texts of the boxes of layers, heads and outputs, which no library version changes."""
     groups = [item for item in ET.fromstring(picture).iter() if item.get("class") in ("layer", "head", "output")]
     return {"\n".join("".join(text.itertext()) for text in group) for group in groups}
 
 
 def _files() -> list[Path]:
-    """Return the pictures of this page; that of the architecture has a script and a test of its own."""
+    """Return the pictures of this page. The picture of the architecture has its own script and test."""
     return [path for path in (DOCS / "pictures").iterdir() if path.stem != "architecture"]
 
 
-def test_each_picture_is_shown_and_each_that_is_shown_is_drawn() -> None:
+def test_page_shows_exactly_the_drawn_pictures() -> None:
     page = (DOCS / "heads.md").read_text(encoding="utf-8")
     shown = re.findall(r"\]\(pictures/(\w+)\.svg\)", page)
     assert shown == list(pictures.MODELS)
@@ -62,7 +62,7 @@ def test_each_picture_is_shown_and_each_that_is_shown_is_drawn() -> None:
     assert len(written) == 1, "all were drawn together"
 
 
-def test_a_picture_shows_the_heads_and_where_the_class_dimension_goes() -> None:
+def test_picture_shows_heads_and_the_path_of_the_class_dimension() -> None:
     seen = pictures.look_at("builtin:distilled")
     heads = seen.heads
     drawn = ET.fromstring(pictures.picture_of(seen))
@@ -72,7 +72,7 @@ def test_a_picture_shows_the_heads_and_where_the_class_dimension_goes() -> None:
     assert [item for item in drawn.iter() if item.get("class") == "way"]
 
 
-def test_an_operation_is_drawn_once_only_where_it_is_one() -> None:
+def test_shared_operations_are_drawn_once() -> None:
     def relus(name: str) -> list[Any]:
         edges = pictures.edges_of(pictures.look_at(pictures.MODELS[name]))
         boxes = {box for edge in edges for box in edge[:2]}

@@ -1,6 +1,6 @@
-"""Every command of a page finds what it needs in the packages that the page installs before.
+"""Test that each page installs the packages that its commands need, before it uses them.
 
-Packages come from `pyproject.toml` and, for what those packages need in turn, from the metadata of this environment.
+Direct requirements come from `pyproject.toml`, indirect ones from the metadata of the installed packages.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from packaging.utils import canonicalize_name
 from .conftest import DOCS, README, ROOT
 
 OWN = "pytest-headswap"
-SHELL = {".", "python3", "python", "cd", "for", "do", "done"}  # what a machine has before anything is installed
-SITE = f"pip install '{OWN}[timm]'"  # the command of the first page, docs/index.md
+SHELL = {".", "python3", "python", "cd", "for", "do", "done"}  # available without installing anything
+SITE = f"pip install '{OWN}[timm]'"  # from the first page, docs/index.md
 EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
 PAGES = (
     *((page, "") for page in (README, ROOT / "CONTRIBUTING.md", *EXAMPLES)),
@@ -34,7 +34,7 @@ PAGES = (
 
 
 @pytest.mark.parametrize(("page", "before"), PAGES, ids=lambda value: str(value).removeprefix(f"{ROOT}/"))
-def test_every_command_of_a_page_is_brought_by_what_the_page_installs(page: Path, before: str) -> None:
+def test_commands_are_provided_by_the_packages_the_page_installs(page: Path, before: str) -> None:
     declared = declared_by(page.parent if page in EXAMPLES else ROOT)
     assert faults_of([before, *commands_of(page.read_text(encoding="utf-8"))], declared) == []
 
@@ -50,14 +50,14 @@ def test_every_command_of_a_page_is_brought_by_what_the_page_installs(page: Path
         ("dev", "tox run -e lint && mkdocs serve", ""),
     ],
 )
-def test_a_command_that_no_installed_package_brings_is_documented(extra: str, command: str, fault: str) -> None:
+def test_command_without_its_package_is_reported(extra: str, command: str, fault: str) -> None:
     declared = [text for text in declared_by(ROOT)[""] if not text.startswith("pytest-xdist")]
     text = f"Text.\n\n```bash\npip install -e '.[{extra}]' && python3 -V\n{command}\n```\n"
     faults = faults_of(commands_of(text), {**declared_by(ROOT), "": declared})
     assert [found.split(":")[0] for found in faults] == ([fault] if fault else [])
 
 
-def test_commands_within_a_sentence_count_as_well() -> None:
+def test_commands_in_sentences_are_found() -> None:
     assert list(commands_of("Run `pip install -e .`, then\n`mkdocs serve`, not `model.eval()`.")) == [
         "pip install -e .",
         "mkdocs serve",
@@ -65,9 +65,9 @@ def test_commands_within_a_sentence_count_as_well() -> None:
 
 
 def commands_of(text: str) -> Iterator[str]:
-    """Yield the commands of a page in their order: lines of bash, and inline code that begins with a known command.
+    """Yield the commands of a page in order: lines of bash, and inline code that begins with a known command.
 
-    Leave out the test command: it installs `dev`, and a reader who wants to use the package never runs it.
+    The test command is left out: it installs `dev`, and readers who only use the package do not run it.
     """
     before = ""
     for token in MarkdownIt("commonmark").enable("table").parse(text):
@@ -101,13 +101,13 @@ def faults_of(commands: list[str] | Iterator[str], declared: dict[str, list[str]
 
 
 def declared_by(folder: Path) -> dict[str, list[str]]:
-    """Return the requirements of a project by extra; those of no extra are under the empty name."""
+    """Return the requirements of a project by extra. Those without an extra have the key `""`."""
     project = tomlkit.parse((folder / "pyproject.toml").read_text(encoding="utf-8")).unwrap()["project"]
     return {"": project["dependencies"], **project.get("optional-dependencies", {}), "name": [project["name"]]}
 
 
 def brought_by(wanted: str, declared: dict[str, list[str]]) -> set[str]:
-    """Return the packages that `pip install WANTED` installs, all the way down."""
+    """Return all packages that `pip install WANTED` installs, including indirect requirements."""
     if wanted.startswith("-"):
         return set()
     name = declared["name"][0]
@@ -129,7 +129,7 @@ def _add(requirement: Requirement, here: dict[str, dict[str, list[str]]], found:
 
 
 def _needed(name: str, extra: str, here: dict[str, dict[str, list[str]]]) -> Iterator[Requirement]:
-    """Yield what a package needs for an extra; nothing where the package is not installed here."""
+    """Yield the requirements of a package for an extra. A package that is not installed here has none."""
     if name in here:
         texts = here[name].get(extra, [])
     else:
@@ -149,7 +149,7 @@ def _installed(name: str) -> Distribution | None:
 
 @cache
 def scripts() -> dict[str, set[str]]:
-    """Return the packages of this environment that bring each command."""
+    """Return the packages of this environment that provide each command."""
     found: dict[str, set[str]] = {}
     for each in distributions():
         names = {script.name for script in each.entry_points.select(group="console_scripts")}
@@ -160,7 +160,7 @@ def scripts() -> dict[str, set[str]]:
 
 
 def unknown_option(arguments: list[str], packages: set[str]) -> str:
-    """Return the first option that pytest does not know with only the plugins of these packages, or nothing."""
+    """Return the first option that pytest does not know if only these packages provide plugins, or `""`."""
     options = [word for word in arguments if word.startswith("-") and not word.startswith("--headswap")]
     if not options:
         return ""

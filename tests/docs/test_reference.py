@@ -1,4 +1,4 @@
-"""Tables of the documentation and the code say the same: nothing is missing, and nothing is made up."""
+"""Test that the tables of the documentation match the code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOOKS = [name for name in vars(hookspecs) if name.startswith("pytest_headswap_")
 
 
 class Declared:
-    """What is declared: the help of each flag, and of each ini key."""
+    """Record the help of each flag and of each ini key that the plugin declares."""
 
     def __init__(self) -> None:
         self.flags: dict[str, str] = {}
@@ -37,15 +37,15 @@ class Declared:
         add_options(self)  # type: ignore[arg-type]
 
     def getgroup(self, *_: str) -> Declared:
-        """As the parser of pytest."""
+        """Stand in for `Parser.getgroup`."""
         return self
 
     def addoption(self, flag: str, **more: Any) -> None:
-        """As a group of it."""
+        """Stand in for `OptionGroup.addoption`."""
         self.flags[flag] = more["help"]
 
     def addini(self, key: str, text: str, *_: Any, **__: Any) -> None:
-        """As the parser of pytest."""
+        """Stand in for `Parser.addini`."""
         self.keys[key] = text
 
 
@@ -61,7 +61,7 @@ def test_every_option_is_documented_with_its_ini_key_and_default() -> None:
         assert usual is None or f"default: {usual[1]}" in meaning
 
 
-def test_arguments_of_the_marker_and_fixtures_are_documented() -> None:
+def test_marker_arguments_and_fixtures_are_documented() -> None:
     _, arguments, given, _ = tables_of(DOCS / "options.md")
     assert tuple(named(name) for name, _ in arguments) == marker._ARGUMENTS
     assert [named(name) for name, _ in given] == [name for name in vars(fixtures) if name.startswith("headswap_")]
@@ -81,12 +81,12 @@ def test_every_command_is_documented_with_its_arguments() -> None:
 
 
 @pytest.mark.parametrize("page", [README, DOCS / "checks.md"], ids=lambda page: page.name)
-def test_every_check_is_documented_in_running_order(page: Any) -> None:
+def test_checks_are_documented_in_running_order(page: Any) -> None:
     checks, *_ = tables_of(page)
     assert [named(name) for name, _ in checks] == list(CHECKS)
 
 
-def test_every_check_is_documented_in_full() -> None:
+def test_every_check_documents_its_promise_and_evidence() -> None:
     source = (DOCS / "checks.md").read_text(encoding="utf-8")
     assert [named(title) for title in headings_of(DOCS / "checks.md", 2)] == list(CHECKS)
     for name in CHECKS:
@@ -97,7 +97,7 @@ def test_every_check_is_documented_in_full() -> None:
         assert all(part in told for part in ("**Promise.**", "**Evidence.**", "**A failure means**"))
 
 
-def test_every_reason_code_is_documented_and_no_other() -> None:
+def test_documented_reason_codes_match_the_code() -> None:
     told = [named(title) for title in headings_of(DOCS / "errors.md", 3)]
     assert len(told) == len(set(told))
     assert set(told) == {*REASONS, *SKIP_REASONS, "crashed", "timeout"}
@@ -152,7 +152,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     ],
     ids=lambda function: function.__name__,
 )
-def test_a_public_function_documents_its_arguments_what_it_returns_and_raises(function: Callable[..., Any]) -> None:
+def test_public_functions_document_arguments_return_value_and_errors(function: Callable[..., Any]) -> None:
     text = inspect.getdoc(function) or ""
     assert "\nReturns:\n" in text
     assert "\nRaises:\n" in text

@@ -1,4 +1,4 @@
-"""The site builds without a warning, holds every page and place that messages name, and fetches nothing."""
+"""Build the site without warnings, and test that it has every linked page and anchor and loads nothing external."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from pytest_headswap.checks import CHECKS
 
 from .conftest import README, ROOT
 
-pytest.importorskip("material", reason="mkdocs-material makes the site: pip install 'pytest-headswap[docs]'")
+pytest.importorskip("material", reason="building the site needs mkdocs-material: pip install 'pytest-headswap[docs]'")
 PACKAGE = Path(pytest_headswap.__file__).parent
 SETTINGS: dict[str, Any] = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built as the one that is published."""
+    """Build the site as for publication, and return its folder."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -37,7 +37,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _sources(nav: Any) -> Iterator[str]:
-    """The pages of the navigation."""
+    """Yield the pages of the navigation."""
     for item in nav if isinstance(nav, list) else nav.values():
         if isinstance(item, str):
             yield item
@@ -49,21 +49,21 @@ def _html(site: Path, name: str) -> str:
     return (site / name / "index.html").read_text(encoding="utf-8")
 
 
-def test_every_page_of_the_navigation_is_there(site: Path) -> None:
+def test_every_page_of_the_navigation_is_built(site: Path) -> None:
     pages = [name.removesuffix(".md").removesuffix("index") for name in _sources(SETTINGS["nav"])]
     assert len(pages) == len(list((ROOT / "docs").glob("*.md")))
     for name in pages:
         assert "<h1" in _html(site, name)
 
 
-def test_what_is_wrong_with_links_anchors_and_files_fails_the_build() -> None:
+def test_broken_links_and_anchors_fail_the_build() -> None:
     assert SETTINGS["strict"]
     links = ("not_found", "anchors", "absolute_links", "unrecognized_links")
     assert [SETTINGS["validation"]["links"][name] for name in links] == ["warn"] * 4
     assert SETTINGS["validation"]["nav"]["omitted_files"] == "warn"
 
 
-def test_the_address_of_the_documentation_is_one(site: Path) -> None:
+def test_documentation_address_is_the_same_everywhere(site: Path) -> None:
     assert SETTINGS["site_url"] == DOCS
     assert f'Documentation = "{DOCS}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f"<{DOCS}>" in README.read_text(encoding="utf-8")
@@ -71,17 +71,17 @@ def test_the_address_of_the_documentation_is_one(site: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [*REASONS, *SKIP_REASONS, "crashed", "timeout"])
-def test_a_code_has_its_place_on_the_page_of_errors(code: str, site: Path) -> None:
+def test_every_reason_code_has_an_anchor(code: str, site: Path) -> None:
     assert f'id="{code}"' in _html(site, "errors")
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_check_has_its_place_on_the_page_of_checks(check: str, site: Path) -> None:
+def test_every_check_has_an_anchor(check: str, site: Path) -> None:
     assert f'id="{check}"' in _html(site, "checks")
 
 
 def _named_pages() -> set[str]:
-    """The pages that the package names: arguments of `page(...)`, and `page=` of its errors."""
+    """Return the pages that the package links to: arguments of `page(...)`, and `page=` of its errors."""
     names = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -92,21 +92,21 @@ def _named_pages() -> set[str]:
     return names
 
 
-def test_every_page_that_a_message_names_is_there(site: Path) -> None:
+def test_pages_linked_from_messages_exist(site: Path) -> None:
     names = _named_pages()
     assert {"errors", "checks", "reports", "expectations", "zoo"} <= names
-    for name in names | {"options"}:  # where an OptionError leads that names no other
+    for name in names | {"options"}:  # the default page of OptionError
         assert "<h1" in _html(site, name)
 
 
-def test_links_of_the_readme_lead_to_pages(site: Path) -> None:
+def test_pages_linked_from_the_readme_exist(site: Path) -> None:
     links = re.findall(rf"{re.escape(DOCS)}(\w+)/", README.read_text(encoding="utf-8"))
     assert len(links) > 8
     for name in links:
         assert "<h1" in _html(site, name)
 
 
-def test_no_page_fetches_anything_from_elsewhere(site: Path) -> None:
+def test_pages_load_nothing_from_other_sites(site: Path) -> None:
     in_html = re.compile(r'<(?:script|img)[^>]* src="?(?:https?:)?//|<link[^>]* rel="?(?:style|preconnect)[^>]*//')
     in_css = re.compile(r"""(?:@import|url\()\s*["']?(?:https?:)?//""")
     for pattern, kind in ((in_html, "*.html"), (in_css, "*.css")):

@@ -1,6 +1,6 @@
-"""What strangers get: the distributions as they are uploaded, and environments that hold nothing of this checkout.
+"""Build the distributions as they are uploaded, and environments that contain nothing from this checkout.
 
-No test of this folder imports the package: it is looked at from outside.
+The tests of this folder never import the package: they test it from outside.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-# what would lead a process of another environment back into this one, or change what pytest does there
+# variables that would lead another environment's processes back to this one, or change how pytest behaves there
 _OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTEST_ADDOPTS", "PYTEST_PLUGINS", "CI", "BUILD_NUMBER")
 
 
 @dataclass(frozen=True)
 class Dists:
-    """A wheel and an sdist."""
+    """The paths of a wheel and an sdist."""
 
     wheel: Path
     sdist: Path
 
     @property
     def version(self) -> str:
-        """What the file names say: pytest_headswap-VERSION-py3-none-any.whl."""
+        """Return the version in the file name: pytest_headswap-VERSION-py3-none-any.whl."""
         return self.wheel.name.split("-")[1]
 
     @classmethod
     def in_folder(cls, folder: Path) -> Dists:
-        """Those in a folder, which holds one of each."""
+        """Return the distributions in a folder, which contains one of each."""
         (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
         return cls(wheel, sdist)
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment of its own."""
+    """A separate virtual environment."""
 
     folder: Path
 
     @property
     def scripts(self) -> Path:
-        """Where its commands are."""
+        """Return the folder of the commands."""
         return self.folder / "bin"
 
     def lend(self, libraries: Path) -> None:
-        """Make packages that are elsewhere importable, and pytest a command."""
+        """Make the packages in another folder importable, and add the command `pytest`."""
         (self.packages / "libraries.pth").write_text(f"{libraries}\n", encoding="utf-8")
         script = self.scripts / "pytest"
         script.write_text(f"#!{self.scripts / 'python'}\nimport pytest\nraise SystemExit(pytest.main())\n")
@@ -59,12 +59,12 @@ class Environment:
 
     @property
     def packages(self) -> Path:
-        """Where its packages are."""
+        """Return the folder of the packages."""
         code = "import sysconfig; print(sysconfig.get_path('purelib'))"
         return Path(self.run(f'python -c "{code}"', self.folder).stdout.strip())
 
     def run(self, command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-        """Run a line of a shell in which this environment is active; stderr is part of stdout."""
+        """Run a shell command with this environment active, and stderr redirected to stdout."""
         env = strangers_environment()
         env["PATH"] = f"{self.scripts}{os.pathsep}{env['PATH']}"
         done = subprocess.run(
@@ -80,29 +80,29 @@ class Environment:
         return done
 
     def install(self, *what: str) -> None:
-        """Install with the pip of the running environment."""
+        """Install packages with the pip of the running environment."""
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(self.folder), "install"]
         done = subprocess.run([*command, *what], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
 def strangers_environment() -> dict[str, str]:
-    """Return the environment variables of a process that knows nothing of this one."""
+    """Return the environment variables without those that refer to this environment."""
     kept = {name: value for name, value in os.environ.items() if name not in _OURS}
     return {**kept, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 def make_environment(folder: Path) -> Environment:
-    """An empty environment."""
+    """Create an empty environment."""
     venv.create(folder, symlinks=True)
     return Environment(folder)
 
 
 @pytest.fixture(scope="session")
 def dists(tmp_path_factory: pytest.TempPathFactory) -> Dists:
-    """The distributions of this checkout: those in `HEADSWAP_DIST` where it is set, or else built now.
+    """Return the distributions in `HEADSWAP_DIST` or, if it is not set, build them from this checkout.
 
-    The wheel is built out of the sdist, as `python -m build` does it.
+    The wheel is built from the sdist, as `python -m build` does by default.
     """
     if given := os.environ.get("HEADSWAP_DIST"):
         return Dists.in_folder(ROOT / given)
@@ -115,9 +115,9 @@ def dists(tmp_path_factory: pytest.TempPathFactory) -> Dists:
 
 @pytest.fixture(scope="session")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages of the running environment, in links, without this project: torch alone is gigabytes.
+    """Link to the packages of the running environment, because a copy would take gigabytes.
 
-    An editable install is left out with its metadata, so that the wheel is the only pytest-headswap there is.
+    pytest-headswap itself is left out, with the metadata of an editable install, so that the wheel is the only one.
     """
     folder = tmp_path_factory.mktemp("libraries")
     for packages in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:

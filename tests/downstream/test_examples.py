@@ -1,4 +1,4 @@
-"""The projects in `examples/`, each installed with the wheel in an environment of its own, do what they say."""
+"""Install each project of `examples/` with the wheel in a separate environment, and run its README commands."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import pytest
 from .conftest import ROOT, Dists, Environment, make_environment
 
 EXAMPLES = ROOT / "examples"
-CHECKS = 8  # those that come with the package
+CHECKS = 8  # built-in checks
 
 
 @dataclass(frozen=True)
 class Example:
-    """A copy of an example, installed.
+    """An installed copy of an example.
 
     Attributes:
-        folder: where the copy is; nothing of this checkout is above it.
-        commands: what the README says to run, line by line, without comments.
+        folder: the folder of the copy, outside this checkout.
+        commands: the commands of the README, one per line, without comments.
     """
 
     folder: Path
@@ -31,7 +31,7 @@ class Example:
     commands: tuple[str, ...]
 
     def run(self, command: str, *, status: int = 0) -> str:
-        """Run a line of the README, which has to end as said; returns what it printed."""
+        """Run a command of the README, require its exit status, and return its output."""
         assert command in self.commands
         done = self.environment.run(command, self.folder)
         assert done.returncode == status
@@ -47,7 +47,7 @@ class Example:
 
 @pytest.fixture
 def example(tmp_path: Path, libraries: Path, dists: Dists) -> Callable[[str], Example]:
-    """Install a copy of an example in the way of its README, but offline and with the libraries that are here."""
+    """Install a copy of an example as in its README, but offline and with the libraries of this environment."""
 
     def make(name: str) -> Example:
         folder = tmp_path / name
@@ -61,7 +61,7 @@ def example(tmp_path: Path, libraries: Path, dists: Dists) -> Callable[[str], Ex
         assert install is not None, "the README begins with how to install"
         environment = make_environment(tmp_path / "venv")
         environment.lend(libraries)
-        # without an index: whatever the example or the wheel needs beside the libraries is an error
+        # without an index, so that an undeclared requirement is an error
         offline = ("--no-index", "--no-build-isolation", "--find-links", str(dists.wheel.parent))
         environment.install(*offline, "--editable", f"{folder}{install[1] or ''}")
         commands = [line.partition(" #")[0].strip() for block in others for line in block.splitlines()]
@@ -71,19 +71,19 @@ def example(tmp_path: Path, libraries: Path, dists: Dists) -> Callable[[str], Ex
 
 
 def outcomes(printed: str) -> Counter[str]:
-    """The counts in the last line of a run."""
+    """Return the counts in the last line of a run."""
     (*_, last) = printed.strip().splitlines()
     return Counter({what: int(count) for count, what in re.findall(r"(\d+) ([a-z]+)", last.partition(" in ")[0])})
 
 
-def test_each_example_is_tested_here() -> None:
+def test_every_example_is_tested() -> None:
     tests = Path(__file__).read_text(encoding="utf-8")
     for path in EXAMPLES.iterdir():
         assert f'example("{path.name}")' in tests
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
-def test_an_example_depends_on_the_released_package_alone(path: Path) -> None:
+def test_examples_depend_on_the_released_package(path: Path) -> None:
     text = (path / "pyproject.toml").read_text(encoding="utf-8")
     assert re.search(r'(dependencies|test) = \[[^\]]*"pytest-headswap"', text)
     assert "file:" not in text
@@ -91,7 +91,7 @@ def test_an_example_depends_on_the_released_package_alone(path: Path) -> None:
 
 
 def _assert_it_is_the_wheel(example: Example, version: str) -> None:
-    """The package comes from the environment of the example, and its plugin is there once."""
+    """Assert that the package comes from the example's environment, and that its plugin is registered once."""
     code = (
         "from importlib.metadata import distributions; import pytest_headswap; "
         "points = [point for dist in distributions() for point in dist.entry_points]; "
@@ -106,7 +106,7 @@ def _assert_it_is_the_wheel(example: Example, version: str) -> None:
         assert Path(where).parent == example.environment.scripts
 
 
-def test_a_library_adds_conformance_in_one_line(example: Callable[[str], Example], dists: Dists) -> None:
+def test_zoo_library_example_works(example: Callable[[str], Example], dists: Dists) -> None:
     library = example("zoo_library")
     _assert_it_is_the_wheel(library, dists.version)
     everything, tests, explain = library.commands
@@ -122,26 +122,26 @@ def test_a_library_adds_conformance_in_one_line(example: Callable[[str], Example
     assert outcomes(broken)["failed"] < CHECKS
 
 
-def test_a_project_adds_checks_and_tests_of_its_own(example: Callable[[str], Example], dists: Dists) -> None:
+def test_own_checks_example_works(example: Callable[[str], Example], dists: Dists) -> None:
     project = example("own_checks")
     _assert_it_is_the_wheel(project, dists.version)
     everything, one, elsewhere = project.commands
-    # three models, of which that for sound skips one of the two checks; a test for each model, and one more
+    # three models with two more checks, one of which skips the sound model; one test per model, and one more test
     assert outcomes(project.run(everything)) == {"passed": 3 * (CHECKS + 2) - 1 + 4, "skipped": 1}
     assert outcomes(project.run(one)) == {"passed": 3}
     assert outcomes(project.run(elsewhere)) == {"passed": 2}
 
-    project.break_it("tests/conftest.py", "MOST_NUMBERS = 4_000", "MOST_NUMBERS = 130")
-    assert "the head has 165 numbers, and the camera takes 130" in project.run(one, status=1)
+    project.break_it("tests/conftest.py", "MAX_PARAMETERS = 4_000", "MAX_PARAMETERS = 130")
+    assert "the head has 165 parameters, but the camera allows 130" in project.run(one, status=1)
 
 
-def test_a_script_fine_tunes_a_head_and_loads_it_elsewhere(example: Callable[[str], Example], dists: Dists) -> None:
+def test_fine_tune_example_works(example: Callable[[str], Example], dists: Dists) -> None:
     script = example("fine_tune")
     _assert_it_is_the_wheel(script, dists.version)
     first, again, tests = script.commands
     for command in (first, again):
         printed = script.run(command)
-        assert "loaded into a fresh model, it gives the same logits" in printed
+        assert "a new model with the saved head gives the same logits" in printed
         accuracies = [float(value) for value in re.findall(r"([\d.]+)%", printed)]
         assert accuracies[-1] >= 90
     assert outcomes(script.run(tests)) == {"passed": CHECKS + 3}

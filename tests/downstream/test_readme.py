@@ -1,4 +1,4 @@
-"""A new user pastes the README from top to bottom, in a fresh clone with nothing installed."""
+"""Run the README from top to bottom, in a fresh clone with nothing installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEP = "+++ "
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Iterator[Path]:
-    """A fresh clone of the working tree; the fixture deletes it, since its environment takes gigabytes."""
+    """Copy the working tree to a new folder, and delete it afterwards: its environment takes gigabytes."""
     if not (ROOT / ".git").exists():
         pytest.skip("git says which files belong to the project, and this is no checkout")
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -34,7 +34,7 @@ def clone(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.release
-def test_every_command_of_the_readme_works_when_it_is_pasted_in_order(clone: Path) -> None:
+def test_readme_commands_work_in_a_fresh_clone(clone: Path) -> None:
     script = pasted((ROOT / "README.md").read_text(encoding="utf-8"))
     env = strangers_environment()
     env["PATH"] = f"{Path(sys.base_prefix, 'bin')}{os.pathsep}{env['PATH']}"
@@ -57,7 +57,7 @@ def test_every_command_of_the_readme_works_when_it_is_pasted_in_order(clone: Pat
     assert "nanobind" not in told
 
 
-def test_a_pasted_page_keeps_its_order_writes_its_files_and_leaves_out_the_test_command(tmp_path: Path) -> None:
+def test_script_of_a_page_runs_its_blocks_in_order_without_the_test_command(tmp_path: Path) -> None:
     page = """
 ```bash
 echo one > log
@@ -88,9 +88,9 @@ import mine
 
 
 def pasted(page: str) -> str:
-    """Return a script of bash that does what a page shows, in its order; the test command is left out.
+    """Return a bash script that runs the blocks of a page in order, without the test command.
 
-    Blocks of Python with a title become that file, others run. Commands of `headswap` in a sentence run too.
+    Python blocks with a title are written to that file; others run. `headswap` commands in sentences run too.
     """
     parts: list[str] = []
     before = ""

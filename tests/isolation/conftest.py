@@ -1,4 +1,4 @@
-"""Projects in which pytest runs inside of pytest."""
+"""Fixtures for tests that run pytest inside pytest."""
 
 from __future__ import annotations
 

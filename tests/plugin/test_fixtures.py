@@ -1,4 +1,4 @@
-"""Tests of users run once for each model that their marker selects, on a model that is theirs alone."""
+"""Test the marker and the fixtures: a user's test runs once per selected model, each time on a new model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 Extend = Callable[[str], None]
 Builds = Callable[[], list[str]]
 
-# Trains the model that it is given, and fails where somebody else has trained it before.
+# Trains its model, and fails if another test has already trained it.
 TRAINING = """
 import pytest
 import torch
@@ -43,7 +43,7 @@ def _listed(project: pytest.Pytester, text: str, *flags: str) -> list[str]:
     return [line.partition("test_zoo.py::")[2] for line in result.stdout.lines if "::" in line]
 
 
-def test_a_test_gets_a_model_with_memory_and_a_new_head_that_it_may_train(project: pytest.Pytester) -> None:
+def test_fixtures_provide_a_trainable_model_with_a_new_head(project: pytest.Pytester) -> None:
     project.makepyfile(test_zoo=TRAINING)
     result = project.runpytest_inprocess("test_zoo.py", "--strict-markers", "-W", "error", "-v")
     result.assert_outcomes(passed=2)
@@ -53,13 +53,13 @@ def test_a_test_gets_a_model_with_memory_and_a_new_head_that_it_may_train(projec
     assert not (project.path / "headswap-report").exists()
 
 
-def test_each_test_gets_a_model_of_its_own(project: pytest.Pytester, builds: Builds) -> None:
+def test_each_test_gets_its_own_model(project: pytest.Pytester, builds: Builds) -> None:
     project.makepyfile(test_zoo=f"{TRAINING}\n{TRAINING.replace('test_trains', 'test_trains_again')}")
     project.runpytest_inprocess("test_zoo.py").assert_outcomes(passed=4)
     assert builds() == ["alpha", "beta.v1_5"] * 2
 
 
-def test_a_model_is_what_the_zoo_ships_with_memory_that_no_other_has(project: pytest.Pytester) -> None:
+def test_model_is_the_shipped_one_with_its_own_memory(project: pytest.Pytester) -> None:
     text = """
 from pytest_headswap import ModelSpec
 
@@ -79,7 +79,7 @@ def test_a(headswap_model, headswap_case):
     _run(project, text).assert_outcomes(passed=2)
 
 
-def test_nothing_is_built_by_a_listing(project: pytest.Pytester, builds: Builds) -> None:
+def test_collection_builds_no_model(project: pytest.Pytester, builds: Builds) -> None:
     mark = "@pytest.mark.headswap(zoo='testzoo', models='al*,unbuildable')\n"
     assert _listed(project, f"{mark}def test_a(headswap_swap):\n    pass") == [
         "test_a[testzoo::alpha]",
@@ -89,7 +89,7 @@ def test_nothing_is_built_by_a_listing(project: pytest.Pytester, builds: Builds)
 
 
 @pytest.mark.parametrize("fixture", ["headswap_case", "headswap_model", "headswap_swap", "mine"])
-def test_each_fixture_is_enough_also_behind_one_of_the_user(project: pytest.Pytester, fixture: str) -> None:
+def test_any_fixture_parametrizes_the_test_directly_or_through_another(project: pytest.Pytester, fixture: str) -> None:
     own = "@pytest.fixture\ndef mine(headswap_model):\n    return headswap_model\n"
     mark = "@pytest.mark.headswap(zoo='testzoo', models='alpha')\n"
     assert _listed(project, f"{own}{mark}def test_a({fixture}):\n    pass") == ["test_a[testzoo::alpha]"]
@@ -118,7 +118,7 @@ FOUND = {
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_a_zoo_is_a_name_or_names_or_an_object(project: pytest.Pytester, kind: str) -> None:
+def test_zoo_argument_accepts_names_and_objects(project: pytest.Pytester, kind: str) -> None:
     models = "models='al*', " if "testzoo" in SOURCES[kind] and "{" not in SOURCES[kind] else ""
     models = "models='alpha,net', " if kind == "names and objects" else models
     text = (
@@ -130,7 +130,7 @@ def test_a_zoo_is_a_name_or_names_or_an_object(project: pytest.Pytester, kind: s
     _run(project, text).assert_outcomes(passed=len(FOUND[kind]))
 
 
-def test_the_closest_mark_wins_for_each_argument(project: pytest.Pytester) -> None:
+def test_closest_mark_takes_precedence_for_each_argument(project: pytest.Pytester) -> None:
     text = """
 pytestmark = pytest.mark.headswap(zoo="builtin", models="alias", num_classes=5)
 
@@ -158,21 +158,21 @@ class TestClass:
 PLAIN = "def test_a(headswap_case):\n    assert headswap_case.num_classes == 4"
 
 
-def test_what_no_mark_says_comes_from_the_ini_file(project: pytest.Pytester) -> None:
+def test_arguments_without_a_mark_come_from_the_ini_file(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\nheadswap_zoo = testzoo\nheadswap_models = al*\nheadswap_num_classes = 4\n")
     assert _listed(project, PLAIN) == ["test_a[testzoo::alpha]"]
     _run(project, PLAIN).assert_outcomes(passed=1)
 
 
-def test_what_no_mark_says_comes_from_the_command_line(project: pytest.Pytester) -> None:
+def test_arguments_without_a_mark_come_from_the_command_line(project: pytest.Pytester) -> None:
     flags = ["--headswap-zoo=testzoo", "--headswap-models=lonely", "--headswap-num-classes=4"]
     flags.append("--headswap-checks=output_shape")
-    _run(project, PLAIN, *flags).assert_outcomes(passed=2)  # the check of the zoo among them
+    _run(project, PLAIN, *flags).assert_outcomes(passed=2)  # including the check of the zoo run
     marked = f"@pytest.mark.headswap(models='alpha')\n{PLAIN}"
     assert _listed(project, marked, *flags)[0] == "test_a[testzoo::alpha]"
 
 
-def test_models_of_the_command_line_narrow_the_zoo_of_a_mark_down(project: pytest.Pytester) -> None:
+def test_models_option_narrows_the_zoo_of_a_mark(project: pytest.Pytester) -> None:
     text = "@pytest.mark.headswap(zoo='testzoo')\ndef test_a(headswap_case):\n    pass"
     assert _listed(project, text, "--headswap-models=al*,resnet*") == ["test_a[testzoo::alpha]"]
     result = _run(project, text, "--headswap-models=resnet18", "-rs")
@@ -180,27 +180,27 @@ def test_models_of_the_command_line_narrow_the_zoo_of_a_mark_down(project: pytes
     result.stdout.fnmatch_lines(["SKIPPED*--headswap-models selects no model of the zoo of this test"])
 
 
-def test_without_a_zoo_anywhere_the_test_is_an_error_that_says_what_to_add(project: pytest.Pytester) -> None:
+def test_missing_zoo_is_an_error_that_says_what_to_add(project: pytest.Pytester) -> None:
     result = _run(project, f"{PLAIN}\ndef test_b():\n    pass")
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["no zoo to take models from: *pytest.mark.headswap(zoo='builtin')*headswap_zoo*"])
+    result.stdout.fnmatch_lines(["this test has no zoo: *pytest.mark.headswap(zoo='builtin')*headswap_zoo*"])
 
 
-def test_a_fixture_that_is_requested_too_late_is_an_error_that_says_so(project: pytest.Pytester) -> None:
+def test_fixture_requested_at_run_time_is_an_error(project: pytest.Pytester) -> None:
     mark = "@pytest.mark.headswap(zoo='testzoo')\n"
     result = _run(project, f"{mark}def test_a(request):\n    request.getfixturevalue('headswap_model')")
-    result.stdout.fnmatch_lines(["*the models are chosen when the tests are collected: name headswap_case*"])
+    result.stdout.fnmatch_lines(["*models are selected during collection: *Add headswap_case*"])
 
 
 WRONG = {
     "unknown zoo": ("zoo='testzo'", "zoo: unknown zoo 'testzo'*did you mean testzoo*"),
     "unknown zoo in a list": ("zoo=['testzoo', 'builtn']", "zoo: unknown zoo 'builtn'*did you mean builtin*"),
     "no zoo in the list": ("zoo=[]", "zoo is an empty list*"),
-    "no zoo at all": ("zoo=3", "zoo: zoo 'models' is int 3: it has to be a mapping*"),
-    "two zoos of one name": ("zoo=[{'a': nn.Identity}, {'b': nn.Identity}]", "two zoos are called 'models'*"),
+    "no zoo at all": ("zoo=3", "zoo: zoo 'models' is int 3: it must be a mapping*"),
+    "two zoos of one name": ("zoo=[{'a': nn.Identity}, {'b': nn.Identity}]", "two zoos are named 'models'*"),
     "unknown model": ("zoo='testzoo', models='alpa'", "models: unknown model 'alpa'*did you mean alpha*"),
     "nothing left": ("zoo='testzoo', models='alpha,!a*'", "models: *excludes every model of zoo*"),
-    "models that are no text": ("zoo='testzoo', models=[3]", "models has to be globs*not ?3?"),
+    "models that are no text": ("zoo='testzoo', models=[3]", "models must be globs*not ?3?"),
     "unknown check": (
         "zoo='testzoo', require_checks='output_shap'",
         "unknown check 'output_shap' in require_checks: did you mean output*",
@@ -208,12 +208,12 @@ WRONG = {
     "no class count": ("zoo='testzoo', num_classes='x'", "num_classes must be a positive whole number, not 'x'*"),
     "no positive class count": ("zoo='testzoo', num_classes=0", "num_classes must be a positive whole number, not 0*"),
     "unknown argument": ("zoos='testzoo'", "unknown argument 'zoos': did you mean zoo? It takes zoo, models, *"),
-    "argument without a name": ("'testzoo'", "its arguments are given by name (zoo, *), not as 'testzoo'"),
+    "argument without a name": ("'testzoo'", "pass its arguments by name (zoo, *), not as 'testzoo'"),
 }
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_marker_is_an_error_of_collection_that_names_the_test(
+def test_invalid_marker_is_a_collection_error_that_names_the_test(
     project: pytest.Pytester, arguments: str, message: str
 ) -> None:
     result = _run(project, f"@pytest.mark.headswap({arguments})\ndef test_a(headswap_model):\n    pass")
@@ -223,13 +223,13 @@ def test_a_wrong_marker_is_an_error_of_collection_that_names_the_test(
     assert ".py:" not in "".join(line for line in result.stdout.lines if "pytest_headswap/" in line)
 
 
-def test_a_wrong_ini_key_is_an_error_of_the_tests_that_need_it(project: pytest.Pytester) -> None:
+def test_invalid_ini_key_is_an_error_of_the_tests_that_need_it(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\nheadswap_num_classes = many\n")
     result = _run(project, "@pytest.mark.headswap(zoo='testzoo')\ndef test_a(headswap_model):\n    pass")
     result.stdout.fnmatch_lines(["*test_zoo.py::test_a: --headswap-num-classes must be a positive*not 'many'*"])
 
 
-def test_a_marker_without_a_fixture_changes_nothing(project: pytest.Pytester) -> None:
+def test_marker_without_a_fixture_has_no_effect(project: pytest.Pytester) -> None:
     _run(project, "@pytest.mark.headswap(zoo='nowhere')\ndef test_a():\n    pass").assert_outcomes(passed=1)
 
 
@@ -240,7 +240,7 @@ def test_a(headswap_model):
 """
 
 
-def test_a_check_that_does_not_pass_is_an_error_of_setup_with_its_message(project: pytest.Pytester) -> None:
+def test_failed_required_check_is_a_setup_error_with_its_message(project: pytest.Pytester) -> None:
     result = _run(project, CHECKED.format(models="mismatched", checks="output_shape,native_parity"))
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
@@ -251,29 +251,29 @@ def test_a_check_that_does_not_pass_is_an_error_of_setup_with_its_message(projec
     _run(project, CHECKED.format(models="mismatched", checks="output_shape")).assert_outcomes(passed=1)
 
 
-def test_a_check_that_does_not_apply_skips_the_test(project: pytest.Pytester) -> None:
+def test_skipped_required_check_skips_the_test(project: pytest.Pytester) -> None:
     result = _run(project, CHECKED.format(models="lonely", checks="native_parity"), "-rs")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["SKIPPED*native_parity does not apply: ?no_native? *"])
 
 
-def test_a_check_of_a_hook_can_be_requested(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_check_of_a_hook_can_be_required(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(
         "def raising(case):\n    raise KeyError('pixels')\n"
         "def pytest_headswap_checks(config):\n    return {'raising': raising}\n"
     )
     result = _run(project, CHECKED.format(models="alpha", checks="raising"))
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["raising could not be made: KeyError: 'pixels'"])
+    result.stdout.fnmatch_lines(["raising could not run: KeyError: 'pixels'"])
 
 
-def test_a_model_without_a_head_skips_the_test_with_its_reason(project: pytest.Pytester) -> None:
+def test_model_without_a_head_skips_the_test_with_its_reason(project: pytest.Pytester) -> None:
     result = _run(project, CHECKED.format(models="doubled", checks=""), "-rs")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["SKIPPED*?output_from_input? *"])
 
 
-def test_a_model_that_cannot_be_built_is_an_error_explained(project: pytest.Pytester) -> None:
+def test_model_that_cannot_be_built_is_an_error_without_a_traceback(project: pytest.Pytester) -> None:
     result = _run(project, CHECKED.format(models="unbuildable", checks=""))
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["ValueError: no such depth", "*conftest.py*in unbuildable"])
@@ -282,7 +282,7 @@ def test_a_model_that_cannot_be_built_is_an_error_explained(project: pytest.Pyte
     native.stdout.fnmatch_lines(["Traceback (most recent call last):", "ValueError: no such depth"])
 
 
-def test_a_hook_gets_each_case(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_case_hook_receives_each_case(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest("def pytest_headswap_case(config, case):\n    print('told of', case.spec.name)")
     _run(project, CHECKED.format(models="alpha", checks=""), "-s").stdout.fnmatch_lines(["*told of alpha"])
 
@@ -315,14 +315,14 @@ def test_a(headswap_model, headswap_swap):
 
 
 @pytest.mark.parametrize("ending", ["", "    assert copy is None\n"])
-def test_a_model_is_let_go_before_the_next_one_is_built(project: pytest.Pytester, ending: str) -> None:
+def test_model_is_released_before_the_next_one_is_built(project: pytest.Pytester, ending: str) -> None:
     project.makepyfile(test_zoo=f"import pytest\nfrom torch import nn\n{ALIVE}{ending}")
-    # in a process of its own: pytester keeps what each hook was called with
+    # in a subprocess, because pytester keeps references to all hook arguments
     result = project.runpytest_subprocess("test_zoo.py")
     result.assert_outcomes(**({"failed": 3} if ending else {"passed": 3}))
 
 
-def test_a_model_on_which_a_check_failed_is_let_go_too(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_model_is_released_after_a_failed_check(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(
         "from pytest_headswap import CheckFailed\n"
         "def refusing(case):\n    raise CheckFailed('never')\n"
@@ -339,7 +339,7 @@ def test_a_model_on_which_a_check_failed_is_let_go_too(project: pytest.Pytester,
 SOME = "@pytest.mark.headswap(zoo='testzoo', models='alpha,beta*,lonely')\ndef test_a(headswap_model):\n    {}\n"
 
 
-def test_the_usual_ways_of_selecting_work(project: pytest.Pytester) -> None:
+def test_pytest_selects_tests_by_model(project: pytest.Pytester) -> None:
     text = SOME.format("pass")
     assert _listed(project, text, "-k", "beta") == ["test_a[testzoo::beta.v1_5]"]
     assert _listed(project, text, "--deselect", "test_zoo.py::test_a[testzoo::alpha]") == [
@@ -349,7 +349,7 @@ def test_the_usual_ways_of_selecting_work(project: pytest.Pytester) -> None:
     project.runpytest_inprocess("test_zoo.py::test_a[testzoo::lonely]").assert_outcomes(passed=1)
 
 
-def test_what_failed_runs_again_with_lf_and_ends_the_run_with_x(project: pytest.Pytester) -> None:
+def test_last_failed_and_exitfirst_work(project: pytest.Pytester) -> None:
     text = SOME.format("assert 'alpha' not in headswap_model.name")
     text = text.replace("(headswap_model)", "(headswap_case)").replace("headswap_model.name", "headswap_case.spec.name")
     _run(project, text).assert_outcomes(passed=2, failed=1)
@@ -366,14 +366,14 @@ def test_junit_xml_names_the_model(project: pytest.Pytester) -> None:
 
 
 @pytest.mark.parametrize("dist", ["load", "loadscope"])
-def test_the_tests_run_on_the_workers_of_xdist(project: pytest.Pytester, builds: Builds, dist: str) -> None:
+def test_tests_run_on_xdist_workers(project: pytest.Pytester, builds: Builds, dist: str) -> None:
     pytest.importorskip("xdist")
     project.makepyfile(test_zoo=TRAINING)
     project.runpytest_subprocess("test_zoo.py", "-n", "2", "--dist", dist).assert_outcomes(passed=2)
     assert sorted(builds()) == ["alpha", "beta.v1_5"]
 
 
-def test_a_zoo_run_beside_them_keeps_its_results_apart(project: pytest.Pytester) -> None:
+def test_results_of_a_zoo_exclude_user_tests(project: pytest.Pytester) -> None:
     pytest.importorskip("xdist")
     project.makeini("[pytest]\nheadswap_zoo = testzoo\nheadswap_models = alpha\nheadswap_checks = output_shape\n")
     project.makepyfile(test_own=TRAINING)
@@ -382,7 +382,7 @@ def test_a_zoo_run_beside_them_keeps_its_results_apart(project: pytest.Pytester)
     result.stdout.fnmatch_lines(["testzoo: 1 results: 1 passed"])
 
 
-def test_odd_names_of_models_have_ids_that_can_be_selected(project: pytest.Pytester) -> None:
+def test_unusual_model_names_have_selectable_ids(project: pytest.Pytester) -> None:
     names = ["a::b", "a[0]", "a b", "größe", "a/b"]
     text = (
         f"ZOO = {{name: (lambda: nn.Linear(8, 3)) for name in {names!r}}}\n"
@@ -396,7 +396,7 @@ def test_odd_names_of_models_have_ids_that_can_be_selected(project: pytest.Pytes
         )
 
 
-def test_the_marker_and_the_fixtures_are_listed(project: pytest.Pytester) -> None:
+def test_marker_and_fixtures_are_listed(project: pytest.Pytester) -> None:
     project.runpytest_inprocess("--markers").stdout.fnmatch_lines(
         ["@pytest.mark.headswap(zoo=None, models=None, require_checks=None, num_classes=None): *"]
     )
@@ -405,6 +405,6 @@ def test_the_marker_and_the_fixtures_are_listed(project: pytest.Pytester) -> Non
         listing.stdout.fnmatch_lines([f"{name} -- *"])
 
 
-def test_an_unknown_marker_is_still_refused_and_this_one_is_not(project: pytest.Pytester) -> None:
+def test_marker_is_registered(project: pytest.Pytester) -> None:
     text = "@pytest.mark.headswap(zoo='testzoo', models='alpha')\ndef test_a(headswap_model):\n    pass\n"
     _run(project, text, "--strict-markers").assert_outcomes(passed=1)

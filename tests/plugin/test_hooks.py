@@ -118,30 +118,34 @@ WRONG = {
     "zoo that is there": (
         "pytest_headswap_zoos",
         "{'builtin': {'a': Net}}",
-        "returns a zoo 'builtin', which is there already: give it another name",
+        "returns zoo 'builtin', which already exists: choose another name",
     ),
-    "zoo without a name": ("pytest_headswap_zoos", "{'': {'a': Net}}", "calls a zoo '': names have to be text*"),
-    "zoos as a list": ("pytest_headswap_zoos", "[{'a': Net}]", "returns list, where a mapping of names is expected"),
+    "zoo without a name": (
+        "pytest_headswap_zoos",
+        "{'': {'a': Net}}",
+        "returns a zoo named '': names must be non-empty text",
+    ),
+    "zoos as a list": ("pytest_headswap_zoos", "[{'a': Net}]", "returns list: it must return a mapping of names"),
     "check that is there": (
         "pytest_headswap_checks",
         "{'output_shape': print}",
-        "returns a check 'output_shape', which is there already: give it another name",
+        "returns check 'output_shape', which already exists: choose another name",
     ),
     "check with a bad name": (
         "pytest_headswap_checks",
         "{'my-check': print}",
-        "calls a check 'my-check': names stand in ids, so they have to be identifiers*",
+        "returns a check named 'my-check': names are part of ids and must be identifiers*",
     ),
-    "check without a text for a name": ("pytest_headswap_checks", "{3: print}", "calls a check 3: *"),
+    "check without a text for a name": ("pytest_headswap_checks", "{3: print}", "returns a check named 3: *"),
     "check that cannot be called": (
         "pytest_headswap_checks",
         "{'mine': 3}",
-        "has 3 as 'mine': it has to be a function*",
+        "returns 3 as 'mine': it must be a function*",
     ),
     "check under another name": (
         "pytest_headswap_checks",
         "{'mine': __import__('pytest_headswap').Check('yours', print)}",
-        "has the check 'yours' under the name 'mine': make them one",
+        "returns check 'yours' under the name 'mine': use the same name",
     ),
 }
 
@@ -158,7 +162,7 @@ def test_what_a_hook_returns_wrong_ends_the_run_and_names_the_plugin(
 
 @pytest.mark.parametrize(
     ("hook", "value", "what"),
-    [("pytest_headswap_zoos", "{'a': Net}", "a zoo"), ("pytest_headswap_checks", "print", "a check")],
+    [("pytest_headswap_zoos", "{'a': Net}", "zoo"), ("pytest_headswap_checks", "print", "check")],
 )
 def test_two_plugins_cannot_give_one_name(
     project: pytest.Pytester, extend_conftest: Extend, hook: str, value: str, what: str
@@ -168,8 +172,8 @@ def test_two_plugins_cannot_give_one_name(
     project.syspathinsert()
     result = project.runpytest_inprocess(*ONE, "-p", "other_plugin")
     assert result.ret == USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: *{hook} returns {what} 'mine', which is there already from *: give it*"])
-    names = [line for line in result.stderr.lines if "which is there already" in line]
+    result.stderr.fnmatch_lines([f"ERROR: *{hook} returns {what} 'mine', which already exists (from *): choose*"])
+    names = [line for line in result.stderr.lines if "which already exists" in line]
     assert "other_plugin" in names[0]
     assert "conftest.py" in names[0]
 

@@ -1,4 +1,4 @@
-"""`parametrize_with_checks`: a test a check, one built case a model, and the user's own model back as it was."""
+"""Test `parametrize_with_checks`: one test per check, one case per model, and an unchanged model for other tests."""
 
 from __future__ import annotations
 
@@ -44,24 +44,22 @@ MANY = f"""
 {TEST}"""
 
 
-def test_there_is_a_test_for_each_check_of_each_model(project: pytest.Pytester) -> None:
+def test_each_check_of_each_model_is_a_test(project: pytest.Pytester) -> None:
     models = ("models::Net", "testzoo::alpha", "models::spec")
     checks = ("output_shape", "native_parity", "gradient_flow")
     listed = _listed(project, MANY)
     assert set(listed) == {f"test_headswap[{model}::{check}]" for model in models for check in checks}
     assert [name.split("[")[1].rpartition("::")[0] for name in listed] == [model for model in models for _ in checks]
-    _run(project, MANY, "--strict-markers").assert_outcomes(passed=7, skipped=2)  # two have no native model
+    _run(project, MANY, "--strict-markers").assert_outcomes(passed=7, skipped=2)  # skips native_parity of two models
 
 
-def test_all_checks_come_without_naming_them(project: pytest.Pytester) -> None:
+def test_all_checks_run_by_default(project: pytest.Pytester) -> None:
     from pytest_headswap.checks import CHECKS
 
     assert len(_listed(project, f"@parametrize_with_checks('builtin:alias')\n{TEST}")) == len(CHECKS)
 
 
-def test_nothing_is_built_by_a_listing_and_a_model_once_for_its_checks(
-    project: pytest.Pytester, builds: Builds
-) -> None:
+def test_collection_builds_no_model_and_checks_share_one(project: pytest.Pytester, builds: Builds) -> None:
     text = f"@parametrize_with_checks(['testzoo:alpha', 'testzoo:mismatched'], checks=THREE)\n{TEST}"
     assert len(_listed(project, text)) == 6
     assert builds() == []
@@ -69,7 +67,7 @@ def test_nothing_is_built_by_a_listing_and_a_model_once_for_its_checks(
     assert builds() == ["alpha", "mismatched"]
 
 
-def test_models_of_one_name_are_distinguished(project: pytest.Pytester) -> None:
+def test_models_with_the_same_name_get_numbered_ids(project: pytest.Pytester) -> None:
     text = f"@parametrize_with_checks([Net(), Net()], example_inputs=ROWS, checks='output_shape')\n{TEST}"
     assert _listed(project, text) == [
         "test_headswap[models::Net::output_shape]",
@@ -78,7 +76,7 @@ def test_models_of_one_name_are_distinguished(project: pytest.Pytester) -> None:
     _run(project, text).assert_outcomes(passed=2)
 
 
-def test_a_fault_is_a_failure_without_the_way_that_led_to_it(project: pytest.Pytester) -> None:
+def test_fault_is_a_failure_without_internal_frames(project: pytest.Pytester) -> None:
     text = f"@parametrize_with_checks('testzoo:mismatched', checks='native_parity')\n{TEST}"
     result = _run(project, text)
     result.assert_outcomes(failed=1)
@@ -87,14 +85,14 @@ def test_a_fault_is_a_failure_without_the_way_that_led_to_it(project: pytest.Pyt
     assert "native_parity.py" not in result.stdout.str()
 
 
-def test_what_does_not_apply_is_skipped_with_its_reason(project: pytest.Pytester) -> None:
+def test_check_that_does_not_apply_is_skipped_with_its_reason(project: pytest.Pytester) -> None:
     text = f"@parametrize_with_checks(['testzoo:doubled', 'testzoo:lonely'], checks='native_parity')\n{TEST}"
     result = _run(project, text, "-rs")
     result.assert_outcomes(skipped=2)
     result.stdout.fnmatch_lines_random(["SKIPPED*?output_from_input? *", "SKIPPED*?no_native? *"])
 
 
-def test_a_model_that_cannot_be_built_fails_in_each_check_and_is_tried_once(
+def test_model_that_cannot_be_built_fails_every_check_but_is_built_once(
     project: pytest.Pytester, builds: Builds
 ) -> None:
     text = f"@parametrize_with_checks('testzoo:unbuildable', checks=THREE)\n{TEST}"
@@ -130,18 +128,18 @@ def test_of_the_same_model_at_the_end():
 """
 
 
-def test_a_model_that_was_passed_in_has_its_old_head_for_all_other_tests(project: pytest.Pytester) -> None:
+def test_users_model_keeps_its_old_head_in_other_tests(project: pytest.Pytester) -> None:
     _run(project, OWN).assert_outcomes(passed=6, skipped=2)
 
 
-def test_it_has_its_old_head_back_also_after_a_failure(project: pytest.Pytester) -> None:
+def test_users_model_gets_its_old_head_back_after_a_failure(project: pytest.Pytester) -> None:
     failing = "def refusing(case):\n    raise CheckFailed('never')\n"
     text = failing + OWN.replace("checks=THREE", "checks=[Check('refusing', refusing)]")
     result = _run(project, text)
     result.assert_outcomes(passed=2, failed=2)
 
 
-def test_a_run_that_ends_early_gives_it_back_too(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_users_model_gets_its_old_head_back_after_exitfirst(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(
         "def pytest_sessionfinish(session):\n"
         "    session.config.net = session.items[0].callspec.params['model']\n"
@@ -158,7 +156,7 @@ def test_a_run_that_ends_early_gives_it_back_too(project: pytest.Pytester, exten
     result.stdout.fnmatch_lines(["*the head has 10"])
 
 
-def test_a_model_is_let_go_before_the_next_one_is_built(project: pytest.Pytester) -> None:
+def test_model_is_released_before_the_next_one_is_built(project: pytest.Pytester) -> None:
     text = f"""
 import gc, weakref
 gc.disable()
@@ -181,9 +179,9 @@ SPECS = [ModelSpec(f"m{{i}}", Watched) for i in range(3)]
     project.runpytest_subprocess("test_zoo.py").assert_outcomes(passed=3, failed=3)
 
 
-def test_another_model_than_the_one_of_the_test_is_refused(project: pytest.Pytester) -> None:
+def test_check_called_with_another_model_is_an_error(project: pytest.Pytester) -> None:
     text = "@parametrize_with_checks([Net()], checks='output_shape')\ndef test_a(model, check):\n    check(Net())"
-    _run(project, text).stdout.fnmatch_lines(["E *TypeError: a check takes the model that the test was given *"])
+    _run(project, text).stdout.fnmatch_lines(["E *TypeError: call check(model) with the `model` argument *"])
 
 
 @pytest.mark.parametrize(
@@ -195,13 +193,13 @@ def test_another_model_than_the_one_of_the_test_is_refused(project: pytest.Pytes
         ("[Net()], checks='output'", "*unknown check 'output' in checks*"),
     ],
 )
-def test_a_wrong_argument_is_an_error_of_collection(project: pytest.Pytester, arguments: str, message: str) -> None:
+def test_invalid_argument_is_a_collection_error(project: pytest.Pytester, arguments: str, message: str) -> None:
     result = _run(project, f"@parametrize_with_checks({arguments})\n{TEST}")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines([f"E *{message}"])
 
 
-def test_the_usual_ways_of_selecting_and_xdist_work(project: pytest.Pytester) -> None:
+def test_selection_and_xdist_work(project: pytest.Pytester) -> None:
     text = f"@parametrize_with_checks(['testzoo:alpha', 'testzoo:mismatched'], checks=THREE)\n{TEST}"
     assert _listed(project, text, "-k", "alpha and gradient") == ["test_headswap[testzoo::alpha::gradient_flow]"]
     _run(project, text).assert_outcomes(passed=5, failed=1)
@@ -210,7 +208,7 @@ def test_the_usual_ways_of_selecting_and_xdist_work(project: pytest.Pytester) ->
     project.runpytest_subprocess("test_zoo.py", "-n", "2").assert_outcomes(passed=5, failed=1)
 
 
-def test_without_the_plugin_the_tests_run_all_the_same(project: pytest.Pytester) -> None:
+def test_tests_run_without_the_plugin(project: pytest.Pytester) -> None:
     text = f"@parametrize_with_checks('builtin:alias', checks=THREE)\n{TEST}"
     project.makeconftest("")
     project.makepyfile(test_zoo=HEAD + text)

@@ -1,4 +1,4 @@
-"""Journals to read, merge and compare."""
+"""Fixture that writes journals to read, merge and compare."""
 
 from __future__ import annotations
 

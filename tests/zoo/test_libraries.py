@@ -1,4 +1,4 @@
-"""The zoos of libraries: what they list, and that a swap gives what the library itself would build."""
+"""Test the zoos of libraries: the models they list, and swaps compared with models that the library builds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ TIMM = [
     "resnet18",
     "vit_tiny_patch16_224",
     "deit_tiny_distilled_patch16_224",  # two heads
-    "levit_128s",  # two heads behind norms
+    "levit_128s",  # two heads, each after a norm
     "crossvit_9_240",  # a list of heads
     "volo_d1_224",  # main and auxiliary head, summed
     "dla34",  # a 1x1 convolution
-    "efficientvim_m1",  # scalars behind the head
+    "efficientvim_m1",  # scalars after the head
     "vit_small_patch14_dinov2",  # built without a head
     "convnext_tiny",
     "mobilenetv3_small_050",
@@ -30,7 +30,7 @@ TORCHVISION = [
     "quantized_mobilenet_v2",
     "r3d_18",
     "fcn_resnet50",  # two outputs in a dict
-    "fasterrcnn_mobilenet_v3_large_320_fpn",  # four coordinates a class
+    "fasterrcnn_mobilenet_v3_large_320_fpn",  # four coordinates per class
     "ssdlite320_mobilenet_v3_large",  # anchors times classes
     "regnet_x_400mf",  # cannot be built on meta
 ]
@@ -51,7 +51,7 @@ def test_every_check_passes(zoo: str, model: str) -> None:
     )
 
 
-def test_a_model_built_for_real_gives_what_the_abstract_one_gives() -> None:
+def test_real_model_has_the_same_head_as_the_abstract_model() -> None:
     spec = load_zoo("timm")["resnet18"]
     model = spec.build()
     from pytest_headswap import swap_head
@@ -62,25 +62,25 @@ def test_a_model_built_for_real_gives_what_the_abstract_one_gives() -> None:
 
 
 @pytest.mark.parametrize("zoo", ["builtin", "timm", "torchvision"])
-def test_listings_are_sorted_unique_and_have_families(zoo: str) -> None:
+def test_model_names_are_sorted_and_unique_and_have_families(zoo: str) -> None:
     names = load_zoo(zoo).names
     assert list(names) == sorted(set(names))
     assert len(names) > 30
     assert all(spec.family for spec in load_zoo(zoo))
 
 
-def test_torchvision_has_all_its_namespaces() -> None:
+def test_torchvision_zoo_covers_every_namespace() -> None:
     tags = {tag for spec in load_zoo("torchvision") for tag in spec.tags}
     assert tags == {"classification", "quantization", "video", "segmentation", "detection", "optical_flow"}
 
 
-def test_optical_flow_is_refused_by_name() -> None:
+def test_optical_flow_models_are_refused() -> None:
     with pytest.raises(NoHeadError, match="raft_small: optical flow has no classes") as caught:
         build_case("torchvision", load_zoo("torchvision")["raft_small"], 7)
     assert caught.value.reason == "zoo_refused"
 
 
-def test_timm_says_where_its_own_metadata_differs() -> None:
+def test_wrong_timm_metadata_gives_a_note() -> None:
     spec = load_zoo("timm")["resnet18"]
     with torch.device("meta"):
         model = spec.build()
@@ -127,16 +127,16 @@ def test_models_are_selected_by_globs(patterns: str, names: tuple[str, ...]) -> 
         ("a1,!a*", "excludes every model of zoo 'z'"),
     ],
 )
-def test_a_selection_of_nothing_is_an_error_that_helps(patterns: str, text: str) -> None:
+def test_pattern_without_matches_is_an_error_with_a_hint(patterns: str, text: str) -> None:
     with pytest.raises(ZooError, match=text):
         select_models(zoo_of("b1", "a2", "a1"), patterns)
 
 
-def test_a_name_with_signs_of_a_glob_is_a_name() -> None:
+def test_exact_name_with_glob_characters_selects_one_model() -> None:
     assert select_models(zoo_of("a[1]", "a1"), "a[1]") == ("a[1]",)
 
 
-def test_a_library_that_is_not_installed_is_named_with_its_extra() -> None:
+def test_missing_library_error_names_the_extra() -> None:
     def load() -> Zoo:
         raise ModuleNotFoundError("No module named 'timm'", name="timm")
 
@@ -147,7 +147,7 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra() -> None:
         load_zoo("absent")
 
 
-def test_a_library_that_is_broken_is_not_called_absent() -> None:
+def test_broken_library_is_not_reported_as_missing() -> None:
     def load() -> Zoo:
         raise ImportError("libcudart is missing", name="torch._C")
 
@@ -156,5 +156,5 @@ def test_a_library_that_is_broken_is_not_called_absent() -> None:
         load_zoo("broken")
 
 
-def test_the_known_zoos_are_listed() -> None:
+def test_known_zoos_are_listed() -> None:
     assert {"builtin", "timm", "torchvision"} <= set(zoo_names())

@@ -1,4 +1,4 @@
-"""Small specs: timm architectures that take images of one size only, built for the smallest that will do."""
+"""Test the small variants of timm architectures that accept only one image size."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pytest_headswap.zoo import ModelSpec, load_zoo
 pytest.importorskip("timm")
 
 SIZES = {
-    "vit_tiny_patch16_224": 32,  # two patches by two
+    "vit_tiny_patch16_224": 32,  # 2 x 2 patches
     "vit_small_patch14_dinov2": 28,
     "xcit_nano_12_p8_224": 16,
     "mixer_b32_224": 64,
     "deit_tiny_distilled_patch16_224": 32,  # two heads
-    "swin_tiny_patch4_window7_224": 64,  # windows larger than the last maps
-    "maxvit_rmlp_pico_rw_256": 64,  # windows that are a part of the image
-    "levit_128s": 128,  # a stride of 64
+    "swin_tiny_patch4_window7_224": 64,  # the last maps are smaller than a window
+    "maxvit_rmlp_pico_rw_256": 64,  # windows smaller than the image
+    "levit_128s": 128,  # stride 64
     "volo_d1_224": 32,  # main and auxiliary head, summed
     "crossvit_9_240": 120,  # two patch sizes
-    "halo2botnet50ts_256": 128,  # attention in blocks of eight by eight
+    "halo2botnet50ts_256": 128,  # attention in 8 x 8 blocks
 }
 
 
@@ -35,7 +35,7 @@ def small(name: str) -> ModelSpec:
 
 
 def built(spec: ModelSpec) -> tuple[nn.Module, Tensor]:
-    """The model and its inputs, both on meta."""
+    """Return the model and its inputs, both on the meta device."""
     assert spec.example_inputs is not None
     with torch.device("meta"):
         model = spec.build()
@@ -47,7 +47,7 @@ def shapes(outputs: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES.items())
-def test_a_small_spec_gives_the_outputs_of_the_shipped_one(name: str, size: int) -> None:
+def test_small_variant_has_outputs_of_the_same_shape(name: str, size: int) -> None:
     model, images = built(load_zoo("timm")[name])
     small_model, small_images = built(small(name))
     assert small_images.shape == (2, 3, size, size)
@@ -57,14 +57,14 @@ def test_a_small_spec_gives_the_outputs_of_the_shipped_one(name: str, size: int)
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224", "crossvit_9_240"])
-def test_a_small_spec_has_the_heads_of_the_shipped_one(name: str) -> None:
+def test_small_variant_has_the_same_heads(name: str) -> None:
     model, images = built(load_zoo("timm")[name])
     small_model, small_images = built(small(name))
     heads = [(head.path, head.num_classes) for head in find_heads(model, images)]
     assert [(head.path, head.num_classes) for head in find_heads(small_model, small_images)] == heads
 
 
-def test_a_small_spec_has_a_native_model_of_its_size() -> None:
+def test_small_variant_builds_a_native_model_of_its_size() -> None:
     spec = small("vit_tiny_patch16_224")
     assert spec.build_native is not None
     with torch.device("meta"):
@@ -74,14 +74,14 @@ def test_a_small_spec_has_a_native_model_of_its_size() -> None:
     assert {name: tensor.shape for name, tensor in native.state_dict().items()} == expected
 
 
-def test_a_small_spec_has_no_smaller_one_and_is_the_same_in_all_else() -> None:
+def test_small_variant_keeps_the_other_fields_of_its_spec() -> None:
     spec, smaller = load_zoo("timm")["vit_tiny_patch16_224"], small("vit_tiny_patch16_224")
     assert smaller.small_variant is None
     assert (smaller.name, smaller.family, smaller.metadata_notes) == (spec.name, spec.family, spec.metadata_notes)
 
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "levit_128s", "xcit_nano_12_p8_224"])
-def test_a_small_model_computes_finite_and_different_outputs(name: str) -> None:
+def test_small_variant_computes_finite_outputs_that_differ_by_sample(name: str) -> None:
     spec = small(name)
     assert spec.example_inputs is not None
     torch.manual_seed(0)
@@ -95,5 +95,5 @@ def test_a_small_model_computes_finite_and_different_outputs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientformer_l1"])
-def test_a_model_of_any_size_and_one_of_a_single_size_have_no_small_spec(name: str) -> None:
+def test_models_that_cannot_be_built_smaller_have_no_small_variant(name: str) -> None:
     assert load_zoo("timm")[name].small_variant is None

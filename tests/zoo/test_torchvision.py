@@ -1,4 +1,4 @@
-"""The zoo of torchvision: swapped detectors train on and predict the new classes, and inputs fit every namespace."""
+"""Test the torchvision zoo: swapped detectors train on and predict the new classes, and inputs fit every namespace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE = 320
 
 
 def swapped(name: str, **options: Any) -> tuple[Any, Any]:
-    """A detector without its adapter, for real and small, with seven classes; and the swap."""
+    """Return a detector without its adapter, on small images, swapped to seven classes; and the swap."""
     spec = load_zoo("torchvision")[name]
     assert spec.example_inputs is not None
     torch.manual_seed(0)
@@ -33,20 +33,20 @@ def images() -> list[Tensor]:
 
 
 def targets() -> list[dict[str, Tensor]]:
-    """One box of the last class in each image."""
+    """Return one box of the last class for each image."""
     return [{"boxes": torch.tensor([[20.0, 20, 120, 120]]), "labels": torch.tensor([CLASSES - 1])}] * 2
 
 
 DETECTORS = [
-    "fasterrcnn_mobilenet_v3_large_320_fpn",  # scores, and four coordinates a class
-    "ssdlite320_mobilenet_v3_large",  # six heads, anchors times classes
-    "retinanet_resnet50_fpn_v2",  # one head for all feature maps, anchors times classes
+    "fasterrcnn_mobilenet_v3_large_320_fpn",  # scores, and four coordinates per class
+    "ssdlite320_mobilenet_v3_large",  # six heads of anchors x classes
+    "retinanet_resnet50_fpn_v2",  # one head of anchors x classes for all feature maps
     "fcos_resnet50_fpn",
 ]
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_a_swapped_detector_trains_on_the_last_of_the_new_classes(name: str) -> None:
+def test_swapped_detector_trains_on_the_last_new_class(name: str) -> None:
     model, swap = swapped(name)
     loss = sum(model.train()(images(), targets()).values())
     loss.backward()
@@ -55,10 +55,10 @@ def test_a_swapped_detector_trains_on_the_last_of_the_new_classes(name: str) -> 
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_a_swapped_detector_predicts_new_classes_only(name: str) -> None:
+def test_swapped_detector_predicts_only_new_classes(name: str) -> None:
     model, _ = swapped(name)
     owner = model if hasattr(model, "score_thresh") else model.roi_heads
-    owner.score_thresh = 0.0  # random weights are sure of nothing
+    owner.score_thresh = 0.0  # random weights give low scores
     with torch.no_grad():
         found = torch.cat([image["labels"] for image in model.eval()(images())])
     assert len(found) > 0
@@ -66,7 +66,7 @@ def test_a_swapped_detector_predicts_new_classes_only(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_a_detector_as_the_library_builds_it_is_refused_for_what_it_returns(name: str) -> None:
+def test_unwrapped_detector_is_refused_with_decoded_output(name: str) -> None:
     detector: Any = load_zoo("torchvision")[name].build().get_submodule("model")
     detector.transform.min_size = (96,)
     before = {key: id(value) for key, value in detector.state_dict(keep_vars=True).items()}
@@ -77,7 +77,7 @@ def test_a_detector_as_the_library_builds_it_is_refused_for_what_it_returns(name
 
 
 @pytest.mark.parametrize("name", DETECTORS[1:])
-def test_the_part_of_a_detector_that_the_error_leads_to_is_swapped(name: str) -> None:
+def test_classification_head_of_a_detector_is_swapped(name: str) -> None:
     detector: Any = load_zoo("torchvision")[name].build().get_submodule("model").eval()
     with torch.no_grad():
         maps = list(detector.backbone(torch.zeros(1, 3, SIZE, SIZE)).values())
@@ -89,8 +89,8 @@ def test_the_part_of_a_detector_that_the_error_leads_to_is_swapped(name: str) ->
     assert int(found.max()) < CLASSES
 
 
-def test_a_prior_makes_the_first_loss_that_of_the_native_model() -> None:
-    """One-stage detectors start from a small probability for each of many thousand anchors."""
+def test_prior_init_gives_the_first_loss_of_the_native_model() -> None:
+    """One-stage detectors start with a small probability for each of many thousand anchors."""
     model, _ = swapped("retinanet_resnet50_fpn_v2", init="prior")
     native = load_zoo("torchvision")["retinanet_resnet50_fpn_v2"].build_native
     assert native is not None
@@ -101,7 +101,7 @@ def test_a_prior_makes_the_first_loss_that_of_the_native_model() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
 
 
-def test_the_adapter_returns_what_has_classes_and_nothing_else() -> None:
+def test_adapter_returns_only_outputs_with_classes() -> None:
     spec = load_zoo("torchvision")["maskrcnn_resnet50_fpn"]
     assert spec.build_native is not None
     assert spec.example_inputs is not None
@@ -112,7 +112,7 @@ def test_the_adapter_returns_what_has_classes_and_nothing_else() -> None:
     assert shapes == {"cls_logits": (2, 7), "boxes": (2, 7, 4), "masks": (2, 7, 28, 28)}
 
 
-def test_the_heads_of_a_detector_do_not_include_its_region_proposals() -> None:
+def test_region_proposal_layers_are_not_heads() -> None:
     spec = load_zoo("torchvision")["maskrcnn_resnet50_fpn"]
     assert spec.example_inputs is not None
     with torch.device("meta"):
@@ -129,14 +129,14 @@ def test_the_heads_of_a_detector_do_not_include_its_region_proposals() -> None:
     ("name", "shape"),
     [
         ("resnet18", (2, 3, 224, 224)),
-        ("inception_v3", (2, 3, 299, 299)),  # its auxiliary head needs more than the smallest image
+        ("inception_v3", (2, 3, 299, 299)),  # the auxiliary head fails on smaller images
         ("quantized_resnet18", (2, 3, 224, 224)),
         ("r3d_18", (2, 3, 16, 224, 224)),
         ("fcn_resnet50", (2, 3, 224, 224)),
         ("ssd300_vgg16", (2, 3, 320, 320)),
     ],
 )
-def test_inputs_are_of_the_kind_that_the_namespace_takes(name: str, shape: tuple[int, ...]) -> None:
+def test_example_inputs_fit_the_namespace(name: str, shape: tuple[int, ...]) -> None:
     spec = load_zoo("torchvision")[name]
     assert spec.example_inputs is not None
     assert tuple(spec.example_inputs(torch.nn.Identity()).shape) == shape

@@ -1,4 +1,4 @@
-"""The zoo of transformers: a sample over all tasks and kinds of head, and what is refused."""
+"""Test the transformers zoo: a sample of all tasks and kinds of heads, and the models it refuses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SAMPLE = {
     "GPT2ForSequenceClassification": "score",
     "LlamaForSequenceClassification": "score",
     "T5ForTokenClassification": "classifier",
-    "BartForSequenceClassification": "classification_head.out_proj",  # looks for a token: run for real
+    "BartForSequenceClassification": "classification_head.out_proj",  # needs values, so it runs on real tensors
     "Wav2Vec2ForSequenceClassification": "classifier",
     "WhisperForAudioClassification": "classifier",
     "VideoMAEForVideoClassification": "classifier",
@@ -36,13 +36,13 @@ SAMPLE = {
 
 EXPECTED = {
     ("BartForSequenceClassification", "device_placement"): ("skipped", "a device cannot be simulated"),
-    # torch has parametrised modules saved through their state_dict alone
+    # torch can save parametrized modules only as a state_dict
     ("Wav2Vec2ForSequenceClassification", "round_trip"): ("passed", "copies were not checked, because the model"),
 }
 
 
 def slices_need_a_driver() -> bool:
-    """Whether this torch asks the driver of a GPU for a slice of a tensor that is not there, as 2.8 does."""
+    """Return whether slicing a fake CUDA tensor calls the GPU driver, as in torch 2.8."""
     try:
         with fake_tensor_mode():
             torch.empty(2, 2, device="cuda")[:, 0:1]
@@ -68,7 +68,7 @@ def test_every_check_passes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLE)
-def test_a_swapped_model_runs_for_real_and_has_the_tensors_of_the_native_one(name: str) -> None:
+def test_swapped_model_runs_and_matches_the_native_state_dict(name: str) -> None:
     spec = load_zoo("transformers")[name]
     assert spec.example_inputs is not None
     assert spec.build_native is not None
@@ -92,7 +92,7 @@ def _shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
-def test_listing_imports_no_model() -> None:
+def test_listing_models_imports_no_modeling_module() -> None:
     code = """if True:
         import sys
         from pytest_headswap.zoo import load_zoo
@@ -104,7 +104,7 @@ def test_listing_imports_no_model() -> None:
     assert run.stdout.strip() == "[]"
 
 
-def test_the_evidence_says_how_a_model_was_run() -> None:
+def test_evidence_names_the_kind_of_tensors() -> None:
     zoo = load_zoo("transformers")
     evidence = {
         name: build_case("transformers", zoo[name], 7, "abstract").evidence
@@ -113,7 +113,7 @@ def test_the_evidence_says_how_a_model_was_run() -> None:
     assert list(evidence.values()) == ["abstract", "abstract, fake tensors", "abstract, real tensors"]
 
 
-def test_every_class_of_the_five_mappings_is_listed_once() -> None:
+def test_every_classification_class_is_listed_once() -> None:
     zoo = load_zoo("transformers")
     assert len(zoo) > 200
     assert list(zoo.names) == sorted(set(zoo.names))
@@ -127,14 +127,14 @@ def test_every_class_of_the_five_mappings_is_listed_once() -> None:
         ("LayoutLMv2ForTokenClassification", "detectron2"),
     ],
 )
-def test_what_cannot_be_swapped_here_is_refused_by_name(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_cannot_be_built_here_are_refused(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pytest_headswap.zoo.transformers.find_spec", lambda _: None)
     with pytest.raises(NoHeadError, match=text) as caught:
         build_case("transformers", load_zoo("transformers")[name], 7)
     assert caught.value.reason == "zoo_refused"
 
 
-def test_the_native_model_has_the_labels_that_were_asked_for() -> None:
+def test_native_model_has_the_requested_number_of_labels() -> None:
     spec = load_zoo("transformers")["BertForSequenceClassification"]
     assert spec.build_native is not None
     assert spec.build_native(9).config.num_labels == 9  # type: ignore[union-attr]
@@ -150,7 +150,7 @@ def test_the_native_model_has_the_labels_that_were_asked_for() -> None:
         ("VJEPA2ForVideoClassification", (2,)),
     ],
 )
-def test_a_swapped_model_learns_the_last_of_the_new_classes(name: str, labels: tuple[int, ...]) -> None:
+def test_swapped_model_trains_on_the_last_new_class(name: str, labels: tuple[int, ...]) -> None:
     spec = load_zoo("transformers")[name]
     model = spec.build()
     assert spec.example_inputs is not None
@@ -167,21 +167,21 @@ def test_a_swapped_model_learns_the_last_of_the_new_classes(name: str, labels: t
     "name",
     [
         "CohereCompassTextForSequenceClassification",
-        "DeepseekV3ForSequenceClassification",  # experts
+        "DeepseekV3ForSequenceClassification",  # mixture of experts
         "EfficientNetForImageClassification",
         "FalconForSequenceClassification",
         "GPTJForSequenceClassification",
-        "LukeForSequenceClassification",  # a vocabulary of entities
-        "ZambaForSequenceClassification",  # hybrid
+        "LukeForSequenceClassification",  # has an entity vocabulary
+        "ZambaForSequenceClassification",  # hybrid of attention and state space
     ],
 )
-def test_models_of_billions_of_parameters_are_small_here(name: str) -> None:
+def test_large_models_are_scaled_down(name: str) -> None:
     with torch.device("meta"):
         model = load_zoo("transformers")[name].build()
     assert sum(parameter.numel() for parameter in model.parameters()) < 150e6
 
 
-def test_a_torch_that_is_too_old_for_the_library_is_named() -> None:
+def test_error_names_a_torch_that_is_too_old_for_transformers() -> None:
     script = """
 import transformers
 transformers.is_torch_available = lambda: False
@@ -195,7 +195,7 @@ except ZooError as error:
     assert f"needs a newer torch than {torch.__version__}: upgrade torch, or" in done.stdout
 
 
-def test_the_zoo_leaves_the_environment_as_it_is() -> None:
+def test_zoo_sets_no_environment_variables() -> None:
     script = """
 import os
 before = dict(os.environ)

@@ -1,4 +1,4 @@
-"""A user's zoo is a line of Python, and what is wrong with it is said in words."""
+"""Test the zoos of users: every accepted form, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ NUMBER = {"three": 3}
 WRONG = {"a": ModelSpec("b", build=Tiny)}
 BUILT = {"one": Tiny()}
 NO_BUILD = [ModelSpec("a", build=3)]
-def asks(something):
+def needs_argument(something):
     return ZOO
 def mixed():
     return Zoo("inner", ("x", 1), OBJECT.spec)
 def stops():
     raise SystemExit("wrong arguments")
-class Told(Tiny):
+class NoDefault(Tiny):
     def __init__(self, num_classes):
         super().__init__(num_classes)
-TOLD = {"told": Told}
+NO_DEFAULT = {"net": NoDefault}
 """
 
 
 @pytest.fixture(autouse=True)
 def zoo_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with `zoo_of_user.py` in it, as the present folder."""
+    """Change to a folder that contains `zoo_of_user.py`, and return its path."""
     loaded, modules = dict(_LOADED), set(sys.modules)
     path = tmp_path / "zoo_of_user.py"
     path.write_text(MODELS)
@@ -74,13 +74,13 @@ def zoo_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ("attribute", "names"),
     [("ZOO", ("fixed", "tiny")), ("made", ("fixed", "tiny")), ("SPECS", ("a", "b")), ("OBJECT", ("x",))],
 )
-def test_a_module_or_a_file_can_hold_each_kind_of_zoo(where: str, attribute: str, names: tuple[str, ...]) -> None:
+def test_modules_and_files_provide_every_form_of_zoo(where: str, attribute: str, names: tuple[str, ...]) -> None:
     zoo = load_zoo(f"{where}:{attribute}")
     assert (zoo.name, zoo.names) == (f"{where}:{attribute}", names)
     assert isinstance(zoo[names[0]].build(), nn.Module)
 
 
-def test_native_is_known_where_the_factory_takes_num_classes() -> None:
+def test_factory_with_num_classes_builds_the_native_model() -> None:
     zoo = load_zoo("zoo_of_user:ZOO")
     native = zoo["tiny"].build_native
     assert native is not None
@@ -88,14 +88,14 @@ def test_native_is_known_where_the_factory_takes_num_classes() -> None:
     assert zoo["fixed"].build_native is None
 
 
-def test_a_factory_that_has_to_be_told_a_class_count_is_built_with_ten() -> None:
-    spec = load_zoo("zoo_of_user:TOLD")["told"]
+def test_factory_without_default_class_count_is_built_with_ten_classes() -> None:
+    spec = load_zoo("zoo_of_user:NO_DEFAULT")["net"]
     assert spec.build().fc.out_features == 10  # type: ignore[union-attr]
     assert spec.build_native is not None
     assert spec.build_native(3).fc.out_features == 3  # type: ignore[union-attr]
 
 
-def test_two_files_of_one_name_are_two_zoos_and_their_models_can_be_pickled(tmp_path: Path) -> None:
+def test_files_with_the_same_name_are_separate_zoos_with_picklable_models(tmp_path: Path) -> None:
     for folder, name in (("one", "tiny"), ("two", "other")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "zoo_of_user.py").write_text(MODELS.replace('"tiny": Tiny', f'"{name}": Tiny'))
@@ -106,12 +106,12 @@ def test_two_files_of_one_name_are_two_zoos_and_their_models_can_be_pickled(tmp_
         assert type(pickle.loads(pickle.dumps(model))) is type(model)
 
 
-def test_two_zoos_of_one_file_share_its_classes() -> None:
+def test_zoos_of_one_file_share_its_classes() -> None:
     one, two = load_zoo("zoo_of_user.py:ZOO"), load_zoo("zoo_of_user.py:SPECS")
     assert type(one["tiny"].build()) is type(two["a"].build())
 
 
-def test_a_file_that_failed_is_read_again(tmp_path: Path) -> None:
+def test_file_that_failed_to_import_is_imported_again(tmp_path: Path) -> None:
     (tmp_path / "later.py").write_text("raise RuntimeError('not yet')")
     with pytest.raises(ZooError, match="not yet"):
         load_zoo("later.py:ZOO")
@@ -120,7 +120,7 @@ def test_a_file_that_failed_is_read_again(tmp_path: Path) -> None:
     assert load_zoo("later.py:ZOO").names == ("fixed", "tiny")
 
 
-def test_a_module_in_a_package_is_found(tmp_path: Path) -> None:
+def test_module_in_a_package_is_found(tmp_path: Path) -> None:
     package = tmp_path / "mypkg" / "sub"
     package.mkdir(parents=True)
     (package / "models.py").write_text(MODELS)
@@ -131,59 +131,59 @@ def test_a_module_in_a_package_is_found(tmp_path: Path) -> None:
     ("reference", "text"),
     [
         ("zoo_of_user:ZOOO", "unknown attribute 'ZOOO' in zoo_of_user: did you mean ZOO?"),
-        ("zoo_of_user:", "write package.module:ATTR or file.py:ATTR"),
-        (":ZOO", "write package.module:ATTR or file.py:ATTR"),
+        ("zoo_of_user:", "use package.module:ATTR or file.py:ATTR"),
+        (":ZOO", "use package.module:ATTR or file.py:ATTR"),
         ("completeness.py:ZOO", "there is no file 'completeness.py'"),
         ("no_such_module:ZOO", "importing no_such_module raised ModuleNotFoundError: No module named 'no_such_module'"),
         ("zoo_of_user:breaks", "raised RuntimeError: not today .*zoo_of_user.py, line 18"),
         ("zoo_of_user:stops", "raised SystemExit: wrong arguments .*zoo_of_user.py"),
-        ("zoo_of_user:asks", "calling 'zoo_of_user:asks' raised TypeError: .*missing 1 required"),
-        ("zoo_of_user:mixed", "zoo 'inner' calls a model 1: names have to be text .*zoo_of_user.py, line"),
-        ("zoo_of_user:BUILT", "has Tiny Tiny.* as 'one': it has to be a factory"),
-        ("zoo_of_user:NO_BUILD", "ModelSpec 'a' of zoo 'zoo_of_user:NO_BUILD' has int 3 as build: give a function"),
-        ("zoo_of_user::ZOO", "write package.module:ATTR or file.py:ATTR"),
-        ("zoo_of_user.py::ZOO", "write package.module:ATTR or file.py:ATTR"),
-        ("zoo_of_user:TEXT", "is str 'tiny': it has to be a mapping of names"),
-        ("zoo_of_user:EMPTY", "holds no models"),
-        ("zoo_of_user:NUMBER", "has int 3 as 'three': it has to be a factory"),
+        ("zoo_of_user:needs_argument", "calling 'zoo_of_user:needs_argument' raised TypeError: .*missing 1 required"),
+        ("zoo_of_user:mixed", "zoo 'inner' has a model named 1: names must be non-empty text .*zoo_of_user.py, line"),
+        ("zoo_of_user:BUILT", "has Tiny Tiny.* as 'one': it must be a factory"),
+        ("zoo_of_user:NO_BUILD", "ModelSpec 'a' of zoo 'zoo_of_user:NO_BUILD' has int 3 as build: pass a function"),
+        ("zoo_of_user::ZOO", "use package.module:ATTR or file.py:ATTR"),
+        ("zoo_of_user.py::ZOO", "use package.module:ATTR or file.py:ATTR"),
+        ("zoo_of_user:TEXT", "is str 'tiny': it must be a mapping of names"),
+        ("zoo_of_user:EMPTY", "has no models"),
+        ("zoo_of_user:NUMBER", "has int 3 as 'three': it must be a factory"),
         ("zoo_of_user:WRONG", "has ModelSpec 'b' under the name 'a'"),
         ("tiim", "unknown zoo 'tiim' in the installed zoos: did you mean timm"),
-        ("something", "A zoo of your own is package.module:ATTR"),
+        ("something", "for your own zoo, use package.module:ATTR"),
     ],
 )
-def test_what_is_no_zoo_is_refused_in_words(reference: str, text: str) -> None:
+def test_invalid_reference_is_an_error_with_the_reason(reference: str, text: str) -> None:
     with pytest.raises(ZooError, match=text):
         load_zoo(reference)
 
 
-def test_a_file_that_raises_says_where(tmp_path: Path) -> None:
+def test_error_names_the_line_that_raised(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("x = 1\nimport nothing_there\n")
     with pytest.raises(ZooError, match=r"importing broken.py raised ModuleNotFoundError.*broken.py, line 2"):
         load_zoo("broken.py:ZOO")
 
 
-def test_a_file_that_cannot_be_parsed_says_where(tmp_path: Path) -> None:
+def test_error_names_the_line_of_a_syntax_error(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("x = 1\nZOO = {\n")
     with pytest.raises(ZooError, match=r"importing broken.py raised SyntaxError: .*broken.py, line 2"):
         load_zoo("broken.py:ZOO")
 
 
 @pytest.mark.parametrize("key", [3, "", None, ("a",)])
-def test_names_have_to_be_text(key: Any) -> None:
-    with pytest.raises(ZooError, match="names have to be text"):
+def test_names_must_be_text(key: Any) -> None:
+    with pytest.raises(ZooError, match="names must be non-empty text"):
         make_zoo("mine", {key: nn.Identity, "b": nn.Identity})
-    with pytest.raises(ZooError, match="names have to be text"):
+    with pytest.raises(ZooError, match="names must be non-empty text"):
         make_zoo("mine", [ModelSpec("b", build=nn.Identity), ModelSpec(key, build=nn.Identity)])
 
 
-def test_names_have_to_be_unique() -> None:
-    with pytest.raises(ZooError, match="two models called 'a'"):
+def test_names_must_be_unique() -> None:
+    with pytest.raises(ZooError, match="two models named 'a'"):
         make_zoo("mine", [ModelSpec("a", build=nn.Identity), ModelSpec("a", build=nn.Identity)])
-    with pytest.raises(ZooError, match="two models called 'a'"):
+    with pytest.raises(ZooError, match="two models named 'a'"):
         Zoo("mine", ("a", "b", "a"), lambda name: ModelSpec(name, build=nn.Identity))
 
 
-def test_a_list_of_something_else_is_refused() -> None:
+def test_list_of_other_values_is_an_error() -> None:
     with pytest.raises(ZooError, match="lists int 3"):
         make_zoo("mine", [3])
 
@@ -197,26 +197,26 @@ def test_a_list_of_something_else_is_refused() -> None:
         Zoo("inner", ("odd",), lambda name: ModelSpec(name, build=lambda: "a string")),  # type: ignore[arg-type, return-value]
     ],
 )
-def test_a_factory_that_returns_no_module_is_named_when_it_is_built(value: Any) -> None:
+def test_factory_that_does_not_return_a_module_is_an_error(value: Any) -> None:
     spec = make_zoo("mine", value)["odd"]
     with pytest.raises(ZooError, match="the factory of 'odd' in zoo 'mine' returned str 'a string'"):
         spec.build()
 
 
-def test_a_native_model_that_is_none_is_told() -> None:
+def test_native_model_that_is_not_a_module_is_an_error() -> None:
     spec = make_zoo("mine", {"odd": lambda num_classes=None: num_classes or nn.Identity()})["odd"]
     assert spec.build_native is not None
     with pytest.raises(ZooError, match="the factory of 'odd' in zoo 'mine' returned int 7"):
         spec.build_native(7)
 
 
-def test_a_zoo_object_that_makes_something_else_is_told() -> None:
+def test_spec_with_another_name_is_an_error() -> None:
     zoo = make_zoo("mine", Zoo("inner", ("a",), lambda _: ModelSpec("b", build=nn.Identity)))
     with pytest.raises(ZooError, match="ModelSpec 'b' under the name 'a'"):
         zoo["a"]
 
 
-def test_an_installed_distribution_can_offer_a_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_distribution_provides_a_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "their_zoo-1.0.dist-info").mkdir()
     (tmp_path / "their_zoo-1.0.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: their-zoo\nVersion: 1.0\n"
@@ -230,18 +230,18 @@ def test_an_installed_distribution_can_offer_a_zoo(tmp_path: Path, monkeypatch: 
     assert (zoo.name, zoo.names) == ("theirs", ("fixed", "tiny"))
 
 
-def test_an_unknown_model_of_a_users_zoo_has_close_matches() -> None:
+def test_unknown_model_is_reported_with_suggestions() -> None:
     with pytest.raises(ZooError, match="did you mean tiny"):
         load_zoo("zoo_of_user:ZOO")["tinny"]
 
 
-def test_versions_of_a_zoo_object_are_kept() -> None:
+def test_versions_of_a_zoo_are_kept() -> None:
     assert make_zoo(
         "mine", Zoo("inner", ("x",), lambda name: ModelSpec(name, build=nn.Identity), {"lib": "1"})
     ).versions == {"lib": "1"}
 
 
-def test_a_file_is_tested_from_the_command_line(pytester: pytest.Pytester) -> None:
+def test_zoo_in_a_file_runs_from_the_command_line(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(models=MODELS + 'ZOO["odd"] = lambda: "a string"\n')
     run = pytester.runpytest_subprocess("--headswap-zoo=models.py:ZOO", "--headswap-checks=output_shape", "-v")
     run.stdout.fnmatch_lines_random(
@@ -255,7 +255,7 @@ def test_a_file_is_tested_from_the_command_line(pytester: pytest.Pytester) -> No
     run.assert_outcomes(passed=2, errors=1)
 
 
-def test_a_wrong_attribute_stops_the_run_with_one_line(pytester: pytest.Pytester) -> None:
+def test_unknown_attribute_ends_the_run_with_one_line(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(models=MODELS)
     run = pytester.runpytest_subprocess("--headswap-zoo=models.py:ZOOO")
     run.stderr.fnmatch_lines(["ERROR: --headswap-zoo: unknown attribute 'ZOOO' in models.py: did you mean ZOO?"])

@@ -15,7 +15,7 @@ from pytest_headswap import parametrize_with_checks
 
 
 @parametrize_with_checks([ShapeNet()], build_native=ShapeNet)
-def test_the_network_can_be_swapped(model: nn.Module, check: Callable[[nn.Module], None]) -> None:
+def test_network_passes_every_check(model: nn.Module, check: Callable[[nn.Module], None]) -> None:
     check(model)
 
 
@@ -27,17 +27,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_head_alone_is_saved(run: Path) -> None:
+def test_only_the_head_is_saved(run: Path) -> None:
     head = torch.load(run / "head.pt", weights_only=True)
     shapes = {name: tuple(value.shape) for name, value in head.items()}
     assert shapes == {"classifier.weight": (3, 1024), "classifier.bias": (3,)}
 
 
-def test_a_fresh_model_with_that_head_tells_the_new_shapes_apart(run: Path) -> None:
+def test_fresh_model_with_saved_head_classifies_new_shapes(run: Path) -> None:
     generator = torch.Generator().manual_seed(1)
     assert accuracy(load(run / "backbone.pt", run / "head.pt"), draw(NEW, 200, generator)) > 0.9
 
 
-def test_an_accuracy_that_is_not_reached_is_a_failure(run: Path, tmp_path: Path) -> None:
+def test_script_fails_below_the_required_accuracy(run: Path, tmp_path: Path) -> None:
     backbone = run / "backbone.pt"
     assert main([f"--output={tmp_path}", f"--backbone={backbone}", "--epochs=1", "--at-least=1.1"]) == 1

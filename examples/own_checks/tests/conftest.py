@@ -8,28 +8,28 @@ import torch
 
 from pytest_headswap import Case, CheckFailed, CheckSkipped
 
-MOST_NUMBERS = 4_000  # the camera's memory for a head
+MAX_PARAMETERS = 4_000  # the camera's memory for a head
 
 
 def fits_camera(case: Case) -> str:
     """Check that the head fits into the camera's memory."""
-    numbers = sum(parameter.numel() for parameter in case.swap.parameters())
-    if numbers > MOST_NUMBERS:
-        raise CheckFailed(f"the head has {numbers:,} numbers, and the camera takes {MOST_NUMBERS:,}")
-    return f"{numbers:,} numbers"  # a note that the report shows
+    count = sum(parameter.numel() for parameter in case.swap.parameters())
+    if count > MAX_PARAMETERS:
+        raise CheckFailed(f"the head has {count:,} parameters, but the camera allows {MAX_PARAMETERS:,}")
+    return f"{count:,} parameters"  # a note for the report
 
 
 def keeps_channels_last(case: Case) -> None:
     """Check that images in the camera's memory layout give the same logits as in the default layout."""
     if not case.numeric:
-        raise CheckSkipped("no_values", "the layout of memory means nothing without memory")
+        raise CheckSkipped("no_values", "without values, tensors have no memory layout")
     (images, *_) = case.inputs.args
     if images.ndim != 4:
         raise CheckSkipped("no_images", f"the model takes inputs of {images.ndim} dimensions")
     with torch.no_grad():
-        usual, of_camera = (case.model.eval()(images.to(memory_format=layout)) for layout in LAYOUTS)
-    if not torch.allclose(usual, of_camera, atol=1e-4):
-        raise CheckFailed(f"logits differ by up to {(usual - of_camera).abs().max():.2g}")
+        default, channels_last = (case.model.eval()(images.to(memory_format=layout)) for layout in LAYOUTS)
+    if not torch.allclose(default, channels_last, atol=1e-4):
+        raise CheckFailed(f"logits differ by up to {(default - channels_last).abs().max():.2g}")
 
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)

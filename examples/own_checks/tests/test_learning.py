@@ -20,7 +20,7 @@ def logits_of(case: Case) -> Tensor:
 
 
 @pytest.mark.headswap(zoo="fieldcam", require_checks="output_shape, gradient_flow")
-def test_a_new_head_learns_two_samples_by_heart(headswap_case: Case) -> None:
+def test_new_head_memorizes_two_samples(headswap_case: Case) -> None:
     freeze_backbone(headswap_case.swap)
     labels = torch.tensor([0, 4])
     optimizer = torch.optim.Adam(headswap_case.swap.parameters(), lr=0.05)
@@ -33,5 +33,5 @@ def test_a_new_head_learns_two_samples_by_heart(headswap_case: Case) -> None:
 
 
 @pytest.mark.headswap(zoo="fieldcam", models="herd", num_classes=2)
-def test_yes_and_no_are_two_classes(headswap_case: Case) -> None:
+def test_num_classes_of_the_marker_sets_the_logits(headswap_case: Case) -> None:
     assert logits_of(headswap_case).shape == (2, 2)

@@ -12,6 +12,6 @@ def test_models_are_listed_by_name() -> None:
 
 
 @pytest.mark.parametrize("name", tinynets.list_models())
-def test_a_model_has_the_class_count_that_it_is_built_with(name: str) -> None:
+def test_model_returns_the_requested_number_of_classes(name: str) -> None:
     inputs = torch.randn(2, 16) if name == "tiny_mlp" else torch.randn(2, 3, 32, 32)
     assert tinynets.create_model(name, num_classes=3).eval()(inputs).shape == (2, 3)

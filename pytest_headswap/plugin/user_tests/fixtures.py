@@ -1,4 +1,4 @@
-"""Fixtures that give a user's tests the models of a zoo, one newly built model per test."""
+"""Fixtures for users' tests. They build a new model of a zoo for each test."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def headswap_case(request: pytest.FixtureRequest) -> Case:
     """A model of a zoo, newly built, with its head swapped: case.model, case.inputs, case.swap, case.spec.
 
-    The test runs once for each model that `@pytest.mark.headswap(zoo=..., models=...)` selects. The model belongs to
-    the test, which may train it. It is released afterwards.
+    The test runs once for each model that `@pytest.mark.headswap(zoo=..., models=...)` selects. No other test uses the
+    model, so the test may train it. The model is released afterwards.
     """
     requested = getattr(request, "param", None)
     if requested is None:
@@ -118,6 +118,6 @@ def _require_checks(config: pytest.Config, requested: RequestedModel, case: Case
         if finding.exception is not None:
             if not use_short_failures(config):
                 raise finding.exception
-            verdict = "failed" if finding.outcome == "failed" else "could not be made"
+            verdict = "failed" if finding.outcome == "failed" else "could not run"
             text = format_failure(finding.exception, url=docs_url(finding.exception, check.name))
             pytest.fail(f"{check.name} {verdict}: {text}", pytrace=False)

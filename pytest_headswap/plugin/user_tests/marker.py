@@ -20,21 +20,19 @@ if TYPE_CHECKING:
     from pytest_headswap.zoo.selection import Selection
 
 MARKER = (
-    "headswap(zoo=None, models=None, require_checks=None, num_classes=None): run a test once per model, passed by "
-    "the fixtures "
-    "headswap_case, headswap_model and headswap_swap. zoo: a name, a list of names, or an object such as a dict of "
-    "factories. models: globs, comma-separated or as a list. require_checks: those that must pass on a model "
-    "before the test "
-    "runs. num_classes: class count of the new head. Arguments that are not given come from the mark of the class or "
-    "module, then from --headswap-zoo, --headswap-models and --headswap-num-classes or their ini keys."
+    "headswap(zoo=None, models=None, require_checks=None, num_classes=None): run a test once per model. The fixtures "
+    "headswap_case, headswap_model and headswap_swap provide the model. zoo: a name, a list of names, or an object "
+    "such as a dict of factories. models: globs, comma-separated or as a list. require_checks: checks that must pass "
+    "on a model before the test runs. num_classes: class count of the new head. Omitted arguments come from the mark "
+    "of the class or module, then from --headswap-zoo, --headswap-models and --headswap-num-classes or their ini keys."
 )
 NO_ZOO_MESSAGE = (
-    "no zoo to take models from: mark the test with @pytest.mark.headswap(zoo='builtin'), or set headswap_zoo in the "
-    "ini file, or give --headswap-zoo"
+    "this test has no zoo: mark it with @pytest.mark.headswap(zoo='builtin'), set headswap_zoo in the ini file, or "
+    "pass --headswap-zoo"
 )
 REQUEST_AT_COLLECTION_MESSAGE = (
-    "the models are chosen when the tests are collected: name headswap_case, headswap_model or headswap_swap among the "
-    "arguments of the test or of its fixtures, in place of request.getfixturevalue, and a zoo in its mark"
+    "models are selected during collection: do not use request.getfixturevalue. Add headswap_case, headswap_model or "
+    "headswap_swap to the arguments of the test or of its fixtures, and name a zoo in its mark"
 )
 _ARGUMENTS = ("zoo", "models", "require_checks", "num_classes")
 
@@ -56,7 +54,7 @@ class RequestedModel:
 
 
 def models_for_test(test: pytest.Item, config: pytest.Config) -> list[RequestedModel] | None:
-    """Return the models for a test; None if no zoo is named anywhere.
+    """Return the models for a test, or None if neither its marks nor the options name a zoo.
 
     Raises:
         OptionError: an argument of a marker or an option is invalid.
@@ -90,7 +88,7 @@ def _arguments(test: pytest.Item) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     for mark in test.iter_markers("headswap"):
         if mark.args:
-            raise OptionError(f"its arguments are given by name ({', '.join(_ARGUMENTS)}), not as {mark.args[0]!r}")
+            raise OptionError(f"pass its arguments by name ({', '.join(_ARGUMENTS)}), not as {mark.args[0]!r}")
         for name, value in mark.kwargs.items():
             if name not in _ARGUMENTS:
                 close = difflib.get_close_matches(name, _ARGUMENTS, n=1)
@@ -102,13 +100,13 @@ def _arguments(test: pytest.Item) -> dict[str, Any]:
 
 
 def _select(zoos: Sequence[Zoo], arguments: dict[str, Any], command_line_patterns: str) -> Selection:
-    """Return the marker's models. `--headswap-models` narrows a zoo of the marker if its patterns match there."""
+    """Return the models of the marker or, if it names none, those of `--headswap-models` that its zoos have."""
     from pytest_headswap.zoo.selection import select_from_zoos, select_leniently
 
     if "models" in arguments:
         models = as_list(arguments["models"])
         if not all(isinstance(name, str) for name in models):
-            raise OptionError(f"models has to be globs, comma-separated or as a list, not {arguments['models']!r}")
+            raise OptionError(f"models must be globs, comma-separated or as a list, not {arguments['models']!r}")
         return select_from_zoos(zoos, ",".join(models), "models")
     if "zoo" in arguments:
         return select_leniently(zoos, command_line_patterns)
@@ -137,7 +135,7 @@ def _zoos(value: Any) -> list[Zoo]:
         except ZooError as error:
             raise OptionError(f"zoo: {error}") from error
         if zoos.setdefault(zoo.name, zoo) is not zoo:
-            raise OptionError(f"two zoos are called {zoo.name!r}: make one a Zoo with a name of its own")
+            raise OptionError(f"two zoos are named {zoo.name!r}: make one of them a Zoo with another name")
     return list(zoos.values())
 
 

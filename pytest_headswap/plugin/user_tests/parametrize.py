@@ -109,7 +109,7 @@ class BoundCheck:
         from pytest_headswap.harness.build_result import finding_message
 
         if model is not self.model:
-            raise TypeError("a check takes the model that the test was given with it: write check(model)")
+            raise TypeError("call check(model) with the `model` argument of this test")
         try:
             case = _case_cache.case_of(self)
         except NoHeadError as error:
@@ -149,7 +149,7 @@ class _CaseCache:
                 raise
             return self.case
         if self.case is None:
-            assert self.error is not None, "a subject has one of the two"
+            assert self.error is not None, "the cache holds a case or an error"
             raise self.error
         self.case.swap.reapply()
         return self.case

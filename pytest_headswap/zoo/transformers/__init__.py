@@ -1,7 +1,7 @@
-"""The zoo of transformers: every class of its classification mappings, scaled down, built from its configuration.
+"""The zoo of transformers: every class of its classification mappings, built from a scaled-down configuration.
 
-Layers, experts, vocabulary and inner widths are reduced. The width of a model is only halved together with its number
-of attention heads: nearly all constraints between configuration fields concern the size of a head.
+Layers, experts, vocabulary and inner widths are reduced. The width of a model and its number of attention heads are
+halved together, because nearly all constraints between configuration fields concern the size of a head.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def load() -> Zoo:
 
 
 def _origins() -> dict[str, tuple[str, str]]:
-    """Return the model type and task of each class: the first ones that the library lists."""
+    """Return the model type and task under which the library first lists each class."""
     origins: dict[str, tuple[str, str]] = {}
     for task in TASKS:
         mapping = getattr(modeling_auto, f"MODEL_FOR_{task.upper()}_CLASSIFICATION_MAPPING_NAMES")
@@ -69,12 +69,12 @@ def _skip_reason(model_type: str) -> str:
 
 
 def _build(name: str, model_type: str, num_labels: int | None = None) -> nn.Module:
-    """Return a model with random weights, and with the default number of labels unless one is given."""
+    """Return a model with random weights. Without `num_labels`, it has the default number of labels."""
     model_class = getattr(transformers, name)
     config = small_config(model_type, model_class)
     if num_labels is not None:
         config.num_labels = num_labels
     model: Any = model_class(config)
     if not isinstance(model, nn.Module):
-        raise ZooError(f"transformers.{name} is not a model here: {model!r}")
+        raise ZooError(f"transformers.{name} did not build a model: {model!r}")
     return model

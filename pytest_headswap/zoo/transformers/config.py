@@ -1,4 +1,4 @@
-"""Small configurations of transformers: fewer layers, experts and words, and fewer attention heads if many."""
+"""Small configurations of transformers, with fewer layers, experts, words and attention heads."""
 
 from __future__ import annotations
 
@@ -128,8 +128,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     # the smallest of its family: the default is the largest, with 55 blocks
     "efficientnet": {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280, "image_size": 224},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
-    "falcon": {"hidden_size": MIN_HIDDEN_SIZE, "num_attention_heads": 8},  # 71 heads by default
-    # without its kernels it runs on the CPU in every version
+    "falcon": {"hidden_size": MIN_HIDDEN_SIZE, "num_attention_heads": 8},  # the default of 71 heads cannot be halved
+    # without its CUDA kernels, it runs on the CPU in every version
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
     # as in the library's own image models: the position encoding's channels are not divisible by 8
     "perceiver": {"num_cross_attention_heads": 1, "num_self_attends_per_block": MAX_LAYERS, "pad_token_id": 0},
@@ -142,7 +142,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "vivit": {"num_frames": 4},
     "vjepa2": {"frames_per_clip": 4, "crop_size": 64},
     "xmod": {"default_language": "en_XX"},
-    # its hybrid layers share weights with the first of them, so there must be two
+    # the hybrid layers share the weights of the first one, so two are needed
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
     "zamba2": {"hybrid_layer_ids": [1]},
 }

@@ -93,7 +93,7 @@ def _perceiver_image(_: Any) -> dict[str, Tensor]:
 
 
 def _perceiver_learned(model: Any) -> dict[str, Tensor]:
-    """Return images of the one size for which the model has learnt positions."""
+    """Return images of the only size for which the model has learned positions."""
     return {"inputs": torch.zeros(BATCH, 3, model.config.image_size, model.config.image_size)}
 
 

@@ -1,4 +1,4 @@
-"""The floors of the house: a room imports only from rooms below it, and nothing heavy before it is asked for."""
+"""Folders of the package import only from lower folders, and heavy libraries are imported only on demand."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import pytest_headswap
 
 PACKAGE = Path(pytest_headswap.__file__).parent
 
-GROUND, ROOF = "ground", "roof"  # the modules beside the rooms: plain data and text, and what users import
-ON_GROUND = {"head", "_text", "_numbers", "_globs", "_links", "_version"}
-ON_ROOF = {"__init__", "strategies"}
-ON_REQUEST = {"strategies"}  # imported by the tests of users alone, never by the package, so free to import torch
+BASE, PUBLIC = "base", "public"  # layers of the top-level modules: plain data and text, and what users import
+BASE_MODULES = {"head", "_text", "_numbers", "_globs", "_links", "_version"}
+PUBLIC_MODULES = {"__init__", "strategies"}
+ONLY_FOR_USERS = {"strategies"}  # the package itself never imports these, so they may import torch
 
-# Lowest floor first.
-FLOORS = (
-    *(GROUND, "engine", "results", "zoo", "expectations", "report"),
-    *("case", "checks", "harness", "isolation", "plugin", "cli", ROOF),
+# Lowest layer first.
+LAYERS = (
+    *(BASE, "engine", "results", "zoo", "expectations", "report"),
+    *("case", "checks", "harness", "isolation", "plugin", "cli", PUBLIC),
 )
-# Rooms below that a room does not know all the same: results are plain data, and the command line needs no pytest.
+# Lower folders that a folder must not import either: results are plain data, and the command line needs no pytest.
 UNUSED_BELOW = {
     "results": {"engine"},
     "zoo": {"results"},
@@ -35,7 +35,7 @@ UNUSED_BELOW = {
 LIBRARIES = {"timm", "torchvision", "transformers"}
 PYTEST = {"pytest", "_pytest", "pluggy", "xdist"}
 FORBIDDEN = {
-    GROUND: PYTEST | LIBRARIES | {"torch", "numpy", "rich", "jinja2", "hypothesis"},
+    BASE: PYTEST | LIBRARIES | {"torch", "numpy", "rich", "jinja2", "hypothesis"},
     "engine": PYTEST | LIBRARIES | {"rich"},
     "results": PYTEST | LIBRARIES | {"torch", "rich"},
     "zoo": PYTEST | LIBRARIES | {"rich"},
@@ -47,23 +47,23 @@ FORBIDDEN = {
     "isolation": PYTEST | LIBRARIES | {"rich"},
     "plugin": LIBRARIES,
     "cli": PYTEST | LIBRARIES,
-    ROOF: PYTEST | LIBRARIES,
+    PUBLIC: PYTEST | LIBRARIES,
 }
-# What every run may import; case and checks are imported with torch, once a zoo is asked for.
-LIGHT = set(FLOORS) - {"engine", "zoo", "case", "checks"}
+# Layers that every run may import. The others import torch, which only a run with a zoo needs.
+LIGHT = set(LAYERS) - {"engine", "zoo", "case", "checks"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def _room(path: Path) -> str:
+def _layer(path: Path) -> str:
     relative = path.relative_to(PACKAGE)
     if len(relative.parts) > 1:
         return relative.parts[0]
-    return GROUND if path.stem in ON_GROUND else ROOF
+    return BASE if path.stem in BASE_MODULES else PUBLIC
 
 
 def _imports(path: Path, *, at_import_time: bool = False) -> Iterator[str]:
-    """Names of imported modules; `from a import b` counts as `a.b` too, since b may be a module."""
+    """Yield the names of imported modules. `from a import b` yields `a.b`, because b may be a module."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in _statements(tree) if at_import_time else ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -74,7 +74,7 @@ def _imports(path: Path, *, at_import_time: bool = False) -> Iterator[str]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """What runs when the module is imported: no functions, and no `if TYPE_CHECKING:`."""
+    """Yield the nodes that run on import: everything outside functions and `if TYPE_CHECKING:`."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
@@ -93,7 +93,7 @@ NAMES = {_module(path): path for path in MODULES}
 
 
 def _own_modules(path: Path) -> set[str]:
-    """The modules of the package that one imports, wherever it does so."""
+    """Return the modules of the package that a module imports, at any depth."""
     found = set()
     for name in _imports(path):
         if name in NAMES or (name := name.rpartition(".")[0]) in NAMES:
@@ -102,18 +102,18 @@ def _own_modules(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_room_imports_only_from_floors_below(path: Path) -> None:
-    room = _room(path)
+def test_folder_imports_only_from_lower_folders(path: Path) -> None:
+    layer = _layer(path)
     for name in _own_modules(path):
-        target = _room(NAMES[name])
-        if target == room:
+        target = _layer(NAMES[name])
+        if target == layer:
             continue
-        assert target not in UNUSED_BELOW.get(room, ()), f"{path.name} imports {name}"
-        assert FLOORS.index(target) < FLOORS.index(room), f"{path.name} imports {name}, which is not on a floor below"
+        assert target not in UNUSED_BELOW.get(layer, ()), f"{path.name} imports {name}"
+        assert LAYERS.index(target) < LAYERS.index(layer), f"{path.name} imports {name}, which is not in a lower folder"
 
 
-def _circle(graph: dict[str, set[str]]) -> list[str]:
-    """What is on a circle, or leads from one to another; empty where there is none."""
+def _cycles(graph: dict[str, set[str]]) -> list[str]:
+    """Return the sorted nodes on or between cycles of a graph."""
     graph = {node: set(targets) for node, targets in graph.items()}
     while True:
         ends = {node for node, targets in graph.items() if not targets & graph.keys()}
@@ -123,13 +123,12 @@ def _circle(graph: dict[str, set[str]]) -> list[str]:
         graph = {node: targets for node, targets in graph.items() if node not in ends | starts}
 
 
-def test_no_two_files_need_each_other() -> None:
-    assert _circle({name: _own_modules(path) for name, path in NAMES.items()}) == []
+def test_no_module_imports_are_circular() -> None:
+    assert _cycles({name: _own_modules(path) for name, path in NAMES.items()}) == []
 
 
 @pytest.mark.parametrize("folder", ["engine", "plugin"])
-def test_no_two_parts_of_a_room_need_each_other(folder: str) -> None:
-    """A part is a module of the room or a folder in it."""
+def test_no_imports_between_subfolders_are_circular(folder: str) -> None:
     depth = f"pytest_headswap.{folder}.".count(".")
     graph: dict[str, set[str]] = {}
     for name, path in NAMES.items():
@@ -139,32 +138,32 @@ def test_no_two_parts_of_a_room_need_each_other(folder: str) -> None:
         if name.startswith(f"pytest_headswap.{folder}."):
             own = name.split(".")[depth]
             graph.setdefault(own, set()).update(parts - {own})
-    assert _circle(graph) == []
+    assert _cycles(graph) == []
 
 
-def test_options_are_read_where_a_run_or_a_test_of_the_user_begins() -> None:
+def test_only_hooks_and_user_tests_read_options() -> None:
     readers = {name for name, path in NAMES.items() if "pytest_headswap.plugin.options" in _own_modules(path)}
     rest = {name for name in readers if not name.startswith("pytest_headswap.plugin.user_tests.")}
     assert rest == {"pytest_headswap.plugin.hooks"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_room_knows_nothing_that_is_not_its_business(path: Path) -> None:
-    room = _room(path)
-    # the file of a library, or the folder where it needs several
-    allowed = {path.stem, path.parent.name} & LIBRARIES if room == "zoo" else set()
-    found = {name.split(".")[0] for name in _imports(path)} & (FORBIDDEN[room] - allowed)
+def test_folder_imports_no_forbidden_library(path: Path) -> None:
+    layer = _layer(path)
+    # only the file or folder of a library may import it
+    allowed = {path.stem, path.parent.name} & LIBRARIES if layer == "zoo" else set()
+    found = {name.split(".")[0] for name in _imports(path)} & (FORBIDDEN[layer] - allowed)
     assert not found, f"{path.name} imports {', '.join(sorted(found))}"
 
 
 @pytest.mark.parametrize(
     "path",
-    # the other files of the zoo room are each imported when their zoo is asked for
-    [path for path in MODULES if _room(path) in LIGHT and path.stem not in ON_REQUEST]
+    # the other files of zoo are imported only when their zoo is requested
+    [path for path in MODULES if _layer(path) in LIGHT and path.stem not in ONLY_FOR_USERS]
     + [PACKAGE / "zoo" / f"{name}.py" for name in ("__init__", "spec", "registry", "selection", "custom")],
     ids=lambda path: str(path.relative_to(PACKAGE)),
 )
-def test_torch_is_not_imported_by_what_every_run_may_import(path: Path) -> None:
+def test_importing_a_light_module_does_not_import_torch(path: Path) -> None:
     heavy = {"torch", "pytest_headswap.engine", "pytest_headswap.case", "pytest_headswap.checks"}
     found = [name for name in _imports(path, at_import_time=True) if any(_is_in(name, module) for module in heavy)]
     assert not found, f"{path.name} imports {', '.join(found)} when it is imported"
@@ -175,14 +174,14 @@ def _is_in(name: str, module: str) -> bool:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_what_is_there_on_request_is_imported_by_no_room(path: Path) -> None:
-    names = {f"pytest_headswap.{module}" for module in ON_REQUEST}
+def test_strategies_is_not_imported_by_the_package(path: Path) -> None:
+    names = {f"pytest_headswap.{module}" for module in ONLY_FOR_USERS}
     assert not [name for name in _imports(path) if any(_is_in(name, module) for module in names)]
 
 
-def test_the_list_of_floors_is_complete() -> None:
-    assert {_room(path) for path in MODULES} == set(FLOORS) == FORBIDDEN.keys()
-    assert {path.stem for path in MODULES if path.parent == PACKAGE} == ON_GROUND | ON_ROOF
+def test_every_folder_has_a_layer() -> None:
+    assert {_layer(path) for path in MODULES} == set(LAYERS) == FORBIDDEN.keys()
+    assert {path.stem for path in MODULES if path.parent == PACKAGE} == BASE_MODULES | PUBLIC_MODULES
 
 
 @pytest.mark.parametrize(
@@ -199,13 +198,13 @@ def test_the_list_of_floors_is_complete() -> None:
         "import pytest_headswap; pytest_headswap.__version__; dir(pytest_headswap)",
     ],
 )
-def test_nothing_heavy_is_loaded_by_an_import(statement: str) -> None:
+def test_public_imports_load_no_torch(statement: str) -> None:
     code = f"import sys; {statement}; print(sorted({{'torch', 'timm', 'numpy'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_a_run_that_asks_for_no_zoo_loads_no_torch(pytester: pytest.Pytester) -> None:
+def test_run_without_a_zoo_loads_no_torch(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import sys
@@ -213,15 +212,15 @@ def test_a_run_that_asks_for_no_zoo_loads_no_torch(pytester: pytest.Pytester) ->
         def test_nothing_heavy_is_loaded(pytestconfig):
             assert pytestconfig.pluginmanager.has_plugin("headswap")
             assert not {"torch", "timm", "numpy"} & sys.modules.keys()
-            rooms = {name.split(".")[1] for name in sys.modules if name.startswith("pytest_headswap.")}
-            assert rooms <= {"plugin", "harness", "_text", "_numbers", "_links", "_version"}
+            folders = {name.split(".")[1] for name in sys.modules if name.startswith("pytest_headswap.")}
+            assert folders <= {"plugin", "harness", "_text", "_numbers", "_links", "_version"}
         """
     )
-    # hypothesis and others may load numpy on their own
+    # the plugins of other packages, such as hypothesis, may load numpy
     pytester.runpytest_subprocess("-p", "no:hypothesispytest").assert_outcomes(passed=1)
 
 
-def test_the_public_names_are_fetched_when_they_are_used() -> None:
+def test_public_names_are_imported_on_first_use() -> None:
     for name in pytest_headswap.__all__:
         assert getattr(pytest_headswap, name) is not None
         assert name in dir(pytest_headswap)
