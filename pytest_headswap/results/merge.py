@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
+
+import msgspec
 
 from pytest_headswap.results.journal import JournalError, JournalHeader, read_journal
 from pytest_headswap.results.result import Result
@@ -21,6 +22,20 @@ from pytest_headswap.results.writer import JournalWriter
 
 _OF_SHARD = ("shard", "part", "selection")
 _MAX_LISTED = 5
+
+
+class _Selection(TypedDict):
+    models: int
+    digest: str
+
+
+class _ShardOptions(TypedDict):
+    """The options that the header of a shard needs to be merged."""
+
+    shard: Annotated[str, msgspec.Meta(pattern=r"^\d+/\d+$")]
+    checks: list[str]
+    part: dict[str, list[str]]
+    selection: dict[str, _Selection]
 
 
 class MergeError(Exception):
@@ -121,11 +136,13 @@ def merge(folders: Sequence[Path], *, allow_missing: bool = False) -> Merged:
 
 def _read(folder: Path) -> _Shard:
     header, results = read_journal(folder)
-    options = header.options
-    found = re.fullmatch(r"(\d+)/(\d+)", str(options.get("shard", "")))
-    if found is None or any(key not in options for key in (*_OF_SHARD, "checks")):
-        raise MergeError([f"{folder} is the journal of no shard: make it with --headswap-shard"])
-    return _Shard(folder, header, results, int(found[1]), int(found[2]))
+    try:
+        options = msgspec.convert(header.options, _ShardOptions)
+    except msgspec.ValidationError as error:
+        problem = f"{folder} is not the journal of a shard: make it with --headswap-shard ({error})"
+        raise MergeError([problem]) from error
+    number, _, count = options["shard"].partition("/")
+    return _Shard(folder, header, results, int(number), int(count))
 
 
 def _differences(shards: Sequence[_Shard]) -> Iterator[str]:

@@ -85,16 +85,27 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
         ("", "no complete line"),
         ("{}\n", "line 1: not the header"),
         ("no json\n", "line 1: not the header"),
-        ("[1]\n", "expected a JSON object, found list"),
+        ("[1]\n", "line 1: not the header .*Expected `object`, got `array`"),
+        ('{"headswap_journal": "1"}\n', "line 1: not the header .*headswap_journal"),
+        ('{"headswap_journal": 1, "versions": {"torch": 2}}\n', "line 1: not the header .*versions"),
+        ('{"headswap_journal": 1, "options": {"checks": "x"}}\n', "line 1: not the header .*options.checks"),
+        ('{"headswap_journal": 1, "merged": {"versions": [{}]}}\n', "line 1: not the header .*merged.versions"),
+        ('{"headswap_journal": 1, "selected": {"a": [{"models": []}]}}\n', "line 1: not the header .*selected"),
+        ('{"headswap_journal": 1, "options": {"timeout": 1e999}}\n', "line 1: .*1e999 is not a finite number"),
         ('{"headswap_journal": 99}\n', "has format 99, and this version reads format 1"),
-        ('{"headswap_journal": 1}\n{"zoo": "a"}\n', "line 2: not a result .*model, check, outcome"),
+        ('{"headswap_journal": 1}\n{"zoo": "a"}\n', "line 2: not a result .*`model`"),
         ('{"headswap_journal": 1}\nnope\n', "line 2: not a result"),
+        ('{"headswap_journal": 1}\n{"seconds": NaN}\n', "line 2: .*NaN is not a finite number"),
+        ('{"headswap_journal": 1}\n{"anatomy": -Infinity}\n', "line 2: .*-Infinity is not a finite number"),
+        ('{"headswap_journal": 1}\n{"anatomy": ' + "[" * 100_000 + "\n", "line 2: not a result .*recursion"),
+        ("[" * 100_000 + "\n", "line 1: not the header .*recursion"),
+        ('{"headswap_journal": 1}\n{"zoo": "\udcff"}\n', "line 2: not a result .*can't decode"),
     ],
 )
-def test_a_file_that_is_no_journal_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_malformed_journal_is_refused_with_its_path_and_the_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / JOURNAL_NAME
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(JournalError, match=message):
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(JournalError, match=f"results.jsonl.*{message}"):
         read_journal(path)
 
 

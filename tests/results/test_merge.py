@@ -168,7 +168,10 @@ def test_shards_of_different_runs_are_refused_even_for_a_part(shards: list[Path]
 
 def test_the_journal_of_a_run_on_one_machine_is_no_shard(shards: list[Path]) -> None:
     _change(shards[1], lambda header, results: (replace(header, options=OPTIONS), results))
-    assert _problems(shards) == f"{shards[1]} is the journal of no shard: make it with --headswap-shard"
+    assert (
+        _problems(shards) == f"{shards[1]} is not the journal of a shard: make it with --headswap-shard "
+        "(Object missing required field `shard`)"
+    )
 
 
 def test_some_shards_are_merged_when_requested_and_says_what_is_missing(shards: list[Path], tmp_path: Path) -> None:
