@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pytest_headswap._globs import escape_glob, exclude_name, is_literal, select_names
 from pytest_headswap.expectations.condition import Environment, evaluate
 from pytest_headswap.expectations.entry import TODO, Entry
-from pytest_headswap.expectations.matcher import FAILURES, ExpectationMatcher, Observation, make_matcher
+from pytest_headswap.expectations.matcher import ExpectationMatcher, make_matcher
 from pytest_headswap.expectations.toml_document import Document, EntryText
+from pytest_headswap.results import Result
+from pytest_headswap.results.result import FAILURES
 
 _MAX_CHARS = 100  # characters of a message that go into an entry
 _VARIABLE_PART = re.compile(r"(0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
@@ -70,7 +72,7 @@ class _EntryKey:
     reason: str
 
 
-def update_document(document: Document, scope: RunScope, observations: Sequence[Observation]) -> None:
+def update_document(document: Document, scope: RunScope, observations: Sequence[Result]) -> None:
     """Change a file so that it expects the observations."""
     matcher = scope.matcher([document])
     no_longer: dict[Entry, dict[str, set[str]]] = {}
@@ -79,12 +81,12 @@ def update_document(document: Document, scope: RunScope, observations: Sequence[
         verdict = matcher.verdict(item)
         if verdict.kind in ("unexpected_pass", "mismatch"):
             for entry in verdict.entries:
-                no_longer.setdefault(entry, {}).setdefault(item.test.model, set()).add(item.test.check)
+                no_longer.setdefault(entry, {}).setdefault(item.model, set()).add(item.check)
         is_new = verdict.kind in ("none", "mismatch") and item.outcome in FAILURES
         is_new = is_new or (item.outcome == "skipped" and _must_list_skip(matcher, item, verdict.kind))
         if is_new:
             kind = _entry_key(item, verdict.entries)
-            new.setdefault(kind, {}).setdefault(item.test.model, set()).add(item.test.check)
+            new.setdefault(kind, {}).setdefault(item.model, set()).add(item.check)
     for part in scope.active_entries(document):
         if part.entry in no_longer:
             _narrow(document, part, scope, no_longer[part.entry])
@@ -96,8 +98,8 @@ def update_document(document: Document, scope: RunScope, observations: Sequence[
         _add(document, scope, kind, new[kind])
 
 
-def _must_list_skip(matcher: ExpectationMatcher, item: Observation, kind: str) -> bool:
-    return kind in ("unlisted_skip", "mismatch") and item.test.zoo in matcher.strict_skips
+def _must_list_skip(matcher: ExpectationMatcher, item: Result, kind: str) -> bool:
+    return kind in ("unlisted_skip", "mismatch") and item.zoo in matcher.strict_skips
 
 
 def _narrow(document: Document, part: EntryText, scope: RunScope, no_longer: Mapping[str, set[str]]) -> None:
@@ -135,19 +137,19 @@ def _check_patterns(rest: frozenset[str], checks: frozenset[str], patterns: tupl
     return list(patterns) if rest == checks else [escape_glob(check) for check in sorted(rest)]
 
 
-def _entry_key(item: Observation, entries: Sequence[Entry]) -> _EntryKey:
+def _entry_key(item: Result, entries: Sequence[Entry]) -> _EntryKey:
     before = "; ".join(dict.fromkeys(" ".join(entry.reason.split()).removeprefix(f"{TODO}: ") for entry in entries))
     ask = "say why, in words that a maintainer would accept"
     if ask in before:
         before = ""
     reason = f"{TODO}: {ask}{f'. For what was seen before, this was: {before}' if before else ''}"
     message_is_stable = item.outcome in ("failed", "error")  # a crash or timeout never happens at quite the same place
-    code = item.code if item.outcome in ("skipped", "error") else ""
+    code = item.reason if item.outcome in ("skipped", "error") else ""
     return _EntryKey(
-        item.test.zoo,
+        item.zoo,
         item.outcome,
         code,
-        message_pattern(item.message, item.test.model) if message_is_stable else "",
+        message_pattern(item.message, item.model) if message_is_stable else "",
         reason,
     )
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from pytest_headswap._globs import escape_glob, exclude_name, matches_glob, select_names
 from pytest_headswap.expectations.condition import ConditionError, Environment, evaluate
-from pytest_headswap.expectations.matcher import ConflictError, Observation, make_matcher
+from pytest_headswap.expectations.matcher import ConflictError, make_matcher
 from pytest_headswap.expectations.toml_document import Document, DocumentError, parse_document
 from pytest_headswap.harness.options import CaseOptions, OptionError
 from pytest_headswap.plugin.read_expectations import read_expectations
+from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId
 
 PATH = Path("zoo.toml")
@@ -182,12 +183,12 @@ def test_one_of_several_entries_explains_what_was_found() -> None:
     entries = [part.entry for part in parse(FAILS + 'match = "x"\n' + FAILS + 'match = "y"\n').parts]
     judge = make_matcher(entries, {"zoo": ("a",)}, ("one",), ())
     test = CheckId("zoo", "a", "one")
-    assert judge.verdict(Observation(test, "failed", "", "sixty")).entries == tuple(entries)
-    assert judge.verdict(Observation(test, "failed", "", "why")).entries == (entries[1],)
-    assert judge.verdict(Observation(test, "failed", "", "z")).kind == "mismatch"
-    assert judge.verdict(Observation(test, "error", "", "x")).kind == "mismatch"
-    assert judge.verdict(Observation(test, "passed")).kind == "unexpected_pass"
-    assert judge.verdict(Observation(CheckId("zoo", "b", "one"), "failed")).kind == "none"
+    assert judge.verdict(Result(*test, "failed", message="sixty")).entries == tuple(entries)
+    assert judge.verdict(Result(*test, "failed", message="why")).entries == (entries[1],)
+    assert judge.verdict(Result(*test, "failed", message="z")).kind == "mismatch"
+    assert judge.verdict(Result(*test, "error", message="x")).kind == "mismatch"
+    assert judge.verdict(Result(*test, "passed")).kind == "unexpected_pass"
+    assert judge.verdict(Result("zoo", "b", "one", "failed")).kind == "none"
 
 
 def test_a_worker_reads_what_the_controller_has_read(tmp_path: Path) -> None:

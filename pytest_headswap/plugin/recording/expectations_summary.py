@@ -14,7 +14,7 @@ import pytest
 
 from pytest_headswap.expectations.entry import Entry
 from pytest_headswap.expectations.expectations import OPTION, UPDATE, Expectations
-from pytest_headswap.expectations.matcher import ConflictError, Observation, observation_from
+from pytest_headswap.expectations.matcher import ConflictError, before_expectations, decided_by_mark
 from pytest_headswap.expectations.toml_document import DocumentError
 from pytest_headswap.expectations.update import RunScope, update_document
 from pytest_headswap.plugin.settings import Settings
@@ -22,7 +22,6 @@ from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId, model_id
 
 _MAX_LINES = 50  # lines of a list
-_MAX_LISTED = 3  # checks to list by name
 _MAX_CHARS = 200  # characters of a line
 
 
@@ -32,9 +31,10 @@ class ExpectationsSummary:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.expectations: Expectations = settings.expectations
-        self.observations: list[Observation] = []
-        self.without_observation: set[CheckId] = set()
-        self.ran_although_skipped: dict[tuple[str, str, str], list[str]] = {}
+        self.results: list[Result] = []
+        """The results by which the files are judged, before expectations are applied."""
+        self.other_tests: set[CheckId] = set()
+        self.ran_although_skipped: dict[tuple[str, str], list[str]] = {}
         self.unused_entries: list[Entry] = []
         self.todo_entries: list[Entry] = []
         self.diff: list[str] = []
@@ -52,18 +52,16 @@ class ExpectationsSummary:
         """Keep what is needed to judge the files, if there are any."""
         if self.expectations.files is None and not self.expectations.run_skipped:
             return
-        test = CheckId(result.zoo, result.model, result.check)
-        if why := self.expectations.skip_reason_ignored(test):
-            self.without_observation.add(test)
-            outcome = result.raw_outcome or result.outcome
-            key = (model_id(*test[:2]), f"{outcome}: {result.message}" if result.message else outcome, why)
-            self.ran_although_skipped.setdefault(key, []).append(test.check)
-            return
-        observation = observation_from(result)
-        if observation is None:
-            self.without_observation.add(test)
+        raw = before_expectations(result)
+        if self.expectations.run_skipped and (why := self.expectations.normal_skip(result.check_id)[1]):
+            self.other_tests.add(result.check_id)
+            text = _truncate(": ".join(filter(None, [raw.outcome, raw.message])))
+            key = model_id(result.zoo, result.model), f"{text} ({_truncate(why)})"
+            self.ran_although_skipped.setdefault(key, []).append(result.check)
+        elif decided_by_mark(result):
+            self.other_tests.add(result.check_id)
         else:
-            self.observations.append(observation)
+            self.results.append(raw)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -72,8 +70,8 @@ class ExpectationsSummary:
             return
         matcher = self.expectations.matcher
         complete = self._complete_zoos()
-        self.unused_entries = matcher.unused_entries(self.observations, complete)
-        used = {entry for item in self.observations for entry in matcher.entries_of(item.test)}
+        self.unused_entries = matcher.unused_entries(self.results, complete)
+        used = {entry for result in self.results for entry in matcher.entries_of(result.check_id)}
         self.todo_entries = [item.entry for item in matcher.entries if item.entry in used and item.entry.is_todo]
         if self.expectations.update:
             self._update(replace(self.expectations.scope, complete=complete))
@@ -83,7 +81,7 @@ class ExpectationsSummary:
 
     def _complete_zoos(self) -> list[str]:
         """Return the zoos that were selected as a whole and whose models on this machine all ran."""
-        ran = {item.test for item in self.observations} | self.without_observation
+        ran = {result.check_id for result in self.results} | self.other_tests
         complete = {zoo.name: len(names) == len(zoo.names) for zoo, names in self.settings.selected}
         return [
             zoo.name
@@ -100,9 +98,9 @@ class ExpectationsSummary:
             zoos_of.setdefault(path, []).append(zoo)
         for path, zoos in zoos_of.items():
             of_file = replace(scope, models={zoo: scope.models[zoo] for zoo in zoos})
-            observations = [item for item in self.observations if item.test.zoo in zoos]
+            results = [result for result in self.results if result.zoo in zoos]
             try:
-                before, after = store.update(path, lambda document: update_document(document, of_file, observations))  # noqa: B023
+                before, after = store.update(path, lambda document: update_document(document, of_file, results))  # noqa: B023
             except (DocumentError, ConflictError) as error:
                 self.problem = f"{store.display_path(path)} was not updated: {error}"
                 return
@@ -124,7 +122,10 @@ class ExpectationsSummary:
             count = sum(map(len, self.ran_although_skipped.values()))
             yield f"run although skipped: {count} results of checks that are normally skipped; none can fail the run:"
             yield from _indent(
-                [_ran_although_skipped(*key, checks) for key, checks in sorted(self.ran_although_skipped.items())]
+                [
+                    f"{model}, {', '.join(sorted(checks))}: {text}"
+                    for (model, text), checks in sorted(self.ran_although_skipped.items())
+                ]
             )
         strict = [entry for entry in self.unused_entries if not entry.may_pass]
         if strict and store is not None:
@@ -142,11 +143,6 @@ class ExpectationsSummary:
         elif self.expectations.update and store is not None:
             yield f"{OPTION}={store.given_path}: {'updated' if self.diff else 'nothing to update'}"
             yield from self.diff
-
-
-def _ran_although_skipped(model: str, outcome: str, reason: str, checks: list[str]) -> str:
-    where = ", ".join(sorted(checks)) if len(checks) <= _MAX_LISTED else f"{len(checks)} checks"
-    return f"{model}, {where}: {_truncate(outcome)} ({_truncate(reason)})"
 
 
 def _entries(count: int, kind: str = "") -> str:
