@@ -79,7 +79,7 @@ class ChildProcess:
         self.baseline_rss = self.peak_rss = rss_bytes(self.pid)
 
     def request(self, request: Request, activity: str, seconds_left: float, limits: ProcessLimits) -> Reply:
-        """Send a request and return the reply; `left` is the number of seconds to wait.
+        """Send a request and return the reply; wait at most `seconds_left`.
 
         Raises:
             ChildProcessDied: the child process died, or was killed for exceeding a limit.
@@ -168,7 +168,7 @@ class ChildProcess:
         self._output_budget[file] = budget - len(data)
         text = self._decoders[file].decode(data[:budget])
         if self._output_budget[file] < 0:
-            text += f"\n... the model prints more than {MAX_OUTPUT:,} bytes: the rest is left out\n"
+            text += f"\n... the model prints more than {MAX_OUTPUT:,} bytes: the rest is omitted\n"
         stream = getattr(sys, name)
         encoding = getattr(stream, "encoding", None) or "utf-8"
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))

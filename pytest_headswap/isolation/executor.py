@@ -64,5 +64,5 @@ class Executor(Protocol):
 
 def warn_not_isolated(reason: str) -> None:
     """Warn that models run in the pytest process instead of a child process."""
-    message = f"headswap: models run in the process of pytest, without limits of time and memory: {reason}"
+    message = f"headswap: models run in the pytest process, without limits on time and memory: {reason}"
     warnings.warn(message, stacklevel=2)

@@ -63,7 +63,7 @@ def read_expectations(
     )
     if not given_path:
         if update:
-            raise OptionError(f"{UPDATE} has to know which file: give {OPTION}=FILE_OR_FOLDER", page="expectations")
+            raise OptionError(f"{UPDATE} needs a file: give {OPTION}=FILE_OR_FOLDER", page="expectations")
         return Expectations(None, {}, scope, ExpectationMatcher(()), skip_reason, ZOO_REFUSED, run_skipped)
     store = ExpectationFiles(path, given_path, tuple(zoos))
     try:
@@ -83,7 +83,7 @@ def _texts(config: pytest.Config, store: ExpectationFiles, update: bool) -> dict
         return texts
     if not store.path.exists() and not update:
         raise DocumentError(
-            f"there is no {store.path}. {UPDATE} makes it: a file where its name ends with {SUFFIX}, or else a folder"
+            f"{store.path} does not exist. {UPDATE} creates it: a file if the name ends with {SUFFIX}, or else a folder"
         )
     return store.read()
 

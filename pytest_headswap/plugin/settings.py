@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 ZooScope = Literal["exclusive", "alongside"]
-"""`only`: the run consists of the zoos. `beside`: the zoos are collected along with the tests of the paths."""
+"""`exclusive`: the run consists of the zoos. `alongside`: the zoos are collected along with the tests of the paths."""
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ def _differences(shards: Sequence[_Shard]) -> Iterator[str]:
     first = shards[0]
     for shard in shards[1:]:
         if shard.count != first.count:
-            yield f"{shard.name} and {first.name} are parts of different counts"
+            yield f"{shard.name} and {first.name} belong to different numbers of shards"
         for what, reference, candidate in (
             ("versions", first.header.versions, shard.header.versions),
             ("options", _shared(first.header), _shared(shard.header)),
@@ -158,7 +158,7 @@ def _differences(shards: Sequence[_Shard]) -> Iterator[str]:
             for key in sorted(reference.keys() | candidate.keys()):
                 if reference.get(key) != candidate.get(key):
                     sentence = f"{candidate.get(key)!r} here, {reference.get(key)!r} there"
-                    sentence = "not the same models were selected" if key == "selection" else f"{key}: {sentence}"
+                    sentence = "the selected models differ" if key == "selection" else f"{key}: {sentence}"
                     yield f"{shard.name} has other {what} than {first.name}: {sentence}"
 
 
@@ -167,23 +167,25 @@ def _shared(header: JournalHeader) -> dict[str, Any]:
 
 
 def _duplicates(shards: Sequence[_Shard]) -> Iterator[str]:
-    """Yield what occurs more than once, or should not be there."""
+    """Yield the shards, models and results that occur more than once, and results that were not selected."""
     numbers = Counter(shard.number for shard in shards)
     for number, times in numbers.items():
         if times > 1:
             paths = " and ".join(str(shard.path) for shard in shards if shard.number == number)
-            yield f"shard {number}/{shards[0].count} is there {times} times: {paths}"
+            yield f"shard {number}/{shards[0].count} was given {times} times: {paths}"
     if max(numbers.values()) == 1:
         models = Counter(model for shard in shards for model in shard.part)
         yield from _describe_keys(
-            "more than one shard has", (model for model, times in models.items() if times > 1), "model"
+            "several shards contain", (model for model, times in models.items() if times > 1), "model"
         )
     for shard in shards:
         selected = set(shard.selected_tests)
         there = Counter((result.zoo, result.model, result.check) for result in shard.results)
-        yield from _describe_keys(f"{shard.name} has twice", (key for key, times in there.items() if times > 1))
         yield from _describe_keys(
-            f"{shard.name} does not select, and yet has", (key for key in there if key not in selected)
+            f"{shard.name} contains duplicates of", (key for key, times in there.items() if times > 1)
+        )
+        yield from _describe_keys(
+            f"{shard.name} contains unselected results:", (key for key in there if key not in selected)
         )
 
 

@@ -1,4 +1,4 @@
-"""What a file expects of a run is what makes it pass or fail: strictly, in all ways to run it, and where it ran."""
+"""The expectations file decides whether a run passes, in every way to run it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def write(project: pytest.Pytester) -> Callable[[str], Path]:
 Write = Callable[[str], Path]
 
 
-def test_what_is_expected_is_xfailed_for_pytest_and_in_the_journal(
+def test_an_expected_failure_is_xfailed_for_pytest_and_in_the_journal(
     project: pytest.Pytester, write: Write, journal: Journal
 ) -> None:
     write(MISMATCHED + BROKEN)
@@ -90,9 +90,7 @@ def test_what_is_expected_is_xfailed_for_pytest_and_in_the_journal(
     assert (suite.get("failures"), suite.get("errors"), suite.get("skipped")) == ("0", "0", "10")
 
 
-def test_shards_say_the_same_and_update_the_file_one_after_the_other(
-    project: pytest.Pytester, journal: Journal
-) -> None:
+def test_shards_agree_and_update_the_file_one_after_the_other(project: pytest.Pytester, journal: Journal) -> None:
     flags = [ZOO, TWO, "--headswap-expectations=all.toml"]
     shards = [f"--headswap-shard={number}/3" for number in (1, 2, 3)]
     for shard in shards:
@@ -109,7 +107,7 @@ def test_shards_say_the_same_and_update_the_file_one_after_the_other(
     assert parts == whole
 
 
-def test_workers_say_the_same_and_the_file_is_written_once(
+def test_workers_agree_and_the_file_is_written_once(
     project: pytest.Pytester, write: Write, extend_conftest: Extend, journal: Journal
 ) -> None:
     pytest.importorskip("xdist")
@@ -136,7 +134,7 @@ def test_workers_say_the_same_and_the_file_is_written_once(
     assert path.read_text().count("mismatched") == 1
 
 
-def test_what_should_fail_and_passes_is_a_failure_with_the_command_that_fixes_the_file(
+def test_an_unexpected_pass_is_a_failure_with_the_command_that_fixes_the_file(
     project: pytest.Pytester, write: Write, journal: Journal
 ) -> None:
     path = write(MISMATCHED.replace('"mismatched"', '["mismatched", "alpha"]'))
@@ -171,7 +169,7 @@ def test_what_should_fail_and_passes_is_a_failure_with_the_command_that_fixes_th
         (('"failed"\nmatch = "the state_dict differs"', '"timeout"'), "is failed, but * expects timeout"),
     ],
 )
-def test_what_fails_differently_is_a_failure_that_says_both(
+def test_a_different_failure_is_a_failure_that_states_both(
     project: pytest.Pytester, write: Write, journal: Journal, change: tuple[str, str], told: str
 ) -> None:
     write(MISMATCHED.replace(*change))
@@ -181,7 +179,7 @@ def test_what_fails_differently_is_a_failure_that_says_both(
     assert journal()["testzoo::mismatched::native_parity"].outcome == "failed"
 
 
-def test_skips_are_seen_and_fail_where_something_else_is_expected_or_all_have_to_be_listed(
+def test_skips_fail_if_another_outcome_is_expected_or_all_must_be_listed(
     project: pytest.Pytester, write: Write, journal: Journal
 ) -> None:
     flags = [ZOO, TWO, FILE, "--headswap-models=doubled,lonely"]
@@ -201,7 +199,7 @@ def test_skips_are_seen_and_fail_where_something_else_is_expected_or_all_have_to
     assert result.ret == 0
 
 
-def test_a_condition_decides_whether_an_entry_is_there(project: pytest.Pytester, write: Write) -> None:
+def test_a_condition_decides_whether_an_entry_applies(project: pytest.Pytester, write: Write) -> None:
     flags = [ZOO, TWO, FILE, "--headswap-models=mismatched"]
     write(MISMATCHED + 'when = "testlib>=1.2, device=cpu"\n')
     project.runpytest_inprocess(*flags, "--headswap-device=cpu").assert_outcomes(passed=1, xfailed=1)
@@ -219,9 +217,7 @@ reason = "it was there once"
 """
 
 
-def test_an_entry_that_nothing_needs_fails_a_run_of_the_complete_zoo_and_no_other(
-    project: pytest.Pytester, write: Write
-) -> None:
+def test_an_unused_entry_fails_only_a_run_of_the_complete_zoo(project: pytest.Pytester, write: Write) -> None:
     write(STALE + BROKEN + MISMATCHED)
     result = project.runpytest_inprocess(ZOO, TWO, FILE)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -236,7 +232,7 @@ def test_an_entry_that_nothing_needs_fails_a_run_of_the_complete_zoo_and_no_othe
     assert project.runpytest_inprocess(ZOO, TWO, FILE).ret == 0
 
 
-def test_an_update_of_a_run_makes_the_next_one_pass_and_the_third_changes_nothing(
+def test_an_update_makes_the_next_run_pass_and_a_second_changes_nothing(
     project: pytest.Pytester,
 ) -> None:
     flags = [ZOO, TWO, "--headswap-expectations=known"]
@@ -256,7 +252,7 @@ def test_an_update_of_a_run_makes_the_next_one_pass_and_the_third_changes_nothin
     ("mark", "expected"),
     [("xfail(reason='mine', strict=True)", {"xfailed": 1}), ("skip(reason='mine')", {"skipped": 1})],
 )
-def test_marks_of_the_user_go_before(
+def test_user_marks_take_precedence(
     project: pytest.Pytester, write: Write, extend_conftest: Extend, mark: str, expected: dict[str, int]
 ) -> None:
     path = write("strict_skips = true\n" + MISMATCHED.replace('"failed"', '"error"'))
@@ -272,7 +268,7 @@ def test_marks_of_the_user_go_before(
     assert path.read_text() == before
 
 
-def test_what_is_not_run_is_not_built_until_it_is_requested(
+def test_an_excluded_model_is_built_only_on_request(
     project: pytest.Pytester,
     write: Write,
     extend_conftest: Extend,
@@ -294,7 +290,7 @@ def test_what_is_not_run_is_not_built_until_it_is_requested(
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
-            "run although skipped: 5 results of checks that are normally skipped*",
+            "run although normally skipped: 5 results; *",
             "  testzoo::alpha, output_shape: passed (not run by testzoo.toml, line *: it takes the machine with it)",
             "  testzoo::beta.v1_5, native_parity, output_shape: passed (refused by the zoo: it has no classes)",
             "  testzoo::unbuildable, native_parity, output_shape: error: ValueError: no such depth (not run by *)",
@@ -303,7 +299,7 @@ def test_what_is_not_run_is_not_built_until_it_is_requested(
     )
     alone = project.runpytest_inprocess(ZOO, TWO, "--headswap-models=beta*", "--headswap-run-skipped")
     alone.assert_outcomes(passed=2)
-    alone.stdout.fnmatch_lines(["run although skipped: 2 results*"])
+    alone.stdout.fnmatch_lines(["run although normally skipped: 2 results; *"])
 
 
 @pytest.mark.parametrize(
@@ -321,7 +317,7 @@ def test_what_is_not_run_is_not_built_until_it_is_requested(
         (MISMATCHED + 'when = "testlub<2"\n', "line 2: when: 'testlub' is not installed: did you mean testlib?"),
     ],
 )
-def test_a_file_that_cannot_be_used_ends_the_run_before_it_begins(
+def test_an_invalid_file_ends_the_run_before_it_begins(
     project: pytest.Pytester, write: Write, text: str, told: str
 ) -> None:
     write(text)
@@ -331,9 +327,9 @@ def test_a_file_that_cannot_be_used_ends_the_run_before_it_begins(
     assert not (project.path / "headswap-report").exists()
 
 
-def test_a_file_that_is_not_there_and_one_that_names_no_zoo_are_refused(project: pytest.Pytester) -> None:
+def test_a_missing_file_and_a_file_without_a_zoo_are_refused(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(ZOO, "--headswap-expectations=none.toml")
-    result.stderr.fnmatch_lines(["*there is no */none.toml. --headswap-update-expectations makes it*"])
+    result.stderr.fnmatch_lines(["*/none.toml does not exist. --headswap-update-expectations creates it*"])
     (project.path / "some.toml").write_text(MISMATCHED)
     result = project.runpytest_inprocess(ZOO, "--headswap-expectations=some.toml")
     result.stderr.fnmatch_lines(['*some.toml, line 2: zoo is missing*write zoo = "testzoo"'])
@@ -342,10 +338,10 @@ def test_a_file_that_is_not_there_and_one_that_names_no_zoo_are_refused(project:
     result = project.runpytest_inprocess(ZOO, "--headswap-expectations=folder")
     result.stderr.fnmatch_lines(["*folder/testzoo.toml, line 2: zoo is 'timm', but in this folder*"])
     result = project.runpytest_inprocess(ZOO, UPDATE)
-    result.stderr.fnmatch_lines(["*has to know which file: give --headswap-expectations=FILE_OR_FOLDER"])
+    result.stderr.fnmatch_lines(["*needs a file: give --headswap-expectations=FILE_OR_FOLDER"])
 
 
-def test_the_file_can_stand_in_the_ini_file_and_the_command_line_wins(project: pytest.Pytester, write: Write) -> None:
+def test_the_command_line_overrides_a_file_in_the_ini_file(project: pytest.Pytester, write: Write) -> None:
     write(MISMATCHED)
     project.makeini("[pytest]\nheadswap_expectations = testzoo.toml\n")
     flags = [ZOO, "--headswap-models=mismatched", "--headswap-checks=native_parity"]
@@ -353,7 +349,7 @@ def test_the_file_can_stand_in_the_ini_file_and_the_command_line_wins(project: p
     project.runpytest_inprocess(*flags, "--headswap-expectations=").assert_outcomes(failed=1)
 
 
-def test_a_file_that_breaks_while_the_run_goes_on_is_left_alone_and_reported(
+def test_a_file_that_breaks_during_the_run_is_left_alone_and_reported(
     project: pytest.Pytester, write: Write, extend_conftest: Extend
 ) -> None:
     path = write(MISMATCHED)
@@ -364,7 +360,7 @@ def test_a_file_that_breaks_while_the_run_goes_on_is_left_alone_and_reported(
     assert path.read_text() == "nonsense"
 
 
-def test_a_full_traceback_says_what_was_expected_too(project: pytest.Pytester, write: Write) -> None:
+def test_a_full_traceback_states_the_expectation_too(project: pytest.Pytester, write: Write) -> None:
     write(MISMATCHED.replace("the state_dict differs", "else"))
     result = project.runpytest_inprocess(ZOO, TWO, FILE, "--headswap-models=mismatched", "--tb=native")
     result.stdout.fnmatch_lines(["*is failed, but testzoo.toml, line 2 expects failed*matches 'else'*"])

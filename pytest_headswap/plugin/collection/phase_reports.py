@@ -38,7 +38,7 @@ def attach_result(item: CheckItem, call: pytest.CallInfo[None], report: pytest.T
     ):
         report.longrepr = item.repr_failure(call.excinfo)  # pytest calls repr_failure only for the call phase
     if report.skipped and isinstance(report.longrepr, tuple):
-        # where the skip was raised is a line of this plugin, which tells a user nothing
+        # pytest would show the line of this plugin that raised the skip
         skip: Any = (item.parent.parent.name, None, report.longrepr[2])
         report.longrepr = skip
 

@@ -1,6 +1,6 @@
-"""Summarize expectations at the end of a run: unused entries, checks that ran although skipped, updates of the files.
+"""Summarize expectations at the end of a run: unused entries, normally skipped checks that ran, and file updates.
 
-Used only in the controller. It sees results as they are written to the journal.
+Used only in the controller, which receives each result after it is written to the journal.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_headswap._text import pluralize
 from pytest_headswap.expectations.entry import Entry
 from pytest_headswap.expectations.expectations import OPTION, UPDATE, Expectations
 from pytest_headswap.expectations.matcher import ConflictError, before_expectations, decided_by_mark
@@ -43,13 +44,13 @@ class ExpectationsSummary:
     def pytest_report_header(self) -> str | None:
         """Return a line with the file and the number of its entries that apply here."""
         if self.expectations.files is None:
-            return "headswap: models that the zoo refuses are run, too" if self.expectations.run_skipped else None
+            return "headswap: models that the zoo refuses run, too" if self.expectations.run_skipped else None
         count = len(self.expectations.matcher.entries)
-        note = "; checks that are normally skipped are run, too" if self.expectations.run_skipped else ""
+        note = "; checks that are normally skipped run, too" if self.expectations.run_skipped else ""
         return f"headswap: expectations: {_entries(count)} of {self.expectations.files.given_path}{note}"
 
     def pytest_headswap_result(self, result: Result) -> None:
-        """Keep what is needed to judge the files, if there are any."""
+        """Keep the result, if there is a file to judge or a skip to report on."""
         if self.expectations.files is None and not self.expectations.run_skipped:
             return
         raw = before_expectations(result)
@@ -120,7 +121,7 @@ class ExpectationsSummary:
         store = self.expectations.files
         if self.ran_although_skipped:
             count = sum(map(len, self.ran_although_skipped.values()))
-            yield f"run although skipped: {count} results of checks that are normally skipped; none can fail the run:"
+            yield f"run although normally skipped: {pluralize(count, 'result')}; none can fail the run:"
             yield from _indent(
                 [
                     f"{model}, {', '.join(sorted(checks))}: {text}"

@@ -180,11 +180,13 @@ class Recorder:
         """Warn once that the journal is not writable, and continue: results are still shown."""
         self.unwritten_count += 1
         if self.unwritten_count == 1:
-            self.write_error = f"{error}. The run goes on, and its results are shown, but not all are kept"
+            self.write_error = (
+                f"{error}. The run continues and shows its results, but not all of them are in the journal"
+            )
             self._warn(self.write_error)
 
     def _broken(self, error: JournalError) -> None:
-        """Report that the journal is not what the run wrote; this fails the run."""
+        """Report that the journal does not hold what the run wrote; this fails the run."""
         self.broken = True
         if str(error) not in self.write_error:
             self.problems.append(str(error))
@@ -231,7 +233,7 @@ class Recorder:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _close(self, journal: JournalWriter) -> None:
-        """Close the journal, and build the reports from what is on disk, not from what should have been written."""
+        """Close the journal, and build the reports from the file, not from the results in memory."""
         try:
             journal.close()
             header, results = read_journal(journal.path)
@@ -255,7 +257,7 @@ class Recorder:
             self.missing = missing_sentences(header, results)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the counts, what is missing, the worst results, and where the reports are."""
+        """Print the counts, the worst results, the paths of the reports, and what is missing."""
         if self.journal is None or not (self.counts or self.missing or self.problems):
             return
         terminalreporter.section("headswap", sep="=")
