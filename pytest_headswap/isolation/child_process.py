@@ -28,7 +28,7 @@ from pytest_headswap.isolation.in_process_executor import InProcessExecutor
 MAX_OUTPUT = 2**20
 """The bytes that a model may print to stdout, and again to stderr."""
 
-_POLL_SECONDS = 0.05  # seconds between two looks at a busy child process
+_POLL_SECONDS = 0.05  # seconds between checks of a busy child process
 _CHUNK = 2**16
 _STACK_SECONDS = 1.0  # time for a child process to write its stack
 

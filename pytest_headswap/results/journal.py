@@ -46,7 +46,7 @@ class JournalHeader:
     """The selected checks of each model, by zoo; empty if not known."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return a dict of plain JSON types, with the version of the format first."""
+        """Return a dict that `json` can write, with the version of the format first."""
         return {
             "headswap_journal": _FORMAT,
             "versions": dict(self.versions),

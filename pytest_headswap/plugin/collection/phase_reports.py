@@ -63,7 +63,7 @@ def attach_result(item: CheckItem, call: pytest.CallInfo[None], report: pytest.T
         data = result.to_json()
         properties = junit_properties(result)
         kept = [(name, value) for name, value in item.user_properties if name not in properties]
-        # later phases make their reports of these
+        # the reports of later phases start with these
         item.user_properties = [*kept, *properties.items()]
     report.user_properties = item.user_properties
     setattr(report, REPORT_ATTRIBUTE, data)

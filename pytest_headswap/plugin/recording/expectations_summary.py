@@ -62,7 +62,7 @@ class ExpectationsSummary:
         elif decided_by_mark(result):
             self.other_tests.add(result.check_id)
         else:
-            self.results.append(raw)
+            self.results.append(replace(raw, anatomy=None))  # the largest field, and no entry refers to it
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
