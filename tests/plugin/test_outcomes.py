@@ -73,7 +73,7 @@ def test_a_model_is_built_once_for_all_its_checks_even_if_that_fails(
     assert {name: times[name] for name in broken} == broken, "not for each check"
 
 
-def test_a_model_is_let_go_before_the_next_one_is_built(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_a_model_is_released_before_the_next_one_is_built(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(
         "import weakref\n"
         "ALIVE = weakref.WeakSet()\n"
@@ -90,7 +90,7 @@ def test_a_model_is_let_go_before_the_next_one_is_built(project: pytest.Pytester
     project.runpytest_subprocess(ZOO, "--headswap-checks=output_shape,gradient_flow").assert_outcomes(passed=8)
 
 
-def test_a_model_that_failed_is_let_go_too(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_a_model_that_failed_is_released_too(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(
         "import gc, weakref\n"
         "from pytest_headswap import CheckFailed\n"
