@@ -11,7 +11,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from pytest_headswap.plugin.planning.costs import FOLDER, Cost, costs_to_json
+from pytest_headswap.plugin.planning.costs import FOLDER, Cost
 from pytest_headswap.report import JournalHeader, Result, read_journal
 
 _OURS = ("pytest", "pytest-headswap")  # their versions do not affect costs
@@ -42,7 +42,10 @@ def learn(journals: list[Path], folder: Path) -> list[Path]:
             versions[zoo] = {name: number for name, number in header.versions.items() if name not in _OURS}
     written = []
     for zoo, of_zoo in costs.items():
-        data = {"versions": versions[zoo], "models": costs_to_json(dict(sorted(of_zoo.items())))}
+        data = {
+            "versions": versions[zoo],
+            "models": {model: cost.rounded() for model, cost in sorted(of_zoo.items())},
+        }
         path = folder / f"{zoo}.json"
         path.write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
         written.append(path)

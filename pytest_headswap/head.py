@@ -24,7 +24,7 @@ class PathStep(NamedTuple):
     shape: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Head:
     """One classification head: the layer whose width is the class dimension of an output.
 

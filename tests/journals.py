@@ -106,7 +106,9 @@ def harmful() -> list[Result]:
     found = []
     for text in HARM:
         step = PathStep("layer", text, text, (2, 7))
-        head = SwappedHead(text, text, 1, 3, 1, text, text, (text,), (text,), (text,), (text,), (step,), 2)
+        head = SwappedHead(
+            text, text, 1, 3, 1, text, text, (text,), (text,), (text,), (text,), (step,), old_num_classes=2
+        )
         texts = {"message": text, "repro": text, "family": text, "reason": text, "evidence": text}
         texts |= {"nodeid": text, "version": ""}
         found.append(result(text, "output_shape", "failed", anatomy=SwappedHeads((head,), (text,)), **texts))

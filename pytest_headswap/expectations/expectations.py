@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from pytest_headswap.expectations.entry import Entry
 from pytest_headswap.expectations.files import ExpectationFiles
-from pytest_headswap.expectations.matcher import NOT_RUN, ExpectationMatcher, Observation, Verdict
+from pytest_headswap.expectations.matcher import NOT_RUN, ExpectationMatcher
 from pytest_headswap.expectations.update import RunScope
 from pytest_headswap.results.ids import CheckId
 
@@ -50,27 +50,18 @@ class Expectations:
             return None
         return {"path": str(self.files.path), "typed": self.files.given_path, "texts": self.texts}
 
-    def verdict(self, observation: Observation) -> Verdict:
-        """Match one observation against the entries that cover it."""
-        return self.matcher.verdict(observation)
-
     def not_run_entry(self, test: CheckId) -> Entry | None:
         """Return the entry that excludes a check from running."""
         return next((entry for entry in self.matcher.entries_of(test) if not entry.run), None)
 
+    def normal_skip(self, test: CheckId) -> tuple[str, str]:
+        """Return the code and the reason of the skip that `run_skipped` suppresses; empty if there is none."""
+        if (entry := self.not_run_entry(test)) is not None:
+            return NOT_RUN, f"not run by {entry.where}: {entry.reason}"
+        if refusal := self.skip_reason(test.zoo, test.model):
+            return self.refused_code, f"refused by the zoo: {refusal}"
+        return "", ""
+
     def skip_code(self, test: CheckId) -> str:
         """Return the reason code with which a check is skipped without running; empty if it runs."""
-        if self.run_skipped:
-            return ""
-        if self.not_run_entry(test) is not None:
-            return NOT_RUN
-        return self.refused_code if self.skip_reason(test.zoo, test.model) else ""
-
-    def skip_reason_ignored(self, test: CheckId) -> str:
-        """Return why a check would be skipped without `run_skipped`; empty if it would run anyway."""
-        if not self.run_skipped:
-            return ""
-        if refusal := self.skip_reason(test.zoo, test.model):
-            return f"refused by the zoo: {refusal}"
-        entry = self.not_run_entry(test)
-        return f"not run by {entry.where}: {entry.reason}" if entry is not None else ""
+        return "" if self.run_skipped else self.normal_skip(test)[0]

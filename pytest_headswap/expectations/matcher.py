@@ -1,13 +1,13 @@
-"""Match observations against the entries. The order of the entries does not matter.
+"""Match results against the entries. The order of the entries does not matter.
 
-All entries that cover a check of a model expect the same outcome. An observation is as expected if one of them explains
-it. A pass is accepted only if all of them allow it.
+All entries that cover a check of a model expect the same outcome. A result is as expected if one of them explains it. A
+pass is accepted only if all of them allow it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -21,32 +21,20 @@ NOT_RUN = "not_run"
 
 NOT_RUN_DESCRIPTION = "the expectations file excludes it from running"
 
-FAILURES = ("failed", "error", "crashed", "timeout")
-
 
 class ConflictError(ValueError):
     """Two entries contradict each other; the message names them."""
 
 
 @dataclass(frozen=True)
-class Observation:
-    """An observation: what a check of a model found, before expectations are applied."""
-
-    test: CheckId
-    outcome: str
-    code: str = ""
-    message: str = ""
-
-
-@dataclass(frozen=True)
 class Verdict:
-    """The verdict of the entries on one observation.
+    """The verdict of the entries on one result.
 
     Attributes:
-        kind: `plain`: nothing is expected, and nothing needs to be. `expected`: an entry explains the observation.
-            `passes`: it should not have passed. `differs`: something else is expected. `unlisted`: a skip without an
-            entry, in a zoo whose skips must all be listed.
-        entries: the entries that explain the observation, or that it violates.
+        kind: `none`: nothing is expected, and nothing needs to be. `expected`: an entry explains the result.
+            `unexpected_pass`: it should not have passed. `mismatch`: something else is expected. `unlisted_skip`: a
+            skip without an entry, in a zoo whose skips must all be listed.
+        entries: the entries that explain the result, or that it violates.
     """
 
     kind: Literal["none", "expected", "unexpected_pass", "mismatch", "unlisted_skip"]
@@ -81,35 +69,33 @@ class ExpectationMatcher:
             if item.entry.zoo == test.zoo and test.model in item.models and test.check in item.checks
         ]
 
-    def verdict(self, observation: Observation) -> Verdict:
-        """Match one observation against the entries that cover it."""
-        entries = self.entries_of(observation.test)
-        if explaining := [
-            entry for entry in entries if entry.matches(observation.outcome, observation.code, observation.message)
-        ]:
+    def verdict(self, result: Result) -> Verdict:
+        """Match one result, before expectations are applied, against the entries that cover it."""
+        entries = self.entries_of(result.check_id)
+        if explaining := [entry for entry in entries if entry.matches(result.outcome, result.reason, result.message)]:
             return Verdict("expected", tuple(explaining))
-        if observation.outcome == "passed":
+        if result.outcome == "passed":
             strict = tuple(entry for entry in entries if not entry.may_pass)
             return Verdict("unexpected_pass", strict) if strict else Verdict("none")
         if entries:
             return Verdict("mismatch", tuple(entries))
-        if observation.outcome == "skipped" and observation.test.zoo in self.strict_skips:
+        if result.outcome == "skipped" and result.zoo in self.strict_skips:
             return Verdict("unlisted_skip")
         return Verdict("none")
 
-    def unused_entries(self, observations: Sequence[Observation], complete: Collection[str]) -> list[Entry]:
+    def unused_entries(self, results: Sequence[Result], complete: Collection[str]) -> list[Entry]:
         """Return the unused entries.
 
-        An entry is unused if all its tests were observed and none of them matches or contradicts it.
+        An entry is unused if all its tests ran and no result matches or contradicts it.
 
         Args:
-            observations: the observations.
+            results: the results before expectations are applied.
             complete: zoos that ran completely on this machine. Only there is an entry without matching models reported.
         """
         used: set[Entry] = set()
-        for item in observations:
-            used.update(self.verdict(item).entries)
-        ran = {item.test for item in observations}
+        for result in results:
+            used.update(self.verdict(result).entries)
+        ran = {result.check_id for result in results}
         return [
             item.entry
             for item in self.entries
@@ -124,7 +110,7 @@ def make_matcher(
     checks: Collection[str],
     strict_skips: Iterable[str],
 ) -> ExpectationMatcher:
-    """Return the judge of the entries that apply here.
+    """Return the matcher of the entries that apply here.
 
     Args:
         entries: entries of other zoos are ignored.
@@ -158,12 +144,13 @@ def _expected_outcome(entry: Entry) -> str:
     return entry.outcome if entry.run else "not run"
 
 
-def observation_from(result: Result) -> Observation | None:
-    """Return the observation behind a result; None if a user's mark, not the model, decided the outcome."""
-    marked = (result.outcome in ("xfailed", "xpassed") and not result.raw_outcome) or (
-        result.outcome == "skipped" and not result.reason
-    )
-    if marked:
-        return None
-    test = CheckId(result.zoo, result.model, result.check)
-    return Observation(test, result.raw_outcome or result.outcome, result.reason, result.message)
+def decided_by_mark(result: Result) -> bool:
+    """Return whether a user's mark, not the model, decided an outcome."""
+    if result.outcome == "skipped":
+        return not result.reason
+    return result.outcome in ("xfailed", "xpassed") and not result.raw_outcome
+
+
+def before_expectations(result: Result) -> Result:
+    """Return a result as it was before expectations were applied."""
+    return replace(result, outcome=result.raw_outcome or result.outcome, raw_outcome="", expectation="")

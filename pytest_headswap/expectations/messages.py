@@ -5,21 +5,21 @@ from __future__ import annotations
 import shlex
 
 from pytest_headswap.expectations.entry import Entry
-from pytest_headswap.expectations.matcher import Observation, Verdict
+from pytest_headswap.expectations.matcher import Verdict
+from pytest_headswap.results import Result
 
 
-def describe(verdict: Verdict, observation: Observation, command: str, file: str) -> str:
+def describe(verdict: Verdict, result: Result, file: str) -> str:
     """Return a verdict in words.
 
     Args:
         verdict: a verdict of any kind but `none`.
-        observation: the observation.
-        command: the command that repeats the test.
+        result: the result before expectations are applied.
         file: the expectations file or folder, as typed.
     """
     if verdict.kind == "expected":
         return "; ".join(dict.fromkeys(_reason(entry) for entry in verdict.entries))
-    outcome = f"{observation.outcome} [{observation.code}]" if observation.code else observation.outcome
+    outcome = f"{result.outcome} [{result.reason}]" if result.reason else result.outcome
     lines = []
     if verdict.kind == "unexpected_pass":
         lines = [f"passes, but {_expectation(entry)}" for entry in verdict.entries]
@@ -27,7 +27,7 @@ def describe(verdict: Verdict, observation: Observation, command: str, file: str
         lines = [f"is {outcome}, but {_expectation(entry)}" for entry in verdict.entries]
     elif verdict.kind == "unlisted_skip":
         lines = [f"is {outcome}, which {file} does not list, although it must list all skips (strict_skips)"]
-    return "\n".join([*lines, f"Fix the file with: {fix_command(command, file)}"])
+    return "\n".join([*lines, f"Fix the file with: {fix_command(result.repro, file)}"])
 
 
 def fix_command(command: str, file: str) -> str:

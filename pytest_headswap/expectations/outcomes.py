@@ -1,85 +1,56 @@
-"""Turn verdicts into outcomes, for pytest's reports and for results in the journal."""
+"""Apply expectations to results."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pytest_headswap.expectations.expectations import Expectations
-from pytest_headswap.expectations.matcher import FAILURES, NOT_RUN, Observation, observation_from
+from pytest_headswap.expectations.matcher import NOT_RUN, before_expectations, decided_by_mark
 from pytest_headswap.expectations.messages import describe
 from pytest_headswap.results import Result
-from pytest_headswap.results.ids import CheckId
+from pytest_headswap.results.result import FAILURES
 
 if TYPE_CHECKING:
     from pytest_headswap.results import Outcome
 
 
-@dataclass(frozen=True)
-class AdjustedOutcome:
-    """The outcome of an observation after expectations are applied.
-
-    Attributes:
-        outcome: the outcome of the result.
-        raw_outcome: the outcome without expectations; empty if it is the same.
-        expectation: what the file says about it.
-    """
-
-    outcome: Outcome
-    raw_outcome: str = ""
-    expectation: str = ""
-
-    @property
-    def is_failure(self) -> bool:
-        """Return whether the run fails because of the expectations file."""
-        return bool(self.expectation) and self.outcome not in ("xfailed", "skipped")
-
-
-def apply(expectations: Expectations, observation: Observation, command: str, when: str) -> AdjustedOutcome:
-    """Apply the expectations to an observation.
+def apply(expectations: Expectations, result: Result, when: str = "call") -> Result:
+    """Return a result with the expectations applied; an outcome that a user's mark decided stays as it is.
 
     Args:
-        expectations: those of this run.
-        observation: the observation.
-        command: the command that repeats the test.
+        expectations: the expectations of this run.
+        result: a new result, or one to which the expectations of an earlier run were applied.
         when: the phase of the test.
     """
-    outcome = cast("Outcome", observation.outcome)
-    if why := expectations.skip_reason_ignored(observation.test):
-        return (
-            AdjustedOutcome("xfailed", outcome, why)
-            if outcome in FAILURES
-            else AdjustedOutcome(outcome, expectation="")
-        )
-    verdict = expectations.verdict(observation)
-    if verdict.kind == "none" or expectations.files is None:
-        return AdjustedOutcome(outcome)
-    text = describe(verdict, observation, command, expectations.files.given_path)
-    if verdict.kind == "expected":
-        return (
-            AdjustedOutcome(outcome, expectation=text)
-            if outcome == "skipped"
-            else AdjustedOutcome("xfailed", outcome, text)
-        )
-    if verdict.kind == "unexpected_pass":
-        return AdjustedOutcome("xpassed", outcome, text)
-    if outcome in FAILURES:
-        return AdjustedOutcome(outcome, expectation=text)
-    return AdjustedOutcome("failed" if when == "call" else "error", outcome, text)
+    if decided_by_mark(result):
+        return result
+    result = before_expectations(result)
+    outcome: Outcome = result.outcome
+    verdict = expectations.matcher.verdict(result)
+    if expectations.run_skipped and (why := expectations.normal_skip(result.check_id)[1]):
+        outcome, text = ("xfailed", why) if outcome in FAILURES else (outcome, "")
+    elif verdict.kind == "none" or expectations.files is None:
+        return result
+    else:
+        text = describe(verdict, result, expectations.files.given_path)
+        if verdict.kind == "expected":
+            outcome = "skipped" if outcome == "skipped" else "xfailed"
+        elif verdict.kind == "unexpected_pass":
+            outcome = "xpassed"
+        elif outcome not in FAILURES:  # a skip that is not listed, or is listed as another outcome
+            outcome = "failed" if when == "call" else "error"
+    raw_outcome = result.outcome if outcome != result.outcome else ""
+    return replace(result, outcome=outcome, raw_outcome=raw_outcome, expectation=text)
 
 
 def reapply(expectations: Expectations, result: Result) -> Result | None:
-    """Return a result of an earlier run with today's expectations applied; None if the check must be decided again.
+    """Return a result of an earlier run with the expectations of this run; None if the check must run again.
 
     A check that was skipped then may have to run now, and the other way round.
     """
-    test = CheckId(result.zoo, result.model, result.check)
-    skipped = (result.raw_outcome or result.outcome) == "skipped"
-    skip_code = result.reason if skipped and result.reason in (NOT_RUN, expectations.refused_code) else ""
-    if expectations.skip_reason_ignored(test) or skip_code != expectations.skip_code(test):
+    raw = before_expectations(result)
+    skipped = raw.outcome == "skipped" and raw.reason in (NOT_RUN, expectations.refused_code)
+    if (raw.reason if skipped else "") != expectations.skip_code(result.check_id):
         return None
-    observation = observation_from(result)
-    if observation is None:
-        return result
-    adjusted = apply(expectations, observation, result.repro, "call")
-    return replace(result, outcome=adjusted.outcome, raw_outcome=adjusted.raw_outcome, expectation=adjusted.expectation)
+    return apply(expectations, result)

@@ -1,4 +1,4 @@
-"""Update an expectations file with the observations of a run.
+"""Update an expectations file with the results of a run.
 
 Unexplained failures are appended, and entries that nothing needs are deleted. Nothing else changes. If only a part of
 an entry is still needed, the entry stays, and the update lists the checks that no longer need it.
@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pytest_headswap._globs import escape_glob, select_names
 from pytest_headswap.expectations.condition import Environment, evaluate
 from pytest_headswap.expectations.entry import TODO, Entry
-from pytest_headswap.expectations.matcher import FAILURES, ExpectationMatcher, Observation, make_matcher
+from pytest_headswap.expectations.matcher import ExpectationMatcher, make_matcher
 from pytest_headswap.expectations.toml_document import Document
+from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId
+from pytest_headswap.results.result import FAILURES
 
 _MAX_CHARS = 100  # characters of a message that go into an entry
 _VARIABLE_PART = re.compile(r"(0x[0-9a-fA-F]+|\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
@@ -82,17 +84,17 @@ class _EntryKey:
     reason: str
 
 
-def update_document(document: Document, scope: RunScope, observations: Sequence[Observation]) -> Update:
-    """Return a file that expects the observations, as far as its entries need not be narrowed for that."""
+def update_document(document: Document, scope: RunScope, results: Sequence[Result]) -> Update:
+    """Return a file that expects the results, as far as its entries need not be narrowed for that."""
     matcher = scope.matcher([document])
-    verdicts = [(item, matcher.verdict(item)) for item in observations]
+    verdicts = [(item, matcher.verdict(item)) for item in results]
     needed = {entry for _, verdict in verdicts if verdict.kind == "expected" for entry in verdict.entries}
     outdated: dict[Entry, list[CheckId]] = {}
     for item, verdict in verdicts:
         if verdict.kind in ("unexpected_pass", "mismatch"):
             for entry in verdict.entries:
-                outdated.setdefault(entry, []).append(item.test)
-    ran = {item.test for item in observations}
+                outdated.setdefault(entry, []).append(item.check_id)
+    ran = {item.check_id for item in results}
     deleted = set()
     for scoped in matcher.entries:
         entry, tests = scoped.entry, set(scoped.tests())
@@ -106,12 +108,12 @@ def update_document(document: Document, scope: RunScope, observations: Sequence[
             deleted.add(entry)
     new: dict[_EntryKey, dict[str, set[str]]] = {}
     for item, verdict in verdicts:
-        strict_skip = item.outcome == "skipped" and item.test.zoo in matcher.strict_skips
+        strict_skip = item.outcome == "skipped" and item.zoo in matcher.strict_skips
         listed = verdict.kind == "expected" or not (item.outcome in FAILURES or strict_skip)
         # a test must not be covered by entries with different outcomes: the old one has to be narrowed first
         if not listed and all(entry in deleted or entry.outcome == item.outcome for entry in verdict.entries):
             key = _entry_key(item, verdict.entries)
-            new.setdefault(key, {}).setdefault(item.test.model, set()).add(item.test.check)
+            new.setdefault(key, {}).setdefault(item.model, set()).add(item.check)
     added = [values for key in sorted(new) for values in _new_entries(document, scope, key, new[key])]
     updated = document.edit(deleted, added)
     kept = [entry for entry in document.entries if entry not in deleted]
@@ -124,14 +126,14 @@ def _names_unknown_models(entry: Entry, scope: RunScope) -> bool:
     return any(not select_names([pattern], known) for pattern in entry.models if not pattern.startswith("!"))
 
 
-def _entry_key(item: Observation, entries: Sequence[Entry]) -> _EntryKey:
+def _entry_key(item: Result, entries: Sequence[Entry]) -> _EntryKey:
     old = "; ".join(dict.fromkeys(" ".join(entry.reason.split()) for entry in entries if not entry.is_todo))
     message_is_stable = item.outcome in ("failed", "error")  # a crash or timeout never happens at quite the same place
     return _EntryKey(
-        item.test.zoo,
+        item.zoo,
         item.outcome,
-        item.code if item.outcome in ("skipped", "error") else "",
-        message_pattern(item.message, item.test.model) if message_is_stable else "",
+        item.reason if item.outcome in ("skipped", "error") else "",
+        message_pattern(item.message, item.model) if message_is_stable else "",
         f"{_ASK}. The reason for another result was: {old}" if old else _ASK,
     )
 

@@ -1,12 +1,13 @@
-"""Build the fields of a result for one check of one model. Runs with and without pytest share this code."""
+"""Build the result of one check of one model. Runs with and without pytest share this code."""
 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_headswap.harness.failure_text import error_message
 from pytest_headswap.head import Head
+from pytest_headswap.results import Result
 from pytest_headswap.results.head_record import SwappedHead, SwappedHeads
 from pytest_headswap.results.ids import CheckId
 
@@ -22,43 +23,40 @@ _JUNIT_PROPERTIES = (
 )
 
 
-def result_fields(
+def build_result(
     test: CheckId,
     outcome: Outcome,
-    *,
     message: str,
     reason: str,
+    *,
+    repro: str,
+    family: str,
     finding: Finding | None = None,
-    repro: str = "",
-    family: str = "",
-    anatomy: dict[str, Any] | None = None,
+    anatomy: SwappedHeads | None = None,
     peak_memory_mb: float | None = None,
-) -> dict[str, Any]:
-    """Return the fields of a result, except its time, as plain data that can be sent between processes."""
-    return {
-        "zoo": test.zoo,
-        "model": test.model,
-        "check": test.check,
-        "outcome": outcome,
-        "evidence": finding.evidence if finding is not None else "",
-        "message": message,
-        "repro": repro,
-        "nodeid": str(test),
-        "reason": reason,
-        "family": family,
-        "peak_memory_mb": peak_memory_mb,
-        "heads": [head["path"] for head in anatomy["heads"]] if anatomy is not None else [],
-        "anatomy": anatomy,
-    }
+) -> Result:
+    """Return a result, without its time."""
+    return Result(
+        *(*test, outcome),
+        evidence=finding.evidence if finding is not None else "",
+        message=message,
+        repro=repro,
+        nodeid=str(test),
+        reason=reason,
+        family=family,
+        peak_memory_mb=peak_memory_mb,
+        heads=tuple(head.path for head in anatomy.heads) if anatomy is not None else (),
+        anatomy=anatomy,
+    )
 
 
-def junit_properties(result: dict[str, Any]) -> dict[str, str]:
-    """Return the result fields that go into JUnit XML as properties of the test, without empty ones."""
-    named = {name: result[name] for name in _JUNIT_PROPERTIES}
+def junit_properties(result: Result) -> dict[str, str]:
+    """Return the values that go into JUnit XML as properties of the test, without empty ones."""
+    named = {name: getattr(result, name) for name in _JUNIT_PROPERTIES}
     return {
-        name: ", ".join(value) if isinstance(value, list) else str(value)
+        name: ", ".join(value) if isinstance(value, tuple) else str(value)
         for name, value in named.items()
-        if value not in ("", None, [])
+        if value not in ("", None, ())
     }
 
 
@@ -70,10 +68,10 @@ def finding_message(finding: Finding) -> str:
     return f"[{finding.reason}] {finding.message}" if coded else finding.message
 
 
-def swapped_heads(case: Case) -> dict[str, Any]:
-    """Return the swapped heads and the path to each, as JSON data."""
+def swapped_heads(case: Case) -> SwappedHeads:
+    """Return the swapped heads of a case, with the path through each."""
     heads = []
     for head, old in zip(case.swap.heads, case.swap.old_heads, strict=True):
         shared = {item.name: getattr(head, item.name) for item in fields(Head)}
         heads.append(SwappedHead(**shared, old_num_classes=old.num_classes))
-    return SwappedHeads(tuple(heads), case.swap.notes).to_json()
+    return SwappedHeads(tuple(heads), case.swap.notes)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap.harness.build_result import finding_message, result_fields, swapped_heads
+from pytest_headswap.harness.build_result import build_result, finding_message, swapped_heads
 from pytest_headswap.harness.failure_text import error_message, reason_code
 from pytest_headswap.harness.memory_budget import MemoryMeter
 from pytest_headswap.harness.options import (
@@ -86,17 +86,17 @@ def _results(target: Target, checks: tuple[Check, ...], options: CaseOptions) ->
     def result(check: Check, outcome: Outcome, message: str, reason: str, **more: Any) -> Result:
         nonlocal previous
         start, previous = previous, time.perf_counter()
-        fields = result_fields(
+        found = build_result(
             target.test_id(check.name),
             outcome,
-            message=message,
-            reason=reason,
+            message,
+            reason,
             repro=target.repro(check.name, options),
             family=target.spec.family,
             peak_memory_mb=meter.peak_mb(),
             **more,
         )
-        return Result.from_json({**fields, "seconds": round(previous - start, 4)})
+        return replace(found, seconds=round(previous - start, 4))
 
     try:
         case = target.build(options)
@@ -113,13 +113,13 @@ def _results(target: Target, checks: tuple[Check, ...], options: CaseOptions) ->
         anatomy = swapped_heads(case)
         for check in checks:
             finding = apply_pytest_outcome(run_check(check, case))
-            known = {"finding": finding, "anatomy": anatomy}
             item = result(
                 check,
                 "xfailed" if is_xfail(finding.exception) else finding.outcome,
                 finding_message(finding),
                 finding.reason,
-                **known,
+                finding=finding,
+                anatomy=anatomy,
             )
             results.append(replace(item, anatomy=None) if results else item)  # on the first only
     finally:

@@ -12,12 +12,12 @@ from pytest_headswap.harness.pytest_outcomes import is_failure, is_skip, is_xfai
 from pytest_headswap.results.ids import CheckId
 
 REMOTE_ATTRIBUTE = "headswap_remote"
-"""The attribute that holds the `Raised` record of an exception from another process."""
+"""The attribute that holds the `RemoteException` record of an exception from another process."""
 
 _MAX_FRAMES = 3
 _PACKAGE = Path(__file__).parent.parent
 _FOLDERS = ("engine", "case", "checks", "harness", "isolation", "plugin")  # without the zoo folder, which holds models
-_OWN_FOLDERS = tuple(_PACKAGE / room for room in _FOLDERS)
+_OWN_FOLDERS = tuple(_PACKAGE / folder for folder in _FOLDERS)
 
 
 class ReportedError(Exception):
@@ -33,12 +33,12 @@ class ReportedError(Exception):
 
 
 def remote_exception_of(error: BaseException) -> Any:
-    """Return the `Raised` record of an exception from another process. Uses `vars`, as `__getattr__` may raise."""
+    """Return the `RemoteException` of an exception from another process. Uses `vars`, as `__getattr__` may raise."""
     return vars(error).get(REMOTE_ATTRIBUTE)
 
 
 def has_own_text(error: BaseException) -> bool:
-    """Return whether the text of an exception is known already, so that its traceback adds nothing."""
+    """Return whether an exception has a complete text of its own, to which a traceback adds nothing."""
     return isinstance(error, ReportedError) or remote_exception_of(error) is not None
 
 

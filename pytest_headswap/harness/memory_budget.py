@@ -17,9 +17,9 @@ class MemoryBudget:
     """A memory budget in bytes.
 
     Attributes:
-        process_bytes: what a model may take on top of what its process held before. A child process that exceeds it is
-            killed.
-        tensor_bytes: what the model's values may take, including the copies for comparison. The rest is for arithmetic.
+        process_bytes: limit of a model on top of the memory that its process held before. A child process that exceeds
+            it is killed.
+        tensor_bytes: limit of the model's values, including the copies for comparison. The rest is for arithmetic.
     """
 
     process_bytes: int
@@ -66,7 +66,7 @@ class MemoryMeter:
     """Measures the peak memory that this process takes from now on."""
 
     def __init__(self, *, reset_peak: bool = True) -> None:
-        """Start measuring; `anew` resets the peak that the system records, if it can."""
+        """Start measuring. `reset_peak` resets the peak that the system records, if possible."""
         if reset_peak:
             with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -24,7 +24,7 @@ DEVICE_CHOICES = "auto, cpu, cuda, or cuda:N with a number"
 
 
 class OptionError(ValueError):
-    """An invalid option; the message says what to use instead, and `page` names the page of the docs about it."""
+    """An invalid option. The message says what to use instead, and `page` names the docs page about it."""
 
     def __init__(self, message: str, page: str = "options") -> None:
         super().__init__(message)
@@ -83,7 +83,7 @@ def parse_num_classes(value: Any, option_name: str) -> int:
     """Parse `value` as a class count.
 
     Raises:
-        OptionError: it is not a positive whole number. The message names the option as `where`.
+        OptionError: it is not a positive whole number. The message names the option.
     """
     number = as_count(int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value)
     if number is None or number < 1:
@@ -190,7 +190,7 @@ def gpu_count() -> int:
 
 
 def select_checks(requested: Iterable[Any], available: Mapping[str, Check], option_name: str) -> tuple[Check, ...]:
-    """Return the given checks, by name or as objects, in running order: those in `known` first.
+    """Return the given checks, by name or as objects, in running order: those in `available` first.
 
     Raises:
         OptionError: there is no such check, or two checks have the same name.

@@ -55,7 +55,7 @@ def resolve_target(
     name: str | None = None,
     head: str | None = None,
 ) -> Target:
-    """Return the subject for the user's arguments; arguments other than the model override what the zoo says.
+    """Return the target for the user's arguments; arguments other than the model override what the zoo says.
 
     Raises:
         ZooError: there is no such zoo or model.
@@ -77,6 +77,6 @@ def resolve_target(
     elif isinstance(model, ModelSpec):
         spec = model
     else:
-        hint = f": pass {model.__name__}() and not the class" if isinstance(model, type) else ""
-        raise TypeError(f"{model!r} is no torch.nn.Module, no ModelSpec and no text such as 'timm:resnet18'{hint}")
+        hint = f": pass {model.__name__}(), not the class" if isinstance(model, type) else ""
+        raise TypeError(f"{model!r} is not a torch.nn.Module, a ModelSpec or text such as 'timm:resnet18'{hint}")
     return Target(DEFAULT_ZOO, replace(spec, **changes))

@@ -1,7 +1,6 @@
 """The child process that runs models. It is forked from pytest, so torch, zoos, hooks and settings are loaded already.
 
-The child builds and checks what it is sent requests for, and replies with plain data. It never returns into pytest's
-frames.
+The child handles one request at a time and replies with plain data. It never returns into pytest's frames.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ def _detach_from_pytest(outputs: tuple[int, int], stack: IO[str], parent: int) -
     """Separate the forked process from pytest: give it its own files and signals, and have it end with pytest."""
     import torch
 
-    os.setpgid(0, 0)  # Ctrl-C is for pytest; killing the group ends what a model starts
+    os.setpgid(0, 0)  # Ctrl-C is for pytest; killing the group also kills the processes of a model
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
@@ -188,18 +187,18 @@ def _self_test() -> None:
     from pytest_headswap.checks import run_check
     from pytest_headswap.zoo import ModelSpec
 
-    spec = ModelSpec("tried out", lambda: nn.Linear(2, 2), lambda _: torch.zeros(2, 2))
+    spec = ModelSpec("self_test", lambda: nn.Linear(2, 2), lambda _: torch.zeros(2, 2))
     case = build_case("headswap", spec, 3)
     for check in ("output_shape", "gradient_flow"):
         if (error := run_check(check, case).exception) is not None:
             raise error
     if torch.cuda.device_count() and not torch.cuda.is_available():
-        raise RuntimeError("CUDA was asked for before the process was copied")
+        raise RuntimeError("CUDA was initialized before the process was forked")
 
 
 @contextmanager
 def _record_warnings() -> Iterator[list[RecordedWarning]]:
-    """Record up to `_MOST_WARNINGS` warnings of a block instead of printing them."""
+    """Record up to `_MAX_WARNINGS` warnings of a block instead of printing them."""
     recorded: list[RecordedWarning] = []
 
     def record(

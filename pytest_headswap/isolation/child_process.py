@@ -28,7 +28,7 @@ from pytest_headswap.isolation.in_process_executor import InProcessExecutor
 MAX_OUTPUT = 2**20
 """The bytes that a model may print to stdout, and again to stderr."""
 
-_POLL_SECONDS = 0.05  # seconds between two looks at a busy child process
+_POLL_SECONDS = 0.05  # seconds between checks of a busy child process
 _CHUNK = 2**16
 _STACK_SECONDS = 1.0  # time for a child process to write its stack
 
@@ -79,7 +79,7 @@ class ChildProcess:
         self.baseline_rss = self.peak_rss = rss_bytes(self.pid)
 
     def request(self, request: Request, activity: str, seconds_left: float, limits: ProcessLimits) -> Reply:
-        """Send a request and return the reply; `left` is the number of seconds to wait.
+        """Send a request and return the reply; wait at most `seconds_left`.
 
         Raises:
             ChildProcessDied: the child process died, or was killed for exceeding a limit.
@@ -168,7 +168,7 @@ class ChildProcess:
         self._output_budget[file] = budget - len(data)
         text = self._decoders[file].decode(data[:budget])
         if self._output_budget[file] < 0:
-            text += f"\n... the model prints more than {MAX_OUTPUT:,} bytes: the rest is left out\n"
+            text += f"\n... the model prints more than {MAX_OUTPUT:,} bytes: the rest is omitted\n"
         stream = getattr(sys, name)
         encoding = getattr(stream, "encoding", None) or "utf-8"
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))

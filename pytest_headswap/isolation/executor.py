@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from pytest_headswap.case.finding import Finding
     from pytest_headswap.checks import Check
+    from pytest_headswap.results.head_record import SwappedHeads
     from pytest_headswap.zoo import Zoo
 
 OversizedModels = Mapping[tuple[str, str], float]
@@ -21,12 +22,12 @@ class BuildReply:
     """A built model, or the reason why it has no head and its checks are skipped.
 
     Attributes:
-        anatomy: the swapped heads, as returned by `build_result.anatomy_of`.
+        anatomy: the swapped heads; None if there is none.
         reason, message: why the model has no head; empty if it has one.
         notes: notes for the model's results.
     """
 
-    anatomy: dict[str, Any] | None = None
+    anatomy: SwappedHeads | None = None
     reason: str = ""
     message: str = ""
     notes: tuple[str, ...] = ()
@@ -63,5 +64,5 @@ class Executor(Protocol):
 
 def warn_not_isolated(reason: str) -> None:
     """Warn that models run in the pytest process instead of a child process."""
-    message = f"headswap: models run in the process of pytest, without limits of time and memory: {reason}"
+    message = f"headswap: models run in the pytest process, without limits on time and memory: {reason}"
     warnings.warn(message, stacklevel=2)

@@ -60,7 +60,7 @@ def _read_safely(read: Callable[[], Any]) -> Any:
 class GlobalState:
     """A snapshot of process-global state.
 
-    Changes to the state in `_read` are reported, and the process is then replaced. Random number generators, the
+    Changes to the watched state are reported, and the process is then replaced. Random number generators, the
     environment, the import path and the alarm timer are restored silently, since libraries change them on import.
     """
 

@@ -115,7 +115,7 @@ class SubprocessExecutor:
         built = self._build()
         if built.reason:
             self._built = False
-            raise RebuildError(f"built again after its process was lost, the model has no head: {built.message}")
+            raise RebuildError(f"the model was rebuilt after its process was lost, and has no head: {built.message}")
         return built
 
     def check(self, check: Check) -> CheckReply:
@@ -131,7 +131,7 @@ class SubprocessExecutor:
             raise error
         if self._abandoned is None and self._child is None and (why := self.start()):
             self._abandoned = self._check_crash or ChildProcessDied(
-                "crashed", f"not run: no process for the model: {why}"
+                "crashed", f"not run: the model's process cannot be started: {why}"
             )
         if self._abandoned is not None:
             raise self._abandoned

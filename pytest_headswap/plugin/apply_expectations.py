@@ -6,51 +6,35 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.expectations.matcher import NOT_RUN, observation_from
+from pytest_headswap.expectations.matcher import NOT_RUN
 from pytest_headswap.expectations.outcomes import apply
-from pytest_headswap.results import Result
 
 if TYPE_CHECKING:
     from pytest_headswap.expectations.expectations import Expectations
-    from pytest_headswap.expectations.matcher import Observation
-    from pytest_headswap.expectations.outcomes import AdjustedOutcome
+    from pytest_headswap.results import Result
     from pytest_headswap.results.ids import CheckId
 
 
 SECTION = "headswap expectations"
 
 
-def adjust_report(
-    expectations: Expectations, report: pytest.TestReport, fields: dict[str, Any], command: str
-) -> dict[str, Any]:
-    """Return the result fields after expectations are applied, and update the report. User marks take precedence."""
-    observation = observation_from(Result.from_json(fields))
-    if observation is None:
-        return fields
-    adjusted = apply(expectations, observation, command, str(report.when))
+def adjust_report(expectations: Expectations, report: pytest.TestReport, result: Result) -> Result:
+    """Return a result after expectations are applied, and update the report. User marks take precedence."""
+    adjusted = apply(expectations, result, str(report.when))
+    if adjusted == result or adjusted.outcome == "skipped":
+        return adjusted
     if adjusted.outcome == "xfailed":
         report.outcome = "skipped"
         report.wasxfail = adjusted.expectation
-    elif adjusted.is_failure:
-        _write_failure(report, observation, adjusted)
-    return {
-        **fields,
-        "outcome": adjusted.outcome,
-        "raw_outcome": adjusted.raw_outcome,
-        "expectation": adjusted.expectation,
-    }
-
-
-def _write_failure(report: pytest.TestReport, observation: Observation, adjusted: AdjustedOutcome) -> None:
-    if report.failed:  # the failure is described already
-        if isinstance(report.longrepr, str):
-            report.longrepr = f"{report.longrepr}\n{adjusted.expectation}"
-        else:
-            report.sections.append((SECTION, adjusted.expectation))
-        return
-    report.outcome = "failed"
-    first, _, rest = adjusted.expectation.partition("\n")
-    report.longrepr = "\n".join(filter(None, [first, observation.message, rest]))
+    elif not report.failed:
+        report.outcome = "failed"
+        first, _, rest = adjusted.expectation.partition("\n")
+        report.longrepr = "\n".join(filter(None, [first, adjusted.message, rest]))
+    elif isinstance(report.longrepr, str):
+        report.longrepr = f"{report.longrepr}\n{adjusted.expectation}"
+    else:
+        report.sections.append((SECTION, adjusted.expectation))
+    return adjusted
 
 
 def skip_if_not_run(expectations: Expectations, test: CheckId) -> None:

@@ -80,7 +80,7 @@ def _head(matrix: Matrix) -> str:
     with_what = ", ".join(f"{name} {version}" for name, version in matrix.header.versions.items())
     return (
         f"## Head swaps: {summary}\n\n"
-        + (f"**Not whole**: {escaped('; '.join(matrix.missing), 600)}\n\n" if matrix.missing else "")
+        + (f"**Incomplete**: {escaped('; '.join(matrix.missing), 600)}\n\n" if matrix.missing else "")
         + table(["zoo", *(f">{outcome}" for outcome in present)], lines)
         + f"\n{escaped(with_what, 600)}; {format_duration(matrix.seconds)} of tests\n"
     )

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
+
+import msgspec
 
 from pytest_headswap.results.journal import JournalError, JournalHeader, read_journal
 from pytest_headswap.results.result import Result
@@ -21,6 +22,20 @@ from pytest_headswap.results.writer import JournalWriter
 
 _OF_SHARD = ("shard", "part", "selection")
 _MAX_LISTED = 5
+
+
+class _Selection(TypedDict):
+    models: int
+    digest: str
+
+
+class _ShardOptions(TypedDict):
+    """The options that the header of a shard needs to be merged."""
+
+    shard: Annotated[str, msgspec.Meta(pattern=r"^\d+/\d+$")]
+    checks: list[str]
+    part: dict[str, list[str]]
+    selection: dict[str, _Selection]
 
 
 class MergeError(Exception):
@@ -121,11 +136,13 @@ def merge(folders: Sequence[Path], *, allow_missing: bool = False) -> Merged:
 
 def _read(folder: Path) -> _Shard:
     header, results = read_journal(folder)
-    options = header.options
-    found = re.fullmatch(r"(\d+)/(\d+)", str(options.get("shard", "")))
-    if found is None or any(key not in options for key in (*_OF_SHARD, "checks")):
-        raise MergeError([f"{folder} is the journal of no shard: make it with --headswap-shard"])
-    return _Shard(folder, header, results, int(found[1]), int(found[2]))
+    try:
+        options = msgspec.convert(header.options, _ShardOptions)
+    except msgspec.ValidationError as error:
+        problem = f"{folder} is not the journal of a shard: make it with --headswap-shard ({error})"
+        raise MergeError([problem]) from error
+    number, _, count = options["shard"].partition("/")
+    return _Shard(folder, header, results, int(number), int(count))
 
 
 def _differences(shards: Sequence[_Shard]) -> Iterator[str]:
@@ -133,7 +150,7 @@ def _differences(shards: Sequence[_Shard]) -> Iterator[str]:
     first = shards[0]
     for shard in shards[1:]:
         if shard.count != first.count:
-            yield f"{shard.name} and {first.name} are parts of different counts"
+            yield f"{shard.name} and {first.name} belong to different numbers of shards"
         for what, reference, candidate in (
             ("versions", first.header.versions, shard.header.versions),
             ("options", _shared(first.header), _shared(shard.header)),
@@ -141,7 +158,7 @@ def _differences(shards: Sequence[_Shard]) -> Iterator[str]:
             for key in sorted(reference.keys() | candidate.keys()):
                 if reference.get(key) != candidate.get(key):
                     sentence = f"{candidate.get(key)!r} here, {reference.get(key)!r} there"
-                    sentence = "not the same models were selected" if key == "selection" else f"{key}: {sentence}"
+                    sentence = "the selected models differ" if key == "selection" else f"{key}: {sentence}"
                     yield f"{shard.name} has other {what} than {first.name}: {sentence}"
 
 
@@ -150,23 +167,25 @@ def _shared(header: JournalHeader) -> dict[str, Any]:
 
 
 def _duplicates(shards: Sequence[_Shard]) -> Iterator[str]:
-    """Yield what occurs more than once, or should not be there."""
+    """Yield the shards, models and results that occur more than once, and results that were not selected."""
     numbers = Counter(shard.number for shard in shards)
     for number, times in numbers.items():
         if times > 1:
             paths = " and ".join(str(shard.path) for shard in shards if shard.number == number)
-            yield f"shard {number}/{shards[0].count} is there {times} times: {paths}"
+            yield f"shard {number}/{shards[0].count} was given {times} times: {paths}"
     if max(numbers.values()) == 1:
         models = Counter(model for shard in shards for model in shard.part)
         yield from _describe_keys(
-            "more than one shard has", (model for model, times in models.items() if times > 1), "model"
+            "several shards contain", (model for model, times in models.items() if times > 1), "model"
         )
     for shard in shards:
         selected = set(shard.selected_tests)
         there = Counter((result.zoo, result.model, result.check) for result in shard.results)
-        yield from _describe_keys(f"{shard.name} has twice", (key for key, times in there.items() if times > 1))
         yield from _describe_keys(
-            f"{shard.name} does not select, and yet has", (key for key in there if key not in selected)
+            f"{shard.name} contains duplicates of", (key for key, times in there.items() if times > 1)
+        )
+        yield from _describe_keys(
+            f"{shard.name} contains unselected results:", (key for key in there if key not in selected)
         )
 
 

@@ -1,8 +1,7 @@
 """Merge the journals of several versions, so that reports show a matrix of architecture by version.
 
 `headswap merge OUT DIR... --by-version-of torch` distinguishes runs by the version of torch in the headers of their
-journals. A
-run is one journal, or the journals of all its shards. In the merged journal each result states its version.
+journals. A run is one journal, or the journals of all its shards. In the merged journal each result states its version.
 """
 
 from __future__ import annotations
@@ -41,17 +40,17 @@ def merge_versions(folders: Sequence[Path], library: str, *, allow_missing: bool
             continue
         version = header.python if library == "python" else header.versions.get(library, "")
         if "versions" in header.merged:
-            problems.append(f"{folder} holds several versions already: name the journals that it was made from")
+            problems.append(f"{folder} is a merge of several versions already: give the journals that it was made from")
         elif not version:
             known = ", ".join(sorted({*header.versions, "python"}))
-            problems.append(f"{folder} does not say its version of {library}, but those of {known}")
+            problems.append(f"{folder} does not state its version of {library}, only those of {known}")
         else:
             groups.setdefault(f"{library} {version}", []).append((folder, header, results))
     for version, runs in groups.items():
         if len(runs) > 1 and any("shard" not in header.options for _, header, _ in runs):
-            problems.append(f"{version} is there {len(runs)} times: {' and '.join(str(path) for path, _, _ in runs)}")
+            problems.append(f"{version} was given {len(runs)} times: {' and '.join(str(path) for path, _, _ in runs)}")
     if not problems and len(groups) < 2:
-        problems.append(f"all is of {next(iter(groups), 'no version')}: there is nothing to compare")
+        problems.append(f"all journals are of {next(iter(groups), 'no version')}: there is nothing to compare")
     if problems:
         raise MergeError(problems)
     return _as_one(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import msgspec
+
 from pytest_headswap.results.head_record import SwappedHeads
+from pytest_headswap.results.ids import CheckId
 
 Outcome = Literal["passed", "failed", "skipped", "xfailed", "xpassed", "error", "crashed", "timeout"]
 
@@ -62,12 +65,20 @@ class Result:
     heads: tuple[str, ...] = ()
     anatomy: SwappedHeads | None = None
     version: str = ""
-    raw_outcome: str = ""
+    raw_outcome: Outcome | Literal[""] = ""
     expectation: str = ""
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
             raise ValueError(f"unknown outcome {self.outcome!r}: it must be one of {', '.join(OUTCOMES)}")
+        for name, amount in (("seconds", self.seconds), ("peak_memory_mb", self.peak_memory_mb)):
+            if amount is not None and not 0 <= amount < math.inf:
+                raise ValueError(f"{name} must be a finite number that is not negative, not {amount!r}")
+
+    @property
+    def check_id(self) -> CheckId:
+        """Return the names of the zoo, model and check."""
+        return CheckId(self.zoo, self.model, self.check)
 
     @property
     def needs_attention(self) -> bool:
@@ -80,12 +91,10 @@ class Result:
         return "\n".join(filter(None, [self.message, self.expectation]))
 
     def to_json(self) -> dict[str, Any]:
-        """Return a dict of plain JSON types."""
-        data = {item.name: getattr(self, item.name) for item in fields(self)} | {"heads": list(self.heads)}
-        anatomy = data.pop("anatomy")
-        if anatomy is not None:
-            data["anatomy"] = anatomy.to_json()
-        for name in ("version", "raw_outcome", "expectation"):  # most are empty
+        """Return a dict that `json` can write."""
+        data: dict[str, Any] = msgspec.to_builtins(self)
+        data["anatomy"] = self.anatomy.to_json() if self.anatomy is not None else None
+        for name in ("anatomy", "version", "raw_outcome", "expectation"):  # empty in most results
             if not data[name]:
                 del data[name]
         return data
@@ -97,34 +106,4 @@ class Result:
         Raises:
             ValueError: a required field is missing, the outcome is unknown, or a value has the wrong type.
         """
-        missing = [name for name in ("zoo", "model", "check", "outcome") if name not in data]
-        if missing:
-            raise ValueError(f"a result needs the fields {', '.join(missing)}")
-        values = {item.name: data[item.name] for item in fields(cls) if item.name in data}
-        for name, value in values.items():
-            if not _VALIDATORS.get(name, _is_text)(value):
-                raise ValueError(f"{name} cannot be {value!r}")
-        values["heads"] = tuple(values.get("heads", ()))
-        if values.get("anatomy") is not None:
-            try:
-                values["anatomy"] = SwappedHeads.from_json(values["anatomy"])
-            except (TypeError, KeyError, OverflowError) as error:
-                raise ValueError(f"anatomy is none: {error!r}") from error
-        return cls(**values)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_amount(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-
-
-_VALIDATORS: dict[str, Callable[[Any], bool]] = {
-    "seconds": _is_amount,
-    "peak_memory_mb": lambda value: value is None or _is_amount(value),
-    "heads": lambda value: isinstance(value, (list, tuple)) and all(map(_is_text, value)),
-    "anatomy": lambda value: value is None or isinstance(value, dict),
-}
-"""Validators of the fields that do not hold text."""
+        return msgspec.convert(data, cls)

@@ -243,7 +243,7 @@ def test_versions_are_merged_by_name(capsys: Output, tmp_path: Path) -> None:
     assert capsys.readouterr().out == f"{out / 'results.jsonl'}: 4 results of 2 models\n"
     assert "torch 2.4.1" in (out / "index.html").read_text(encoding="utf-8")
     assert main(["merge", str(tmp_path / "no"), *runs, "--by-version-of", "jax"]) == 1
-    assert "does not say its version of jax" in capsys.readouterr().err
+    assert "does not state its version of jax" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 
 

@@ -16,10 +16,11 @@ from packaging.specifiers import SpecifierSet
 
 from pytest_headswap._globs import escape_glob, matches_glob, select_names
 from pytest_headswap.expectations.condition import WORDS, ConditionError, Environment, evaluate, read_condition
-from pytest_headswap.expectations.matcher import ConflictError, Observation, make_matcher
+from pytest_headswap.expectations.matcher import ConflictError, make_matcher
 from pytest_headswap.expectations.toml_document import Document, DocumentError, parse_document
 from pytest_headswap.harness.options import EVIDENCE, CaseOptions, OptionError
 from pytest_headswap.plugin.read_expectations import read_expectations
+from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId
 
 PATH = Path("zoo.toml")
@@ -233,16 +234,16 @@ def test_contradicting_entries_are_reported_with_both_lines() -> None:
     matcher_of(FAILS.replace("outcome", 'checks = "one"\noutcome') + wide.replace("outcome", 'checks = "two"\noutcome'))
 
 
-def test_one_of_several_entries_explains_an_observation() -> None:
+def test_one_of_several_entries_explains_a_result() -> None:
     entries = parse(FAILS + 'match = "x"\n' + FAILS + 'match = "y"\n').entries
     matcher = make_matcher(entries, {"zoo": ("a",)}, ("one",), ())
     test = CheckId("zoo", "a", "one")
-    assert matcher.verdict(Observation(test, "failed", "", "sixty")).entries == entries
-    assert matcher.verdict(Observation(test, "failed", "", "why")).entries == (entries[1],)
-    assert matcher.verdict(Observation(test, "failed", "", "z")).kind == "mismatch"
-    assert matcher.verdict(Observation(test, "error", "", "x")).kind == "mismatch"
-    assert matcher.verdict(Observation(test, "passed")).kind == "unexpected_pass"
-    assert matcher.verdict(Observation(CheckId("zoo", "b", "one"), "failed")).kind == "none"
+    assert matcher.verdict(Result(*test, "failed", message="sixty")).entries == entries
+    assert matcher.verdict(Result(*test, "failed", message="why")).entries == (entries[1],)
+    assert matcher.verdict(Result(*test, "failed", message="z")).kind == "mismatch"
+    assert matcher.verdict(Result(*test, "error", message="x")).kind == "mismatch"
+    assert matcher.verdict(Result(*test, "passed")).kind == "unexpected_pass"
+    assert matcher.verdict(Result("zoo", "b", "one", "failed")).kind == "none"
 
 
 def test_a_worker_parses_the_text_that_the_controller_read(tmp_path: Path) -> None:

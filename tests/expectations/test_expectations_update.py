@@ -1,4 +1,4 @@
-"""Update expectations files with observations: append and delete entries, and keep all other lines."""
+"""Update expectations files with results: append and delete entries, and keep all other lines."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from pytest_headswap.expectations.condition import Environment
 from pytest_headswap.expectations.entry import TODO, Entry
 from pytest_headswap.expectations.files import ExpectationFiles
-from pytest_headswap.expectations.matcher import FAILURES, ConflictError, Observation
+from pytest_headswap.expectations.matcher import ConflictError
 from pytest_headswap.expectations.toml_document import Document, DocumentError, parse_document
 from pytest_headswap.expectations.update import RunScope, Update, message_pattern, update_document
+from pytest_headswap.results import Outcome, Result
 from pytest_headswap.results.ids import CheckId
+from pytest_headswap.results.result import FAILURES
 
 PATH = Path("zoo.toml")
 MODELS = ("alpha", "beta", "beta2", "gamma")
@@ -50,27 +52,27 @@ reason = "known"
 """
 
 
-def observation(model: str, check: str, outcome: str, code: str = "", message: str = "") -> Observation:
-    return Observation(CheckId("zoo", model, check), outcome, code, message)
+def make_result(model: str, check: str, outcome: Outcome, code: str = "", message: str = "") -> Result:
+    return Result("zoo", model, check, outcome, reason=code, message=message)
 
 
 def parse(text: str) -> Document:
     return parse_document(text, PATH, "zoo")
 
 
-def update(text: str, *observations: Observation, scope: RunScope = SCOPE) -> Update:
-    return update_document(parse(text), scope, observations)
+def update(text: str, *results: Result, scope: RunScope = SCOPE) -> Update:
+    return update_document(parse(text), scope, results)
 
 
-def updated(text: str, *observations: Observation, scope: RunScope = SCOPE) -> str:
-    return update(text, *observations, scope=scope).document.text
+def updated(text: str, *results: Result, scope: RunScope = SCOPE) -> str:
+    return update(text, *results, scope=scope).document.text
 
 
-BETAS_PASS = observation("beta", "one", "passed"), observation("beta2", "one", "passed")
+BETAS_PASS = make_result("beta", "one", "passed"), make_result("beta2", "one", "passed")
 
 
 def test_expected_results_change_nothing() -> None:
-    assert updated(FILE, observation("beta", "one", "failed"), observation("alpha", "two", "error", "why")) == FILE
+    assert updated(FILE, make_result("beta", "one", "failed"), make_result("alpha", "two", "error", "why")) == FILE
     assert updated(FILE) == FILE
     assert updated(FILE.replace("\n", "\r\n")) == FILE.replace("\n", "\r\n")
 
@@ -83,7 +85,7 @@ def test_an_unused_entry_is_deleted_with_the_comment_right_above_it() -> None:
 
 
 def test_comments_apart_from_a_deleted_entry_stay() -> None:
-    passes = [observation(model, check, "passed") for model in ("alpha", "gamma") for check in ("one", "two")]
+    passes = [make_result(model, check, "passed") for model in ("alpha", "gamma") for check in ("one", "two")]
     before, _, _ = FILE.partition("[[expect]]\nmodels = [")
     assert updated(FILE, *passes) == before + "# the end\n"
     assert updated(FILE.removesuffix("# the end\n"), *passes) == before.removesuffix("\n")
@@ -92,52 +94,52 @@ def test_comments_apart_from_a_deleted_entry_stay() -> None:
 def test_a_string_above_a_deleted_entry_is_not_taken_for_its_comment() -> None:
     first = "[[expect]]\nmodels = 'gamma'\noutcome = 'error'\nreason = '''\n# known'''\n"
     second = "[[expect]]\nmodels = 'alpha'\nchecks = 'one'\noutcome = 'failed'\nreason = 'x'\n"
-    assert updated(first + second, observation("alpha", "one", "passed")) == first
+    assert updated(first + second, make_result("alpha", "one", "passed")) == first
 
 
 def test_deleting_the_only_entry_leaves_an_empty_file() -> None:
     text = '[[expect]]\nmodels = "alpha"\nchecks = "one"\noutcome = "failed"\nreason = "x"'
-    assert updated(text, observation("alpha", "one", "passed")) == ""
+    assert updated(text, make_result("alpha", "one", "passed")) == ""
 
 
 def test_an_entry_that_is_still_needed_in_part_stays_and_is_reported() -> None:
-    result = update(FILE, *BETAS_PASS, observation("alpha", "one", "passed"), observation("gamma", "one", "passed"))
+    result = update(FILE, *BETAS_PASS, make_result("alpha", "one", "passed"), make_result("gamma", "one", "passed"))
     ((entry, tests),) = result.to_narrow.items()
     assert result.document.entries == (entry,)
     assert entry.line == 5, "the line in the new file"
     assert tests == [CheckId("zoo", "alpha", "one"), CheckId("zoo", "gamma", "one")]
-    result = update(FILE, observation("beta", "one", "passed"))
+    result = update(FILE, make_result("beta", "one", "passed"))
     assert (result.document.text, list(result.to_narrow.values())) == (FILE, [[CheckId("zoo", "beta", "one")]])
 
 
 def test_models_with_the_same_failure_share_an_entry() -> None:
     first = updated(
-        "", *(observation(model, "one", "failed", message=f"{model} has 3 of 7") for model in ("alpha", "beta"))
+        "", *(make_result(model, "one", "failed", message=f"{model} has 3 of 7") for model in ("alpha", "beta"))
     )
     assert first == (
         '[[expect]]\nmodels = ["alpha", "beta"]\nchecks = "one"\noutcome = "failed"\n'
         "match = '.+ has \\d+ of \\d+'\nreason = \"TODO: say why, in words that a maintainer would accept\"\n"
     )
-    second = updated(first, observation("gamma", "one", "failed", message="gamma has 14 of 7"))
+    second = updated(first, make_result("gamma", "one", "failed", message="gamma has 14 of 7"))
     assert second == first + "\n" + first.replace('["alpha", "beta"]', '"gamma"')
 
 
 def test_a_new_entry_uses_the_line_ends_of_the_file() -> None:
     text = FILE.replace("\n", "\r\n").removesuffix("\r\n")
-    after = updated(text, observation("alpha", "three", "timeout"))
+    after = updated(text, make_result("alpha", "three", "timeout"))
     assert after.startswith(f"{text}\r\n\r\n[[expect]]\r\n")
     assert "\n" not in after.replace("\r\n", "")
 
 
 def test_a_model_that_fails_in_each_check_gets_an_entry_without_checks() -> None:
-    after = updated("", *(observation("alpha", check, "crashed", message=f"in {check}") for check in CHECKS))
+    after = updated("", *(make_result("alpha", check, "crashed", message=f"in {check}") for check in CHECKS))
     assert "checks" not in after
     assert "match" not in after
 
 
 def test_a_different_failure_gets_an_entry_that_quotes_the_old_reason() -> None:
     text = FILE.replace('checks = "one"', 'checks = "one"\nmatch = "old"')
-    result = update(text, observation("beta", "one", "failed", message="new trouble"))
+    result = update(text, make_result("beta", "one", "failed", message="new trouble"))
     old, _, new = result.document.entries
     assert result.document.text.startswith(text)
     assert (new.models, new.match) == (("beta",), "new trouble")
@@ -147,16 +149,16 @@ def test_a_different_failure_gets_an_entry_that_quotes_the_old_reason() -> None:
 
 
 def test_a_different_outcome_waits_until_the_old_entry_is_narrowed() -> None:
-    crash = observation("beta", "one", "crashed")
+    crash = make_result("beta", "one", "crashed")
     result = update(FILE, crash)
     assert result.document.text == FILE
-    assert list(result.to_narrow.values()) == [[crash.test]]
+    assert list(result.to_narrow.values()) == [[crash.check_id]]
     narrowed = FILE.replace('"beta*"', '["beta*", "!beta"]')
     assert updated(narrowed, crash).startswith(narrowed + "\n[[expect]]\n")
 
 
 def test_a_different_outcome_replaces_an_entry_that_nothing_else_needs() -> None:
-    result = update(FILE, observation("beta", "one", "crashed"), observation("beta2", "one", "passed"))
+    result = update(FILE, make_result("beta", "one", "crashed"), make_result("beta2", "one", "passed"))
     _, new = result.document.entries
     assert (new.models, new.outcome, result.to_narrow) == (("beta",), "crashed", {})
     assert new.reason.endswith(": old trouble")
@@ -164,13 +166,13 @@ def test_a_different_outcome_replaces_an_entry_that_nothing_else_needs() -> None
 
 def test_entries_whose_condition_does_not_hold_are_not_touched() -> None:
     text = FILE.replace('checks = "one"', 'checks = "one"\nwhen = {python = "<3"}')
-    after = updated(text, observation("beta", "one", "passed"), observation("beta2", "one", "failed", message="m"))
+    after = updated(text, make_result("beta", "one", "passed"), make_result("beta2", "one", "failed", message="m"))
     assert after.startswith(text)
     assert parse(after).entries[-1].models == ("beta2",)
 
 
 def test_skips_are_added_only_if_all_must_be_listed() -> None:
-    skip = observation("alpha", "three", "skipped", "no_native", "[no_native] whatever")
+    skip = make_result("alpha", "three", "skipped", "no_native", "[no_native] whatever")
     assert updated("", skip) == ""
     (entry,) = update("strict_skips = true\n", skip).document.entries
     assert (entry.models, entry.checks, entry.outcome, entry.code, entry.match) == (
@@ -191,7 +193,7 @@ def test_an_entry_without_matching_models_is_deleted_only_after_a_run_of_the_com
 def test_an_entry_that_names_models_of_another_version_of_the_zoo_stays() -> None:
     text = FILE.replace('"beta*"', '["beta*", "delta"]')
     result = update(text, *BETAS_PASS)
-    assert (result.document.text, list(result.to_narrow.values())) == (text, [[item.test for item in BETAS_PASS]])
+    assert (result.document.text, list(result.to_narrow.values())) == (text, [[item.check_id for item in BETAS_PASS]])
 
 
 def test_an_entry_with_may_pass_stays_if_its_checks_pass() -> None:
@@ -273,7 +275,7 @@ def test_a_message_pattern_matches_its_message(message: str, model: str) -> None
 _ODD = ["a", "ab", "a*", "[a]", "!a", "x/y", "ü\n☃", "m::c", "[red]b[/red]", '"quoted"', "n" * 300, "a\\b"]
 _SIGNS = st.sampled_from(["*", "a*", "?", "!a*", "!ab", "gone", "n*", *(name for name in _ODD if name[0] != "!")])
 _MESSAGES = st.sampled_from(["", "none", "1 of 2", "[red]%s[/] \\ 'x' \"y\"", "two\nlines", "ü☃ \x07", "m" * 300])
-_OUTCOMES = st.sampled_from(["passed", "skipped", *FAILURES])
+_OUTCOMES = st.sampled_from(["passed", "skipped", *sorted(FAILURES)])
 
 
 @st.composite
@@ -297,39 +299,39 @@ _RESULTS = st.dictionaries(
     st.tuples(st.sampled_from(_ODD), st.sampled_from(CHECKS)),
     st.tuples(_OUTCOMES, st.sampled_from(["", "code"]), _MESSAGES),
     max_size=12,
-).map(lambda drawn: [Observation(CheckId("zoo", *test), *values) for test, values in drawn.items()])
+).map(lambda drawn: [make_result(*test, outcome, *texts) for test, (outcome, *texts) in drawn.items()])
 
 
-def _with_codes(observations: Sequence[Observation]) -> list[Observation]:
+def _with_codes(results: Sequence[Result]) -> list[Result]:
     """Give each skip a code, since a skip without one comes from a user's mark."""
-    return [replace(item, code="code") if item.outcome == "skipped" else item for item in observations]
+    return [replace(item, reason="code") if item.outcome == "skipped" else item for item in results]
 
 
 @settings(max_examples=150)
 @given(_files(), _RESULTS, st.booleans())
 def test_an_updated_file_expects_the_results_and_keeps_all_other_entries(
-    text: str, results: list[Observation], whole: bool
+    text: str, results: list[Result], whole: bool
 ) -> None:
-    observations = _with_codes(results)
+    results = _with_codes(results)
     scope = RunScope({"zoo": tuple(_ODD)}, CHECKS, Environment(), complete=("zoo",) if whole else ())
     before = parse(text)
     try:
         old_matcher = scope.matcher([before])
     except ConflictError:
         return
-    result = update(text, *observations, scope=scope)
+    result = update(text, *results, scope=scope)
     after = parse(result.document.text)
     assert after == result.document
     matcher = scope.matcher([after])
     to_narrow = {test for tests in result.to_narrow.values() for test in tests}
-    for item in observations:
+    for item in results:
         verdict = matcher.verdict(item)
-        assert verdict.kind in ("expected", "none") or item.test in to_narrow, item
+        assert verdict.kind in ("expected", "none") or item.check_id in to_narrow, item
         assert verdict.kind != "none" or item.outcome not in FAILURES, item
-    assert not [entry for entry in matcher.unused_entries(observations, scope.complete) if not entry.may_pass]
-    assert updated(after.text, *observations, scope=scope) == after.text
+    assert not [entry for entry in matcher.unused_entries(results, scope.complete) if not entry.may_pass]
+    assert updated(after.text, *results, scope=scope) == after.text
 
-    ran = {item.test for item in observations}
+    ran = {item.check_id for item in results}
     old = [_without_lines(entry) for entry in before.entries]
     new = [_without_lines(entry) for entry in after.entries]
     assert all(entry in old or entry.is_todo for entry in new)
@@ -351,7 +353,7 @@ def test_concurrent_updates_keep_all_new_entries(tmp_path: Path) -> None:
     scope = RunScope({"zoo": models}, CHECKS, Environment())
 
     def write(model: str) -> None:
-        failures = [observation(model, "one", "failed", message=f"{model} fails")]
+        failures = [make_result(model, "one", "failed", message=f"{model} fails")]
         _store(tmp_path, "zoo").update(path, lambda document: update_document(document, scope, failures))
 
     threads = [threading.Thread(target=write, args=(model,)) for model in models]
@@ -378,7 +380,7 @@ def test_an_update_keeps_a_symbolic_link_and_the_file_mode(tmp_path: Path) -> No
     real.chmod(0o640)
     link.symlink_to(real)
     _store(link, "zoo").update(
-        link, lambda document: update_document(document, SCOPE, [observation("alpha", "three", "timeout")])
+        link, lambda document: update_document(document, SCOPE, [make_result("alpha", "three", "timeout")])
     )
     assert link.is_symlink()
     assert "timeout" in real.read_text()

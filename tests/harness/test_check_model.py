@@ -91,7 +91,7 @@ def _without_measurements(results: list[Result]) -> list[Result]:
 
 
 @pytest.mark.parametrize("num_classes", [7, 3])
-def test_results_are_those_of_a_pytest_run(pytester: pytest.Pytester, zoo: Zoo, num_classes: int) -> None:
+def test_results_equal_those_of_a_pytest_run(pytester: pytest.Pytester, zoo: Zoo, num_classes: int) -> None:
     own = [result for name in zoo.names for result in check_headswap(f"apizoo:{name}", num_classes)]
     pytester.runpytest_inprocess("--headswap-zoo=apizoo", f"--headswap-num-classes={num_classes}")
     _, of_pytest = read_journal(Path("headswap-report"))
@@ -100,7 +100,7 @@ def test_results_are_those_of_a_pytest_run(pytester: pytest.Pytester, zoo: Zoo, 
     assert _without_measurements(own) == _without_measurements(of_pytest)
 
 
-def test_results_of_the_builtin_zoo_are_those_of_a_pytest_run(pytester: pytest.Pytester) -> None:
+def test_results_of_the_builtin_zoo_equal_those_of_a_pytest_run(pytester: pytest.Pytester) -> None:
     names = ["distilled", "encoder_without_head", "headless", "root_linear", "seed_two_heads"]
     own = [result for name in names for result in check_headswap(f"builtin:{name}", evidence="abstract")]
     pytester.runpytest_inprocess(
@@ -138,7 +138,7 @@ def _traces(module: nn.Module) -> list[Any]:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("evidence", ["auto", "abstract", "numeric"])
-def test_a_module_is_left_exactly_as_it_was(training: bool, evidence: str) -> None:
+def test_a_module_is_restored_exactly(training: bool, evidence: str) -> None:
     def drawing(case: Case) -> str:
         return f"{random.random()} {torch.rand(1)} {np.random.rand()}"
 
@@ -161,7 +161,7 @@ def test_a_module_is_left_exactly_as_it_was(training: bool, evidence: str) -> No
     assert drawn == (torch.rand(1).item(), random.random(), np.random.rand()), "not a number was drawn"
 
 
-def test_a_module_is_left_as_it_was_also_when_something_unforeseen_is_raised() -> None:
+def test_a_module_is_restored_after_an_unforeseen_exception() -> None:
     def interrupted(case: Case) -> None:
         raise KeyboardInterrupt
 
@@ -172,7 +172,7 @@ def test_a_module_is_left_as_it_was_also_when_something_unforeseen_is_raised() -
     assert _traces(model) == before
 
 
-def test_a_head_can_be_named_and_the_model_too() -> None:
+def test_the_head_and_the_model_can_be_named() -> None:
     class TwoHeads(Net):
         def __init__(self) -> None:
             super().__init__()
@@ -188,7 +188,7 @@ def test_a_head_can_be_named_and_the_model_too() -> None:
     assert [(result.model, result.heads, result.outcome) for result in results] == [("two", ("other",), "passed")]
 
 
-def test_a_spec_is_built_and_what_is_given_beside_it_takes_the_place_of_its_own() -> None:
+def test_other_arguments_override_those_of_a_spec() -> None:
     spec = ModelSpec("net", Net, lambda _: torch.zeros(2, 9), family="nets")
     (result,) = check_headswap(spec, checks="output_shape")
     assert (result.outcome, result.reason, result.family) == ("error", "forward_failed", "nets")
@@ -197,14 +197,14 @@ def test_a_spec_is_built_and_what_is_given_beside_it_takes_the_place_of_its_own(
     assert result.repro == ""
 
 
-def test_a_model_of_a_zoo_that_is_changed_has_no_command_that_repeats_it(zoo: Zoo) -> None:
+def test_a_modified_zoo_model_has_no_repro_command(zoo: Zoo) -> None:
     (result,) = check_headswap("apizoo:sound", checks="output_shape", evidence="abstract")
     assert result.repro.endswith(" --headswap-report=headswap-repeat --headswap-evidence=abstract")
     (result,) = check_headswap("apizoo:sound", checks="output_shape", name="changed")
     assert (result.model, result.repro) == ("changed", "")
 
 
-def test_checks_of_ones_own_are_made_beside_those_that_are_named() -> None:
+def test_custom_checks_run_along_with_named_ones() -> None:
     def refusing(case: Case) -> None:
         raise CheckFailed(f"{case.num_classes} is no number of mine")
 
@@ -224,7 +224,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "model": ({"model": "apizoo:soun"}, ZooError, "unknown model 'soun'.*did you mean sound"),
     "form": ({"model": "sound"}, ZooError, "'sound' is not ZOO:MODEL"),
     "class": ({"model": Net}, TypeError, r"pass Net\(\) and not the class"),
-    "object": ({"model": 3}, TypeError, "3 is no torch.nn.Module"),
+    "object": ({"model": 3}, TypeError, "3 is not a torch.nn.Module"),
     "class count": ({"num_classes": 0}, ValueError, "num_classes must be a positive whole number, not 0"),
     "truth for a class count": ({"num_classes": True}, ValueError, "not True"),
     "check": (
@@ -247,14 +247,14 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize(("arguments", "kind", "message"), WRONG.values(), ids=WRONG.keys())
-def test_an_argument_that_cannot_be_used_is_an_error_that_names_the_fix(
+def test_an_invalid_argument_raises_an_error_that_names_the_fix(
     zoo: Zoo, arguments: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
         check_headswap(**{"model": "apizoo:sound", **arguments})
 
 
-def test_neither_the_import_nor_a_check_needs_pytest() -> None:
+def test_neither_the_import_nor_a_check_imports_pytest() -> None:
     code = (
         "import sys\n"
         "from pytest_headswap import check_headswap\n"
@@ -286,7 +286,7 @@ def _ending(error: BaseException) -> Callable[[Any], str]:
         (lambda case: {"a": 1}, "error", "TypeError: the check planted returned dict. "),
     ],
 )
-def test_however_a_check_ends_it_is_a_result_and_the_model_is_as_it_was(
+def test_every_ending_of_a_check_is_a_result_and_restores_the_model(
     check: Callable[[Any], Any], outcome: str, message: str
 ) -> None:
     model = Net()
@@ -310,14 +310,14 @@ def test_however_a_check_ends_it_is_a_result_and_the_model_is_as_it_was(
         (lambda _: pytest.xfail("known"), "xfailed", "XFailed: known"),
     ],
 )
-def test_however_the_building_of_a_model_ends_each_check_has_a_result(
+def test_every_ending_of_a_build_gives_each_check_a_result(
     build: Callable[[Any], Any], outcome: str, message: str
 ) -> None:
     results = check_headswap(ModelSpec("planted", lambda: build(None)), checks="output_shape,metadata")
     assert [(item.outcome, item.message) for item in results] == [(outcome, message)] * 2
 
 
-def test_ctrl_c_ends_the_checks_and_the_model_is_as_it_was() -> None:
+def test_ctrl_c_ends_the_checks_and_restores_the_model() -> None:
     model = Net()
     before = model.fc
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""The garbage collection runs where it finds something, and is the user's again afterwards."""
+"""Garbage collection runs where it is useful, and keeps the user's settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytest_headswap.harness.garbage import gc_disabled_for_imports
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_it_is_on_or_off_after_an_import_as_it_was_before(enabled: bool) -> None:
+def test_an_import_leaves_the_gc_enabled_or_disabled_as_before(enabled: bool) -> None:
     (gc.enable if enabled else gc.disable)()
     try:
         with pytest.raises(ModuleNotFoundError), gc_disabled_for_imports():
@@ -21,14 +21,14 @@ def test_it_is_on_or_off_after_an_import_as_it_was_before(enabled: bool) -> None
         gc.enable()
 
 
-def test_a_run_over_a_zoo_leaves_it_on(pytester: pytest.Pytester) -> None:
+def test_a_zoo_run_leaves_the_gc_enabled(pytester: pytest.Pytester) -> None:
     pytester.makeconftest("import gc\ndef pytest_sessionstart():\n    assert gc.isenabled()\n")
     pytester.runpytest_subprocess(
         "--headswap-zoo=builtin", "--headswap-models=root_linear", "--headswap-checks=metadata"
     ).assert_outcomes(passed=1)
 
 
-def test_a_refused_model_is_not_let_go_of_since_nothing_was_built(
+def test_a_refused_model_is_not_released_since_nothing_was_built(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytester.makeconftest(

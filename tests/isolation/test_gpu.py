@@ -1,4 +1,4 @@
-"""Runs on a real GPU, which the processes of models share."""
+"""Child processes share a real GPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Large(Net):
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_models_are_run_on_the_gpu_and_one_that_breaks_it_breaks_it_for_itself(
+def test_models_run_on_the_gpu_and_one_that_breaks_it_affects_no_other(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, workers: int
 ) -> None:
     extend_conftest(
@@ -57,7 +57,7 @@ def test_models_are_run_on_the_gpu_and_one_that_breaks_it_breaks_it_for_itself(
     assert "torch.cuda.synchronize() is" in failed["a_out_of_range"].message
 
 
-def test_several_workers_are_on_a_gpu_that_has_room_for_one_of_their_models_at_a_time(
+def test_workers_share_a_gpu_with_memory_for_one_model_at_a_time(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     """Another process takes the rest of the GPU's memory."""

@@ -1,4 +1,4 @@
-"""Where a copy of the process of pytest cannot compute, models run in that process, and a warning says so."""
+"""Models run in the pytest process, with a warning, if a fork of that process cannot compute."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="models have a p
 Journal = Callable[..., dict[str, Result]]
 
 ZOO = "--headswap-zoo=testzoo"
-UNPROTECTED = "*headswap: models run in the process of pytest, without limits*"
+UNPROTECTED = "*headswap: models run in the pytest process, without limits*"
 
 # What leaves autograd with threads, as its first backward does where there is a GPU: no copy can run backward any more.
 THREADS = """
@@ -58,7 +58,7 @@ SPECS = {name: dict(build=Net) for name in ("alpha", "killer", "omega")}
 """
 
 
-def test_where_a_copy_of_the_process_cannot_compute_models_run_in_it_with_a_warning(
+def test_models_run_in_the_pytest_process_with_a_warning_if_a_fork_cannot_compute(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = os.getpid()
@@ -69,11 +69,11 @@ def test_where_a_copy_of_the_process_cannot_compute_models_run_in_it_with_a_warn
     )
     result.assert_outcomes(passed=1, warnings=1)
     result.stdout.fnmatch_lines(
-        ["*headswap: models run in the process of pytest, without limits*: RuntimeError: CUDA was*"]
+        ["*headswap: models run in the pytest process, without limits*: RuntimeError: CUDA was*"]
     )
 
 
-def test_a_test_of_the_project_that_starts_threads_comes_too_late_to_matter(
+def test_threads_started_by_the_projects_tests_do_not_matter(
     project: pytest.Pytester, extend_conftest: Callable[[str], None], journal: Journal
 ) -> None:
     extend_conftest("SPECS = {'alpha': dict(build=Net), 'beta': dict(build=Net)}")
@@ -84,7 +84,7 @@ def test_a_test_of_the_project_that_starts_threads_comes_too_late_to_matter(
     assert len(journal()) == 4
 
 
-def test_no_model_is_blamed_where_a_process_that_is_dropped_cannot_be_followed_by_another(
+def test_no_model_is_blamed_if_a_child_process_cannot_be_replaced(
     project: pytest.Pytester, extend_conftest: Callable[[str], None], journal: Journal
 ) -> None:
     extend_conftest(DYING)

@@ -1,4 +1,4 @@
-"""A model that kills its process, hangs, takes memory or prints without end costs its own results and no other's."""
+"""A model that crashes, hangs, or floods memory or output affects only its own results."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ SOUND = {f"sound_{number:03}": dict(build=Net) for number in range(100)}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_hundred_sound_models_are_not_disturbed_by_a_killer_a_hanger_an_eater_and_a_liar(
+def test_a_hundred_sound_models_survive_crashing_hanging_and_greedy_ones(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, workers: int
 ) -> None:
     extend_conftest(FAULTS + "SPECS = {**SOUND, **FAULTY, 'liar': dict(build=Liar)}")
@@ -120,7 +120,7 @@ def pytest_headswap_checks(config):
 FIVE = "--headswap-checks=first,dying,after,dying_too,last"
 
 
-def test_a_model_that_dies_in_a_check_is_built_once_more_for_the_others(
+def test_a_model_that_dies_in_a_check_is_rebuilt_once_for_the_others(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, builds: Callable[[], list[str]]
 ) -> None:
     extend_conftest(CHECKS)
@@ -137,7 +137,7 @@ def test_a_model_that_dies_in_a_check_is_built_once_more_for_the_others(
     assert builds() == ["alpha", "alpha"]
 
 
-def test_the_time_of_a_model_is_that_of_all_its_checks(
+def test_the_time_limit_covers_all_checks_of_a_model(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(
@@ -166,7 +166,7 @@ def test_the_time_of_a_model_is_that_of_all_its_checks(
     assert last.seconds < slower.seconds
 
 
-def test_a_crash_shows_where_it_was(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_a_crash_shows_its_location(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(FAULTS + "SPECS = FAULTY")
     result = project.runpytest_inprocess(ZOO, ONE, "--headswap-models=killer")
     result.stdout.fnmatch_lines(
@@ -180,7 +180,7 @@ def test_a_crash_shows_where_it_was(project: pytest.Pytester, extend_conftest: E
 
 
 @pytest.mark.parametrize("raised", ["SystemExit(3)", "KeyboardInterrupt()", "GeneratorExit()"])
-def test_what_would_end_pytest_is_an_error_of_the_model(
+def test_an_exit_of_a_model_is_an_error_and_does_not_end_pytest(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, raised: str
 ) -> None:
     extend_conftest(f"def leaving():\n    raise {raised}\nSPECS = {{'a': dict(build=leaving), 'b': dict(build=Net)}}")
@@ -189,7 +189,7 @@ def test_what_would_end_pytest_is_an_error_of_the_model(
     assert (first.outcome, first.message) == ("error", raised.replace("(3)", ": 3").replace("()", ""))
 
 
-def test_an_exception_that_cannot_be_sent_is_reported_all_the_same(
+def test_an_exception_that_cannot_be_pickled_is_still_reported(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(
@@ -208,7 +208,7 @@ def test_an_exception_that_cannot_be_sent_is_reported_all_the_same(
     assert item.message.endswith("x... and 34,483 characters more")
 
 
-def test_a_mark_may_name_the_exception_that_is_expected(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_an_xfail_mark_can_name_the_expected_exception(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(
         "from pytest_headswap import CheckFailed\n"
         "def pytest_collection_modifyitems(items):\n"
@@ -222,7 +222,7 @@ def test_a_mark_may_name_the_exception_that_is_expected(project: pytest.Pytester
     result.assert_outcomes(xfailed=2, errors=1)
 
 
-def test_a_model_that_forks_has_its_results_once(
+def test_a_model_that_forks_gets_each_result_once(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest("def forking():\n    os.fork()\n    return Net()\nSPECS = {'a': dict(build=forking)}")
@@ -230,7 +230,7 @@ def test_a_model_that_forks_has_its_results_once(
     assert len(journal()) == 2
 
 
-def test_what_a_model_prints_is_shown_up_to_a_bound(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_the_output_of_a_model_is_shown_up_to_a_limit(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(
         "import sys\n"
         "def loud():\n"
@@ -252,7 +252,7 @@ def test_what_a_model_prints_is_shown_up_to_a_bound(project: pytest.Pytester, ex
     assert any("from below" in line for line in result.errlines)
 
 
-def test_what_a_model_prints_stands_beside_its_failure(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_the_output_of_a_model_is_shown_with_its_failure(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(
         "import logging, warnings\n"
         "def failing():\n"
@@ -304,7 +304,7 @@ SPECS = {"a": dict(build=changing), "b": dict(build=looking), "c": dict(build=se
 """
 
 
-def test_global_state_that_a_model_changes_is_reported_and_not_passed_on(
+def test_global_state_changed_by_a_model_is_reported_and_undone(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(CHANGING)
@@ -319,7 +319,7 @@ def test_global_state_that_a_model_changes_is_reported_and_not_passed_on(
     assert others == ["", "", ""]
 
 
-def test_global_state_that_a_check_changes_is_reported_with_it(
+def test_global_state_changed_by_a_check_is_reported_with_the_check(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(
@@ -361,9 +361,7 @@ def test_memory_does_not_grow_from_model_to_model(project: pytest.Pytester, exte
     assert int(lines[-1][1]) < 1.1 * int(lines[1][1])
 
 
-def test_a_runner_that_a_model_has_left_large_is_followed_by_a_fresh_one(
-    project: pytest.Pytester, extend_conftest: Extend
-) -> None:
+def test_a_child_process_that_holds_much_memory_is_replaced(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(
         NOTING
         + "KEPT = []\n"
@@ -379,11 +377,13 @@ def test_a_runner_that_a_model_has_left_large_is_followed_by_a_fresh_one(
 
 
 @pytest.mark.parametrize("flag", ["--pdb", "--trace"])
-def test_with_a_debugger_models_run_where_it_is(project: pytest.Pytester, extend_conftest: Extend, flag: str) -> None:
+def test_models_run_in_the_pytest_process_under_a_debugger(
+    project: pytest.Pytester, extend_conftest: Extend, flag: str
+) -> None:
     extend_conftest(NOTING)
     result = project.runpytest_inprocess(ZOO, ONE, flag, "--collect-only")
     result.stdout.fnmatch_lines(
-        ["headswap: limits: none, since models run in the process of pytest with --pdb and --trace"]
+        ["headswap: limits: none, because models run in the pytest process with --pdb and --trace"]
     )
     if flag == "--pdb":
         project.runpytest_inprocess(ZOO, ONE, flag, "--headswap-models=net_00").assert_outcomes(passed=1)
@@ -398,7 +398,7 @@ def _alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_is_ended_keeps_what_it_had_found_and_leaves_no_process(
+def test_an_interrupted_run_keeps_its_results_and_leaves_no_process(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, ending: signal.Signals
 ) -> None:
     extend_conftest(
@@ -440,7 +440,7 @@ def test_a_run_that_is_ended_keeps_what_it_had_found_and_leaves_no_process(
         assert len(journal()) == 6
 
 
-def test_a_runner_that_dies_between_two_models_costs_neither(
+def test_a_child_process_that_dies_between_two_models_affects_neither(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(

@@ -1,4 +1,4 @@
-"""Time and memory are given to each model as they were asked for, and a model that is known not to fit is not tried."""
+"""Each model gets the requested time and memory; a model known to be too large is not tried."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ ONE = "--headswap-checks=output_shape"
         ("100000000B", 1e8),
     ],
 )
-def test_a_size_is_read_in_the_usual_units(text: str, size: float) -> None:
+def test_a_memory_size_can_have_the_usual_units(text: str, size: float) -> None:
     assert parse_memory_size(text, "memory") == size
 
 
 @pytest.mark.parametrize("text", ["", "4", "G", "-1G", "1,5G", "1XB", "many", "1e3MB"])
-def test_what_is_no_size_is_refused_with_what_to_type(text: str) -> None:
+def test_an_invalid_memory_size_is_refused_with_a_hint(text: str) -> None:
     with pytest.raises(
         OptionError, match=r"--headswap-memory-limit must be a size such as 2\.5GiB, 2500MB or 4G, or auto"
     ):
         parse_memory_size(text, "--headswap-memory-limit")
 
 
-def test_a_size_in_which_nothing_runs_is_refused() -> None:
+def test_a_memory_size_too_small_for_any_model_is_refused() -> None:
     with pytest.raises(OptionError, match="no model runs in less than 64 MiB"):
         parse_memory_size("1MB", "--headswap-memory-limit")
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("300", 300), ("2.5", 2.5), (60, 60), ("1e2", 100)])
-def test_a_time_is_a_number_of_seconds(value: object, seconds: float) -> None:
+def test_a_timeout_is_a_number_of_seconds(value: object, seconds: float) -> None:
     assert parse_timeout(value, "timeout") == seconds
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "soon", "inf", "nan", None])
-def test_what_is_no_time_is_refused(value: object) -> None:
+def test_an_invalid_timeout_is_refused(value: object) -> None:
     with pytest.raises(OptionError, match="--headswap-timeout must be a positive number of seconds, such as 300"):
         parse_timeout(value, "--headswap-timeout")
 
@@ -69,15 +69,13 @@ def test_what_is_no_time_is_refused(value: object) -> None:
         ("--headswap-memory-limit=lots", "*--headswap-memory-limit must be a size such as 2.5GiB*not 'lots'*"),
     ],
 )
-def test_a_limit_that_cannot_be_used_ends_the_run_at_the_start(
-    project: pytest.Pytester, flag: str, message: str
-) -> None:
+def test_an_invalid_limit_ends_the_run_before_it_starts(project: pytest.Pytester, flag: str, message: str) -> None:
     result = project.runpytest_inprocess(ZOO, flag)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([message])
 
 
-def test_workers_share_what_is_free_and_values_take_half_of_it_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_share_the_free_memory_and_values_get_at_most_half(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_budget, "available_memory", lambda: 10 * 2**30)
     assert resolve_memory_budget("auto", 1) == memory_budget.MemoryBudget(8 * 2**30, 4 * 2**30)
     assert resolve_memory_budget("auto", 4) == memory_budget.MemoryBudget(2 * 2**30, 2**30)
@@ -89,7 +87,7 @@ def test_workers_share_what_is_free_and_values_take_half_of_it_at_most(monkeypat
     )
 
 
-def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = memory_budget.available_memory()
     assert free > 0
     (tmp_path / "memory.max").write_text("max\n")
@@ -101,7 +99,7 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not forget what was held")
-def test_a_meter_reports_what_was_taken_since_it_began() -> None:
+def test_a_memory_meter_reports_the_peak_since_its_start() -> None:
     earlier = bytearray(os.urandom(1)) * 80_000_000
     del earlier
     trim_heap()  # as before each model: what a large process keeps of it would be taken again unseen
@@ -126,7 +124,7 @@ SPECS = {"hungry": dict(build=Hungry), "net": dict(build=Net)}
 """
 
 
-def test_a_model_that_took_too_much_once_is_given_structure_evidence_from_then_on(
+def test_a_model_known_to_be_too_large_gets_abstract_evidence(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(HUNGRY)
@@ -153,7 +151,7 @@ def test_a_model_that_took_too_much_once_is_given_structure_evidence_from_then_o
     assert {item.evidence for item in journal().values()} == {"numeric"}
 
 
-def test_a_model_whose_values_do_not_fit_is_given_structure_evidence_and_says_so(
+def test_a_model_whose_values_do_not_fit_gets_abstract_evidence_and_says_so(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(
@@ -170,7 +168,7 @@ def test_a_model_whose_values_do_not_fit_is_given_structure_evidence_and_says_so
         assert ("more than the 0.1 GiB allowed" in item.message) == (evidence == "abstract")
 
 
-def test_limits_stand_in_the_header_the_journal_and_the_repro_command(
+def test_limits_appear_in_the_header_the_journal_and_the_repro_command(
     project: pytest.Pytester, journal: Journal
 ) -> None:
     flags = ["--headswap-timeout=30", "--headswap-memory-limit=1.5GiB"]

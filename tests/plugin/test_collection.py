@@ -1,4 +1,4 @@
-"""A zoo is a tree of its own: models are selected by id, and nothing is built to list them."""
+"""A zoo has a collection tree of its own: ids select models, and listing builds nothing."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def test_ids_are_zoo_model_and_check_in_sorted_order(project: pytest.Pytester) -
     assert _collected(result) == [f"testzoo::{model}::{check}" for model in ("alpha", "beta.v1_5") for check in CHECKS]
 
 
-def test_the_tree_has_a_level_for_zoo_model_and_check(project: pytest.Pytester) -> None:
+def test_the_tree_has_levels_for_zoo_model_and_check(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(*SOUND, "--collect-only")
     result.stdout.fnmatch_lines(["<ZooNode testzoo>", "  <ModelNode alpha>", "    <CheckItem output_shape>"])
 
 
-def test_a_listing_builds_nothing_and_leaves_the_last_journal(
+def test_collect_only_builds_nothing_and_keeps_the_last_journal(
     project: pytest.Pytester, journal: Journal, builds: Callable[[], list[str]]
 ) -> None:
     project.runpytest_inprocess(*SOUND)
@@ -41,31 +41,31 @@ def test_a_listing_builds_nothing_and_leaves_the_last_journal(
     assert journal() == results
 
 
-def test_a_zoo_on_the_command_line_is_all_that_runs(project: pytest.Pytester) -> None:
+def test_a_zoo_on_the_command_line_runs_alone(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\ntestpaths = .")
     result = project.runpytest_inprocess(*SOUND, "-v")
     result.assert_outcomes(passed=6)
     result.stdout.no_fnmatch_line("*test_own*")
 
 
-def test_a_broken_test_file_does_not_matter_to_a_run_of_a_zoo(project: pytest.Pytester) -> None:
+def test_a_broken_test_file_does_not_affect_a_zoo_run(project: pytest.Pytester) -> None:
     project.makepyfile(test_broken="import nowhere_to_be_found")
     assert project.runpytest_inprocess(*SOUND).ret == 0
 
 
-def test_paths_beside_a_zoo_on_the_command_line_run_too(project: pytest.Pytester) -> None:
+def test_paths_given_with_a_zoo_run_too(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(*SOUND, "test_own.py", "--collect-only", "-q")
     assert _collected(result)[0] == "test_own.py::test_mine"
     assert len(_collected(result)) == 7
 
 
-def test_a_zoo_of_the_ini_file_runs_beside_the_tests_of_the_project(project: pytest.Pytester) -> None:
+def test_a_zoo_in_the_ini_file_runs_along_with_the_projects_tests(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\nheadswap_zoo = testzoo\nheadswap_models = alpha\nheadswap_checks = " + ",".join(CHECKS))
     result = project.runpytest_inprocess("--collect-only", "-q")
     assert _collected(result) == ["test_own.py::test_mine", *(f"testzoo::alpha::{check}" for check in CHECKS)]
 
 
-def test_a_zoo_of_the_ini_file_is_left_out_when_paths_are_given(project: pytest.Pytester) -> None:
+def test_a_zoo_in_the_ini_file_does_not_run_when_paths_are_given(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\nheadswap_zoo = testzoo")
     result = project.runpytest_inprocess("test_own.py")
     result.assert_outcomes(passed=1)
@@ -86,7 +86,7 @@ def test_the_usual_ways_of_selecting_work(project: pytest.Pytester, flags: list[
     assert _collected(project.runpytest_inprocess(*SOUND, "--collect-only", "-q", *flags)) == expected
 
 
-def test_only_what_failed_runs_again_with_lf(project: pytest.Pytester, journal: Journal) -> None:
+def test_lf_reruns_only_failures(project: pytest.Pytester, journal: Journal) -> None:
     flags = ["--headswap-zoo=testzoo", "--headswap-models=alpha,mismatched,raising", THREE]
     project.runpytest_inprocess(*flags)
     result = project.runpytest_inprocess(*flags, "--lf", "-v")
@@ -94,7 +94,7 @@ def test_only_what_failed_runs_again_with_lf(project: pytest.Pytester, journal: 
     assert {item.model for item in journal().values()} == {"mismatched", "raising"}
 
 
-def test_the_first_failure_ends_the_run_with_x(project: pytest.Pytester, journal: Journal) -> None:
+def test_x_ends_the_run_at_the_first_failure(project: pytest.Pytester, journal: Journal) -> None:
     result = project.runpytest_inprocess("--headswap-zoo=testzoo", "--headswap-models=mismatched,wrong_inputs", "-x")
     result.assert_outcomes(passed=1, failed=1)
     assert [item.outcome for item in journal().values()] == ["passed", "failed"]
@@ -110,7 +110,7 @@ def test_progress_and_verbose_lines_name_zoo_and_id(project: pytest.Pytester) ->
 ODD_NAMES = ["a::b", "a:", "a[0]", "a/b.c", "a b", "größe", "100%", "tab\there", "a%3A"]
 
 
-def test_odd_names_have_ids_that_stay_apart_and_run(
+def test_odd_names_get_distinct_ids_that_can_be_selected(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(f"SPECS = dict.fromkeys({ODD_NAMES!r}, dict(build=Net, build_native=Net))")
@@ -124,7 +124,7 @@ def test_odd_names_have_ids_that_stay_apart_and_run(
     assert listed == list(results)
 
 
-def test_an_odd_name_that_failed_is_found_again_with_lf(
+def test_lf_reruns_a_failure_with_an_odd_name(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(f"SPECS = dict.fromkeys({ODD_NAMES!r}, dict(build=Net, build_native=lambda n: nn.Linear(1, 1)))")
@@ -133,7 +133,9 @@ def test_an_odd_name_that_failed_is_found_again_with_lf(
     assert sorted(item.model for item in journal().values()) == sorted(ODD_NAMES)
 
 
-def test_thousands_of_tests_are_collected_without_a_build(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_thousands_of_tests_are_collected_without_building_a_model(
+    project: pytest.Pytester, extend_conftest: Extend
+) -> None:
     extend_conftest("SPECS = {f'm{i}': dict(build=unbuildable) for i in range(2742)}")
     result = project.runpytest_inprocess("--headswap-zoo=testzoo", THREE, "--collect-only", "-qq")
     result.stdout.fnmatch_lines(["testzoo: 8226"])

@@ -1,4 +1,4 @@
-"""A run keeps what its models took for the next one, in the cache of pytest."""
+"""A run stores the costs of its models in pytest's cache for the next run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _cached(project: pytest.Pytester) -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_a_run_leaves_what_its_models_took_for_the_next(project: pytest.Pytester) -> None:
+def test_a_run_stores_the_costs_of_its_models_for_the_next_run(project: pytest.Pytester) -> None:
     project.runpytest_inprocess(ZOO, CHECKS, TWO)
     ((kind, models),) = _cached(project).items()
     assert kind == "testlib 1.2, auto, auto, output_shape, metadata"
@@ -32,20 +32,20 @@ def test_a_run_leaves_what_its_models_took_for_the_next(project: pytest.Pytester
     result.stdout.fnmatch_lines(["headswap: plan: 2 models, 4 checks, *, about a minute"])
 
 
-def test_a_later_run_adds_to_what_is_known_and_other_questions_are_kept_apart(project: pytest.Pytester) -> None:
+def test_a_later_run_adds_costs_and_other_options_have_their_own(project: pytest.Pytester) -> None:
     project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha")
     project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=lonely")
     project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=doubled", "--headswap-evidence=abstract")
     assert [list(models) for models in _cached(project).values()] == [["doubled"], ["lonely", "alpha"]]
 
 
-def test_a_model_of_which_a_check_did_not_run_teaches_nothing(project: pytest.Pytester) -> None:
+def test_a_model_with_a_deselected_check_is_not_stored(project: pytest.Pytester) -> None:
     project.runpytest_inprocess(ZOO, CHECKS, TWO, "--deselect", "testzoo::alpha::metadata")
     ((_, models),) = _cached(project).items()
     assert models.keys() == {"lonely"}
 
 
-def test_what_is_kept_is_bounded(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_stored_costs_is_limited(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost_cache, "MAX_MODELS", 3)
     monkeypatch.setattr(cost_cache, "MAX_SIGNATURES", 2)
     project.runpytest_inprocess(ZOO, "--headswap-checks=metadata", TWO)
@@ -65,7 +65,7 @@ def test_with_the_cache_disabled_nothing_is_cached_and_nothing_fails(project: py
 
 
 @pytest.mark.parametrize("text", ["", "7", '"7"', '"{}"', '"{\\"a"', "[1]", '"[1]"'])
-def test_a_cache_that_holds_something_else_is_written_anew(project: pytest.Pytester, text: str) -> None:
+def test_a_malformed_cache_is_replaced(project: pytest.Pytester, text: str) -> None:
     path = project.path / ".pytest_cache" / "v" / "headswap" / "costs" / "testzoo"
     path.parent.mkdir(parents=True)
     path.write_text(text)
@@ -73,7 +73,7 @@ def test_a_cache_that_holds_something_else_is_written_anew(project: pytest.Pytes
     assert len(_cached(project)) == 1
 
 
-def test_costs_in_the_cache_that_make_no_sense_are_left_alone(project: pytest.Pytester) -> None:
+def test_malformed_costs_in_the_cache_are_replaced(project: pytest.Pytester) -> None:
     project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha")
     path = project.path / ".pytest_cache" / "v" / "headswap" / "costs" / "testzoo"
     path.write_text(path.read_text().replace("[", "[null,"))
@@ -82,7 +82,7 @@ def test_costs_in_the_cache_that_make_no_sense_are_left_alone(project: pytest.Py
     assert len(models["alpha"]) == 2
 
 
-def test_the_zoo_of_a_file_does_not_leave_the_cache(project: pytest.Pytester) -> None:
+def test_the_costs_of_a_zoo_file_stay_inside_the_cache(project: pytest.Pytester) -> None:
     code = "import torch\nZOO = {'ä': lambda num_classes=3: torch.nn.Linear(4, num_classes)}\n"
     (project.path / "zoo.py").write_text(code)
     result = project.runpytest_inprocess(f"--headswap-zoo={project.path}/zoo.py:ZOO", "--headswap-checks=metadata")
@@ -91,12 +91,12 @@ def test_the_zoo_of_a_file_does_not_leave_the_cache(project: pytest.Pytester) ->
     assert re.fullmatch("[0-9a-f]{16}", path.name)
 
 
-def test_a_listing_of_tests_teaches_nothing(project: pytest.Pytester) -> None:
+def test_collect_only_stores_no_costs(project: pytest.Pytester) -> None:
     project.runpytest_inprocess(ZOO, CHECKS, "--collect-only")
     assert not (project.path / ".pytest_cache" / "v" / "headswap").exists()
 
 
-def test_shards_do_not_depend_on_what_was_measured_here(project: pytest.Pytester) -> None:
+def test_shards_do_not_depend_on_stored_costs(project: pytest.Pytester) -> None:
     shard = [ZOO, "--headswap-checks=metadata", "--headswap-shard=1/2", "--collect-only", "-q"]
     before = project.runpytest_inprocess(*shard).outlines
     models = {name: [1000.0 if name == "alpha" else 0.1, 1] for name in ("alpha", "beta.v1_5", "lonely", "doubled")}

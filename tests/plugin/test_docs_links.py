@@ -1,4 +1,4 @@
-"""Messages name the page that explains them, once and where it is read: in no journal, and not beside each skip."""
+"""Messages link the page that explains them, once and where it is read; the journal holds no links."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _see_lines(project: pytest.Pytester, *arguments: str) -> list[str]:
         ("wrong_inputs", "output_shape", page("errors", "forward_failed")),
     ],
 )
-def test_a_failure_names_its_page_once_and_the_journal_does_not(
+def test_a_failure_links_its_page_once_and_the_journal_does_not(
     model: str, check: str, address: str, project: pytest.Pytester, journal: Journal
 ) -> None:
     assert _see_lines(project, ZOO, f"--headswap-models={model}", f"--headswap-checks={check}") == [f"See {address}"]
@@ -36,17 +36,17 @@ def test_a_failure_names_its_page_once_and_the_journal_does_not(
     assert "https://" not in item.message
 
 
-def test_skips_of_one_run_name_one_page(project: pytest.Pytester, journal: Journal) -> None:
+def test_the_skips_of_a_run_link_one_page(project: pytest.Pytester, journal: Journal) -> None:
     told = _see_lines(project, ZOO, "--headswap-models=doubled,lonely", "-rs")
     assert told == [f"the codes are explained at {page('errors')}"]
     assert "https://" not in "".join(item.message for item in journal().values())
 
 
-def test_an_exception_of_a_model_that_no_page_explains_names_none(project: pytest.Pytester) -> None:
+def test_an_exception_without_a_page_links_none(project: pytest.Pytester) -> None:
     assert _see_lines(project, ZOO, "--headswap-models=unbuildable", "--headswap-checks=metadata") == []
 
 
-def test_a_check_of_a_user_leads_to_no_page(project: pytest.Pytester) -> None:
+def test_a_custom_check_links_no_page(project: pytest.Pytester) -> None:
     project.makepyfile(
         added="""
         from pytest_headswap import CheckFailed
@@ -59,7 +59,7 @@ def test_a_check_of_a_user_leads_to_no_page(project: pytest.Pytester) -> None:
     assert _see_lines(project, "-p", "added", ZOO, "--headswap-models=alpha", "--headswap-checks=mine") == []
 
 
-def test_a_model_that_crashes_leads_to_what_is_reported_of_crashes(project: pytest.Pytester) -> None:
+def test_a_crash_links_the_section_about_crashes(project: pytest.Pytester) -> None:
     path = project.path / "dying.py"
     path.write_text("import os\nZOO = {'dying': lambda: os._exit(17)}\n", encoding="utf-8")
     told = _see_lines(project, "--headswap-zoo=dying.py:ZOO", "--headswap-checks=metadata")
@@ -76,13 +76,13 @@ def test_a_model_that_crashes_leads_to_what_is_reported_of_crashes(project: pyte
         ((ZOO, "--headswap-update-expectations"), "expectations"),
     ],
 )
-def test_what_was_typed_wrong_leads_to_the_page_of_what_was_typed(
+def test_an_invalid_option_links_the_page_about_that_option(
     arguments: tuple[str, ...], name: str, project: pytest.Pytester
 ) -> None:
     assert _see_lines(project, *arguments) == [f"See {page(name)}"]
 
 
-def test_a_test_of_a_user_that_swaps_shows_the_page(project: pytest.Pytester) -> None:
+def test_a_user_test_that_swaps_a_head_shows_the_page(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import torch

@@ -1,4 +1,4 @@
-"""Other plugins add zoos and checks and read results; what they get wrong is told with their name."""
+"""Other plugins add zoos and checks and receive results; their mistakes are reported with their name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def pytest_headswap_checks(config):
 """
 
 
-def test_a_zoo_of_a_hook_is_requested_by_its_name(
+def test_a_zoo_from_a_hook_is_selected_by_its_name(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(ZOOS)
@@ -59,7 +59,7 @@ def test_a_zoo_of_a_hook_is_requested_by_its_name(
     ]
 
 
-def test_a_zoo_of_a_hook_is_read_when_it_is_requested(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_a_zoo_from_a_hook_is_loaded_only_when_selected(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(ZOOS)
     project.runpytest_inprocess(*ONE).assert_outcomes(passed=1)
     result = project.runpytest_inprocess("--headswap-zoo=late")
@@ -67,7 +67,7 @@ def test_a_zoo_of_a_hook_is_read_when_it_is_requested(project: pytest.Pytester, 
     result.stderr.fnmatch_lines(["*--headswap-zoo: *'late' raised RuntimeError: this zoo was read*"])
 
 
-def test_zoos_and_checks_of_hooks_run_on_the_workers_of_xdist(
+def test_zoos_and_checks_from_hooks_run_on_xdist_workers(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     pytest.importorskip("xdist")
@@ -79,7 +79,7 @@ def test_zoos_and_checks_of_hooks_run_on_the_workers_of_xdist(
     assert {item.outcome for item in journal().values() if item.check == "quiet"} == {"passed"}
 
 
-def test_a_check_of_a_hook_runs_behind_ours_and_has_results_like_them(
+def test_a_check_from_a_hook_runs_after_the_builtin_ones_with_the_same_results(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(CHECKS)
@@ -107,7 +107,7 @@ def test_a_check_of_a_hook_runs_behind_ours_and_has_results_like_them(
     assert [item.message for item in journal().values()] == ["34 parameters"]
 
 
-def test_all_checks_include_those_of_hooks(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_all_checks_include_those_from_hooks(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(CHECKS)
     result = project.runpytest_inprocess(*ALPHA, "--collect-only", "-q")
     listed = [line.rpartition("::")[2] for line in result.stdout.lines if "::" in line]
@@ -151,7 +151,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("hook", "value", "message"), WRONG.values(), ids=WRONG.keys())
-def test_what_a_hook_returns_wrong_ends_the_run_and_names_the_plugin(
+def test_an_invalid_return_value_of_a_hook_ends_the_run_and_names_the_plugin(
     project: pytest.Pytester, extend_conftest: Extend, hook: str, value: str, message: str
 ) -> None:
     extend_conftest(f"def {hook}(config):\n    return {value}")
@@ -164,7 +164,7 @@ def test_what_a_hook_returns_wrong_ends_the_run_and_names_the_plugin(
     ("hook", "value", "what"),
     [("pytest_headswap_zoos", "{'a': Net}", "zoo"), ("pytest_headswap_checks", "print", "check")],
 )
-def test_two_plugins_cannot_give_one_name(
+def test_two_plugins_cannot_use_the_same_name(
     project: pytest.Pytester, extend_conftest: Extend, hook: str, value: str, what: str
 ) -> None:
     extend_conftest(f"def {hook}(config):\n    return {{'mine': {value}}}")
@@ -178,7 +178,7 @@ def test_two_plugins_cannot_give_one_name(
     assert "conftest.py" in names[0]
 
 
-def test_a_name_of_an_earlier_run_of_the_process_can_be_given_again(
+def test_a_name_can_be_used_again_in_a_later_run_of_the_process(
     project: pytest.Pytester, extend_conftest: Extend
 ) -> None:
     extend_conftest(ZOOS)
@@ -201,7 +201,7 @@ def pytest_headswap_case(config, case):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_each_result_is_announced_once_in_the_controller_and_each_case_where_it_was_built(
+def test_hooks_get_each_result_in_the_controller_and_each_case_where_it_was_built(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, workers: int
 ) -> None:
     flags = ["--headswap-zoo=testzoo"]
@@ -217,7 +217,7 @@ def test_each_result_is_announced_once_in_the_controller_and_each_case_where_it_
     assert cases == [f"testzoo {model} 7 {workers > 0}" for model in swapped]
 
 
-def test_what_a_hook_for_cases_raises_is_an_error_of_the_model(
+def test_an_exception_in_a_case_hook_is_an_error_of_the_model(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest("def pytest_headswap_case(config, case):\n    raise OSError('no place for notes')")
@@ -225,7 +225,7 @@ def test_what_a_hook_for_cases_raises_is_an_error_of_the_model(
     assert {item.message for item in journal().values()} == {"OSError: no place for notes"}
 
 
-def test_a_run_without_a_zoo_reads_no_zoos_and_asks_for_no_checks(project: pytest.Pytester) -> None:
+def test_a_run_without_a_zoo_loads_neither_zoos_nor_checks(project: pytest.Pytester) -> None:
     project.makeconftest(
         """
         def pytest_headswap_zoos(config):

@@ -1,4 +1,4 @@
-"""A run that does not end says what is missing: in the terminal, in Markdown and in HTML, at once and later."""
+"""An incomplete run states what is missing: in the terminal, in Markdown and in HTML."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pytest_runtest_setup(item):
     if item.nodeid == "testzoo::beta.v1_5::native_parity":
         {how}
 """
-NOT_WHOLE = "13 of 16 selected results are missing: testzoo::beta.v1_5::native_parity, testzoo::doubled::output_shape, "
+MISSING = "13 of 16 selected results are missing: testzoo::beta.v1_5::native_parity, testzoo::doubled::output_shape, "
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ NOT_WHOLE = "13 of 16 selected results are missing: testzoo::beta.v1_5::native_p
         "item.session.shouldstop = 'a plugin stops here'; pytest.skip('no')",
     ],
 )
-def test_an_interrupted_run_says_everywhere_how_much_is_missing(
+def test_all_reports_of_an_interrupted_run_state_what_is_missing(
     project: pytest.Pytester, extend_conftest: Extend, how: str
 ) -> None:
     extend_conftest(INTERRUPTING.format(how=how))
@@ -47,53 +47,55 @@ def test_an_interrupted_run_says_everywhere_how_much_is_missing(
     run = project.runpytest_subprocess if how == "raise KeyboardInterrupt" else project.runpytest_inprocess
     result = run(ZOO, TWO)
     assert result.ret != 0
-    told = NOT_WHOLE if "skip" not in how else "12 of 16 selected results are missing: testzoo::doubled::output_shape, "
-    result.stdout.fnmatch_lines([f"NOT WHOLE: {told}*and * more. The same command with --headswap-resume runs *"])
+    told = MISSING if "skip" not in how else "12 of 16 selected results are missing: testzoo::doubled::output_shape, "
+    result.stdout.fnmatch_lines(
+        [f"INCOMPLETE: {told}*and * more. To run the missing checks, repeat the command with *"]
+    )
     summary = _summary(project).replace("\\", "")
-    assert f"**Not whole**: {told}" in summary
+    assert f"**Incomplete**: {told}" in summary
     assert "Nothing failed" not in summary
     assert "No failure among 3 results" in summary or "skip" in how
     page = (project.path / "headswap-report" / "index.html").read_text(encoding="utf-8")
-    assert f"<strong>Not whole.</strong> {told}" in page
+    assert f"<strong>Incomplete.</strong> {told}" in page
     (project.path / "headswap-report" / "summary.md").unlink()
     again = project.run(*COMMAND, "report", "headswap-report")
     assert again.ret == 0
     again.stdout.fnmatch_lines([f"not whole: {told}*"])
-    assert f"**Not whole**: {told}" in _summary(project).replace("\\", "")
+    assert f"**Incomplete**: {told}" in _summary(project).replace("\\", "")
 
 
-def test_a_run_that_is_interrupted_before_its_first_result_says_so_too(
+def test_a_run_interrupted_before_its_first_result_states_what_is_missing(
     project: pytest.Pytester, extend_conftest: Extend
 ) -> None:
     extend_conftest("def pytest_runtest_setup(item):\n    raise KeyboardInterrupt")
     result = project.runpytest_subprocess(ZOO, TWO, SOUND)
-    result.stdout.fnmatch_lines(["NOT WHOLE: 4 of 4 selected results are missing: *"])
+    result.stdout.fnmatch_lines(["INCOMPLETE: 4 of 4 selected results are missing: *"])
     assert "Nothing failed" not in _summary(project)
 
 
-def test_what_was_not_selected_is_not_missing(project: pytest.Pytester) -> None:
+def test_unselected_checks_are_not_missing(project: pytest.Pytester) -> None:
     for flags in (["-k", "native_parity"], ["--deselect=testzoo::alpha::output_shape"], [SOUND]):
         result = project.runpytest_inprocess(ZOO, TWO, *flags)
-        result.stdout.no_fnmatch_line("NOT WHOLE*")
-        assert "Not whole" not in _summary(project)
+        result.stdout.no_fnmatch_line("INCOMPLETE*")
+        assert "Incomplete" not in _summary(project)
     assert project.runpytest_inprocess(ZOO, TWO, SOUND).ret == 0
     result = project.runpytest_inprocess("testzoo::alpha::native_parity", ZOO, TWO)
-    result.stdout.no_fnmatch_line("NOT WHOLE*")
+    result.stdout.no_fnmatch_line("INCOMPLETE*")
 
 
-def test_a_resumed_run_is_whole_again(project: pytest.Pytester, extend_conftest: Extend, journal: Journal) -> None:
+def test_a_resumed_run_is_complete(project: pytest.Pytester, extend_conftest: Extend, journal: Journal) -> None:
     extend_conftest(INTERRUPTING.format(how="os.path.exists('go on') or pytest.exit('enough')"))
     flags = (ZOO, TWO, SOUND)
-    project.runpytest_inprocess(*flags).stdout.fnmatch_lines(["NOT WHOLE: 1 of 4 selected results is missing: *"])
+    project.runpytest_inprocess(*flags).stdout.fnmatch_lines(["INCOMPLETE: 1 of 4 selected results is missing: *"])
     (project.path / "go on").touch()
     result = project.runpytest_inprocess(*flags, "--headswap-resume")
     assert result.ret == 0
-    result.stdout.no_fnmatch_line("NOT WHOLE*")
+    result.stdout.no_fnmatch_line("INCOMPLETE*")
     assert len(journal()) == 4
     assert "Nothing failed" in _summary(project)
 
 
-def test_a_test_that_a_plugin_swallows_is_missing_and_fails_the_run(
+def test_a_test_dropped_by_a_plugin_is_missing_and_fails_the_run(
     project: pytest.Pytester, extend_conftest: Extend
 ) -> None:
     extend_conftest(
@@ -102,11 +104,13 @@ def test_a_test_that_a_plugin_swallows_is_missing_and_fails_the_run(
     )
     result = project.runpytest_inprocess(ZOO, TWO, SOUND)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    told = "NOT WHOLE: 1 of 4 selected results is missing: testzoo::alpha::native_parity. *"
+    told = "INCOMPLETE: 1 of 4 selected results is missing: testzoo::alpha::native_parity. *"
     result.stdout.fnmatch_lines([told])
 
 
-def test_an_interrupted_run_on_workers_says_what_is_missing(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_an_interrupted_run_on_workers_states_what_is_missing(
+    project: pytest.Pytester, extend_conftest: Extend
+) -> None:
     pytest.importorskip("xdist")
     extend_conftest("SPECS = {f'm{i}': dict(build=unbuildable) for i in range(4)}")
     result = project.runpytest_subprocess(ZOO, TWO, "-n", "1", "-x")
@@ -117,10 +121,10 @@ def test_an_interrupted_run_on_workers_says_what_is_missing(project: pytest.Pyte
     }
     missing = 8 - len(results)
     assert missing
-    result.stdout.fnmatch_lines([f"NOT WHOLE: {missing} of 8 selected results *"])
+    result.stdout.fnmatch_lines([f"INCOMPLETE: {missing} of 8 selected results *"])
 
 
-def test_a_run_that_selects_no_model_leaves_the_last_report_alone(project: pytest.Pytester, journal: Journal) -> None:
+def test_a_run_without_models_leaves_the_last_report_alone(project: pytest.Pytester, journal: Journal) -> None:
     project.makeini("[pytest]\nheadswap_zoo = testzoo\nheadswap_models = alpha, mismatched\n")
     project.runpytest_inprocess("-k", "native_parity or mine").assert_outcomes(passed=2, failed=1, deselected=14)
     before = _summary(project)

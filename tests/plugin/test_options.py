@@ -1,4 +1,4 @@
-"""What is typed wrong ends the run before it starts and names the fix; each option is a flag and an ini key."""
+"""An invalid option ends the run before it starts and names the fix; each option is a flag and an ini key."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ BAD_FLAGS = {
 
 
 @pytest.mark.parametrize(("flags", "message"), BAD_FLAGS.values(), ids=BAD_FLAGS.keys())
-def test_a_flag_that_cannot_be_used_names_the_fix(
+def test_an_invalid_flag_is_refused_with_a_fix(
     project: pytest.Pytester, builds: Callable[[], list[str]], flags: list[str], message: str
 ) -> None:
     result = project.runpytest_inprocess(*flags)
@@ -59,7 +59,7 @@ def test_a_flag_that_cannot_be_used_names_the_fix(
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "True", "false", "seven", "7.0", "1e3", "٣", "0x7", "7 8"])
-def test_a_class_count_that_is_no_positive_whole_number_is_refused(project: pytest.Pytester, text: str) -> None:
+def test_a_class_count_that_is_not_a_positive_integer_is_refused(project: pytest.Pytester, text: str) -> None:
     result = project.runpytest_inprocess("--headswap-zoo=testzoo", f"--headswap-num-classes={text}")
     assert result.ret == USAGE_ERROR
     result.stderr.fnmatch_lines([f"*--headswap-num-classes must be a positive whole number, not '{text}'*such as 7*"])
@@ -74,7 +74,7 @@ def test_a_class_count_that_is_no_positive_whole_number_is_refused(project: pyte
         (4, "cuda:4", "*--headswap-device is 'cuda:4', but the last one is cuda:3 here"),
     ],
 )
-def test_a_gpu_that_is_not_there_is_refused_with_what_is_there(
+def test_a_missing_gpu_is_refused_with_the_available_devices(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, gpus: int, asked: str, message: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
@@ -117,7 +117,7 @@ def test_evidence_and_device_reach_the_case_the_journal_and_the_repro_command(
 
 
 @pytest.mark.parametrize("kind", ["abstract", "numeric"])
-def test_results_rest_on_the_evidence_that_was_requested(
+def test_results_rest_on_the_requested_evidence(
     project: pytest.Pytester, journal: Callable[..., dict[str, Result]], kind: str
 ) -> None:
     flags = ["--headswap-zoo=testzoo", "--headswap-models=alpha", "--headswap-checks=frozen_backbone"]
@@ -126,14 +126,14 @@ def test_results_rest_on_the_evidence_that_was_requested(
 
 
 @pytest.mark.parametrize("value", ["0", "true", "seven", "2.5"])
-def test_the_class_count_of_the_ini_file_is_held_to_the_same(project: pytest.Pytester, value: str) -> None:
+def test_a_class_count_in_the_ini_file_is_validated_too(project: pytest.Pytester, value: str) -> None:
     project.makeini(f"[pytest]\nheadswap_zoo = testzoo\nheadswap_num_classes = {value}\n")
     result = project.runpytest_inprocess()
     assert result.ret == USAGE_ERROR
     result.stderr.fnmatch_lines([f"*must be a positive whole number, not '{value}'*"])
 
 
-def test_a_report_folder_that_cannot_be_made_is_refused(project: pytest.Pytester) -> None:
+def test_a_report_folder_that_cannot_be_created_is_refused(project: pytest.Pytester) -> None:
     project.makefile(".txt", taken="")
     result = project.runpytest_inprocess("--headswap-zoo=testzoo", "--headswap-report=taken.txt")
     assert result.ret == USAGE_ERROR
@@ -141,7 +141,7 @@ def test_a_report_folder_that_cannot_be_made_is_refused(project: pytest.Pytester
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version", "--markers"])
-def test_a_wrong_ini_file_does_not_stand_in_the_way_of_help(project: pytest.Pytester, flag: str) -> None:
+def test_help_works_with_an_invalid_ini_file(project: pytest.Pytester, flag: str) -> None:
     project.makeini("[pytest]\nheadswap_zoo = nowhere\n")
     assert project.runpytest_inprocess(flag).ret == 0
 
@@ -200,15 +200,13 @@ def test_the_command_line_wins_over_the_ini_file(
     assert list(journal()) == ["testzoo::alpha::output_shape"]
 
 
-def test_checks_run_in_their_own_order_whatever_the_order_requested(
-    project: pytest.Pytester, journal: Callable[..., dict[str, Result]]
-) -> None:
+def test_checks_run_in_a_fixed_order(project: pytest.Pytester, journal: Callable[..., dict[str, Result]]) -> None:
     flags = ["--headswap-zoo=testzoo", "--headswap-models=alpha"]
     project.runpytest_inprocess(*flags, "--headswap-checks=gradient_flow, output_shape").assert_outcomes(passed=2)
     assert [result.check for result in journal().values()] == ["output_shape", "gradient_flow"]
 
 
-def test_several_zoos_run_together_and_a_pattern_has_to_fit_one_of_them(
+def test_several_zoos_run_together_and_a_pattern_needs_to_match_one(
     project: pytest.Pytester, journal: Callable[..., dict[str, Result]]
 ) -> None:
     flags = ["--headswap-zoo=testzoo", "--headswap-zoo=builtin", "--headswap-zoo=testzoo"]
@@ -221,7 +219,7 @@ def test_several_zoos_run_together_and_a_pattern_has_to_fit_one_of_them(
     assert "testzoo::alpha::output_shape" in journal()
 
 
-def test_a_pattern_that_fits_none_of_several_zoos_is_refused(project: pytest.Pytester) -> None:
+def test_a_pattern_that_matches_none_of_several_zoos_is_refused(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(
         "--headswap-zoo=testzoo", "--headswap-zoo=builtin", "--headswap-models=alpha,nothing*"
     )
@@ -229,7 +227,7 @@ def test_a_pattern_that_fits_none_of_several_zoos_is_refused(project: pytest.Pyt
     result.stderr.fnmatch_lines(["*matches 'nothing?'*"])
 
 
-def test_the_header_says_what_runs(project: pytest.Pytester) -> None:
+def test_the_header_states_what_runs(project: pytest.Pytester) -> None:
     flags = ["--headswap-zoo=testzoo", "--headswap-models=alpha,beta*", "--headswap-checks=native_parity,output_shape"]
     result = project.runpytest_inprocess(*flags, "--collect-only")
     result.stdout.fnmatch_lines(["headswap: testzoo (2 of 8 models); output_shape, native_parity; 7 classes"])

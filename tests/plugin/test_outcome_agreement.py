@@ -1,4 +1,4 @@
-"""However a check ends, its result is never better than what pytest says, and a resumed run agrees with the first."""
+"""The result of a check is never better than pytest's outcome, and a resumed run agrees with the first."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _assert_same(results: dict[str, Result], expected: dict[str, tuple[str, str]
 
 
 @pytest.mark.parametrize("where", ["child", "in-process", "xdist"])
-def test_whatever_ends_a_check_is_what_pytest_says_it_is(
+def test_the_outcome_of_a_check_agrees_with_pytest(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, where: str
 ) -> None:
     extend_conftest(ENDINGS + (IN_PROCESS if where == "in-process" else ""))
@@ -156,9 +156,7 @@ def test_whatever_ends_a_check_is_what_pytest_says_it_is(
 
 
 @pytest.mark.parametrize("name", sorted(name for name, (outcome, _) in NAMES.items() if outcome in ("error", "failed")))
-def test_a_run_that_ends_so_is_resumed_with_the_same_exit_status(
-    project: pytest.Pytester, extend_conftest: Extend, name: str
-) -> None:
+def test_a_resumed_run_has_the_same_exit_status(project: pytest.Pytester, extend_conftest: Extend, name: str) -> None:
     extend_conftest(ENDINGS)
     flags = (ZOO, ALPHA, f"--headswap-checks={name}")
     assert project.runpytest_inprocess(*flags).ret == pytest.ExitCode.TESTS_FAILED
@@ -218,7 +216,7 @@ SPECS = {
 
 
 @BOTH
-def test_whatever_ends_the_building_of_a_model_is_a_result_of_each_of_its_checks(
+def test_every_ending_of_a_build_is_a_result_of_each_check(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, in_process: bool
 ) -> None:
     extend_conftest(ENDINGS + ENDED_BUILDS)
@@ -265,7 +263,7 @@ def pytest_headswap_checks(config):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
 @BOTH
-def test_a_time_limit_of_another_plugin_fails_one_check_and_the_next_one_is_made(
+def test_a_timeout_of_another_plugin_fails_one_check_and_the_next_one_runs(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, in_process: bool
 ) -> None:
     extend_conftest(ALARM + (IN_PROCESS if in_process else ""))
@@ -305,10 +303,10 @@ def pytest_headswap_checks(config):
     [
         ("cannot", "RuntimeError: not again"),
         ("lambda: sys.exit(0)", "SystemExit: 0"),
-        ("Doubled", "built again after its process was lost, the model has no head: [[]output_from_input] *"),
+        ("Doubled", "the model was rebuilt after its process was lost, and has no head: [[]output_from_input] *"),
     ],
 )
-def test_a_model_that_cannot_be_built_again_after_a_crash_is_an_error(
+def test_a_model_that_cannot_be_rebuilt_after_a_crash_is_an_error(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, then: str, message: str
 ) -> None:
     extend_conftest(f"import sys\n{REBUILT}\nSPECS = {{'once': dict(build=only_once({then}))}}")
@@ -339,7 +337,7 @@ def {hook}(item{more}):
     ],
 )
 @pytest.mark.parametrize("order", ["tryfirst=True", "trylast=True"])
-def test_a_check_that_passed_and_that_a_hook_fails_is_no_pass(
+def test_a_passed_check_that_a_hook_fails_is_a_failure(
     project: pytest.Pytester,
     extend_conftest: Extend,
     journal: Journal,
@@ -357,7 +355,7 @@ def test_a_check_that_passed_and_that_a_hook_fails_is_no_pass(
     assert message in (item.message or "failed, without a message")
 
 
-def test_a_skip_in_the_teardown_does_not_take_a_failure_away(
+def test_a_skip_in_the_teardown_does_not_hide_a_failure(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest("def pytest_runtest_teardown(item):\n    pytest.skip('too late')")
@@ -367,7 +365,7 @@ def test_a_skip_in_the_teardown_does_not_take_a_failure_away(
     assert item.message.startswith("the state_dict differs")
 
 
-def test_a_report_that_another_plugin_made_is_a_result_too(
+def test_a_report_created_by_another_plugin_is_a_result_too(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(
@@ -387,7 +385,7 @@ def test_a_report_that_another_plugin_made_is_a_result_too(
     }
 
 
-def test_a_pass_that_a_strict_mark_forbids_fails_the_resumed_run_too(
+def test_a_pass_forbidden_by_a_strict_mark_fails_the_resumed_run_too(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(

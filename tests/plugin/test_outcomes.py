@@ -1,4 +1,4 @@
-"""Each test ends in one result, which says what happened, why, and how to repeat it; one bad model spoils no other."""
+"""Each test has one result with its outcome, reason and repro command; a bad model affects no other."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_every_model_of_a_mixed_zoo_gets_its_own_outcome(project: pytest.Pyteste
     }
 
 
-def test_a_model_is_built_once_for_all_its_checks_and_tried_again_when_that_fails(
+def test_a_model_is_built_once_for_all_its_checks_even_if_that_fails(
     project: pytest.Pytester, builds: Callable[[], list[str]]
 ) -> None:
     project.runpytest_inprocess(ZOO)
@@ -73,7 +73,7 @@ def test_a_model_is_built_once_for_all_its_checks_and_tried_again_when_that_fail
     assert {name: times[name] for name in broken} == broken, "not for each check"
 
 
-def test_a_model_is_let_go_before_the_next_one_is_built(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_a_model_is_released_before_the_next_one_is_built(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(
         "import weakref\n"
         "ALIVE = weakref.WeakSet()\n"
@@ -90,7 +90,7 @@ def test_a_model_is_let_go_before_the_next_one_is_built(project: pytest.Pytester
     project.runpytest_subprocess(ZOO, "--headswap-checks=output_shape,gradient_flow").assert_outcomes(passed=8)
 
 
-def test_a_model_that_failed_is_let_go_too(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_a_model_that_failed_is_released_too(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(
         "import gc, weakref\n"
         "from pytest_headswap import CheckFailed\n"
@@ -158,7 +158,7 @@ def test_a_build_that_raises_is_an_error_with_its_type(project: pytest.Pytester,
     assert journal()["testzoo::unbuildable::output_shape"].message == "ValueError: no such depth"
 
 
-def test_the_user_can_still_ask_for_a_full_traceback(project: pytest.Pytester) -> None:
+def test_a_full_traceback_can_be_requested(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(
         ZOO, "--headswap-models=unbuildable", "--headswap-checks=output_shape", "--tb=native"
     )
@@ -213,7 +213,7 @@ def _mark(extend_conftest: Extend, mark: str) -> None:
         ("pytest.mark.skip(reason='too large')", "alpha", "skipped"),
     ],
 )
-def test_marks_of_the_user_decide_the_outcome(
+def test_user_marks_decide_the_outcome(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, mark: str, model: str, expected: str
 ) -> None:
     _mark(extend_conftest, mark)
@@ -243,7 +243,7 @@ def test_the_repro_command_gives_the_same_result_again(project: pytest.Pytester,
     assert (again.nodeid, again.outcome, again.message) == (first.nodeid, first.outcome, first.message)
 
 
-def test_an_interrupted_run_keeps_what_it_had_found(
+def test_an_interrupted_run_keeps_its_results(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(
@@ -256,7 +256,7 @@ def test_an_interrupted_run_keeps_what_it_had_found(
     assert len(journal()) == 4
 
 
-def test_junit_xml_has_one_case_a_result(project: pytest.Pytester) -> None:
+def test_junit_xml_has_one_case_per_result(project: pytest.Pytester) -> None:
     project.runpytest_inprocess(ZOO, THREE, "--junitxml=junit.xml")
     cases = list(ET.parse(project.path / "junit.xml").getroot().iter("testcase"))
     assert len(cases) == 24

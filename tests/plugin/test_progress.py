@@ -1,4 +1,4 @@
-"""While a run goes on, it says how far it is, in lines of its own between pytest's dots."""
+"""A run reports its progress on separate lines between pytest's dots."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("often")
 @pytest.mark.parametrize("flags", [[], ["-v"], ["-q"], ["-n", "2"], ["-n", "2", "-v"]], ids=" ".join)
-def test_progress_stands_in_lines_of_its_own(project: pytest.Pytester, flags: list[str]) -> None:
+def test_progress_is_printed_on_separate_lines(project: pytest.Pytester, flags: list[str]) -> None:
     if "-n" in flags:
         pytest.importorskip("xdist")
     result = project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha,beta*,lonely", *flags)
@@ -50,13 +50,13 @@ def test_progress_stands_in_lines_of_its_own(project: pytest.Pytester, flags: li
 
 
 @pytest.mark.usefixtures("often")
-def test_nothing_is_reported_where_silence_is_requested(project: pytest.Pytester) -> None:
+def test_quiet_runs_print_no_progress(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(ZOO, CHECKS, TWO, "-q", "-q")
     assert "models done" not in result.stdout.str()
     assert project.runpytest_inprocess(ZOO, CHECKS, TWO, "-p", "no:terminal").ret == 0
 
 
-def test_a_short_run_says_nothing_of_its_progress(project: pytest.Pytester) -> None:
+def test_a_short_run_prints_no_progress(project: pytest.Pytester) -> None:
     assert "models done" not in project.runpytest_inprocess(ZOO, CHECKS, TWO).stdout.str()
 
 

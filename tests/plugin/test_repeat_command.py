@@ -1,4 +1,4 @@
-"""A line that repeats a test writes to a report folder of its own, and never to that of the run it was copied from."""
+"""A repro command writes to its own report folder, never to that of the run it was copied from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TWO = "--headswap-checks=output_shape,native_parity"
 
 
 @pytest.mark.parametrize("own", ["", "mine", "headswap-repeat", "headswap-repeat-2", "deep/headswap-repeat"])
-def test_a_pasted_repeat_line_leaves_the_report_it_was_copied_from_alone(
+def test_a_repro_command_keeps_the_report_it_was_copied_from(
     project: pytest.Pytester, journal: Journal, own: str
 ) -> None:
     flags = [f"--headswap-report={own}"] if own else []
@@ -42,7 +42,7 @@ def test_a_pasted_repeat_line_leaves_the_report_it_was_copied_from_alone(
 
 
 @pytest.mark.parametrize("how", ["headswap_report = mine", "addopts = --headswap-report=mine"])
-def test_a_report_folder_of_the_ini_file_is_not_that_of_a_repeat_line(
+def test_a_repro_command_does_not_use_the_report_folder_of_the_ini_file(
     project: pytest.Pytester, journal: Journal, how: str
 ) -> None:
     project.makeini(f"[pytest]\n{how}\n")
@@ -54,7 +54,7 @@ def test_a_report_folder_of_the_ini_file_is_not_that_of_a_repeat_line(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
-def test_a_link_to_the_folder_of_repeat_lines_is_seen_through(project: pytest.Pytester, journal: Journal) -> None:
+def test_a_link_to_the_folder_of_repro_commands_is_resolved(project: pytest.Pytester, journal: Journal) -> None:
     (project.path / "headswap-repeat").mkdir()
     Path(project.path / "mine").symlink_to(project.path / "headswap-repeat")
     project.runpytest_inprocess(ZOO, TWO, "--headswap-models=mismatched", "--headswap-report=mine")

@@ -1,4 +1,4 @@
-"""A run owns its report folder, keeps its results whatever happens to the folder, and never ends as if all was well."""
+"""A run owns its report folder and keeps its results whatever happens to the folder."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _summary(project: pytest.Pytester, folder: str = "headswap-report") -> str:
     ],
 )
 @pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "with-xdist"])
-def test_a_report_folder_that_is_deleted_is_written_again_and_the_run_says_so(
+def test_a_deleted_report_folder_is_restored_and_reported(
     project: pytest.Pytester,
     extend_conftest: Extend,
     journal: Journal,
@@ -88,7 +88,7 @@ REPLACING = {
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be replaced there")
 @pytest.mark.parametrize("after", [FIRST, LAST], ids=["early", "at-the-end"])
 @pytest.mark.parametrize("meddle", REPLACING.values(), ids=REPLACING.keys())
-def test_a_journal_that_is_replaced_fails_the_run_and_no_result_is_dropped(
+def test_a_replaced_journal_fails_the_run_and_no_result_is_dropped(
     project: pytest.Pytester, extend_conftest: Extend, after: str, meddle: str
 ) -> None:
     extend_conftest(MEDDLING.format(after=after, meddle=meddle))
@@ -118,7 +118,7 @@ SPOILING = {
 
 @pytest.mark.parametrize("after", [FIRST, LAST], ids=["early", "at-the-end"])
 @pytest.mark.parametrize("meddle", SPOILING.values(), ids=SPOILING.keys())
-def test_a_journal_that_something_else_writes_to_fails_the_run(
+def test_a_journal_modified_by_another_program_fails_the_run(
     project: pytest.Pytester, extend_conftest: Extend, after: str, meddle: str
 ) -> None:
     extend_conftest(MEDDLING.format(after=after, meddle=meddle))
@@ -161,7 +161,7 @@ def _start(project: pytest.Pytester, *flags: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "with-xdist"])
-def test_a_second_run_is_refused_the_folder_and_the_first_loses_nothing(
+def test_a_second_run_in_the_folder_is_refused_and_the_first_loses_nothing(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, workers: tuple[str, ...]
 ) -> None:
     if workers:
@@ -184,7 +184,7 @@ def test_a_second_run_is_refused_the_folder_and_the_first_loses_nothing(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
-def test_the_folder_of_a_killed_run_is_free_and_what_it_had_found_can_be_resumed(
+def test_a_killed_run_frees_its_folder_and_can_be_resumed(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(WAITING)
@@ -201,7 +201,7 @@ def test_the_folder_of_a_killed_run_is_free_and_what_it_had_found_can_be_resumed
     assert not (project.path / "headswap-report" / "results.lock").exists()
 
 
-def test_a_merge_into_the_folder_of_a_run_is_refused(project: pytest.Pytester) -> None:
+def test_a_merge_into_the_folder_of_a_running_run_is_refused(project: pytest.Pytester) -> None:
     for shard in ("1/2", "2/2"):
         project.runpytest_inprocess(ZOO, TWO, SOUND, f"--headswap-shard={shard}", f"--headswap-report={shard[0]}")
     lock = FolderLock(project.path / "whole", "pytest --headswap-zoo=timm")
@@ -213,7 +213,7 @@ def test_a_merge_into_the_folder_of_a_run_is_refused(project: pytest.Pytester) -
     assert project.run(*merge).ret == 0
 
 
-def test_a_run_that_makes_no_checks_leaves_the_journal_alone(project: pytest.Pytester, journal: Journal) -> None:
+def test_a_run_without_checks_leaves_the_journal_alone(project: pytest.Pytester, journal: Journal) -> None:
     project.runpytest_inprocess(ZOO, TWO, SOUND)
     for flag in ("--collect-only", "--setup-plan", "--setup-only"):
         assert project.runpytest_inprocess(ZOO, TWO, SOUND, flag).ret == 0

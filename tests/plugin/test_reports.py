@@ -1,4 +1,4 @@
-"""When a run ends its reports lie next to the journal, the worst stands in the terminal, and JUnit has it all."""
+"""A run writes its reports next to the journal, shows the worst results, and fills JUnit XML."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_reports_are_written_next_to_the_journal_and_named(project: pytest.P
     result.stdout.fnmatch_lines([f"report: {folder}/index.html", f"journal: {folder}/results.jsonl"])
 
 
-def test_the_worst_stands_in_the_summary_with_the_line_to_paste(project: pytest.Pytester) -> None:
+def test_the_summary_shows_the_worst_result_with_its_repro_command(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(ZOO, TWO)
     lines = result.stdout.lines
     start = lines.index("to look at, the worst first: 4 architectures")
@@ -44,7 +44,7 @@ def test_the_worst_stands_in_the_summary_with_the_line_to_paste(project: pytest.
     project.runpytest_inprocess(*flags).assert_outcomes(failed=1)
 
 
-def test_the_table_of_the_worst_is_short_and_says_how_much_more_there_is(
+def test_the_table_of_the_worst_results_is_short_and_counts_the_rest(
     project: pytest.Pytester, extend_conftest: Extend
 ) -> None:
     extend_conftest("SPECS = {f'm{i:02}': dict(build=unbuildable) for i in range(30)}")
@@ -56,15 +56,13 @@ def test_the_table_of_the_worst_is_short_and_says_how_much_more_there_is(
     assert all(len(line) <= 200 for line in lines[start:end])
 
 
-def test_a_run_in_which_all_is_well_has_no_table(project: pytest.Pytester) -> None:
+def test_a_run_without_failures_has_no_table(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(ZOO, TWO, "--headswap-models=alpha")
     result.stdout.no_fnmatch_line("*to look at*")
     result.stdout.fnmatch_lines(["report: *"])
 
 
-def test_a_report_that_cannot_be_written_is_a_warning_and_the_run_is_as_good(
-    project: pytest.Pytester, journal: Journal
-) -> None:
+def test_a_report_that_cannot_be_written_is_only_a_warning(project: pytest.Pytester, journal: Journal) -> None:
     (project.path / "headswap-report" / "index.html").mkdir(parents=True)
     result = project.runpytest_inprocess(ZOO, TWO, "--headswap-models=alpha")
     assert result.ret == 0
@@ -74,7 +72,7 @@ def test_a_report_that_cannot_be_written_is_a_warning_and_the_run_is_as_good(
     result.stdout.no_fnmatch_line("report: *")
 
 
-def test_a_fault_of_the_reports_is_a_warning_too(
+def test_a_bug_in_the_reports_is_only_a_warning(
     project: pytest.Pytester, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # by its name among the modules: a run of pytester leaves an older one on the package
@@ -86,14 +84,14 @@ def test_a_fault_of_the_reports_is_a_warning_too(
     result.stdout.fnmatch_lines(["warning: the report was not written: ZeroDivisionError: *"])
 
 
-def test_a_listing_of_tests_leaves_the_reports_of_the_last_run_alone(project: pytest.Pytester) -> None:
+def test_collect_only_leaves_the_last_reports_alone(project: pytest.Pytester) -> None:
     project.runpytest_inprocess(ZOO, TWO, "--headswap-models=alpha")
     before = (project.path / "headswap-report" / "index.html").read_bytes()
     project.runpytest_inprocess(ZOO, "--collect-only")
     assert (project.path / "headswap-report" / "index.html").read_bytes() == before
 
 
-def test_the_first_result_of_a_model_has_its_heads_in_full(project: pytest.Pytester, journal: Journal) -> None:
+def test_the_first_result_of_a_model_holds_its_heads(project: pytest.Pytester, journal: Journal) -> None:
     project.runpytest_inprocess(ZOO, TWO)
     results = journal()
     anatomy = results["testzoo::alpha::output_shape"].anatomy
@@ -136,7 +134,7 @@ def _properties(project: pytest.Pytester) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "with-xdist"])
-def test_junit_xml_has_what_the_journal_has_as_properties(
+def test_junit_xml_has_the_fields_of_the_journal_as_properties(
     project: pytest.Pytester, journal: Journal, workers: tuple[str, ...]
 ) -> None:
     if workers:
@@ -156,7 +154,7 @@ def test_junit_xml_has_what_the_journal_has_as_properties(
     assert "evidence" not in properties["testzoo.unbuildable.output_shape"]
 
 
-def test_properties_of_the_user_are_kept(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_user_properties_are_kept(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(
         "def pytest_collection_modifyitems(items):\n"
         "    for item in items:\n"
@@ -167,7 +165,7 @@ def test_properties_of_the_user_are_kept(project: pytest.Pytester, extend_confte
     assert (found["team"], found["outcome"]) == ("vision", "passed")
 
 
-def test_a_teardown_that_raises_is_what_junit_has_in_the_end(project: pytest.Pytester, extend_conftest: Extend) -> None:
+def test_junit_xml_reports_a_teardown_that_raises(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest("def pytest_runtest_teardown(item):\n    raise OSError('the disk is gone')")
     project.runpytest_inprocess(
         ZOO, "--headswap-models=alpha", "--headswap-checks=output_shape", "--junitxml=junit.xml"

@@ -1,4 +1,4 @@
-"""A run goes on where an earlier one was cut short; a journal that cannot be written is told, without a traceback."""
+"""A run resumes an interrupted one; a journal that cannot be written is a warning without a traceback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _edit(project: pytest.Pytester, edit: Callable[[list[str]], list[str]], fold
     path.write_text("".join(edit(path.read_text().splitlines(keepends=True))))
 
 
-def test_what_was_finished_is_carried_over_and_the_rest_is_run(
+def test_finished_results_are_kept_and_the_rest_runs(
     project: pytest.Pytester, journal: Journal, builds: Callable[[], list[str]]
 ) -> None:
     project.runpytest_inprocess(*RUN)
@@ -35,10 +35,10 @@ def test_what_was_finished_is_carried_over_and_the_rest_is_run(
     result.assert_outcomes(passed=1, failed=1, skipped=1, errors=6, deselected=7)
     result.stdout.fnmatch_lines(
         [
-            "headswap: resume: 7 results are taken over",
+            "headswap: resume: 7 results kept from the earlier run",
             "headswap: plan: 5 models, 9 checks, *",
             "testzoo: 16 results: 6 passed, 1 failed, 3 skipped, 6 error",
-            "taken over from the run before: 7 results",
+            "kept from the earlier run: 7 results",
             "journal: *",
         ]
     )
@@ -48,7 +48,7 @@ def test_what_was_finished_is_carried_over_and_the_rest_is_run(
     assert {key: item.outcome for key, item in results.items()} == {key: item.outcome for key, item in whole.items()}
 
 
-def test_failures_that_are_carried_over_are_named_and_fail_the_run(project: pytest.Pytester, journal: Journal) -> None:
+def test_kept_failures_are_named_and_fail_the_run(project: pytest.Pytester, journal: Journal) -> None:
     flags = ("--headswap-models=alpha,mismatched",)
     project.runpytest_inprocess(*RUN, *flags)
     before = journal()
@@ -58,19 +58,19 @@ def test_failures_that_are_carried_over_are_named_and_fail_the_run(project: pyte
     result.stdout.fnmatch_lines(
         [
             "testzoo: 4 results: 3 passed, 1 failed",
-            "taken over from the run before: 4 results",
+            "kept from the earlier run: 4 results",
             "  failed testzoo::mismatched::native_parity - the state_dict differs*",
         ]
     )
     assert journal() == before
 
 
-def test_a_run_of_which_all_was_done_has_succeeded(project: pytest.Pytester) -> None:
+def test_resuming_a_complete_run_succeeds(project: pytest.Pytester) -> None:
     for flags in RUN, RESUME, RESUME:
         assert project.runpytest_inprocess(*flags, "--headswap-models=alpha").ret == pytest.ExitCode.OK
 
 
-def test_what_crashed_or_timed_out_is_run_again(project: pytest.Pytester, journal: Journal) -> None:
+def test_crashes_and_timeouts_are_rerun(project: pytest.Pytester, journal: Journal) -> None:
     project.runpytest_inprocess(*RUN, "--headswap-models=alpha,lonely")
 
     def spoil(lines: list[str]) -> list[str]:
@@ -81,13 +81,11 @@ def test_what_crashed_or_timed_out_is_run_again(project: pytest.Pytester, journa
     _edit(project, spoil)
     result = project.runpytest_inprocess(*RESUME, "--headswap-models=alpha,lonely")
     result.assert_outcomes(passed=2, deselected=2)
-    result.stdout.fnmatch_lines(["headswap: resume: 2 results are taken over; 2 are run again"])
+    result.stdout.fnmatch_lines(["headswap: resume: 2 results kept from the earlier run; 2 to rerun"])
     assert [item.outcome for item in journal().values()] == ["passed", "skipped", "passed", "passed"]
 
 
-def test_each_carried_over_result_is_announced_to_plugins_like_any_other(
-    project: pytest.Pytester, extend_conftest: Extend
-) -> None:
+def test_hooks_get_kept_results_like_any_other(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(
         "def pytest_headswap_result(config, result):\n"
         "    with (config.rootpath / 'told.txt').open('a') as file:\n"
@@ -99,22 +97,22 @@ def test_each_carried_over_result_is_announced_to_plugins_like_any_other(
     assert told == ["testzoo::alpha::output_shape", "testzoo::alpha::native_parity"] * 2
 
 
-def test_without_a_journal_everything_is_run(project: pytest.Pytester) -> None:
+def test_everything_runs_if_there_is_no_journal(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(*RESUME, "--headswap-models=alpha")
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["headswap: resume: there is nothing to go on from, so everything is run"])
+    result.stdout.fnmatch_lines(["headswap: resume: there are no earlier results, so all checks run"])
 
 
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--headswap-num-classes=3", "num_classes was 7 and is 3. Give what was given there, or *"),
+        ("--headswap-num-classes=3", "num_classes was 7 and is 3. Use the same options, choose *"),
         ("--headswap-models=alpha", "models was 'alpha,lonely' and is 'alpha'. *"),
         ("--headswap-timeout=7", "timeout was 300 and is 7. *"),
-        ("--headswap-shard=1/2", "part is not the same; selection is not the same; shard was None and is '1/2'. *"),
+        ("--headswap-shard=1/2", "part differs; selection differs; shard was None and is '1/2'. *"),
     ],
 )
-def test_the_journal_of_another_run_is_refused_with_what_differs(
+def test_the_journal_of_another_run_is_refused_with_the_differences(
     project: pytest.Pytester, journal: Journal, flag: str, message: str
 ) -> None:
     models = "--headswap-models=alpha,lonely"
@@ -122,11 +120,11 @@ def test_the_journal_of_another_run_is_refused_with_what_differs(
     before = journal()
     result = project.runpytest_inprocess(*RESUME, models, flag)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: --headswap-resume: the journal * is of another run: {message}"])
+    result.stderr.fnmatch_lines([f"ERROR: --headswap-resume: the journal * belongs to another run: {message}"])
     assert journal() == before
 
 
-def test_other_versions_and_what_is_no_journal_are_refused(project: pytest.Pytester) -> None:
+def test_a_journal_with_other_versions_and_a_malformed_one_are_refused(project: pytest.Pytester) -> None:
     project.runpytest_inprocess(*RUN, "--headswap-models=alpha")
     _edit(project, lambda lines: [lines[0].replace('"testlib": "1.2"', '"testlib": "1.1"'), *lines[1:]])
     result = project.runpytest_inprocess(*RESUME, "--headswap-models=alpha")
@@ -144,7 +142,7 @@ def test_a_shard_is_resumed_on_workers_too(project: pytest.Pytester, journal: Jo
     whole = journal()
     _edit(project, lambda lines: lines[:4])
     result = project.runpytest_subprocess(*RESUME, shard, "-n", "1")
-    result.stdout.fnmatch_lines(["headswap: resume: 3 results are taken over"])
+    result.stdout.fnmatch_lines(["headswap: resume: 3 results kept from the earlier run"])
     assert journal().keys() == whole.keys()
     assert read_journal(project.path / "headswap-report")[0].options["shard"] == "1/2"
 
@@ -166,9 +164,7 @@ reason = "it did, once"
 """
 
 
-def test_what_is_carried_over_is_held_against_the_file_of_expectations_as_it_is_now(
-    project: pytest.Pytester, journal: Journal
-) -> None:
+def test_kept_results_are_matched_against_the_current_expectations(project: pytest.Pytester, journal: Journal) -> None:
     flags = ("--headswap-models=alpha,mismatched", "--headswap-expectations=testzoo.toml")
     file = project.path / "testzoo.toml"
     file.write_text("")
@@ -178,8 +174,8 @@ def test_what_is_carried_over_is_held_against_the_file_of_expectations_as_it_is_
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(
         [
-            "headswap: resume: 4 results are taken over, 1 with another outcome by the file of expectations",
-            "headswap: plan: nothing is left to run",
+            "headswap: resume: 4 results kept from the earlier run, 1 with another outcome under the current *",
+            "headswap: plan: no checks left to run",
             "testzoo: 4 results: 3 passed, 1 xfailed",
         ]
     )
@@ -201,7 +197,9 @@ def test_what_is_carried_over_is_held_against_the_file_of_expectations_as_it_is_
     )
 
 
-def test_what_was_not_run_by_the_file_is_run_when_it_is_taken_out(project: pytest.Pytester, journal: Journal) -> None:
+def test_a_check_excluded_by_the_file_runs_once_the_entry_is_removed(
+    project: pytest.Pytester, journal: Journal
+) -> None:
     flags = ("--headswap-models=alpha,beta*", "--headswap-expectations=testzoo.toml")
     file = project.path / "testzoo.toml"
     kept = '[[expect]]\nmodels = "alpha"\noutcome = "skipped"\nrun = false\nreason = "it takes the machine with it"\n'
@@ -211,7 +209,7 @@ def test_what_was_not_run_by_the_file_is_run_when_it_is_taken_out(project: pytes
     file.write_text("")
     result = project.runpytest_inprocess(*RESUME, *flags)
     result.assert_outcomes(passed=2, deselected=2)
-    result.stdout.fnmatch_lines(["headswap: resume: 2 results are taken over; 2 are run again"])
+    result.stdout.fnmatch_lines(["headswap: resume: 2 results kept from the earlier run; 2 to rerun"])
     file.write_text(kept)
     project.runpytest_inprocess(*RESUME, *flags).assert_outcomes(skipped=2, deselected=2)
     project.runpytest_inprocess(*RESUME, *flags, "--headswap-run-skipped").assert_outcomes(passed=2, deselected=2)
@@ -230,7 +228,7 @@ def pytest_headswap_result(config, result):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no limits for files")
-def test_a_full_disk_is_a_loud_warning_and_the_run_goes_on(
+def test_a_full_disk_is_a_loud_warning_and_the_run_continues(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(FULL)
@@ -240,7 +238,7 @@ def test_a_full_disk_is_a_loud_warning_and_the_run_goes_on(
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            "headswap: WARNING: cannot write to *results.jsonl: File too large. The run goes on, *",
+            "headswap: WARNING: cannot write to *results.jsonl: File too large. The run continues *",
             "testzoo: 6 results: 5 passed, 1 skipped",
             "WARNING: 3 results are not in the journal: cannot write to *",
         ]

@@ -1,4 +1,4 @@
-"""A run says beforehand what is planned, and how long it is expected to take."""
+"""A run states its plan and its expected duration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("shipped")
-def test_the_header_says_what_is_planned_and_how_long_it_takes(project: pytest.Pytester) -> None:
+def test_the_header_states_the_plan_and_the_expected_duration(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(ZOO, TWO, "--collect-only")
     result.stdout.fnmatch_lines(
         [
@@ -38,18 +38,18 @@ def test_the_header_says_what_is_planned_and_how_long_it_takes(project: pytest.P
 
 @pytest.mark.usefixtures("shipped")
 @pytest.mark.parametrize("flag", [CHECKS, "--headswap-evidence=abstract"])
-def test_a_run_that_asks_for_less_than_was_measured_takes_at_most_as_long(project: pytest.Pytester, flag: str) -> None:
+def test_the_measured_duration_is_an_upper_bound_for_a_smaller_run(project: pytest.Pytester, flag: str) -> None:
     result = project.runpytest_inprocess(ZOO, TWO, "--collect-only", flag)
     result.stdout.fnmatch_lines(["headswap: plan: 2 models, *, at most about 30 minutes"])
 
 
 @pytest.mark.usefixtures("shipped")
-def test_a_model_that_is_known_to_take_more_than_it_may_is_planned_with_structure(project: pytest.Pytester) -> None:
+def test_a_model_known_to_be_too_large_is_planned_with_abstract_evidence(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(ZOO, "--headswap-memory-limit=90MB", "--collect-only")
     result.stdout.fnmatch_lines(["headswap: plan: *, numeric for 5, abstract for 3 that take too much memory, *"])
 
 
-def test_what_was_measured_of_a_zoo_that_nobody_else_knows_is_known(project: pytest.Pytester) -> None:
+def test_costs_measured_here_suffice_for_a_zoo_without_shipped_costs(project: pytest.Pytester) -> None:
     project.runpytest_inprocess(ZOO, CHECKS, "--headswap-models=alpha")
     result = project.runpytest_inprocess(ZOO, CHECKS, TWO, "--collect-only")
     result.stdout.fnmatch_lines(["headswap: plan: 2 models, 4 checks, numeric where memory allows, about a minute"])
@@ -63,7 +63,7 @@ def test_workers_share_the_time_but_not_the_longest_model(project: pytest.Pytest
     result.stdout.fnmatch_lines(["headswap: plan: 2 models, 2 checks, *, at most about 20 minutes on 2 workers"])
 
 
-def test_a_zoo_that_nobody_knows_takes_nobody_knows_how_long(project: pytest.Pytester) -> None:
+def test_a_zoo_without_any_costs_has_no_expected_duration(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(ZOO, "--collect-only", "--headswap-evidence=numeric")
     result.stdout.fnmatch_lines(["headswap: plan: 8 models, 64 checks, numeric"])
 
@@ -84,7 +84,7 @@ def test_a_run_without_a_model_needs_no_time() -> None:
         (1e5, "27 h 47 min"),
     ],
 )
-def test_durations_are_reported_as_precisely_as_they_are_known(seconds: float, told: str) -> None:
+def test_durations_are_rounded_to_their_precision(seconds: float, told: str) -> None:
     assert format_estimate(seconds) == told
 
 

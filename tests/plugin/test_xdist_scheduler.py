@@ -1,4 +1,4 @@
-"""The scheduler hands out whole models, the longest first, and neither repeats a crash nor leaves a worker waiting."""
+"""The scheduler assigns whole models, longest first, neither repeats a crash nor leaves a worker idle."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_checks_of_a_model_run_on_one_worker_and_all_run() -> None:
         assert len({ran[test] for test in IDS if f"::m{model}::" in test}) == 1
 
 
-def test_tests_of_the_project_are_handed_out_one_by_one() -> None:
+def test_the_projects_tests_are_handed_out_one_by_one() -> None:
     own = [f"test_own.py::test_{n}" for n in range(40)]
     ran, _ = _run(*_scheduler([*own, *IDS]), crashing=frozenset())
     assert set(ran) == {*own, *IDS}
@@ -121,7 +121,7 @@ def test_the_longest_models_are_handed_out_first() -> None:
     assert list(scheduler.workqueue) == ["zoo::m2", "zoo::m3", "zoo::m5", "zoo::m0"], "of equals the first by name"
 
 
-def test_tests_of_the_project_keep_their_place_among_models() -> None:
+def test_the_projects_tests_keep_their_place_among_models() -> None:
     scheduler, _ = _scheduler(IDS, seconds={"zoo::m0": 1.0, "zoo::m1": 5.0, "zoo::m2": 3.0})
     scheduler.workqueue.clear()
     scheduler.workqueue.update(
@@ -131,7 +131,7 @@ def test_tests_of_the_project_keep_their_place_among_models() -> None:
     assert list(scheduler.workqueue) == ["t.py::1", "zoo::m1", "t.py::2", "zoo::m2", "zoo::m0", "t.py::3"]
 
 
-def test_what_a_worker_has_done_is_forgotten() -> None:
+def test_finished_tests_of_a_worker_are_forgotten() -> None:
     scheduler, workers = _scheduler(IDS)
     _run(scheduler, workers, crashing=frozenset())
     assert list(scheduler.assigned_work.values()) == [{}, {}]
@@ -154,7 +154,7 @@ def test_the_work_to_hand_out_a_test_does_not_grow_with_the_run() -> None:
     assert calls_of(lambda: hand_out_all(1000)) < 2.2 * calls_of(lambda: hand_out_all(500))
 
 
-def test_loadscope_keeps_the_modules_of_the_project_together() -> None:
+def test_loadscope_keeps_the_projects_modules_together() -> None:
     scheduler, _ = _scheduler(IDS, dist="loadscope")
     assert scheduler._split_scope("test_own.py::test_1") == "test_own.py"
     assert scheduler._split_scope("zoo::m1::a") == "zoo::m1"
@@ -168,7 +168,7 @@ def test_a_crash_is_reported_once_and_everything_else_still_runs(crashing: str) 
     assert set(ran) == set(IDS) - chosen
 
 
-def test_a_worker_that_ends_without_work_crashed_on_nothing() -> None:
+def test_a_worker_that_ends_without_work_crashes_no_test() -> None:
     scheduler, workers = _scheduler(IDS[:3])
     idle = next(worker for worker in workers if not worker.queue)
     assert idle.shutting_down
@@ -176,7 +176,7 @@ def test_a_worker_that_ends_without_work_crashed_on_nothing() -> None:
 
 
 @pytest.mark.parametrize("dist", ["loadfile", "loadgroup", "worksteal", "each", "no"])
-def test_other_ways_of_distribution_are_left_to_xdist(dist: str) -> None:
+def test_other_distribution_modes_are_left_to_xdist(dist: str) -> None:
     config: Any = Config(dist)
     log: Any = SimpleNamespace()
     assert make_scheduler(config, log, SECONDS) is None

@@ -1,4 +1,4 @@
-"""The journal keeps everything that was written, says what is wrong with a file, and never adds to an old run."""
+"""A journal keeps every result, names its faults when it is read, and never appends to an old run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PASSED = Result("builtin", "linear", "output_shape", "passed", evidence="abstrac
 SKIPPED = Result("builtin", "no\u2028head\nat all \ud800", "output_shape", "skipped", reason="output_is_backbone")
 
 
-def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+def test_results_and_header_are_read_back_as_written(tmp_path: Path) -> None:
     with JournalWriter(tmp_path, HEADER) as journal:
         journal.write(PASSED)
         journal.write(SKIPPED)
@@ -23,12 +23,12 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert results == [PASSED, SKIPPED]
 
 
-def test_the_folder_can_be_read_instead_of_the_file(tmp_path: Path) -> None:
+def test_a_journal_can_be_read_by_its_folder(tmp_path: Path) -> None:
     JournalWriter(tmp_path, HEADER).close()
     assert read_journal(tmp_path) == read_journal(str(tmp_path)) == (HEADER, [])
 
 
-def test_missing_folders_are_made(tmp_path: Path) -> None:
+def test_missing_folders_are_created(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     JournalWriter(folder, HEADER).close()
     assert (folder / JOURNAL_NAME).is_file()
@@ -51,14 +51,14 @@ def test_a_result_is_in_the_file_before_the_journal_is_closed(tmp_path: Path) ->
     journal.close()
 
 
-def test_a_new_run_replaces_the_journal_of_the_last(tmp_path: Path) -> None:
+def test_a_new_run_replaces_the_previous_journal(tmp_path: Path) -> None:
     for _ in range(2):
         with JournalWriter(tmp_path, HEADER) as journal:
             journal.write(PASSED)
     assert read_journal(tmp_path)[1] == [PASSED]
 
 
-def test_a_folder_that_is_a_file_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_refused_with_a_hint(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("", encoding="utf-8")
     with pytest.raises(JournalError, match=r"cannot write the report to .*taken: .*Choose a folder"):
         JournalWriter(tmp_path / "taken", HEADER)
@@ -70,7 +70,7 @@ def test_a_folder_below_a_file_is_refused_too(tmp_path: Path) -> None:
         JournalWriter(tmp_path / "taken" / "below", HEADER)
 
 
-def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+def test_a_truncated_last_line_is_ignored(tmp_path: Path) -> None:
     with JournalWriter(tmp_path, HEADER) as journal:
         journal.write(PASSED)
         journal.write(SKIPPED)
@@ -85,19 +85,30 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
         ("", "no complete line"),
         ("{}\n", "line 1: not the header"),
         ("no json\n", "line 1: not the header"),
-        ("[1]\n", "expected a JSON object, found list"),
+        ("[1]\n", "line 1: not the header .*Expected `object`, got `array`"),
+        ('{"headswap_journal": "1"}\n', "line 1: not the header .*headswap_journal"),
+        ('{"headswap_journal": 1, "versions": {"torch": 2}}\n', "line 1: not the header .*versions"),
+        ('{"headswap_journal": 1, "options": {"checks": "x"}}\n', "line 1: not the header .*options.checks"),
+        ('{"headswap_journal": 1, "merged": {"versions": [{}]}}\n', "line 1: not the header .*merged.versions"),
+        ('{"headswap_journal": 1, "selected": {"a": [{"models": []}]}}\n', "line 1: not the header .*selected"),
+        ('{"headswap_journal": 1, "options": {"timeout": 1e999}}\n', "line 1: .*1e999 is not a finite number"),
         ('{"headswap_journal": 99}\n', "has format 99, and this version reads format 1"),
-        ('{"headswap_journal": 1}\n{"zoo": "a"}\n', "line 2: not a result .*model, check, outcome"),
+        ('{"headswap_journal": 1}\n{"zoo": "a"}\n', "line 2: not a result .*`model`"),
         ('{"headswap_journal": 1}\nnope\n', "line 2: not a result"),
+        ('{"headswap_journal": 1}\n{"seconds": NaN}\n', "line 2: .*NaN is not a finite number"),
+        ('{"headswap_journal": 1}\n{"anatomy": -Infinity}\n', "line 2: .*-Infinity is not a finite number"),
+        ('{"headswap_journal": 1}\n{"anatomy": ' + "[" * 100_000 + "\n", "line 2: not a result .*recursion"),
+        ("[" * 100_000 + "\n", "line 1: not the header .*recursion"),
+        ('{"headswap_journal": 1}\n{"zoo": "\udcff"}\n', "line 2: not a result .*can't decode"),
     ],
 )
-def test_a_file_that_is_no_journal_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_malformed_journal_is_refused_with_its_path_and_the_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / JOURNAL_NAME
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(JournalError, match=message):
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(JournalError, match=f"results.jsonl.*{message}"):
         read_journal(path)
 
 
-def test_a_journal_that_does_not_exist_is_refused_with_its_path(tmp_path: Path) -> None:
+def test_a_missing_journal_is_refused_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match=r"cannot read the journal .*nowhere\.jsonl"):
         read_journal(tmp_path / "nowhere.jsonl")

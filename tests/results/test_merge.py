@@ -1,4 +1,4 @@
-"""Shards are merged only where they are parts of one run, disjoint and complete; each fault is named."""
+"""Only complete and disjoint shards of one run are merged; each fault is named."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _keys(merged: Merged) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_all_shards_together_are_the_whole_run_in_its_order(
+def test_all_shards_merge_into_the_whole_run_in_its_order(
     shards: list[Path], tmp_path: Path, order: tuple[int, ...]
 ) -> None:
     merged = merge([shards[index] for index in order])
@@ -74,11 +74,11 @@ def test_all_shards_together_are_the_whole_run_in_its_order(
     assert header.merged["selection"]["mine"]["models"] == 5
 
 
-def test_the_journals_themselves_may_be_named_in_place_of_their_folders(shards: list[Path]) -> None:
+def test_journals_can_be_given_instead_of_their_folders(shards: list[Path]) -> None:
     assert _keys(merge([folder / "results.jsonl" for folder in shards])) == ALL
 
 
-def test_a_shard_without_a_model_belongs_to_the_whole(shards: list[Path], tmp_path: Path) -> None:
+def test_a_shard_without_models_can_be_merged(shards: list[Path], tmp_path: Path) -> None:
     for folder in shards:
         shard = f"{folder.name[1]}/4"
         _change(folder, _with_options(shard=shard))
@@ -102,7 +102,7 @@ def test_missing_results_are_named(shards: list[Path]) -> None:
     assert f"shard 1/3 ({shards[0]}) lacks 4 results: {named}" in _problems(shards)
 
 
-def test_of_many_missing_results_the_first_are_named(shards: list[Path]) -> None:
+def test_only_the_first_of_many_missing_results_are_named(shards: list[Path]) -> None:
     names = [f"n{number}" for number in range(50)]
     options = shard_options("1/3", {"mine": names}, {"mine": names})
     _change(shards[0], lambda header, _: (replace(header, options={**OPTIONS, **options}), []))
@@ -110,13 +110,13 @@ def test_of_many_missing_results_the_first_are_named(shards: list[Path]) -> None
     assert f"lacks 100 results: {named}" in _problems(shards[:1])
 
 
-def test_a_model_that_no_shard_has_is_noticed_by_the_digest(shards: list[Path]) -> None:
+def test_the_digest_reveals_a_model_that_no_shard_has(shards: list[Path]) -> None:
     _change(shards[1], _with_options(part={"mine": ["a"]}))
     _change(shards[1], lambda header, results: (header, [result for result in results if result.model == "a"]))
     assert _problems(shards) == "the shards have 4 models of mine, and not the 5 of the selection"
 
 
-def test_as_many_models_but_others_are_noticed_by_the_digest(shards: list[Path]) -> None:
+def test_the_digest_reveals_other_models_in_the_same_number(shards: list[Path]) -> None:
     _change(shards[1], _with_options(part={"mine": ["a", "z"]}))
     _change(
         shards[1],
@@ -125,25 +125,25 @@ def test_as_many_models_but_others_are_noticed_by_the_digest(shards: list[Path])
     assert _problems(shards) == "the shards have 5 models of mine, and not the 5 of the selection"
 
 
-def test_a_shard_that_is_there_twice_is_named_even_for_a_part(shards: list[Path]) -> None:
+def test_a_duplicate_shard_is_named_even_in_a_partial_merge(shards: list[Path]) -> None:
     for allow_missing in (False, True):
         told = _problems([*shards, shards[0]], allow_missing=allow_missing)
-        assert told == f"shard 1/3 is there 2 times: {shards[0]} and {shards[0]}"
+        assert told == f"shard 1/3 was given 2 times: {shards[0]} and {shards[0]}"
 
 
-def test_a_result_that_is_there_twice_is_named(shards: list[Path]) -> None:
+def test_a_duplicate_result_is_named(shards: list[Path]) -> None:
     _change(shards[2], lambda header, results: (header, [*results, results[0]]))
-    assert _problems(shards) == f"shard 3/3 ({shards[2]}) has twice 1 result: mine::c::y"
+    assert _problems(shards) == f"shard 3/3 ({shards[2]}) contains duplicates of 1 result: mine::c::y"
 
 
 def test_a_model_in_two_shards_is_named(shards: list[Path]) -> None:
     _change(shards[2], _with_options(part={"mine": ["c", "a"]}))
-    assert _problems(shards) == "more than one shard has 1 model: mine::a"
+    assert _problems(shards) == "several shards contain 1 model: mine::a"
 
 
-def test_a_result_that_a_shard_did_not_select_is_named(shards: list[Path]) -> None:
+def test_an_unselected_result_is_named(shards: list[Path]) -> None:
     _change(shards[2], lambda header, results: (header, [*results, Result("other", "c", "z", "passed")]))
-    assert _problems(shards) == f"shard 3/3 ({shards[2]}) does not select, and yet has 1 result: other::c::z"
+    assert _problems(shards) == f"shard 3/3 ({shards[2]}) contains unselected results: 1 result: other::c::z"
 
 
 @pytest.mark.parametrize(
@@ -156,22 +156,27 @@ def test_a_result_that_a_shard_did_not_select_is_named(shards: list[Path]) -> No
         (lambda header, results: (replace(header, versions={"torch": "2.8"}), results), "lib: None here, '1' there"),
         (_with_options(num_classes=3), "num_classes: 3 here, 7 there"),
         (_with_options(evidence="numeric"), "evidence: 'numeric' here, None there"),
-        (_with_options(selection={"mine": {"models": 5, "digest": "0"}}), "not the same models were selected"),
-        (_with_options(shard="2/4"), "are parts of different counts"),
+        (_with_options(selection={"mine": {"models": 5, "digest": "0"}}), "the selected models differ"),
+        (_with_options(shard="2/4"), "belong to different numbers of shards"),
     ],
 )
-def test_shards_of_different_runs_are_refused_even_for_a_part(shards: list[Path], change: Change, told: str) -> None:
+def test_shards_of_different_runs_are_refused_even_in_a_partial_merge(
+    shards: list[Path], change: Change, told: str
+) -> None:
     _change(shards[1], change)
     for allow_missing in (False, True):
         assert told in _problems(shards, allow_missing=allow_missing)
 
 
-def test_the_journal_of_a_run_on_one_machine_is_no_shard(shards: list[Path]) -> None:
+def test_the_journal_of_an_unsharded_run_is_refused(shards: list[Path]) -> None:
     _change(shards[1], lambda header, results: (replace(header, options=OPTIONS), results))
-    assert _problems(shards) == f"{shards[1]} is the journal of no shard: make it with --headswap-shard"
+    assert (
+        _problems(shards) == f"{shards[1]} is not the journal of a shard: make it with --headswap-shard "
+        "(Object missing required field `shard`)"
+    )
 
 
-def test_some_shards_are_merged_when_requested_and_says_what_is_missing(shards: list[Path], tmp_path: Path) -> None:
+def test_a_partial_merge_states_what_is_missing(shards: list[Path], tmp_path: Path) -> None:
     _change(shards[1], lambda header, results: (header, results[:-1]))
     (tmp_path / "empty").mkdir()
     merged = merge([shards[1], shards[0], tmp_path / "empty"], allow_missing=True)
@@ -184,5 +189,5 @@ def test_some_shards_are_merged_when_requested_and_says_what_is_missing(shards: 
 
 
 @pytest.mark.parametrize("allow_missing", [False, True])
-def test_nothing_at_all_cannot_be_merged(tmp_path: Path, allow_missing: bool) -> None:
+def test_an_empty_merge_is_refused(tmp_path: Path, allow_missing: bool) -> None:
     assert "cannot read the journal" in _problems([tmp_path / "nowhere"], allow_missing=allow_missing)

@@ -1,4 +1,4 @@
-"""Runs with different versions become one matrix of architecture by version, in which differences stand out."""
+"""Runs with different versions become one matrix of architecture by version that highlights differences."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def runs(write: Write) -> list[Path]:
     return found
 
 
-def test_each_result_says_its_version_and_none_is_dropped(runs: list[Path], tmp_path: Path) -> None:
+def test_each_result_states_its_version_and_none_is_dropped(runs: list[Path], tmp_path: Path) -> None:
     merged = merge_versions(runs, "torch")
     header, results = read_journal(merged.write(tmp_path / "out"))
     assert results == merged.results
@@ -59,7 +59,7 @@ def test_each_result_says_its_version_and_none_is_dropped(runs: list[Path], tmp_
         assert [item for item in results if item.version == f"torch {folder.name}"] == of_run
 
 
-def test_the_matrix_has_a_column_for_each_version_and_knows_what_differs(runs: list[Path]) -> None:
+def test_the_matrix_has_a_column_per_version_and_lists_differences(runs: list[Path]) -> None:
     merged = merge_versions(runs, "torch")
     matrix = build_matrix(merged.header, merged.results)
     assert matrix.columns == ("torch 2.4.1", "torch 2.9.1", "torch 2.10.0")
@@ -70,7 +70,7 @@ def test_the_matrix_has_a_column_for_each_version_and_knows_what_differs(runs: l
     }
 
 
-def test_the_summary_begins_with_what_differs(runs: list[Path]) -> None:
+def test_the_summary_begins_with_the_differences(runs: list[Path]) -> None:
     merged = merge_versions(runs, "torch")
     text = render_markdown(build_matrix(merged.header, merged.results))
     assert "#### Differing between versions: 2 architectures" in text
@@ -88,14 +88,14 @@ def test_the_summary_counts_the_results_of_each_version_by_zoo(runs: list[Path])
     assert lines[title + 2] == f"| timm | 3 passed, 1 failed | {newer} | {newer} |"
 
 
-def test_where_nothing_differs_the_summary_says_so(runs: list[Path]) -> None:
+def test_the_summary_states_that_there_are_no_differences(runs: list[Path]) -> None:
     merged = merge_versions([runs[0], runs[2]], "torch")
     assert "No result differs between torch 2.9.1, torch 2.10.0." in render_markdown(
         build_matrix(merged.header, merged.results)
     )
 
 
-def test_the_page_of_an_architecture_has_each_check_with_each_version(runs: list[Path], tmp_path: Path) -> None:
+def test_an_architecture_page_lists_each_check_for_each_version(runs: list[Path], tmp_path: Path) -> None:
     write_reports(merge_versions(runs, "torch").write(tmp_path / "out"), tmp_path / "out")
     (page,) = (tmp_path / "out" / "architectures").glob("other-*")
     text = page.read_text(encoding="utf-8")
@@ -105,7 +105,7 @@ def test_the_page_of_an_architecture_has_each_check_with_each_version(runs: list
     assert 'id="c2"' in text
 
 
-def test_shards_of_each_version_are_proven_first(write: Write) -> None:
+def test_the_shards_of_each_version_are_validated_first(write: Write) -> None:
     folders = []
     for torch in ("2.4.1", "2.9.1"):
         for number, name in enumerate("ab", start=1):
@@ -125,7 +125,7 @@ def test_shards_of_each_version_are_proven_first(write: Write) -> None:
     assert partial.missing == ("torch 2.9.1: shard 2/2 is missing",)
 
 
-def test_runs_may_be_distinguished_by_python(write: Write) -> None:
+def test_runs_can_be_distinguished_by_python_version(write: Write) -> None:
     folders = [
         write([result("a")], version, replace(_header("2.9"), python=version)) for version in ("3.10.1", "3.9.2")
     ]
@@ -139,11 +139,11 @@ def _problem(folders: list[Path], by: str = "torch") -> str:
     return str(error_info.value)
 
 
-def test_what_cannot_be_merged_is_reported(runs: list[Path], write: Write, tmp_path: Path) -> None:
-    assert _problem(runs[:1]) == "all is of torch 2.10.0: there is nothing to compare"
-    assert "does not say its version of jax, but those of python, timm, torch" in _problem(runs, "jax")
+def test_journals_that_cannot_be_merged_are_reported(runs: list[Path], write: Write, tmp_path: Path) -> None:
+    assert _problem(runs[:1]) == "all journals are of torch 2.10.0: there is nothing to compare"
+    assert "does not state its version of jax, only those of python, timm, torch" in _problem(runs, "jax")
     again = write([result("a")], "again", _header("2.9.1"))
-    assert f"torch 2.9.1 is there 2 times: {runs[2]} and {again}" in _problem([*runs, again])
+    assert f"torch 2.9.1 was given 2 times: {runs[2]} and {again}" in _problem([*runs, again])
     assert "cannot read the journal" in _problem([*runs, tmp_path / "nowhere"])
     merge_versions(runs, "torch").write(tmp_path / "out")
-    assert "holds several versions already" in _problem([tmp_path / "out", runs[0]])
+    assert "is a merge of several versions already" in _problem([tmp_path / "out", runs[0]])

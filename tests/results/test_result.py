@@ -1,8 +1,11 @@
-"""A result survives its way through JSON, and refuses what it cannot mean."""
+"""A result survives JSON, and refuses values without a meaning."""
 
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,7 +30,7 @@ FULL = Result(
 )
 
 
-def test_a_result_comes_back_from_json_as_it_was() -> None:
+def test_a_result_survives_json() -> None:
     assert Result.from_json(json.loads(json.dumps(FULL.to_json()))) == FULL
 
 
@@ -47,12 +50,46 @@ def test_an_unknown_outcome_is_refused_with_the_list_of_known_ones() -> None:
         Result("zoo", "model", "check", "fine")  # type: ignore[arg-type]
 
 
-def test_a_field_of_a_later_version_is_left_out() -> None:
+def test_fields_can_be_replaced_and_the_new_values_are_validated() -> None:
+    assert replace(FULL, seconds=2.0).seconds == 2.0
+    with pytest.raises(ValueError, match="seconds must be a finite number that is not negative, not -1"):
+        replace(FULL, seconds=-1)
+
+
+def test_a_field_of_a_later_version_is_ignored() -> None:
     assert Result.from_json({**FULL.to_json(), "colour": "blue"}) == FULL
 
 
-def test_a_missing_field_is_named() -> None:
+@pytest.mark.parametrize("name", ["zoo", "model", "check", "outcome"])
+def test_a_missing_field_is_named(name: str) -> None:
     data = FULL.to_json()
-    del data["check"], data["zoo"]
-    with pytest.raises(ValueError, match="needs the fields zoo, check"):
+    del data[name]
+    with pytest.raises(ValueError, match=f"missing required field `{name}`"):
         Result.from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("zoo", 1),
+        ("message", None),
+        ("outcome", "fine"),
+        ("outcome", None),
+        ("raw_outcome", "fine"),
+        ("heads", "fc"),
+        ("heads", [1]),
+        ("anatomy", []),
+        ("seconds", "1"),
+        ("seconds", True),
+        ("seconds", None),
+        ("seconds", -0.1),
+        ("seconds", math.inf),
+        ("seconds", math.nan),
+        ("seconds", 10**400),
+        ("peak_memory_mb", -1),
+        ("peak_memory_mb", math.inf),
+    ],
+)
+def test_a_value_without_a_meaning_is_refused_with_the_name_of_its_field(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        Result.from_json({**FULL.to_json(), name: value})

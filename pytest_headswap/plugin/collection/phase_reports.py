@@ -1,16 +1,17 @@
 """Turn pytest's reports into results.
 
-The process that runs a test knows the finding; xdist's controller writes the result. The facts travel as a dict in an
+The process that runs a test makes its result; xdist's controller writes it. In between, the result is plain data in an
 attribute of the report, which xdist transfers unchanged.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.harness.build_result import junit_properties, result_fields
+from pytest_headswap.harness.build_result import build_result, junit_properties
 from pytest_headswap.harness.failure_text import error_message, reason_code
 from pytest_headswap.isolation.process_error import ChildProcessDied
 from pytest_headswap.plugin.apply_expectations import adjust_report
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 
 REPORT_ATTRIBUTE = "headswap"
 NO_RESULT: dict[str, Any] = {}
-"""Facts of the report of a phase without a verdict, and of a report that has been read."""
+"""The data of a phase without a verdict, and of a report that has been read."""
 
 
 def attach_result(item: CheckItem, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
-    """Attach the facts of a test to the report of one of its phases, and replace the report's text with ours."""
+    """Attach a test's result to the report of one of its phases, and replace the report's text with ours."""
     error = call.excinfo.value if call.excinfo is not None else None
     if (
         report.when == "setup"
@@ -37,34 +38,35 @@ def attach_result(item: CheckItem, call: pytest.CallInfo[None], report: pytest.T
     ):
         report.longrepr = item.repr_failure(call.excinfo)  # pytest calls repr_failure only for the call phase
     if report.skipped and isinstance(report.longrepr, tuple):
-        # where the skip was raised is a line of this plugin, which tells a user nothing
+        # pytest would show the line of this plugin that raised the skip
         skip: Any = (item.parent.parent.name, None, report.longrepr[2])
         report.longrepr = skip
 
-    fields = NO_RESULT
+    data = NO_RESULT
     outcome = report_outcome(report, error, item.finding)
     if outcome is not None:
         built = item.parent.built
-        fields = result_fields(
+        result = build_result(
             item.check_id,
             outcome,
-            message="; ".join(filter(None, [_message(item, report, error), *_notes(item)])),
-            reason=_reason(item, report, outcome, error),
-            finding=_deciding_finding(item, report),
+            "; ".join(filter(None, [_message(item, report, error), *_notes(item)])),
+            _reason(item, report, outcome, error),
             repro=item.repro,
             family=item.parent.family,
+            finding=_deciding_finding(item, report),
             anatomy=built.anatomy if built is not None else None,
             peak_memory_mb=_peak_memory_mb(item, error),
         )
         if is_strict_xpass(report):
-            fields["expectation"] = str(report.longrepr)
-        fields = adjust_report(item.parent.parent.settings.expectations, report, fields, item.repro)
-        properties = junit_properties(fields)
+            result = replace(result, expectation=str(report.longrepr))
+        result = adjust_report(item.parent.parent.settings.expectations, report, result)
+        data = result.to_json()
+        properties = junit_properties(result)
         kept = [(name, value) for name, value in item.user_properties if name not in properties]
-        # later phases make their reports of these
+        # the reports of later phases start with these
         item.user_properties = [*kept, *properties.items()]
     report.user_properties = item.user_properties
-    setattr(report, REPORT_ATTRIBUTE, fields)
+    setattr(report, REPORT_ATTRIBUTE, data)
 
 
 def _deciding_finding(item: CheckItem, report: pytest.TestReport) -> Finding | None:

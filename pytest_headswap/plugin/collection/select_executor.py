@@ -33,7 +33,7 @@ def _debugger_attached() -> bool:
 
 
 def make_executor(config: pytest.Config, settings: Settings) -> tuple[Executor, str]:
-    """Return the executor of this process, and why it has no child process although it should; empty otherwise."""
+    """Return the executor of this process, and why it cannot use a child process; empty if it does or need not."""
     budget = run_memory_budget(config, settings)
     if why_not_isolated(config):
         return _in_process_executor(config, settings, budget, {}), ""
@@ -43,7 +43,7 @@ def make_executor(config: pytest.Config, settings: Settings) -> tuple[Executor, 
     from pytest_headswap.isolation.subprocess_executor import SubprocessExecutor
 
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return in_process, "CUDA is in use here already"
+        return in_process, "CUDA is already in use in this process"
     isolated = SubprocessExecutor(in_process)
     why = isolated.start()
     return (in_process, why) if why else (isolated, "")
@@ -67,6 +67,6 @@ def _in_process_executor(
 def limits_header(config: pytest.Config, settings: Settings) -> str:
     """Return a line with the limits of a model."""
     if why := why_not_isolated(config):
-        return f"headswap: limits: none, since models run in the process of pytest {why}"
+        return f"headswap: limits: none, because models run in the pytest process {why}"
     memory = format_bytes(run_memory_budget(config, settings).process_bytes)
     return f"headswap: limits: {settings.options.timeout:g} s and {memory} for each model"

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from pytest_headswap.harness.options import CaseOptions
-from pytest_headswap.plugin.planning.costs import Cost, costs_from_json, costs_to_json, expected_costs
+from pytest_headswap.plugin.planning.costs import Cost, expected_costs
 from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.results import Result
 
@@ -25,10 +26,7 @@ MAX_MODELS = 20_000
 
 def cached_costs(config: pytest.Config, zoo: Zoo, settings: Settings) -> dict[str, Cost]:
     """Return the costs of the zoo's models in runs like this one; empty if the cache is disabled or broken."""
-    try:
-        return costs_from_json(_stored(config, zoo)[_run_signature(zoo, settings)])
-    except (KeyError, ValueError):
-        return {}
+    return _stored(config, zoo).get(_run_signature(zoo, settings), {})
 
 
 def known_oversized(config: pytest.Config, settings: Settings, allowed: int) -> dict[tuple[str, str], float]:
@@ -57,9 +55,8 @@ class CostRecorder:
     def pytest_headswap_result(self, result: Result) -> None:
         """Add a result to the cost of its model."""
         key = result.zoo, result.model
-        before = self._costs.get(key, Cost(0.0))
-        peaks = [peak for peak in (before.peak_mb, result.peak_memory_mb) if peak is not None]
-        self._costs[key] = Cost(before.seconds + result.seconds, max(peaks, default=None))
+        before, cost = self._costs.get(key, Cost(0.0)), Cost(result.seconds, result.peak_memory_mb)
+        self._costs[key] = Cost(before.seconds + cost.seconds, _higher_peak(before, cost))
         if result.outcome != "crashed" or result.peak_memory_mb is not None:  # a crash of an xdist worker is not timed
             self._checks[key] = self._checks.get(key, 0) + 1
 
@@ -80,33 +77,29 @@ def _write(config: pytest.Config, zoo: Zoo, settings: Settings, costs: dict[str,
     cache = getattr(config, "cache", None)
     if cache is None:
         return
-    stored, kind = _stored(config, zoo), _run_signature(zoo, settings)
-    older = cached_costs(config, zoo, settings)
+    stored = _stored(config, zoo)
+    older = stored.pop(signature := _run_signature(zoo, settings), {})
     # keep the highest peak: with less memory, a run used abstract evidence, which takes little
-    costs = {model: _keep_higher_peak(cost, older.get(model)) for model, cost in costs.items()}
-    models = {**costs, **{model: cost for model, cost in older.items() if model not in costs}}
-    kinds = {
-        kind: costs_to_json(dict(list(models.items())[:MAX_MODELS])),
-        **{k: v for k, v in stored.items() if k != kind},
-    }
+    costs = {model: Cost(cost.seconds, _higher_peak(cost, older.get(model, cost))) for model, cost in costs.items()}
+    models = costs | {model: cost for model, cost in older.items() if model not in costs}
+    kept = {model: cost.rounded() for model, cost in list(models.items())[:MAX_MODELS]}
+    signatures = [(signature, kept), *stored.items()]
     # as text: the cache would indent JSON and put each number on its own line
-    cache.set(_key(zoo), json.dumps(dict(list(kinds.items())[:MAX_SIGNATURES]), separators=(",", ":")))
+    cache.set(_key(zoo), json.dumps(dict(signatures[:MAX_SIGNATURES]), separators=(",", ":")))
 
 
-def _keep_higher_peak(cost: Cost, older: Cost | None) -> Cost:
-    peaks = [peak for peak in (cost.peak_mb, older.peak_mb if older is not None else None) if peak is not None]
-    return Cost(cost.seconds, max(peaks, default=None))
+def _higher_peak(*costs: Cost) -> float | None:
+    return max((cost.peak_mb for cost in costs if cost.peak_mb is not None), default=None)
 
 
-def _stored(config: pytest.Config, zoo: Zoo) -> dict[str, Any]:
-    """Return the stored costs by kind of run, most recently written first."""
+def _stored(config: pytest.Config, zoo: Zoo) -> dict[str, dict[str, Cost]]:
+    """Return the stored costs by kind of run, most recently written first; empty if there are none that make sense."""
     cache = getattr(config, "cache", None)
     text = cache.get(_key(zoo), None) if cache is not None else None
     try:
-        stored = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
-        stored = None
-    return stored if isinstance(stored, dict) else {}
+        return msgspec.json.decode(text, type=dict[str, dict[str, Cost]]) if isinstance(text, str) else {}
+    except (ValueError, RecursionError):
+        return {}
 
 
 def _key(zoo: Zoo) -> str:

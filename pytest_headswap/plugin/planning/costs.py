@@ -8,21 +8,24 @@ versions: they rank models by cost, but do not predict times elsewhere. `benchma
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, NamedTuple
+
+import msgspec
 
 FOLDER = Path(__file__).parent / "costs"
 MIN_SAMPLES = 5
 """The number of measured models from which the speed of this machine can be estimated."""
 
 
-@dataclass(frozen=True)
-class Cost:
+_Amount = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Cost(NamedTuple):
     """The cost of all checks of a model.
 
     Attributes:
@@ -31,8 +34,12 @@ class Cost:
             measured.
     """
 
-    seconds: float
-    peak_mb: float | None = None
+    seconds: _Amount
+    peak_mb: _Amount | None = None
+
+    def rounded(self) -> Cost:
+        """Return the cost, rounded to its precision."""
+        return Cost(round(self.seconds, 2), None if self.peak_mb is None else round(self.peak_mb))
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class Costs:
 
 
 def expected_costs(zoo_name: str, measured: Mapping[str, Cost] | None = None) -> Costs:
-    """Return the shipped costs of a zoo (most have none), overridden by `learnt` from runs on this machine.
+    """Return the shipped costs of a zoo (most have none), overridden by those `measured` in runs on this machine.
 
     Shipped costs are scaled by the models that both sources cover, so that they match this machine and its past
     options.
@@ -66,38 +73,12 @@ def expected_costs(zoo_name: str, measured: Mapping[str, Cost] | None = None) ->
     path = FOLDER / f"{zoo_name}.json"
     if not zoo_name.isidentifier() or not path.is_file():  # a zoo's name may be a file path
         return Costs(dict(measured))
-    shipped = json.loads(path.read_text(encoding="utf-8"))
-    models = costs_from_json(shipped["models"])
+    shipped = msgspec.json.decode(path.read_bytes(), type=Costs)
+    models = shipped.models
     ratios = [
         measured[name].seconds / cost.seconds for name, cost in models.items() if name in measured and cost.seconds
     ]
     if len(ratios) >= MIN_SAMPLES:
         factor = statistics.median(ratios)
         models = {name: Cost(factor * cost.seconds, cost.peak_mb) for name, cost in models.items()}
-    return Costs({**models, **measured}, shipped["versions"])
-
-
-def costs_from_json(models: Any) -> dict[str, Cost]:
-    """Return the costs that `costs_to_json` wrote.
-
-    Raises:
-        ValueError: the data has another form.
-    """
-    if not isinstance(models, dict):
-        raise ValueError(f"expected an object with models, found {type(models).__name__}")
-    costs = {}
-    for name, entry in models.items():
-        match entry:
-            case [int() | float() as seconds, int() | float() | None as peak] if 0 <= seconds < float("inf"):
-                costs[name] = Cost(seconds, peak)
-            case _:
-                raise ValueError(f"expected seconds and MB for {name!r}, found {entry!r}")
-    return costs
-
-
-def costs_to_json(models: Mapping[str, Cost]) -> dict[str, list[float | None]]:
-    """Return costs as plain JSON types, rounded to their precision."""
-    return {
-        name: [round(cost.seconds, 2), None if cost.peak_mb is None else round(cost.peak_mb)]
-        for name, cost in models.items()
-    }
+    return Costs({**models, **measured}, shipped.versions)

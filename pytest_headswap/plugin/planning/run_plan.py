@@ -26,7 +26,7 @@ class RunEstimate:
 
     Attributes:
         seconds: by the id of the model, such as `timm::resnet18`.
-        confidence: `known`; `at most` if the costs come only from runs with more work per model; or `none`.
+        confidence: `measured`; `upper_bound` if the costs come only from runs with more work per model; or `unknown`.
     """
 
     seconds: Mapping[str, float]
@@ -84,7 +84,7 @@ def plan_header(config: pytest.Config, settings: Settings) -> str:
     estimate = replace(estimate, seconds=_remaining(config, settings, estimate.seconds))
     checks = settings.model_count * len(settings.checks) - len(config.stash.get(CARRIED_OVER, ()))
     if not checks:
-        return "headswap: plan: nothing is left to run"
+        return "headswap: plan: no checks left to run"
     parts = [
         pluralize(len(estimate.seconds), "model"),
         pluralize(checks, "check"),

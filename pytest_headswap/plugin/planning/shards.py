@@ -63,7 +63,7 @@ def shard_of_selection(selected: Selection, shard: Shard) -> Selection:
     """Return the models of one machine: its shard of each zoo."""
     from pytest_headswap.plugin.planning.costs import expected_costs
 
-    # shipped costs only: all machines must agree, whatever one of them has learnt
+    # shipped costs only: all machines must agree, whatever one of them has measured
     return tuple(
         (zoo, models_of_shard(names, expected_costs(zoo.name), shard.number, shard.count)) for zoo, names in selected
     )

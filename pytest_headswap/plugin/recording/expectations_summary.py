@@ -1,4 +1,4 @@
-"""Summarize expectations at the end of a run: unused entries, checks that ran although skipped, updates of the files.
+"""Summarize expectations at the end of a run: unused entries, normally skipped checks that ran, and file updates.
 
 Only the controller uses this module. It sees results as they are written to the journal.
 """
@@ -15,7 +15,7 @@ import pytest
 from pytest_headswap._text import pluralize, single_line, truncate
 from pytest_headswap.expectations.entry import Entry
 from pytest_headswap.expectations.expectations import OPTION, UPDATE, Expectations
-from pytest_headswap.expectations.matcher import ConflictError, Observation, observation_from
+from pytest_headswap.expectations.matcher import ConflictError, before_expectations, decided_by_mark
 from pytest_headswap.expectations.toml_document import DocumentError
 from pytest_headswap.expectations.update import RunScope, update_document
 from pytest_headswap.plugin.settings import Settings
@@ -23,7 +23,6 @@ from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId, model_id
 
 _MAX_LINES = 50  # lines of a list
-_MAX_CHECKS = 3  # checks to list by name
 _MAX_TO_NARROW = 20  # checks to list by name under an entry
 _MAX_CHARS = 200  # characters of a line
 
@@ -34,9 +33,10 @@ class ExpectationsSummary:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.expectations: Expectations = settings.expectations
-        self.observations: list[Observation] = []
-        self.without_observation: set[CheckId] = set()
-        self.ran_although_skipped: dict[tuple[str, str, str], list[str]] = {}
+        self.results: list[Result] = []
+        """The results by which the files are judged, before expectations are applied."""
+        self.other_tests: set[CheckId] = set()
+        self.ran_although_skipped: dict[tuple[str, str], list[str]] = {}
         self.unused_entries: list[Entry] = []
         self.todo_entries: list[Entry] = []
         self.to_narrow: dict[Entry, Sequence[CheckId]] = {}
@@ -46,27 +46,25 @@ class ExpectationsSummary:
     def pytest_report_header(self) -> str | None:
         """Return a line with the file and the number of its entries that apply here."""
         if self.expectations.files is None:
-            return "headswap: models that the zoo refuses are run too" if self.expectations.run_skipped else None
+            return "headswap: models that the zoo refuses run, too" if self.expectations.run_skipped else None
         count = len(self.expectations.matcher.entries)
-        note = "; checks that are normally skipped are run too" if self.expectations.run_skipped else ""
+        note = "; checks that are normally skipped run, too" if self.expectations.run_skipped else ""
         return f"headswap: expectations: {_entries(count)} of {self.expectations.files.given_path}{note}"
 
     def pytest_headswap_result(self, result: Result) -> None:
-        """Keep the observation behind a result, if expectations are matched in this run."""
+        """Keep the result, if there is a file to judge or a skip to report on."""
         if self.expectations.files is None and not self.expectations.run_skipped:
             return
-        test = CheckId(result.zoo, result.model, result.check)
-        if why := self.expectations.skip_reason_ignored(test):
-            self.without_observation.add(test)
-            outcome = result.raw_outcome or result.outcome
-            key = (model_id(*test[:2]), f"{outcome}: {result.message}" if result.message else outcome, why)
-            self.ran_although_skipped.setdefault(key, []).append(test.check)
-            return
-        observation = observation_from(result)
-        if observation is None:
-            self.without_observation.add(test)
+        raw = before_expectations(result)
+        if self.expectations.run_skipped and (why := self.expectations.normal_skip(result.check_id)[1]):
+            self.other_tests.add(result.check_id)
+            text, why = (truncate(single_line(item), _MAX_CHARS) for item in (_outcome(raw), why))
+            key = model_id(result.zoo, result.model), f"{text} ({why})"
+            self.ran_although_skipped.setdefault(key, []).append(result.check)
+        elif decided_by_mark(result):
+            self.other_tests.add(result.check_id)
         else:
-            self.observations.append(observation)
+            self.results.append(replace(raw, anatomy=None))  # the largest field, and no entry refers to it
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -75,8 +73,8 @@ class ExpectationsSummary:
             return
         matcher = self.expectations.matcher
         complete = self._complete_zoos()
-        self.unused_entries = matcher.unused_entries(self.observations, complete)
-        used = {entry for item in self.observations for entry in matcher.entries_of(item.test)}
+        self.unused_entries = matcher.unused_entries(self.results, complete)
+        used = {entry for result in self.results for entry in matcher.entries_of(result.check_id)}
         self.todo_entries = [item.entry for item in matcher.entries if item.entry in used and item.entry.is_todo]
         if self.expectations.update:
             self._update(replace(self.expectations.scope, complete=complete))
@@ -86,7 +84,7 @@ class ExpectationsSummary:
 
     def _complete_zoos(self) -> list[str]:
         """Return the zoos that were selected as a whole and whose models on this machine all ran."""
-        ran = {item.test for item in self.observations} | self.without_observation
+        ran = {result.check_id for result in self.results} | self.other_tests
         complete = {zoo.name: len(names) == len(zoo.names) for zoo, names in self.settings.selected}
         return [
             zoo.name
@@ -103,9 +101,9 @@ class ExpectationsSummary:
             zoos_of.setdefault(path, []).append(zoo)
         for path, zoos in zoos_of.items():
             of_file = replace(scope, models={zoo: scope.models[zoo] for zoo in zoos})
-            observations = [item for item in self.observations if item.test.zoo in zoos]
+            results = [result for result in self.results if result.zoo in zoos]
             try:
-                before, update = store.update(path, lambda document: update_document(document, of_file, observations))  # noqa: B023
+                before, update = store.update(path, lambda document: update_document(document, of_file, results))  # noqa: B023
             except (DocumentError, ConflictError) as error:
                 self.problem = f"{store.display_path(path)} was not updated: {error}"
                 return
@@ -127,9 +125,12 @@ class ExpectationsSummary:
         store = self.expectations.files
         if self.ran_although_skipped:
             total = sum(map(len, self.ran_although_skipped.values()))
-            yield f"run although skipped: {total} results of checks that are normally skipped; none can fail the run:"
+            yield f"run although normally skipped: {pluralize(total, 'result')}; none can fail the run:"
             yield from _indent(
-                [_ran_although_skipped(*key, checks) for key, checks in sorted(self.ran_although_skipped.items())]
+                [
+                    f"{model}, {', '.join(sorted(checks))}: {text}"
+                    for (model, text), checks in sorted(self.ran_although_skipped.items())
+                ]
             )
         strict = [entry for entry in self.unused_entries if not entry.may_pass]
         if strict and store is not None:
@@ -155,10 +156,8 @@ class ExpectationsSummary:
             yield from _indent([line for item in self.to_narrow.items() for line in _narrowing(*item)])
 
 
-def _ran_although_skipped(model: str, outcome: str, reason: str, checks: list[str]) -> str:
-    where = ", ".join(sorted(checks)) if len(checks) <= _MAX_CHECKS else f"{len(checks)} checks"
-    outcome, reason = (truncate(single_line(text), _MAX_CHARS) for text in (outcome, reason))
-    return f"{model}, {where}: {outcome} ({reason})"
+def _outcome(result: Result) -> str:
+    return f"{result.outcome}: {result.message}" if result.message else result.outcome
 
 
 def _entries(count: int, kind: str = "") -> str:

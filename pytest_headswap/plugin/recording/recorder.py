@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.harness.build_result import result_fields
+from pytest_headswap.harness.build_result import build_result
 from pytest_headswap.harness.failure_text import error_message
 from pytest_headswap.plugin.apply_expectations import adjust_report
 from pytest_headswap.plugin.collection.phase_reports import NO_RESULT, REPORT_ATTRIBUTE
@@ -54,7 +54,7 @@ class Recorder:
         self.missing: tuple[str, ...] = ()
         self.reports: Reports | None = None
         self.report_error = ""
-        self._fields: dict[str, dict[str, Any]] = {}
+        self._results: dict[str, Result] = {}
         self._seconds: dict[str, float] = {}
         self._heads_written: set[tuple[str, str]] = set()
         self._names = {zoo.name: frozenset(zoo.names) for zoo, _ in settings.this_shard}
@@ -99,76 +99,69 @@ class Recorder:
 
         Runs first, since it changes the report of a worker that died if an entry expects that.
         """
-        fields = getattr(report, REPORT_ATTRIBUTE, None)
-        if fields is None:
-            fields = self._fields_of_foreign_report(report)
-            if fields is None:
-                return
-        else:
-            setattr(report, REPORT_ATTRIBUTE, NO_RESULT)  # pytest keeps all reports until the end
         nodeid = report.nodeid
-        if report.when == "setup" or report.outcome not in ("passed", "failed", "skipped"):
-            self._fields.pop(nodeid, None)  # the test starts, or pytest is about to rerun it
+        data = getattr(report, REPORT_ATTRIBUTE, None)
+        if data is not None:
+            setattr(report, REPORT_ATTRIBUTE, NO_RESULT)  # pytest keeps all reports until the end
+            result = self._at_least_as_bad(report, Result.from_json(data) if data else None)
+        elif (test := parse_id(nodeid)) is not None and self._is_zoo_test(test):
+            result = self._result_of_foreign_report(report)
+        else:
+            return
+        has_outcome = report.outcome in ("passed", "failed", "skipped")
+        if report.when == "setup" or not has_outcome:
+            self._results.pop(nodeid, None)  # the test starts, or pytest is about to rerun it
         self._seconds[nodeid] = self._seconds.get(nodeid, 0.0) + report.duration
-        if report.outcome in ("passed", "failed", "skipped"):
-            self._gather(nodeid, self._at_least_as_bad(report, fields))
+        if has_outcome and result is not None:
+            # a failing teardown turns a pass into an error, a skipping one does not
+            self._results[nodeid] = min(result, self._results.get(nodeid, result), key=_rank)
         if report.when not in ("setup", "call"):
             self._finish(nodeid)
 
-    def _gather(self, nodeid: str, fields: dict[str, Any]) -> None:
-        """Keep the worse of two phases: a failing teardown turns a pass into an error, a skipping one does not."""
-        known = self._fields.get(nodeid)
-        if fields and (known is None or _rank(fields) <= _rank(known)):
-            self._fields[nodeid] = fields
+    def _at_least_as_bad(self, report: pytest.TestReport, result: Result | None) -> Result | None:
+        """Return the result, or that of the report if it is a failure: a later hook may have changed the report."""
+        if not report.failed or (result is not None and result.needs_attention):
+            return result
+        return self._result_of_report(report) or result
 
-    def _at_least_as_bad(self, report: pytest.TestReport, fields: dict[str, Any]) -> dict[str, Any]:
-        """Return the facts with a bad outcome if the report is a failure: a later hook may have changed the report."""
-        if not report.failed or (fields and Result.from_json(fields).needs_attention):
-            return fields
-        plain = self._fields_of_report(report)
-        return {**(fields or {}), **plain} if plain is not None else fields
+    def _result_of_foreign_report(self, report: pytest.TestReport) -> Result | None:
+        """Return the result of a report without our data; None if the outcome is still open.
 
-    def _fields_of_foreign_report(self, report: pytest.TestReport) -> dict[str, Any] | None:
-        """Return the facts of a report without our annotation; None if it belongs to another test.
-
-        A report lacks the annotation if another plugin replaced it, or if the worker of the test died: xdist then
-        reports the test itself.
+        A report lacks our data if another plugin replaced it, or if the worker of the test died: xdist then reports the
+        test itself.
         """
-        test = parse_id(report.nodeid)
-        if test is None or not self._is_zoo_test(test):
-            return None
         if report.when in _PHASES:
-            return self._fields_of_report(report) or NO_RESULT
-        fields = self._fields_of_report(report, "crashed") or NO_RESULT
-        return adjust_report(self.settings.expectations, report, fields, fields["repro"])
+            return self._result_of_report(report)
+        result = self._result_of_report(report, "crashed")
+        return adjust_report(self.settings.expectations, report, result) if result is not None else None
 
-    def _fields_of_report(self, report: pytest.TestReport, outcome: Outcome | None = None) -> dict[str, Any] | None:
-        """Return the facts that follow from the report alone; None if the outcome is still open."""
+    def _result_of_report(self, report: pytest.TestReport, outcome: Outcome | None = None) -> Result | None:
+        """Return the result that follows from the report alone; None if the outcome is still open."""
         test = parse_id(report.nodeid)
         outcome = outcome or report_outcome(report)
         if test is None or outcome is None:
             return None
         zoo = next(zoo for zoo, _ in self.settings.this_shard if zoo.name == test.zoo)
-        return result_fields(
+        return build_result(
             test,
             outcome,
-            message=report.longreprtext,
-            reason="",
+            report.longreprtext,
+            "",
             repro=reproduce_command(test, self.settings.options.flags(), self.settings.repeat_report),
             family=zoo[test.model].family,
         )
 
     def _finish(self, nodeid: str) -> None:
         with _sigint_blocked():  # each result is written exactly once
-            fields, seconds = self._fields.pop(nodeid, None), self._seconds.pop(nodeid, 0.0)
-            if fields is None:
+            result, seconds = self._results.pop(nodeid, None), self._seconds.pop(nodeid, 0.0)
+            if result is None:
                 return
-            model = fields["zoo"], fields["model"]
+            model = result.zoo, result.model
             if model in self._heads_written:  # once per model keeps the journal small
-                fields = {**fields, "anatomy": None}
-            elif fields["anatomy"] is not None:
+                result = replace(result, anatomy=None)
+            elif result.anatomy is not None:
                 self._heads_written.add(model)
-            self._write(Result.from_json({**fields, "seconds": round(seconds, 4)}))
+            self._write(replace(result, seconds=round(seconds, 4)))
 
     def _is_zoo_test(self, test: CheckId) -> bool:
         return test.model in self._names.get(test.zoo, ())
@@ -187,11 +180,13 @@ class Recorder:
         """Warn once that the journal is not writable, and continue: results are still shown."""
         self.unwritten_count += 1
         if self.unwritten_count == 1:
-            self.write_error = f"{error}. The run goes on, and its results are shown, but not all are kept"
+            self.write_error = (
+                f"{error}. The run continues and shows its results, but not all of them are in the journal"
+            )
             self._warn(self.write_error)
 
     def _broken(self, error: JournalError) -> None:
-        """Report that the journal is not what the run wrote; this fails the run."""
+        """Report that the journal does not hold what the run wrote; this fails the run."""
         self.broken = True
         if str(error) not in self.write_error:
             self.problems.append(str(error))
@@ -224,7 +219,7 @@ class Recorder:
 
         The run fails if it has a bad result, including those kept from an earlier run, or lacks a result.
         """
-        for nodeid in list(self._fields):
+        for nodeid in list(self._results):
             self._finish(nodeid)
         if self.journal is not None:
             self._close(self.journal)
@@ -238,7 +233,7 @@ class Recorder:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _close(self, journal: JournalWriter) -> None:
-        """Close the journal, and build the reports from what is on disk, not from what should have been written."""
+        """Close the journal, and build the reports from the file, not from the results in memory."""
         try:
             journal.close()
             header, results = read_journal(journal.path)
@@ -262,7 +257,7 @@ class Recorder:
             self.missing = missing_sentences(header, results)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the counts, what is missing, the worst results, and where the reports are."""
+        """Print the counts, the worst results, the paths of the reports, and what is missing."""
         if self.journal is None or not (self.counts or self.missing or self.problems):
             return
         terminalreporter.section("headswap", sep="=")
@@ -282,9 +277,8 @@ class Recorder:
             terminalreporter.write_line(line, red=True, bold=True)
 
 
-def _rank(fields: dict[str, Any]) -> tuple[bool, int]:
-    """Return a sort key for facts, lower for worse outcomes."""
-    result = Result.from_json(fields)
+def _rank(result: Result) -> tuple[bool, int]:
+    """Return a sort key, lower for worse outcomes."""
     return not result.needs_attention, severity(result)
 
 

@@ -16,7 +16,7 @@ from pytest_headswap.results import JOURNAL_NAME, JournalError, JournalHeader, R
 from pytest_headswap.results.ids import CheckId
 
 RERUN_OUTCOMES = ("crashed", "timeout")
-"""Outcomes that are run again: the machine may have caused them, and the next run may succeed."""
+"""Outcomes whose checks are rerun: the machine may have caused them, and the next run may succeed."""
 
 
 _MAX_LISTED = 20
@@ -42,8 +42,8 @@ class Resume:
                 raise pytest.UsageError(f"--headswap-resume: {error}") from error
             if differences := list(_differences(header, journal_header(settings))):
                 raise pytest.UsageError(
-                    f"--headswap-resume: the journal {path} is of another run: {'; '.join(differences)}. Give what was "
-                    "given there, or another --headswap-report, or leave --headswap-resume out to begin anew"
+                    f"--headswap-resume: the journal {path} belongs to another run: {'; '.join(differences)}. "
+                    "Use the same options, choose another --headswap-report, or omit --headswap-resume to start over"
                 )
         selected = {
             str(CheckId(zoo.name, name, check.name))
@@ -64,10 +64,10 @@ class Resume:
     def pytest_report_header(self) -> str:
         """Return a line with the number of results that are kept."""
         if not self.carried_over and not self.rerun_count:
-            return "headswap: resume: there is nothing to go on from, so everything is run"
-        changed = f", {self.changed} with another outcome by the file of expectations" if self.changed else ""
-        again = f"; {self.rerun_count} are run again" if self.rerun_count else ""
-        return f"headswap: resume: {len(self.carried_over):,} results are taken over{changed}{again}"
+            return "headswap: resume: there are no earlier results, so all checks run"
+        changed = f", {self.changed} with another outcome under the current expectations" if self.changed else ""
+        again = f"; {self.rerun_count} to rerun" if self.rerun_count else ""
+        return f"headswap: resume: {len(self.carried_over):,} results kept from the earlier run{changed}{again}"
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -77,7 +77,7 @@ class Resume:
     def summary(self) -> Iterator[str]:
         """Yield the number of kept results and the bad ones among them: pytest itself reports only the current run."""
         if self.carried_over:
-            yield f"taken over from the run before: {len(self.carried_over):,} results"
+            yield f"kept from the earlier run: {len(self.carried_over):,} results"
         for result in self.failures[:_MAX_LISTED]:
             yield f"  {result.outcome} {result.nodeid} - {result.full_message.partition(chr(10))[0]}"
         if len(self.failures) > _MAX_LISTED:
@@ -95,4 +95,4 @@ def _differences(then: JournalHeader, now: JournalHeader) -> Iterator[str]:
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):
                 sentence = f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
-                yield sentence if key not in _MODEL_NAME_OPTIONS else f"{key} is not the same"
+                yield sentence if key not in _MODEL_NAME_OPTIONS else f"{key} differs"

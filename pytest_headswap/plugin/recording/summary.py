@@ -23,13 +23,13 @@ def count_lines(counts: Mapping[str, Counter[str]], skips: Counter[str]) -> Iter
 
 
 def problem_lines(problems: Iterable[str], unwritten: int, cause: str, missing: Iterable[str]) -> Iterator[str]:
-    """Yield what the report folder lacks, and why."""
+    """Yield the problems of the report folder: results that are missing, and the reasons."""
     if unwritten:
         verb = "is" if unwritten == 1 else "are"
         yield f"WARNING: {pluralize(unwritten, 'result')} {verb} not in the journal: {cause}"
     yield from (f"WARNING: {problem}" for problem in problems)
     for sentence in missing:
-        yield f"NOT WHOLE: {sentence}. The same command with --headswap-resume runs what is missing"
+        yield f"INCOMPLETE: {sentence}. To run the missing checks, repeat the command with --headswap-resume"
 
 
 def _skip_text(reason: str) -> str:
