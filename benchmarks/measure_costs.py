@@ -11,7 +11,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from pytest_headswap.plugin.planning.costs import FOLDER, Cost, costs_to_json
+from pytest_headswap.plugin.planning.costs import FOLDER, Cost
 from pytest_headswap.report import JournalHeader, Result, read_journal
 
 _OURS = ("pytest", "pytest-headswap")  # their versions do not affect costs
@@ -31,7 +31,7 @@ def costs_of(header: JournalHeader, results: list[Result]) -> dict[str, dict[str
     return costs
 
 
-def learn(journals: list[Path], folder: Path) -> list[Path]:
+def measure(journals: list[Path], folder: Path) -> list[Path]:
     """Write one file per zoo in the journals, and return their paths."""
     versions: dict[str, dict[str, str]] = {}
     costs: dict[str, dict[str, Cost]] = defaultdict(dict)
@@ -42,7 +42,11 @@ def learn(journals: list[Path], folder: Path) -> list[Path]:
             versions[zoo] = {name: number for name, number in header.versions.items() if name not in _OURS}
     written = []
     for zoo, of_zoo in costs.items():
-        data = {"versions": versions[zoo], "models": costs_to_json(dict(sorted(of_zoo.items())))}
+        models = {
+            name: [round(cost.seconds, 2), None if cost.peak_mb is None else round(cost.peak_mb)]
+            for name, cost in sorted(of_zoo.items())
+        }
+        data = {"versions": versions[zoo], "models": models}
         path = folder / f"{zoo}.json"
         path.write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
         written.append(path)
@@ -56,7 +60,7 @@ def main() -> None:
     parser.add_argument("journals", nargs="+", type=Path, metavar="JOURNAL")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     arguments = parser.parse_args()
-    learn(arguments.journals, arguments.folder)
+    measure(arguments.journals, arguments.folder)
 
 
 if __name__ == "__main__":

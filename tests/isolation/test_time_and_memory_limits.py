@@ -126,7 +126,7 @@ SPECS = {"hungry": dict(build=Hungry), "net": dict(build=Net)}
 """
 
 
-def test_a_model_that_took_too_much_once_is_given_structure_evidence_from_then_on(
+def test_a_model_that_exceeds_the_memory_limit_is_killed_and_the_message_says_what_to_do(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(HUNGRY)
@@ -137,20 +137,6 @@ def test_a_model_that_took_too_much_once_is_given_structure_evidence_from_then_o
     assert hungry.message.endswith("; raise the limit, or use --headswap-evidence=abstract")
     assert hungry.peak_memory_mb is not None
     assert hungry.peak_memory_mb > 300
-
-    for _ in range(2):  # and a run that gave it abstract evidence does not make it look small
-        result = project.runpytest_inprocess(*flags)
-        result.assert_outcomes(passed=2)
-        result.stdout.fnmatch_lines(
-            ["headswap: plan: 2 models, 2 checks, numeric for 1, abstract for 1 that take too much memory, *"]
-        )
-        hungry, net = journal().values()
-        assert (hungry.evidence, net.evidence) == ("abstract", "numeric")
-        assert hungry.message.startswith("it took 3")
-        assert hungry.message.endswith(" MiB before, more than the 300 MiB that it may")
-
-    project.runpytest_inprocess(*flags[:2], "--headswap-memory-limit=2G").assert_outcomes(passed=2)
-    assert {item.evidence for item in journal().values()} == {"numeric"}
 
 
 def test_a_model_whose_values_do_not_fit_is_given_structure_evidence_and_says_so(

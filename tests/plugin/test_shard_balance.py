@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from pytest_headswap.plugin.planning.costs import Cost, Costs, expected_costs
+from pytest_headswap.plugin.planning.costs import Cost, Costs, shipped_costs
 from pytest_headswap.plugin.planning.shards import assign_shards, models_of_shard
 
 NAMES = tuple(f"model_{number:04}" for number in range(1400))
@@ -22,8 +22,8 @@ def _long_tailed() -> Costs:
 
 
 ZOOS = {"long-tailed": _long_tailed(), "unknown": Costs()}
-if expected_costs("timm").models:
-    ZOOS["timm"] = expected_costs("timm")
+if shipped_costs("timm").models:
+    ZOOS["timm"] = shipped_costs("timm")
 
 
 def _names(costs: Costs) -> tuple[str, ...]:

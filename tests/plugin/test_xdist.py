@@ -141,7 +141,7 @@ def test_workers_of_another_python_installation_share_the_models(
         "--headswap-zoo=testzoo", THREE, "-d", "--tx", f"popen//python={other_python}", "--tx", "popen"
     )
     result.assert_outcomes(passed=12)
-    result.stdout.fnmatch_lines(["headswap: plan: 4 models, 12 checks, *", "testzoo: 12 results: 12 passed"])
+    result.stdout.fnmatch_lines(["headswap: testzoo (4 of *", "testzoo: 12 results: 12 passed"])
     assert {item.outcome for item in journal().values()} == {"passed"}
     pythons = set((project.path / "pythons.txt").read_text(encoding="utf-8").splitlines())
     assert pythons == {str(other_python.parent.parent), sys.prefix}

@@ -2,8 +2,9 @@
 
     {"versions": {"timm": "1.0.31", "torch": "2.14.1"}, "models": {"resnet18": [1.84, 640], ...}}
 
-Each list holds the seconds of all checks and the peak memory in MiB. The numbers come from one machine and one set of
-versions: they rank models by cost, but do not predict times elsewhere. `benchmarks/measure_costs.py` writes the file.
+Each list holds the seconds of all checks and the peak memory in MiB, or null if it was not measured. The numbers come
+from one machine and one set of versions: they rank models by cost, but do not predict times elsewhere.
+`benchmarks/measure_costs.py` writes the file.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+
+from pytest_headswap.harness.options import CaseOptions
+from pytest_headswap.plugin.settings import Settings
+from pytest_headswap.results.ids import model_id
 
 FOLDER = Path(__file__).parent / "costs"
-MIN_SAMPLES = 5
-"""The number of measured models from which the speed of this machine can be estimated."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Cost:
 
     Attributes:
         seconds: wall time on one worker.
-        peak_mb: peak memory of the process in MiB: an upper bound, since earlier models count too. None: not
-            measured.
+        peak_mb: peak memory of the process in MiB; None if it was not measured. It is an upper bound, because memory
+            that earlier models left behind counts too.
     """
 
     seconds: float
@@ -37,67 +39,52 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of a zoo. A model that was not measured is assumed to cost the median."""
+    """The costs of a zoo by model. A model that was not measured is assumed to take the median time.
+
+    Its peak memory is unknown.
+    """
 
     models: Mapping[str, Cost] = field(default_factory=dict)
-    """The measured costs."""
-
-    versions: Mapping[str, str] = field(default_factory=dict)
-    """The versions of the shipped measurements."""
 
     @cached_property
     def median(self) -> Cost:
-        """Return the median cost; one second if nothing was measured."""
-        peaks = [cost.peak_mb for cost in self.models.values() if cost.peak_mb is not None]
-        seconds = statistics.median(cost.seconds for cost in self.models.values()) if self.models else 1.0
-        return Cost(seconds, statistics.median(peaks) if peaks else None)
+        """Return the median time; one second if nothing was measured."""
+        return Cost(statistics.median(cost.seconds for cost in self.models.values()) if self.models else 1.0)
 
     def __getitem__(self, model: str) -> Cost:
         return self.models.get(model, self.median)
 
 
-def expected_costs(zoo_name: str, measured: Mapping[str, Cost] | None = None) -> Costs:
-    """Return the shipped costs of a zoo (most have none), overridden by `learnt` from runs on this machine.
-
-    Shipped costs are scaled by the models that both sources cover, so that they match this machine and its past
-    options.
-    """
-    measured = measured or {}
+def shipped_costs(zoo_name: str) -> Costs:
+    """Return the shipped costs of a zoo; empty for most zoos."""
     path = FOLDER / f"{zoo_name}.json"
     if not zoo_name.isidentifier() or not path.is_file():  # a zoo's name may be a file path
-        return Costs(dict(measured))
-    shipped = json.loads(path.read_text(encoding="utf-8"))
-    models = costs_from_json(shipped["models"])
-    ratios = [
-        measured[name].seconds / cost.seconds for name, cost in models.items() if name in measured and cost.seconds
-    ]
-    if len(ratios) >= MIN_SAMPLES:
-        factor = statistics.median(ratios)
-        models = {name: Cost(factor * cost.seconds, cost.peak_mb) for name, cost in models.items()}
-    return Costs({**models, **measured}, shipped["versions"])
+        return Costs()
+    models = json.loads(path.read_text(encoding="utf-8"))["models"]
+    return Costs({model: Cost(seconds, peak_mb) for model, (seconds, peak_mb) in models.items()})
 
 
-def costs_from_json(models: Any) -> dict[str, Cost]:
-    """Return the costs that `costs_to_json` wrote.
+def model_seconds(settings: Settings) -> dict[str, float]:
+    """Return the expected seconds of each model of this run, by id, such as `timm::resnet18`."""
+    seconds: dict[str, float] = {}
+    for zoo, models in settings.this_shard:
+        costs = shipped_costs(zoo.name)
+        seconds |= {model_id(zoo.name, model): costs[model].seconds for model in models}
+    return seconds
 
-    Raises:
-        ValueError: the data has another form.
+
+def known_oversized(settings: Settings, max_bytes: int) -> dict[tuple[str, str], float]:
+    """Return the models whose measured peak memory exceeds `max_bytes`: zoo and model, with the peak in MiB.
+
+    Empty if the user chose the evidence: the peaks are those of the default.
     """
-    if not isinstance(models, dict):
-        raise ValueError(f"expected an object with models, found {type(models).__name__}")
-    costs = {}
-    for name, entry in models.items():
-        match entry:
-            case [int() | float() as seconds, int() | float() | None as peak] if 0 <= seconds < float("inf"):
-                costs[name] = Cost(seconds, peak)
-            case _:
-                raise ValueError(f"expected seconds and MB for {name!r}, found {entry!r}")
-    return costs
-
-
-def costs_to_json(models: Mapping[str, Cost]) -> dict[str, list[float | None]]:
-    """Return costs as plain JSON types, rounded to their precision."""
-    return {
-        name: [round(cost.seconds, 2), None if cost.peak_mb is None else round(cost.peak_mb)]
-        for name, cost in models.items()
-    }
+    if settings.options.evidence != CaseOptions().evidence:
+        return {}
+    oversized: dict[tuple[str, str], float] = {}
+    for zoo, models in settings.this_shard:
+        costs = shipped_costs(zoo.name)
+        for model in models:
+            peak_mb = costs[model].peak_mb
+            if peak_mb is not None and peak_mb * 2**20 > max_bytes:
+                oversized[zoo.name, model] = peak_mb
+    return oversized
