@@ -60,11 +60,23 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def folded_commands(commands: Sequence[str]) -> str:
+    """Return a folded code block with commands that repeat tests; empty if there are none."""
+    if not commands:
+        return ""
+    return f"<details><summary>Commands that repeat them</summary>\n\n{code_block(commands, 'bash')}\n</details>\n"
+
+
 def code_block(lines: Sequence[str], language: str = "") -> str:
     """Return a code block that nothing in its content can end."""
     longest_run = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest_run + 1)
     return "\n".join([fence + language, *lines, fence, ""])
+
+
+def list_more(number: int) -> str:
+    """Return a line with the number of items that a list leaves out; empty if it is complete."""
+    return f"\n… and {number:,} more.\n" if number > 0 else ""
 
 
 def _head(matrix: Matrix) -> str:
@@ -80,7 +92,7 @@ def _head(matrix: Matrix) -> str:
     with_what = ", ".join(f"{name} {version}" for name, version in matrix.header.versions.items())
     return (
         f"## Head swaps: {summary}\n\n"
-        + (f"**Not whole**: {escaped('; '.join(matrix.missing), 600)}\n\n" if matrix.missing else "")
+        + (f"**Incomplete**: {escaped('; '.join(matrix.missing), 600)}\n\n" if matrix.missing else "")
         + table(["zoo", *(f">{outcome}" for outcome in present)], lines)
         + f"\n{escaped(with_what, 600)}; {format_duration(matrix.seconds)} of tests\n"
     )
@@ -111,7 +123,7 @@ def _versions(matrix: Matrix) -> str:
     return (
         f"{overview}#### Differing between versions: {pluralize(len(rows), 'architecture')}\n\n"
         + table(["architecture", *columns], lines)
-        + _more(len(rows) - _MAX_ROWS)
+        + list_more(len(rows) - _MAX_ROWS)
     )
 
 
@@ -146,7 +158,7 @@ def _worst(matrix: Matrix) -> str:
     return (
         f"### To look at: {pluralize(len(rows), 'architecture')}, the worst first\n\n"
         + table(["architecture", "outcome", "checks", "message"], lines)
-        + _more(len(rows) - _MAX_ROWS)
+        + list_more(len(rows) - _MAX_ROWS)
     )
 
 
@@ -160,10 +172,7 @@ def worst_checks(row: Row) -> str:
 def _commands(matrix: Matrix) -> str:
     commands = [row.worst.repro for row in matrix.worst_first[:_MAX_ROWS] if row.worst.repro]
     commands = [command for command in commands if len(command) <= _COMMAND]
-    if not commands:
-        return ""
-    lines = [escape_unprintable(command) for command in commands]
-    return "<details><summary>Commands that repeat them</summary>\n\n" + code_block(lines, "bash") + "\n</details>\n"
+    return folded_commands([escape_unprintable(command) for command in commands])
 
 
 def _families(matrix: Matrix) -> str:
@@ -187,7 +196,7 @@ def _families(matrix: Matrix) -> str:
         for name in names[:_MAX_FAMILIES]
     )
     titles = ["family", ">architectures", *(f">{outcome}" for outcome in present), ">time"]
-    return f"### Families\n\n{table(titles, lines)}{_more(len(names) - _MAX_FAMILIES)}"
+    return f"### Families\n\n{table(titles, lines)}{list_more(len(names) - _MAX_FAMILIES)}"
 
 
 def _skips(matrix: Matrix) -> str:
@@ -199,7 +208,3 @@ def _skips(matrix: Matrix) -> str:
         for reason, count in reasons.most_common(20)
     )
     return f"### Skipped, by reason\n\n{table(['reason', '>results'], lines)}"
-
-
-def _more(number: int) -> str:
-    return f"\n… and {number:,} more.\n" if number > 0 else ""

@@ -50,16 +50,16 @@ def test_an_interrupted_run_says_everywhere_how_much_is_missing(
     told = NOT_WHOLE if "skip" not in how else "12 of 16 selected results are missing: testzoo::doubled::output_shape, "
     result.stdout.fnmatch_lines([f"NOT WHOLE: {told}*and * more. The same command with --headswap-resume runs *"])
     summary = _summary(project).replace("\\", "")
-    assert f"**Not whole**: {told}" in summary
+    assert f"**Incomplete**: {told}" in summary
     assert "Nothing failed" not in summary
     assert "No failure among 3 results" in summary or "skip" in how
     page = (project.path / "headswap-report" / "index.html").read_text(encoding="utf-8")
-    assert f"<strong>Not whole.</strong> {told}" in page
+    assert f"<strong>Incomplete.</strong> {told}" in page
     (project.path / "headswap-report" / "summary.md").unlink()
     again = project.run(*COMMAND, "report", "headswap-report")
     assert again.ret == 0
-    again.stdout.fnmatch_lines([f"not whole: {told}*"])
-    assert f"**Not whole**: {told}" in _summary(project).replace("\\", "")
+    again.stdout.fnmatch_lines([f"incomplete: {told}*"])
+    assert f"**Incomplete**: {told}" in _summary(project).replace("\\", "")
 
 
 def test_a_run_that_is_interrupted_before_its_first_result_says_so_too(
@@ -75,7 +75,7 @@ def test_what_was_not_selected_is_not_missing(project: pytest.Pytester) -> None:
     for flags in (["-k", "native_parity"], ["--deselect=testzoo::alpha::output_shape"], [SOUND]):
         result = project.runpytest_inprocess(ZOO, TWO, *flags)
         result.stdout.no_fnmatch_line("NOT WHOLE*")
-        assert "Not whole" not in _summary(project)
+        assert "Incomplete" not in _summary(project)
     assert project.runpytest_inprocess(ZOO, TWO, SOUND).ret == 0
     result = project.runpytest_inprocess("testzoo::alpha::native_parity", ZOO, TWO)
     result.stdout.no_fnmatch_line("NOT WHOLE*")

@@ -68,7 +68,7 @@ def test_all_shards_together_are_the_whole_run_in_its_order(
     assert header.options == OPTIONS, "as those of a run on one machine"
     assert header.versions == {"torch": "2.8", "lib": "1"}
     assert (header.python, header.platform, header.started) == ("3.10, 3.11, 3.12", "Linux", "2026-01")
-    assert header.merged["whole"] is True
+    assert header.merged["complete"] is True
     assert [machine["shard"] for machine in header.merged["machines"]] == ["1/3", "2/3", "3/3"]
     assert [machine["python"] for machine in header.merged["machines"]] == ["3.10", "3.11", "3.12"]
     assert header.merged["selection"]["mine"]["models"] == 5
@@ -113,7 +113,7 @@ def test_of_many_missing_results_the_first_are_named(shards: list[Path]) -> None
 def test_a_model_that_no_shard_has_is_noticed_by_the_digest(shards: list[Path]) -> None:
     _change(shards[1], _with_options(part={"mine": ["a"]}))
     _change(shards[1], lambda header, results: (header, [result for result in results if result.model == "a"]))
-    assert _problems(shards) == "the shards have 4 models of mine, and not the 5 of the selection"
+    assert _problems(shards) == "the shards have 4 models of mine, which are not the 5 that were selected"
 
 
 def test_as_many_models_but_others_are_noticed_by_the_digest(shards: list[Path]) -> None:
@@ -122,28 +122,28 @@ def test_as_many_models_but_others_are_noticed_by_the_digest(shards: list[Path])
         shards[1],
         lambda header, results: (header, [replace(item, model=item.model.replace("e", "z")) for item in results]),
     )
-    assert _problems(shards) == "the shards have 5 models of mine, and not the 5 of the selection"
+    assert _problems(shards) == "the shards have 5 models of mine, which are not the 5 that were selected"
 
 
 def test_a_shard_that_is_there_twice_is_named_even_for_a_part(shards: list[Path]) -> None:
     for allow_missing in (False, True):
         told = _problems([*shards, shards[0]], allow_missing=allow_missing)
-        assert told == f"shard 1/3 is there 2 times: {shards[0]} and {shards[0]}"
+        assert told == f"shard 1/3 was given 2 times: {shards[0]} and {shards[0]}"
 
 
 def test_a_result_that_is_there_twice_is_named(shards: list[Path]) -> None:
     _change(shards[2], lambda header, results: (header, [*results, results[0]]))
-    assert _problems(shards) == f"shard 3/3 ({shards[2]}) has twice 1 result: mine::c::y"
+    assert _problems(shards) == f"shard 3/3 ({shards[2]}) repeats 1 result: mine::c::y"
 
 
 def test_a_model_in_two_shards_is_named(shards: list[Path]) -> None:
     _change(shards[2], _with_options(part={"mine": ["c", "a"]}))
-    assert _problems(shards) == "more than one shard has 1 model: mine::a"
+    assert _problems(shards) == "several shards have 1 model: mine::a"
 
 
 def test_a_result_that_a_shard_did_not_select_is_named(shards: list[Path]) -> None:
     _change(shards[2], lambda header, results: (header, [*results, Result("other", "c", "z", "passed")]))
-    assert _problems(shards) == f"shard 3/3 ({shards[2]}) does not select, and yet has 1 result: other::c::z"
+    assert _problems(shards) == f"shard 3/3 ({shards[2]}) holds 1 result that it did not select: other::c::z"
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_a_result_that_a_shard_did_not_select_is_named(shards: list[Path]) -> No
         (lambda header, results: (replace(header, versions={"torch": "2.8"}), results), "lib: None here, '1' there"),
         (_with_options(num_classes=3), "num_classes: 3 here, 7 there"),
         (_with_options(evidence="numeric"), "evidence: 'numeric' here, None there"),
-        (_with_options(selection={"mine": {"models": 5, "digest": "0"}}), "not the same models were selected"),
-        (_with_options(shard="2/4"), "are parts of different counts"),
+        (_with_options(selection={"mine": {"models": 5, "digest": "0"}}), "other models were selected"),
+        (_with_options(shard="2/4"), "are shards of different runs: their counts differ"),
     ],
 )
 def test_shards_of_different_runs_are_refused_even_for_a_part(shards: list[Path], change: Change, told: str) -> None:
@@ -179,7 +179,7 @@ def test_some_shards_are_merged_when_requested_and_says_what_is_missing(shards: 
     assert "cannot read the journal" in merged.missing[0]
     assert merged.missing[1:] == ("shard 3/3 is missing", f"shard 2/3 ({shards[1]}) lacks 1 result: mine::e::x")
     header, _ = read_journal(merged.write(tmp_path / "out"))
-    assert header.merged["whole"] is False
+    assert header.merged["complete"] is False
     assert tuple(header.merged["missing"]) == merged.missing
 
 

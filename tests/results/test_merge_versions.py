@@ -52,7 +52,7 @@ def test_each_result_says_its_version_and_none_is_dropped(runs: list[Path], tmp_
     assert results == merged.results
     assert [item["version"] for item in header.merged["versions"]] == ["torch 2.4.1", "torch 2.9.1", "torch 2.10.0"]
     assert [item["results"] for item in header.merged["versions"]] == [4, 6, 6]
-    assert header.merged["whole"] is True
+    assert header.merged["complete"] is True
     assert header.versions == {"timm": "1.0.31"}, "what they share"
     for folder in runs:
         of_run = [replace(item, version=f"torch {folder.name}") for item in read_journal(folder)[1]]
@@ -140,10 +140,10 @@ def _problem(folders: list[Path], by: str = "torch") -> str:
 
 
 def test_what_cannot_be_merged_is_reported(runs: list[Path], write: Write, tmp_path: Path) -> None:
-    assert _problem(runs[:1]) == "all is of torch 2.10.0: there is nothing to compare"
-    assert "does not say its version of jax, but those of python, timm, torch" in _problem(runs, "jax")
+    assert _problem(runs[:1]) == "all journals have torch 2.10.0: there is nothing to compare"
+    assert "does not state a version of jax. It states those of python, timm, torch" in _problem(runs, "jax")
     again = write([result("a")], "again", _header("2.9.1"))
-    assert f"torch 2.9.1 is there 2 times: {runs[2]} and {again}" in _problem([*runs, again])
+    assert f"torch 2.9.1 was given 2 times: {runs[2]} and {again}" in _problem([*runs, again])
     assert "cannot read the journal" in _problem([*runs, tmp_path / "nowhere"])
     merge_versions(runs, "torch").write(tmp_path / "out")
-    assert "holds several versions already" in _problem([tmp_path / "out", runs[0]])
+    assert "was merged from several versions" in _problem([tmp_path / "out", runs[0]])
