@@ -1,4 +1,4 @@
-"""The commands that read journals: `headswap report`, `headswap merge` and `headswap compare`."""
+"""Run the commands that read journals: `headswap report`, `headswap merge` and `headswap compare`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pytest_headswap.results.compare import THRESHOLD, compare
 
 
 def add_report_commands(commands: Any) -> None:
-    """Declare the commands."""
+    """Declare the commands that read journals."""
     report = commands.add_parser("report", help="write the HTML and Markdown reports of a journal")
-    report.add_argument("journal", type=Path, metavar="DIR", help="report folder, or the journal itself")
-    report.add_argument("--output", type=Path, metavar="FOLDER", help="where to write (default: next to the journal)")
+    report.add_argument("journal", type=Path, metavar="DIR", help="report folder or journal")
+    report.add_argument("--output", type=Path, metavar="FOLDER", help="output folder (default: that of the journal)")
     report.set_defaults(run=_report)
 
     merge = commands.add_parser("merge", help="merge the journals of all shards, or of runs with different versions")
@@ -31,15 +31,15 @@ def add_report_commands(commands: Any) -> None:
         help="distribution whose version distinguishes the runs, such as torch",
     )
     merge.add_argument(
-        "--allow-missing", action="store_true", help="merge the shards that are there, and report what is missing"
+        "--allow-missing", action="store_true", help="merge an incomplete set of shards, and report what is missing"
     )
     merge.set_defaults(run=_merge)
 
     compare = commands.add_parser(
         "compare", help="show what broke, was fixed, or became slower or larger between two runs"
     )
-    compare.add_argument("old", type=Path, metavar="OLD", help="report folder of the earlier run, or its journal")
-    compare.add_argument("new", type=Path, metavar="NEW", help="report folder of the later run, or its journal")
+    compare.add_argument("old", type=Path, metavar="OLD", help="report folder or journal of the earlier run")
+    compare.add_argument("new", type=Path, metavar="NEW", help="report folder or journal of the later run")
     compare.add_argument(
         "--strict", action="store_true", help="also exit with 1 if models are slower or larger, or results are removed"
     )
@@ -88,7 +88,7 @@ def _merge(arguments: argparse.Namespace) -> int:
     from pytest_headswap.results.merge_versions import merge_versions
 
     if _journal(arguments.out).resolve() in {_journal(path).resolve() for path in arguments.journals}:
-        return fail(2, f"{arguments.out} is itself one of those to merge: choose another folder to write to")
+        return fail(2, f"{arguments.out} is one of the journals to merge: choose another output folder")
     try:
         if arguments.by_version_of:
             merged = merge_versions(arguments.journals, arguments.by_version_of, allow_missing=arguments.allow_missing)
@@ -124,6 +124,6 @@ def _compare(arguments: argparse.Namespace) -> int:
     comparison = replace(compare(old, new, arguments.threshold), missing=tuple(missing))
     print(format_markdown(comparison), end="")
     if not comparison.shared:
-        return fail(2, "the two have no result in common: there is nothing to compare")
+        return fail(2, "the two runs have no results in common: there is nothing to compare")
     worse = comparison.slower or comparison.larger or comparison.removed
     return 1 if comparison.broken or (arguments.strict and worse) else 0

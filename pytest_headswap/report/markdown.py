@@ -1,6 +1,6 @@
-"""The Markdown report, for CI step summaries and pull requests: the counts, then the worst results first.
+"""Write the Markdown report, for CI step summaries and pull requests: the counts, then the worst results.
 
-GitHub rejects a summary of more than 1 MiB entirely, so this one stays far below that, whatever the journal holds.
+GitHub rejects a summary of more than 1 MiB. This one stays far below that limit, whatever the journal contains.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ def render_markdown(matrix: Matrix) -> str:
 
 
 def join_within_limit(parts: Iterable[str], max_bytes: int) -> str:
-    """Join the parts as long as they fit, and state if some were left out."""
+    """Join the parts that fit into the limit, and state if some were left out."""
     text = ""
     for part in filter(None, parts):
         grown = f"{text}\n{part}" if text else part
         if len(grown.encode("utf-8", "backslashreplace")) > max_bytes - 100:
-            return f"{text}\n*There is more than fits here; the whole is in the HTML report.*\n"
+            return f"{text}\n*Truncated. The HTML report has everything.*\n"
         text = grown
     return text
 
 
 def escaped(text: str, max_chars: int) -> str:
-    """Return text on one line that Markdown shows unchanged."""
+    """Return the text as one line that Markdown shows unchanged."""
     return _MARKUP.sub(lambda found: f"\\{found[0]}", truncate(single_line(text), max_chars))
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; a title that starts with `>` marks a column of numbers."""
+    """Return a table. A title that starts with `>` marks a column of numbers."""
     rule = ["---:" if title.startswith(">") else "---" for title in titles]
     lines = [[title.removeprefix(">") for title in titles], rule, *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -68,7 +68,7 @@ def folded_commands(commands: Sequence[str]) -> str:
 
 
 def code_block(lines: Sequence[str], language: str = "") -> str:
-    """Return a code block that nothing in its content can end."""
+    """Return a code block that its content cannot end."""
     longest_run = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest_run + 1)
     return "\n".join([fence + language, *lines, fence, ""])
@@ -116,12 +116,12 @@ def _versions(matrix: Matrix) -> str:
     overview = f"### Versions\n\n{table(['zoo', *columns], body)}\n"
     rows = [row for row in matrix.rows if row.checks_that_differ]
     if not rows:
-        return f"{overview}No result differs between {escaped(', '.join(matrix.versions), 600)}.\n"
+        return f"{overview}No results differ between {escaped(', '.join(matrix.versions), 600)}.\n"
     lines = (
         [escaped(row.model, _NAME), *map(_cell, list(matrix.cells(row))[:_MAX_FAMILIES])] for row in rows[:_MAX_ROWS]
     )
     return (
-        f"{overview}#### Differing between versions: {pluralize(len(rows), 'architecture')}\n\n"
+        f"{overview}#### Differences between versions: {pluralize(len(rows), 'architecture')}\n\n"
         + table(["architecture", *columns], lines)
         + list_more(len(rows) - _MAX_ROWS)
     )
@@ -144,7 +144,7 @@ def _worst(matrix: Matrix) -> str:
     rows = matrix.worst_first
     if not rows:
         if matrix.missing:
-            return f"No failure among {pluralize(matrix.outcomes.total(), 'result')}; the others are missing.\n"
+            return f"No failure among {pluralize(matrix.outcomes.total(), 'result')}; other results are missing.\n"
         return "Nothing failed.\n"
     lines = (
         [
@@ -156,14 +156,14 @@ def _worst(matrix: Matrix) -> str:
         for row in rows[:_MAX_ROWS]
     )
     return (
-        f"### To look at: {pluralize(len(rows), 'architecture')}, the worst first\n\n"
+        f"### Needs attention: {pluralize(len(rows), 'architecture')}, worst first\n\n"
         + table(["architecture", "outcome", "checks", "message"], lines)
         + list_more(len(rows) - _MAX_ROWS)
     )
 
 
 def worst_checks(row: Row) -> str:
-    """Return the names of the checks whose outcome equals the worst one of a row."""
+    """Return the names of the checks that have the worst outcome of a row."""
     names = dict.fromkeys(result.check for result in row.failures if result.outcome == row.worst.outcome)
     every = {result.check for result in row.results}
     return f"all {len(names)} checks" if len(names) == len(every) > 1 else ", ".join(names)

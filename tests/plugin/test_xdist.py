@@ -1,4 +1,4 @@
-"""With xdist the results are the same, a model stays on one worker, and a crash costs one result."""
+"""With xdist, results are the same, a model stays on one worker, and a crash affects one result."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ THREE = "--headswap-checks=output_shape,native_parity,gradient_flow"
 
 
 def _comparable(results: dict[str, Result]) -> list[Result]:
-    """Without what differs from run to run."""
+    """Return the results without the fields that differ between runs."""
     return sorted(
         (replace(result, seconds=0, peak_memory_mb=None) for result in results.values()), key=lambda item: item.nodeid
     )
 
 
-def test_two_workers_give_the_same_results_as_none(project: pytest.Pytester, journal: Journal) -> None:
+def test_two_workers_produce_the_same_results_as_none(project: pytest.Pytester, journal: Journal) -> None:
     alone = project.runpytest_subprocess("--headswap-zoo=testzoo", THREE, "--headswap-num-classes=3")
     results = journal()
     header, _ = read_journal(project.path / "headswap-report")
@@ -61,7 +61,7 @@ def test_two_workers_give_the_same_results_as_none(project: pytest.Pytester, jou
     assert len({worker for _, worker in built}) == 2, "both workers had models"
 
 
-def test_a_crash_is_a_result_and_the_run_goes_on(
+def test_a_crash_is_a_result_and_the_run_continues(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(
@@ -90,7 +90,7 @@ def test_a_crash_is_a_result_and_the_run_goes_on(
     result.stdout.fnmatch_lines(["testzoo: 6 results: 4 passed, 2 crashed"])
 
 
-def test_a_zoo_of_the_ini_file_and_the_tests_of_the_project_share_the_workers(
+def test_a_zoo_in_the_ini_file_and_the_tests_of_the_project_share_the_workers(
     project: pytest.Pytester, journal: Journal
 ) -> None:
     checks = "output_shape,metadata,round_trip"
@@ -102,7 +102,7 @@ def test_a_zoo_of_the_ini_file_and_the_tests_of_the_project_share_the_workers(
     assert len(journal()) == 3, "given paths, the run has nothing to do with the zoo and leaves its journal alone"
 
 
-def test_what_is_typed_wrong_ends_the_run_before_a_worker_starts(project: pytest.Pytester) -> None:
+def test_an_invalid_option_ends_the_run_before_a_worker_starts(project: pytest.Pytester) -> None:
     result = project.runpytest_subprocess("--headswap-zoo=testzoo", "--headswap-models=alpa", "-n", "2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*unknown model 'alpa'*did you mean alpha*"])
@@ -117,7 +117,7 @@ def test_without_xdist_installed_a_zoo_runs(project: pytest.Pytester) -> None:
 
 @pytest.fixture
 def other_python(tmp_path: Path) -> Path:
-    """The Python of an environment of its own, which is lent what is installed here."""
+    """Return the Python of a separate environment that can import the packages installed here."""
     done = subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "other")], check=False)
     folder = tmp_path / "other" / ("Scripts" if os.name == "nt" else "bin")
     python = next(folder.glob("python*"), None) if folder.exists() else None
@@ -147,7 +147,7 @@ def test_workers_of_another_python_installation_share_the_models(
     assert pythons == {str(other_python.parent.parent), sys.prefix}
 
 
-def test_a_shard_on_another_python_installation_is_the_same_part(
+def test_another_python_installation_computes_the_same_shard(
     project: pytest.Pytester, journal: Journal, other_python: Path
 ) -> None:
     flags = ["--headswap-zoo=testzoo", "--headswap-checks=metadata", "--headswap-shard=1/2"]

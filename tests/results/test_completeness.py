@@ -1,4 +1,4 @@
-"""A journal of a run that did not end names what is missing, and so does all that is made of it."""
+"""The journal of an interrupted run names the missing results, and so do all reports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TESTS = [("timm", model, check) for model in ("a", "b", "c") for check in CHECKS
 HEADER = JournalHeader({"torch": "2.9"}, {"checks": list(CHECKS)}, selected=encode_selection(TESTS))
 
 
-def test_a_selection_is_reported_in_groups_of_models_with_the_same_checks() -> None:
+def test_a_selection_is_encoded_in_groups_of_models_with_the_same_checks() -> None:
     tests = [*TESTS, ("timm", "d", "metadata"), ("own", "a", "metadata")]
     selection = encode_selection(tests)
     assert selection == {
@@ -33,7 +33,7 @@ def test_a_selection_is_reported_in_groups_of_models_with_the_same_checks() -> N
     assert encode_selection([*tests, *tests]) == selection
 
 
-def test_what_is_missing_is_counted_and_named() -> None:
+def test_missing_results_are_counted_and_named() -> None:
     missing = missing_results(HEADER, [result("a"), result("b", "native_parity")])
     assert missing.keys == (
         ("timm", "a", "native_parity"),
@@ -49,7 +49,7 @@ def test_what_is_missing_is_counted_and_named() -> None:
     assert not missing_results(JournalHeader(), []), "a journal of an earlier version does not say"
 
 
-def test_a_report_of_a_run_that_is_incomplete_never_says_that_nothing_failed() -> None:
+def test_the_report_of_an_incomplete_run_never_says_that_nothing_failed() -> None:
     whole = build_matrix(HEADER, [result(model, check) for _, model, check in TESTS])
     assert "Nothing failed." in render_markdown(whole)
     for results in ([result("a")], []):
@@ -75,7 +75,7 @@ def test_the_selection_is_read_back_from_the_journal(write: Write) -> None:
         {"timm": [{"models": [1], "checks": ["metadata"]}]},
     ],
 )
-def test_a_selection_that_cannot_be_read_is_refused(tmp_path: Path, selected: object) -> None:
+def test_a_malformed_selection_is_refused(tmp_path: Path, selected: object) -> None:
     (tmp_path / "results.jsonl").write_text(json.dumps({"headswap_journal": 1, "selected": selected}) + "\n")
     with pytest.raises(JournalError, match=r"selected cannot be read"):
         read_journal(tmp_path)
@@ -84,17 +84,17 @@ def test_a_selection_that_cannot_be_read_is_refused(tmp_path: Path, selected: ob
 def test_all_commands_say_that_a_run_is_incomplete(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     old = write([result(model, check) for _, model, check in TESTS], "old", HEADER)
     new = write([result("a")], "new", replace(HEADER, versions={"torch": "3"}))
-    told = "5 of 6 selected results are missing: timm::a::native_parity, "
+    message = "5 of 6 selected results are missing: timm::a::native_parity, "
     assert main(["report", str(new)]) == 0
-    assert f"incomplete: {told}" in capsys.readouterr().out
-    assert f"<strong>Incomplete.</strong> {told}" in (new / "index.html").read_text(encoding="utf-8")
+    assert f"incomplete: {message}" in capsys.readouterr().out
+    assert f"<strong>Incomplete.</strong> {message}" in (new / "index.html").read_text(encoding="utf-8")
     assert main(["compare", str(old), str(new)]) == 0
-    assert f"**Incomplete**: {new}: {told}" in capsys.readouterr().out.replace("\\", "")
+    assert f"**Incomplete**: {new}: {message}" in capsys.readouterr().out.replace("\\", "")
     assert main(["merge", str(new.parent / "versions"), str(old), str(new), "--by-version-of=torch"]) == 0
-    assert f"torch 3: {told}" in capsys.readouterr().out
+    assert f"torch 3: {message}" in capsys.readouterr().out
 
 
-def test_a_pass_that_must_not_be_is_broken_in_a_comparison(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_strict_unexpected_pass_is_broken_in_a_comparison(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     strict = result("a", "output_shape", "xpassed", expectation="[XPASS(strict)] known")
     old, new = write([result("a")], "old"), write([strict], "new")
     assert main(["compare", str(old), str(new)]) == 1

@@ -1,4 +1,4 @@
-"""Shards are merged only where they are parts of one run, disjoint and complete; each fault is named."""
+"""Shards are merged only if they are disjoint and complete parts of one run. Every problem is named."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Change = Callable[[JournalHeader, list[Result]], tuple[JournalHeader, list[Resul
 
 @pytest.fixture
 def shards(tmp_path: Path) -> list[Path]:
-    """The reports of three machines that shared a zoo of five models."""
+    """Return the report folders of three machines that shared a zoo of five models."""
     for number, names in PARTS.items():
         options = {**OPTIONS, **shard_options(f"{number}/3", {"mine": names}, {"mine": ZOO})}
         header = JournalHeader(
@@ -57,7 +57,7 @@ def _keys(merged: Merged) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_all_shards_together_are_the_whole_run_in_its_order(
+def test_merged_shards_are_the_run_of_one_machine_in_its_order(
     shards: list[Path], tmp_path: Path, order: tuple[int, ...]
 ) -> None:
     merged = merge([shards[index] for index in order])
@@ -74,11 +74,11 @@ def test_all_shards_together_are_the_whole_run_in_its_order(
     assert header.merged["selection"]["mine"]["models"] == 5
 
 
-def test_the_journals_themselves_may_be_named_in_place_of_their_folders(shards: list[Path]) -> None:
+def test_journals_can_be_given_instead_of_their_folders(shards: list[Path]) -> None:
     assert _keys(merge([folder / "results.jsonl" for folder in shards])) == ALL
 
 
-def test_a_shard_without_a_model_belongs_to_the_whole(shards: list[Path], tmp_path: Path) -> None:
+def test_a_shard_without_models_is_merged(shards: list[Path], tmp_path: Path) -> None:
     for folder in shards:
         shard = f"{folder.name[1]}/4"
         _change(folder, _with_options(shard=shard))
@@ -102,7 +102,7 @@ def test_missing_results_are_named(shards: list[Path]) -> None:
     assert f"shard 1/3 ({shards[0]}) lacks 4 results: {named}" in _problems(shards)
 
 
-def test_of_many_missing_results_the_first_are_named(shards: list[Path]) -> None:
+def test_the_first_of_many_missing_results_are_named(shards: list[Path]) -> None:
     names = [f"n{number}" for number in range(50)]
     options = shard_options("1/3", {"mine": names}, {"mine": names})
     _change(shards[0], lambda header, _: (replace(header, options={**OPTIONS, **options}), []))
@@ -110,13 +110,13 @@ def test_of_many_missing_results_the_first_are_named(shards: list[Path]) -> None
     assert f"lacks 100 results: {named}" in _problems(shards[:1])
 
 
-def test_a_model_that_no_shard_has_is_noticed_by_the_digest(shards: list[Path]) -> None:
+def test_the_digest_detects_a_model_that_no_shard_has(shards: list[Path]) -> None:
     _change(shards[1], _with_options(part={"mine": ["a"]}))
     _change(shards[1], lambda header, results: (header, [result for result in results if result.model == "a"]))
     assert _problems(shards) == "the shards have 4 models of mine, which are not the 5 that were selected"
 
 
-def test_as_many_models_but_others_are_noticed_by_the_digest(shards: list[Path]) -> None:
+def test_the_digest_detects_a_model_replaced_by_another(shards: list[Path]) -> None:
     _change(shards[1], _with_options(part={"mine": ["a", "z"]}))
     _change(
         shards[1],
@@ -125,13 +125,13 @@ def test_as_many_models_but_others_are_noticed_by_the_digest(shards: list[Path])
     assert _problems(shards) == "the shards have 5 models of mine, which are not the 5 that were selected"
 
 
-def test_a_shard_that_is_there_twice_is_named_even_for_a_part(shards: list[Path]) -> None:
+def test_a_shard_given_twice_is_refused_even_if_others_may_be_missing(shards: list[Path]) -> None:
     for allow_missing in (False, True):
-        told = _problems([*shards, shards[0]], allow_missing=allow_missing)
-        assert told == f"shard 1/3 was given 2 times: {shards[0]} and {shards[0]}"
+        message = _problems([*shards, shards[0]], allow_missing=allow_missing)
+        assert message == f"shard 1/3 was given 2 times: {shards[0]} and {shards[0]}"
 
 
-def test_a_result_that_is_there_twice_is_named(shards: list[Path]) -> None:
+def test_a_repeated_result_is_named(shards: list[Path]) -> None:
     _change(shards[2], lambda header, results: (header, [*results, results[0]]))
     assert _problems(shards) == f"shard 3/3 ({shards[2]}) repeats 1 result: mine::c::y"
 
@@ -147,7 +147,7 @@ def test_a_result_that_a_shard_did_not_select_is_named(shards: list[Path]) -> No
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             lambda header, results: (replace(header, versions={"torch": "2.9", "lib": "1"}), results),
@@ -160,18 +160,22 @@ def test_a_result_that_a_shard_did_not_select_is_named(shards: list[Path]) -> No
         (_with_options(shard="2/4"), "are shards of different runs: their counts differ"),
     ],
 )
-def test_shards_of_different_runs_are_refused_even_for_a_part(shards: list[Path], change: Change, told: str) -> None:
+def test_shards_of_different_runs_are_refused_even_if_others_may_be_missing(
+    shards: list[Path], change: Change, message: str
+) -> None:
     _change(shards[1], change)
     for allow_missing in (False, True):
-        assert told in _problems(shards, allow_missing=allow_missing)
+        assert message in _problems(shards, allow_missing=allow_missing)
 
 
-def test_the_journal_of_a_run_on_one_machine_is_no_shard(shards: list[Path]) -> None:
+def test_the_journal_of_a_run_on_one_machine_is_not_a_shard(shards: list[Path]) -> None:
     _change(shards[1], lambda header, results: (replace(header, options=OPTIONS), results))
     assert _problems(shards) == f"{shards[1]} is the journal of no shard: make it with --headswap-shard"
 
 
-def test_some_shards_are_merged_when_requested_and_says_what_is_missing(shards: list[Path], tmp_path: Path) -> None:
+def test_an_incomplete_set_of_shards_is_merged_on_request_and_states_what_is_missing(
+    shards: list[Path], tmp_path: Path
+) -> None:
     _change(shards[1], lambda header, results: (header, results[:-1]))
     (tmp_path / "empty").mkdir()
     merged = merge([shards[1], shards[0], tmp_path / "empty"], allow_missing=True)
@@ -184,5 +188,5 @@ def test_some_shards_are_merged_when_requested_and_says_what_is_missing(shards: 
 
 
 @pytest.mark.parametrize("allow_missing", [False, True])
-def test_nothing_at_all_cannot_be_merged(tmp_path: Path, allow_missing: bool) -> None:
+def test_a_merge_needs_at_least_one_journal(tmp_path: Path, allow_missing: bool) -> None:
     assert "cannot read the journal" in _problems([tmp_path / "nowhere"], allow_missing=allow_missing)

@@ -1,4 +1,4 @@
-"""Runs with different versions become one matrix of architecture by version, in which differences stand out."""
+"""Runs with different versions are merged into a matrix of architectures and versions that marks differences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _header(torch: str, **options: object) -> JournalHeader:
 
 @pytest.fixture
 def runs(write: Write) -> list[Path]:
-    """Runs with three versions of torch; one model differs, and one is missing in the oldest."""
+    """Return runs with three versions of torch. One model differs, and one is missing in the oldest run."""
     found = []
     for torch in ("2.10.0", "2.4.1", "2.9.1"):
         old = torch == "2.4.1"
@@ -46,7 +46,7 @@ def runs(write: Write) -> list[Path]:
     return found
 
 
-def test_each_result_says_its_version_and_none_is_dropped(runs: list[Path], tmp_path: Path) -> None:
+def test_each_result_states_its_version_and_none_is_dropped(runs: list[Path], tmp_path: Path) -> None:
     merged = merge_versions(runs, "torch")
     header, results = read_journal(merged.write(tmp_path / "out"))
     assert results == merged.results
@@ -59,7 +59,7 @@ def test_each_result_says_its_version_and_none_is_dropped(runs: list[Path], tmp_
         assert [item for item in results if item.version == f"torch {folder.name}"] == of_run
 
 
-def test_the_matrix_has_a_column_for_each_version_and_knows_what_differs(runs: list[Path]) -> None:
+def test_the_matrix_has_a_column_per_version_and_marks_differences(runs: list[Path]) -> None:
     merged = merge_versions(runs, "torch")
     matrix = build_matrix(merged.header, merged.results)
     assert matrix.columns == ("torch 2.4.1", "torch 2.9.1", "torch 2.10.0")
@@ -70,14 +70,14 @@ def test_the_matrix_has_a_column_for_each_version_and_knows_what_differs(runs: l
     }
 
 
-def test_the_summary_begins_with_what_differs(runs: list[Path]) -> None:
+def test_the_summary_starts_with_the_differences(runs: list[Path]) -> None:
     merged = merge_versions(runs, "torch")
     text = render_markdown(build_matrix(merged.header, merged.results))
-    assert "#### Differing between versions: 2 architectures" in text
+    assert "#### Differences between versions: 2 architectures" in text
     assert "| architecture | torch 2.4.1 | torch 2.9.1 | torch 2.10.0 |" in text
     assert "| other | **failed** metadata | passed | passed |" in text
     assert "| new | none | **skipped** metadata | **skipped** metadata |" in text
-    assert "| same |" not in text.partition("### To look at")[0]
+    assert "| same |" not in text.partition("### Needs attention")[0]
 
 
 def test_the_summary_counts_the_results_of_each_version_by_zoo(runs: list[Path]) -> None:
@@ -88,9 +88,9 @@ def test_the_summary_counts_the_results_of_each_version_by_zoo(runs: list[Path])
     assert lines[title + 2] == f"| timm | 3 passed, 1 failed | {newer} | {newer} |"
 
 
-def test_where_nothing_differs_the_summary_says_so(runs: list[Path]) -> None:
+def test_the_summary_says_if_nothing_differs(runs: list[Path]) -> None:
     merged = merge_versions([runs[0], runs[2]], "torch")
-    assert "No result differs between torch 2.9.1, torch 2.10.0." in render_markdown(
+    assert "No results differ between torch 2.9.1, torch 2.10.0." in render_markdown(
         build_matrix(merged.header, merged.results)
     )
 
@@ -105,7 +105,7 @@ def test_the_page_of_an_architecture_has_each_check_with_each_version(runs: list
     assert 'id="c2"' in text
 
 
-def test_shards_of_each_version_are_proven_first(write: Write) -> None:
+def test_the_shards_of_each_version_are_verified(write: Write) -> None:
     folders = []
     for torch in ("2.4.1", "2.9.1"):
         for number, name in enumerate("ab", start=1):
@@ -139,7 +139,7 @@ def _problem(folders: list[Path], by: str = "torch") -> str:
     return str(error_info.value)
 
 
-def test_what_cannot_be_merged_is_reported(runs: list[Path], write: Write, tmp_path: Path) -> None:
+def test_journals_that_cannot_be_merged_are_named(runs: list[Path], write: Write, tmp_path: Path) -> None:
     assert _problem(runs[:1]) == "all journals have torch 2.10.0: there is nothing to compare"
     assert "does not state a version of jax. It states those of python, timm, torch" in _problem(runs, "jax")
     again = write([result("a")], "again", _header("2.9.1"))
