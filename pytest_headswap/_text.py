@@ -85,6 +85,11 @@ def format_duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
 
 
+def format_bytes(count: int) -> str:
+    """Return a number of bytes as text: `512 MiB`, `2.5 GiB`."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
 def join_first(names: Sequence[str], max_listed: int = 5) -> str:
     """Return the first few names, and the number of names left out."""
     more = f" and {len(names) - max_listed:,} more" if len(names) > max_listed else ""

@@ -153,7 +153,7 @@ def test_a_model_whose_values_do_not_fit_is_given_structure_evidence_and_says_so
         project.runpytest_inprocess(ZOO, ONE, f"--headswap-memory-limit={memory}").assert_outcomes(passed=1)
         (item,) = journal().values()
         assert item.evidence == evidence
-        assert ("more than the 0.1 GiB allowed" in item.message) == (evidence == "abstract")
+        assert ("more than the 60 MiB allowed" in item.message) == (evidence == "abstract")
 
 
 def test_limits_stand_in_the_header_the_journal_and_the_repro_command(

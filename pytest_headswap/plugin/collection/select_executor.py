@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from pytest_headswap._text import pluralize
-from pytest_headswap.harness.memory_budget import MemoryBudget, format_bytes, resolve_memory_budget
+from pytest_headswap._text import format_bytes, pluralize
+from pytest_headswap.harness.memory_budget import MemoryBudget, resolve_memory_budget
 from pytest_headswap.isolation.executor import Executor, OversizedModels
 from pytest_headswap.isolation.in_process_executor import InProcessExecutor
 from pytest_headswap.plugin.failure_style import failure_text
