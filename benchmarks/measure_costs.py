@@ -31,7 +31,7 @@ def costs_of(header: JournalHeader, results: list[Result]) -> dict[str, dict[str
     return costs
 
 
-def learn(journals: list[Path], folder: Path) -> list[Path]:
+def measure(journals: list[Path], folder: Path) -> list[Path]:
     """Write one file per zoo in the journals, and return their paths."""
     versions: dict[str, dict[str, str]] = {}
     costs: dict[str, dict[str, Cost]] = defaultdict(dict)
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("journals", nargs="+", type=Path, metavar="JOURNAL")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     arguments = parser.parse_args()
-    learn(arguments.journals, arguments.folder)
+    measure(arguments.journals, arguments.folder)
 
 
 if __name__ == "__main__":

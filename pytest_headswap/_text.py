@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pytest_headswap._links import page
@@ -82,6 +82,17 @@ def format_duration(seconds: float) -> str:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def format_bytes(count: int) -> str:
+    """Return a number of bytes as text: `512 MiB`, `2.5 GiB`."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def join_first(names: Sequence[str], max_listed: int = 5) -> str:
+    """Return the first few names, and the number of names left out."""
+    more = f" and {len(names) - max_listed:,} more" if len(names) > max_listed else ""
+    return ", ".join(names[:max_listed]) + more
 
 
 def split_commas(text: str) -> list[str]:

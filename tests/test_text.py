@@ -13,7 +13,9 @@ from pytest_headswap._text import (
     error_page,
     escape_unprintable,
     file_name,
+    format_bytes,
     format_duration,
+    join_first,
     single_line,
     truncate,
     truncate_left,
@@ -41,7 +43,19 @@ def test_invalid_reason_codes_are_not_added_to_links(reason: str) -> None:
     assert error_page("no_inputs") == f"{DOCS}errors/#no_inputs"
 
 
-def test_line_breaks_are_kept_on_request() -> None:
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 MiB"), (3 * 2**20, "3 MiB"), (2**30 - 2**20, "1023 MiB"), (5 * 2**29, "2.5 GiB")]
+)
+def test_sizes_use_readable_units(count: int, text: str) -> None:
+    assert format_bytes(count) == text
+
+
+def test_only_the_first_names_of_a_long_list_are_listed() -> None:
+    assert join_first(["a", "b"]) == "a, b"
+    assert join_first([str(number) for number in range(1300)]) == "0, 1, 2, 3, 4 and 1,295 more"
+
+
+def test_lines_may_be_kept() -> None:
     assert escape_unprintable("a\nb\tc", keep_line_breaks=True) == "a\nb\\tc"
     assert single_line("a\n  b\tc") == "a b c"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pytest_headswap._text import format_bytes
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import ABSTRACT, NUMERIC
 from pytest_headswap.case.sample_inputs import randomize, seeded, smaller_images, stable_seed
@@ -103,8 +104,8 @@ def _build_with_values(spec: ModelSpec, tensor_bytes: int | None) -> tuple[SwapP
     if tensor_bytes is not None and own_bytes > tensor_bytes:
         del skip_init
         abstract_reason = (
-            f"real values would need {own_bytes / 2**30:.1f} GiB of separate memory, "
-            f"more than the {tensor_bytes / 2**30:.1f} GiB allowed"
+            f"real values would need {format_bytes(own_bytes)} of separate memory, "
+            f"more than the {format_bytes(tensor_bytes)} allowed"
         )
         return on_meta_if_possible(spec.build, partial(_plan_for, spec, use_smallest_input=True)), abstract_reason
     WEIGHT_POOLS.fill(skip_init)

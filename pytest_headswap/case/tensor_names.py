@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from pytest_headswap.case.value_snapshot import named_tensors
 from pytest_headswap.engine import Swap
 from pytest_headswap.engine.swapping.resize import get_registered_tensor
-
-_MAX_LISTED = 5
-
-
-def join_first(names: Sequence[str]) -> str:
-    """Return the first few names, and the number of those left out."""
-    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    return ", ".join(names[:_MAX_LISTED]) + more
 
 
 def names_by_identity(state: Mapping[str, object], values: Iterable[object]) -> set[str]:

@@ -20,10 +20,10 @@ from typing import Any, cast
 
 import torch
 
+from pytest_headswap._text import join_first
 from pytest_headswap.case.abstract_runs import mode_name
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import SIMULATED, CheckFailed, CheckSkipped
-from pytest_headswap.case.tensor_names import join_first
 from pytest_headswap.checks.gpu_lock import run_with_device_memory
 from pytest_headswap.engine.abstract.devices import on_fake_device, on_meta_device, on_real_device
 from pytest_headswap.engine.pytorch.inputs import Inputs

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_headswap._text import join_first
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
-from pytest_headswap.case.tensor_names import join_first
 from pytest_headswap.case.training import TrainingRecord, modules_in_train_mode, still_trainable
 from pytest_headswap.engine import Head, HeadSwapError
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import ThreadError
 from typing import TypeVar
 
 import torch
+from fasteners import InterProcessLock, InterProcessReaderWriterLock
 
 from pytest_headswap.engine.pytorch.internals import is_device_oom
 
 _Result = TypeVar("_Result")
-_GATE_BYTE, _LOCK_BYTE = 0, 1  # byte offsets in the lock file
 
 
 def run_with_device_memory(device: torch.device, run: Callable[[], _Result]) -> _Result:
@@ -49,28 +49,17 @@ def _empty_cache(device: torch.device) -> None:
 
 @contextmanager
 def _device_lock(device: torch.device, *, exclusive: bool) -> Iterator[None]:
-    """Hold shared or exclusive access to the device; on Windows, or if the lock file cannot be locked, hold nothing.
+    """Hold shared or exclusive access to the device. The kernel releases the locks of a dead process.
 
-    A process waiting for exclusive access holds the gate, so no new ones enter. The kernel releases a dead process's
-    locks.
+    A process that waits for access holds the gate, so that no process can enter before one that waits for exclusive
+    access. Without a file system that supports locks, hold nothing.
     """
-    if sys.platform == "win32":
+    path = _lock_file(device)
+    lock = InterProcessReaderWriterLock(path)
+    with ExitStack() as access:
+        with suppress(OSError, ThreadError), InterProcessLock(f"{path}.gate"):
+            access.enter_context(lock.write_lock() if exclusive else lock.read_lock())
         yield
-        return
-    import fcntl
-
-    file = -1
-    try:
-        with suppress(OSError):  # the temporary folder is full or does not support locks
-            file = os.open(_lock_file(device), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            fcntl.lockf(file, fcntl.LOCK_EX, 1, _GATE_BYTE)
-            fcntl.lockf(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, 1, _LOCK_BYTE)
-            if not exclusive:
-                fcntl.lockf(file, fcntl.LOCK_UN, 1, _GATE_BYTE)
-        yield
-    finally:
-        if file >= 0:
-            os.close(file)
 
 
 def _lock_file(device: torch.device) -> Path:
@@ -79,4 +68,5 @@ def _lock_file(device: torch.device) -> Path:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         name = str(getattr(properties, "uuid", device.index))  # torch 2.4 has no uuid
-    return Path(tempfile.gettempdir()) / f"pytest-headswap-{os.getuid()}-{name}.lock"
+    user = os.getuid() if hasattr(os, "getuid") else "user"  # on Windows each user has a temporary folder
+    return Path(tempfile.gettempdir()) / f"pytest-headswap-{user}-{name}.lock"

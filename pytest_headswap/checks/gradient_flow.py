@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pytest_headswap._text import join_first
 from pytest_headswap.case.abstract_runs import mode_name
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
-from pytest_headswap.case.tensor_names import join_first
 from pytest_headswap.engine.pytorch.internals import gradient_leaves
 
 

@@ -20,9 +20,9 @@ from typing import Any
 from torch import nn
 
 from pytest_headswap._numbers import as_count
+from pytest_headswap._text import join_first
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed, CheckSkipped
-from pytest_headswap.case.tensor_names import join_first
 from pytest_headswap.engine.pytorch.modules import named_modules
 from pytest_headswap.engine.swapping.class_metadata import config_of
 

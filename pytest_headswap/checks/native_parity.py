@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from pytest_headswap._text import join_first
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
-from pytest_headswap.case.tensor_names import join_first
 
 
 def native_parity(case: Case) -> str:

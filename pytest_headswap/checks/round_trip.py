@@ -27,11 +27,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from pytest_headswap._text import join_first
 from pytest_headswap.case.abstract_runs import run_mode
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
 from pytest_headswap.case.structure_snapshot import StructureSnapshot
-from pytest_headswap.case.tensor_names import join_first
 from pytest_headswap.case.training import modules_in_train_mode
 from pytest_headswap.case.value_snapshot import named_tensors
 from pytest_headswap.engine import HeadSwapError

@@ -1,4 +1,4 @@
-"""Print errors for all commands."""
+"""Print errors of all commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rich.text import Text
 
 
 def fail(code: int, *messages: str) -> int:
-    """Print what is wrong to stderr; return the exit code."""
+    """Print error messages to stderr. Return the exit code."""
     for message in messages:
         Console(stderr=True, soft_wrap=True, highlight=False).print(Text(f"headswap: {message}"))
     return code

@@ -1,4 +1,4 @@
-"""`headswap explain` and `headswap list-zoos`: show where the head of a model is, and why."""
+"""Run `headswap explain` and `headswap list-zoos`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from pytest_headswap._text import pluralize
 from pytest_headswap.cli.console import fail
 
 if TYPE_CHECKING:
@@ -45,12 +46,8 @@ def _explain(arguments: argparse.Namespace) -> int:
         return fail(1, f"{arguments.model}: {error}")
     except Exception as error:  # noqa: BLE001 - the code of a zoo's library may raise anything
         return fail(1, f"{arguments.model} cannot be built: {type(error).__name__}: {error}")
-    count = "1 head" if len(heads) == 1 else f"{len(heads)} heads"
-    out.print(
-        Text(
-            f"{arguments.model}: {count}, found by {_EVIDENCE.get(heads.tensor_kind, heads.tensor_kind)}", style="bold"
-        )
-    )
+    evidence = _EVIDENCE.get(heads.tensor_kind, heads.tensor_kind)
+    out.print(Text(f"{arguments.model}: {pluralize(len(heads), 'head')}, found by {evidence}", style="bold"))
     for head in heads:
         _print_head(out, head)
     _print_list(out, "Rejected", (f"{item.path or 'the model itself'}: {item.reason}" for item in heads.rejected))
@@ -66,7 +63,7 @@ _EVIDENCE = {
 
 
 def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
-    """Return the heads of a model, found on the meta device if possible, and the notes of the engine and the zoo."""
+    """Return the heads of a model with notes of the engine and the zoo. Use the meta device if possible."""
     from pytest_headswap.case.skip_init import on_meta_if_possible
     from pytest_headswap.engine import NoHeadError, find_heads
     from pytest_headswap.engine.errors import ZOO_REFUSED
@@ -75,7 +72,7 @@ def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
         inputs = spec.example_inputs(model) if spec.example_inputs is not None else None
         try:
             return model, find_heads(model, inputs)
-        except NoHeadError as error:  # a finding too: building with real memory does not change it
+        except NoHeadError as error:  # returned, since a build with real memory would not find a head either
             return model, error
 
     if spec.skip_reason:
@@ -96,7 +93,7 @@ def _print_head(out: Console, head: Head) -> None:
         ("activation", head.activation or "none"),
         ("outputs", ", ".join(head.outputs)),
         ("tensors", ", ".join(head.tensors)),
-        ("way", " -> ".join(step.name or "the model itself" for step in head.path_to_output)),
+        ("path", " -> ".join(step.name or "the model itself" for step in head.path_to_output)),
     ]
     rows += [("" if number else "evidence", sentence) for number, sentence in enumerate(head.evidence)]
     out.print()

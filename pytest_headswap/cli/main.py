@@ -1,11 +1,11 @@
-"""The command line: `headswap explain timm:levit_128`, `headswap list-zoos`, `headswap report`, `merge` and `compare`.
+"""Run the command line: `headswap explain`, `headswap list-zoos`, and `headswap report`, `merge` and `compare`.
 
 Exit codes:
 
 - 0: success.
-- 1: the model has no head or cannot be traced, journals cannot be read or merged, or something broke between two
-  runs.
-- 2: an argument is invalid, or there is nothing to compare.
+- 1: the model has no head or cannot be traced, journals cannot be read or merged, or the later of two runs has new
+  failures.
+- 2: an argument is invalid, or two runs cannot be compared.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="headswap", description="Show where the head of a model is and why, and write, merge and compare reports."
+        prog="headswap", description="Explain where the head of a model is. Write, merge and compare reports."
     )
     parser.add_argument("--version", action="version", version=f"headswap {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    explain = commands.add_parser("explain", help="print each head of a model, its evidence, and what was rejected")
+    explain = commands.add_parser(
+        "explain", help="print the heads of a model, their evidence, and the rejected candidates"
+    )
     explain.add_argument("model", metavar="ZOO:MODEL", help="model of a zoo, such as timm:levit_128")
     explain.set_defaults(run=_explain)
     zoos = commands.add_parser("list-zoos", help="list the zoos")

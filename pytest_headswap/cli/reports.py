@@ -1,23 +1,24 @@
-"""The commands that read journals: `headswap report`, `headswap merge` and `headswap compare`."""
+"""Run the commands that read journals: `headswap report`, `headswap merge` and `headswap compare`."""
 
 from __future__ import annotations
 
 import argparse
 import math
-import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pytest_headswap.cli.console import fail
 from pytest_headswap.results import JOURNAL_NAME, JournalError, read_journal
+from pytest_headswap.results.compare import THRESHOLD, compare
 
 
 def add_report_commands(commands: Any) -> None:
-    """Declare the commands."""
+    """Declare the commands that read journals."""
     report = commands.add_parser("report", help="write the HTML and Markdown reports of a journal")
-    report.add_argument("journal", type=Path, metavar="DIR", help="report folder, or the journal itself")
-    report.add_argument("--output", type=Path, metavar="FOLDER", help="where to write (default: next to the journal)")
+    report.add_argument("journal", type=Path, metavar="DIR", help="report folder or journal")
+    report.add_argument("--output", type=Path, metavar="FOLDER", help="output folder (default: that of the journal)")
     report.set_defaults(run=_report)
 
     merge = commands.add_parser("merge", help="merge the journals of all shards, or of runs with different versions")
@@ -30,36 +31,33 @@ def add_report_commands(commands: Any) -> None:
         help="distribution whose version distinguishes the runs, such as torch",
     )
     merge.add_argument(
-        "--allow-missing", action="store_true", help="merge the shards that are there, and report what is missing"
+        "--allow-missing", action="store_true", help="merge an incomplete set of shards, and report what is missing"
     )
     merge.set_defaults(run=_merge)
 
     compare = commands.add_parser(
         "compare", help="show what broke, was fixed, or became slower or larger between two runs"
     )
-    compare.add_argument("old", type=Path, metavar="OLD", help="report folder of the earlier run, or its journal")
-    compare.add_argument("new", type=Path, metavar="NEW", help="report folder of the later run, or its journal")
-    compare.add_argument("--markdown", action="store_true", help="print Markdown, for a CI step summary")
+    compare.add_argument("old", type=Path, metavar="OLD", help="report folder or journal of the earlier run")
+    compare.add_argument("new", type=Path, metavar="NEW", help="report folder or journal of the later run")
     compare.add_argument(
-        "--strict", action="store_true", help="also exit with 1 if models are slower or larger, or results are gone"
+        "--strict", action="store_true", help="also exit with 1 if models are slower or larger, or results are removed"
     )
-    for flag, default, text in (
-        ("--max-slowdown", 1.5, "time factor that counts as slower, relative to the pace of the machine"),
-        ("--min-seconds", 10.0, "ignore models that are slower by at most this many seconds"),
-        ("--max-memory-growth", 1.25, "memory factor that counts as larger"),
-        ("--min-megabytes", 200.0, "ignore models that are larger by at most this many megabytes"),
-    ):
-        compare.add_argument(
-            flag, type=_parse_amount, default=default, metavar="X", help=f"{text} (default: {default:g})"
-        )
+    compare.add_argument(
+        "--threshold",
+        type=_parse_threshold,
+        default=THRESHOLD,
+        metavar="RATIO",
+        help="factor by which time or memory must grow to count (default: %(default)g)",
+    )
     compare.set_defaults(run=_compare)
 
 
-def _parse_amount(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(text)
-    return value
+def _parse_threshold(text: str) -> float:
+    with suppress(ValueError):
+        if 1 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -75,7 +73,7 @@ def _report(arguments: argparse.Namespace) -> int:
     print(f"{reports.html}: {pluralize(len(reports.matrix.rows), 'architecture')}")
     print(reports.markdown)
     for sentence in reports.matrix.missing:
-        print(f"not whole: {escape_unprintable(sentence)}")
+        print(f"incomplete: {escape_unprintable(sentence)}")
     return 0
 
 
@@ -90,7 +88,7 @@ def _merge(arguments: argparse.Namespace) -> int:
     from pytest_headswap.results.merge_versions import merge_versions
 
     if _journal(arguments.out).resolve() in {_journal(path).resolve() for path in arguments.journals}:
-        return fail(2, f"{arguments.out} is itself one of those to merge: choose another folder to write to")
+        return fail(2, f"{arguments.out} is one of the journals to merge: choose another output folder")
     try:
         if arguments.by_version_of:
             merged = merge_versions(arguments.journals, arguments.by_version_of, allow_missing=arguments.allow_missing)
@@ -104,35 +102,28 @@ def _merge(arguments: argparse.Namespace) -> int:
         return fail(1, str(error))
     models = {(result.zoo, result.model) for result in merged.results}
     summary = f"{pluralize(len(merged.results), 'result')} of {pluralize(len(models), 'model')}"
-    print(f"{path}: {summary}{', not whole' if merged.missing else ''}")
+    print(f"{path}: {summary}{', incomplete' if merged.missing else ''}")
     for sentence in merged.missing:
         print(f"  {sentence}")
     return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from pytest_headswap.report.comparison import format_markdown, format_text
-    from pytest_headswap.results.compare import Thresholds, compare
+    from pytest_headswap.report.comparison import format_markdown
     from pytest_headswap.results.completeness import missing_sentences
 
     try:
         (old_header, old), (new_header, new) = read_journal(arguments.old), read_journal(arguments.new)
     except JournalError as error:
         return fail(2, str(error))
-    limits = Thresholds(
-        arguments.max_slowdown, arguments.min_seconds, arguments.max_memory_growth, arguments.min_megabytes
-    )
     missing = [
         f"{path}: {sentence}"
         for path, header, results in ((arguments.old, old_header, old), (arguments.new, new_header, new))
         for sentence in missing_sentences(header, results)
     ]
-    comparison = replace(compare(old, new, limits), missing=tuple(missing))
-    if arguments.markdown:
-        print(format_markdown(comparison), end="")
-    else:
-        print("\n".join(format_text(comparison, max(shutil.get_terminal_size().columns, 60))))
+    comparison = replace(compare(old, new, arguments.threshold), missing=tuple(missing))
+    print(format_markdown(comparison), end="")
     if not comparison.shared:
-        return fail(2, "the two have no result in common: there is nothing to compare")
+        return fail(2, "the two runs have no results in common: there is nothing to compare")
     worse = comparison.slower or comparison.larger or comparison.removed
     return 1 if comparison.broken or (arguments.strict and worse) else 0

@@ -87,8 +87,3 @@ def rss_bytes(pid: int | None = None) -> int:
     import psutil
 
     return int(psutil.Process(pid).memory_info().rss)
-
-
-def format_bytes(count: int) -> str:
-    """Format a number of bytes."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_headswap._text import format_bytes
 from pytest_headswap.harness.build_result import swapped_heads
 from pytest_headswap.harness.failure_text import format_failure, printable_exception
 from pytest_headswap.harness.garbage import clear_last_exception, trim_heap
-from pytest_headswap.harness.memory_budget import MemoryMeter, format_bytes
+from pytest_headswap.harness.memory_budget import MemoryMeter
 from pytest_headswap.harness.pytest_outcomes import apply_pytest_outcome
 from pytest_headswap.isolation.executor import BuildReply, CheckReply
 

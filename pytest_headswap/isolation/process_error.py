@@ -8,8 +8,8 @@ import signal
 import traceback
 from typing import Literal
 
+from pytest_headswap._text import format_bytes
 from pytest_headswap.harness.failure_text import ReportedError, relevant_frames
-from pytest_headswap.harness.memory_budget import format_bytes
 
 _MAX_FRAMES = 3
 _FRAME_LINE = re.compile(r'^  File "(.+)", line (\d+) in (.+)$')

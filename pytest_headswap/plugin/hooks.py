@@ -44,8 +44,6 @@ def pytest_configure(config: pytest.Config) -> None:
         settings = read_settings(config, scope, available_checks(config))
 
     from pytest_headswap.plugin.collection.session import ZooSession, set_torch_threads
-    from pytest_headswap.plugin.planning.cost_cache import CostRecorder
-    from pytest_headswap.plugin.planning.progress import Progress
     from pytest_headswap.plugin.recording.expectations_summary import ExpectationsSummary
     from pytest_headswap.plugin.recording.recorder import Recorder
     from pytest_headswap.plugin.recording.report_folder import lock_report_folder
@@ -61,8 +59,6 @@ def pytest_configure(config: pytest.Config) -> None:
             config.pluginmanager.register(resume, "headswap-resume")
         config.pluginmanager.register(ExpectationsSummary(settings), "headswap-ending")
         config.pluginmanager.register(Recorder(config, settings, lock, resume), "headswap-recorder")
-        config.pluginmanager.register(CostRecorder(config, settings), "headswap-learner")
-        config.pluginmanager.register(Progress(config, settings), "headswap-progress")
     else:
         config.stash[CARRIED_OVER] = frozenset(workerinput.get("headswap_carried_over", ()))
         set_torch_threads(workerinput["workercount"])

@@ -1,4 +1,4 @@
-"""Build the reports of a run: HTML, Markdown and the terminal. Also exports the functions that read a journal."""
+"""Write the reports of a run as HTML, as Markdown and for the terminal. Also export what reads a journal."""
 
 from __future__ import annotations
 

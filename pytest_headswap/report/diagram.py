@@ -1,4 +1,4 @@
-"""Lay out the path from backbone to output as a small picture. The template draws it."""
+"""Lay out the path from the backbone to the output as a diagram, which the template draws."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ _NAME_FITS, _DETAIL_FITS = 36, 42
 
 @dataclass(frozen=True)
 class DiagramBox:
-    """One step: its text, and the top and height of its box. `arrow`: whether an arrow leads down to it."""
+    """One step of the path.
+
+    Attributes:
+        kind: kind of the step, such as `head` or `operation`.
+        name, detail: the two lines of text in the box, truncated to fit.
+        full: the untruncated text, shown as a tooltip.
+        y, height: top and height of the box in pixels.
+        arrow: whether an arrow points to the box from above.
+    """
 
     kind: str
     name: str
@@ -34,14 +42,14 @@ class HeadDiagram:
     width: int
     height: int
     alt_text: str
-    """The picture in words, for screen readers."""
+    """The diagram as text, for screen readers."""
 
 
 def head_diagram(head: SwappedHead) -> HeadDiagram | None:
-    """Return the picture of the path through a head; None if the journal does not hold the path."""
+    """Return the diagram of the path through a head; None if the journal does not contain the path."""
     if not head.path_to_output:
         return None
-    boxes = [DiagramBox("backbone", "backbone", "", "all that comes before", 1, _FIRST, arrow=False)]
+    boxes = [DiagramBox("backbone", "backbone", "", "everything before the head", 1, _FIRST, arrow=False)]
     y = 1 + _FIRST + _GAP
     for step in head.path_to_output:
         name = escape_unprintable(step.name) or "the model itself"
@@ -57,5 +65,5 @@ def head_diagram(head: SwappedHead) -> HeadDiagram | None:
 
 
 def sizes(shape: Sequence[int]) -> str:
-    """Return the shape with multiplication signs between its numbers."""
+    """Return a shape as text, with multiplication signs between the sizes."""
     return " \u00d7 ".join(map(str, shape))

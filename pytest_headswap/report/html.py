@@ -1,9 +1,9 @@
-"""The HTML report: the matrix, and a page for each architecture, in one folder without a server or network access.
+"""Write the HTML report: the matrix and a page for each architecture. It needs neither a server nor network access.
 
     index.html, report.css, architectures/resnet18-0f5c1f1c9a3b.html ...
 
-Names and messages are escaped in the pages. The matrix page holds them as data, which its script inserts as text only.
-The content security policy of the pages allows only the shipped scripts, by their digests.
+The pages contain escaped names and messages. The matrix page contains them as data, which its script inserts only as
+text. The content security policy of the pages allows only the shipped scripts, by their digests.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _STYLE = "report.css"
 _PACKAGE = re.compile(r".*-[0-9a-f]{12}\.html")
 
 MEANINGS = {
-    "passed": "the check holds",
+    "passed": "the check found no fault",
     "failed": "the check found a fault",
     "error": "the model could not be built, swapped or run",
     "crashed": "the process died",
-    "timeout": "it took longer than it may",
+    "timeout": "the model exceeded its time limit",
     "skipped": "the check does not apply",
-    "xfailed": "it failed as expected",
-    "xpassed": "it passed although it was expected to fail",
+    "xfailed": "the check failed as expected",
+    "xpassed": "the check passed but was expected to fail",
 }
 
 
 def write_html(matrix: Matrix, folder: Path) -> Path:
-    """Write the pages into a folder; return the path of the matrix page. Pages of an earlier report are deleted."""
+    """Write the pages into a folder and delete those of an earlier report. Return the path of the matrix page."""
     environment = _environment()
     pages = folder / PAGES
     pages.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def write_html(matrix: Matrix, folder: Path) -> Path:
 
 def _write(path: Path, text: str) -> None:
     path.unlink(missing_ok=True)  # some file systems flush overwritten files at once: seconds for 1,000 pages
-    # unencodable characters were replaced before, except in repro commands, which must keep them
+    # other texts were escaped before; repro commands were not, because escaping would change the command
     path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
@@ -109,7 +109,7 @@ def _diagrams(row: Row) -> list[Any]:
 
 
 def _results(matrix: Matrix, row: Row) -> list[tuple[Result, str]]:
-    """Return the results for a page, bad checks first. The first result of each cell gets the cell's link id."""
+    """Return the results of a page with their link ids, failed checks first. A cell links to its first result."""
     left = {column: f"c{number}" for number, column in enumerate(matrix.columns)}
     bad = {result.check for result in row.failures}
     ordered = sorted(row.results, key=lambda result: result.check not in bad)

@@ -1,6 +1,6 @@
-"""The Markdown report, for CI step summaries and pull requests: the counts, then the worst results first.
+"""Write the Markdown report, for CI step summaries and pull requests: the counts, then the worst results.
 
-GitHub rejects a summary of more than 1 MiB entirely, so this one stays far below that, whatever the journal holds.
+GitHub rejects a summary of more than 1 MiB. This one stays far below that limit, whatever the journal contains.
 """
 
 from __future__ import annotations
@@ -38,33 +38,45 @@ def render_markdown(matrix: Matrix) -> str:
 
 
 def join_within_limit(parts: Iterable[str], max_bytes: int) -> str:
-    """Join the parts as long as they fit, and state if some were left out."""
+    """Join the parts that fit into the limit, and state if some were left out."""
     text = ""
     for part in filter(None, parts):
         grown = f"{text}\n{part}" if text else part
         if len(grown.encode("utf-8", "backslashreplace")) > max_bytes - 100:
-            return f"{text}\n*There is more than fits here; the whole is in the HTML report.*\n"
+            return f"{text}\n*Truncated. The HTML report has everything.*\n"
         text = grown
     return text
 
 
 def escaped(text: str, max_chars: int) -> str:
-    """Return text on one line that Markdown shows unchanged."""
+    """Return the text as one line that Markdown shows unchanged."""
     return _MARKUP.sub(lambda found: f"\\{found[0]}", truncate(single_line(text), max_chars))
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; a title that starts with `>` marks a column of numbers."""
+    """Return a table. A title that starts with `>` marks a column of numbers."""
     rule = ["---:" if title.startswith(">") else "---" for title in titles]
     lines = [[title.removeprefix(">") for title in titles], rule, *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def folded_commands(commands: Sequence[str]) -> str:
+    """Return a folded code block with commands that repeat tests; empty if there are none."""
+    if not commands:
+        return ""
+    return f"<details><summary>Commands that repeat them</summary>\n\n{code_block(commands, 'bash')}\n</details>\n"
+
+
 def code_block(lines: Sequence[str], language: str = "") -> str:
-    """Return a code block that nothing in its content can end."""
+    """Return a code block that its content cannot end."""
     longest_run = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest_run + 1)
     return "\n".join([fence + language, *lines, fence, ""])
+
+
+def list_more(number: int) -> str:
+    """Return a line with the number of items that a list leaves out; empty if it is complete."""
+    return f"\n… and {number:,} more.\n" if number > 0 else ""
 
 
 def _head(matrix: Matrix) -> str:
@@ -104,14 +116,14 @@ def _versions(matrix: Matrix) -> str:
     overview = f"### Versions\n\n{table(['zoo', *columns], body)}\n"
     rows = [row for row in matrix.rows if row.checks_that_differ]
     if not rows:
-        return f"{overview}No result differs between {escaped(', '.join(matrix.versions), 600)}.\n"
+        return f"{overview}No results differ between {escaped(', '.join(matrix.versions), 600)}.\n"
     lines = (
         [escaped(row.model, _NAME), *map(_cell, list(matrix.cells(row))[:_MAX_FAMILIES])] for row in rows[:_MAX_ROWS]
     )
     return (
-        f"{overview}#### Differing between versions: {pluralize(len(rows), 'architecture')}\n\n"
+        f"{overview}#### Differences between versions: {pluralize(len(rows), 'architecture')}\n\n"
         + table(["architecture", *columns], lines)
-        + _more(len(rows) - _MAX_ROWS)
+        + list_more(len(rows) - _MAX_ROWS)
     )
 
 
@@ -132,7 +144,7 @@ def _worst(matrix: Matrix) -> str:
     rows = matrix.worst_first
     if not rows:
         if matrix.missing:
-            return f"No failure among {pluralize(matrix.outcomes.total(), 'result')}; the others are missing.\n"
+            return f"No failure among {pluralize(matrix.outcomes.total(), 'result')}; other results are missing.\n"
         return "Nothing failed.\n"
     lines = (
         [
@@ -144,14 +156,14 @@ def _worst(matrix: Matrix) -> str:
         for row in rows[:_MAX_ROWS]
     )
     return (
-        f"### To look at: {pluralize(len(rows), 'architecture')}, the worst first\n\n"
+        f"### Needs attention: {pluralize(len(rows), 'architecture')}, worst first\n\n"
         + table(["architecture", "outcome", "checks", "message"], lines)
-        + _more(len(rows) - _MAX_ROWS)
+        + list_more(len(rows) - _MAX_ROWS)
     )
 
 
 def worst_checks(row: Row) -> str:
-    """Return the names of the checks whose outcome equals the worst one of a row."""
+    """Return the names of the checks that have the worst outcome of a row."""
     names = dict.fromkeys(result.check for result in row.failures if result.outcome == row.worst.outcome)
     every = {result.check for result in row.results}
     return f"all {len(names)} checks" if len(names) == len(every) > 1 else ", ".join(names)
@@ -160,10 +172,7 @@ def worst_checks(row: Row) -> str:
 def _commands(matrix: Matrix) -> str:
     commands = [row.worst.repro for row in matrix.worst_first[:_MAX_ROWS] if row.worst.repro]
     commands = [command for command in commands if len(command) <= _COMMAND]
-    if not commands:
-        return ""
-    lines = [escape_unprintable(command) for command in commands]
-    return "<details><summary>Commands that repeat them</summary>\n\n" + code_block(lines, "bash") + "\n</details>\n"
+    return folded_commands([escape_unprintable(command) for command in commands])
 
 
 def _families(matrix: Matrix) -> str:
@@ -187,7 +196,7 @@ def _families(matrix: Matrix) -> str:
         for name in names[:_MAX_FAMILIES]
     )
     titles = ["family", ">architectures", *(f">{outcome}" for outcome in present), ">time"]
-    return f"### Families\n\n{table(titles, lines)}{_more(len(names) - _MAX_FAMILIES)}"
+    return f"### Families\n\n{table(titles, lines)}{list_more(len(names) - _MAX_FAMILIES)}"
 
 
 def _skips(matrix: Matrix) -> str:
@@ -199,7 +208,3 @@ def _skips(matrix: Matrix) -> str:
         for reason, count in reasons.most_common(20)
     )
     return f"### Skipped, by reason\n\n{table(['reason', '>results'], lines)}"
-
-
-def _more(number: int) -> str:
-    return f"\n… and {number:,} more.\n" if number > 0 else ""

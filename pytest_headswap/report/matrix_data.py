@@ -1,6 +1,6 @@
-"""The data of the matrix page, as compact JSON: thousands of results must fit, even if most of them are bad.
+"""Encode the data of the matrix page as compact JSON. Thousands of failures with long messages must fit.
 
-Repeated texts are stored once in lists, and cells refer to them by index:
+Lists store repeated texts once, and cells refer to them by index:
 
     {"columns": [...], "outcomes": [...], "evidence": [...], "zoos": [...], "families": [...], "messages": [...],
      "rows": [[name, zoo, family, page, seconds, memory, differs, [cell, ...]], ...]}
@@ -35,7 +35,7 @@ _NAME = 300
 
 
 class _StringTable:
-    """Numbers texts, storing each once."""
+    """Numbers texts, and stores each of them once."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
@@ -45,7 +45,7 @@ class _StringTable:
 
 
 class _MessageTable(_StringTable):
-    """Numbers messages; number 0 is empty and stands for messages that no longer fit."""
+    """Numbers messages. Number 0 is the empty message; it also replaces messages that no longer fit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def matrix_data(matrix: Matrix) -> dict[str, Any]:
     """Return the data of the page."""
     zoos, families, evidence, messages = _StringTable(), _StringTable(), _StringTable(), _MessageTable()
     evidence("")
-    for row in matrix.worst_first:  # messages of bad results come first, while there is room
+    for row in matrix.worst_first:  # failures first, so that their messages fit
         for result in row.failures:
             messages(result.message)
 
@@ -112,7 +112,7 @@ def matrix_data(matrix: Matrix) -> dict[str, Any]:
 
 
 def script_safe(data: Any) -> str:
-    """Return JSON that is safe in a `<script>` of HTML: nothing in it can end the script or start a comment."""
+    """Return JSON that is safe in an HTML `<script>`: it can neither end the script nor start a comment."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")

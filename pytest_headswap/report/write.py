@@ -1,4 +1,4 @@
-"""Write all reports of a journal, next to it or elsewhere."""
+"""Write all reports of a journal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reports:
 
 
 def write_reports(journal: Path, folder: Path) -> Reports:
-    """Write the reports of a journal, given as its folder or the file itself.
+    """Write the reports of a journal, given as a file or its folder, into another folder.
 
     Raises:
         JournalError: the journal cannot be read, or the reports cannot be written.
@@ -32,7 +32,7 @@ def write_reports(journal: Path, folder: Path) -> Reports:
 
 
 def reports_of(header: JournalHeader, results: Iterable[Result], folder: Path) -> Reports:
-    """Write the reports of a journal's contents.
+    """Write the reports of a journal that was already read.
 
     Raises:
         JournalError: the reports cannot be written.

@@ -1,38 +1,39 @@
 """Compare two journals: what broke, was fixed, or became slower or larger.
 
 Machines differ and clocks are noisy. Times are therefore compared for whole models, relative to the median change, and
-only if they differ by more than a few seconds.
+small differences are ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
 
 from pytest_headswap.results.journal import JournalHeader
 from pytest_headswap.results.matrix import Row, build_matrix, severity
-from pytest_headswap.results.result import Outcome, Result
+from pytest_headswap.results.result import Result
+
+THRESHOLD = 1.5
+"""The default ratio of new to old from which a model counts as slower or larger."""
+
+NOISE_SECONDS = 10.0
+"""A model is not slower unless it takes more than this in addition: the first model of a process pays for imports."""
+
+NOISE_MEGABYTES = 200.0
+"""A model is not larger unless it takes more than this in addition: its peak includes what earlier models left."""
 
 _MIN_SAMPLES = 10
-"""The number of models from which the pace of a machine can be estimated."""
+"""The number of models from which the relative speed of a machine can be estimated."""
+
+_PASSES = ("passed", "xpassed")
 
 _Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
-class Thresholds:
-    """The limits above which a difference counts: it must exceed both the factor and the amount."""
-
-    max_slowdown: float = 1.5
-    min_seconds: float = 10.0  # the first model of a process also pays for imports
-    max_memory_growth: float = 1.25
-    min_megabytes: float = 200.0
-
-
-@dataclass(frozen=True)
 class Change:
-    """A result that changed; `old` or `new` is None if that run has no such result."""
+    """A result that changed. `old` or `new` is None if that run lacks the result."""
 
     old: Result | None
     new: Result | None
@@ -47,7 +48,7 @@ class Change:
 
 @dataclass(frozen=True)
 class CostIncrease:
-    """A model that took more time or memory than before."""
+    """A model that takes more time or memory than before."""
 
     zoo: str
     model: str
@@ -69,15 +70,15 @@ class Comparison:
     """The changes between two runs, each list sorted with the worst first.
 
     Attributes:
-        broken: results that are bad now and were not, including those of new models and checks.
-        fixed: results that were bad, or failed as expected, and pass now.
+        broken: results that need attention now and did not before, including those of new models and checks.
+        fixed: results that needed attention or failed as expected, and pass now.
         changed: other results whose outcome changed, such as a check that no longer applies.
-        removed: results that no longer exist.
-        slower, larger: models that exceed the limits.
+        removed: results that only the first run has.
+        slower, larger: models whose time or memory grew by more than the threshold.
         speed_ratio: the second run's time relative to the first, for the median model; None if the runs share too few
             models.
-        shared: the number of results in both runs.
-        missing: results that either run should have but lacks, as sentences.
+        shared: the number of results that both runs have.
+        missing: sentences about results that a run should have but lacks.
     """
 
     broken: tuple[Change, ...]
@@ -91,41 +92,43 @@ class Comparison:
     missing: tuple[str, ...] = ()
 
 
-def compare(old: Iterable[Result], new: Iterable[Result], thresholds: Thresholds | None = None) -> Comparison:
-    """Compare the results of two runs."""
-    thresholds = thresholds or Thresholds()
+def compare(old: Iterable[Result], new: Iterable[Result], threshold: float = THRESHOLD) -> Comparison:
+    """Compare the results of two runs.
+
+    Args:
+        old: the results of the earlier run.
+        new: the results of the later run.
+        threshold: the ratio of new to old from which a model counts as slower or larger. Times are first divided by
+            the median ratio of all models, so that a slower machine makes no model slower.
+    """
     old, new = list(old), list(new)
     before, after = _by_key(old), _by_key(new)
-    changes = [
-        Change(before.get(key), result)
-        for key, result in after.items()
-        if key not in before or _verdict(before[key]) != _verdict(result)
-    ]
     kinds: dict[str, list[Change]] = {"broken": [], "fixed": [], "changed": []}
-    for change in changes:
-        kind = _kind(change.old, change.result)
-        if kind:
-            kinds[kind].append(change)
+    for key, result in after.items():
+        if kind := _kind(before.get(key), result):
+            kinds[kind].append(Change(before.get(key), result))
     removed = [Change(result, None) for key, result in before.items() if key not in after]
-    slower, speed_ratio = _slower(_rows(old), _rows(new), thresholds)
+    pairs = list(_comparable_rows(old, new))
+    ratios = [row.seconds / was.seconds for was, row in pairs if was.seconds > 0]
+    speed_ratio = median(ratios) if len(ratios) >= _MIN_SAMPLES else None
+    seconds = [(row, was.seconds, row.seconds) for was, row in pairs]
+    memory = [(row, was.peak_memory_mb, row.peak_memory_mb) for was, row in pairs]
     return Comparison(
         broken=_worst_first(kinds["broken"]),
         fixed=_worst_first(kinds["fixed"]),
         changed=_worst_first(kinds["changed"]),
         removed=_worst_first(removed),
-        slower=slower,
-        larger=_larger(_rows(old), _rows(new), thresholds),
+        slower=_increases(seconds, "s", speed_ratio or 1.0, threshold, NOISE_SECONDS),
+        larger=_increases(memory, "MB", 1.0, threshold, NOISE_MEGABYTES),
         speed_ratio=speed_ratio,
         shared=len(before.keys() & after.keys()),
     )
 
 
-def _verdict(result: Result) -> tuple[Outcome, bool]:
-    return result.outcome, result.needs_attention
-
-
 def _kind(old: Result | None, new: Result) -> str:
-    """Return the list that a change belongs to; empty if a new result is good."""
+    """Return the list that a change belongs to; empty if nothing changed, or if a new result needs no attention."""
+    if old is not None and (old.outcome, old.needs_attention) == (new.outcome, new.needs_attention):
+        return ""
     if new.needs_attention:
         return "broken" if old is None or not old.needs_attention else "changed"
     if old is None:
@@ -136,11 +139,8 @@ def _kind(old: Result | None, new: Result) -> str:
     return "fixed" if passes and (old.needs_attention or old.outcome == "xfailed") else "changed"
 
 
-_PASSES = ("passed", "xpassed")
-
-
 def _by_key(results: Iterable[Result]) -> dict[_Key, Result]:
-    """Return results by zoo, model, check and version; of several, the worst."""
+    """Return the results by zoo, model, check and version. If there are several, the worst counts."""
     worst: dict[_Key, Result] = {}
     for result in sorted(results, key=severity, reverse=True):
         worst[result.zoo, result.model, result.check, result.version] = result
@@ -151,57 +151,30 @@ def _worst_first(changes: Iterable[Change]) -> tuple[Change, ...]:
     return tuple(sorted(changes, key=lambda item: (severity(item.result), item.result.zoo, item.result.model)))
 
 
-def _rows(results: Iterable[Result]) -> dict[tuple[str, str], Row]:
-    return {(row.zoo, row.model): row for row in build_matrix(JournalHeader(), results).rows}
-
-
-def _comparable_rows(
-    old: Mapping[tuple[str, str], Row], new: Mapping[tuple[str, str], Row]
-) -> Iterator[tuple[Row, Row]]:
-    """Yield models that completed the same checks in both runs; the times of an aborted run are not comparable."""
-    for key, row in new.items():
-        was = old.get(key)
-        if was is not None and not was.failures and not row.failures and _checks_made(was) == _checks_made(row):
+def _comparable_rows(old: Iterable[Result], new: Iterable[Result]) -> Iterator[tuple[Row, Row]]:
+    """Yield the models that completed the same checks in both runs. The cost of an aborted check is not comparable."""
+    before = {(row.zoo, row.model): row for row in build_matrix(JournalHeader(), old).rows}
+    for row in build_matrix(JournalHeader(), new).rows:
+        was = before.get((row.zoo, row.model))
+        if was is not None and not was.failures and not row.failures and _checks_run(was) == _checks_run(row):
             yield was, row
 
 
-def _checks_made(row: Row) -> set[tuple[str, str, bool]]:
+def _checks_run(row: Row) -> set[tuple[str, str, bool]]:
     return {(item.check, item.version, item.outcome == "skipped") for item in row.results}
 
 
-def _slower(
-    old: Mapping[tuple[str, str], Row], new: Mapping[tuple[str, str], Row], thresholds: Thresholds
-) -> tuple[tuple[CostIncrease, ...], float | None]:
-    pairs = [(was, row) for was, row in _comparable_rows(old, new) if was.seconds > 0]
-    speed_ratio = median(row.seconds / was.seconds for was, row in pairs) if len(pairs) >= _MIN_SAMPLES else None
-    expected = speed_ratio or 1.0
-    found = [
-        _cost_increase(row, was.seconds, row.seconds, "s")
-        for was, row in pairs
-        if row.seconds > was.seconds * expected * thresholds.max_slowdown
-        and row.seconds - was.seconds * expected > thresholds.min_seconds
-    ]
-    return _largest_first(found), speed_ratio
-
-
-def _larger(
-    old: Mapping[tuple[str, str], Row], new: Mapping[tuple[str, str], Row], thresholds: Thresholds
+def _increases(
+    costs: Iterable[tuple[Row, float | None, float | None]],
+    unit: str,
+    expected_ratio: float,
+    threshold: float,
+    noise: float,
 ) -> tuple[CostIncrease, ...]:
-    found = []
-    for was, row in _comparable_rows(old, new):
-        if was.peak_memory_mb and row.peak_memory_mb:
-            more = row.peak_memory_mb - was.peak_memory_mb
-            if (
-                row.peak_memory_mb > was.peak_memory_mb * thresholds.max_memory_growth
-                and more > thresholds.min_megabytes
-            ):
-                found.append(_cost_increase(row, was.peak_memory_mb, row.peak_memory_mb, "MB"))
-    return _largest_first(found)
-
-
-def _cost_increase(row: Row, old: float, new: float, unit: str) -> CostIncrease:
-    return CostIncrease(row.zoo, row.model, old, new, unit, row.results[0].repro)
-
-
-def _largest_first(increases: Iterable[CostIncrease]) -> tuple[CostIncrease, ...]:
-    return tuple(sorted(increases, key=lambda item: (-item.factor, item.zoo, item.model)))
+    """Return the models whose cost grew by more than the threshold and the noise, the largest factor first."""
+    found = [
+        CostIncrease(row.zoo, row.model, old, new, unit, row.results[0].repro)
+        for row, old, new in costs
+        if old and new and new > old * expected_ratio * threshold and new - old * expected_ratio > noise
+    ]
+    return tuple(sorted(found, key=lambda item: (-item.factor, item.zoo, item.model)))

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_headswap._text import join_first
 from pytest_headswap.results.journal import JournalHeader
 from pytest_headswap.results.result import Result
-
-_MAX_LISTED = 5
 
 Key = tuple[str, str, str]
 """Zoo, model and check."""
@@ -32,14 +31,13 @@ class MissingResults:
 
     def __str__(self) -> str:
         """Return a sentence with the number and the first few missing results."""
-        names = ", ".join("::".join(key) for key in self.keys[:_MAX_LISTED])
-        more = f" and {len(self.keys) - _MAX_LISTED:,} more" if len(self.keys) > _MAX_LISTED else ""
         verb = "is" if len(self.keys) == 1 else "are"
-        return f"{len(self.keys):,} of {self.selected:,} selected results {verb} missing: {names}{more}"
+        names = join_first(["::".join(key) for key in self.keys])
+        return f"{len(self.keys):,} of {self.selected:,} selected results {verb} missing: {names}"
 
 
 def encode_selection(tests: Iterable[Key]) -> dict[str, Any]:
-    """Return the selected tests in the form used by a journal's header: models with the same checks grouped."""
+    """Return the selected tests as a journal's header holds them: models with the same checks grouped."""
     checks: dict[tuple[str, str], dict[str, None]] = {}
     for zoo, model, check in tests:
         checks.setdefault((zoo, model), {})[check] = None
@@ -53,21 +51,21 @@ def encode_selection(tests: Iterable[Key]) -> dict[str, Any]:
 
 
 def decode_selection(selection: Mapping[str, Any]) -> Iterable[Key]:
-    """Yield the tests that `encode_selection` was given."""
+    """Yield the tests that `encode_selection` encoded."""
     for zoo, groups in selection.items():
         for group in groups:
             yield from ((zoo, model, check) for model in group["models"] for check in group["checks"])
 
 
 def missing_results(header: JournalHeader, results: Iterable[Result]) -> MissingResults:
-    """Return the tests in a journal's header that have no result."""
+    """Return the tests that a journal's header selects but that have no result."""
     present = {(result.zoo, result.model, result.check) for result in results}
     selected = dict.fromkeys(decode_selection(header.selected))
     return MissingResults(tuple(key for key in selected if key not in present), len(selected))
 
 
 def missing_sentences(header: JournalHeader, results: Iterable[Result]) -> tuple[str, ...]:
-    """Return all that is missing from a journal, as sentences: from its own run, and from the merge."""
+    """Return sentences about what is missing from a journal: from its own run, and from the merge that wrote it."""
     missing = missing_results(header, results)
     merged: tuple[str, ...] = tuple(header.merged.get("missing", ()))
     return (*merged, *([str(missing)] if missing else ()))

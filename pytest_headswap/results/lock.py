@@ -1,7 +1,8 @@
 """Lock a report folder: only one run at a time writes to it, and the lock file identifies that run.
 
 The kernel releases the lock when the process of the run ends, even after `kill -9`, so a leftover lock file is
-harmless. Windows and some network file systems lack such locks; there, the process named in the file is looked up.
+harmless. A forked child neither inherits the lock nor releases it. Windows and some network file systems lack such
+locks. There, the lock is free if the process that the file names has ended.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 LOCK_NAME = "results.lock"
-_MAX_TRIES = 10  # another run may remove its lock file between two of our steps
+_MAX_TRIES = 10  # another run may delete its lock file between two of our steps
 _MAX_CHARS = 300  # characters of a command
 _MAX_BYTES = 4096  # bytes of a lock file
 
@@ -25,19 +26,19 @@ _Identity = tuple[int, int]
 _Owner = dict[str, Any]
 
 _HELD: dict[_Identity, _Owner] = {}
-"""Lock files that this process holds: the kernel would lock them again for the same process."""
+"""Lock files that this process holds. The kernel would grant the same process a second lock."""
 
 
 class FolderInUseError(Exception):
-    """Another run is writing to the folder; the message says which, and what to do."""
+    """Another run is writing to the folder. The message names the run and says what to do."""
 
 
 class FolderLock:
-    """The exclusive right to write to a report folder, held from creation to `release`.
+    """The exclusive right to write to a report folder, from creation of the object until `release`.
 
     Args:
-        folder: created if it does not exist.
-        command: the command of this run, shown to a second run.
+        folder: the folder to lock; it is created if it does not exist.
+        command: the command of this run, for the error message of a second run.
 
     Raises:
         FolderInUseError: another run has the lock.
@@ -92,7 +93,7 @@ class FolderLock:
         return self._file >= 0 and _identity_at(self.path) == self._identity
 
     def release(self) -> None:
-        """Release the folder. A second call does nothing; neither does a call in a forked process."""
+        """Release the folder. A second call or a call in a forked process does nothing."""
         if self._file < 0 or self._owner["pid"] != os.getpid():
             return
         held = self.held
@@ -136,14 +137,14 @@ def _is_free(file: int) -> bool:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                return False
+                return False  # other errors: the file system has no locks
         else:
             return True
     return not _is_alive(_owner_in(file))
 
 
 def _is_alive(owner: _Owner) -> bool:
-    """Return whether the process in a lock file still runs; a process on another machine is assumed to run."""
+    """Return whether the process that a lock file names still runs. Assume so if it runs on another machine."""
     if not owner:
         return False
     if owner.get("host") != platform.node():
@@ -165,7 +166,7 @@ def _created(pid: int) -> float:
 
 
 def _owner_in(file: int) -> _Owner:
-    """Return the content of a lock file; empty if it was not written yet, or not by a run."""
+    """Return the content of a lock file; empty if the file is new or was not written by a run."""
     os.lseek(file, 0, os.SEEK_SET)
     with suppress(ValueError):
         found = json.loads(os.read(file, _MAX_BYTES))

@@ -1,6 +1,6 @@
-"""The matrix in all reports: a row for each architecture, a column for each check.
+"""Arrange results as the matrix that all reports show: a row for each architecture, a column for each check.
 
-In a journal of several versions, the columns are the versions and each cell combines all checks.
+If the journal covers several versions, the columns are the versions, and each cell combines all checks.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _RANK = {outcome: rank for rank, outcome in enumerate(BY_SEVERITY)}
 
 
 def severity(result: Result) -> int:
-    """Return the rank of a result's outcome, 0 for the worst."""
+    """Return the rank of a result's outcome. The worst outcome has rank 0."""
     return _RANK[result.outcome]
 
 
 @dataclass(frozen=True)
 class Row:
-    """All results of one architecture, ordered by check and version; at least one."""
+    """All results of one architecture, at least one, ordered by check and version."""
 
     zoo: str
     model: str
@@ -56,12 +56,12 @@ class Row:
 
     @property
     def family(self) -> str:
-        """Return the family stated by the zoo; empty if there is none."""
+        """Return the family that the zoo states; empty if it states none."""
         return next((result.family for result in self.results if result.family), "")
 
     @property
     def anatomy(self) -> SwappedHeads | None:
-        """Return the heads; None if none was found, or if an older version wrote the journal."""
+        """Return the heads; None if none was found or the journal does not record them."""
         return next((result.anatomy for result in self.results if result.anatomy is not None), None)
 
     @property
@@ -84,11 +84,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A journal as rows.
+    """The results of a journal as rows.
 
     Attributes:
         versions: the versions in a merged journal; empty for the journal of one run.
-        missing: the results that the run should have but lacks, as sentences.
+        missing: sentences about results that the run should have but lacks.
     """
 
     header: JournalHeader
@@ -121,7 +121,7 @@ class Matrix:
 
     @cached_property
     def worst_first(self) -> list[Row]:
-        """Return the rows with bad results, the worst outcome first, then those with more bad results."""
+        """Return the rows that need attention: the worst outcome first, then the most failures."""
         rows = [row for row in self.rows if row.failures]
         return sorted(rows, key=lambda row: (severity(row.worst), -len(row.failures), row.zoo, row.model))
 
@@ -151,6 +151,6 @@ def build_matrix(header: JournalHeader, results: Iterable[Result]) -> Matrix:
 
 
 def _ordered(names: Iterable[str], order: Sequence[str]) -> tuple[str, ...]:
-    """Return the names that occur, in the run's order."""
+    """Return the names in the order of the run."""
     place = {name: number for number, name in enumerate(order)}
     return tuple(sorted(names, key=lambda name: place.get(name, len(place))))

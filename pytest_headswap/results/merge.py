@@ -16,12 +16,12 @@ from typing import Annotated, Any, TypedDict
 
 import msgspec
 
+from pytest_headswap._text import join_first, pluralize
 from pytest_headswap.results.journal import JournalError, JournalHeader, read_journal
 from pytest_headswap.results.result import Result
 from pytest_headswap.results.writer import JournalWriter
 
 _OF_SHARD = ("shard", "part", "selection")
-_MAX_LISTED = 5
 
 
 class _Selection(TypedDict):
@@ -49,7 +49,7 @@ class MergeError(Exception):
 def shard_options(
     shard: str, part: Mapping[str, Sequence[str]], selected: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """Return the options that only the header of a shard has: its number, its models, and a digest of all models."""
+    """Return the options that only the header of a shard has: its number, its models, and a digest of the selection."""
     return {
         "shard": shard,
         "part": {zoo: list(names) for zoo, names in part.items()},
@@ -69,13 +69,13 @@ class Merged:
     header: JournalHeader
     results: list[Result]
     missing: tuple[str, ...]
-    """What is missing, as sentences; empty if the journal is complete."""
+    """Sentences about what is missing; empty if the journal is complete."""
 
     def write(self, folder: Path) -> Path:
         """Write the journal; return its path.
 
         Raises:
-            JournalError: it cannot be written.
+            JournalError: the journal cannot be written.
         """
         with JournalWriter(folder, self.header) as writer:
             for result in self.results:
@@ -109,10 +109,10 @@ def merge(folders: Sequence[Path], *, allow_missing: bool = False) -> Merged:
 
     Args:
         folders: the report folder of each shard, or the journal itself.
-        allow_missing: merge the shards that are there; the result and its header state what is missing.
+        allow_missing: merge the shards that exist. The result and its header state what is missing.
 
     Raises:
-        MergeError: the journals are not parts of one run, or contain duplicates, or something is missing.
+        MergeError: the journals do not belong to one run, contain duplicates, or are incomplete.
     """
     shards: list[_Shard] = []
     missing: list[str] = []
@@ -131,7 +131,22 @@ def merge(folders: Sequence[Path], *, allow_missing: bool = False) -> Merged:
     order = {check: position for position, check in enumerate(shards[0].header.options["checks"])}
     results = [result for shard in shards for result in shard.results]
     results.sort(key=lambda result: (result.zoo, result.model, order[result.check]))
-    return Merged(_header(sorted(shards, key=lambda shard: shard.number), missing), results, tuple(missing))
+    shards.sort(key=lambda shard: shard.number)
+    first = shards[0].header
+    header = merged_header(
+        first.versions,
+        {key: value for key, value in first.options.items() if key not in _OF_SHARD},
+        [shard.header for shard in shards],
+        missing,
+        {
+            "selection": first.options["selection"],
+            "machines": [
+                {"shard": f"{shard.number}/{shard.count}", "results": len(shard.results), **origin(shard.header)}
+                for shard in shards
+            ],
+        },
+    )
+    return Merged(header, results, tuple(missing))
 
 
 def _read(folder: Path) -> _Shard:
@@ -150,42 +165,42 @@ def _differences(shards: Sequence[_Shard]) -> Iterator[str]:
     first = shards[0]
     for shard in shards[1:]:
         if shard.count != first.count:
-            yield f"{shard.name} and {first.name} belong to different numbers of shards"
+            yield f"{shard.name} and {first.name} are shards of different runs: their counts differ"
         for what, reference, candidate in (
             ("versions", first.header.versions, shard.header.versions),
-            ("options", _shared(first.header), _shared(shard.header)),
+            ("options", _run_options(first.header), _run_options(shard.header)),
         ):
             for key in sorted(reference.keys() | candidate.keys()):
                 if reference.get(key) != candidate.get(key):
                     sentence = f"{candidate.get(key)!r} here, {reference.get(key)!r} there"
-                    sentence = "the selected models differ" if key == "selection" else f"{key}: {sentence}"
+                    sentence = "other models were selected" if key == "selection" else f"{key}: {sentence}"
                     yield f"{shard.name} has other {what} than {first.name}: {sentence}"
 
 
-def _shared(header: JournalHeader) -> dict[str, Any]:
+def _run_options(header: JournalHeader) -> dict[str, Any]:
+    """Return the options that all shards of a run share."""
     return {key: value for key, value in header.options.items() if key not in ("shard", "part")}
 
 
 def _duplicates(shards: Sequence[_Shard]) -> Iterator[str]:
-    """Yield the shards, models and results that occur more than once, and results that were not selected."""
+    """Yield sentences about shards, models and results that occur twice, and about results of other models."""
     numbers = Counter(shard.number for shard in shards)
     for number, times in numbers.items():
         if times > 1:
-            paths = " and ".join(str(shard.path) for shard in shards if shard.number == number)
-            yield f"shard {number}/{shards[0].count} was given {times} times: {paths}"
+            yield given_twice(
+                f"shard {number}/{shards[0].count}", [shard.path for shard in shards if shard.number == number]
+            )
     if max(numbers.values()) == 1:
         models = Counter(model for shard in shards for model in shard.part)
         yield from _describe_keys(
-            "several shards contain", (model for model, times in models.items() if times > 1), "model"
+            "several shards have", (model for model, times in models.items() if times > 1), "model"
         )
     for shard in shards:
         selected = set(shard.selected_tests)
         there = Counter((result.zoo, result.model, result.check) for result in shard.results)
+        yield from _describe_keys(f"{shard.name} repeats", (key for key, times in there.items() if times > 1))
         yield from _describe_keys(
-            f"{shard.name} contains duplicates of", (key for key, times in there.items() if times > 1)
-        )
-        yield from _describe_keys(
-            f"{shard.name} contains unselected results:", (key for key in there if key not in selected)
+            f"{shard.name} holds", (key for key in there if key not in selected), "result", "that it did not select"
         )
 
 
@@ -203,46 +218,40 @@ def _missing(shards: Sequence[_Shard]) -> Iterator[str]:
     for zoo, selection in shards[0].header.options["selection"].items():
         names = [name for of_zoo, name in models if of_zoo == zoo]
         if _selection(names) != selection:
-            yield f"the shards have {len(names)} models of {zoo}, and not the {selection['models']} of the selection"
+            expected = selection["models"]
+            yield f"the shards have {len(names)} models of {zoo}, which are not the {expected} that were selected"
 
 
-def _describe_keys(what: str, keys: Iterable[tuple[str, ...]], unit: str = "result") -> Iterator[str]:
+def _describe_keys(verb: str, keys: Iterable[tuple[str, ...]], unit: str = "result", end: str = "") -> Iterator[str]:
     """Yield a sentence with the first few keys, if there are any."""
     names = ["::".join(key) for key in keys]
     if names:
-        more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-        plural = "" if len(names) == 1 else "s"
-        yield f"{what} {len(names)} {unit}{plural}: {', '.join(names[:_MAX_LISTED])}{more}"
+        yield f"{verb} {pluralize(len(names), unit)}{end and ' '}{end}: {join_first(names)}"
 
 
-def combined_origin(headers: Sequence[JournalHeader]) -> dict[str, Any]:
-    """Return the origin of several journals as fields of one header."""
-    return {
-        "python": ", ".join(sorted({header.python for header in headers})),
-        "platform": ", ".join(sorted({header.platform for header in headers})),
-        "started": min(header.started for header in headers),
-    }
-
-
-def _header(shards: Sequence[_Shard], missing: Sequence[str]) -> JournalHeader:
-    headers = [shard.header for shard in shards]
+def merged_header(
+    versions: Mapping[str, str],
+    options: Mapping[str, Any],
+    headers: Sequence[JournalHeader],
+    missing: Sequence[str],
+    details: Mapping[str, Any],
+) -> JournalHeader:
+    """Return the header of a journal that was merged from journals with these headers."""
     return JournalHeader(
-        headers[0].versions,
-        {key: value for key, value in headers[0].options.items() if key not in _OF_SHARD},
-        **combined_origin(headers),
-        merged={
-            "whole": not missing,
-            "missing": list(missing),
-            "selection": headers[0].options["selection"],
-            "machines": [
-                {
-                    "shard": f"{shard.number}/{shard.count}",
-                    "results": len(shard.results),
-                    "python": shard.header.python,
-                    "platform": shard.header.platform,
-                    "started": shard.header.started,
-                }
-                for shard in shards
-            ],
-        },
+        versions,
+        options,
+        python=", ".join(sorted({header.python for header in headers})),
+        platform=", ".join(sorted({header.platform for header in headers})),
+        started=min(header.started for header in headers),
+        merged={"complete": not missing, "missing": list(missing), **details},
     )
+
+
+def origin(header: JournalHeader) -> dict[str, str]:
+    """Return where and when a journal was written, for the header of a merged journal."""
+    return {"python": header.python, "platform": header.platform, "started": header.started}
+
+
+def given_twice(name: str, paths: Sequence[Path]) -> str:
+    """Return a sentence about a part that several journals hold."""
+    return f"{name} was given {len(paths)} times: {' and '.join(map(str, paths))}"

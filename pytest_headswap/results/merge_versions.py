@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_headswap.results.completeness import missing_sentences
 from pytest_headswap.results.journal import JournalError, JournalHeader, read_journal
-from pytest_headswap.results.merge import Merged, MergeError, combined_origin, merge
+from pytest_headswap.results.merge import Merged, MergeError, given_twice, merge, merged_header, origin
 from pytest_headswap.results.result import Result
 
 
@@ -24,7 +24,7 @@ def merge_versions(folders: Sequence[Path], library: str, *, allow_missing: bool
     Args:
         folders: the report folder of each run or shard, or the journal itself.
         library: the distribution whose version distinguishes the runs, such as `torch`; or `python`.
-        allow_missing: merge the shards that are there.
+        allow_missing: merge the shards that exist.
 
     Raises:
         MergeError: a journal cannot be read or does not state the version, a version occurs twice, all versions are
@@ -40,17 +40,17 @@ def merge_versions(folders: Sequence[Path], library: str, *, allow_missing: bool
             continue
         version = header.python if library == "python" else header.versions.get(library, "")
         if "versions" in header.merged:
-            problems.append(f"{folder} is a merge of several versions already: give the journals that it was made from")
+            problems.append(f"{folder} was merged from several versions: pass the journals of these versions instead")
         elif not version:
             known = ", ".join(sorted({*header.versions, "python"}))
-            problems.append(f"{folder} does not state its version of {library}, only those of {known}")
+            problems.append(f"{folder} does not state a version of {library}. It states those of {known}")
         else:
             groups.setdefault(f"{library} {version}", []).append((folder, header, results))
     for version, runs in groups.items():
         if len(runs) > 1 and any("shard" not in header.options for _, header, _ in runs):
-            problems.append(f"{version} was given {len(runs)} times: {' and '.join(str(path) for path, _, _ in runs)}")
+            problems.append(given_twice(version, [path for path, _, _ in runs]))
     if not problems and len(groups) < 2:
-        problems.append(f"all journals are of {next(iter(groups), 'no version')}: there is nothing to compare")
+        problems.append(f"all journals have {next(iter(groups))}: there is nothing to compare")
     if problems:
         raise MergeError(problems)
     return _as_one(
@@ -74,13 +74,12 @@ def _as_one(runs: Mapping[str, Merged], library: str) -> Merged:
     headers = [run.header for run in runs.values()]
     missing = tuple(f"{version}: {sentence}" for version, run in runs.items() for sentence in run.missing)
     checks = dict.fromkeys(check for header in headers for check in header.options.get("checks", ()))
-    header = JournalHeader(
+    header = merged_header(
         _shared([header.versions for header in headers]),
         {**_shared([header.options for header in headers]), "checks": list(checks)},
-        **combined_origin(headers),
-        merged={
-            "whole": not missing,
-            "missing": list(missing),
+        headers,
+        missing,
+        {
             "by": library,
             "versions": [
                 {
@@ -88,9 +87,7 @@ def _as_one(runs: Mapping[str, Merged], library: str) -> Merged:
                     "results": len(run.results),
                     "versions": dict(run.header.versions),
                     "options": dict(run.header.options),
-                    "python": run.header.python,
-                    "platform": run.header.platform,
-                    "started": run.header.started,
+                    **origin(run.header),
                 }
                 for version, run in runs.items()
             ],

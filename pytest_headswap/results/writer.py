@@ -1,4 +1,4 @@
-"""Write a journal: own its folder while writing, and detect changes that others make to the file."""
+"""Write a journal: lock its folder, and detect when another program deletes, replaces or changes the file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pytest_headswap.results.result import Result
 
 
 def _line(data: Mapping[str, Any]) -> bytes:
-    # ASCII only: a model's name may contain line breaks or characters that cannot be encoded
+    # ASCII, since a model's name may contain line breaks or characters that cannot be encoded
     return json.dumps(data).encode("ascii") + b"\n"
 
 
@@ -38,21 +38,22 @@ def lock_folder(folder: Path, command: str = "") -> FolderLock:
 
 
 class JournalWriter:
-    """Owns the journal of one run, which replaces an older journal in the same folder atomically.
+    """Writes the journal of one run. It replaces an older journal in the same folder atomically.
 
-    If the journal is deleted during the run, it is restored. If something else replaces it, that file is kept, and the
-    results of this run go into a separate file.
+    If the journal is deleted during the run, the writer restores it. If another program replaces it, the writer leaves
+    the new file alone and continues in a separate file.
 
     Args:
         folder: the folder of the journal.
-        header: its first line.
-        taken: results of an earlier run that this run resumes.
-        lock: the lock of the folder, if the caller has one; otherwise the writer holds its own until it is closed.
+        header: the first line of the journal.
+        carried_over: results of an earlier run that this run resumes.
+        lock: the lock of the folder, if the caller has one. Otherwise the writer locks the folder until it is closed.
 
     Attributes:
-        path: the file that holds the results.
-        notices: what happened to the journal, as sentences for the caller to print and clear.
-        displaced: whether something else replaced the journal, so that `path` is a separate file.
+        path: the file with the results.
+        notices: sentences about what happened to the journal. The caller prints and clears them.
+        displaced: whether another program replaced the journal, so that `path` is a separate file.
+        count: the number of results written.
     """
 
     def __init__(
@@ -74,13 +75,13 @@ class JournalWriter:
             raise _unwritable(folder, error) from error
 
     def write(self, result: Result) -> None:
-        """Append a result; it is in the file when this returns.
+        """Append a result. When this returns, the file contains it.
 
         Raises:
-            JournalError: the result cannot be written; the journal is unchanged.
+            JournalError: the result cannot be written. The journal is unchanged.
         """
         self._check_file()
-        assert self._file is not None, "a writer that is closed writes nothing"
+        assert self._file is not None, "the writer is closed"
         line = _line(result.to_json())
         try:
             written = 0
@@ -94,10 +95,10 @@ class JournalWriter:
         self.count += 1
 
     def close(self) -> None:
-        """Verify the file once more and close it; safe to call more than once.
+        """Verify the file once more and close it. A second call does nothing.
 
         Raises:
-            JournalError: the file does not hold what was written to it.
+            JournalError: the file does not contain the results written to it.
         """
         if self._file is None:
             return
@@ -113,7 +114,7 @@ class JournalWriter:
             self._own_lock.release()
 
     def _begin(self, content: bytes) -> None:
-        """Put a file with this content in place atomically, and continue with it."""
+        """Replace the journal atomically by a file with this content, and continue writing there."""
         new = self.path.with_name(f"{self.path.name}.new")  # the old file stays until the new one is complete
         try:
             new.write_bytes(content)
@@ -130,16 +131,16 @@ class JournalWriter:
         self._file, self._size = file, len(content)
 
     def _check_file(self) -> None:
-        """Verify that the file is in place and holds what was written to it; restore it if possible.
+        """Verify that the file is in place and contains what was written to it; restore it if possible.
 
         Raises:
-            JournalError: the file is wrong and cannot be restored.
+            JournalError: the file was changed, or cannot be restored.
         """
-        assert self._file is not None, "a writer that is closed has no file"
+        assert self._file is not None, "the writer is closed"
         ours = os.fstat(self._file.fileno())
         if ours.st_size != self._size:
             raise JournalError(
-                f"something else wrote to {self.path} during the run, which no longer holds the "
+                f"another program wrote to {self.path} during the run. The journal no longer holds the "
                 f"{pluralize(self.count, 'result')} so far"
             )
         try:
@@ -152,7 +153,7 @@ class JournalWriter:
             self._move_away()
 
     def _restore(self) -> None:
-        """Restore a deleted journal: the open file still has its content."""
+        """Restore a deleted journal. The open file still has the content."""
         gone = f"{self.path} was deleted during the run"
         content = self._content()
         try:
@@ -166,7 +167,7 @@ class JournalWriter:
         self.notices.append(f"{gone}. It was written again, with {pluralize(self.count, 'result')} so far")
 
     def _move_away(self) -> None:
-        """Leave the file that replaced the journal alone, and continue in a file with another name."""
+        """Continue in a file with another name, and leave the file that replaced the journal alone."""
         replaced, content = self.path, self._content()
         self.path = replaced.with_name(f"{replaced.stem}-{os.getpid()}{replaced.suffix}")
         try:
@@ -174,17 +175,17 @@ class JournalWriter:
         except OSError as error:
             self.path = replaced
             raise JournalError(
-                f"something else replaced {replaced} during the run, and the results of this run cannot be written "
-                f"beside it: {error.strerror or error}"
+                f"another program replaced {replaced} during the run, and the results of this run cannot be written "
+                f"next to it: {error.strerror or error}"
             ) from error
         self.displaced = True
         self.notices.append(
-            f"something else replaced {replaced} during the run. The results of this run are in {self.path}"
+            f"another program replaced {replaced} during the run. The results of this run are in {self.path}"
         )
 
     def _content(self) -> bytes:
         """Return what was written so far."""
-        assert self._file is not None, "a writer that is closed has no content"
+        assert self._file is not None, "the writer is closed"
         self._file.seek(0)
         return self._file.read()
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from pytest_headswap._text import single_line, truncate
 from pytest_headswap.zoo.spec import ModelSpec, Zoo, ZooError, unknown_name
 
 T = TypeVar("T")
@@ -178,5 +179,4 @@ def _is_model(value: Any) -> bool:
 
 
 def _describe(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return f"{type(value).__name__} {text if len(text) < 60 else text[:57] + '...'}"
+    return f"{type(value).__name__} {truncate(single_line(repr(value)), 60)}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from pytest_headswap._text import did_you_mean, join_first
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,8 +95,5 @@ class Zoo:
 
 def unknown_name(what: str, name: str, known: Sequence[str], where: str) -> str:
     """Return the message for an unknown name, with close matches."""
-    close = difflib.get_close_matches(name, known, n=5, cutoff=0.6)
-    hint = f"did you mean {', '.join(close)}?" if close else f"it has {', '.join(known[:5])}"
-    if not close and len(known) > 5:
-        hint += f" and {len(known) - 5} more"
-    return f"unknown {what} {name!r} in {where}: {hint}"
+    hint = did_you_mean(name, known)
+    return f"unknown {what} {name!r} in {where}{hint if hint != '.' else f': it has {join_first(known)}'}"

@@ -83,7 +83,7 @@ def test_auto_is_content_with_structure_where_memory_does_not_allow_more_and_say
     case = build_case("zoo", spec, 5, tensor_bytes=10**6)
     assert (case.evidence, case.abstract_reason) == (
         "abstract",
-        "real values would need 0.0 GiB of separate memory, more than the 0.0 GiB allowed",
+        "real values would need 3 MiB of separate memory, more than the 1 MiB allowed",
     )
     assert build_case("zoo", spec, 5, "numeric", tensor_bytes=10**6).evidence == "numeric"
     assert build_case("zoo", ModelSpec("lean", Net, _images), 5, tensor_bytes=10**6).evidence == "numeric"

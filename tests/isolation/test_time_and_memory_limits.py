@@ -124,7 +124,7 @@ SPECS = {"hungry": dict(build=Hungry), "net": dict(build=Net)}
 """
 
 
-def test_a_model_known_to_be_too_large_gets_abstract_evidence(
+def test_a_model_that_exceeds_the_memory_limit_is_killed_and_the_message_says_what_to_do(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
     extend_conftest(HUNGRY)
@@ -135,20 +135,6 @@ def test_a_model_known_to_be_too_large_gets_abstract_evidence(
     assert hungry.message.endswith("; raise the limit, or use --headswap-evidence=abstract")
     assert hungry.peak_memory_mb is not None
     assert hungry.peak_memory_mb > 300
-
-    for _ in range(2):  # and a run that gave it abstract evidence does not make it look small
-        result = project.runpytest_inprocess(*flags)
-        result.assert_outcomes(passed=2)
-        result.stdout.fnmatch_lines(
-            ["headswap: plan: 2 models, 2 checks, numeric for 1, abstract for 1 that take too much memory, *"]
-        )
-        hungry, net = journal().values()
-        assert (hungry.evidence, net.evidence) == ("abstract", "numeric")
-        assert hungry.message.startswith("it took 3")
-        assert hungry.message.endswith(" MiB before, more than the 300 MiB that it may")
-
-    project.runpytest_inprocess(*flags[:2], "--headswap-memory-limit=2G").assert_outcomes(passed=2)
-    assert {item.evidence for item in journal().values()} == {"numeric"}
 
 
 def test_a_model_whose_values_do_not_fit_gets_abstract_evidence_and_says_so(
@@ -165,7 +151,7 @@ def test_a_model_whose_values_do_not_fit_gets_abstract_evidence_and_says_so(
         project.runpytest_inprocess(ZOO, ONE, f"--headswap-memory-limit={memory}").assert_outcomes(passed=1)
         (item,) = journal().values()
         assert item.evidence == evidence
-        assert ("more than the 0.1 GiB allowed" in item.message) == (evidence == "abstract")
+        assert ("more than the 60 MiB allowed" in item.message) == (evidence == "abstract")
 
 
 def test_limits_appear_in_the_header_the_journal_and_the_repro_command(

@@ -60,7 +60,7 @@ def test_all_reports_of_an_interrupted_run_state_what_is_missing(
     (project.path / "headswap-report" / "summary.md").unlink()
     again = project.run(*COMMAND, "report", "headswap-report")
     assert again.ret == 0
-    again.stdout.fnmatch_lines([f"not whole: {told}*"])
+    again.stdout.fnmatch_lines([f"incomplete: {told}*"])
     assert f"**Incomplete**: {told}" in _summary(project).replace("\\", "")
 
 

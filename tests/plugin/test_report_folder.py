@@ -103,7 +103,7 @@ def test_a_replaced_journal_fails_the_run_and_no_result_is_dropped(
         [
             f"warning: the report was not written: `headswap report {kept} *",
             f"journal: {kept}",
-            f"WARNING: something else replaced *. The results of this run are in {kept}",
+            f"WARNING: another program replaced *. The results of this run are in {kept}",
         ]
     )
     assert not (folder / "summary.md").exists()
@@ -125,7 +125,7 @@ def test_a_journal_modified_by_another_program_fails_the_run(
     result = project.runpytest_inprocess(ZOO, TWO, SOUND)
     result.assert_outcomes(passed=4)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["WARNING: *something else wrote to *results.jsonl during the run*"])
+    result.stdout.fnmatch_lines(["WARNING: *another program wrote to *results.jsonl during the run*"])
     assert not (project.path / "headswap-report" / "summary.md").exists()
 
 

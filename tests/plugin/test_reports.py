@@ -31,7 +31,7 @@ def test_the_reports_are_written_next_to_the_journal_and_named(project: pytest.P
 def test_the_summary_shows_the_worst_result_with_its_repro_command(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(ZOO, TWO)
     lines = result.stdout.lines
-    start = lines.index("to look at, the worst first: 4 architectures")
+    start = lines.index("needs attention, worst first: 4 architectures")
     assert lines[start + 1].startswith("  failed  testzoo::mismatched (native_parity): the state_dict differs")
     assert lines[start + 2] == (
         "          pytest --headswap-zoo=testzoo --headswap-models=mismatched --headswap-checks=native_parity"
@@ -49,7 +49,7 @@ def test_the_table_of_the_worst_results_is_short_and_counts_the_rest(
 ) -> None:
     extend_conftest("SPECS = {f'm{i:02}': dict(build=unbuildable) for i in range(30)}")
     lines = project.runpytest_inprocess(ZOO, TWO, "--tb=no").stdout.lines
-    start = lines.index("to look at, the worst first: 30 architectures")
+    start = lines.index("needs attention, worst first: 30 architectures")
     end = next(place for place, line in enumerate(lines) if line.startswith("report: "))
     assert end - start == 20
     assert lines[end - 1] == "  and 21 more architectures, in the report"
@@ -58,7 +58,7 @@ def test_the_table_of_the_worst_results_is_short_and_counts_the_rest(
 
 def test_a_run_without_failures_has_no_table(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(ZOO, TWO, "--headswap-models=alpha")
-    result.stdout.no_fnmatch_line("*to look at*")
+    result.stdout.no_fnmatch_line("*needs attention*")
     result.stdout.fnmatch_lines(["report: *"])
 
 

@@ -1,4 +1,4 @@
-"""`--headswap-shard` runs a part of the models: all machines agree on the parts, and together they are complete."""
+"""`--headswap-shard` runs one shard of the models. Machines agree on the shards, which cover all models."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_the_shards_are_disjoint_and_merge_into_the_results_of_one_machine(
     )
 
 
-def test_the_header_states_the_shard_and_its_number_of_models(project: pytest.Pytester, journal: Journal) -> None:
+def test_the_header_names_the_shard_and_counts_its_models(project: pytest.Pytester, journal: Journal) -> None:
     flags = [ZOO, "--headswap-checks=metadata", "--headswap-models=!alpha", "--headswap-shard=2/2"]
     result = project.runpytest_inprocess(*flags)
     count = len(_models(journal()))
     result.stdout.fnmatch_lines([f"headswap: testzoo (7 of 8 models, shard 2/2: {count}); metadata; 7 classes"])
 
 
-def test_the_shard_appears_only_in_the_options_of_the_journal(project: pytest.Pytester, journal: Journal) -> None:
+def test_only_the_options_of_the_journal_contain_the_shard(project: pytest.Pytester, journal: Journal) -> None:
     project.runpytest_inprocess(ZOO, CHECKS, "--headswap-shard=1/2")
     options = read_journal(project.path / "headswap-report")[0].options
     assert options["shard"] == "1/2"
@@ -59,7 +59,7 @@ def test_the_shard_appears_only_in_the_options_of_the_journal(project: pytest.Py
     assert not {"shard", "selection", "part"} & read_journal(project.path / "headswap-report")[0].options.keys()
 
 
-def test_the_command_line_overrides_a_shard_in_the_ini_file(project: pytest.Pytester, journal: Journal) -> None:
+def test_the_command_line_overrides_the_shard_in_the_ini_file(project: pytest.Pytester, journal: Journal) -> None:
     project.makeini("[pytest]\nheadswap_shard = 1/2\n")
     project.runpytest_inprocess(ZOO, CHECKS)
     first = _models(journal())
@@ -84,7 +84,7 @@ def test_the_projects_tests_run_on_each_machine(project: pytest.Pytester, journa
     assert 0 < len(_models(journal())) < 8
 
 
-def test_a_machine_without_models_succeeds(project: pytest.Pytester) -> None:
+def test_a_shard_without_a_model_succeeds(project: pytest.Pytester) -> None:
     flags = [ZOO, CHECKS, "--headswap-models=alpha"]
     codes = [project.runpytest_inprocess(*flags, f"--headswap-shard={number}/3").ret for number in (1, 2, 3)]
     assert codes == [pytest.ExitCode.OK] * 3
@@ -104,14 +104,14 @@ def test_xdist_workers_run_the_same_shard(project: pytest.Pytester, journal: Jou
 
 
 @pytest.mark.parametrize("typed", ["2", "0/3", "a/b", "1/0", "-1/3", "1/3/5", "1.5/3", "٢/٣", "/3", "1/"])
-def test_an_invalid_shard_is_refused_with_a_hint(project: pytest.Pytester, typed: str) -> None:
+def test_an_invalid_shard_is_refused_with_an_example(project: pytest.Pytester, typed: str) -> None:
     result = project.runpytest_inprocess(ZOO, f"--headswap-shard={typed}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"*--headswap-shard must be I/N, such as 2/8 *, not '{typed}'"])
     assert not (project.path / "headswap-report").exists()
 
 
-def test_a_shard_number_above_the_count_is_refused(project: pytest.Pytester) -> None:
+def test_a_shard_after_the_last_is_refused(project: pytest.Pytester) -> None:
     result = project.runpytest_inprocess(ZOO, "--headswap-shard=9/8")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--headswap-shard is '9/8', but the last of 8 parts is 8/8"])

@@ -1,4 +1,4 @@
-"""With xdist the results are the same, a model stays on one worker, and a crash affects one result."""
+"""With xdist, results are the same, a model stays on one worker, and a crash affects one result."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ THREE = "--headswap-checks=output_shape,native_parity,gradient_flow"
 
 
 def _comparable(results: dict[str, Result]) -> list[Result]:
-    """Without what differs from run to run."""
+    """Return the results without the fields that differ between runs."""
     return sorted(
         (replace(result, seconds=0, peak_memory_mb=None) for result in results.values()), key=lambda item: item.nodeid
     )
 
 
-def test_two_workers_give_the_same_results_as_a_single_process(project: pytest.Pytester, journal: Journal) -> None:
+def test_two_workers_produce_the_same_results_as_none(project: pytest.Pytester, journal: Journal) -> None:
     alone = project.runpytest_subprocess("--headswap-zoo=testzoo", THREE, "--headswap-num-classes=3")
     results = journal()
     header, _ = read_journal(project.path / "headswap-report")
@@ -90,7 +90,7 @@ def test_a_crash_is_a_result_and_the_run_continues(
     result.stdout.fnmatch_lines(["testzoo: 6 results: 4 passed, 2 crashed"])
 
 
-def test_a_zoo_in_the_ini_file_and_the_projects_tests_share_the_workers(
+def test_a_zoo_in_the_ini_file_and_the_tests_of_the_project_share_the_workers(
     project: pytest.Pytester, journal: Journal
 ) -> None:
     checks = "output_shape,metadata,round_trip"
@@ -117,7 +117,7 @@ def test_without_xdist_installed_a_zoo_runs(project: pytest.Pytester) -> None:
 
 @pytest.fixture
 def other_python(tmp_path: Path) -> Path:
-    """The Python of an environment of its own, which is lent what is installed here."""
+    """Return the Python of a separate environment that can import the packages installed here."""
     done = subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "other")], check=False)
     folder = tmp_path / "other" / ("Scripts" if os.name == "nt" else "bin")
     python = next(folder.glob("python*"), None) if folder.exists() else None
@@ -141,13 +141,13 @@ def test_workers_of_another_python_installation_share_the_models(
         "--headswap-zoo=testzoo", THREE, "-d", "--tx", f"popen//python={other_python}", "--tx", "popen"
     )
     result.assert_outcomes(passed=12)
-    result.stdout.fnmatch_lines(["headswap: plan: 4 models, 12 checks, *", "testzoo: 12 results: 12 passed"])
+    result.stdout.fnmatch_lines(["headswap: testzoo (4 of *", "testzoo: 12 results: 12 passed"])
     assert {item.outcome for item in journal().values()} == {"passed"}
     pythons = set((project.path / "pythons.txt").read_text(encoding="utf-8").splitlines())
     assert pythons == {str(other_python.parent.parent), sys.prefix}
 
 
-def test_a_shard_on_another_python_installation_has_the_same_models(
+def test_another_python_installation_computes_the_same_shard(
     project: pytest.Pytester, journal: Journal, other_python: Path
 ) -> None:
     flags = ["--headswap-zoo=testzoo", "--headswap-checks=metadata", "--headswap-shard=1/2"]

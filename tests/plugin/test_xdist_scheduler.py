@@ -1,4 +1,4 @@
-"""The scheduler assigns whole models, longest first, neither repeats a crash nor leaves a worker idle."""
+"""The scheduler assigns whole models, longest first. It neither repeats a crash nor leaves a worker waiting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.work import calls_of
 
 
 class Worker:
-    """Stands in for xdist's controller of a worker: notes what it is told to run."""
+    """Replaces xdist's controller of a worker, and records the assigned tests."""
 
     def __init__(self, name: str) -> None:
         self.gateway = SimpleNamespace(id=name)
@@ -23,16 +23,16 @@ class Worker:
         self.shutting_down = False
 
     def send_runtest_some(self, indices: list[int]) -> None:
-        """Take tests by their index in the collection."""
+        """Record tests by their index in the collection."""
         self.queue += [self.ids[index] for index in indices]
 
     def shutdown(self) -> None:
-        """Be told that nothing more comes."""
+        """Record that no more tests follow."""
         self.shutting_down = True
 
     @property
     def may_run(self) -> bool:
-        """A worker starts a test only when it knows the next one, or that there is none."""
+        """Return whether a test can start: a worker must know the next test, or that there is none."""
         return len(self.queue) >= 2 or (bool(self.queue) and self.shutting_down)
 
 
@@ -73,7 +73,7 @@ def _join(scheduler: ModelScheduler, worker: Worker, ids: list[str]) -> None:
 def _run(
     scheduler: ModelScheduler, workers: list[Worker], crashing: frozenset[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Run until nobody can run; returns who ran each test, and the crashes in their order."""
+    """Run until no worker can run. Return the worker of each test, and the crashed tests in order."""
     ran: dict[str, str] = {}
     crashed: list[str] = []
     while any(worker.may_run for worker in workers):
@@ -91,7 +91,7 @@ def _run(
             assert test not in ran, "a test runs once"
             ran[test] = worker.gateway.id
             scheduler.mark_test_complete(worker, worker.ids.index(test))
-    assert not any(worker.queue for worker in workers), "nobody is left waiting with a test"
+    assert not any(worker.queue for worker in workers), "no worker is left waiting with a test"
     return ran, crashed
 
 
@@ -106,7 +106,7 @@ def test_the_checks_of_a_model_run_on_one_worker_and_all_run() -> None:
         assert len({ran[test] for test in IDS if f"::m{model}::" in test}) == 1
 
 
-def test_the_projects_tests_are_handed_out_one_by_one() -> None:
+def test_tests_of_the_project_are_assigned_one_by_one() -> None:
     own = [f"test_own.py::test_{n}" for n in range(40)]
     ran, _ = _run(*_scheduler([*own, *IDS]), crashing=frozenset())
     assert set(ran) == {*own, *IDS}
@@ -114,11 +114,11 @@ def test_the_projects_tests_are_handed_out_one_by_one() -> None:
     assert scheduler._split_scope(own[0]) == own[0]
 
 
-def test_the_longest_models_are_handed_out_first() -> None:
+def test_the_longest_models_are_assigned_first() -> None:
     seconds = {"zoo::m0": 1.0, "zoo::m1": 5.0, "zoo::m2": 3.0, "zoo::m3": 3.0, "zoo::m4": 9.0, "zoo::m5": 2.0}
     scheduler, workers = _scheduler(IDS, seconds=seconds)
     assert [worker.queue[0] for worker in workers] == ["zoo::m4::a", "zoo::m1::a"]
-    assert list(scheduler.workqueue) == ["zoo::m2", "zoo::m3", "zoo::m5", "zoo::m0"], "of equals the first by name"
+    assert list(scheduler.workqueue) == ["zoo::m2", "zoo::m3", "zoo::m5", "zoo::m0"], "equal models keep their order"
 
 
 def test_the_projects_tests_keep_their_place_among_models() -> None:
@@ -131,15 +131,15 @@ def test_the_projects_tests_keep_their_place_among_models() -> None:
     assert list(scheduler.workqueue) == ["t.py::1", "zoo::m1", "t.py::2", "zoo::m2", "zoo::m0", "t.py::3"]
 
 
-def test_finished_tests_of_a_worker_are_forgotten() -> None:
+def test_finished_work_is_dropped() -> None:
     scheduler, workers = _scheduler(IDS)
     _run(scheduler, workers, crashing=frozenset())
     assert list(scheduler.assigned_work.values()) == [{}, {}]
     assert scheduler.tests_finished
 
 
-def test_the_work_to_hand_out_a_test_does_not_grow_with_the_run() -> None:
-    def hand_out_all(models: int) -> None:
+def test_the_work_per_assigned_test_does_not_grow_with_the_run() -> None:
+    def assign_all(models: int) -> None:
         ids = [f"zoo::m{model}::{check}" for model in range(models) for check in "abcdefgh"]
         scheduler, workers = _scheduler(ids, seconds={f"zoo::m{model}": float(model % 97) for model in range(models)})
         places = {nodeid: place for place, nodeid in enumerate(ids)}
@@ -151,7 +151,7 @@ def test_the_work_to_hand_out_a_test_does_not_grow_with_the_run() -> None:
                     done += 1
         assert done == len(ids)
 
-    assert calls_of(lambda: hand_out_all(1000)) < 2.2 * calls_of(lambda: hand_out_all(500))
+    assert calls_of(lambda: assign_all(1000)) < 2.2 * calls_of(lambda: assign_all(500))
 
 
 def test_loadscope_keeps_the_projects_modules_together() -> None:
@@ -168,7 +168,7 @@ def test_a_crash_is_reported_once_and_everything_else_still_runs(crashing: str) 
     assert set(ran) == set(IDS) - chosen
 
 
-def test_a_worker_that_ends_without_work_crashes_no_test() -> None:
+def test_a_worker_that_ends_without_work_did_not_crash_on_a_test() -> None:
     scheduler, workers = _scheduler(IDS[:3])
     idle = next(worker for worker in workers if not worker.queue)
     assert idle.shutting_down
@@ -176,7 +176,7 @@ def test_a_worker_that_ends_without_work_crashes_no_test() -> None:
 
 
 @pytest.mark.parametrize("dist", ["loadfile", "loadgroup", "worksteal", "each", "no"])
-def test_other_distribution_modes_are_left_to_xdist(dist: str) -> None:
+def test_other_dist_modes_are_left_to_xdist(dist: str) -> None:
     config: Any = Config(dist)
     log: Any = SimpleNamespace()
     assert make_scheduler(config, log, SECONDS) is None

@@ -1,4 +1,4 @@
-"""Journals to make reports of."""
+"""Fixtures with journals for the reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report in a real Chromium: quick with all of timm, usable with keys alone, and deaf to what names tell it."""
+"""Use the report in a real Chromium: with all of timm, with the keyboard only, and with hostile names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A Chromium for all tests of this file."""
+    """Yield one Chromium for all tests of this file."""
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -35,7 +35,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page_of(browser: Any) -> Iterator[Open]:
-    """Open a file in a window of its own; nothing may be logged, fail or be fetched from anywhere but the disk."""
+    """Yield a function that opens a file in its own window and fails on logs, errors and network requests."""
     wrong: list[str] = []
     contexts = []
 
@@ -59,7 +59,7 @@ def page_of(browser: Any) -> Iterator[Open]:
 
 @pytest.fixture
 def matrix(page_of: Open, timm_folder: Path) -> Any:
-    """The matrix of all of timm."""
+    """Return the page with the matrix of all of timm."""
     return page_of(timm_folder / "index.html")
 
 
@@ -87,7 +87,7 @@ _TIMED = """async ([selector, value]) => {
 }"""
 
 
-def test_all_of_timm_can_be_used_within_a_second(matrix: Any) -> None:
+def test_the_matrix_of_all_of_timm_is_usable_at_once(matrix: Any) -> None:
     assert _count(matrix) == 1371
     assert int(matrix.evaluate("document.documentElement.dataset.ready")) < 1000
     for selector, value in [
@@ -102,7 +102,7 @@ def test_all_of_timm_can_be_used_within_a_second(matrix: Any) -> None:
         assert matrix.evaluate(_TIMED, [selector, value]) < 1000, selector
 
 
-def test_the_counts_are_those_of_the_journal(matrix: Any, timm_folder: Path) -> None:
+def test_the_counts_match_the_journal(matrix: Any, timm_folder: Path) -> None:
     outcomes = write_reports(timm_folder, timm_folder).matrix.outcomes
     tiles = matrix.eval_on_selector_all(
         ".tile", "tiles => tiles.map(t => [t.dataset.outcome, t.querySelector('b').textContent])"
@@ -125,7 +125,7 @@ def test_the_search_finds_names_families_and_messages(matrix: Any) -> None:
     assert not matrix.locator("#none").is_visible()
 
 
-def test_outcomes_filter_alone_and_together(matrix: Any) -> None:
+def test_outcome_filters_combine(matrix: Any) -> None:
     def rows_with(*outcomes: str) -> int:
         return int(
             matrix.evaluate(
@@ -148,7 +148,7 @@ def test_outcomes_filter_alone_and_together(matrix: Any) -> None:
     assert _count(matrix) == rows_with("error")
 
 
-def test_family_and_evidence_filter_together_with_outcomes(matrix: Any) -> None:
+def test_family_and_evidence_filters_combine_with_outcomes(matrix: Any) -> None:
     matrix.select_option("#family", "vit")
     vits = _count(matrix)
     assert 100 < vits < 400
@@ -161,7 +161,7 @@ def test_family_and_evidence_filter_together_with_outcomes(matrix: Any) -> None:
     assert _count(matrix) == 1371
 
 
-def test_the_chart_leads_to_the_family(matrix: Any) -> None:
+def test_a_click_in_the_family_chart_filters_by_family(matrix: Any) -> None:
     assert matrix.locator("#families tbody tr").count() == 8
     matrix.click("#all-families")
     rows = matrix.locator("#families tbody tr")
@@ -191,7 +191,7 @@ def test_each_column_sorts_both_ways(matrix: Any) -> None:
     assert "o-crashed" in str(first.locator(".chip").get_attribute("class"))
 
 
-def test_the_address_keeps_what_was_chosen(page_of: Open, timm_folder: Path, matrix: Any) -> None:
+def test_the_address_keeps_the_filters(page_of: Open, timm_folder: Path, matrix: Any) -> None:
     matrix.fill("#search", "resnet")
     matrix.click(".tile[data-outcome=failed]")
     matrix.click("#matrix thead th.memory button")
@@ -203,14 +203,14 @@ def test_the_address_keeps_what_was_chosen(page_of: Open, timm_folder: Path, mat
     assert again.locator(".tile[data-outcome=failed]").get_attribute("aria-pressed") == "true"
 
 
-def test_an_address_that_means_nothing_is_no_error(page_of: Open, timm_folder: Path) -> None:
+def test_an_invalid_address_is_ignored(page_of: Open, timm_folder: Path) -> None:
     page = page_of(timm_folder / "index.html", "#outcome=nope,%3Cb%3E&sort=check:none&family=%00")
     assert _count(page) == 0
     page.click("#reset")
     assert _count(page) == 1371
 
 
-def test_it_can_be_used_with_keys_alone(matrix: Any, timm_folder: Path) -> None:
+def test_the_matrix_can_be_used_with_the_keyboard_only(matrix: Any, timm_folder: Path) -> None:
     focused = "document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"
     matrix.keyboard.press("/")
     assert matrix.evaluate("document.activeElement.id") == "search"
@@ -238,7 +238,7 @@ def test_it_can_be_used_with_keys_alone(matrix: Any, timm_folder: Path) -> None:
     assert matrix.input_value("#search") == "resnet18", "back to what was chosen"
 
 
-def test_keys_reach_the_last_of_all_rows(matrix: Any) -> None:
+def test_the_keyboard_reaches_the_last_row(matrix: Any) -> None:
     matrix.select_option("#family", "vit")
     count = _count(matrix)
     assert matrix.locator("#matrix tbody tr").count() < count, "or the test shows nothing"
@@ -250,14 +250,14 @@ def test_keys_reach_the_last_of_all_rows(matrix: Any) -> None:
 
 
 def until(is_so: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait; playwright's own way evaluates text in the page again and again, which the policy of the page forbids."""
+    """Wait for a condition. Playwright would evaluate text in the page, which the policy of the page forbids."""
     end = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
-def test_rows_come_as_one_scrolls(matrix: Any) -> None:
+def test_rows_appear_on_scrolling(matrix: Any) -> None:
     before = matrix.locator("#matrix tbody tr").count()
     assert before < 200
     matrix.evaluate("document.getElementById('scroll').scrollTop = 1e6")
@@ -265,7 +265,7 @@ def test_rows_come_as_one_scrolls(matrix: Any) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "bright"), [("light", True), ("dark", False)])
-def test_the_theme_follows_the_system_until_it_is_chosen(
+def test_the_theme_follows_the_system_until_the_user_chooses_one(
     page_of: Open, timm_folder: Path, scheme: str, bright: bool
 ) -> None:
     def is_bright(page: Any) -> bool:
@@ -281,7 +281,7 @@ def test_the_theme_follows_the_system_until_it_is_chosen(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_on_what_is_behind_it(page_of: Open, timm_folder: Path, scheme: str) -> None:
+def test_text_has_enough_contrast(page_of: Open, timm_folder: Path, scheme: str) -> None:
     page = page_of(timm_folder / "index.html", color_scheme=scheme)
     ratios = page.evaluate(
         """() => {
@@ -311,7 +311,7 @@ def test_text_can_be_read_on_what_is_behind_it(page_of: Open, timm_folder: Path,
     assert {name: round(ratio, 2) for name, ratio in ratios.items() if ratio < 4.5} == {}, "WCAG AA"
 
 
-def test_each_outcome_is_reported_by_a_letter_beside_its_colour(matrix: Any) -> None:
+def test_each_outcome_has_a_letter_in_addition_to_its_colour(matrix: Any) -> None:
     letters = matrix.eval_on_selector_all(".tile .chip", "chips => chips.map(chip => chip.textContent)")
     assert len(set(letters)) == len(letters) >= 6
     labels = matrix.eval_on_selector_all("#matrix tbody td.cell a", "cells => cells.map(cell => cell.ariaLabel)")
@@ -319,7 +319,9 @@ def test_each_outcome_is_reported_by_a_letter_beside_its_colour(matrix: Any) -> 
 
 
 @pytest.mark.parametrize("width", [360, 768])
-def test_narrow_screens_scroll_the_table_and_not_the_page(page_of: Open, timm_folder: Path, width: int) -> None:
+def test_on_narrow_screens_the_table_scrolls_and_the_page_does_not(
+    page_of: Open, timm_folder: Path, width: int
+) -> None:
     architecture = next((timm_folder / "architectures").glob("levit_128-*"))
     for path in (timm_folder / "index.html", architecture):
         page = page_of(path, viewport={"width": width, "height": 740})
@@ -330,12 +332,12 @@ def test_narrow_screens_scroll_the_table_and_not_the_page(page_of: Open, timm_fo
     assert 0 <= box["x"] < 40, "the name stays in view"
 
 
-def test_a_cell_leads_to_its_check_on_the_page_of_the_architecture(matrix: Any) -> None:
+def test_a_cell_links_to_its_check_on_the_page_of_the_architecture(matrix: Any) -> None:
     matrix.fill("#search", "levit_128s")
     matrix.locator("#matrix tbody td.cell a").nth(5).click()
     matrix.wait_for_selector("#matrix-link")
     assert matrix.locator("article:target .name").text_content() == "frozen_backbone"
-    assert matrix.locator("svg.way").is_visible()
+    assert matrix.locator("svg.diagram").is_visible()
     start = matrix.locator("h1").text_content()
     matrix.keyboard.press("ArrowRight")
     until(lambda: matrix.locator("h1").text_content() != start)
@@ -369,7 +371,7 @@ def test_no_script_runs_from_a_name_or_a_message(page_of: Open, tmp_path: Path) 
     assert page.evaluate("window.harmed") is None
 
 
-def test_what_would_run_is_noticed_and_the_policy_stops_it_even_in_markup(browser: Any, small: Path) -> None:
+def test_the_policy_blocks_scripts_even_in_unescaped_markup(browser: Any, small: Path) -> None:
     path = small / "index.html"
     image = HARM[1].removeprefix('">')
     text = path.read_text(encoding="utf-8").replace("<main>", f"<main>{HARM[0]}{image}", 1)
@@ -387,7 +389,7 @@ def test_what_would_run_is_noticed_and_the_policy_stops_it_even_in_markup(browse
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A report of one model."""
+    """Return the folder of a report with one model."""
     folder = write_journal(tmp_path / "small", [result("a")])
     write_reports(folder, folder)
     return folder

@@ -1,4 +1,4 @@
-"""The HTML holds all results, in one folder, and nothing in it is markup that did not come from us."""
+"""The HTML report contains all results in one folder, and no markup from names or messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MIB = 2**20
 
 
 class _Page(HTMLParser):
-    """The elements of a page, the text that is seen, and the scripts."""
+    """Collects the elements of a page, its visible text, and its scripts."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def _pages(folder: Path) -> list[Path]:
 
 @pytest.fixture
 def small(write: Write) -> Path:
-    """A report of two models."""
+    """Return the folder of a report with two models."""
     folder = write(
         [
             result("resnet18", anatomy=ANATOMY, message="a note"),
@@ -76,18 +76,18 @@ def small(write: Write) -> Path:
     return folder
 
 
-def test_the_folder_holds_the_matrix_a_page_for_each_architecture_and_the_summary(small: Path) -> None:
+def test_the_folder_has_the_matrix_a_page_per_architecture_and_the_summary(small: Path) -> None:
     names = {path.relative_to(small).as_posix() for path in small.rglob("*") if path.is_file()}
     pages = {name for name in names if name.startswith("architectures/")}
     assert names - pages == {"results.jsonl", "index.html", "report.css", "summary.md"}
     assert len(pages) == 2
 
 
-def test_the_page_of_an_architecture_has_all_that_the_journal_knows(small: Path) -> None:
+def test_the_page_of_an_architecture_shows_everything_in_the_journal(small: Path) -> None:
     (path,) = (path for path in _pages(small) if path.name.startswith("resnet18-"))
     page = _Page(path)
     for text in (
-        *("resnet18", "family resnet", "zoo timm", "1,234 MB at the peak"),
+        *("resnet18", "family resnet", "zoo timm", "peak memory 1,234 MB"),
         *("fc", "linear", "512 features", "1000 classes, now 7", "main", "softmax", "classifier", "fc.weight, fc.bias"),
         *("output, class dimension 1", "dimension 1 of output is set by fc.weight", "something to know"),
         *("output_shape", "passed", "numeric", "a note", "metadata", "failed (stale)"),
@@ -97,14 +97,14 @@ def test_the_page_of_an_architecture_has_all_that_the_journal_knows(small: Path)
         assert text in page.text, text
 
 
-def test_a_reason_code_leads_to_the_page_that_explains_it(small: Path) -> None:
+def test_a_reason_code_links_to_the_page_that_explains_it(small: Path) -> None:
     (path,) = (path for path in _pages(small) if path.name.startswith("none-"))
     links = [found["href"] for tag, found in _Page(path).tags if tag == "a"]
     assert f"{DOCS}errors/#output_is_backbone" in links
     assert f"{DOCS}reports/" in links
 
 
-def test_the_picture_shows_the_way_from_backbone_to_output(small: Path) -> None:
+def test_the_diagram_shows_the_path_from_backbone_to_output(small: Path) -> None:
     (path,) = (path for path in _pages(small) if path.name.startswith("resnet18-"))
     page = _Page(path)
     (picture,) = (attributes for tag, attributes in page.tags if tag == "svg")
@@ -119,14 +119,14 @@ def test_the_picture_shows_the_way_from_backbone_to_output(small: Path) -> None:
     assert "2 \u00d7 512 \u00d7 7 \u00d7 7" in page.text
 
 
-def test_a_model_without_a_head_says_why(small: Path) -> None:
+def test_the_page_of_a_model_without_a_head_gives_the_reason(small: Path) -> None:
     (path,) = (path for path in _pages(small) if path.name.startswith("none-"))
     page = _Page(path)
     assert "[output_is_backbone] no head" in page.text
     assert not [tag for tag, _ in page.tags if tag == "svg"]
 
 
-def test_what_is_bad_stands_above_the_heads(small: Path) -> None:
+def test_failures_are_shown_above_the_heads(small: Path) -> None:
     def titles(name: str) -> list[str | None]:
         (path,) = (path for path in _pages(small) if path.name.startswith(name))
         return [attributes["id"] for tag, attributes in _Page(path).tags if tag == "h2"]
@@ -135,7 +135,7 @@ def test_what_is_bad_stands_above_the_heads(small: Path) -> None:
     assert titles("none-") == ["heads-title", "checks-title"]
 
 
-def test_a_pass_that_a_file_of_expectations_does_not_expect_is_bad_and_says_what_the_file_says(write: Write) -> None:
+def test_an_unexpected_pass_needs_attention_and_quotes_the_expectations_file(write: Write) -> None:
     said = "known/zoo.toml:3 expects it to fail: no longer true"
     folder = write(
         [
@@ -158,7 +158,7 @@ def test_a_pass_that_a_file_of_expectations_does_not_expect_is_bad_and_says_what
     assert sum("because of a cache" in text for text in texts) == 1
 
 
-def test_the_data_of_the_matrix_hold_every_result(small: Path) -> None:
+def test_the_data_of_the_matrix_contain_every_result(small: Path) -> None:
     data = _data(small / "index.html")
     assert data["columns"] == ["output_shape", "metadata"]
     assert data["families"] == ["resnet"]
@@ -171,13 +171,13 @@ def test_the_data_of_the_matrix_hold_every_result(small: Path) -> None:
     assert (small / "architectures" / rows["resnet18"][3]).is_file()
 
 
-def test_cells_lead_to_their_check(small: Path) -> None:
+def test_cells_link_to_their_checks(small: Path) -> None:
     (path,) = (path for path in _pages(small) if path.name.startswith("resnet18-"))
     ids = [attributes["id"] for tag, attributes in _Page(path).tags if tag == "article" and "id" in attributes]
     assert ids == ["c1", "c0"], "and what is bad stands first"
 
 
-def test_pages_of_an_earlier_run_are_taken_away_and_nothing_else(small: Path, write: Write) -> None:
+def test_only_pages_of_an_earlier_report_are_deleted(small: Path, write: Write) -> None:
     mine = small / "architectures" / "my-notes.html"
     mine.write_text("mine", encoding="utf-8")
     before = set(_pages(small))
@@ -190,7 +190,7 @@ def test_pages_of_an_earlier_run_are_taken_away_and_nothing_else(small: Path, wr
 
 @pytest.fixture(scope="module")
 def harmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report in which every text means harm."""
+    """Return the folder of a report in which every text is hostile."""
     folder = tmp_path_factory.mktemp("harm") / "report"
     write_html(build_matrix(JournalHeader({HARM[0]: HARM[1]}, {HARM[0]: HARM[1]}), harmful()), folder)
     return folder
@@ -210,14 +210,14 @@ def test_no_text_of_a_journal_becomes_markup(harmed: Path, small: Path) -> None:
         assert len(page.scripts) == ours_scripts + 3 * (path.name == "index.html")
 
 
-def test_the_test_of_markup_would_notice_some(tmp_path: Path) -> None:
+def test_the_markup_test_detects_unescaped_names(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text(f"<p>{HARM[1]}</p><script>1{HARM[2]}", encoding="utf-8")
     page = _Page(path)
     assert [tag for tag, _ in page.tags] == ["p", "img", "script", "script"]
 
 
-def test_every_harmful_name_has_its_page_in_the_folder_and_stands_in_the_matrix(harmed: Path) -> None:
+def test_every_hostile_name_has_a_page_in_the_folder_and_a_row_in_the_matrix(harmed: Path) -> None:
     data = _data(harmed / "index.html")
     pages = {row[3] for row in data["rows"]}  # type: ignore[attr-defined]
     assert pages == {path.name for path in _pages(harmed)}
@@ -227,13 +227,13 @@ def test_every_harmful_name_has_its_page_in_the_folder_and_stands_in_the_matrix(
 
 
 @pytest.mark.parametrize("text", HARM)
-def test_data_in_a_script_cannot_end_it_and_come_back_as_they_were(text: str) -> None:
+def test_data_cannot_end_their_script_and_survive_the_round_trip(text: str) -> None:
     safe = script_safe({"name": text})
     assert not set("<>&\u2028\u2029") & set(safe)
     assert json.loads(safe) == {"name": text}
 
 
-def test_the_policy_allows_the_scripts_that_are_shipped_and_no_others(small: Path) -> None:
+def test_the_policy_allows_only_the_shipped_scripts(small: Path) -> None:
     for path in [*_pages(small), small / "index.html"]:
         page = _Page(path)
         (policy,) = (str(found["content"]) for tag, found in page.tags if "http-equiv" in found)
@@ -255,7 +255,7 @@ def test_the_report_of_all_of_timm_is_small(timm_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["模", "🙂<"])
-def test_the_matrix_stays_below_five_megabytes_when_everything_fails_with_a_long_message_of_its_own(text: str) -> None:
+def test_the_matrix_stays_below_five_megabytes_if_everything_fails_with_long_messages(text: str) -> None:
     results = [
         result(f"{item.model}-{text * 200}"[:300], item.check, "failed", message=f"{item.nodeid} {text * 5000}")
         for item in whole_timm()
@@ -265,7 +265,7 @@ def test_the_matrix_stays_below_five_megabytes_when_everything_fails_with_a_long
     assert len(json.loads(data)["rows"]) == 1371
 
 
-def test_when_messages_do_not_fit_those_of_failures_are_kept_before_others() -> None:
+def test_messages_of_failures_are_kept_if_not_all_messages_fit() -> None:
     results = [result(f"a{number}", outcome="skipped", message=f"{number} {'x' * 230}") for number in range(7000)]
     results.append(result("z", outcome="failed", message="this one matters"))
     assert "this one matters" in matrix_data(build_matrix(JournalHeader(), results))["messages"]
@@ -279,17 +279,17 @@ def test_every_outcome_can_be_shown(write: Write, outcome: str) -> None:
     assert reports.matrix.outcomes.total() == 1
 
 
-def test_a_journal_without_results_makes_a_report_too(write: Write) -> None:
+def test_a_journal_without_results_has_a_report(write: Write) -> None:
     folder = write([])
     assert "0 architectures" in _Page(write_reports(folder, folder).html).text
 
 
-def test_a_journal_of_an_older_version_makes_a_report_too(write: Write) -> None:
+def test_a_journal_of_an_older_version_has_a_report(write: Write) -> None:
     folder = write([result("resnet18", heads=("fc",))])
-    assert "The journal tells of none." in _Page(_pages(write_reports(folder, folder).html.parent)[0]).text
+    assert "The journal records no head." in _Page(_pages(write_reports(folder, folder).html.parent)[0]).text
 
 
-def test_reports_may_lie_elsewhere_and_folders_are_made(small: Path, tmp_path: Path) -> None:
+def test_reports_can_be_written_to_a_new_folder(small: Path, tmp_path: Path) -> None:
     reports = write_reports(small / "results.jsonl", tmp_path / "deep" / "out")
     assert reports.html == tmp_path / "deep" / "out" / "index.html"
     assert reports.markdown.is_file()

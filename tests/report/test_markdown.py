@@ -1,4 +1,4 @@
-"""The Markdown fits a step summary whatever happened, begins with the worst, and shows texts as they are."""
+"""The Markdown report fits a step summary, starts with the worst results, and shows texts unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _of(*results: object, **header: object) -> str:
     return render_markdown(build_matrix(JournalHeader({"torch": "2.14.1"}, **header), results))  # type: ignore[arg-type]
 
 
-def test_it_begins_with_the_counts_and_then_the_worst() -> None:
+def test_the_summary_starts_with_the_counts_and_the_worst_results() -> None:
     text = _of(
         result("fine"),
         result("slow", outcome="timeout", message="300 s"),
@@ -43,16 +43,16 @@ def test_it_begins_with_the_counts_and_then_the_worst() -> None:
     )
 
 
-def test_where_nothing_failed_it_says_so() -> None:
+def test_the_summary_says_if_nothing_failed() -> None:
     assert "Nothing failed." in _of(result("fine"))
 
 
-def test_a_model_that_fails_everywhere_is_one_line() -> None:
+def test_a_model_that_fails_every_check_takes_one_line() -> None:
     text = _of(*(result("bad", check, "error", message="no") for check in CHECKS))
     assert "| bad | error | all 8 checks | no |" in text
 
 
-def test_families_are_listed_by_trouble_then_by_time() -> None:
+def test_families_are_sorted_by_failures_and_then_by_time() -> None:
     text = _of(
         result("a", family="quick"), result("b", family="slow", seconds=9.0), result("c", "x", "failed", family="bad")
     )
@@ -61,7 +61,7 @@ def test_families_are_listed_by_trouble_then_by_time() -> None:
 
 
 @pytest.mark.parametrize("letter", ["x", "模", "\ud800", "|"])
-def test_it_stays_within_its_bounds_when_everything_fails(letter: str) -> None:
+def test_the_summary_stays_within_its_limit_if_everything_fails(letter: str) -> None:
     long = letter * 5000
     results = [
         result(f"{item.model}{long}", item.check, "failed", message=long, repro=long[:500], reason=long, family=long)
@@ -74,19 +74,19 @@ def test_it_stays_within_its_bounds_when_everything_fails(letter: str) -> None:
     assert "… and" in text
 
 
-def test_what_does_not_fit_is_reported() -> None:
+def test_the_summary_says_if_it_is_truncated() -> None:
     many = [result(f"m{n}", outcome="failed", message="模" * 290, repro="模" * 550) for n in range(60)]
-    assert render_markdown(build_matrix(HEADER, many)).endswith("the whole is in the HTML report.*\n")
+    assert render_markdown(build_matrix(HEADER, many)).endswith("*Truncated. The HTML report has everything.*\n")
 
 
-def test_all_of_timm_is_a_short_read() -> None:
+def test_the_summary_of_all_of_timm_is_short() -> None:
     text = render_markdown(build_matrix(HEADER, whole_timm()))
     assert 2_000 < len(text) < 40_000
     assert text.count("\n") < 250
 
 
 @pytest.mark.parametrize("text", HARM)
-def test_no_text_begins_markup_or_ends_a_line(text: str) -> None:
+def test_escaped_text_contains_no_markup_and_no_line_breaks(text: str) -> None:
     shown = escaped(text, 400)
     assert "\n" not in shown
     bare = re.sub(r"\\.", "", shown)
@@ -98,18 +98,18 @@ def test_names_stay_readable() -> None:
     assert escaped("_a_", 100) == "\\_a\\_"
 
 
-def test_tables_keep_their_columns_whatever_stands_in_them() -> None:
+def test_the_content_of_a_cell_cannot_change_the_columns() -> None:
     text = render_markdown(build_matrix(HEADER, harmful()))
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", re.sub(r"\\\\", "", line))) for line in block.splitlines()}
         assert len(widths) == 1, block
 
 
-def test_a_block_of_code_is_not_ended_by_what_stands_in_it() -> None:
+def test_the_content_of_a_code_block_cannot_end_it() -> None:
     assert code_block(["a ``` b", "````"]).splitlines()[0] == "`````"
 
 
-def test_it_is_written_into_the_folder(tmp_path: Path, timm_folder: Path) -> None:
+def test_the_summary_is_written_into_the_folder(tmp_path: Path, timm_folder: Path) -> None:
     path = write_markdown(build_matrix(*read_journal(timm_folder)), tmp_path)
     assert path == tmp_path / "summary.md"
     assert path.read_text(encoding="utf-8") == (timm_folder / "summary.md").read_text(encoding="utf-8")

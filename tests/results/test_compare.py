@@ -1,4 +1,4 @@
-"""Two runs are compared result by result; noise of clocks is no change, and what broke is never left out."""
+"""Compare two runs result by result: noise is ignored, and no broken result is left out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_headswap.report.comparison import format_markdown, format_text, headline
+from pytest_headswap.report.comparison import format_markdown, headline
 from pytest_headswap.results import OUTCOMES, Outcome, Result
-from pytest_headswap.results.compare import Thresholds, compare
+from pytest_headswap.results.compare import compare
 from pytest_headswap.results.result import FAILURES
 from tests.journals import CHECKS, HARM, result
 
@@ -41,36 +41,36 @@ def _kind(old: Outcome | None, new: Outcome) -> str:
         (None, "skipped", ""),
     ],
 )
-def test_a_change_is_reported_for_what_it_is(old: Outcome | None, new: Outcome, kind: str) -> None:
+def test_a_change_is_listed_by_its_kind(old: Outcome | None, new: Outcome, kind: str) -> None:
     assert _kind(old, new) == kind
 
 
 @pytest.mark.parametrize("new", OUTCOMES)
 @pytest.mark.parametrize("old", [None, *OUTCOMES])
-def test_what_is_bad_and_was_not_always_counts_as_broken(old: Outcome | None, new: Outcome) -> None:
+def test_a_failure_that_is_new_counts_as_broken(old: Outcome | None, new: Outcome) -> None:
     assert (_kind(old, new) == "broken") == (new in FAILURES and old not in FAILURES)
     if old == new:
         assert _kind(old, new) == ""
 
 
-def test_what_is_no_longer_there_is_named() -> None:
+def test_a_removed_result_is_listed() -> None:
     comparison = compare([result("a"), result("b")], [result("b")])
     assert [item.result.model for item in comparison.removed] == ["a"]
     assert not comparison.broken
     assert comparison.shared == 1
 
 
-def test_the_worst_comes_first() -> None:
+def test_the_worst_outcome_is_listed_first() -> None:
     new = [result("a", outcome="error"), result("b", outcome="crashed"), result("c", outcome="failed")]
     assert [item.result.model for item in compare([], new).broken] == ["b", "c", "a"]
 
 
-def test_of_a_result_that_is_there_twice_the_worse_one_counts() -> None:
+def test_the_worse_of_two_results_of_one_test_counts() -> None:
     comparison = compare([result("a")], [result("a", outcome="failed"), result("a")])
     assert [item.result.outcome for item in comparison.broken] == ["failed"]
 
 
-def test_versions_are_compared_each_with_itself() -> None:
+def test_results_are_compared_within_each_version() -> None:
     old = [result("a", version="torch 2.8"), result("a", version="torch 2.9", outcome="failed")]
     new = [result("a", version="torch 2.8", outcome="failed"), result("a", version="torch 2.9")]
     comparison = compare(old, new)
@@ -82,23 +82,23 @@ def _run(**seconds: float) -> list[Result]:
     return [result(name, seconds=took) for name, took in seconds.items()]
 
 
-def test_a_model_is_slower_where_both_the_factor_and_the_seconds_are_passed() -> None:
-    old = _run(a=10, b=10, c=0.1, d=100)
-    comparison = compare(old, _run(a=21, b=14.9, c=9, d=104))
+def test_a_slower_model_exceeds_both_the_threshold_and_the_noise() -> None:
+    old, new = _run(a=10, b=10, c=0.1, d=100), _run(a=21, b=14.9, c=9, d=115)
+    comparison = compare(old, new)
     assert [(item.model, item.old, item.new, item.unit) for item in comparison.slower] == [("a", 10, 21, "s")]
-    assert comparison.speed_ratio is None, "four models do not tell how fast a machine is"
-    wide = compare(old, _run(a=21, b=14.9, c=9, d=104), Thresholds(max_slowdown=1.4, min_seconds=1))
-    assert [item.model for item in wide.slower] == ["c", "a", "b"], "the largest factor first"
+    assert comparison.speed_ratio is None, "four models are too few to estimate the speed of a machine"
+    assert [item.model for item in compare(old, new, threshold=1.1).slower] == ["a", "d"], "the largest factor first"
+    assert compare(old, new, threshold=3).slower == ()
 
 
-def test_the_time_of_a_model_is_that_of_all_its_checks() -> None:
+def test_the_time_of_a_model_is_the_sum_of_its_checks() -> None:
     old = [result("a", check, seconds=3) for check in CHECKS]
     new = [result("a", check, seconds=27 if check == "metadata" else 3) for check in CHECKS]
     (found,) = compare(old, new).slower
     assert (found.old, found.new, found.factor) == (24, 48, 2)
 
 
-def test_a_slower_machine_makes_no_model_slower() -> None:
+def test_times_are_relative_to_the_speed_of_the_machine() -> None:
     names = [f"m{number}" for number in range(20)]
     old = _run(**dict.fromkeys(names, 10.0))
     new = _run(**dict.fromkeys(names, 25.0))
@@ -108,7 +108,7 @@ def test_a_slower_machine_makes_no_model_slower() -> None:
     assert [item.model for item in compare(old, new).slower] == ["m3"]
 
 
-def test_a_model_that_stopped_short_is_neither_slower_nor_larger() -> None:
+def test_costs_are_compared_only_for_models_that_completed_the_same_checks() -> None:
     old, new = [result("a", outcome="error", seconds=1)], [result("a", seconds=100, peak_memory_mb=9000)]
     assert not compare(old, new).slower
     assert not compare(old, new).larger
@@ -117,58 +117,101 @@ def test_a_model_that_stopped_short_is_neither_slower_nor_larger() -> None:
     assert not compare(fewer, more).slower
 
 
-def test_a_model_is_larger_where_both_the_factor_and_the_megabytes_are_passed() -> None:
+def test_a_larger_model_exceeds_both_the_threshold_and_the_noise() -> None:
     def run(**peaks: float | None) -> list[Result]:
         return [result(name, peak_memory_mb=peak) for name, peak in peaks.items()]
 
-    comparison = compare(run(a=1000, b=100, c=9000, d=None, e=0), run(a=1300, b=250, c=9300, d=9000, e=5000))
-    assert [(item.model, item.unit) for item in comparison.larger] == [("a", "MB")]
+    old, new = run(a=1000, b=100, c=9000, d=None, e=0), run(a=1600, b=250, c=9300, d=9000, e=5000)
+    comparison = compare(old, new)
+    assert [(item.model, item.old, item.new, item.unit) for item in comparison.larger] == [("a", 1000, 1600, "MB")]
+    assert compare(old, new, threshold=2).larger == ()
 
 
-def test_two_equal_runs_have_nothing_to_tell() -> None:
+def test_memory_is_not_relative_to_the_speed_of_the_machine() -> None:
+    names = [f"m{number}" for number in range(20)]
+    old = [result(name, seconds=10, peak_memory_mb=1000) for name in names]
+    new = [result(name, seconds=40, peak_memory_mb=1600) for name in names]
+    assert len(compare(old, new).larger) == 20
+
+
+def test_equal_runs_have_no_changes() -> None:
     comparison = compare(_run(a=1), _run(a=1))
     assert headline(comparison) == "1 shared result: nothing changed"
-    assert list(format_text(comparison)) == ["1 shared result: nothing changed"]
+    assert format_markdown(comparison) == "## Head swaps compared\n\n1 shared result: nothing changed\n"
 
 
-def test_it_is_explained_with_the_line_to_paste() -> None:
-    old = [result("a"), result("b", outcome="failed"), result("gone")]
+def test_each_change_is_listed_and_what_is_worse_comes_with_a_command() -> None:
+    old = [result("a"), result("b", outcome="failed"), result("gone"), result("slow", seconds=10)]
     new = [
         result("a", outcome="failed", message="7 is not 8"),
         result("b"),
         result("new", outcome="error", message="no"),
+        result("slow", seconds=70, peak_memory_mb=4000.0),
     ]
-    assert list(format_text(compare(old, new))) == [
-        "2 shared results: 2 broken, 1 fixed, 1 no longer there",
-        "",
-        "Broken: 2",
-        "  timm::a::output_shape  passed -> failed: 7 is not 8",
-        "    pytest --headswap-zoo=timm --headswap-models='a' --headswap-checks=output_shape",
-        "  timm::new::output_shape  new -> error: no",
-        "    pytest --headswap-zoo=timm --headswap-models='new' --headswap-checks=output_shape",
-        "",
-        "Fixed: 1",
-        "  timm::b::output_shape  failed -> passed",
-        "",
-        "No longer there: 1",
-        "  timm::gone::output_shape  passed -> gone",
-    ]
+    assert (
+        format_markdown(compare(old, new))
+        == """\
+## Head swaps compared
+
+3 shared results: 2 broken, 1 fixed, 1 removed, 1 slower, 1 larger
+
+### Broken: 2
+
+| test | before | after |
+| --- | --- | --- |
+| timm::a::output_shape | passed | failed: 7 is not 8 |
+| timm::new::output_shape | none | error: no |
+
+### Fixed: 1
+
+| test | before | after |
+| --- | --- | --- |
+| timm::b::output_shape | failed | passed |
+
+### Removed: 1
+
+| test | before | after |
+| --- | --- | --- |
+| timm::gone::output_shape | passed | none |
+
+### Slower: 1
+
+| test | before | after |
+| --- | --- | --- |
+| timm::slow | 10 s | 1 min 10 s (7.0 times) |
+
+### Larger: 1
+
+| test | before | after |
+| --- | --- | --- |
+| timm::slow | 1,234 MB | 4,000 MB (3.2 times) |
+
+<details><summary>Commands that repeat them</summary>
+
+```bash
+pytest --headswap-zoo=timm --headswap-models='a' --headswap-checks=output_shape
+pytest --headswap-zoo=timm --headswap-models='new' --headswap-checks=output_shape
+pytest --headswap-zoo=timm --headswap-models='slow' --headswap-checks=output_shape
+```
+
+</details>
+"""
+    )
 
 
-def test_growth_is_reported_with_its_factor() -> None:
-    lines = list(format_text(compare(_run(a=10), [result("a", seconds=70, peak_memory_mb=4000.0)])))
-    assert "  timm::a  10 s -> 1 min 10 s, 7.0 times" in lines
-    assert "  timm::a  1,234 MB -> 4,000 MB, 3.2 times" in lines
+def test_the_speed_of_the_machine_is_stated() -> None:
+    names = [f"m{number}" for number in range(20)]
+    comparison = compare(_run(**dict.fromkeys(names, 10.0)), _run(**dict.fromkeys(names, 25.0)))
+    assert "The second run took 2.50 times as long for the median model." in format_markdown(comparison)
 
 
-def test_of_many_the_first_are_reported_and_the_rest_is_counted() -> None:
-    new = [result(f"m{number:03}", outcome="failed") for number in range(200)]
-    lines = list(format_text(compare([], new)))
-    assert len(lines) < 110
-    assert lines[-1] == "  and 150 more"
+def test_the_first_of_many_changes_are_listed_and_the_rest_is_counted() -> None:
+    text = format_markdown(compare([], [result(f"m{number:03}", outcome="failed") for number in range(200)]))
+    assert text.count("| timm::m") == 50
+    assert "… and 150 more." in text
 
 
-def test_as_markdown_it_is_bounded_and_holds_no_markup_of_a_name() -> None:
+def test_the_text_is_bounded_and_names_cannot_add_markup() -> None:
     new = [result(f"{text}{n}", outcome="failed", message=text * 50) for text in HARM for n in range(20)]
     text = format_markdown(compare([], new))
     assert len(text.encode("utf-8", "backslashreplace")) < 100_000

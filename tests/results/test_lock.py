@@ -1,4 +1,4 @@
-"""One run at a time has a report folder; a lock that a dead process left holds nobody up."""
+"""Only one run at a time has a report folder, and the lock of a dead process blocks no other."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _held_elsewhere(folder: Path) -> Iterator[subprocess.Popen[str]]:
         holder.wait()
 
 
-def test_a_folder_is_created_locked_and_left_without_a_lock_file(tmp_path: Path) -> None:
+def test_the_lock_creates_its_folder_and_deletes_its_file(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path / "deep" / "report", "pytest -x")
     owner = json.loads(lock.path.read_text())
     assert (owner["pid"], owner["command"]) == (os.getpid(), "pytest -x")
@@ -62,7 +62,7 @@ def test_a_folder_is_created_locked_and_left_without_a_lock_file(tmp_path: Path)
     assert list((tmp_path / "deep" / "report").iterdir()) == []
 
 
-def test_a_second_process_is_refused_and_learns_who_has_the_folder(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_the_message_names_the_owner(tmp_path: Path) -> None:
     with _held_elsewhere(tmp_path) as holder:
         with pytest.raises(FolderInUseError, match=HELP.format(pid=holder.pid)) as caught:
             FolderLock(tmp_path)
@@ -71,7 +71,7 @@ def test_a_second_process_is_refused_and_learns_who_has_the_folder(tmp_path: Pat
     FolderLock(tmp_path).release()
 
 
-def test_a_second_lock_of_the_same_process_is_refused_and_takes_nothing_from_the_first(tmp_path: Path) -> None:
+def test_a_second_lock_in_the_same_process_is_refused_and_the_first_still_holds(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path, "pytest first")
     for _ in range(2):
         with pytest.raises(FolderInUseError, match=HELP.format(pid=os.getpid())):
@@ -82,8 +82,8 @@ def test_a_second_lock_of_the_same_process_is_refused_and_takes_nothing_from_the
     FolderLock(tmp_path).release()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
-def test_the_lock_of_a_killed_process_is_carried_over(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_the_lock_of_a_killed_process_can_be_taken(tmp_path: Path) -> None:
     with _held_elsewhere(tmp_path) as holder:
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
@@ -94,7 +94,7 @@ def test_the_lock_of_a_killed_process_is_carried_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"[1]", b'{"pid": "x"}', b"\xff\x00"])
-def test_what_is_no_lock_file_holds_nobody_up(tmp_path: Path, content: bytes) -> None:
+def test_a_lock_file_with_other_content_is_ignored(tmp_path: Path, content: bytes) -> None:
     (tmp_path / LOCK_NAME).write_bytes(content)
     lock = FolderLock(tmp_path)
     assert json.loads(lock.path.read_text())["pid"] == os.getpid()
@@ -111,7 +111,7 @@ def test_a_lock_whose_folder_was_deleted_is_not_held_and_can_be_taken_again(tmp_
     lock.release()
 
 
-def test_a_deleted_lock_that_another_process_took_meanwhile_is_not_taken_from_it(tmp_path: Path) -> None:
+def test_a_deleted_lock_that_another_process_has_taken_cannot_be_taken_again(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path)
     lock.path.unlink()
     with _held_elsewhere(tmp_path) as holder:
@@ -121,8 +121,8 @@ def test_a_deleted_lock_that_another_process_took_meanwhile_is_not_taken_from_it
         assert (tmp_path / LOCK_NAME).exists(), "the file is that of the other process"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be copied")
-def test_a_forked_copy_of_the_process_releases_nothing(tmp_path: Path) -> None:
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_process_does_not_release_the_lock(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path)
     pid = os.fork()
     if pid == 0:
@@ -135,7 +135,7 @@ def test_a_forked_copy_of_the_process_releases_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that knows no locks."""
+    """Make the file system refuse locks."""
     fcntl = pytest.importorskip("fcntl")
 
     def refuse(*_: object) -> None:
@@ -145,7 +145,7 @@ def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_locks")
-def test_without_locks_of_the_system_the_process_that_the_file_names_is_looked_up(tmp_path: Path) -> None:
+def test_without_file_system_locks_the_process_in_the_file_is_looked_up(tmp_path: Path) -> None:
     with _held_elsewhere(tmp_path) as holder:
         with pytest.raises(FolderInUseError, match=HELP.format(pid=holder.pid)):
             FolderLock(tmp_path)
@@ -165,7 +165,7 @@ def test_without_locks_of_the_system_the_process_that_the_file_names_is_looked_u
         ({"pid": None}, True),
     ],
 )
-def test_without_locks_a_process_of_the_same_number_is_not_taken_for_the_owner(
+def test_without_file_system_locks_a_reused_process_id_is_not_the_owner(
     tmp_path: Path, changes: dict[str, object], free: bool
 ) -> None:
     parent = psutil.Process(os.getppid())

@@ -1,4 +1,4 @@
-"""The rows of all reports hold every result, and know the worst one."""
+"""The rows of the matrix contain every result and the worst outcome."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _matrix(*results: object) -> Matrix:
     return build_matrix(HEADER, results)  # type: ignore[arg-type]
 
 
-def test_there_is_a_row_for_each_architecture_and_a_column_for_each_check_in_running_order() -> None:
+def test_the_matrix_has_a_row_per_architecture_and_a_column_per_check_in_running_order() -> None:
     matrix = _matrix(result("b", "metadata"), result("a", "mine"), result("b"), result("b", zoo="mine"))
     assert [(row.zoo, row.model) for row in matrix.rows] == [("mine", "b"), ("timm", "a"), ("timm", "b")]
     assert matrix.columns == ("output_shape", "metadata", "mine")
@@ -23,7 +23,7 @@ def test_there_is_a_row_for_each_architecture_and_a_column_for_each_check_in_run
     assert [item.check for item in matrix.rows[2].results] == ["output_shape", "metadata"]
 
 
-def test_a_row_aggregates_its_results() -> None:
+def test_a_row_sums_the_costs_of_its_results() -> None:
     (row,) = _matrix(
         result("a", seconds=1.5, anatomy=ANATOMY, family=""),
         result("a", "metadata", "error", seconds=2.0, peak_memory_mb=2000.0),
@@ -34,7 +34,7 @@ def test_a_row_aggregates_its_results() -> None:
     assert [item.outcome for item in row.failures] == ["failed", "error"]
 
 
-def test_the_worst_rows_come_first_and_good_rows_are_omitted() -> None:
+def test_only_rows_that_need_attention_are_listed_worst_first() -> None:
     matrix = _matrix(
         result("fine"),
         result("skipped", outcome="skipped"),
@@ -46,7 +46,7 @@ def test_the_worst_rows_come_first_and_good_rows_are_omitted() -> None:
     assert [row.model for row in matrix.worst_first] == ["dead", "two", "one"]
 
 
-def test_duplicate_results_are_kept_and_the_worse_one_is_shown() -> None:
+def test_a_repeated_result_is_kept_and_the_worse_one_is_shown() -> None:
     matrix = _matrix(result("a"), result("a", outcome="failed"))
     (row,) = matrix.rows
     (cell,) = matrix.cells(row)
@@ -54,7 +54,7 @@ def test_duplicate_results_are_kept_and_the_worse_one_is_shown() -> None:
     assert len(row.results) == 2
 
 
-def test_a_merge_of_versions_has_a_column_per_version_and_lists_differences() -> None:
+def test_with_several_versions_the_columns_are_the_versions() -> None:
     header = replace(HEADER, merged={"versions": [{"version": "torch 2.9"}, {"version": "torch 2.10"}]})
     results = [
         result("same", version="torch 2.10"),
@@ -73,6 +73,6 @@ def test_a_merge_of_versions_has_a_column_per_version_and_lists_differences() ->
     assert [[item.outcome for item in cell] for cell in matrix.cells(matrix.rows[1])] == [["passed"], ["failed"]]
 
 
-def test_a_journal_of_one_run_has_no_differences() -> None:
+def test_the_journal_of_one_run_has_no_differences() -> None:
     (row,) = _matrix(result("a"), result("a", "metadata", "failed")).rows
     assert row.checks_that_differ == frozenset()

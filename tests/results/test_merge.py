@@ -1,4 +1,4 @@
-"""Only complete and disjoint shards of one run are merged; each fault is named."""
+"""Shards are merged only if they are disjoint and complete parts of one run. Every problem is named."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Change = Callable[[JournalHeader, list[Result]], tuple[JournalHeader, list[Resul
 
 @pytest.fixture
 def shards(tmp_path: Path) -> list[Path]:
-    """The reports of three machines that shared a zoo of five models."""
+    """Return the report folders of three machines that shared a zoo of five models."""
     for number, names in PARTS.items():
         options = {**OPTIONS, **shard_options(f"{number}/3", {"mine": names}, {"mine": ZOO})}
         header = JournalHeader(
@@ -57,7 +57,7 @@ def _keys(merged: Merged) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_all_shards_merge_into_the_whole_run_in_its_order(
+def test_merged_shards_are_the_run_of_one_machine_in_its_order(
     shards: list[Path], tmp_path: Path, order: tuple[int, ...]
 ) -> None:
     merged = merge([shards[index] for index in order])
@@ -68,7 +68,7 @@ def test_all_shards_merge_into_the_whole_run_in_its_order(
     assert header.options == OPTIONS, "as those of a run on one machine"
     assert header.versions == {"torch": "2.8", "lib": "1"}
     assert (header.python, header.platform, header.started) == ("3.10, 3.11, 3.12", "Linux", "2026-01")
-    assert header.merged["whole"] is True
+    assert header.merged["complete"] is True
     assert [machine["shard"] for machine in header.merged["machines"]] == ["1/3", "2/3", "3/3"]
     assert [machine["python"] for machine in header.merged["machines"]] == ["3.10", "3.11", "3.12"]
     assert header.merged["selection"]["mine"]["models"] == 5
@@ -78,7 +78,7 @@ def test_journals_can_be_given_instead_of_their_folders(shards: list[Path]) -> N
     assert _keys(merge([folder / "results.jsonl" for folder in shards])) == ALL
 
 
-def test_a_shard_without_models_can_be_merged(shards: list[Path], tmp_path: Path) -> None:
+def test_a_shard_without_models_is_merged(shards: list[Path], tmp_path: Path) -> None:
     for folder in shards:
         shard = f"{folder.name[1]}/4"
         _change(folder, _with_options(shard=shard))
@@ -102,7 +102,7 @@ def test_missing_results_are_named(shards: list[Path]) -> None:
     assert f"shard 1/3 ({shards[0]}) lacks 4 results: {named}" in _problems(shards)
 
 
-def test_only_the_first_of_many_missing_results_are_named(shards: list[Path]) -> None:
+def test_the_first_of_many_missing_results_are_named(shards: list[Path]) -> None:
     names = [f"n{number}" for number in range(50)]
     options = shard_options("1/3", {"mine": names}, {"mine": names})
     _change(shards[0], lambda header, _: (replace(header, options={**OPTIONS, **options}), []))
@@ -110,44 +110,44 @@ def test_only_the_first_of_many_missing_results_are_named(shards: list[Path]) ->
     assert f"lacks 100 results: {named}" in _problems(shards[:1])
 
 
-def test_the_digest_reveals_a_model_that_no_shard_has(shards: list[Path]) -> None:
+def test_the_digest_detects_a_model_that_no_shard_has(shards: list[Path]) -> None:
     _change(shards[1], _with_options(part={"mine": ["a"]}))
     _change(shards[1], lambda header, results: (header, [result for result in results if result.model == "a"]))
-    assert _problems(shards) == "the shards have 4 models of mine, and not the 5 of the selection"
+    assert _problems(shards) == "the shards have 4 models of mine, which are not the 5 that were selected"
 
 
-def test_the_digest_reveals_other_models_in_the_same_number(shards: list[Path]) -> None:
+def test_the_digest_detects_a_model_replaced_by_another(shards: list[Path]) -> None:
     _change(shards[1], _with_options(part={"mine": ["a", "z"]}))
     _change(
         shards[1],
         lambda header, results: (header, [replace(item, model=item.model.replace("e", "z")) for item in results]),
     )
-    assert _problems(shards) == "the shards have 5 models of mine, and not the 5 of the selection"
+    assert _problems(shards) == "the shards have 5 models of mine, which are not the 5 that were selected"
 
 
-def test_a_duplicate_shard_is_named_even_in_a_partial_merge(shards: list[Path]) -> None:
+def test_a_shard_given_twice_is_refused_even_if_others_may_be_missing(shards: list[Path]) -> None:
     for allow_missing in (False, True):
-        told = _problems([*shards, shards[0]], allow_missing=allow_missing)
-        assert told == f"shard 1/3 was given 2 times: {shards[0]} and {shards[0]}"
+        message = _problems([*shards, shards[0]], allow_missing=allow_missing)
+        assert message == f"shard 1/3 was given 2 times: {shards[0]} and {shards[0]}"
 
 
-def test_a_duplicate_result_is_named(shards: list[Path]) -> None:
+def test_a_repeated_result_is_named(shards: list[Path]) -> None:
     _change(shards[2], lambda header, results: (header, [*results, results[0]]))
-    assert _problems(shards) == f"shard 3/3 ({shards[2]}) contains duplicates of 1 result: mine::c::y"
+    assert _problems(shards) == f"shard 3/3 ({shards[2]}) repeats 1 result: mine::c::y"
 
 
 def test_a_model_in_two_shards_is_named(shards: list[Path]) -> None:
     _change(shards[2], _with_options(part={"mine": ["c", "a"]}))
-    assert _problems(shards) == "several shards contain 1 model: mine::a"
+    assert _problems(shards) == "several shards have 1 model: mine::a"
 
 
 def test_an_unselected_result_is_named(shards: list[Path]) -> None:
     _change(shards[2], lambda header, results: (header, [*results, Result("other", "c", "z", "passed")]))
-    assert _problems(shards) == f"shard 3/3 ({shards[2]}) contains unselected results: 1 result: other::c::z"
+    assert _problems(shards) == f"shard 3/3 ({shards[2]}) holds 1 result that it did not select: other::c::z"
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             lambda header, results: (replace(header, versions={"torch": "2.9", "lib": "1"}), results),
@@ -156,19 +156,19 @@ def test_an_unselected_result_is_named(shards: list[Path]) -> None:
         (lambda header, results: (replace(header, versions={"torch": "2.8"}), results), "lib: None here, '1' there"),
         (_with_options(num_classes=3), "num_classes: 3 here, 7 there"),
         (_with_options(evidence="numeric"), "evidence: 'numeric' here, None there"),
-        (_with_options(selection={"mine": {"models": 5, "digest": "0"}}), "the selected models differ"),
-        (_with_options(shard="2/4"), "belong to different numbers of shards"),
+        (_with_options(selection={"mine": {"models": 5, "digest": "0"}}), "other models were selected"),
+        (_with_options(shard="2/4"), "are shards of different runs: their counts differ"),
     ],
 )
-def test_shards_of_different_runs_are_refused_even_in_a_partial_merge(
-    shards: list[Path], change: Change, told: str
+def test_shards_of_different_runs_are_refused_even_if_others_may_be_missing(
+    shards: list[Path], change: Change, message: str
 ) -> None:
     _change(shards[1], change)
     for allow_missing in (False, True):
-        assert told in _problems(shards, allow_missing=allow_missing)
+        assert message in _problems(shards, allow_missing=allow_missing)
 
 
-def test_the_journal_of_an_unsharded_run_is_refused(shards: list[Path]) -> None:
+def test_the_journal_of_a_run_on_one_machine_is_not_a_shard(shards: list[Path]) -> None:
     _change(shards[1], lambda header, results: (replace(header, options=OPTIONS), results))
     assert (
         _problems(shards) == f"{shards[1]} is not the journal of a shard: make it with --headswap-shard "
@@ -176,7 +176,9 @@ def test_the_journal_of_an_unsharded_run_is_refused(shards: list[Path]) -> None:
     )
 
 
-def test_a_partial_merge_states_what_is_missing(shards: list[Path], tmp_path: Path) -> None:
+def test_an_incomplete_set_of_shards_is_merged_on_request_and_states_what_is_missing(
+    shards: list[Path], tmp_path: Path
+) -> None:
     _change(shards[1], lambda header, results: (header, results[:-1]))
     (tmp_path / "empty").mkdir()
     merged = merge([shards[1], shards[0], tmp_path / "empty"], allow_missing=True)
@@ -184,10 +186,10 @@ def test_a_partial_merge_states_what_is_missing(shards: list[Path], tmp_path: Pa
     assert "cannot read the journal" in merged.missing[0]
     assert merged.missing[1:] == ("shard 3/3 is missing", f"shard 2/3 ({shards[1]}) lacks 1 result: mine::e::x")
     header, _ = read_journal(merged.write(tmp_path / "out"))
-    assert header.merged["whole"] is False
+    assert header.merged["complete"] is False
     assert tuple(header.merged["missing"]) == merged.missing
 
 
 @pytest.mark.parametrize("allow_missing", [False, True])
-def test_an_empty_merge_is_refused(tmp_path: Path, allow_missing: bool) -> None:
+def test_a_merge_needs_at_least_one_journal(tmp_path: Path, allow_missing: bool) -> None:
     assert "cannot read the journal" in _problems([tmp_path / "nowhere"], allow_missing=allow_missing)

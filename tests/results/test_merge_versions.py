@@ -1,4 +1,4 @@
-"""Runs with different versions become one matrix of architecture by version that highlights differences."""
+"""Runs with different versions are merged into a matrix of architectures and versions that marks differences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _header(torch: str, **options: object) -> JournalHeader:
 
 @pytest.fixture
 def runs(write: Write) -> list[Path]:
-    """Runs with three versions of torch; one model differs, and one is missing in the oldest."""
+    """Return runs with three versions of torch. One model differs, and one is missing in the oldest run."""
     found = []
     for torch in ("2.10.0", "2.4.1", "2.9.1"):
         old = torch == "2.4.1"
@@ -52,14 +52,14 @@ def test_each_result_states_its_version_and_none_is_dropped(runs: list[Path], tm
     assert results == merged.results
     assert [item["version"] for item in header.merged["versions"]] == ["torch 2.4.1", "torch 2.9.1", "torch 2.10.0"]
     assert [item["results"] for item in header.merged["versions"]] == [4, 6, 6]
-    assert header.merged["whole"] is True
+    assert header.merged["complete"] is True
     assert header.versions == {"timm": "1.0.31"}, "what they share"
     for folder in runs:
         of_run = [replace(item, version=f"torch {folder.name}") for item in read_journal(folder)[1]]
         assert [item for item in results if item.version == f"torch {folder.name}"] == of_run
 
 
-def test_the_matrix_has_a_column_per_version_and_lists_differences(runs: list[Path]) -> None:
+def test_the_matrix_has_a_column_per_version_and_marks_differences(runs: list[Path]) -> None:
     merged = merge_versions(runs, "torch")
     matrix = build_matrix(merged.header, merged.results)
     assert matrix.columns == ("torch 2.4.1", "torch 2.9.1", "torch 2.10.0")
@@ -70,14 +70,14 @@ def test_the_matrix_has_a_column_per_version_and_lists_differences(runs: list[Pa
     }
 
 
-def test_the_summary_begins_with_the_differences(runs: list[Path]) -> None:
+def test_the_summary_starts_with_the_differences(runs: list[Path]) -> None:
     merged = merge_versions(runs, "torch")
     text = render_markdown(build_matrix(merged.header, merged.results))
-    assert "#### Differing between versions: 2 architectures" in text
+    assert "#### Differences between versions: 2 architectures" in text
     assert "| architecture | torch 2.4.1 | torch 2.9.1 | torch 2.10.0 |" in text
     assert "| other | **failed** metadata | passed | passed |" in text
     assert "| new | none | **skipped** metadata | **skipped** metadata |" in text
-    assert "| same |" not in text.partition("### To look at")[0]
+    assert "| same |" not in text.partition("### Needs attention")[0]
 
 
 def test_the_summary_counts_the_results_of_each_version_by_zoo(runs: list[Path]) -> None:
@@ -88,9 +88,9 @@ def test_the_summary_counts_the_results_of_each_version_by_zoo(runs: list[Path])
     assert lines[title + 2] == f"| timm | 3 passed, 1 failed | {newer} | {newer} |"
 
 
-def test_the_summary_states_that_there_are_no_differences(runs: list[Path]) -> None:
+def test_the_summary_says_if_nothing_differs(runs: list[Path]) -> None:
     merged = merge_versions([runs[0], runs[2]], "torch")
-    assert "No result differs between torch 2.9.1, torch 2.10.0." in render_markdown(
+    assert "No results differ between torch 2.9.1, torch 2.10.0." in render_markdown(
         build_matrix(merged.header, merged.results)
     )
 
@@ -105,7 +105,7 @@ def test_an_architecture_page_lists_each_check_for_each_version(runs: list[Path]
     assert 'id="c2"' in text
 
 
-def test_the_shards_of_each_version_are_validated_first(write: Write) -> None:
+def test_the_shards_of_each_version_are_verified(write: Write) -> None:
     folders = []
     for torch in ("2.4.1", "2.9.1"):
         for number, name in enumerate("ab", start=1):
@@ -139,11 +139,11 @@ def _problem(folders: list[Path], by: str = "torch") -> str:
     return str(error_info.value)
 
 
-def test_journals_that_cannot_be_merged_are_reported(runs: list[Path], write: Write, tmp_path: Path) -> None:
-    assert _problem(runs[:1]) == "all journals are of torch 2.10.0: there is nothing to compare"
-    assert "does not state its version of jax, only those of python, timm, torch" in _problem(runs, "jax")
+def test_journals_that_cannot_be_merged_are_named(runs: list[Path], write: Write, tmp_path: Path) -> None:
+    assert _problem(runs[:1]) == "all journals have torch 2.10.0: there is nothing to compare"
+    assert "does not state a version of jax. It states those of python, timm, torch" in _problem(runs, "jax")
     again = write([result("a")], "again", _header("2.9.1"))
     assert f"torch 2.9.1 was given 2 times: {runs[2]} and {again}" in _problem([*runs, again])
     assert "cannot read the journal" in _problem([*runs, tmp_path / "nowhere"])
     merge_versions(runs, "torch").write(tmp_path / "out")
-    assert "is a merge of several versions already" in _problem([tmp_path / "out", runs[0]])
+    assert "was merged from several versions" in _problem([tmp_path / "out", runs[0]])

@@ -1,4 +1,4 @@
-"""A writer keeps its results whatever happens to its file meanwhile, and says what happened."""
+"""A writer keeps its results if its file is deleted, replaced or changed, and reports it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from pytest_headswap.results import JournalError, JournalHeader, JournalWriter, 
 from pytest_headswap.results.lock import LOCK_NAME, FolderLock
 from tests.journals import result
 
-pytestmark = pytest.mark.skipif(
-    sys.platform == "win32", reason="an open file can neither be deleted nor replaced there"
-)
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows can neither delete nor replace an open file")
 
 HEADER = JournalHeader({"torch": "2.9"}, {"checks": ["output_shape"]})
 
@@ -34,7 +32,7 @@ def _rename_away(folder: Path) -> None:
 
 @pytest.mark.parametrize("delete", [_unlink, shutil.rmtree, _rename_away])
 @pytest.mark.parametrize("after_last", [False, True], ids=["between-results", "after-the-last"])
-def test_a_journal_that_is_deleted_is_written_again_with_all_results(
+def test_a_deleted_journal_is_restored_with_all_results(
     tmp_path: Path, delete: Callable[[Path], None], after_last: bool
 ) -> None:
     folder = tmp_path / "report"
@@ -56,7 +54,7 @@ def test_a_journal_that_is_deleted_is_written_again_with_all_results(
     assert [path.name for path in folder.iterdir()] == ["results.jsonl"], "no lock and no other file is left"
 
 
-def test_a_folder_that_is_deleted_again_and_again_loses_nothing(tmp_path: Path) -> None:
+def test_a_folder_that_is_deleted_repeatedly_loses_no_result(tmp_path: Path) -> None:
     folder = tmp_path / "report"
     with JournalWriter(folder, HEADER) as writer:
         for name in "abc":
@@ -79,7 +77,7 @@ def _another_folder(folder: Path) -> None:
 
 @pytest.mark.parametrize("replace", [_replace, _another_folder])
 @pytest.mark.parametrize("after_last", [False, True], ids=["between-results", "after-the-last"])
-def test_a_journal_that_is_replaced_is_left_alone_and_the_results_are_kept_beside_it(
+def test_a_file_that_replaces_the_journal_is_kept_and_the_results_go_to_another_file(
     tmp_path: Path, replace: Callable[[Path], None], after_last: bool
 ) -> None:
     folder = tmp_path / "report"
@@ -97,7 +95,7 @@ def test_a_journal_that_is_replaced_is_left_alone_and_the_results_are_kept_besid
     assert writer.path.name != "results.jsonl"
     assert _models(writer.path) == ["a", "b"]
     (notice,) = writer.notices
-    assert notice.startswith(f"something else replaced {folder / 'results.jsonl'} during the run. ")
+    assert notice.startswith(f"another program replaced {folder / 'results.jsonl'} during the run. ")
     assert notice.endswith(f" are in {writer.path}")
 
 
@@ -116,22 +114,22 @@ def _append(path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [_truncate, _overwrite, _append])
 @pytest.mark.parametrize("after_last", [False, True], ids=["between-results", "after-the-last"])
-def test_a_journal_that_something_else_writes_to_is_an_error(
+def test_writes_of_another_program_to_the_journal_are_an_error(
     tmp_path: Path, spoil: Callable[[Path], None], after_last: bool
 ) -> None:
     writer = JournalWriter(tmp_path, HEADER)
     writer.write(result("a"))
     spoil(writer.path)
     if not after_last:
-        with pytest.raises(JournalError, match=r"something else wrote to .*results.jsonl.* the 1 result so far"):
+        with pytest.raises(JournalError, match=r"another program wrote to .*results.jsonl.* the 1 result so far"):
             writer.write(result("b"))
-    with pytest.raises(JournalError, match="something else wrote to"):
+    with pytest.raises(JournalError, match="another program wrote to"):
         writer.close()
     writer.close()
     FolderLock(tmp_path).release()
 
 
-def test_a_folder_that_another_run_took_after_it_was_deleted_is_not_taken_from_it(tmp_path: Path) -> None:
+def test_a_deleted_folder_that_another_run_has_locked_is_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "report"
     writer = JournalWriter(folder, HEADER)
     writer.write(result("a"))

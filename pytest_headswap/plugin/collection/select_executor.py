@@ -6,13 +6,15 @@ import sys
 
 import pytest
 
-from pytest_headswap.harness.memory_budget import MemoryBudget, format_bytes
+from pytest_headswap._text import format_bytes, pluralize
+from pytest_headswap.harness.memory_budget import MemoryBudget, resolve_memory_budget
 from pytest_headswap.isolation.executor import Executor, OversizedModels
 from pytest_headswap.isolation.in_process_executor import InProcessExecutor
 from pytest_headswap.plugin.failure_style import failure_text
-from pytest_headswap.plugin.planning.cost_cache import known_oversized
-from pytest_headswap.plugin.planning.run_plan import run_memory_budget
+from pytest_headswap.plugin.planning.costs import known_oversized
 from pytest_headswap.plugin.settings import Settings
+
+_BUDGET = pytest.StashKey[MemoryBudget]()
 
 
 def why_not_isolated(config: pytest.Config) -> str:
@@ -37,7 +39,7 @@ def make_executor(config: pytest.Config, settings: Settings) -> tuple[Executor, 
     budget = run_memory_budget(config, settings)
     if why_not_isolated(config):
         return _in_process_executor(config, settings, budget, {}), ""
-    in_process = _in_process_executor(config, settings, budget, known_oversized(config, settings, budget.process_bytes))
+    in_process = _in_process_executor(config, settings, budget, known_oversized(settings, budget.process_bytes))
     import torch
 
     from pytest_headswap.isolation.subprocess_executor import SubprocessExecutor
@@ -65,8 +67,27 @@ def _in_process_executor(
 
 
 def limits_header(config: pytest.Config, settings: Settings) -> str:
-    """Return a line with the limits of a model."""
+    """Return a line with the limits of a model, and how many models are known to exceed them."""
     if why := why_not_isolated(config):
         return f"headswap: limits: none, because models run in the pytest process {why}"
-    memory = format_bytes(run_memory_budget(config, settings).process_bytes)
-    return f"headswap: limits: {settings.options.timeout:g} s and {memory} for each model"
+    max_bytes = run_memory_budget(config, settings).process_bytes
+    oversized = len(known_oversized(settings, max_bytes))
+    note = f"; abstract evidence for {pluralize(oversized, 'model')} known to need more memory" if oversized else ""
+    return f"headswap: limits: {settings.options.timeout:g} s and {format_bytes(max_bytes)} for each model{note}"
+
+
+def run_memory_budget(config: pytest.Config, settings: Settings) -> MemoryBudget:
+    """Return the memory budget of this process, or of each worker; it is measured once."""
+    if _BUDGET not in config.stash:
+        workerinput = getattr(config, "workerinput", None)
+        workers = worker_count(config) if workerinput is None else int(workerinput["workercount"])
+        config.stash[_BUDGET] = resolve_memory_budget(settings.options.memory_limit, workers)
+    return config.stash[_BUDGET]
+
+
+def worker_count(config: pytest.Config) -> int:
+    """Return the number of workers that share the models; 1 without xdist."""
+    if config.getoption("dist", "no") in ("no", "each"):
+        return 1
+    counts = [spec.partition("*")[0] if "*" in spec else "1" for spec in config.getoption("tx", None) or ["popen"]]
+    return sum(int(count) if count.isdigit() else 1 for count in counts)

@@ -133,10 +133,10 @@ class ZooSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
         """Keep the checks of a model on one worker, and start with the longest models."""
-        from pytest_headswap.plugin.planning.run_plan import run_estimate
+        from pytest_headswap.plugin.planning.costs import model_seconds
         from pytest_headswap.plugin.planning.xdist_scheduler import make_scheduler
 
-        return make_scheduler(config, log, run_estimate(config, self.settings).seconds)
+        return make_scheduler(config, log, model_seconds(self.settings))
 
 
 def set_torch_threads(worker_count: int) -> None:

@@ -1,1 +1,1 @@
-"""Plan a run: costs, shards, expected time, and the order for workers."""
+"""Plan a run: which models cost most, the shards of several machines, and the order for xdist workers."""

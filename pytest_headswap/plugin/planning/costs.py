@@ -2,8 +2,9 @@
 
     {"versions": {"timm": "1.0.31", "torch": "2.14.1"}, "models": {"resnet18": [1.84, 640], ...}}
 
-Each list holds the seconds of all checks and the peak memory in MiB. The numbers come from one machine and one set of
-versions: they rank models by cost, but do not predict times elsewhere. `benchmarks/measure_costs.py` writes the file.
+Each list holds the seconds of all checks and the peak memory in MiB, or null if it was not measured. The numbers come
+from one machine and one set of versions: they rank models by cost, but do not predict times elsewhere.
+`benchmarks/measure_costs.py` writes the file.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
+from pytest_headswap.harness.options import CaseOptions
+from pytest_headswap.plugin.settings import Settings
+from pytest_headswap.results.ids import model_id
+
 FOLDER = Path(__file__).parent / "costs"
-MIN_SAMPLES = 5
-"""The number of measured models from which the speed of this machine can be estimated."""
 
 
 _Amount = Annotated[float, msgspec.Meta(ge=0)]
@@ -30,8 +33,8 @@ class Cost(NamedTuple):
 
     Attributes:
         seconds: wall time on one worker.
-        peak_mb: peak memory of the process in MiB: an upper bound, since earlier models count too. None: not
-            measured.
+        peak_mb: peak memory of the process in MiB; None if it was not measured. It is an upper bound, because memory
+            that earlier models left behind counts too.
     """
 
     seconds: _Amount
@@ -44,41 +47,51 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of a zoo. A model that was not measured is assumed to cost the median."""
+    """The costs of a zoo by model. A model that was not measured is assumed to take the median time.
+
+    Its peak memory is unknown.
+    """
 
     models: Mapping[str, Cost] = field(default_factory=dict)
-    """The measured costs."""
-
-    versions: Mapping[str, str] = field(default_factory=dict)
-    """The versions of the shipped measurements."""
 
     @cached_property
     def median(self) -> Cost:
-        """Return the median cost; one second if nothing was measured."""
-        peaks = [cost.peak_mb for cost in self.models.values() if cost.peak_mb is not None]
-        seconds = statistics.median(cost.seconds for cost in self.models.values()) if self.models else 1.0
-        return Cost(seconds, statistics.median(peaks) if peaks else None)
+        """Return the median time; one second if nothing was measured."""
+        return Cost(statistics.median(cost.seconds for cost in self.models.values()) if self.models else 1.0)
 
     def __getitem__(self, model: str) -> Cost:
         return self.models.get(model, self.median)
 
 
-def expected_costs(zoo_name: str, measured: Mapping[str, Cost] | None = None) -> Costs:
-    """Return the shipped costs of a zoo (most have none), overridden by those `measured` in runs on this machine.
-
-    Shipped costs are scaled by the models that both sources cover, so that they match this machine and its past
-    options.
-    """
-    measured = measured or {}
+def shipped_costs(zoo_name: str) -> Costs:
+    """Return the shipped costs of a zoo; empty for most zoos."""
     path = FOLDER / f"{zoo_name}.json"
     if not zoo_name.isidentifier() or not path.is_file():  # a zoo's name may be a file path
-        return Costs(dict(measured))
-    shipped = msgspec.json.decode(path.read_bytes(), type=Costs)
-    models = shipped.models
-    ratios = [
-        measured[name].seconds / cost.seconds for name, cost in models.items() if name in measured and cost.seconds
-    ]
-    if len(ratios) >= MIN_SAMPLES:
-        factor = statistics.median(ratios)
-        models = {name: Cost(factor * cost.seconds, cost.peak_mb) for name, cost in models.items()}
-    return Costs({**models, **measured}, shipped.versions)
+        return Costs()
+    return msgspec.json.decode(path.read_bytes(), type=Costs)
+
+
+def model_seconds(settings: Settings) -> dict[str, float]:
+    """Return the expected seconds of each model of this run, by id, such as `timm::resnet18`."""
+    seconds: dict[str, float] = {}
+    for zoo, models in settings.this_shard:
+        costs = shipped_costs(zoo.name)
+        seconds |= {model_id(zoo.name, model): costs[model].seconds for model in models}
+    return seconds
+
+
+def known_oversized(settings: Settings, max_bytes: int) -> dict[tuple[str, str], float]:
+    """Return the models whose measured peak memory exceeds `max_bytes`: zoo and model, with the peak in MiB.
+
+    Empty if the user chose the evidence: the peaks are those of the default.
+    """
+    if settings.options.evidence != CaseOptions().evidence:
+        return {}
+    oversized: dict[tuple[str, str], float] = {}
+    for zoo, models in settings.this_shard:
+        costs = shipped_costs(zoo.name)
+        for model in models:
+            peak_mb = costs[model].peak_mb
+            if peak_mb is not None and peak_mb * 2**20 > max_bytes:
+                oversized[zoo.name, model] = peak_mb
+    return oversized

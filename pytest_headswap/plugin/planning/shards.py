@@ -1,9 +1,9 @@
 """Split the models between machines, which agree on their shards without communicating.
 
-A split depends only on names and shipped costs. A hash of its name gives each model a home shard. If that is full, the
+A split depends only on names and shipped costs. The hash of a model's name gives it a home shard. If that is full, the
 model tries other shards in steps set by the hash. Adding or removing a model therefore moves few others: those that it
-displaces or makes room for. (Placing each model on the less loaded of two shards balances better. But then adding one
-model in a hundred moves every fourth.)
+displaces or makes room for. (Placing each model on the less loaded of two shards would balance better. But then adding
+one model in a hundred would move every fourth model.)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_headswap.plugin.planning.costs import Costs
+from pytest_headswap.plugin.planning.costs import Costs, shipped_costs
 
 if TYPE_CHECKING:
     from pytest_headswap.harness.options import Shard
@@ -48,7 +48,7 @@ def assign_shards(names: Sequence[str], costs: Costs, count: int) -> dict[str, i
 
 
 def _first_that_fits(hashed: bytes, load: Sequence[int], limit: int) -> int:
-    """Return the first shard, in the order set by the hash, whose load is at most `most`; else the least loaded one."""
+    """Return the first shard in the order set by the hash whose load is at most `limit`, or else the least loaded."""
     count = len(load)
     part = int.from_bytes(hashed[:8], "big") % count
     step = 1 + int.from_bytes(hashed[8:16], "big") % max(1, count - 1)
@@ -61,9 +61,6 @@ def _first_that_fits(hashed: bytes, load: Sequence[int], limit: int) -> int:
 
 def shard_of_selection(selected: Selection, shard: Shard) -> Selection:
     """Return the models of one machine: its shard of each zoo."""
-    from pytest_headswap.plugin.planning.costs import expected_costs
-
-    # shipped costs only: all machines must agree, whatever one of them has measured
     return tuple(
-        (zoo, models_of_shard(names, expected_costs(zoo.name), shard.number, shard.count)) for zoo, names in selected
+        (zoo, models_of_shard(names, shipped_costs(zoo.name), shard.number, shard.count)) for zoo, names in selected
     )

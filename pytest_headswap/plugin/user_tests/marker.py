@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._text import split_commas
+from pytest_headswap._text import did_you_mean, split_commas
 from pytest_headswap.harness.options import CaseOptions, OptionError, parse_num_classes, select_checks
 from pytest_headswap.plugin.contributions import available_checks
 from pytest_headswap.plugin.options import option_text, read_case_options, requested_zoos
@@ -91,9 +90,8 @@ def _arguments(test: pytest.Item) -> dict[str, Any]:
             raise OptionError(f"pass its arguments by name ({', '.join(_ARGUMENTS)}), not as {mark.args[0]!r}")
         for name, value in mark.kwargs.items():
             if name not in _ARGUMENTS:
-                close = difflib.get_close_matches(name, _ARGUMENTS, n=1)
-                hint = f"did you mean {close[0]}? " if close else ""
-                raise OptionError(f"unknown argument {name!r}: {hint}It takes {', '.join(_ARGUMENTS)}")
+                hint = did_you_mean(name, _ARGUMENTS)
+                raise OptionError(f"unknown argument {name!r}{hint} It takes {', '.join(_ARGUMENTS)}")
             if value is not None:
                 arguments.setdefault(name, value)
     return arguments

@@ -72,12 +72,12 @@ const headswap = (() => {
     byId("families").tBodies[0].replaceChildren(...families.slice(0, allFamilies ? undefined : FAMILIES).map((family) => {
       const name = el("button", { type: "button", className: "link", title: family.name }, family.name || "no family");
       name.addEventListener("click", () => pick(family.name));
-      const told = data.outcomes.map((name, place) => `${family.counts[place]} ${name}`).filter((_, place) => family.counts[place]).join(", ");
+      const summary = data.outcomes.map((name, place) => `${family.counts[place]} ${name}`).filter((_, place) => family.counts[place]).join(", ");
       const length = el("span", { className: "length" });
       length.style.width = `${(100 * family.seconds) / longest}%`;
       return el("tr", {},
         el("th", { scope: "row" }, name),
-        el("td", {}, el("div", { className: "bar", role: "img", "aria-label": told, title: told }, ...bar(family.counts, family.total))),
+        el("td", {}, el("div", { className: "bar", role: "img", "aria-label": summary, title: summary }, ...bar(family.counts, family.total))),
         el("td", { className: `number${family.bad ? " some" : ""}` }, count(family.bad)),
         el("td", {}, el("div", { className: "track" }, length)),
         el("td", { className: "number" }, time(family.seconds)));

@@ -1,9 +1,11 @@
-"""Processes on one device: together, or one alone. The CPU stands in for the device; locks are the system's."""
+"""Processes share one device, or one has it exclusively. The CPU stands in for the device; the locks are real."""
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import Connection
@@ -14,7 +16,7 @@ import torch
 
 from pytest_headswap.checks import gpu_lock
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no lock on Windows")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="these tests fork")
 CPU = torch.device("cpu")
 LONG, SHORT = 60.0, 0.3  # seconds
 
@@ -25,12 +27,12 @@ def _locks_of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 
 class Other:
-    """Another process that takes its turn, says so, and ends it when it is told to."""
+    """Another process that enters the device, reports it, and leaves when told to."""
 
-    def __init__(self, alone: bool) -> None:
-        fork = multiprocessing.get_context("fork")  # it has no tensors to do with
+    def __init__(self, exclusive: bool) -> None:
+        fork = multiprocessing.get_context("fork")  # the process uses no tensors
         self._end, theirs = fork.Pipe()
-        self.process = fork.Process(target=_take_turn, args=(theirs, alone), daemon=True)
+        self.process = fork.Process(target=_enter, args=(theirs, exclusive), daemon=True)
         self.process.start()
 
     def is_in(self, seconds: float) -> bool:
@@ -41,8 +43,8 @@ class Other:
         self.process.join(LONG)
 
 
-def _take_turn(end: Connection, alone: bool) -> None:
-    with gpu_lock._device_lock(CPU, exclusive=alone):
+def _enter(end: Connection, exclusive: bool) -> None:
+    with gpu_lock._device_lock(CPU, exclusive=exclusive):
         end.send("in")
         end.recv()
 
@@ -51,8 +53,8 @@ def _take_turn(end: Connection, alone: bool) -> None:
 def other() -> Iterator[Callable[..., Other]]:
     made: list[Other] = []
 
-    def start(*, alone: bool = False) -> Other:
-        made.append(Other(alone))
+    def start(*, exclusive: bool = False) -> Other:
+        made.append(Other(exclusive))
         return made[-1]
 
     yield start
@@ -60,29 +62,31 @@ def other() -> Iterator[Callable[..., Other]]:
         one.process.kill()
 
 
-def test_several_are_in_together(other: Callable[..., Other]) -> None:
+def test_several_processes_share_the_device(other: Callable[..., Other]) -> None:
     assert other().is_in(LONG)
     assert other().is_in(LONG)
 
 
-def test_who_has_to_be_alone_waits_until_all_are_out_and_keeps_others_out(other: Callable[..., Other]) -> None:
+def test_exclusive_access_waits_for_other_processes_and_keeps_new_ones_out(
+    other: Callable[..., Other],
+) -> None:
     first = other()
     assert first.is_in(LONG)
-    alone = other(alone=True)
-    assert not alone.is_in(SHORT)
+    exclusive = other(exclusive=True)
+    assert not exclusive.is_in(SHORT)
     late = other()
     assert not late.is_in(SHORT)
     first.leave()
-    assert alone.is_in(LONG)
+    assert exclusive.is_in(LONG)
     assert not late.is_in(SHORT)
-    alone.leave()
+    exclusive.leave()
     assert late.is_in(LONG)
 
 
-def test_who_dies_keeps_nobody_out(other: Callable[..., Other]) -> None:
-    alone = other(alone=True)
-    assert alone.is_in(LONG)
-    alone.process.kill()
+def test_the_lock_of_a_dead_process_is_released(other: Callable[..., Other]) -> None:
+    exclusive = other(exclusive=True)
+    assert exclusive.is_in(LONG)
+    exclusive.process.kill()
     assert other().is_in(LONG)
 
 
@@ -95,7 +99,7 @@ def _run(errors: list[Exception]) -> Callable[[], str]:
     return run
 
 
-def test_only_where_memory_is_missing_it_is_run_once_more() -> None:
+def test_only_an_out_of_memory_error_is_retried() -> None:
     assert gpu_lock.run_with_device_memory(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")])) == "result"
     assert (
         gpu_lock.run_with_device_memory(CPU, _run([RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when ...")]))
@@ -107,7 +111,7 @@ def test_only_where_memory_is_missing_it_is_run_once_more() -> None:
         gpu_lock.run_with_device_memory(CPU, _run([RuntimeError("CUDA error: an illegal memory access")]))
 
 
-def test_the_second_time_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_retry_has_exclusive_access(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bool] = []
 
     def turn(_: torch.device, *, exclusive: bool) -> AbstractContextManager[None]:
@@ -119,6 +123,29 @@ def test_the_second_time_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert taken == [False, True]
 
 
-def test_without_a_place_for_the_lock_there_are_no_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(gpu_lock, "_lock_file", lambda _: tmp_path / "no" / "such" / "folder")
+def test_a_forked_child_neither_releases_the_lock_nor_keeps_it(other: Callable[..., Other]) -> None:
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(LONG,), daemon=True)
+    with gpu_lock._device_lock(CPU, exclusive=True):
+        child.start()
+        late = other()
+        assert not late.is_in(SHORT)
+    assert late.is_in(LONG)
+    child.kill()
+
+
+def test_without_a_folder_for_the_lock_the_device_is_used_without_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(gpu_lock, "_lock_file", lambda _: tmp_path / "file" / "lock")
+    assert gpu_lock.run_with_device_memory(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")])) == "result"
+
+
+def test_without_locks_of_the_file_system_the_device_is_used_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
     assert gpu_lock.run_with_device_memory(CPU, _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")])) == "result"
