@@ -6,6 +6,7 @@ containers. All writes in forward go there. The originals are always restored, a
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -159,7 +160,8 @@ def _run(
             stack.enter_context(recorder(stand_ins, named, execute))
         elif device_mode is not None:
             stack.enter_context(device_mode)
-        outputs = model(*forward_inputs.args, **(forward_inputs.kwargs or {}))
+        # in a copy of the context: values of context variables that forward sets are dropped with it
+        outputs = contextvars.copy_context().run(model, *forward_inputs.args, **(forward_inputs.kwargs or {}))
         device_mixes = tuple(device_mode.device_mixes) if device_mode is not None and check_devices else None
         return AbstractRun(outputs, dict(parameters_of(named)), model_stand_ins, tensor_kind, device_mixes)
 

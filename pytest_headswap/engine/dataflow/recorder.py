@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.abstract.meta_cache import Execute
+from pytest_headswap.engine.abstract.released import check_released
 from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run, meta_run_with_device_checks
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS, StandIns
 from pytest_headswap.engine.dataflow.graph import (
@@ -51,14 +53,18 @@ def record(
     """Run the model abstractly and return its data flow.
 
     Raises:
-        HeadSwapError: `forward_failed` or `bad_inputs`.
+        HeadSwapError: `forward_failed`, `bad_inputs` or `leaked_tensor`.
     """
     session = _RecordingSession(as_inputs(example_inputs), training)
     with torch.no_grad():
         run = abstract_run(
             model, session.inputs, training=training, tensor_kinds=tensor_kinds, recorder=session.context
         )
-    return session.build_graph(run)
+    graph = session.build_graph(run)
+    references = session.tensor_references()
+    del session, run
+    check_released(references, type(model).__name__)
+    return graph
 
 
 def record_with_device_checks(
@@ -91,6 +97,10 @@ class _RecordingSession:
         _track_leaf_modules(named, recorder)
         with recorder:
             yield
+
+    def tensor_references(self) -> list[weakref.ref[torch.Tensor]]:
+        """Return weak references to the tensors that the last run computed."""
+        return self._recorder.tensor_references()
 
     def build_graph(self, run: AbstractRun) -> Graph:
         """Return the data flow of the last run, the one that succeeded."""
@@ -159,6 +169,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         if value is None:
             value = self._new(tensor, Value(tuple(tensor.shape), origin=CONSTANT))
         return value
+
+    def tensor_references(self) -> list[weakref.ref[torch.Tensor]]:
+        """Return weak references to all tensors that an operation returned."""
+        return [weakref.ref(tensor) for tensor in self._tensors if self._values[id(tensor)].node is not None]
 
     def _new(self, tensor: torch.Tensor, value: Value) -> Value:
         self._values[id(tensor)] = value
