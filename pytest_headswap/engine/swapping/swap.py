@@ -17,7 +17,7 @@ from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
 from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.class_map import ClassMap, resolve_class_map
 from pytest_headswap.engine.swapping.class_metadata import update_class_metadata
-from pytest_headswap.engine.swapping.initialization import Init, seeded_from, validate_init
+from pytest_headswap.engine.swapping.initialization import Init, validate_init
 from pytest_headswap.engine.swapping.plan import _outside_inference_mode, plan_swap
 from pytest_headswap.engine.swapping.replace import (
     NewHead,
@@ -147,7 +147,6 @@ def swap_head(
     class_map: ClassMap | None = None,
     class_names: Sequence[str] | None = None,
     activation: str = "keep",
-    generator: torch.Generator | None = None,
 ) -> Swap:
     """Replace the classification heads of `model` in place by new heads with `num_classes` classes.
 
@@ -165,16 +164,15 @@ def swap_head(
             to the device and dtype of the old head.
         init: values of the new head, as a name or a function of `(name, tensor)` that fills the tensor. `default` is
             the layer's own initialisation, or uniform weights within 1 / sqrt(fan_in), as in torch's `Linear`, if it
-            has no `reset_parameters`. `zeros` sets weights and biases to 0. `normal` draws weights with a standard
-            deviation of 0.01 and sets biases to 0. `statistics` draws with the mean and standard deviation of the old
-            tensor. `prior` is `normal` with biases at which a sigmoid gives each class a probability of 0.01
-            (Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1).
+            has no `reset_parameters`. `zeros` sets weights and biases to 0. `prior` draws normal weights with a
+            standard deviation of 0.01, and sets biases so that a sigmoid gives each class a probability of 0.01
+            (Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1, "Initialization"). Random values
+            follow `torch.manual_seed`.
         class_map: old classes whose values are kept: a mapping of new index to old index or name, or a sequence with
             an old index, a name or None for each new class.
         class_names: names of the new classes, for models that store them (`id2label`).
         activation: `keep`, or `drop` to remove the softmax or sigmoid after the head, so that the model returns
             logits.
-        generator: source of all random numbers of the new head, for reproducible values.
 
     Returns:
         The swap: the model with its new heads, and methods to restore the old ones.
@@ -193,8 +191,7 @@ def swap_head(
             f"one new_head module cannot replace {len(selected)} heads: pass a function of (in_features, num_classes)",
         )
     classes = resolve_class_map(inner, class_map, num_classes, selected[0].head.num_classes)
-    with seeded_from(generator):
-        swap = _execute(plan, num_classes, new_head, init, classes, class_names, activation)
+    swap = _execute(plan, num_classes, new_head, init, classes, class_names, activation)
     for note in swap.notes[len(plan.search_result.notes) :]:
         warnings.warn(note, HeadSwapWarning, stacklevel=3)
     return swap
