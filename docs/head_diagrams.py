@@ -21,6 +21,7 @@ from pytest_headswap.case.skip_init import on_meta_if_possible
 from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.dataflow.graph import Value
 from pytest_headswap.engine.dataflow.recorder import record
+from pytest_headswap.engine.pytorch.inputs import read_inputs
 from pytest_headswap.report.diagram import sizes
 from pytest_headswap.zoo import ModelSpec, load_zoo
 
@@ -96,7 +97,8 @@ def look_at(reference: str) -> Seen:
 
 
 def _look(spec: ModelSpec, model: nn.Module) -> Seen:
-    inputs = infer_inputs(model, spec.example_inputs(model) if spec.example_inputs is not None else None)
+    given = read_inputs(spec.example_inputs(model)) if spec.example_inputs is not None else None
+    inputs = given or infer_inputs(model)
     read: dict[str, int] = {}
     numbers: dict[Value, int] = {}
     for node in record(model, inputs, training=True).nodes:  # auxiliary heads run only in train mode

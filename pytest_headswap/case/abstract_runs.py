@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import nn
@@ -78,7 +77,7 @@ def _run_with_device_checks(model: nn.Module, inputs: Inputs, training: bool) ->
         return run_mode(model, inputs, training)
 
 
-def run_mode(model: nn.Module, inputs: Any, training: bool) -> ModeRun:
+def run_mode(model: nn.Module, inputs: Inputs, training: bool) -> ModeRun:
     """Run the model abstractly in one mode."""
     try:
         return ModeRun(abstract_run(model, inputs, training=training))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ from pytest_headswap.engine import HeadSwapError, NoHeadError
 from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.abstract.stand_ins import META
 from pytest_headswap.engine.errors import ZOO_REFUSED
-from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
 from pytest_headswap.engine.pytorch.modules import parameters
 from pytest_headswap.engine.swapping.plan import SwapPlan, plan_swap
 from pytest_headswap.engine.swapping.swap import apply_plan
@@ -118,8 +118,8 @@ def _plan_for(spec: ModelSpec, model: nn.Module, use_smallest_input: bool = Fals
         HeadSwapError: the model does not run in eval mode, or does not run in train mode on the meta device although
             memory would be cheap. Some models draw masks with NumPy in train mode.
     """
-    example_inputs: Any = spec.example_inputs(model) if spec.example_inputs is not None else None
-    inputs = infer_inputs(model, example_inputs)
+    given = read_inputs(spec.example_inputs(model)) if spec.example_inputs is not None else None
+    inputs = given or infer_inputs(model)
     plan = _plan_on_smallest_input(spec, model, inputs, (META,)) if use_smallest_input else None
     if plan is not None:
         return plan

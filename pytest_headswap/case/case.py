@@ -163,7 +163,7 @@ class Case:
         try:
             with substituted(self.model, AliasStandIns()), self.seeded("forward"), torch.no_grad():
                 self.model.eval()
-                return self.model(*forward_inputs.args, **(forward_inputs.kwargs or {}))
+                return self.model(*forward_inputs.args, **forward_inputs.kwargs)
         finally:
             if self.original_values is not None:
                 self.original_values.restore()  # undo the writes of forward

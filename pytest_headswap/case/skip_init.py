@@ -12,10 +12,10 @@ from torch import nn
 
 from pytest_headswap.engine.abstract.meta_cache import MetaInitContext, cached_meta_op
 from pytest_headswap.engine.errors import NoHeadError
-from pytest_headswap.engine.pytorch.inputs import map_tensors
 from pytest_headswap.engine.pytorch.internals import (
     TorchDispatchMode,
     is_view,
+    map_tensors,
     mutated_tensors,
     op_name,
     returns_argument,

@@ -169,7 +169,7 @@ def _take_steps(
     for step, batch in enumerate((with_other_samples_replaced(inputs, stable_seed("companions")), inputs)):
         model.train(training)
         with record_head_inputs(model, swap) as head_inputs, torch.enable_grad():
-            outputs = dict(flatten_outputs(model(*batch.args, **(batch.kwargs or {}))))
+            outputs = dict(flatten_outputs(model(*batch.args, **batch.kwargs)))
             loss = _loss([tensor for label, tensor in outputs.items() if label in labels])
             if loss is not None:
                 loss.backward()  # type: ignore[no-untyped-call, unused-ignore]

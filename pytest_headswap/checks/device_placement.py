@@ -201,7 +201,7 @@ def _runs(case: Case, device: torch.device, dtype: torch.dtype) -> bool:
 def _forward(case: Case, inputs: Inputs) -> Any:
     case.model.train(case.can_train)
     with case.seeded("forward"), torch.enable_grad():
-        return case.model(*inputs.args, **(inputs.kwargs or {}))
+        return case.model(*inputs.args, **inputs.kwargs)
 
 
 def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: torch.dtype | None, how: str) -> None:

@@ -260,7 +260,7 @@ def _same_outputs(case: Case, loaded: nn.Module) -> None:
     loaded.eval()
     with case.seeded("forward"), torch.no_grad():
         try:
-            outputs = loaded(*case.inputs.args, **(case.inputs.kwargs or {}))
+            outputs = loaded(*case.inputs.args, **case.inputs.kwargs)
         except Exception as error:
             raise CheckFailed(f"a copy of the model cannot be run: {type(error).__name__}: {error}") from error
     copied = dict(flatten_outputs(outputs))

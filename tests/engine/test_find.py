@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pytest_headswap.engine import HeadSwapError, NoHeadError, find_heads
 from pytest_headswap.engine.dataflow.graph import ancestors
 from pytest_headswap.engine.dataflow.recorder import ALIASED_WRITE, record
+from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.zoo import load_zoo
 
 # path, kind, in_features, role, activation of each head of each model of the builtin zoo
@@ -237,7 +238,7 @@ class WritesToParts(nn.Module):
 
 
 def test_parts_of_one_tensor_do_not_depend_on_each_other() -> None:
-    graph = record(WritesToParts(), torch.zeros(2, 8))
+    graph = record(WritesToParts(), Inputs((torch.zeros(2, 8),)))
     assert [node for node in graph.nodes if node.name == ALIASED_WRITE and len(node.outputs[0].shape) == 2] != []
     of_head, of_features = (
         {name for node in ancestors([value]) for item in node.inputs for name in item.names}

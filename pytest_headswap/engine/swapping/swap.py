@@ -14,6 +14,7 @@ from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.detection.search import detect_heads
 from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
+from pytest_headswap.engine.pytorch.inputs import read_inputs
 from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.class_map import ClassMap, resolve_class_map
 from pytest_headswap.engine.swapping.class_metadata import update_class_metadata
@@ -130,7 +131,7 @@ def find_heads(model: nn.Module, example_inputs: Any = None) -> Heads:
         HeadSwapError: the model cannot be run, or its outputs cannot be traced.
     """
     inner, path = unwrap(model)
-    heads = detect_heads(inner, infer_inputs(inner, example_inputs)).heads()
+    heads = detect_heads(inner, read_inputs(example_inputs) or infer_inputs(inner)).heads()
     rejected = tuple(replace(item, path=path + item.path) for item in heads.rejected)
     return replace(heads, heads=tuple(_with_prefix(head, path) for head in heads), rejected=rejected)
 
@@ -183,7 +184,7 @@ def swap_head(
     """
     num_classes = validate_arguments(num_classes, new_head, activation, class_names)
     validate_init(init)
-    plan = plan_swap(model, example_inputs, head)
+    plan = plan_swap(model, read_inputs(example_inputs), head)
     inner, selected = plan.model, plan.selected
     if isinstance(new_head, nn.Module) and len(selected) > 1:
         raise HeadSwapError(
