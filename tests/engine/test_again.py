@@ -44,6 +44,13 @@ def test_a_restored_swap_can_be_made_for_another_count() -> None:
     assert model(torch.zeros(1, 8)).shape == (1, 5)
 
 
+def test_another_count_is_validated_too() -> None:
+    swap = swap_head(_model(), 5)
+    swap.restore()
+    with pytest.raises(HeadSwapError, match="bad_num_classes"):
+        apply_plan(swap._plan, -1)
+
+
 def test_another_count_is_verified_too() -> None:
     class Stubborn(nn.Module):
         def __init__(self) -> None:

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.detection.describe import BIAS, WEIGHT
-from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.internals import refresh_spectral_norm
 from pytest_headswap.engine.swapping.buffers import NewTensor, fill_buffers
 from pytest_headswap.engine.swapping.transaction import Transaction
@@ -23,16 +22,6 @@ Init = str | Callable[[str, torch.Tensor], None]
 # Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1 ("Initialization")
 _PRIOR_STD = 0.01
 _PRIOR_PROBABILITY = 0.01
-
-
-def validate_init(init: object) -> None:
-    """Raise HeadSwapError `bad_argument` if `init` is neither a known name nor callable."""
-    if not callable(init) and init not in INITS:
-        raise HeadSwapError(
-            "bad_argument",
-            f"init must be one of {', '.join(INITS)} or a function of (name, tensor), not {init!r}. For a normal "
-            "distribution, pass init=lambda name, tensor: torch.nn.init.normal_(tensor, std=0.01)",
-        )
 
 
 @torch.no_grad()

@@ -18,7 +18,8 @@ from pytest_headswap.engine.pytorch.inputs import read_inputs
 from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.class_map import ClassMap, resolve_class_map
 from pytest_headswap.engine.swapping.class_metadata import update_class_metadata
-from pytest_headswap.engine.swapping.initialization import Init, validate_init
+from pytest_headswap.engine.swapping.initialization import Init
+from pytest_headswap.engine.swapping.options import SwapOptions
 from pytest_headswap.engine.swapping.plan import _outside_inference_mode, plan_swap
 from pytest_headswap.engine.swapping.replace import (
     NewHead,
@@ -28,7 +29,6 @@ from pytest_headswap.engine.swapping.replace import (
     replaceable_path,
 )
 from pytest_headswap.engine.swapping.resize import get_registered_tensor, resize
-from pytest_headswap.engine.swapping.select_heads import validate_arguments
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.engine.swapping.verify import verify_swap
 from pytest_headswap.head import Head, Heads
@@ -182,17 +182,9 @@ def swap_head(
         NoHeadError: the model has no head, and no slot for one.
         HeadSwapError: nothing was swapped; `reason` says why.
     """
-    num_classes = validate_arguments(num_classes, new_head, activation, class_names)
-    validate_init(init)
+    options = SwapOptions(num_classes, new_head, init, class_map, class_names, activation)
     plan = plan_swap(model, read_inputs(example_inputs), head)
-    inner, selected = plan.model, plan.selected
-    if isinstance(new_head, nn.Module) and len(selected) > 1:
-        raise HeadSwapError(
-            "bad_argument",
-            f"one new_head module cannot replace {len(selected)} heads: pass a function of (in_features, num_classes)",
-        )
-    classes = resolve_class_map(inner, class_map, num_classes, selected[0].head.num_classes)
-    swap = _execute(plan, num_classes, new_head, init, classes, class_names, activation)
+    swap = _execute(plan, options)
     for note in swap.notes[len(plan.search_result.notes) :]:
         warnings.warn(note, HeadSwapWarning, stacklevel=3)
     return swap
@@ -202,72 +194,62 @@ def swap_head(
 def apply_plan(plan: SwapPlan, num_classes: int, *, verify: bool = True) -> Swap:
     """Swap the heads of a plan. The model must not have changed since the plan was made.
 
-    With `verified=False` the model is not run: use this if the caller checks the outputs itself.
+    With `verify=False` the model is not run: use this if the caller checks the outputs itself.
     """
-    return _execute(plan, num_classes, None, "default", {}, None, "keep", verify=verify)
+    return _execute(plan, SwapOptions(num_classes), verify=verify)
 
 
-def _execute(
-    plan: SwapPlan,
-    num_classes: int,
-    new_head: NewHead | None,
-    init: Init,
-    classes: dict[int, int],
-    class_names: Sequence[str] | None,
-    activation: str,
-    *,
-    verify: bool = True,
-) -> Swap:
+def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Swap:
     inner, prefix, selected, result = plan.model, plan.prefix, plan.selected, plan.search_result
+    if isinstance(options.new_head, nn.Module) and len(selected) > 1:
+        raise HeadSwapError(
+            "bad_argument",
+            f"one new_head module cannot replace {len(selected)} heads: pass a function of (in_features, num_classes)",
+        )
+    count = options.num_classes
+    classes = resolve_class_map(inner, options.class_map, count, selected[0].head.num_classes)
     changes = Transaction()
     names: list[str] = []
     notes = result.notes
     try:
         for item in selected:
-            made, uncertain = _swap_one(inner, item, num_classes, new_head, init, classes, changes)
+            made, uncertain = _swap_one(inner, item, options, classes, changes)
             names += made
             notes = (*notes, *uncertain)
-            if activation == "drop":
+            if options.activation == "drop":
                 drop_activation(inner, item, changes)
         old_counts = {item.head.num_classes for item in selected}
         slots = [item.slot.path for item in selected if item.slot is not None]
-        update_class_metadata(inner, old_counts, num_classes, class_names, changes, slots or None)
+        update_class_metadata(inner, old_counts, count, options.class_names, changes, slots or None)
         if verify:
-            notes = (*notes, *verify_swap(inner, plan.inputs, result, selected, num_classes, names))
+            notes = (*notes, *verify_swap(inner, plan.inputs, result, selected, count, names))
     except BaseException:
         changes.roll_back()
         raise
-    heads = tuple(
-        _with_prefix(_head_after_swap(inner, item, num_classes, activation), prefix) for item in selected if num_classes
-    )
+    heads = tuple(_with_prefix(_head_after_swap(inner, item, options), prefix) for item in selected if count)
     old = tuple(_with_prefix(item.head, prefix) for item in selected)
-    return Swap(plan.outer, num_classes, heads, old, notes, tuple(prefix + name for name in names), changes, plan)
+    return Swap(plan.outer, count, heads, old, notes, tuple(prefix + name for name in names), changes, plan)
 
 
 def _swap_one(
-    model: nn.Module,
-    item: DetectedHead,
-    num_classes: int,
-    new_head: NewHead | None,
-    init: Init,
-    classes: dict[int, int],
-    changes: Transaction,
+    model: nn.Module, item: DetectedHead, options: SwapOptions, classes: dict[int, int], changes: Transaction
 ) -> tuple[list[str], list[str]]:
     """Swap one head. Return the names of its new tensors, and notes for the user."""
-    if num_classes == 0:
+    count, new_head, init = options.num_classes, options.new_head, options.init
+    if count == 0:
         if item.slot is None:
             remove_head(model, item, changes)
         return [], []
     if new_head is None and item.slot is None:
-        return resize(model, item, item.tensors, num_classes, init, classes, changes)
-    made = install_head(model, item, num_classes, new_head, changes)
+        return resize(model, item, item.tensors, count, init, classes, changes)
+    made = install_head(model, item, count, new_head, changes)
     if callable(init):
         for name, parameter in made.items():
             init(name, parameter)
     path = replaceable_path(item)
     downstream = [tensor for tensor in item.tensors if tensor.module != path]
     tensors = [f"{path}.{name}" for name in model.get_submodule(path).state_dict()]
-    resized, notes = resize(model, item, downstream, num_classes, init, classes, changes)
+    resized, notes = resize(model, item, downstream, count, init, classes, changes)
     return [*tensors, *resized], notes
 
 
@@ -286,10 +268,9 @@ def _with_prefix(head: Head, prefix: str) -> Head:
     )
 
 
-def _head_after_swap(model: nn.Module, item: DetectedHead, num_classes: int, activation: str) -> Head:
-    head = replace(
-        item.head, num_classes=num_classes, activation=None if activation == "drop" else item.head.activation
-    )
+def _head_after_swap(model: nn.Module, item: DetectedHead, options: SwapOptions) -> Head:
+    activation = None if options.activation == "drop" else item.head.activation
+    head = replace(item.head, num_classes=options.num_classes, activation=activation)
     if item.slot is None:
         return head
     layer = model.get_submodule(item.slot.path)
