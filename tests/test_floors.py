@@ -15,7 +15,7 @@ import pytest_headswap
 PACKAGE = Path(pytest_headswap.__file__).parent
 
 GROUND, ROOF = "ground", "roof"  # the modules beside the rooms: plain data and text, and what users import
-ON_GROUND = {"head", "_text", "_numbers", "_globs", "_links", "_version"}
+ON_GROUND = {"head", "_case_options", "_text", "_numbers", "_globs", "_links", "_version"}
 ON_ROOF = {"__init__", "strategies"}
 ON_REQUEST = {"strategies"}  # imported by the tests of users alone, never by the package, so free to import torch
 
@@ -214,7 +214,7 @@ def test_a_run_that_asks_for_no_zoo_loads_no_torch(pytester: pytest.Pytester) ->
             assert pytestconfig.pluginmanager.has_plugin("headswap")
             assert not {"torch", "timm", "numpy"} & sys.modules.keys()
             rooms = {name.split(".")[1] for name in sys.modules if name.startswith("pytest_headswap.")}
-            assert rooms <= {"plugin", "harness", "_text", "_numbers", "_links", "_version"}
+            assert rooms <= {"plugin", "harness", "_case_options", "_text", "_numbers", "_links", "_version"}
         """
     )
     # hypothesis and others may load numpy on their own

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap.case.build import build_case
 from pytest_headswap.case.sample_inputs import (
     batch_size,
@@ -52,47 +53,47 @@ def _images(_: nn.Module) -> torch.Tensor:
 
 
 def test_large_parameters_lie_in_an_arena_and_the_new_head_does_not() -> None:
-    case = build_case("zoo", ModelSpec("net", Net, _images), 5)
+    case = build_case("zoo", ModelSpec("net", Net, _images), CaseOptions(5))
     assert WEIGHT_POOLS.pool_of(case.model.get_parameter("wide.weight")) is not None
     assert WEIGHT_POOLS.pool_of(case.model.get_parameter("fc.weight")) is None
     assert (case.numeric, case.evidence) == (True, "numeric")
 
 
 def test_structure_needs_no_memory_and_keeps_the_input_as_it_ships() -> None:
-    case = build_case("zoo", ModelSpec("net", Net, _images), 5, "abstract")
+    case = build_case("zoo", ModelSpec("net", Net, _images), CaseOptions(5, "abstract"))
     assert all(parameter.is_meta for parameter in case.model.parameters())
     assert (case.numeric, case.evidence, case.inputs.tensors()[0].shape[-1]) == (False, "abstract", 320)
 
 
 @pytest.mark.parametrize(("least", "size"), [(1, 64), (100, 128), (300, 320)])
 def test_numbers_are_computed_on_the_smallest_image_that_a_model_takes(least: int, size: int) -> None:
-    case = build_case("zoo", ModelSpec("net", lambda: Net(least), _images), 5)
+    case = build_case("zoo", ModelSpec("net", lambda: Net(least), _images), CaseOptions(5))
     assert case.inputs.tensors()[0].shape == (2, 3, size, size)
 
 
 def test_the_small_form_of_a_spec_is_used_for_numbers_alone() -> None:
     small = ModelSpec("net", Net, lambda _: torch.zeros(2, 3, 16, 16), build_native=lambda count: nn.Linear(1, count))
     spec = ModelSpec("net", Net, _images, small_variant=lambda: small)
-    assert build_case("zoo", spec, 5).spec is small
-    assert build_case("zoo", spec, 5, "abstract").spec is spec
-    assert build_case("zoo", spec, 5, materialize=True).spec is spec
+    assert build_case("zoo", spec, CaseOptions(5)).spec is small
+    assert build_case("zoo", spec, CaseOptions(5, "abstract")).spec is spec
+    assert build_case("zoo", spec, CaseOptions(5), materialize=True).spec is spec
 
 
 def test_auto_is_content_with_structure_where_memory_does_not_allow_more_and_says_why() -> None:
     spec = ModelSpec("net", OwnMemory, _images)
-    case = build_case("zoo", spec, 5, tensor_bytes=10**6)
+    case = build_case("zoo", spec, CaseOptions(5), tensor_bytes=10**6)
     assert (case.evidence, case.abstract_reason) == (
         "abstract",
         "real values would need 0.0 GiB of separate memory, more than the 0.0 GiB allowed",
     )
-    assert build_case("zoo", spec, 5, "numeric", tensor_bytes=10**6).evidence == "numeric"
-    assert build_case("zoo", ModelSpec("lean", Net, _images), 5, tensor_bytes=10**6).evidence == "numeric"
+    assert build_case("zoo", spec, CaseOptions(5, "numeric"), tensor_bytes=10**6).evidence == "numeric"
+    assert build_case("zoo", ModelSpec("lean", Net, _images), CaseOptions(5), tensor_bytes=10**6).evidence == "numeric"
     finding = run_check("state_dict", case)
     assert (finding.outcome, finding.message) == ("passed", case.abstract_reason)
 
 
 def test_a_model_with_memory_of_its_own_shares_nothing() -> None:
-    case = build_case("zoo", ModelSpec("net", Net, _images), 5, materialize=True)
+    case = build_case("zoo", ModelSpec("net", Net, _images), CaseOptions(5), materialize=True)
     assert all(WEIGHT_POOLS.pool_of(parameter) is None for parameter in case.model.parameters())
     assert case.inputs.tensors()[0].shape[-1] == 320
     assert {run_check(name, case).outcome for name in ("output_shape", "frozen_backbone")} == {"passed"}
@@ -150,7 +151,7 @@ def test_a_model_without_a_head_is_not_built_again_with_memory() -> None:
         return nn.Sequential(nn.ReLU())
 
     with pytest.raises(NoHeadError):
-        build_case("zoo", ModelSpec("net", build, lambda _: torch.zeros(2, 8)), 5, "abstract")
+        build_case("zoo", ModelSpec("net", build, lambda _: torch.zeros(2, 8)), CaseOptions(5, "abstract"))
     assert built == ["once"]
 
 
@@ -169,5 +170,5 @@ class HeadInTrainMode(nn.Module):
 
 
 def test_where_a_mode_was_not_seen_for_lack_of_values_it_is() -> None:
-    case = build_case("zoo", ModelSpec("net", HeadInTrainMode, lambda _: torch.zeros(2, 8)), 5, "abstract")
+    case = build_case("zoo", ModelSpec("net", HeadInTrainMode, lambda _: torch.zeros(2, 8)), CaseOptions(5, "abstract"))
     assert [head.path for head in case.swap.heads] == ["fc"]

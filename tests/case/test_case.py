@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap.case.build import build_case
 from pytest_headswap.case.case import Case
 from pytest_headswap.checks import CHECKS, run_check
@@ -50,19 +51,19 @@ def test_a_model_without_a_head_raises_no_head_error() -> None:
             return x * 2
 
     with pytest.raises(NoHeadError):
-        build_case("testzoo", ModelSpec("identity", Identity, _inputs), 5)
+        build_case("testzoo", ModelSpec("identity", Identity, _inputs), CaseOptions(5))
 
 
 def test_inputs_of_the_wrong_shape_raise_with_the_shape() -> None:
     spec = ModelSpec("linear", lambda: nn.Linear(9, 3), _inputs)
     with pytest.raises(HeadSwapError, match=r"shape \(2, 8\)") as caught:
-        build_case("testzoo", spec, 5)
+        build_case("testzoo", spec, CaseOptions(5))
     assert caught.value.reason == "forward_failed"
 
 
 def test_inputs_are_worked_out_where_the_zoo_gives_none() -> None:
     spec = ModelSpec("linear", lambda: nn.Sequential(nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, 3)))
-    case = build_case("testzoo", spec, 5)
+    case = build_case("testzoo", spec, CaseOptions(5))
     assert {name: run_check(name, case).outcome for name in ("output_shape", "gradient_flow")} == {
         "output_shape": "passed",
         "gradient_flow": "passed",
@@ -74,7 +75,7 @@ def test_a_build_that_raises_is_not_hidden() -> None:
         raise ValueError("no such depth")
 
     with pytest.raises(ValueError, match="no such depth"):
-        build_case("testzoo", ModelSpec("broken", build, _inputs), 5)
+        build_case("testzoo", ModelSpec("broken", build, _inputs), CaseOptions(5))
 
 
 def test_the_head_that_the_zoo_names_is_the_one_that_is_swapped() -> None:
@@ -87,7 +88,7 @@ def test_the_head_that_the_zoo_names_is_the_one_that_is_swapped() -> None:
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return self.species(x), self.colour(x)
 
-    case = build_case("testzoo", ModelSpec("two", TwoHeads, _inputs, head="colour"), 5)
+    case = build_case("testzoo", ModelSpec("two", TwoHeads, _inputs, head="colour"), CaseOptions(5))
     assert [head.path for head in case.swap.heads] == ["colour"]
     assert run_check("output_shape", case).outcome == "passed"
     assert case.swapped_runs[False].shapes == {"output[0]": (2, 30), "output[1]": (2, 5)}
@@ -125,7 +126,7 @@ SHARED = ItsOwnCopy(8, 4)
 def test_a_module_that_is_its_own_copy_outlives_the_copies(evidence: str) -> None:
     spec = ModelSpec("shares", lambda: nn.Sequential(SHARED, nn.ReLU(), nn.Linear(4, 10)), example_inputs=_inputs)
     hooks = SHARED._forward_hooks
-    case = build_case("zoo", spec, 5, evidence)
+    case = build_case("zoo", spec, CaseOptions(5, evidence))
     run_check("round_trip", case)
     assert SHARED._forward_hooks is hooks
     assert case.model[0] is SHARED  # type: ignore[index, unused-ignore]
