@@ -18,10 +18,9 @@ from torch import nn
 from pytest_headswap import Heads, find_heads
 from pytest_headswap._text import truncate, truncate_left
 from pytest_headswap.case.skip_init import on_meta_if_possible
-from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
+from pytest_headswap.engine import infer_inputs, read_inputs
 from pytest_headswap.engine.dataflow.graph import Value
 from pytest_headswap.engine.dataflow.recorder import record
-from pytest_headswap.engine.pytorch.inputs import read_inputs
 from pytest_headswap.report.diagram import sizes
 from pytest_headswap.zoo import ModelSpec, load_zoo
 

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ UNUSED_BELOW = {
     "report": {"engine", "zoo", "expectations"},
     "cli": {"plugin"},
 }
+ENGINE = ("pytest_headswap.engine", "pytest_headswap.engine.pytorch")  # these declare what others may use
 LIBRARIES = {"timm", "torchvision", "transformers"}
 PYTEST = {"pytest", "_pytest", "pluggy", "xdist"}
 FORBIDDEN = {
@@ -125,6 +127,15 @@ def _circle(graph: dict[str, set[str]]) -> list[str]:
 
 def test_no_two_files_need_each_other() -> None:
     assert _circle({name: _own_modules(path) for name, path in NAMES.items()}) == []
+
+
+def test_other_folders_use_exactly_the_names_that_the_engine_declares() -> None:
+    """What users import may be used by no folder; every other name is there for one."""
+    used = {name for path in MODULES if _room(path) != "engine" for name in _imports(path) if _is_in(name, ENGINE[0])}
+    declared = {f"{module}.{name}" for module in ENGINE for name in import_module(module).__all__}
+    public = {f"{ENGINE[0]}.{name}" for name in pytest_headswap.__all__}
+    assert used - declared == set(), "not declared by the engine"
+    assert declared - used - public == set(), "declared, but not used"
 
 
 @pytest.mark.parametrize("folder", ["engine", "plugin"])

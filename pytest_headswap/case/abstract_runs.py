@@ -10,15 +10,19 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from pytest_headswap.engine import AbstractRun, HeadSwapError, abstract_run
-from pytest_headswap.engine.abstract.run import meta_run_with_device_checks
-from pytest_headswap.engine.abstract.stand_ins import META
-from pytest_headswap.engine.dataflow.graph import Graph
-from pytest_headswap.engine.dataflow.recorder import record_with_device_checks
-from pytest_headswap.engine.detection.search import SearchResult
-from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.modules import parameters
-from pytest_headswap.engine.pytorch.outputs import flatten_outputs
+from pytest_headswap.engine import (
+    META,
+    AbstractRun,
+    Graph,
+    HeadSwapError,
+    Inputs,
+    SearchResult,
+    abstract_run,
+    flatten_outputs,
+    meta_run_with_device_checks,
+    record_with_device_checks,
+)
+from pytest_headswap.engine.pytorch import parameters
 
 
 @dataclass(frozen=True)

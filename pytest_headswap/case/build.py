@@ -17,14 +17,19 @@ from pytest_headswap.case.skip_init import on_meta_if_possible, skip_init_if_pos
 from pytest_headswap.case.structure_snapshot import StructureSnapshot
 from pytest_headswap.case.value_snapshot import ValueSnapshot, named_tensors
 from pytest_headswap.case.weight_pool import WEIGHT_POOLS
-from pytest_headswap.engine import HeadSwapError, NoHeadError
-from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
-from pytest_headswap.engine.abstract.stand_ins import META
-from pytest_headswap.engine.errors import ZOO_REFUSED
-from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
-from pytest_headswap.engine.pytorch.modules import parameters
-from pytest_headswap.engine.swapping.plan import SwapPlan, plan_swap
-from pytest_headswap.engine.swapping.swap import apply_plan
+from pytest_headswap.engine import (
+    META,
+    ZOO_REFUSED,
+    HeadSwapError,
+    Inputs,
+    NoHeadError,
+    SwapPlan,
+    apply_plan,
+    infer_inputs,
+    plan_swap,
+    read_inputs,
+)
+from pytest_headswap.engine.pytorch import parameters
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec

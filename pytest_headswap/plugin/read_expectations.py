@@ -44,7 +44,7 @@ def read_expectations(
     Raises:
         OptionError: a file or an option is invalid; the message says what to write instead.
     """
-    from pytest_headswap.engine.errors import ZOO_REFUSED
+    from pytest_headswap.engine import ZOO_REFUSED
 
     zoos = {zoo.name: zoo for zoo, _ in selected}
 
