@@ -130,7 +130,7 @@ def test_no_two_files_need_each_other() -> None:
 
 
 def test_other_folders_use_exactly_the_names_that_the_engine_declares() -> None:
-    """What users import may be used by no folder; every other name is there for one."""
+    """Public names may be unused within the package. All other names must be used."""
     used = {name for path in MODULES if _room(path) != "engine" for name in _imports(path) if _is_in(name, ENGINE[0])}
     declared = {f"{module}.{name}" for module in ENGINE for name in import_module(module).__all__}
     public = {f"{ENGINE[0]}.{name}" for name in pytest_headswap.__all__}

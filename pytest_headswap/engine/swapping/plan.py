@@ -47,7 +47,7 @@ class SwapPlan:
     selected: tuple[DetectedHead, ...]
 
 
-def _outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
+def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
     """Run a function outside inference mode.
 
     Parameters created in inference mode cannot be trained, and operations are recorded differently there.
@@ -61,7 +61,7 @@ def _outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
     return wrapped
 
 
-@_outside_inference_mode
+@outside_inference_mode
 def plan_swap(
     model: nn.Module,
     inputs: Inputs | None,

@@ -63,7 +63,7 @@ def resize(
         paths.setdefault(owner, path)
         by_owner.setdefault(owner, []).append(NewTensor(spec, key, old, new))
     for layer, of_layer in widths.items():
-        update_layer_widths(layer, of_layer, changes)  # before `initialise`: `reset_parameters` may read the widths
+        update_layer_widths(layer, of_layer, changes)  # before `initialize`: `reset_parameters` may read the widths
     for path in {spec.module for spec in tensors}:
         update_container_widths(model, path, old_count, num_classes, changes)
     renewed, notes = initialize(model, by_owner, init, classes, changes)

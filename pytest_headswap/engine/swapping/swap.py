@@ -20,7 +20,7 @@ from pytest_headswap.engine.swapping.class_map import ClassMap, resolve_class_ma
 from pytest_headswap.engine.swapping.class_metadata import update_class_metadata
 from pytest_headswap.engine.swapping.initialization import Init
 from pytest_headswap.engine.swapping.options import SwapOptions
-from pytest_headswap.engine.swapping.plan import _outside_inference_mode, plan_swap
+from pytest_headswap.engine.swapping.plan import outside_inference_mode, plan_swap
 from pytest_headswap.engine.swapping.replace import (
     NewHead,
     drop_activation,
@@ -112,7 +112,7 @@ class Swap:
         self._changes.replay()
 
 
-@_outside_inference_mode
+@outside_inference_mode
 def find_heads(model: nn.Module, example_inputs: Any = None) -> Heads:
     """Find the classification heads of `model` without changing it.
 
@@ -136,7 +136,7 @@ def find_heads(model: nn.Module, example_inputs: Any = None) -> Heads:
     return replace(heads, heads=tuple(_with_prefix(head, path) for head in heads), rejected=rejected)
 
 
-@_outside_inference_mode
+@outside_inference_mode
 def swap_head(
     model: nn.Module,
     num_classes: int,
@@ -190,7 +190,7 @@ def swap_head(
     return swap
 
 
-@_outside_inference_mode
+@outside_inference_mode
 def apply_plan(plan: SwapPlan, num_classes: int, *, verify: bool = True) -> Swap:
     """Swap the heads of a plan. The model must not have changed since the plan was made.
 
