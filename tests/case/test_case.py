@@ -1,4 +1,4 @@
-"""A case is built without memory, keeps what the model did before the swap, and is left alone by the checks."""
+"""A case is built without memory, records the model before the swap, and stays unchanged by the checks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _inputs(_: nn.Module) -> torch.Tensor:
     return torch.zeros(2, 8)
 
 
-def test_for_structure_the_model_is_built_on_meta_and_its_head_is_new(make_case: MakeCase) -> None:
+def test_with_abstract_evidence_the_model_is_built_on_meta_and_swapped(make_case: MakeCase) -> None:
     case = make_case(evidence="abstract")
     assert {parameter.device.type for parameter in case.model.parameters()} == {"meta"}
     assert case.model.get_parameter("fc.weight").shape == (5, 16)
@@ -32,7 +32,7 @@ def test_for_structure_the_model_is_built_on_meta_and_its_head_is_new(make_case:
     assert case.original_runs[False].shapes["output['logits']"] == (2, 10)
 
 
-def test_the_checks_leave_the_model_as_it_is(make_case: MakeCase) -> None:
+def test_the_checks_leave_the_model_unchanged(make_case: MakeCase) -> None:
     case = make_case()
     case.model.train()
     state = {key: (id(value), value.clone()) for key, value in case.model.state_dict(keep_vars=True).items()}
@@ -61,7 +61,7 @@ def test_inputs_of_the_wrong_shape_raise_with_the_shape() -> None:
     assert caught.value.reason == "forward_failed"
 
 
-def test_inputs_are_worked_out_where_the_zoo_gives_none() -> None:
+def test_inputs_are_inferred_if_the_zoo_gives_none() -> None:
     spec = ModelSpec("linear", lambda: nn.Sequential(nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, 3)))
     case = build_case("testzoo", spec, CaseOptions(5))
     assert {name: run_check(name, case).outcome for name in ("output_shape", "gradient_flow")} == {
@@ -78,7 +78,7 @@ def test_a_build_that_raises_is_not_hidden() -> None:
         build_case("testzoo", ModelSpec("broken", build, _inputs), CaseOptions(5))
 
 
-def test_the_head_that_the_zoo_names_is_the_one_that_is_swapped() -> None:
+def test_the_head_named_by_the_zoo_is_swapped() -> None:
     class TwoHeads(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -95,7 +95,7 @@ def test_the_head_that_the_zoo_names_is_the_one_that_is_swapped() -> None:
 
 
 @pytest.mark.parametrize("evidence", ["abstract", "numeric"])
-def test_a_model_goes_with_its_case_without_the_garbage_collection(make_case: MakeCase, evidence: str) -> None:
+def test_a_model_is_freed_with_its_case_without_garbage_collection(make_case: MakeCase, evidence: str) -> None:
     gc.collect()
     gc.disable()
     try:
@@ -110,7 +110,7 @@ def test_a_model_goes_with_its_case_without_the_garbage_collection(make_case: Ma
 
 
 class ItsOwnCopy(nn.Linear):
-    """One for all copies of a model, also of those that are saved."""
+    """A module that all copies of a model share, also saved ones."""
 
     def __deepcopy__(self, memo: object) -> ItsOwnCopy:
         return self
