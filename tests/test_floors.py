@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest_headswap
 PACKAGE = Path(pytest_headswap.__file__).parent
 
 GROUND, ROOF = "ground", "roof"  # the modules beside the rooms: plain data and text, and what users import
-ON_GROUND = {"head", "_text", "_numbers", "_globs", "_links", "_version"}
+ON_GROUND = {"head", "_case_options", "_text", "_numbers", "_globs", "_links", "_version"}
 ON_ROOF = {"__init__", "strategies"}
 ON_REQUEST = {"strategies"}  # imported by the tests of users alone, never by the package, so free to import torch
 
@@ -32,6 +33,7 @@ UNUSED_BELOW = {
     "report": {"engine", "zoo", "expectations"},
     "cli": {"plugin"},
 }
+ENGINE = ("pytest_headswap.engine", "pytest_headswap.engine.pytorch")  # these declare what others may use
 LIBRARIES = {"timm", "torchvision", "transformers"}
 PYTEST = {"pytest", "_pytest", "pluggy", "xdist"}
 FORBIDDEN = {
@@ -127,6 +129,15 @@ def test_no_two_files_need_each_other() -> None:
     assert _circle({name: _own_modules(path) for name, path in NAMES.items()}) == []
 
 
+def test_other_folders_use_exactly_the_names_that_the_engine_declares() -> None:
+    """Public names may be unused within the package. All other names must be used."""
+    used = {name for path in MODULES if _room(path) != "engine" for name in _imports(path) if _is_in(name, ENGINE[0])}
+    declared = {f"{module}.{name}" for module in ENGINE for name in import_module(module).__all__}
+    public = {f"{ENGINE[0]}.{name}" for name in pytest_headswap.__all__}
+    assert used - declared == set(), "not declared by the engine"
+    assert declared - used - public == set(), "declared, but not used"
+
+
 @pytest.mark.parametrize("folder", ["engine", "plugin"])
 def test_no_two_parts_of_a_room_need_each_other(folder: str) -> None:
     """A part is a module of the room or a folder in it."""
@@ -214,7 +225,7 @@ def test_a_run_that_asks_for_no_zoo_loads_no_torch(pytester: pytest.Pytester) ->
             assert pytestconfig.pluginmanager.has_plugin("headswap")
             assert not {"torch", "timm", "numpy"} & sys.modules.keys()
             rooms = {name.split(".")[1] for name in sys.modules if name.startswith("pytest_headswap.")}
-            assert rooms <= {"plugin", "harness", "_text", "_numbers", "_links", "_version"}
+            assert rooms <= {"plugin", "harness", "_case_options", "_text", "_numbers", "_links", "_version"}
         """
     )
     # hypothesis and others may load numpy on their own

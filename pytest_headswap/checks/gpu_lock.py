@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from pytest_headswap.engine.pytorch.internals import is_device_oom
+from pytest_headswap.engine.pytorch import is_device_oom
 
 _Result = TypeVar("_Result")
 _GATE_BYTE, _LOCK_BYTE = 0, 1  # byte offsets in the lock file

@@ -13,11 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap._globs import escape_glob, exclude_name, matches_glob, select_names
 from pytest_headswap.expectations.condition import ConditionError, Environment, evaluate
 from pytest_headswap.expectations.matcher import ConflictError, Observation, make_matcher
 from pytest_headswap.expectations.toml_document import Document, DocumentError, parse_document
-from pytest_headswap.harness.options import CaseOptions, OptionError
+from pytest_headswap.harness.options import OptionError
 from pytest_headswap.plugin.read_expectations import read_expectations
 from pytest_headswap.results.ids import CheckId
 

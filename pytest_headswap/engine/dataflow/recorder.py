@@ -28,7 +28,7 @@ from pytest_headswap.engine.dataflow.graph import (
     Value,
 )
 from pytest_headswap.engine.dataflow.memory_overlap import are_disjoint
-from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
+from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import (
     TorchDispatchMode,
     is_pointwise,
@@ -48,18 +48,16 @@ ALIASED_WRITE = "headswap::aliased_write"
 
 
 def record(
-    model: nn.Module, example_inputs: Any, *, training: bool = False, tensor_kinds: Sequence[str] = TENSOR_KINDS
+    model: nn.Module, inputs: Inputs, *, training: bool = False, tensor_kinds: Sequence[str] = TENSOR_KINDS
 ) -> Graph:
     """Run the model abstractly and return its data flow.
 
     Raises:
-        HeadSwapError: `forward_failed`, `bad_inputs` or `leaked_tensor`.
+        HeadSwapError: `forward_failed` or `leaked_tensor`.
     """
-    session = _RecordingSession(as_inputs(example_inputs), training)
+    session = _RecordingSession(inputs, training)
     with torch.no_grad():
-        run = abstract_run(
-            model, session.inputs, training=training, tensor_kinds=tensor_kinds, recorder=session.context
-        )
+        run = abstract_run(model, inputs, training=training, tensor_kinds=tensor_kinds, recorder=session.context)
     graph = session.build_graph(run)
     references = session.tensor_references()
     del session, run
@@ -67,15 +65,13 @@ def record(
     return graph
 
 
-def record_with_device_checks(
-    model: nn.Module, example_inputs: Any, *, training: bool = False
-) -> tuple[AbstractRun, Graph]:
-    """Return a `watched_run` in the current grad mode, and its data flow.
+def record_with_device_checks(model: nn.Module, inputs: Inputs, *, training: bool = False) -> tuple[AbstractRun, Graph]:
+    """Return a run by `meta_run_with_device_checks` in the current grad mode, and its data flow.
 
     Exceptions of the model are raised unchanged.
     """
-    session = _RecordingSession(as_inputs(example_inputs), training)
-    run = meta_run_with_device_checks(model, session.inputs, training=training, recorder=session.context)
+    session = _RecordingSession(inputs, training)
+    run = meta_run_with_device_checks(model, inputs, training=training, recorder=session.context)
     return run, session.build_graph(run)
 
 
@@ -83,7 +79,7 @@ class _RecordingSession:
     """Record each attempt to run a model with a new recorder, because a failed attempt leaves partial records."""
 
     def __init__(self, inputs: Inputs, training: bool) -> None:
-        self.inputs = inputs
+        self._inputs = inputs
         self._training = training
         self._recorder: _Recorder
 
@@ -92,7 +88,7 @@ class _RecordingSession:
         """Return a context in which the model runs and is recorded."""
         self._recorder = recorder = _Recorder(Graph(self._training), execute)
         recorder.name_sources(named)
-        for index, tensor in enumerate(self.inputs.tensors()):
+        for index, tensor in enumerate(self._inputs.tensors()):
             recorder.add_source(stand_ins.stand_in_for(tensor), INPUT, f"input[{index}]")
         _track_leaf_modules(named, recorder)
         with recorder:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.harness.options import CaseOptions
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap.plugin.planning.costs import Cost, costs_from_json, costs_to_json, expected_costs
 from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.results import Result

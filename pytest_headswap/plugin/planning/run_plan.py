@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap._text import pluralize
 from pytest_headswap.harness.memory_budget import MemoryBudget, resolve_memory_budget
-from pytest_headswap.harness.options import CaseOptions
 from pytest_headswap.plugin.planning.cost_cache import cached_costs, known_oversized
 from pytest_headswap.plugin.planning.costs import MIN_SAMPLES, expected_costs
 from pytest_headswap.plugin.settings import CARRIED_OVER, Settings
