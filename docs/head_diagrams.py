@@ -18,7 +18,7 @@ from torch import nn
 from pytest_headswap import Heads, find_heads
 from pytest_headswap._text import truncate, truncate_left
 from pytest_headswap.case.skip_init import on_meta_if_possible
-from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
+from pytest_headswap.engine import infer_inputs, read_inputs
 from pytest_headswap.engine.dataflow.graph import Value
 from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.report.diagram import sizes
@@ -96,7 +96,8 @@ def look_at(reference: str) -> Seen:
 
 
 def _look(spec: ModelSpec, model: nn.Module) -> Seen:
-    inputs = infer_inputs(model, spec.example_inputs(model) if spec.example_inputs is not None else None)
+    given = read_inputs(spec.example_inputs(model)) if spec.example_inputs is not None else None
+    inputs = given or infer_inputs(model)
     read: dict[str, int] = {}
     numbers: dict[Value, int] = {}
     for node in record(model, inputs, training=True).nodes:  # auxiliary heads run only in train mode

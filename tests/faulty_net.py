@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap.case.build import build_case
 from pytest_headswap.case.case import Case
 from pytest_headswap.zoo import ModelSpec
@@ -124,7 +125,9 @@ def make_case() -> Callable[..., Case]:
         evidence: str = "auto",
         device: str = "auto",
     ) -> Case:
-        case = build_case("testzoo", ModelSpec("net", build, inputs, native), num_classes, evidence, device)
+        case = build_case(
+            "testzoo", ModelSpec("net", build, inputs, native), CaseOptions(num_classes, evidence, device)
+        )
         if fault:
             model: Any = case.model
             model.fault = fault

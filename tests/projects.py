@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap.results import Result, read_journal
 
 # Registers `testzoo` like a plugin. The file BUILDS records each build of a model.
@@ -99,7 +100,7 @@ def _warm() -> None:
     from pytest_headswap.plugin.user_tests import parametrize  # noqa: F401
     from pytest_headswap.zoo import ModelSpec, builtin  # noqa: F401
 
-    case = build_case("warm", ModelSpec("linear", lambda: nn.Linear(8, 3), lambda _: torch.zeros(2, 8)), 5)
+    case = build_case("warm", ModelSpec("linear", lambda: nn.Linear(8, 3), lambda _: torch.zeros(2, 8)), CaseOptions(5))
     for name in CHECKS:
         run_check(name, case)
 

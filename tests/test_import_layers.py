@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest_headswap
 PACKAGE = Path(pytest_headswap.__file__).parent
 
 BASE, PUBLIC = "base", "public"  # layers of the top-level modules: plain data and text, and what users import
-BASE_MODULES = {"head", "_text", "_numbers", "_globs", "_links", "_version"}
+BASE_MODULES = {"head", "_case_options", "_text", "_numbers", "_globs", "_links", "_version"}
 PUBLIC_MODULES = {"__init__", "strategies"}
 ONLY_FOR_USERS = {"strategies"}  # the package itself never imports these, so they may import torch
 
@@ -32,6 +33,7 @@ UNUSED_BELOW = {
     "report": {"engine", "zoo", "expectations"},
     "cli": {"plugin"},
 }
+ENGINE = ("pytest_headswap.engine", "pytest_headswap.engine.pytorch")  # these declare what others may use
 LIBRARIES = {"timm", "torchvision", "transformers"}
 PYTEST = {"pytest", "_pytest", "pluggy", "xdist"}
 FORBIDDEN = {
@@ -127,6 +129,15 @@ def test_no_module_imports_are_circular() -> None:
     assert _cycles({name: _own_modules(path) for name, path in NAMES.items()}) == []
 
 
+def test_other_folders_use_exactly_the_names_that_the_engine_declares() -> None:
+    """Public names may be unused within the package. All other names must be used."""
+    used = {name for path in MODULES if _layer(path) != "engine" for name in _imports(path) if _is_in(name, ENGINE[0])}
+    declared = {f"{module}.{name}" for module in ENGINE for name in import_module(module).__all__}
+    public = {f"{ENGINE[0]}.{name}" for name in pytest_headswap.__all__}
+    assert used - declared == set(), "not declared by the engine"
+    assert declared - used - public == set(), "declared, but not used"
+
+
 @pytest.mark.parametrize("folder", ["engine", "plugin"])
 def test_no_imports_between_subfolders_are_circular(folder: str) -> None:
     depth = f"pytest_headswap.{folder}.".count(".")
@@ -213,7 +224,7 @@ def test_run_without_a_zoo_loads_no_torch(pytester: pytest.Pytester) -> None:
             assert pytestconfig.pluginmanager.has_plugin("headswap")
             assert not {"torch", "timm", "numpy"} & sys.modules.keys()
             folders = {name.split(".")[1] for name in sys.modules if name.startswith("pytest_headswap.")}
-            assert folders <= {"plugin", "harness", "_text", "_numbers", "_links", "_version"}
+            assert folders <= {"plugin", "harness", "_case_options", "_text", "_numbers", "_links", "_version"}
         """
     )
     # the plugins of other packages, such as hypothesis, may load numpy

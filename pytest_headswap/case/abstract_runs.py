@@ -6,20 +6,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import nn
 
-from pytest_headswap.engine import AbstractRun, HeadSwapError, abstract_run
-from pytest_headswap.engine.abstract.run import meta_run_with_device_checks
-from pytest_headswap.engine.abstract.stand_ins import META
-from pytest_headswap.engine.dataflow.graph import Graph
-from pytest_headswap.engine.dataflow.recorder import record_with_device_checks
-from pytest_headswap.engine.detection.search import SearchResult
-from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.modules import parameters
-from pytest_headswap.engine.pytorch.outputs import flatten_outputs
+from pytest_headswap.engine import (
+    META,
+    AbstractRun,
+    Graph,
+    HeadSwapError,
+    Inputs,
+    SearchResult,
+    abstract_run,
+    flatten_outputs,
+    meta_run_with_device_checks,
+    record_with_device_checks,
+)
+from pytest_headswap.engine.pytorch import parameters
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def _run_with_device_checks(model: nn.Module, inputs: Inputs, training: bool) ->
         return run_mode(model, inputs, training)
 
 
-def run_mode(model: nn.Module, inputs: Any, training: bool) -> ModeRun:
+def run_mode(model: nn.Module, inputs: Inputs, training: bool) -> ModeRun:
     """Run the model abstractly in one mode."""
     try:
         return ModeRun(abstract_run(model, inputs, training=training))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap._text import format_bytes
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import ABSTRACT, NUMERIC
@@ -17,14 +18,19 @@ from pytest_headswap.case.skip_init import on_meta_if_possible, skip_init_if_pos
 from pytest_headswap.case.structure_snapshot import StructureSnapshot
 from pytest_headswap.case.value_snapshot import ValueSnapshot, named_tensors
 from pytest_headswap.case.weight_pool import WEIGHT_POOLS
-from pytest_headswap.engine import HeadSwapError, NoHeadError
-from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
-from pytest_headswap.engine.abstract.stand_ins import META
-from pytest_headswap.engine.errors import ZOO_REFUSED
-from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.modules import parameters
-from pytest_headswap.engine.swapping.plan import SwapPlan, plan_swap
-from pytest_headswap.engine.swapping.swap import apply_plan
+from pytest_headswap.engine import (
+    META,
+    ZOO_REFUSED,
+    HeadSwapError,
+    Inputs,
+    NoHeadError,
+    SwapPlan,
+    apply_plan,
+    infer_inputs,
+    plan_swap,
+    read_inputs,
+)
+from pytest_headswap.engine.pytorch import parameters
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
@@ -36,9 +42,7 @@ DEFAULT_TENSOR_BYTES = 2**32  # default limit in bytes
 def build_case(
     zoo: str,
     spec: ModelSpec,
-    num_classes: int,
-    evidence: str = "auto",
-    device: str = "auto",
+    options: CaseOptions,
     *,
     materialize: bool = False,
     tensor_bytes: int = DEFAULT_TENSOR_BYTES,
@@ -48,11 +52,10 @@ def build_case(
     Args:
         zoo: name of the zoo, for ids and seeds.
         spec: where the model comes from.
-        num_classes: class count of the new head.
-        evidence: `abstract` builds the model as the zoo ships it, without memory if possible. `numeric` gives it
-            values and the smallest input that it accepts; large parameters share their memory with other cases.
-            `auto` is `numeric`, except for models that need too much memory of their own.
-        device: device for `device_placement`: `auto`, `cpu`, `cuda` or `cuda:N`.
+        options: class count, evidence and device of the case. The evidence `abstract` builds the model as the zoo
+            ships it, without memory if possible. `numeric` gives it values and the smallest input that it accepts;
+            large parameters share their memory with other cases. `auto` is `numeric`, except for models that need
+            too much memory of their own.
         materialize: build the model as the zoo ships it, with memory of its own for every tensor, so that it can be
             trained.
         tensor_bytes: limit in bytes for the model's own values and a copy of them, with `auto`.
@@ -65,6 +68,7 @@ def build_case(
         HeadSwapError: the head was not swapped, or the model does not run on its own inputs.
         Exception: any exception that the zoo raises while it builds the model or its inputs.
     """
+    evidence, num_classes = options.evidence, options.num_classes
     if spec.skip_reason:
         raise NoHeadError(ZOO_REFUSED, f"{spec.name}: {spec.skip_reason}")
     if spec.small_variant is not None and evidence != ABSTRACT and not materialize:
@@ -88,7 +92,9 @@ def build_case(
         values = None if abstract_reason or evidence == ABSTRACT else ValueSnapshot(plan.outer)
         # The engine need not verify the swap: the checks do so in more detail.
         swap = apply_plan(plan, num_classes, verify=False)
-    return Case(zoo, spec, num_classes, plan.outer, inputs, swap, plan, structure, values, abstract_reason, device)
+    return Case(
+        zoo, spec, num_classes, plan.outer, inputs, swap, plan, structure, values, abstract_reason, options.device
+    )
 
 
 def _build_with_values(spec: ModelSpec, tensor_bytes: int | None) -> tuple[SwapPlan, str]:
@@ -119,8 +125,8 @@ def _plan_for(spec: ModelSpec, model: nn.Module, use_smallest_input: bool = Fals
         HeadSwapError: the model does not run in eval mode, or does not run in train mode on the meta device although
             memory would be cheap. Some models draw masks with NumPy in train mode.
     """
-    example_inputs: Any = spec.example_inputs(model) if spec.example_inputs is not None else None
-    inputs = infer_inputs(model, example_inputs)
+    given = read_inputs(spec.example_inputs(model)) if spec.example_inputs is not None else None
+    inputs = given or infer_inputs(model)
     plan = _plan_on_smallest_input(spec, model, inputs, (META,)) if use_smallest_input else None
     if plan is not None:
         return plan

@@ -19,12 +19,19 @@ from pytest_headswap.case.structure_snapshot import StructureSnapshot
 from pytest_headswap.case.tensor_names import head_names
 from pytest_headswap.case.training import EvalForward, TrainingRecord, record_head_inputs, train
 from pytest_headswap.case.value_snapshot import ValueSnapshot
-from pytest_headswap.engine import FrozenBackbone, HeadSwapError, Swap, freeze_backbone
-from pytest_headswap.engine.abstract.devices import AliasStandIns
-from pytest_headswap.engine.abstract.stand_ins import META, TENSOR_KINDS, substituted
-from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.modules import parameters
-from pytest_headswap.engine.swapping.plan import SwapPlan
+from pytest_headswap.engine import (
+    META,
+    TENSOR_KINDS,
+    AliasStandIns,
+    FrozenBackbone,
+    HeadSwapError,
+    Inputs,
+    Swap,
+    SwapPlan,
+    freeze_backbone,
+    substituted,
+)
+from pytest_headswap.engine.pytorch import parameters
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
@@ -163,7 +170,7 @@ class Case:
         try:
             with substituted(self.model, AliasStandIns()), self.seeded("forward"), torch.no_grad():
                 self.model.eval()
-                return self.model(*forward_inputs.args, **(forward_inputs.kwargs or {}))
+                return self.model(*forward_inputs.args, **forward_inputs.kwargs)
         finally:
             if self.original_values is not None:
                 self.original_values.restore()  # undo the writes of forward

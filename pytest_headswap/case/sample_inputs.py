@@ -8,9 +8,8 @@ from zlib import crc32
 
 import torch
 
-from pytest_headswap.engine.abstract.stand_ins import preserve_global_state
-from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.internals import seed_all
+from pytest_headswap.engine import Inputs, preserve_global_state
+from pytest_headswap.engine.pytorch import seed_all
 
 _IMAGE_SIZES = (64, 96, 128, 160, 192, 224, 256)
 

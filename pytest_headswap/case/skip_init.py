@@ -10,18 +10,17 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from pytest_headswap.engine.abstract.meta_cache import MetaInitContext, cached_meta_op
-from pytest_headswap.engine.errors import NoHeadError
-from pytest_headswap.engine.pytorch.inputs import map_tensors
-from pytest_headswap.engine.pytorch.internals import (
+from pytest_headswap.engine import MetaInitContext, NoHeadError, cached_meta_op
+from pytest_headswap.engine.pytorch import (
     TorchDispatchMode,
     is_view,
+    map_tensors,
     mutated_tensors,
     op_name,
+    parameters,
     returns_argument,
     tensors_of_call,
 )
-from pytest_headswap.engine.pytorch.modules import modules, parameters
 
 T = TypeVar("T")
 
@@ -89,7 +88,7 @@ def skip_init_if_possible(build: Callable[[], nn.Module]) -> SkipInitModel:
 def _initialized_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
     """Yield the tensors that must keep the values the model gives them: all except large parameters."""
     yield from (parameter for parameter in parameters(model) if not _is_large(parameter))
-    for module in modules(model):
+    for module in model.modules():
         for value in (*module._buffers.values(), *module.__dict__.values()):
             for item in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(item, torch.Tensor):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from pytest_headswap.engine.pytorch.modules import named_modules
+from pytest_headswap.engine.pytorch import named_modules
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _NOTHING: dict[str, Any] = {}

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 
 from pytest_headswap.case.value_snapshot import named_tensors
 from pytest_headswap.engine import Swap
-from pytest_headswap.engine.swapping.resize import get_registered_tensor
 
 
 def names_by_identity(state: Mapping[str, object], values: Iterable[object]) -> set[str]:
@@ -17,6 +16,5 @@ def names_by_identity(state: Mapping[str, object], values: Iterable[object]) -> 
 
 def head_names(swap: Swap) -> set[str]:
     """Return all names of the tensors of the new heads."""
-    return names_by_identity(
-        dict(named_tensors(swap.model)), (get_registered_tensor(swap.model, name) for name in swap.state_dict())
-    )
+    tensors = dict(named_tensors(swap.model))
+    return names_by_identity(tensors, [tensors[name] for name in swap.state_dict()])

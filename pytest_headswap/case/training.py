@@ -13,12 +13,16 @@ from torch import nn
 from pytest_headswap.case.sample_inputs import batch_size, stable_seed, with_other_samples_replaced
 from pytest_headswap.case.tensor_names import head_names
 from pytest_headswap.case.value_snapshot import ValueSnapshot, bitwise_equal
-from pytest_headswap.engine import FrozenBackbone, HeadSwapError, Swap
-from pytest_headswap.engine.abstract.devices import AliasStandIns
-from pytest_headswap.engine.abstract.stand_ins import substituted
-from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.modules import modules, named_modules, parameters
-from pytest_headswap.engine.pytorch.outputs import flatten_outputs
+from pytest_headswap.engine import (
+    AliasStandIns,
+    FrozenBackbone,
+    HeadSwapError,
+    Inputs,
+    Swap,
+    flatten_outputs,
+    substituted,
+)
+from pytest_headswap.engine.pytorch import named_modules, parameters
 
 _ROUNDING = 64  # times the precision of the dtype
 _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 0.01
@@ -125,7 +129,7 @@ def modules_in_train_mode(model: nn.Module, swap: Swap) -> list[str]:
     The backbone is every module that neither owns a tensor of a head, nor is inside of a head, nor contains one.
     """
     inside = {name.rpartition(".")[0] for name in swap.state_dict()} | {head.path for head in swap.heads}
-    modes = [(module, module.training) for module in modules(model)]
+    modes = [(module, module.training) for module in model.modules()]
     try:
         model.train()
         in_train_mode = [path for path, module in named_modules(model) if module.training]
@@ -169,7 +173,7 @@ def _take_steps(
     for step, batch in enumerate((with_other_samples_replaced(inputs, stable_seed("companions")), inputs)):
         model.train(training)
         with record_head_inputs(model, swap) as head_inputs, torch.enable_grad():
-            outputs = dict(flatten_outputs(model(*batch.args, **(batch.kwargs or {}))))
+            outputs = dict(flatten_outputs(model(*batch.args, **batch.kwargs)))
             loss = _loss([tensor for label, tensor in outputs.items() if label in labels])
             if loss is not None:
                 loss.backward()  # type: ignore[no-untyped-call, unused-ignore]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.case.weight_pool import WEIGHT_POOLS
-from pytest_headswap.engine.pytorch.modules import named_buffers, named_parameters
+from pytest_headswap.engine.pytorch import named_buffers, named_parameters
 
 
 class ValueSnapshot:

@@ -25,11 +25,16 @@ from pytest_headswap.case.abstract_runs import mode_name
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import SIMULATED, CheckFailed, CheckSkipped
 from pytest_headswap.checks.gpu_lock import run_with_device_memory
-from pytest_headswap.engine.abstract.devices import on_fake_device, on_meta_device, on_real_device
-from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.internals import is_device_oom, is_fake_tensor_limitation, synchronize
-from pytest_headswap.engine.pytorch.outputs import flatten_outputs
-from pytest_headswap.engine.swapping.swap import Swap, apply_plan
+from pytest_headswap.engine import (
+    Inputs,
+    Swap,
+    apply_plan,
+    flatten_outputs,
+    on_fake_device,
+    on_meta_device,
+    on_real_device,
+)
+from pytest_headswap.engine.pytorch import is_device_oom, is_fake_tensor_limitation, synchronize
 
 _SIMULATED_DEVICE = torch.device("cuda:0")
 _HALF = (torch.bfloat16, torch.float16)
@@ -201,7 +206,7 @@ def _runs(case: Case, device: torch.device, dtype: torch.dtype) -> bool:
 def _forward(case: Case, inputs: Inputs) -> Any:
     case.model.train(case.can_train)
     with case.seeded("forward"), torch.enable_grad():
-        return case.model(*inputs.args, **(inputs.kwargs or {}))
+        return case.model(*inputs.args, **inputs.kwargs)
 
 
 def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: torch.dtype | None, how: str) -> None:

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from fasteners import InterProcessLock, InterProcessReaderWriterLock
 
-from pytest_headswap.engine.pytorch.internals import is_device_oom
+from pytest_headswap.engine.pytorch import is_device_oom
 
 _Result = TypeVar("_Result")
 

@@ -21,7 +21,7 @@ from pytest_headswap._text import join_first
 from pytest_headswap.case.abstract_runs import mode_name
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
-from pytest_headswap.engine.pytorch.internals import gradient_leaves
+from pytest_headswap.engine.pytorch import gradient_leaves
 
 
 def gradient_flow(case: Case) -> str:

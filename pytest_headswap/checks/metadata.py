@@ -23,8 +23,7 @@ from pytest_headswap._numbers import as_count
 from pytest_headswap._text import join_first
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed, CheckSkipped
-from pytest_headswap.engine.pytorch.modules import named_modules
-from pytest_headswap.engine.swapping.class_metadata import config_of
+from pytest_headswap.engine.pytorch import named_modules
 
 _COUNTS_CLASSES = re.compile(r"(^|_)(num|n|nb|number_of)_?(class|classes|labels|cls)$")
 _SIZE = "a collection of {} entries"
@@ -100,7 +99,7 @@ def _declared_counts(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield the integers and the sizes of collections in a model's modules and configurations."""
     seen: set[int] = set()
     for path, module in named_modules(model):
-        for prefix, owner in ((path, module), (f"{path}.config".lstrip("."), config_of(module))):
+        for prefix, owner in ((path, module), (f"{path}.config".lstrip("."), getattr(module, "config", None))):
             state: dict[str, Any] | None = getattr(owner, "__dict__", None)
             if state is None or id(owner) in seen:
                 continue

@@ -25,9 +25,7 @@ from pytest_headswap.case.abstract_runs import ModeRun, mode_name, run_mode
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
 from pytest_headswap.case.sample_inputs import batch_size, stable_seed, with_batch_size
-from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.outputs import flatten_outputs
-from pytest_headswap.engine.swapping.swap import apply_plan
+from pytest_headswap.engine import Inputs, apply_plan, flatten_outputs
 
 _MAX_CLASSES, _MAX_BATCH_SIZE = 1000, 3  # few batch sizes: each one makes every operation a new one for the meta cache
 

@@ -34,11 +34,8 @@ from pytest_headswap.case.finding import CheckFailed
 from pytest_headswap.case.structure_snapshot import StructureSnapshot
 from pytest_headswap.case.training import modules_in_train_mode
 from pytest_headswap.case.value_snapshot import named_tensors
-from pytest_headswap.engine import HeadSwapError
-from pytest_headswap.engine.abstract.stand_ins import REGISTRIES, StandIns, substituted
-from pytest_headswap.engine.detection.search import detect_heads, detect_heads_in
-from pytest_headswap.engine.pytorch.modules import modules, named_modules
-from pytest_headswap.engine.pytorch.outputs import flatten_outputs
+from pytest_headswap.engine import HeadSwapError, StandIns, detect_heads, detect_heads_in, flatten_outputs, substituted
+from pytest_headswap.engine.pytorch import named_modules
 
 _MAX_COPIED_ELEMENTS = 2**9  # a copy omits the values of backbone tensors with more elements
 
@@ -153,8 +150,8 @@ def _break_cycles(copied: nn.Module, model: nn.Module) -> None:
 
 def _copies(copied: nn.Module, model: nn.Module) -> list[nn.Module]:
     """Return the modules of a copy, except those shared with the model: a module may return itself as its copy."""
-    own_ids = {id(module) for module in modules(model)}
-    return [module for module in modules(copied) if id(module) not in own_ids]
+    own_ids = {id(module) for module in model.modules()}
+    return [module for module in copied.modules() if id(module) not in own_ids]
 
 
 def _cannot_be_copied(case: Case) -> str:
@@ -169,7 +166,7 @@ def _cannot_be_copied(case: Case) -> str:
 def _without_large_tensors(case: Case) -> Iterator[None]:
     head = {id(tensor) for tensor in case.swap.parameters()}
     large = {id(tensor) for _, tensor in named_tensors(case.model) if tensor.numel() > _MAX_COPIED_ELEMENTS} - head
-    module_list = modules(case.model)
+    module_list = list(case.model.modules())
     with substituted(case.model, _WithoutLargeTensors(large), module_list):
         kinds: set[Any] = {type(module) for module in module_list}
         plain = all(map(_is_copied_as_torch_does, kinds))
@@ -212,7 +209,7 @@ def _kept_registries() -> frozenset[str]:
     return frozenset(module.__dict__) | {"_modules"}
 
 
-_REGISTRIES = {key: type(value) for key, value in nn.Module().__dict__.items() if key in REGISTRIES}
+_REGISTRIES = {key: type(value) for key, value in nn.Module().__dict__.items() if isinstance(value, (dict, set))}
 _KEPT_REGISTRIES = _kept_registries()
 _COPY_METHODS = ("__copy__", "__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
 
@@ -260,7 +257,7 @@ def _same_outputs(case: Case, loaded: nn.Module) -> None:
     loaded.eval()
     with case.seeded("forward"), torch.no_grad():
         try:
-            outputs = loaded(*case.inputs.args, **(case.inputs.kwargs or {}))
+            outputs = loaded(*case.inputs.args, **case.inputs.kwargs)
         except Exception as error:
             raise CheckFailed(f"a copy of the model cannot be run: {type(error).__name__}: {error}") from error
     copied = dict(flatten_outputs(outputs))

@@ -25,8 +25,7 @@ from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
 from pytest_headswap.case.tensor_names import head_names, names_by_identity
 from pytest_headswap.case.value_snapshot import bitwise_equal
-from pytest_headswap.engine import HeadSwapError
-from pytest_headswap.engine.swapping.swap import apply_plan
+from pytest_headswap.engine import HeadSwapError, apply_plan
 
 
 def state_dict(case: Case) -> str:

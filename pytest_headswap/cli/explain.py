@@ -65,8 +65,7 @@ _EVIDENCE = {
 def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
     """Return the heads of a model with notes of the engine and the zoo. Use the meta device if possible."""
     from pytest_headswap.case.skip_init import on_meta_if_possible
-    from pytest_headswap.engine import NoHeadError, find_heads
-    from pytest_headswap.engine.errors import ZOO_REFUSED
+    from pytest_headswap.engine import ZOO_REFUSED, NoHeadError, find_heads
 
     def find(model: nn.Module) -> tuple[nn.Module, Heads | NoHeadError]:
         inputs = spec.example_inputs(model) if spec.example_inputs is not None else None

@@ -1,14 +1,33 @@
-"""Find the classification head of a PyTorch model from its data flow, swap it, and undo the swap."""
+"""Find the classification head of a PyTorch model from its data flow, swap it, and undo the swap.
 
-from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run
-from pytest_headswap.engine.errors import REASONS, HeadSwapError, HeadSwapWarning, NoHeadError
+Other folders of the package import only the names below, and those of `engine.pytorch`.
+"""
+
+from pytest_headswap.engine.abstract.devices import AliasStandIns, on_fake_device, on_meta_device, on_real_device
+from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
+from pytest_headswap.engine.abstract.meta_cache import MetaInitContext, cached_meta_op
+from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run, meta_run_with_device_checks
+from pytest_headswap.engine.abstract.stand_ins import (
+    META,
+    TENSOR_KINDS,
+    StandIns,
+    preserve_global_state,
+    substituted,
+)
+from pytest_headswap.engine.dataflow.graph import Graph
+from pytest_headswap.engine.dataflow.recorder import record_with_device_checks
+from pytest_headswap.engine.detection.search import SearchResult, detect_heads, detect_heads_in
+from pytest_headswap.engine.errors import REASONS, ZOO_REFUSED, HeadSwapError, HeadSwapWarning, NoHeadError
 from pytest_headswap.engine.freezing.freeze import FrozenBackbone, freeze_backbone
-from pytest_headswap.engine.swapping.swap import Swap, find_heads, swap_head
+from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
+from pytest_headswap.engine.pytorch.outputs import flatten_outputs
+from pytest_headswap.engine.swapping.plan import SwapPlan, plan_swap
+from pytest_headswap.engine.swapping.swap import Swap, apply_plan, find_heads, swap_head
 from pytest_headswap.head import Head, Heads, Rejected
 
+# Public API
 __all__ = [
     "REASONS",
-    "AbstractRun",
     "FrozenBackbone",
     "Head",
     "HeadSwapError",
@@ -17,8 +36,38 @@ __all__ = [
     "NoHeadError",
     "Rejected",
     "Swap",
-    "abstract_run",
     "find_heads",
     "freeze_backbone",
     "swap_head",
+]
+
+# For the zoos, cases and checks of this package. These names may change in any version.
+__all__ += [
+    "META",
+    "TENSOR_KINDS",
+    "ZOO_REFUSED",
+    "AbstractRun",
+    "AliasStandIns",
+    "Graph",
+    "Inputs",
+    "MetaInitContext",
+    "SearchResult",
+    "StandIns",
+    "SwapPlan",
+    "abstract_run",
+    "apply_plan",
+    "cached_meta_op",
+    "detect_heads",
+    "detect_heads_in",
+    "flatten_outputs",
+    "infer_inputs",
+    "meta_run_with_device_checks",
+    "on_fake_device",
+    "on_meta_device",
+    "on_real_device",
+    "plan_swap",
+    "preserve_global_state",
+    "read_inputs",
+    "record_with_device_checks",
+    "substituted",
 ]

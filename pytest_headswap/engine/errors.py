@@ -37,6 +37,7 @@ REASONS: dict[str, str] = {
     "unsupported_model": "the model cannot be modified, for example because it is a script module",
     "not_a_module": "the model is not a torch.nn.Module",
     "forward_failed": "the model's forward raised an exception",
+    "leaked_tensor": "the model's forward stores a tensor where the engine cannot remove it",
 }
 """Meaning of each reason code. The errors page of the documentation explains each in detail."""
 

@@ -7,14 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap.harness.build_result import build_result, finding_message, swapped_heads
 from pytest_headswap.harness.failure_text import error_message, reason_code
 from pytest_headswap.harness.memory_budget import MemoryMeter
-from pytest_headswap.harness.options import (
-    CaseOptions,
-    make_case_options,
-    requested_checks,
-)
+from pytest_headswap.harness.options import make_case_options, requested_checks
 from pytest_headswap.harness.pytest_outcomes import apply_pytest_outcome, is_skip, is_xfail
 from pytest_headswap.harness.target import Target, resolve_target
 from pytest_headswap.results import Result
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
 
 def check_headswap(
     model: nn.Module | ModelSpec | str,
-    num_classes: int = 7,
+    num_classes: int = CaseOptions.num_classes,
     example_inputs: Any = None,
     *,
     checks: str | Iterable[str | Check] | None = None,
@@ -47,7 +44,7 @@ def check_headswap(
 
     Args:
         model: a module (restored afterwards), a `ModelSpec`, or `zoo:model` as text, such as `timm:resnet18`.
-        num_classes: class count of the new head.
+        num_classes: class count of the new head (7 by default).
         example_inputs: a tensor, a tuple or a mapping of keyword arguments, as for `swap_head`. None: inferred.
         checks: names of checks as a list or separated by commas, or your own `Check` objects. None: all checks.
         build_native: builds the model for a given class count, for `native_parity`.

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_headswap._case_options import AUTO, CaseOptions
 from pytest_headswap._numbers import as_count
 from pytest_headswap._text import did_you_mean, split_commas
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
 
-DEFAULT_NUM_CLASSES = 7
 EVIDENCE = ("auto", "abstract", "numeric")
 MAX_SHARDS = 10_000
-DEFAULT_TIMEOUT = 300
-AUTO = "auto"
 MIN_MEMORY = 64 * 2**20
 DEVICE_CHOICES = "auto, cpu, cuda, or cuda:N with a number"
 
@@ -29,22 +27,6 @@ class OptionError(ValueError):
     def __init__(self, message: str, page: str = "options") -> None:
         super().__init__(message)
         self.page = page
-
-
-@dataclass(frozen=True)
-class CaseOptions:
-    """The options that determine how a case is built."""
-
-    num_classes: int = DEFAULT_NUM_CLASSES
-    evidence: str = "auto"
-    device: str = "auto"
-    timeout: float = DEFAULT_TIMEOUT
-    memory_limit: str = AUTO
-
-    def flags(self) -> list[str]:
-        """Return the command-line options that set the same values; defaults are omitted."""
-        changed = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
-        return [f"--headswap-{name.replace('_', '-')}={getattr(self, name)}" for name in changed]
 
 
 @dataclass(frozen=True)
@@ -89,7 +71,7 @@ def parse_num_classes(value: Any, option_name: str) -> int:
     if number is None or number < 1:
         raise OptionError(
             f"{option_name} must be a positive whole number, not {value!r}: "
-            f"give the class count of the new heads, such as {DEFAULT_NUM_CLASSES}"
+            f"give the class count of the new heads, such as {CaseOptions.num_classes}"
         )
     return number
 
@@ -106,7 +88,7 @@ def parse_timeout(value: Any, option_name: str) -> float:
         seconds = 0.0
     if not 0 < seconds < math.inf:
         raise OptionError(
-            f"{option_name} must be a positive number of seconds, such as {DEFAULT_TIMEOUT}, not {value!r}"
+            f"{option_name} must be a positive number of seconds, such as {CaseOptions.timeout}, not {value!r}"
         )
     return int(seconds) if seconds == int(seconds) else seconds
 

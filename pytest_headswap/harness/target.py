@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap.harness.options import CaseOptions
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap.results.ids import DEFAULT_ZOO, CheckId, reproduce_command
 from pytest_headswap.zoo.registry import load_spec
 
@@ -43,9 +43,7 @@ class Target:
         from pytest_headswap.harness.memory_budget import resolve_memory_budget
 
         memory = resolve_memory_budget(options.memory_limit, workers=1).tensor_bytes
-        return build_case(
-            self.zoo, self.spec, options.num_classes, options.evidence, options.device, tensor_bytes=memory
-        )
+        return build_case(self.zoo, self.spec, options, tensor_bytes=memory)
 
 
 def resolve_target(

@@ -183,12 +183,13 @@ def _self_test() -> None:
     import torch
     from torch import nn
 
+    from pytest_headswap._case_options import CaseOptions
     from pytest_headswap.case.build import build_case
     from pytest_headswap.checks import run_check
     from pytest_headswap.zoo import ModelSpec
 
     spec = ModelSpec("self_test", lambda: nn.Linear(2, 2), lambda _: torch.zeros(2, 2))
-    case = build_case("headswap", spec, 3)
+    case = build_case("headswap", spec, CaseOptions(3))
     for check in ("output_shape", "gradient_flow"):
         if (error := run_check(check, case).exception) is not None:
             raise error

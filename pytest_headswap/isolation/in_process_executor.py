@@ -16,10 +16,10 @@ from pytest_headswap.harness.pytest_outcomes import apply_pytest_outcome
 from pytest_headswap.isolation.executor import BuildReply, CheckReply
 
 if TYPE_CHECKING:
+    from pytest_headswap._case_options import CaseOptions
     from pytest_headswap.case.case import Case
     from pytest_headswap.checks import Check
     from pytest_headswap.harness.memory_budget import MemoryBudget
-    from pytest_headswap.harness.options import CaseOptions
     from pytest_headswap.isolation.executor import OversizedModels
     from pytest_headswap.zoo import Zoo
 
@@ -72,17 +72,14 @@ class InProcessExecutor:
         from pytest_headswap.case.finding import ABSTRACT
         from pytest_headswap.engine import NoHeadError
 
-        options = self.options
         spec = zoo[model]
         if self.ignore_refusals:
             spec = replace(spec, skip_reason="")
         known_peak = self.oversized.get((zoo.name, model))
-        evidence = options.evidence if known_peak is None else ABSTRACT
+        options = self.options if known_peak is None else replace(self.options, evidence=ABSTRACT)
         self._meter = MemoryMeter()
         try:
-            case = build_case(
-                zoo.name, spec, options.num_classes, evidence, options.device, tensor_bytes=self.budget.tensor_bytes
-            )
+            case = build_case(zoo.name, spec, options, tensor_bytes=self.budget.tensor_bytes)
         except NoHeadError as error:
             return BuildReply(reason=error.reason, message=error.message)
         except KeyboardInterrupt:

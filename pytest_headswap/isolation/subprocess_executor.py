@@ -96,7 +96,7 @@ class SubprocessExecutor:
             return BuildReply()
 
     def _build(self) -> BuildReply:
-        from pytest_headswap.engine.errors import ZOO_REFUSED
+        from pytest_headswap.engine import ZOO_REFUSED
 
         reply = self._send(self._build_request, "while building the model")
         if reply.exception is not None:

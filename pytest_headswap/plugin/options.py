@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap._links import page
 from pytest_headswap._text import split_commas
 from pytest_headswap.harness.options import (
-    DEFAULT_NUM_CLASSES,
-    DEFAULT_TIMEOUT,
     DEVICE_CHOICES,
     EVIDENCE,
-    CaseOptions,
     OptionError,
     parse_device,
     parse_evidence,
@@ -49,10 +47,10 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("headswap_zoo", text.replace("; may be repeated", "; separate several by spaces"), "args", [])
     add("models", "GLOBS", "comma-separated globs of models to test; !glob excludes (default: all)")
     add("checks", "NAMES", "comma-separated checks to run (default: all)")
-    add("num-classes", "N", f"class count of the new heads (default: {DEFAULT_NUM_CLASSES})")
+    add("num-classes", "N", f"class count of the new heads (default: {CaseOptions.num_classes})")
     add("evidence", "KIND", f"kind of evidence: {', '.join(EVIDENCE)} (default: auto, numeric if memory allows)")
     add("device", "DEVICE", f"device for device_placement: {DEVICE_CHOICES} (default: auto, whatever is available)")
-    add("timeout", "SECONDS", f"time limit per model in seconds, for all its checks (default: {DEFAULT_TIMEOUT})")
+    add("timeout", "SECONDS", f"time limit per model in seconds, for all its checks (default: {CaseOptions.timeout})")
     add("memory-limit", "SIZE", "memory limit per model, such as 2.5GiB (default: the worker's share of free memory)")
     add("shard", "I/N", "shard of the models to run on this machine, such as 2/8 on the second of eight (default: all)")
     text = "TOML file (or a folder with one per zoo) that lists expected failures and their reasons (default: none)"

@@ -17,9 +17,9 @@ from pytest_headswap.expectations.update import RunScope
 from pytest_headswap.harness.options import OptionError, gpu_count
 
 if TYPE_CHECKING:
+    from pytest_headswap._case_options import CaseOptions
     from pytest_headswap.expectations.entry import Entry
     from pytest_headswap.expectations.toml_document import Document
-    from pytest_headswap.harness.options import CaseOptions
     from pytest_headswap.zoo.selection import Selection
 
 
@@ -44,7 +44,7 @@ def read_expectations(
     Raises:
         OptionError: a file or an option is invalid; the message says what to write instead.
     """
-    from pytest_headswap.engine.errors import ZOO_REFUSED
+    from pytest_headswap.engine import ZOO_REFUSED
 
     zoos = {zoo.name: zoo for zoo, _ in selected}
 

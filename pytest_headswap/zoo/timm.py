@@ -11,8 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from pytest_headswap.engine import Head
-from pytest_headswap.engine.abstract.meta_cache import MetaInitContext
+from pytest_headswap.engine import Head, MetaInitContext
 from pytest_headswap.zoo.spec import ModelSpec, Zoo
 
 BATCH = 2  # batch norm needs more than one sample in train mode

@@ -1,4 +1,4 @@
-"""Cases made of a model with a switch for each fault."""
+"""A fixture that builds cases of a model with switchable faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a case is built from: evidence by what memory allows, the smallest input, numbers that are always the same."""
+"""A case has the evidence that memory allows, the smallest input, and reproducible numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap.case.build import build_case
 from pytest_headswap.case.sample_inputs import (
     batch_size,
@@ -23,7 +24,7 @@ from pytest_headswap.zoo import ModelSpec
 
 
 class Net(nn.Module):
-    """Takes images of at least `least` pixels, and has one large layer."""
+    """A model with one large layer that accepts images of at least `least` pixels."""
 
     def __init__(self, least: int = 1) -> None:
         super().__init__()
@@ -33,13 +34,13 @@ class Net(nn.Module):
         self.fc = nn.Linear(256, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits."""
+        """Return logits."""
         assert x.shape[-1] >= self.least, f"{self.least} pixels at least"
         return self.fc(self.wide(self.stem(x).mean((2, 3))).relu())  # type: ignore[no-any-return]
 
 
 class OwnMemory(Net):
-    """Looks at its weights while it is built."""
+    """A model that reads its weights while it is built."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,54 +52,54 @@ def _images(_: nn.Module) -> torch.Tensor:
     return torch.zeros(2, 3, 320, 320)
 
 
-def test_large_parameters_lie_in_an_arena_and_the_new_head_does_not() -> None:
-    case = build_case("zoo", ModelSpec("net", Net, _images), 5)
+def test_only_parameters_of_the_backbone_share_a_weight_pool() -> None:
+    case = build_case("zoo", ModelSpec("net", Net, _images), CaseOptions(5))
     assert WEIGHT_POOLS.pool_of(case.model.get_parameter("wide.weight")) is not None
     assert WEIGHT_POOLS.pool_of(case.model.get_parameter("fc.weight")) is None
     assert (case.numeric, case.evidence) == (True, "numeric")
 
 
-def test_structure_needs_no_memory_and_keeps_the_input_as_it_ships() -> None:
-    case = build_case("zoo", ModelSpec("net", Net, _images), 5, "abstract")
+def test_abstract_evidence_needs_no_memory_and_keeps_the_input_size() -> None:
+    case = build_case("zoo", ModelSpec("net", Net, _images), CaseOptions(5, "abstract"))
     assert all(parameter.is_meta for parameter in case.model.parameters())
     assert (case.numeric, case.evidence, case.inputs.tensors()[0].shape[-1]) == (False, "abstract", 320)
 
 
 @pytest.mark.parametrize(("least", "size"), [(1, 64), (100, 128), (300, 320)])
-def test_numbers_are_computed_on_the_smallest_image_that_a_model_takes(least: int, size: int) -> None:
-    case = build_case("zoo", ModelSpec("net", lambda: Net(least), _images), 5)
+def test_numeric_evidence_uses_the_smallest_image_that_a_model_accepts(least: int, size: int) -> None:
+    case = build_case("zoo", ModelSpec("net", lambda: Net(least), _images), CaseOptions(5))
     assert case.inputs.tensors()[0].shape == (2, 3, size, size)
 
 
-def test_the_small_form_of_a_spec_is_used_for_numbers_alone() -> None:
+def test_the_small_variant_of_a_spec_is_used_only_for_numeric_evidence() -> None:
     small = ModelSpec("net", Net, lambda _: torch.zeros(2, 3, 16, 16), build_native=lambda count: nn.Linear(1, count))
     spec = ModelSpec("net", Net, _images, small_variant=lambda: small)
-    assert build_case("zoo", spec, 5).spec is small
-    assert build_case("zoo", spec, 5, "abstract").spec is spec
-    assert build_case("zoo", spec, 5, materialize=True).spec is spec
+    assert build_case("zoo", spec, CaseOptions(5)).spec is small
+    assert build_case("zoo", spec, CaseOptions(5, "abstract")).spec is spec
+    assert build_case("zoo", spec, CaseOptions(5), materialize=True).spec is spec
 
 
-def test_auto_is_content_with_structure_where_memory_does_not_allow_more_and_says_why() -> None:
+def test_auto_falls_back_to_abstract_evidence_with_a_reason_if_memory_is_short() -> None:
     spec = ModelSpec("net", OwnMemory, _images)
-    case = build_case("zoo", spec, 5, tensor_bytes=10**6)
+    case = build_case("zoo", spec, CaseOptions(5), tensor_bytes=10**6)
     assert (case.evidence, case.abstract_reason) == (
         "abstract",
         "real values would need 3 MiB of separate memory, more than the 1 MiB allowed",
     )
-    assert build_case("zoo", spec, 5, "numeric", tensor_bytes=10**6).evidence == "numeric"
-    assert build_case("zoo", ModelSpec("lean", Net, _images), 5, tensor_bytes=10**6).evidence == "numeric"
+    assert build_case("zoo", spec, CaseOptions(5, "numeric"), tensor_bytes=10**6).evidence == "numeric"
+    assert build_case("zoo", ModelSpec("lean", Net, _images), CaseOptions(5), tensor_bytes=10**6).evidence == "numeric"
     finding = run_check("state_dict", case)
     assert (finding.outcome, finding.message) == ("passed", case.abstract_reason)
 
 
-def test_a_model_with_memory_of_its_own_shares_nothing() -> None:
-    case = build_case("zoo", ModelSpec("net", Net, _images), 5, materialize=True)
+def test_a_materialized_model_shares_no_memory() -> None:
+    case = build_case("zoo", ModelSpec("net", Net, _images), CaseOptions(5), materialize=True)
     assert all(WEIGHT_POOLS.pool_of(parameter) is None for parameter in case.model.parameters())
     assert case.inputs.tensors()[0].shape[-1] == 320
     assert {run_check(name, case).outcome for name in ("output_shape", "frozen_backbone")} == {"passed"}
 
 
-def test_placeholders_become_random_numbers_and_what_has_meaning_stays() -> None:
+def test_only_constant_inputs_become_random_numbers() -> None:
     ids, mask = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.ones(2, 3, dtype=torch.long)
     boxes = torch.tensor([[0.0, 1.0], [0.5, 1.0]])
     given = Inputs((torch.zeros(2, 3), ids), {"mask": mask, "boxes": boxes})
@@ -111,7 +112,7 @@ def test_placeholders_become_random_numbers_and_what_has_meaning_stays() -> None
     assert not torch.equal(randomize(given, stable_seed("zoo", "other")).args[0], made.args[0])
 
 
-def test_the_first_sample_stays_and_its_companions_change() -> None:
+def test_the_first_sample_stays_and_the_others_change() -> None:
     given = Inputs((torch.randn(3, 4), torch.arange(12).reshape(3, 4), torch.tensor(2.0)))
     changed = with_other_samples_replaced(given, 0)
     for before, after in zip(given.args[:2], changed.args[:2], strict=True):
@@ -121,7 +122,7 @@ def test_the_first_sample_stays_and_its_companions_change() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_a_batch_can_have_another_size(batch: int) -> None:
+def test_the_batch_size_can_be_changed(batch: int) -> None:
     given = Inputs((torch.arange(6).reshape(2, 3), torch.tensor(1.0)), {"names": torch.zeros(7)})
     made = with_batch_size(given, batch)
     assert batch_size(made) == batch
@@ -130,7 +131,7 @@ def test_a_batch_can_have_another_size(batch: int) -> None:
     assert made.kwargs["names"].shape == (7,)
 
 
-def test_only_a_lone_image_is_made_smaller() -> None:
+def test_only_a_single_image_is_made_smaller() -> None:
     image = torch.zeros(2, 3, 128, 128)
     assert [made.tensors()[0].shape[-1] for made in smaller_images(Inputs((image,)))] == [64, 96]
     assert list(smaller_images(Inputs((image, image)))) == []
@@ -142,7 +143,7 @@ def test_only_a_lone_image_is_made_smaller() -> None:
     ]
 
 
-def test_a_model_without_a_head_is_not_built_again_with_memory() -> None:
+def test_a_model_without_a_head_is_built_only_once() -> None:
     built = []
 
     def build() -> nn.Module:
@@ -150,24 +151,24 @@ def test_a_model_without_a_head_is_not_built_again_with_memory() -> None:
         return nn.Sequential(nn.ReLU())
 
     with pytest.raises(NoHeadError):
-        build_case("zoo", ModelSpec("net", build, lambda _: torch.zeros(2, 8)), 5, "abstract")
+        build_case("zoo", ModelSpec("net", build, lambda _: torch.zeros(2, 8)), CaseOptions(5, "abstract"))
     assert built == ["once"]
 
 
 class HeadInTrainMode(nn.Module):
-    """Has its only head in train mode, where it computes with values."""
+    """A model whose only head runs in train mode and computes with values."""
 
     def __init__(self) -> None:
         super().__init__()
         self.fc = nn.Linear(8, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The input in eval mode, logits in train mode."""
+        """Return the input in eval mode, and logits in train mode."""
         if not self.training:
             return x
         return self.fc(x * (1.0 if x.sum().item() > 0 else 2.0))  # type: ignore[no-any-return]
 
 
-def test_where_a_mode_was_not_seen_for_lack_of_values_it_is() -> None:
-    case = build_case("zoo", ModelSpec("net", HeadInTrainMode, lambda _: torch.zeros(2, 8)), 5, "abstract")
+def test_a_model_whose_train_mode_needs_values_is_built_again() -> None:
+    case = build_case("zoo", ModelSpec("net", HeadInTrainMode, lambda _: torch.zeros(2, 8)), CaseOptions(5, "abstract"))
     assert [head.path for head in case.swap.heads] == ["fc"]

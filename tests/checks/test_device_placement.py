@@ -73,16 +73,16 @@ def test_a_dtype_that_the_model_as_built_does_not_support_is_named(make_case: Ma
 
 def test_a_head_in_the_wrong_dtype_fails(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case()
-    real = resize._make_tensor
-    monkeypatch.setattr(resize, "_make_tensor", lambda *args: nn.Parameter(real(*args).detach().float()))
+    real = resize.make_class_tensor
+    monkeypatch.setattr(resize, "make_class_tensor", lambda *args: nn.Parameter(real(*args).detach().float()))
     with pytest.raises(CheckFailed, match=r"in torch.bfloat16, the head has fc.weight in torch.float32"):
         check_on_device(case, CPU)
 
 
 def test_a_head_elsewhere_fails(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case()
-    real = resize._make_tensor
-    monkeypatch.setattr(resize, "_make_tensor", lambda *args: nn.Parameter(real(*args).detach().to("meta")))
+    real = resize.make_class_tensor
+    monkeypatch.setattr(resize, "make_class_tensor", lambda *args: nn.Parameter(real(*args).detach().to("meta")))
     with pytest.raises(CheckFailed, match=r"after a swap in a model on cpu, the head has fc.weight on meta"):
         check_on_device(case, CPU)
 

@@ -15,7 +15,6 @@ from torch import nn
 from pytest_headswap.case.case import Case
 from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import FrozenBackbone, Swap, freeze_backbone
-from pytest_headswap.engine.freezing import freeze
 from pytest_headswap.engine.swapping import resize, swap
 from pytest_headswap.engine.swapping.transaction import Transaction
 
@@ -27,15 +26,15 @@ Patch = pytest.MonkeyPatch
 
 
 def _new_tensors_on_the_cpu(patch: Patch) -> None:
-    real = resize._make_tensor
+    real = resize.make_class_tensor
     patch.setattr(
-        resize, "_make_tensor", lambda *args: nn.Parameter(torch.zeros(real(*args).shape, dtype=args[0].dtype))
+        resize, "make_class_tensor", lambda *args: nn.Parameter(torch.zeros(real(*args).shape, dtype=args[0].dtype))
     )
 
 
 def _new_tensors_in_float32(patch: Patch) -> None:
-    real = resize._make_tensor
-    patch.setattr(resize, "_make_tensor", lambda *args: nn.Parameter(real(*args).detach().float()))
+    real = resize.make_class_tensor
+    patch.setattr(resize, "make_class_tensor", lambda *args: nn.Parameter(real(*args).detach().float()))
 
 
 def _counts_are_left_alone(patch: Patch) -> None:
@@ -60,14 +59,22 @@ def _only_requires_grad_is_set(patch: Patch) -> None:
 
 
 def _freezing_is_not_verified(patch: Patch) -> None:
-    patch.setattr(freeze._FreezeVerifier, "verify", lambda *args: None)
+    """The engine verifies a model without the fault."""
+
+    def unverified(swap: Swap, inputs: Any = None) -> FrozenBackbone:
+        model: Any = swap.model
+        fault, model.fault = model.fault, ""
+        try:
+            return freeze_backbone(swap, inputs)
+        finally:
+            model.fault = fault
+
+    patch.setattr("pytest_headswap.case.case.freeze_backbone", unverified)
 
 
 def _a_layer_is_forgotten(patch: Patch) -> None:
-    real = freeze_backbone
-
     def forgetful(swap: Swap, inputs: Any = None) -> FrozenBackbone:
-        frozen = real(swap, inputs)
+        frozen = freeze_backbone(swap, inputs)
         swap.model.get_parameter("backbone.bias").requires_grad_()
         return frozen
 
@@ -75,11 +82,9 @@ def _a_layer_is_forgotten(patch: Patch) -> None:
 
 
 def _stale_gradients_are_left(patch: Patch) -> None:
-    real = freeze_backbone
-
     def careless(swap: Swap, inputs: Any = None) -> FrozenBackbone:
         left = {name: parameter.grad for name, parameter in swap.model.named_parameters()}
-        frozen = real(swap, inputs)
+        frozen = freeze_backbone(swap, inputs)
         for name, parameter in swap.model.named_parameters():
             parameter.grad = left[name]
         return frozen
@@ -88,18 +93,24 @@ def _stale_gradients_are_left(patch: Patch) -> None:
 
 
 def _eval_mode_does_not_stick(patch: Patch) -> None:
-    patch.setattr(freeze, "_override_train", lambda modules, _: [module.eval() for module in modules])
-    patch.setattr(freeze._FreezeVerifier, "verify", lambda *args: None)
-    patch.setattr(freeze._FreezeVerifier, "nondeterministic_nodes", lambda *args: [])
+    def freeze_once(swap: Swap, inputs: Any = None) -> FrozenBackbone:
+        frozen = freeze_backbone(swap, inputs)
+        for module in swap.model.modules():
+            module.__dict__.pop("train", None)
+        return frozen
+
+    patch.setattr("pytest_headswap.case.case.freeze_backbone", freeze_once)
 
 
 def _eval_mode_sticks_to_the_original_alone(patch: Patch) -> None:
-    def hold(modules: Any, _: type) -> None:
-        for module in modules:
-            module.training = False
-            module.__dict__["train"] = _Uncopied(module)
+    def freeze_without_copies(swap: Swap, inputs: Any = None) -> FrozenBackbone:
+        frozen = freeze_backbone(swap, inputs)
+        for module in swap.model.modules():
+            if "train" in module.__dict__:
+                module.__dict__["train"] = _Uncopied(module)
+        return frozen
 
-    patch.setattr(freeze, "_override_train", hold)
+    patch.setattr("pytest_headswap.case.case.freeze_backbone", freeze_without_copies)
 
 
 class _Uncopied:

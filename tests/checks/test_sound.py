@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, seed, settings
 
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap.case.build import build_case
 from pytest_headswap.case.finding import Finding
 from pytest_headswap.checks import CHECKS, run_check
@@ -19,7 +20,7 @@ BUILTIN = load_zoo("builtin")
 
 
 def _findings(spec: ModelSpec, evidence: str) -> dict[str, Finding]:
-    case = build_case("sound", spec, 7, evidence, "cpu")
+    case = build_case("sound", spec, CaseOptions(7, evidence, "cpu"))
     return {name: run_check(name, case) for name in CHECKS}
 
 
@@ -58,7 +59,9 @@ def test_checks_leave_a_model_and_the_random_state_as_they_are() -> None:
     expected = torch.rand(1), random.random()
     torch.manual_seed(3)
     random.seed(3)
-    case = build_case("sound", ModelSpec("mine", lambda: model, BUILTIN["train_only_aux"].example_inputs), 7)
+    case = build_case(
+        "sound", ModelSpec("mine", lambda: model, BUILTIN["train_only_aux"].example_inputs), CaseOptions()
+    )
     for name in CHECKS:
         assert run_check(name, case).outcome in ("passed", "skipped")
     case.swap.restore()
@@ -73,7 +76,7 @@ def test_checks_leave_a_model_and_the_random_state_as_they_are() -> None:
 
 def test_a_verdict_does_not_depend_on_what_ran_before() -> None:
     def numbers() -> list[torch.Tensor]:
-        case = build_case("sound", BUILTIN["seed_simple_cnn"], 7, "numeric", "cpu")
+        case = build_case("sound", BUILTIN["seed_simple_cnn"], CaseOptions(7, "numeric", "cpu"))
         return [*case.inputs.tensors(), *(value for value in case.training.gradients.values() if value is not None)]
 
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""The class-sized buffers of a new head hold what a fresh layer holds: statistics, masks and constants, never noise."""
+"""Class-sized buffers of a new head hold the values of a new layer: statistics, masks and constants, never noise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 
 
 class InClassSpace(nn.Module):
-    """Uses one buffer over the classes."""
+    """A model with one class-sized buffer."""
 
     def __init__(self, values: Tensor, *, multiply: bool = False) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class InClassSpace(nn.Module):
 
 
 class RunningScale(nn.Module):
-    """A layer of a user's: statistics over the classes, and no `reset_parameters`."""
+    """A custom layer with statistics per class and without `reset_parameters`."""
 
     def __init__(self, num_classes: int, start: float = 2.0) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def notes_of(model: nn.Module, count: int = 5, inputs: Tensor = X, **options: An
 
 
 @pytest.mark.parametrize("init", INITS)
-def test_a_batch_norm_without_weights_behind_the_head_begins_anew(init: str) -> None:
+def test_a_batch_norm_without_weights_after_the_head_is_reset(init: str) -> None:
     model = trained(model_with(nn.BatchNorm1d(10, affine=False)))
     swap, notes = notes_of(model, init=init)
     norm = model[3]
@@ -83,7 +83,7 @@ def test_a_batch_norm_without_weights_behind_the_head_begins_anew(init: str) -> 
     assert norm.num_batches_tracked == 12
 
 
-def test_a_convolutional_head_with_a_batch_norm_behind_it_begins_anew() -> None:
+def test_a_batch_norm_after_a_convolutional_head_is_reset() -> None:
     model: Any = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 10, 1), nn.BatchNorm2d(10, affine=False))
     images = torch.randn(4, 3, 5, 5) * 4
     trained(model, images)
@@ -101,7 +101,7 @@ def test_a_convolutional_head_with_a_batch_norm_behind_it_begins_anew() -> None:
     ],
     ids=["at random", "the bias", "whole columns"],
 )
-def test_the_new_head_of_a_pruned_one_is_not_pruned_and_a_warning_says_so(cut: Callable[[Any], None]) -> None:
+def test_replacing_a_pruned_head_warns_that_the_new_one_is_not_pruned(cut: Callable[[Any], None]) -> None:
     torch.manual_seed(0)
     fc = nn.Linear(16, 10)
     cut(fc)
@@ -113,7 +113,7 @@ def test_the_new_head_of_a_pruned_one_is_not_pruned_and_a_warning_says_so(cut: C
     assert [note.partition(" ")[0] for note in notes] == list(masks)
 
 
-def test_the_mask_of_a_pruned_head_is_not_taken_for_its_weight() -> None:
+def test_the_mask_of_a_pruned_head_is_not_mistaken_for_its_weight() -> None:
     fc = nn.Linear(16, 10, bias=False)
     prune.random_unstructured(fc, "weight", 0.5)
     model = model_with(fc=fc)
@@ -144,7 +144,7 @@ def test_the_mask_of_a_pruned_head_is_not_taken_for_its_weight() -> None:
         *("counts", "deviations", "log priors", "not a number", "a mask over logits"),
     ],
 )
-def test_constants_follow_and_everything_uncertain_is_named(
+def test_constants_are_extended_and_uncertain_values_are_named(
     values: Tensor, multiply: bool, expected: list[Any], is_certain: bool
 ) -> None:
     model = model_with(InClassSpace(values, multiply=multiply))
@@ -156,14 +156,14 @@ def test_constants_follow_and_everything_uncertain_is_named(
     assert model[3].values is values
 
 
-def test_a_layer_is_built_once_more_for_the_values_that_it_begins_with() -> None:
+def test_buffers_get_the_values_of_a_newly_built_layer() -> None:
     model = trained(model_with(RunningScale(10, start=3.0)))
     swap, notes = notes_of(model)
     assert swap.model[3].scale.tolist() == [3.0] * 5
     assert notes == []
 
 
-def test_where_an_argument_of_the_layer_is_unknown_its_fresh_values_are_named() -> None:
+def test_values_built_with_an_unknown_argument_are_named() -> None:
     class Forgetful(RunningScale):
         def __init__(self, num_classes: int, begin: float = 2.0) -> None:
             super().__init__(num_classes, begin)
@@ -174,7 +174,7 @@ def test_where_an_argument_of_the_layer_is_unknown_its_fresh_values_are_named() 
     assert [note.partition(" ")[0] for note in notes] == ["3.scale"]
 
 
-def test_values_that_a_layer_was_given_are_not_replaced_by_its_default() -> None:
+def test_values_passed_to_a_layer_are_not_replaced_by_its_default() -> None:
     class Weights(nn.Module):
         def __init__(self, num_classes: int = 10, weights: Tensor | None = None) -> None:
             super().__init__()
@@ -191,7 +191,7 @@ def test_values_that_a_layer_was_given_are_not_replaced_by_its_default() -> None
     assert len(notes) == 1
 
 
-def test_a_layer_whose_reset_leaves_a_buffer_out_does_not_leave_it_empty() -> None:
+def test_a_buffer_that_reset_parameters_skips_is_still_filled() -> None:
     class Biased(nn.Linear):
         def __init__(self) -> None:
             super().__init__(16, 10)
@@ -206,7 +206,7 @@ def test_a_layer_whose_reset_leaves_a_buffer_out_does_not_leave_it_empty() -> No
     assert model[2].prior.tolist() == [7.0] * 5
 
 
-def test_a_layer_that_assigns_its_statistics_anew_keeps_what_restore_needs() -> None:
+def test_restore_works_if_reset_parameters_assigns_new_tensors() -> None:
     class Assigning(nn.BatchNorm1d):
         def reset_running_stats(self) -> None:
             self.running_mean = torch.zeros(self.num_features)
@@ -223,7 +223,7 @@ def test_a_layer_that_assigns_its_statistics_anew_keeps_what_restore_needs() -> 
     assert model[3].running_var is new
 
 
-def test_a_reset_that_would_reach_the_backbone_is_not_called() -> None:
+def test_reset_parameters_is_not_called_if_it_would_change_the_backbone() -> None:
     class Whole(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -243,7 +243,7 @@ def test_a_reset_that_would_reach_the_backbone_is_not_called() -> None:
     assert torch.equal(model.body.weight, before)
 
 
-def test_an_integer_buffer_of_anchors_times_classes_follows() -> None:
+def test_an_integer_buffer_of_anchors_times_classes_is_resized() -> None:
     class Anchors(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -262,7 +262,7 @@ def test_an_integer_buffer_of_anchors_times_classes_follows() -> None:
 
 
 class Embedded(nn.Module):
-    """Compares features with one fixed vector a class."""
+    """Compare features with one fixed vector per class."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -274,7 +274,7 @@ class Embedded(nn.Module):
         return self.body(x) @ self.classes.T  # type: ignore[no-any-return]
 
 
-def test_fixed_class_vectors_are_refused_and_the_model_is_as_it_was() -> None:
+def test_fixed_class_vectors_are_refused_and_the_model_is_unchanged() -> None:
     model = Embedded()
     before = model.classes
     with pytest.raises(HeadSwapError, match="classes is the weight of the head but a buffer") as caught:
@@ -283,7 +283,7 @@ def test_fixed_class_vectors_are_refused_and_the_model_is_as_it_was() -> None:
     assert model.classes is before
 
 
-def test_fixed_class_vectors_take_the_values_that_a_function_gives() -> None:
+def test_a_function_can_fill_fixed_class_vectors() -> None:
     model = Embedded()
     vectors = torch.randn(5, 16)
     _, notes = notes_of(model, init=lambda _, tensor: tensor.copy_(vectors))
@@ -291,7 +291,7 @@ def test_fixed_class_vectors_take_the_values_that_a_function_gives() -> None:
     assert notes == []
 
 
-def test_a_function_that_initialises_is_not_given_statistics() -> None:
+def test_an_init_function_does_not_receive_statistics() -> None:
     model = trained(model_with(nn.BatchNorm1d(10)))
     seen: list[str] = []
 
@@ -305,7 +305,7 @@ def test_a_function_that_initialises_is_not_given_statistics() -> None:
 
 
 @pytest.mark.parametrize("norm", [spectral_norm, parametrizations.spectral_norm], ids=["by hook", "parametrised"])
-def test_the_norm_of_a_new_head_is_known_at_once(norm: Callable[[nn.Module], nn.Module]) -> None:
+def test_the_spectral_norm_of_a_new_head_is_computed_immediately(norm: Callable[[nn.Module], nn.Module]) -> None:
     torch.manual_seed(0)
     model = model_with(fc=norm(nn.Linear(16, 10)))
     _, notes = notes_of(model)
@@ -315,7 +315,7 @@ def test_the_norm_of_a_new_head_is_known_at_once(norm: Callable[[nn.Module], nn.
     assert notes == []
 
 
-def test_old_classes_carry_their_statistics_over() -> None:
+def test_class_map_copies_the_statistics_of_old_classes() -> None:
     model = trained(model_with(nn.BatchNorm1d(10)))
     old = model[3].running_var.clone()
     swap_head(model, 3, X, class_map={1: 7})
@@ -333,7 +333,7 @@ def test_old_classes_carry_their_statistics_over() -> None:
     ],
     ids=["batch norm", "a user's statistics", "values", "priors", "counts"],
 )
-def test_no_buffer_of_a_new_head_depends_on_chance(behind: Callable[[], nn.Module]) -> None:
+def test_buffers_of_a_new_head_are_never_random(behind: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model = trained(model_with(behind()))
     buffers = []

@@ -1,4 +1,4 @@
-"""A class count may be of any integer type, and a swap says in one line what it did."""
+"""A class count may have any integer type, and the repr of a swap is one line."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def test_every_integer_type_is_a_class_count(count: Any) -> None:
     ],
     ids=repr,
 )
-def test_what_is_no_whole_number_is_refused(count: Any) -> None:
+def test_a_count_that_is_not_a_whole_number_is_refused(count: Any) -> None:
     with pytest.raises(HeadSwapError, match="num_classes must be a whole number") as caught:
         swap_head(perceptron(), count, X)
     assert caught.value.reason == "bad_num_classes"
 
 
-def test_the_zero_of_numpy_takes_the_head_out() -> None:
+def test_a_numpy_zero_removes_the_head() -> None:
     model = perceptron()
     swap_head(model, np.int32(0), X)
     assert model(X).shape == (4, 16)
 
 
 @pytest.mark.parametrize("count", [np.int64(10), torch.tensor(10)], ids=repr)
-def test_a_stated_count_of_another_type_is_understood_and_keeps_its_type(count: Any) -> None:
+def test_a_declared_count_of_another_type_is_updated_and_keeps_its_type(count: Any) -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -74,14 +74,14 @@ def test_a_stated_count_of_another_type_is_understood_and_keeps_its_type(count: 
     [{np.int64(1): np.int64(7)}, np.array([2, 7, 3]), torch.tensor([2, 7, 3]), [None, torch.tensor(7)]],
     ids=repr,
 )
-def test_old_classes_are_named_by_every_integer_type(class_map: Any) -> None:
+def test_class_map_accepts_every_integer_type(class_map: Any) -> None:
     model = perceptron()
     old = model[2].weight.detach().clone()
     swap_head(model, 3, X, class_map=class_map)
     assert torch.equal(model[2].weight[1], old[7])
 
 
-def test_a_swap_of_several_heads_names_each() -> None:
+def test_the_repr_of_a_swap_names_each_head() -> None:
     class TwoOutputs(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -93,7 +93,7 @@ def test_a_swap_of_several_heads_names_each() -> None:
     assert repr(swap_head(TwoOutputs(), 7, X)) == "Swap(TwoOutputs: first 5 -> 7, second 5 -> 7)"
 
 
-def test_a_swap_reads_in_one_line_however_large_the_model_is() -> None:
+def test_the_repr_of_a_swap_is_one_line_for_any_model() -> None:
     spec = load_zoo("builtin")["residual"]
     assert spec.example_inputs is not None
     model = spec.build()
@@ -108,7 +108,7 @@ def test_a_swap_reads_in_one_line_however_large_the_model_is() -> None:
     )
 
 
-def test_many_heads_are_counted() -> None:
+def test_the_repr_counts_the_heads_it_does_not_list() -> None:
     class Many(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -122,7 +122,7 @@ def test_many_heads_are_counted() -> None:
     assert text.endswith(", and 5 more heads)")
 
 
-def test_the_text_of_a_swap_says_when_the_head_was_taken_out_or_added() -> None:
+def test_the_repr_of_a_swap_shows_a_removed_or_added_head() -> None:
     model = perceptron()
     assert repr(swap_head(model, 0, X)) == "Swap(Sequential: 2 10 -> 0)"
     gained: Any = nn.Sequential(nn.Linear(8, 16), nn.Identity())

@@ -1,4 +1,4 @@
-"""Models that return results instead of logits, and outputs in which nothing is."""
+"""Models that return results instead of logits, and empty outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 
 
 class Detector(nn.Module):
-    """Boxes, scores and class numbers of what scores more than `least`."""
+    """Return boxes, scores and class indices with a score above `least`."""
 
     def __init__(self, least: float) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Detector(nn.Module):
 
 
 @pytest.mark.parametrize("least", [0.0, 2.0], ids=["something is found", "nothing is found"])
-def test_a_detector_is_refused_and_the_way_to_go_works(least: float) -> None:
+def test_a_detector_is_refused_and_the_suggested_step_works(least: float) -> None:
     model = Detector(least)
     for call in (lambda: swap_head(model, 3, X), lambda: find_heads(model, X)):
         with pytest.raises(HeadSwapError, match=r"output\['labels'\].*call swap_head on the submodule") as caught:
@@ -43,7 +43,7 @@ def test_a_detector_is_refused_and_the_way_to_go_works(least: float) -> None:
 
 
 class Masked(Detector):
-    """Selects with a mask."""
+    """Select with a mask."""
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         best, labels = self.logits(self.features(x)).max(-1)
@@ -51,7 +51,7 @@ class Masked(Detector):
         return {"scores": best[kept], "labels": labels[kept]}
 
 
-def test_a_selection_with_a_mask_is_one_too() -> None:
+def test_a_selection_with_a_mask_is_decoded_output() -> None:
     with pytest.raises(HeadSwapError) as caught:
         swap_head(Masked(-100.0), 3, X)
     assert caught.value.reason == "decoded_output"
@@ -77,7 +77,7 @@ def test_a_selection_inside_the_backbone_does_not_hide_the_head() -> None:
     ],
     ids=["of the input", "of the batch", "in another shape", "put together", "flattened"],
 )
-def test_an_output_in_which_nothing_is_does_not_disturb_the_head(empty: object) -> None:
+def test_an_empty_output_does_not_affect_the_head(empty: object) -> None:
     class WithEmpty(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -92,7 +92,7 @@ def test_an_output_in_which_nothing_is_does_not_disturb_the_head(empty: object) 
     assert heads[0].outputs[0] == "output[0]"
 
 
-def test_a_model_that_returns_nothing_but_empty_tensors_has_no_head() -> None:
+def test_a_model_that_returns_only_empty_tensors_has_no_head() -> None:
     class Empty(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x[:, :0]

@@ -1,4 +1,4 @@
-"""The heads that are found are the layers that set the class dimension, whatever they are called."""
+"""The heads found are the layers that set the class dimension, whatever their names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pytest_headswap.engine import HeadSwapError, NoHeadError, find_heads
 from pytest_headswap.engine.dataflow.graph import ancestors
 from pytest_headswap.engine.dataflow.recorder import ALIASED_WRITE, record
+from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.zoo import load_zoo
 
 # path, kind, in_features, role, activation of each head of each model of the builtin zoo
@@ -51,7 +52,7 @@ EXPECTED = {
 WITHOUT_HEAD = {"encoder_without_head"}
 
 
-def test_every_model_of_the_builtin_zoo_is_expected_here() -> None:
+def test_every_model_of_the_builtin_zoo_is_listed_here() -> None:
     assert set(load_zoo("builtin").names) == EXPECTED.keys() | WITHOUT_HEAD
 
 
@@ -67,7 +68,7 @@ def test_exactly_the_expected_heads_are_found(name: str, device: str) -> None:
     assert found == EXPECTED[name]
 
 
-def test_a_head_says_which_output_it_reaches_and_what_it_is_made_of() -> None:
+def test_a_head_lists_its_outputs_and_tensors() -> None:
     spec = load_zoo("builtin")["batch_norm_behind"]
     (head,) = find_heads(spec.build(), torch.randn(2, 24))
     assert head.outputs == ("output",)
@@ -78,7 +79,7 @@ def test_a_head_says_which_output_it_reaches_and_what_it_is_made_of() -> None:
     assert "one entry per class, after the projection" in head.evidence[-1]
 
 
-def test_an_alias_is_reported_beside_the_path() -> None:
+def test_aliases_are_reported_in_addition_to_the_path() -> None:
     (head,) = find_heads(load_zoo("builtin")["alias"].build(), torch.randn(2, 24))
     assert head.aliases == ("fc",)
 
@@ -89,7 +90,7 @@ def test_the_layer_before_the_head_is_reported_as_rejected() -> None:
     assert "6.weight" in heads.rejected[0].reason
 
 
-def test_a_feature_output_beside_the_logits_is_no_head() -> None:
+def test_a_feature_output_next_to_the_logits_is_not_a_head() -> None:
     class Both(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -106,7 +107,7 @@ def test_a_feature_output_beside_the_logits_is_no_head() -> None:
     assert "fc.weight consumes" in heads.rejected[0].reason
 
 
-def test_one_head_written_into_a_slice_of_a_preallocated_tensor_is_found() -> None:
+def test_a_head_written_into_a_slice_of_a_preallocated_tensor_is_found() -> None:
     class InPlace(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -120,7 +121,7 @@ def test_one_head_written_into_a_slice_of_a_preallocated_tensor_is_found() -> No
     assert [head.path for head in find_heads(InPlace(), torch.randn(2, 8))] == ["fc"]
 
 
-def test_logits_that_are_reshaped_and_permuted_are_followed() -> None:
+def test_reshaped_and_permuted_logits_are_traced() -> None:
     class Shuffled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -141,7 +142,7 @@ def test_grouped_and_transposed_convolutions_are_heads() -> None:
     assert find_heads(transposed, torch.randn(2, 4, 5, 5))[0].path == "2"
 
 
-def test_similarity_to_another_input_is_no_head() -> None:
+def test_similarity_to_another_input_is_not_a_head() -> None:
     class TwoTowers(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -171,7 +172,7 @@ def test_residual_features_are_refused_as_a_backbone() -> None:
     assert any("stem" in sentence for sentence in caught.value.rejected)
 
 
-def test_concatenated_heads_are_refused_with_their_reason() -> None:
+def test_concatenated_heads_are_refused_with_a_reason() -> None:
     class OneForEachClass(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -196,7 +197,7 @@ def test_a_model_that_returns_no_tensor_is_refused() -> None:
     assert caught.value.reason == "no_tensor_output"
 
 
-def test_a_model_that_says_it_has_no_classes_does_not_lose_its_last_projection() -> None:
+def test_the_last_projection_of_a_model_that_declares_no_classes_is_kept() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 12))
     model.num_classes = 0  # type: ignore[assignment]
     with pytest.raises(NoHeadError) as caught:
@@ -204,7 +205,7 @@ def test_a_model_that_says_it_has_no_classes_does_not_lose_its_last_projection()
     assert caught.value.reason == "declared_headless"
 
 
-def test_train_mode_that_cannot_run_is_said_and_eval_mode_used() -> None:
+def test_a_note_says_that_train_mode_could_not_run() -> None:
     class EvalOnly(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -221,7 +222,7 @@ def test_train_mode_that_cannot_run_is_said_and_eval_mode_used() -> None:
 
 
 class WritesToParts(nn.Module):
-    """Writes logits into one part of a tensor and features into the other."""
+    """Write logits to one part of a tensor and features to the other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +238,7 @@ class WritesToParts(nn.Module):
 
 
 def test_parts_of_one_tensor_do_not_depend_on_each_other() -> None:
-    graph = record(WritesToParts(), torch.zeros(2, 8))
+    graph = record(WritesToParts(), Inputs((torch.zeros(2, 8),)))
     assert [node for node in graph.nodes if node.name == ALIASED_WRITE and len(node.outputs[0].shape) == 2] != []
     of_head, of_features = (
         {name for node in ancestors([value]) for item in node.inputs for name in item.names}

@@ -15,6 +15,7 @@ from torch.nn import functional
 from pytest_headswap.engine import HeadSwapError, freeze_backbone, swap_head
 from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.freezing import freeze
+from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.zoo import load_zoo
 
@@ -25,7 +26,7 @@ NAMES = [name for name in load_zoo("builtin").names if name not in ("encoder_wit
 def instance_norm() -> nn.Module:
     """With statistics, where the installed torch leaves them alone in eval mode: older ones write them back there."""
     norm = nn.InstanceNorm2d(4, track_running_stats=True)
-    return norm if not record(norm, torch.randn(2, 4, 3, 3)).mutated else nn.InstanceNorm2d(4)
+    return norm if not record(norm, Inputs((torch.randn(2, 4, 3, 3),))).mutated else nn.InstanceNorm2d(4)
 
 
 class Backbone(nn.Module):

@@ -1,4 +1,4 @@
-"""Every way to build a head: reparametrised, shared, wrapped, several times the class count, or far from a Linear."""
+"""Many kinds of heads: reparametrised, shared, wrapped, a multiple of the class count wide, or unlike a Linear."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pytest_headswap.engine import HeadSwapError, find_heads, swap_head
 
 
 def with_head(head: nn.Module) -> Any:
-    """A perceptron of 8 features, 16 hidden units and the given head."""
+    """Return a perceptron with 8 features, 16 hidden units and the given head."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), head)
 
 
 def swapped(model: Any, inputs: Any, count: int = 3, **options: Any) -> Any:
-    """The outputs after a swap in both modes; everything has to be finite, also after a second forward."""
+    """Return the outputs after a swap in both modes. Assert finite values, also after a second forward."""
     swap = swap_head(model, count, inputs, **options)
     for training in (True, False, True):
         outputs = model.train(training)(inputs)
@@ -34,7 +34,7 @@ def swapped(model: Any, inputs: Any, count: int = 3, **options: Any) -> Any:
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_weight_normalised_layer_stays_weight_normalised() -> None:
+def test_a_weight_normalised_head_stays_weight_normalised() -> None:
     model = with_head(parametrizations.weight_norm(nn.Linear(16, 5)))
     before = copy.deepcopy(model.state_dict())
     swap = swapped(model, X)
@@ -52,14 +52,14 @@ def test_a_weight_normalised_layer_stays_weight_normalised() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_the_older_weight_norm_is_kept_too() -> None:
+def test_the_older_weight_norm_is_kept() -> None:
     model = with_head(nn.utils.weight_norm(nn.Linear(16, 5)))
     swap = swapped(model, X)
     assert {"2.weight_g", "2.weight_v", "2.bias"} == set(swap.state_dict())
     assert model[2].weight.shape == (3, 16)
 
 
-def test_a_spectrally_normalised_layer_keeps_its_norm() -> None:
+def test_a_spectrally_normalised_head_keeps_its_norm() -> None:
     model = with_head(parametrizations.spectral_norm(nn.Linear(16, 5)))
     swap = swapped(model, X)
     assert "2.parametrizations.weight.0._u" in swap.state_dict()
@@ -69,7 +69,7 @@ def test_a_spectrally_normalised_layer_keeps_its_norm() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_the_older_spectral_norm_is_kept_too() -> None:
+def test_the_older_spectral_norm_is_kept() -> None:
     model = with_head(nn.utils.spectral_norm(nn.Linear(16, 5)))
     assert "2.weight_u" in swapped(model, X).state_dict()
 
@@ -106,7 +106,7 @@ def test_distances_to_prototypes_are_a_head() -> None:
     assert swap.model(X).shape == (4, 3)
 
 
-def test_a_custom_layer_without_reset_parameters_gets_sound_values() -> None:
+def test_a_custom_layer_without_reset_parameters_gets_finite_values() -> None:
     class Custom(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -141,9 +141,9 @@ def test_einsum_and_scaled_heads_are_found() -> None:
     assert swapped(Einsum(), X).heads[0].tensors == ("w",)
 
 
-def test_a_low_rank_adapter_beside_the_head_is_swapped_with_it() -> None:
+def test_a_low_rank_adapter_is_swapped_with_its_head() -> None:
     class Adapted(nn.Module):
-        """As PEFT wraps a layer: the base layer and two small matrices beside it."""
+        """A layer wrapped as in PEFT: the base layer and two small matrices."""
 
         def __init__(self, base: nn.Linear) -> None:
             super().__init__()
@@ -176,7 +176,7 @@ class TiedToEmbedding(nn.Module):
         return self.decoder(x) if self.by_layer else functional.linear(x, self.embed.weight)
 
 
-def test_a_head_tied_to_an_embedding_is_untied_and_said_to_be() -> None:
+def test_a_head_tied_to_an_embedding_is_untied_and_the_evidence_says_so() -> None:
     model, tokens = TiedToEmbedding(by_layer=True), torch.randint(0, 10, (2, 4))
     embedding = model.embed.weight
     swap = swap_head(model, 3, tokens)
@@ -188,7 +188,7 @@ def test_a_head_tied_to_an_embedding_is_untied_and_said_to_be() -> None:
     assert model.decoder.weight is model.embed.weight
 
 
-def test_an_embedding_that_is_itself_the_head_is_refused() -> None:
+def test_an_embedding_that_is_also_the_head_is_refused() -> None:
     with pytest.raises(HeadSwapError, match="give the head its own weight") as caught:
         swap_head(TiedToEmbedding(by_layer=False), 3, torch.randint(0, 10, (2, 4)))
     assert caught.value.reason == "unsupported_layer"
@@ -221,7 +221,7 @@ def test_anchors_times_classes_are_resized_as_a_whole() -> None:
     assert torch.equal(new[:, 2], old.view(6, 5, 3, 3, 3)[:, 1])
 
 
-def test_a_width_that_the_model_keeps_to_itself_is_refused_and_put_back() -> None:
+def test_a_swap_is_undone_if_the_model_stores_the_old_width_itself() -> None:
     class Hidden(Anchors):
         def __init__(self) -> None:
             super().__init__(5)
@@ -238,7 +238,7 @@ def test_a_width_that_the_model_keeps_to_itself_is_refused_and_put_back() -> Non
     assert model.conv.weight.shape == (30, 3, 3, 3)
 
 
-def test_logits_that_are_flattened_with_something_else_are_refused() -> None:
+def test_logits_flattened_together_with_another_dimension_are_refused() -> None:
     class Flat(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -252,7 +252,7 @@ def test_logits_that_are_flattened_with_something_else_are_refused() -> None:
     assert caught.value.reason == "composite"
 
 
-def test_a_swap_reaches_through_data_parallel_and_names_paths_from_outside() -> None:
+def test_paths_in_data_parallel_start_at_the_wrapper() -> None:
     inner = with_head(nn.Linear(16, 5))
     model = nn.DataParallel(inner)
     swap = swap_head(model, 3, X)
@@ -273,7 +273,7 @@ def test_a_compiled_model_is_swapped_and_recompiles() -> None:
     assert model(X).shape == (4, 5)
 
 
-def test_distributed_data_parallel_is_looked_into_and_its_swap_refused_with_the_remedy(tmp_path: Any) -> None:
+def test_distributed_data_parallel_is_searched_but_not_swapped(tmp_path: Any) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         model = nn.parallel.DistributedDataParallel(with_head(nn.Linear(16, 5)))
@@ -287,14 +287,14 @@ def test_distributed_data_parallel_is_looked_into_and_its_swap_refused_with_the_
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_script_module_is_refused_with_what_to_do() -> None:
+def test_a_script_module_is_refused_with_the_next_step() -> None:
     model = torch.jit.script(with_head(nn.Linear(16, 5)))
     with pytest.raises(HeadSwapError, match="then script it") as caught:
         swap_head(model, 3, X)
     assert caught.value.reason == "unsupported_model"
 
 
-def test_a_head_behind_reentrant_checkpointing_warns_with_the_remedy() -> None:
+def test_reentrant_checkpointing_of_the_head_warns_with_the_remedy() -> None:
     from torch.utils.checkpoint import checkpoint
 
     from pytest_headswap.engine import HeadSwapWarning
@@ -332,7 +332,7 @@ def test_quantised_weights_are_refused_before_anything_changes() -> None:
 
 
 class Boxes(nn.Module):
-    """Coordinates for each class, as in Faster R-CNN, with or without scores beside them."""
+    """Coordinates for each class, as in Faster R-CNN, with or without scores."""
 
     def __init__(self, scores: bool) -> None:
         super().__init__()
@@ -345,7 +345,7 @@ class Boxes(nn.Module):
         return [self.scores(x), *outputs] if self.scores is not None else outputs
 
 
-def test_coordinates_times_classes_follow_the_scores_beside_them() -> None:
+def test_coordinates_times_classes_are_resized_with_the_scores() -> None:
     model = Boxes(scores=True)
     swap = swap_head(model, 3, X)
     scores, boxes = model(X)
@@ -354,7 +354,7 @@ def test_coordinates_times_classes_follow_the_scores_beside_them() -> None:
     assert {head.path for head in swap.heads} == {"scores", "boxes"}
 
 
-def test_two_factors_of_one_layer_are_told_apart_by_the_declared_count_or_not_at_all() -> None:
+def test_only_the_declared_count_separates_two_factors_of_one_width() -> None:
     model: Any = Boxes(scores=False)
     with pytest.raises(HeadSwapError, match=r"set model\.num_classes") as caught:
         swap_head(model, 3, X)

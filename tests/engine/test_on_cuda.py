@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine import NoHeadError, find_heads, freeze_backbone, swap_head
-from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
+from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.zoo import load_zoo
 
@@ -26,7 +26,7 @@ def _on_cuda(inputs: Inputs, dtype: torch.dtype) -> Inputs:
 
 
 def _call(model: nn.Module, inputs: Inputs) -> Any:
-    return model(*inputs.args, **(inputs.kwargs or {}))
+    return model(*inputs.args, **inputs.kwargs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -36,7 +36,9 @@ def test_a_model_on_a_gpu_is_swapped_frozen_trained_and_given_back(name: str, dt
     spec = ZOO[name]
     assert spec.example_inputs is not None
     model = spec.build().to(CUDA, dtype)
-    inputs = _on_cuda(as_inputs(spec.example_inputs(model)), dtype)
+    given = read_inputs(spec.example_inputs(model))
+    assert given is not None
+    inputs = _on_cuda(given, dtype)
     was = {key: (id(value), value.detach().clone()) for key, value in model.state_dict(keep_vars=True).items()}
     random_numbers = torch.cuda.get_rng_state()
     try:

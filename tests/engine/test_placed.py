@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.abstract.devices import on_fake_device, on_meta_device, on_real_device
-from pytest_headswap.engine.pytorch.inputs import as_inputs
+from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import is_fake_tensor_limitation
 
 CUDA = torch.device("cuda:0")
@@ -17,7 +17,7 @@ CUDA = torch.device("cuda:0")
 
 def simulated_run(model: nn.Module, x: torch.Tensor, training: bool = False) -> Any:
     """One run on a simulated CUDA device."""
-    with on_fake_device(model, as_inputs(x), CUDA) as run:
+    with on_fake_device(model, Inputs((x,)), CUDA) as run:
         return run(training)
 
 

@@ -1,4 +1,4 @@
-"""Quantised models: a float head is swapped, and a quantised one is refused with a reason that is true."""
+"""Quantised models: a float head is swapped, a quantised one is refused with the true reason."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch announces the end of this way to quantise
+        warnings.simplefilter("ignore")  # torch deprecates this kind of quantisation
         yield
 
 
 class Static(nn.Module):
-    """Quantised as a whole, or up to its head."""
+    """A model that is quantised completely, or except for its head."""
 
     def __init__(self, *, float_head: bool) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def perceptron() -> Any:
     ],
     ids=["dynamic", "dynamic half", "recurrent", "static"],
 )
-def test_a_quantised_head_is_refused_and_the_next_step_is_named(model: Any, inputs: Tensor) -> None:
+def test_a_quantised_head_is_refused_with_the_next_step(model: Any, inputs: Tensor) -> None:
     quantised = model()
     before = {key: value for key, value in quantised.state_dict().items() if isinstance(value, torch.Tensor)}
     for call in (lambda: swap_head(quantised, 5, inputs), lambda: find_heads(quantised, inputs)):

@@ -1,6 +1,6 @@
-"""Ways in which head replacement fails in public trackers, each with what is wanted instead.
+"""Failures of head replacement that public issue trackers report, each with the expected behaviour.
 
-Those about layers, several heads, reparametrisation and wrappers stand in the tests of those; here are the rest.
+Failures with layers, several heads, reparametrisation and wrappers are in the tests of those.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pytest_headswap.engine import HeadSwapError, find_heads, swap_head
 X = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
 
 
-def test_control_flow_on_arguments_and_shapes_does_not_matter() -> None:
+def test_control_flow_on_arguments_and_shapes_is_supported() -> None:
     """vision#6817, pytorch#70485: symbolic tracing fails on it."""
 
     class Branches(nn.Module):
@@ -37,7 +37,7 @@ def test_control_flow_on_arguments_and_shapes_does_not_matter() -> None:
     assert model(X).shape == (2, 3)
 
 
-def test_the_width_is_the_one_that_was_observed_and_not_the_one_that_is_stated() -> None:
+def test_the_observed_width_counts_not_the_declared_one() -> None:
     """ghostnet: the reset used the width that an attribute stated."""
     model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 5))
     model.num_features = 99  # type: ignore[assignment]
@@ -47,8 +47,8 @@ def test_the_width_is_the_one_that_was_observed_and_not_the_one_that_is_stated()
     assert model[1].weight.shape == (3, 16)
 
 
-def test_an_edited_out_features_is_not_taken_for_a_new_head() -> None:
-    """Editing the attribute changes only the repr: weights are what is looked at."""
+def test_editing_out_features_does_not_change_the_head() -> None:
+    """Editing the attribute changes only the repr: the engine reads the weights."""
     model: Any = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 5))
     model[1].out_features = 3
     (head,) = find_heads(model, X)
@@ -57,7 +57,7 @@ def test_an_edited_out_features_is_not_taken_for_a_new_head() -> None:
     assert model(X).shape == (2, 3)
 
 
-def test_a_new_head_never_has_values_that_were_not_set() -> None:
+def test_every_value_of_a_new_head_is_initialised() -> None:
     """transformers#28122: an uninitialised head gave 1e37 and NaN losses."""
 
     class NoReset(nn.Module):
@@ -69,19 +69,19 @@ def test_a_new_head_never_has_values_that_were_not_set() -> None:
             return x @ self.weight.T
 
     for _ in range(20):
-        junk = torch.full((3000, 8), 1e37)  # so that freed memory holds something
+        junk = torch.full((3000, 8), 1e37)  # so that freed memory is not zero
         del junk
         model = NoReset()
         swap_head(model, 3000, X)
         assert model.weight.abs().max() < 1
 
 
-def test_the_last_layer_of_a_sequential_classifier_is_the_head_and_not_its_first() -> None:
+def test_the_head_of_a_sequential_classifier_is_its_last_layer() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Dropout(), nn.Linear(64, 5)))
     assert [head.path for head in find_heads(model, X)] == ["1.3"]
 
 
-def test_only_the_leaf_of_a_composite_head_changes() -> None:
+def test_only_the_last_layer_of_a_composite_head_changes() -> None:
     """timm#1816, deit#2: the rebuilt head lost its forward."""
 
     class Composite(nn.Module):
@@ -102,7 +102,7 @@ def test_only_the_leaf_of_a_composite_head_changes() -> None:
 
 
 class Detr(nn.Module):
-    """Queries, each with a class or none, and a box."""
+    """Queries, each with a class or no object, and a box."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -116,19 +116,19 @@ class Detr(nn.Module):
         return {"pred_logits": self.class_embed(x), "pred_boxes": self.bbox_embed(x).sigmoid()}
 
 
-def test_classes_and_boxes_of_queries_are_told_apart_by_the_user_and_never_guessed() -> None:
+def test_the_user_selects_between_classes_and_boxes_of_queries() -> None:
     model = Detr(10)
     with pytest.raises(HeadSwapError, match=r"'class_embed' .11 classes., 'bbox_embed.2' .4 classes.") as caught:
         swap_head(model, 3, X)
     assert caught.value.reason == "ambiguous"
-    swap_head(model, 4, X, head="class_embed")  # three classes, and none
+    swap_head(model, 4, X, head="class_embed")  # three classes and no object
     assert {name: tuple(value.shape) for name, value in model(X).items()} == {
         "pred_logits": (2, 7, 4),
         "pred_boxes": (2, 7, 4),
     }
 
 
-def test_the_count_of_a_squeezenet_follows_and_its_tail_stays() -> None:
+def test_the_count_of_a_squeezenet_is_updated_and_its_tail_stays() -> None:
     """vision#173."""
     torchvision = pytest.importorskip("torchvision")
     model = torchvision.models.squeezenet1_1(weights=None)
@@ -139,7 +139,7 @@ def test_the_count_of_a_squeezenet_follows_and_its_tail_stays() -> None:
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 3)
 
 
-def test_a_plain_tensor_with_one_entry_a_class_is_named_with_the_remedy() -> None:
+def test_the_error_for_a_plain_tensor_with_one_entry_per_class_names_the_remedy() -> None:
     class Weighted(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -182,13 +182,13 @@ def test_a_swap_in_inference_mode_gives_a_head_that_can_be_trained() -> None:
     assert not model[1].weight.is_inference()
 
 
-def test_a_sample_without_a_batch_is_followed_too() -> None:
+def test_a_sample_without_a_batch_dimension_is_traced() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 5))
     assert swap_head(model, 3, X[0]).heads[0].class_dim == 0
     assert model(X[0]).shape == (3,)
 
 
-def test_a_warning_points_to_the_line_that_swapped() -> None:
+def test_a_warning_points_to_the_call_of_swap_head() -> None:
     from pytest_headswap.engine import HeadSwapWarning
 
     class Cut(nn.Module):

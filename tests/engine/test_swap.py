@@ -1,4 +1,4 @@
-"""A swap gives every class output the new count, and can be taken back bit for bit."""
+"""A swap gives every class output the new count, and can be undone bit for bit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def built(name: str) -> tuple[Any, Any, str | None]:
 
 
 @pytest.mark.parametrize("name", WITH_HEAD)
-def test_real_outputs_follow_the_new_count_in_both_modes(name: str) -> None:
+def test_real_outputs_have_the_new_count_in_both_modes(name: str) -> None:
     model, inputs, path = built(name)
     swap = swap_head(model, 7, inputs, head=path)
     for training in (True, False):
@@ -51,7 +51,7 @@ def test_the_state_dict_equals_that_of_a_model_built_with_the_new_count(name: st
 
 
 @pytest.mark.parametrize("name", WITH_HEAD)
-def test_restore_brings_back_the_same_tensors_and_outputs(name: str) -> None:
+def test_restore_returns_the_same_tensors_and_outputs(name: str) -> None:
     model, inputs, path = built(name)
     model.eval()
     before = {key: (id(value), value.clone()) for key, value in (*model.named_parameters(), *model.named_buffers())}
@@ -71,7 +71,7 @@ def test_restore_brings_back_the_same_tensors_and_outputs(name: str) -> None:
         assert torch.equal(old, new)
 
 
-def test_restore_twice_changes_nothing_more() -> None:
+def test_a_second_restore_changes_nothing() -> None:
     model, inputs, _ = built("seed_simple_cnn")
     swap = swap_head(model, 7, inputs)
     swap.restore()
@@ -80,7 +80,7 @@ def test_restore_twice_changes_nothing_more() -> None:
     assert (model[6].bias == 3.0).all()
 
 
-def test_the_backbone_keeps_its_very_tensors() -> None:
+def test_the_backbone_keeps_its_tensor_objects() -> None:
     model, inputs, _ = built("residual")
     before = {name: id(value) for name, value in model.named_parameters()}
     swap = swap_head(model, 7, inputs)
@@ -111,7 +111,7 @@ def test_the_new_head_has_the_dtype_of_the_old_one(dtype: torch.dtype) -> None:
     assert {value.dtype for value in swap.parameters()} == {dtype}
 
 
-def test_a_head_gained_by_a_headless_model_has_the_dtype_of_the_backbone() -> None:
+def test_the_head_added_to_a_headless_model_has_the_dtype_of_the_backbone() -> None:
     model, inputs, _ = built("headless")
     model.half()
     swap = swap_head(model, 7, inputs.half())
@@ -126,7 +126,7 @@ def test_a_model_on_meta_stays_on_meta() -> None:
 
 
 @pytest.mark.parametrize("name", WITH_HEAD)
-def test_a_new_head_is_always_finite_and_not_all_zero(name: str) -> None:
+def test_a_new_head_is_finite_and_not_all_zero(name: str) -> None:
     model, inputs, path = built(name)
     swap = swap_head(model, 7, inputs, head=path)
     for key, value in swap.named_parameters():
@@ -150,7 +150,7 @@ def test_geometry_hooks_and_class_of_the_layer_are_kept() -> None:
     assert (layer.stride, layer.padding, layer.bias, layer.out_channels) == ((2, 2), (1, 1), None, 9)
 
 
-def test_counts_that_the_model_keeps_follow_and_come_back() -> None:
+def test_counts_that_the_model_stores_are_updated_and_restored() -> None:
     model, inputs, _ = built("distilled")
     swap = swap_head(model, 7, inputs)
     assert (model.num_classes, model.head.out_features, model.head_dist.out_features) == (7, 7, 7)
@@ -165,7 +165,7 @@ def test_a_square_head_keeps_its_input_width() -> None:
     assert model[0].out_features == 10
 
 
-def test_equal_values_are_not_taken_for_shared_parameters() -> None:
+def test_equal_values_are_not_mistaken_for_shared_parameters() -> None:
     model: Any = nn.Sequential(nn.Linear(8, 10), nn.Linear(10, 10))
     for parameter in model.parameters():
         nn.init.ones_(parameter)
@@ -194,7 +194,7 @@ def test_a_shared_head_weight_stays_shared() -> None:
     assert {name for name, _ in swap.named_parameters()} == {"a.weight", "a.bias", "b.bias"}
 
 
-def test_one_named_head_is_swapped_and_the_other_left_alone() -> None:
+def test_only_the_requested_head_is_swapped() -> None:
     model, inputs, _ = built("seed_two_heads")
     other = model.head2.weight
     swap_head(model, 3, inputs, head="head1")
@@ -203,7 +203,7 @@ def test_one_named_head_is_swapped_and_the_other_left_alone() -> None:
     assert model.head2.weight is other
 
 
-def test_heads_of_different_counts_are_never_guessed_between() -> None:
+def test_several_heads_with_different_counts_are_ambiguous() -> None:
     model, inputs, _ = built("seed_two_heads")
     with pytest.raises(HeadSwapError, match=r"'head1' .5 classes., 'head2' .2 classes.") as caught:
         swap_head(model, 3, inputs)
@@ -216,7 +216,7 @@ def test_the_declared_count_decides_between_heads_of_different_counts() -> None:
     assert [head.path for head in swap_head(model, 3, inputs).heads] == ["head2"]
 
 
-def test_an_unknown_head_is_refused_with_those_that_exist() -> None:
+def test_the_error_for_an_unknown_head_lists_the_existing_ones() -> None:
     model, inputs, _ = built("seed_two_heads")
     with pytest.raises(HeadSwapError, match=r"no head at 'fc'.*'head1'") as caught:
         swap_head(model, 3, inputs, head="fc")
@@ -224,7 +224,7 @@ def test_an_unknown_head_is_refused_with_those_that_exist() -> None:
 
 
 @pytest.mark.parametrize("count", [-1, True, "7", 7.0, None])
-def test_a_class_count_that_is_none_is_refused(count: Any) -> None:
+def test_an_invalid_class_count_is_refused(count: Any) -> None:
     model, inputs, _ = built("seed_simple_cnn")
     with pytest.raises(HeadSwapError, match="num_classes must be a whole number") as caught:
         swap_head(model, count, inputs)
@@ -232,21 +232,21 @@ def test_a_class_count_that_is_none_is_refused(count: Any) -> None:
     assert model(inputs).shape == (2, 10)
 
 
-def test_what_is_not_a_module_is_refused() -> None:
+def test_a_model_that_is_not_a_module_is_refused() -> None:
     with pytest.raises(HeadSwapError, match=r"must be a torch.nn.Module, not function") as caught:
         swap_head(lambda x: x, 3, torch.randn(2, 8))  # type: ignore[arg-type]
     assert caught.value.reason == "not_a_module"
 
 
 @pytest.mark.parametrize("inputs", ["text", 3, (), {}, {1: torch.zeros(1)}, object()])
-def test_inputs_that_hold_no_tensor_are_refused(inputs: Any) -> None:
+def test_inputs_without_a_tensor_are_refused(inputs: Any) -> None:
     model, _, _ = built("seed_simple_cnn")
     with pytest.raises(HeadSwapError) as caught:
         swap_head(model, 3, inputs)
     assert caught.value.reason == "bad_inputs"
 
 
-def test_inputs_of_the_wrong_shape_are_an_error_that_names_both() -> None:
+def test_the_error_for_inputs_of_the_wrong_shape_names_the_shape() -> None:
     model, _, _ = built("seed_simple_cnn")
     with pytest.raises(HeadSwapError, match=r"Sequential.forward raised RuntimeError.*\(2, 5\)") as caught:
         swap_head(model, 3, torch.randn(2, 5))
@@ -254,9 +254,9 @@ def test_inputs_of_the_wrong_shape_are_an_error_that_names_both() -> None:
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-def test_a_model_whose_outputs_do_not_follow_is_put_back() -> None:
+def test_a_swap_is_undone_if_the_outputs_keep_the_old_count() -> None:
     class Stubborn(nn.Module):
-        """Pads its logits to a width that it keeps to itself."""
+        """Pad the logits to a width that the model stores."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -275,7 +275,7 @@ def test_a_model_whose_outputs_do_not_follow_is_put_back() -> None:
     assert model.fc.out_features == 5
 
 
-def test_the_same_count_is_a_new_head_too() -> None:
+def test_swapping_to_the_same_count_gives_a_new_head() -> None:
     model, inputs, _ = built("seed_simple_cnn")
     old = model[6].weight
     swap_head(model, 10, inputs)
@@ -316,7 +316,7 @@ def test_errors_survive_pickling() -> None:
     assert str(again) == str(error)
 
 
-def test_an_error_as_text_ends_with_the_page_that_explains_it() -> None:
+def test_the_text_of_an_error_ends_with_a_link_to_its_explanation() -> None:
     error = HeadSwapError("no_inputs", "pass example_inputs")
     assert str(error) == f"[no_inputs] pass example_inputs\nSee {DOCS}errors/#no_inputs"
     assert DOCS not in error.message

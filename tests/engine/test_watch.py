@@ -12,7 +12,7 @@ from pytest_headswap.case.abstract_runs import run_modes
 from pytest_headswap.engine import abstract_run
 from pytest_headswap.engine.abstract.run import meta_run_with_device_checks
 from pytest_headswap.engine.dataflow.recorder import record_with_device_checks
-from pytest_headswap.engine.pytorch.inputs import as_inputs
+from pytest_headswap.engine.pytorch.inputs import Inputs
 
 
 class Doing(nn.Module):
@@ -32,11 +32,11 @@ class Doing(nn.Module):
 
 def _met(action: Callable[[Doing, torch.Tensor], torch.Tensor]) -> tuple[str, ...]:
     model = Doing(action)
-    run, graph = record_with_device_checks(model, torch.randn(2, 8))
+    run, graph = record_with_device_checks(model, Inputs((torch.randn(2, 8),)))
     assert run.tensor_kind == graph.tensor_kind == "meta"
     assert (
         run.device_mixes
-        == meta_run_with_device_checks(model, as_inputs(torch.randn(2, 8)), training=False).device_mixes
+        == meta_run_with_device_checks(model, Inputs((torch.randn(2, 8),)), training=False).device_mixes
     ), "recorded or not"
     assert run.device_mixes is not None
     assert bool((model.loose == 1).all())
@@ -91,18 +91,18 @@ def test_what_a_device_refuses_is_noted(name: str) -> None:
 
 
 def test_what_leaves_the_device_is_on_the_cpu() -> None:
-    run, _ = record_with_device_checks(Doing(lambda m, x: x.cpu()), torch.randn(2, 8))
+    run, _ = record_with_device_checks(Doing(lambda m, x: x.cpu()), Inputs((torch.randn(2, 8),)))
     assert run.outputs.device.type == "cpu"
 
 
 def test_a_model_that_asks_for_values_is_not_watched_but_run_in_the_ordinary_ways() -> None:
     model = Doing(lambda m, x: x if x.sum().item() > 0 else -x)
     with pytest.raises(Exception, match="meta"):
-        record_with_device_checks(model, torch.randn(2, 8))
-    run = run_modes(model, as_inputs(torch.randn(2, 8)))[False].run
+        record_with_device_checks(model, Inputs((torch.randn(2, 8),)))
+    run = run_modes(model, Inputs((torch.randn(2, 8),)))[False].run
     assert run is not None
     assert (run.tensor_kind, run.device_mixes) == ("real", None)
 
 
 def test_without_watching_nothing_is_said() -> None:
-    assert abstract_run(Doing(lambda m, x: x + torch.ones(3)), torch.randn(2, 8)).device_mixes is None
+    assert abstract_run(Doing(lambda m, x: x + torch.ones(3)), Inputs((torch.randn(2, 8),))).device_mixes is None

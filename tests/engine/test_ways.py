@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_headswap.engine import HeadSwapError, abstract_run, find_heads, swap_head
+from pytest_headswap.engine.pytorch.inputs import Inputs
 
 
 class Shapes(nn.Module):
@@ -121,5 +122,5 @@ def test_the_attention_of_torch_is_seen_through_in_every_way() -> None:
 def test_a_chosen_way_is_the_only_one_that_is_tried() -> None:
     model: Any = Values()
     with pytest.raises(HeadSwapError):
-        abstract_run(model, torch.randn(2, 3, 8), tensor_kinds=("meta",))
-    assert abstract_run(model, torch.randn(2, 3, 8), tensor_kinds=("real",)).tensor_kind == "real"
+        abstract_run(model, Inputs((torch.randn(2, 3, 8),)), tensor_kinds=("meta",))
+    assert abstract_run(model, Inputs((torch.randn(2, 3, 8),)), tensor_kinds=("real",)).tensor_kind == "real"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pytest_headswap import Case, ModelSpec
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap.case import build as case_build
 from pytest_headswap.results import Result, read_journal
 
@@ -89,12 +90,11 @@ def test_evidence_and_device_reach_the_case_the_journal_and_the_repro_command(
 ) -> None:
     asked = project.path / "asked.txt"
 
-    def build_case(
-        zoo: str, spec: ModelSpec, num_classes: int, evidence: str = "", device: str = "", tensor_bytes: int = 0
-    ) -> Case:
+    def build_case(zoo: str, spec: ModelSpec, options: CaseOptions, tensor_bytes: int = 0) -> Case:
         with asked.open("a", encoding="utf-8") as file:
-            file.write(f"{zoo} {num_classes} {evidence} {device}\n" if zoo == "testzoo" else "")
-        return build(zoo, spec, num_classes)
+            line = f"{zoo} {options.num_classes} {options.evidence} {options.device}\n"
+            file.write(line if zoo == "testzoo" else "")
+        return build(zoo, spec, CaseOptions(options.num_classes))
 
     build = case_build.build_case
     monkeypatch.setattr(case_build, "build_case", build_case)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap.case.build import build_case
 from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import NoHeadError
@@ -43,7 +44,7 @@ LEFT_OUT = {"round_trip": "the copy was run abstractly, because the model is lar
     ("zoo", "model"), [*(("timm", name) for name in TIMM), *(("torchvision", name) for name in TORCHVISION)]
 )
 def test_every_check_passes(zoo: str, model: str) -> None:
-    case = build_case(zoo, load_zoo(zoo)[model], 7)
+    case = build_case(zoo, load_zoo(zoo)[model], CaseOptions())
     findings = {name: run_check(name, case) for name in CHECKS}
     assert {name: finding.message for name, finding in findings.items() if finding.outcome != "passed"} == {}
     assert {name: finding.message for name, finding in findings.items() if finding.message} == (
@@ -76,7 +77,7 @@ def test_torchvision_zoo_covers_every_namespace() -> None:
 
 def test_optical_flow_models_are_refused() -> None:
     with pytest.raises(NoHeadError, match="raft_small: optical flow has no classes") as caught:
-        build_case("torchvision", load_zoo("torchvision")["raft_small"], 7)
+        build_case("torchvision", load_zoo("torchvision")["raft_small"], CaseOptions())
     assert caught.value.reason == "zoo_refused"
 
 

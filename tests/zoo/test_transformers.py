@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap.case.build import build_case
 from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import NoHeadError, swap_head
@@ -55,7 +56,7 @@ def slices_need_a_driver() -> bool:
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_every_check_passes(name: str) -> None:
-    case = build_case("transformers", load_zoo("transformers")[name], 7)
+    case = build_case("transformers", load_zoo("transformers")[name], CaseOptions())
     findings = {check: run_check(check, case) for check in CHECKS}
     for check, finding in findings.items():
         expected = EXPECTED.get((name, check), ("passed", ""))
@@ -107,7 +108,7 @@ def test_listing_models_imports_no_modeling_module() -> None:
 def test_evidence_names_the_kind_of_tensors() -> None:
     zoo = load_zoo("transformers")
     evidence = {
-        name: build_case("transformers", zoo[name], 7, "abstract").evidence
+        name: build_case("transformers", zoo[name], CaseOptions(7, "abstract")).evidence
         for name in ("ViTForImageClassification", "LlamaForSequenceClassification", "BartForSequenceClassification")
     }
     assert list(evidence.values()) == ["abstract", "abstract, fake tensors", "abstract, real tensors"]
@@ -130,7 +131,7 @@ def test_every_classification_class_is_listed_once() -> None:
 def test_models_that_cannot_be_built_here_are_refused(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pytest_headswap.zoo.transformers.find_spec", lambda _: None)
     with pytest.raises(NoHeadError, match=text) as caught:
-        build_case("transformers", load_zoo("transformers")[name], 7)
+        build_case("transformers", load_zoo("transformers")[name], CaseOptions())
     assert caught.value.reason == "zoo_refused"
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from pytest_headswap.engine.abstract.meta_cache import cached_meta_op
-from pytest_headswap.engine.pytorch.inputs import map_tensors
 from pytest_headswap.engine.pytorch.internals import (
     TorchDispatchMode,
     is_view,
+    map_tensors,
     mutated_tensors,
     op_name,
     tensors_of_call,

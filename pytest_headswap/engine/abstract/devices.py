@@ -55,7 +55,7 @@ def on_fake_device(model: nn.Module, inputs: Inputs, device: torch.device) -> It
 
     def run(training: bool) -> Any:
         model.train(training)
-        return model(*forward_inputs.args, **(forward_inputs.kwargs or {}))
+        return model(*forward_inputs.args, **forward_inputs.kwargs)
 
     with ExitStack() as stack:
         stack.enter_context(substituted(model, stand_ins))

@@ -9,7 +9,6 @@ import inspect
 import itertools
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ from torch import nn
 from pytest_headswap.engine.abstract.run import abstract_run
 from pytest_headswap.engine.abstract.stand_ins import META, REAL, TENSOR_KINDS
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
+from pytest_headswap.engine.pytorch.inputs import Inputs
 
 BATCH = 2  # batch norm needs more than one sample in train mode
 _IMAGE_SIZES = (224, 32, 64, 28, 96, 128, 256, 299, 384, 512, 112, 160, 192, 240, 288, 320, 331, 448, 48, 16, 8)
@@ -31,17 +30,15 @@ _MAX_REAL_BYTES = 2**25  # largest candidate for real arithmetic; its activation
 _MAX_REAL_SECONDS = 30.0  # time limit for candidates with real arithmetic
 
 
-def infer_inputs(model: nn.Module, example_inputs: Any = None) -> Inputs:
-    """Return the given inputs, or inferred ones: zeros on the device and in the dtype of the model.
+def infer_inputs(model: nn.Module) -> Inputs:
+    """Return inputs on which the model runs in eval mode, and if possible also in train mode.
 
-    Inferred inputs work in eval mode, and if possible also in train mode.
+    They are zeros on the device and in the dtype of the model.
 
     Raises:
-        HeadSwapError: `bad_inputs` if the given inputs cannot be read, `no_inputs` if none could be inferred. Any
-            other code means that the model cannot run on any input.
+        HeadSwapError: `no_inputs` if none could be inferred. Any other code means that the model cannot run on any
+            input.
     """
-    if example_inputs is not None:
-        return as_inputs(example_inputs)
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
     dtype = parameter.dtype if parameter is not None else torch.get_default_dtype()
@@ -106,8 +103,7 @@ def _limited_candidates(
 ) -> Iterator[Inputs]:
     """Yield the candidates to try with one kind of tensors. Real arithmetic is limited in memory and time."""
     deadline = time.monotonic() + _MAX_REAL_SECONDS
-    for candidate in itertools.islice(_candidates(model, dtype), _MAX_ATTEMPTS):
-        inputs = as_inputs(candidate)
+    for inputs in itertools.islice(_candidates(model, dtype), _MAX_ATTEMPTS):
         if tensor_kind == REAL:
             if device.type == "meta" or time.monotonic() > deadline:
                 return
@@ -123,12 +119,12 @@ def _materialize(inputs: Inputs, device: torch.device) -> Inputs:
     )
 
 
-def _candidates(model: nn.Module, dtype: torch.dtype) -> Iterator[Any]:
+def _candidates(model: nn.Module, dtype: torch.dtype) -> Iterator[Inputs]:
     """Yield candidates, the most likely first: meta tensors, or the dummy inputs of the model."""
     yield from _declared_inputs(model, dtype)
     required = _required_arguments(model)
     if "input_ids" in required:
-        yield {"input_ids": torch.empty(BATCH, _NUM_TOKENS, dtype=torch.long, device="meta")}
+        yield Inputs(kwargs={"input_ids": torch.empty(BATCH, _NUM_TOKENS, dtype=torch.long, device="meta")})
     if len(required) > 1:
         return  # The matching shapes of several inputs cannot be inferred.
     seen: set[tuple[int, ...]] = set()
@@ -139,28 +135,32 @@ def _candidates(model: nn.Module, dtype: torch.dtype) -> Iterator[Any]:
             continue
         seen.add(shape)
         if shape[0] < 0:  # marks indices
-            yield torch.empty(-shape[0], *shape[1:], dtype=torch.long, device="meta")
+            yield _meta_input((-shape[0], *shape[1:]), torch.long)
         else:
-            yield torch.empty(shape, dtype=dtype, device="meta")
+            yield _meta_input(shape, dtype)
 
 
-def _declared_inputs(model: nn.Module, dtype: torch.dtype) -> Iterator[Any]:
+def _meta_input(shape: tuple[int, ...], dtype: torch.dtype) -> Inputs:
+    return Inputs((torch.empty(shape, dtype=dtype, device="meta"),))
+
+
+def _declared_inputs(model: nn.Module, dtype: torch.dtype) -> Iterator[Inputs]:
     """Yield the inputs that the model declares: dummy inputs, or the input size in its configuration."""
     try:
         dummy = getattr(model, "dummy_inputs", None)
     except Exception:  # noqa: BLE001 - a property of the model may raise anything
         dummy = None
     if isinstance(dummy, Mapping) and any(isinstance(value, torch.Tensor) for value in dummy.values()):
-        yield dict(dummy)
+        yield Inputs(kwargs=dict(dummy))
     for name in ("pretrained_cfg", "default_cfg", "config"):
         config = getattr(model, name, None)
         get = config.get if isinstance(config, Mapping) else (lambda key, config=config: getattr(config, key, None))
         size = get("input_size")
         if isinstance(size, (tuple, list)) and all(isinstance(item, int) and item > 0 for item in size):
-            yield torch.empty(BATCH, *size, dtype=dtype, device="meta")
+            yield _meta_input((BATCH, *size), dtype)
         image, channels = get("image_size"), get("num_channels")
         if isinstance(image, int) and isinstance(channels, int) and min(image, channels) > 0:
-            yield torch.empty(BATCH, channels, image, image, dtype=dtype, device="meta")
+            yield _meta_input((BATCH, channels, image, image), dtype)
 
 
 def _required_arguments(model: nn.Module) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ containers. All writes in forward go there. The originals are always restored, a
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from pytest_headswap.engine.abstract.stand_ins import (
     substituted,
 )
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
+from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import (
     disable_fused_kernels,
     fake_tensor_mode,
@@ -66,7 +67,7 @@ RecorderFactory = Callable[["StandIns", Sequence[tuple[str, nn.Module]], Execute
 
 def abstract_run(
     model: nn.Module,
-    example_inputs: Any,
+    inputs: Inputs,
     *,
     training: bool = False,
     tensor_kinds: Sequence[str] = TENSOR_KINDS,
@@ -80,7 +81,7 @@ def abstract_run(
 
     Args:
         model: the model.
-        example_inputs: as for `find_heads`; required.
+        inputs: the arguments of forward.
         training: True for train mode.
         tensor_kinds: kinds of tensors to try, in order, until one succeeds.
         context: takes the stand-ins and returns a context manager that wraps forward.
@@ -93,7 +94,6 @@ def abstract_run(
     Raises:
         HeadSwapError: `forward_failed`, with the exception of the model as `__cause__`.
     """
-    inputs = as_inputs(example_inputs)
     last_error: Exception | None = None
     for tensor_kind in tensor_kinds:
         if tensor_kind == REAL and any(tensor.is_meta for tensor in (*model.parameters(), *inputs.tensors())):
@@ -159,7 +159,8 @@ def _run(
             stack.enter_context(recorder(stand_ins, named, execute))
         elif device_mode is not None:
             stack.enter_context(device_mode)
-        outputs = model(*forward_inputs.args, **(forward_inputs.kwargs or {}))
+        # in a copy of the context: values of context variables that forward sets are dropped with it
+        outputs = contextvars.copy_context().run(model, *forward_inputs.args, **forward_inputs.kwargs)
         device_mixes = tuple(device_mode.device_mixes) if device_mode is not None and check_devices else None
         return AbstractRun(outputs, dict(parameters_of(named)), model_stand_ins, tensor_kind, device_mixes)
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pytest_headswap.engine.abstract.surroundings import Surroundings
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.internals import as_parameter, initialized_cuda_devices
 from pytest_headswap.engine.pytorch.modules import modules
@@ -20,6 +21,7 @@ _PLAIN_TYPES = frozenset((bool, int, float, str, type(None), torch.Size, torch.d
 _CONTAINER_TYPES = (list, dict, set, collections.OrderedDict, collections.deque, collections.defaultdict)
 # Registries of nn.Module are never shared between modules. Child modules are handled one by one.
 REGISTRIES = frozenset(key for key, value in nn.Module().__dict__.items() if isinstance(value, (dict, set)))
+_HOOKS = frozenset(key for key in REGISTRIES if key.endswith("_hooks"))
 _REGISTRY_TYPES = frozenset((dict, set, collections.OrderedDict))
 _PLAIN_TENSOR_TYPES = frozenset((torch.Tensor, nn.Parameter))
 
@@ -108,6 +110,11 @@ class StandIns:
                 copied[key] = self.stand_in_for(value)
         return copied
 
+    def existing(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """Return the stand-in of a tensor, or None if the tensor has none."""
+        stand_in: torch.Tensor | None = self._stand_ins.get(id(tensor))
+        return stand_in
+
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """Return all stand-ins created so far."""
         return tuple(made for made in self._stand_ins.values() if isinstance(made, torch.Tensor))
@@ -140,6 +147,8 @@ def substituted(
     """
     module_list = modules(model) if module_list is None else module_list
     originals = [module.__dict__.copy() for module in module_list]
+    others: list[Any] = []
+    surroundings: Surroundings | None = None
     empty_registries: list[Any] = []  # Each module has ten registries; copying empty ones would be slow.
     with preserve_global_state():
         try:
@@ -151,14 +160,21 @@ def substituted(
                         continue
                     if not (kind in _REGISTRY_TYPES and key in REGISTRIES):
                         current[key] = stand_ins.copy(value)
+                        others.append(value)
                     elif not value:
                         empty_registries.append(value)
                     elif key == "_parameters" or key == "_buffers":
                         current[key] = stand_ins.copy_registry(value)
                     else:
                         current[key] = value.copy()
+                        if key in _HOOKS:
+                            others.append(value)
+            surroundings = Surroundings(module_list, others)
+            surroundings.substitute(stand_ins.existing)
             yield stand_ins
         finally:
+            if surroundings is not None:
+                surroundings.restore()
             for module, state in zip(module_list, originals, strict=True):
                 module.__dict__.clear()
                 module.__dict__.update(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.abstract.meta_cache import Execute
+from pytest_headswap.engine.abstract.released import check_released
 from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run, meta_run_with_device_checks
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS, StandIns
 from pytest_headswap.engine.dataflow.graph import (
@@ -26,7 +28,7 @@ from pytest_headswap.engine.dataflow.graph import (
     Value,
 )
 from pytest_headswap.engine.dataflow.memory_overlap import are_disjoint
-from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
+from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import (
     TorchDispatchMode,
     is_pointwise,
@@ -46,30 +48,30 @@ ALIASED_WRITE = "headswap::aliased_write"
 
 
 def record(
-    model: nn.Module, example_inputs: Any, *, training: bool = False, tensor_kinds: Sequence[str] = TENSOR_KINDS
+    model: nn.Module, inputs: Inputs, *, training: bool = False, tensor_kinds: Sequence[str] = TENSOR_KINDS
 ) -> Graph:
     """Run the model abstractly and return its data flow.
 
     Raises:
-        HeadSwapError: `forward_failed` or `bad_inputs`.
+        HeadSwapError: `forward_failed` or `leaked_tensor`.
     """
-    session = _RecordingSession(as_inputs(example_inputs), training)
+    session = _RecordingSession(inputs, training)
     with torch.no_grad():
-        run = abstract_run(
-            model, session.inputs, training=training, tensor_kinds=tensor_kinds, recorder=session.context
-        )
-    return session.build_graph(run)
+        run = abstract_run(model, inputs, training=training, tensor_kinds=tensor_kinds, recorder=session.context)
+    graph = session.build_graph(run)
+    references = session.tensor_references()
+    del session, run
+    check_released(references, type(model).__name__)
+    return graph
 
 
-def record_with_device_checks(
-    model: nn.Module, example_inputs: Any, *, training: bool = False
-) -> tuple[AbstractRun, Graph]:
-    """Return a `watched_run` in the current grad mode, and its data flow.
+def record_with_device_checks(model: nn.Module, inputs: Inputs, *, training: bool = False) -> tuple[AbstractRun, Graph]:
+    """Return a run by `meta_run_with_device_checks` in the current grad mode, and its data flow.
 
     Exceptions of the model are raised unchanged.
     """
-    session = _RecordingSession(as_inputs(example_inputs), training)
-    run = meta_run_with_device_checks(model, session.inputs, training=training, recorder=session.context)
+    session = _RecordingSession(inputs, training)
+    run = meta_run_with_device_checks(model, inputs, training=training, recorder=session.context)
     return run, session.build_graph(run)
 
 
@@ -77,7 +79,7 @@ class _RecordingSession:
     """Record each attempt to run a model with a new recorder, because a failed attempt leaves partial records."""
 
     def __init__(self, inputs: Inputs, training: bool) -> None:
-        self.inputs = inputs
+        self._inputs = inputs
         self._training = training
         self._recorder: _Recorder
 
@@ -86,11 +88,15 @@ class _RecordingSession:
         """Return a context in which the model runs and is recorded."""
         self._recorder = recorder = _Recorder(Graph(self._training), execute)
         recorder.name_sources(named)
-        for index, tensor in enumerate(self.inputs.tensors()):
+        for index, tensor in enumerate(self._inputs.tensors()):
             recorder.add_source(stand_ins.stand_in_for(tensor), INPUT, f"input[{index}]")
         _track_leaf_modules(named, recorder)
         with recorder:
             yield
+
+    def tensor_references(self) -> list[weakref.ref[torch.Tensor]]:
+        """Return weak references to the tensors that the last run computed."""
+        return self._recorder.tensor_references()
 
     def build_graph(self, run: AbstractRun) -> Graph:
         """Return the data flow of the last run, the one that succeeded."""
@@ -159,6 +165,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         if value is None:
             value = self._new(tensor, Value(tuple(tensor.shape), origin=CONSTANT))
         return value
+
+    def tensor_references(self) -> list[weakref.ref[torch.Tensor]]:
+        """Return weak references to all tensors that an operation returned."""
+        return [weakref.ref(tensor) for tensor in self._tensors if self._values[id(tensor)].node is not None]
 
     def _new(self, tensor: torch.Tensor, value: Value) -> Value:
         self._values[id(tensor)] = value

@@ -19,7 +19,7 @@ from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.freezing.nondeterminism import is_deterministic_run, is_nondeterministic
 from pytest_headswap.engine.freezing.trainable import trainable_heads
-from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
 from pytest_headswap.engine.pytorch.modules import modules, named_modules, parameters
 from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.resize import get_registered_tensor
@@ -88,7 +88,7 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
         HeadSwapError: nothing was frozen. `not_freezable`: forward writes to the backbone or draws random numbers in
             eval mode too. `not_a_module` or `bad_argument`: `swap` is neither a swap nor a model with a head.
     """
-    trainable = trainable_heads(swap, example_inputs)
+    trainable = trainable_heads(swap, read_inputs(example_inputs))
     model, prefix = unwrap(trainable.model)
     names = {name.removeprefix(prefix) for name in trainable.names}
     head_modules = _head_modules(model, names, trainable.paths, prefix)

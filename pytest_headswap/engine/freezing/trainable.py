@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.inputs import Inputs, as_inputs
+from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.modules import parameters
 from pytest_headswap.engine.swapping.plan import plan_swap
 from pytest_headswap.engine.swapping.swap import Swap
@@ -31,7 +30,7 @@ class TrainableHeads:
     inputs: Inputs
 
 
-def trainable_heads(swap: Swap | nn.Module, example_inputs: Any) -> TrainableHeads:
+def trainable_heads(swap: Swap | nn.Module, inputs: Inputs | None) -> TrainableHeads:
     """Return the new heads of a swap, or the heads that `swap_head` would replace in a model.
 
     Raises:
@@ -39,8 +38,8 @@ def trainable_heads(swap: Swap | nn.Module, example_inputs: Any) -> TrainableHea
     """
     if isinstance(swap, Swap):
         paths = tuple(head.path for head in swap.heads)
-        return TrainableHeads(swap.model, paths, frozenset(swap.state_dict()), _inputs_of(swap, example_inputs))
-    plan = plan_swap(swap, example_inputs)
+        return TrainableHeads(swap.model, paths, frozenset(swap.state_dict()), inputs or _inputs_of(swap))
+    plan = plan_swap(swap, inputs)
     if any(item.slot is not None for item in plan.selected):
         raise HeadSwapError(
             "bad_argument",
@@ -52,10 +51,8 @@ def trainable_heads(swap: Swap | nn.Module, example_inputs: Any) -> TrainableHea
     return TrainableHeads(swap, paths, names, plan.inputs)
 
 
-def _inputs_of(swap: Swap, example_inputs: Any) -> Inputs:
-    """Return the given inputs, or those of the swap on the model's current device and in its current dtype."""
-    if example_inputs is not None:
-        return as_inputs(example_inputs)
+def _inputs_of(swap: Swap) -> Inputs:
+    """Return the inputs of the swap on the model's current device and in its current dtype."""
     floating = [parameter for parameter in parameters(swap.model) if parameter.is_floating_point()]
     if not floating or floating[0].is_meta:
         return swap._plan.inputs

@@ -1,1 +1,36 @@
-"""Plain names for parts of torch that are private, awkward or slow."""
+"""Plain names for parts of torch that are private, awkward or slow. Other folders import only the names below."""
+
+from pytest_headswap.engine.pytorch.internals import (
+    TorchDispatchMode,
+    gradient_leaves,
+    is_device_oom,
+    is_fake_tensor_limitation,
+    is_view,
+    map_tensors,
+    mutated_tensors,
+    op_name,
+    returns_argument,
+    seed_all,
+    synchronize,
+    tensors_of_call,
+)
+from pytest_headswap.engine.pytorch.modules import named_buffers, named_modules, named_parameters, parameters
+
+__all__ = [
+    "TorchDispatchMode",
+    "gradient_leaves",
+    "is_device_oom",
+    "is_fake_tensor_limitation",
+    "is_view",
+    "map_tensors",
+    "mutated_tensors",
+    "named_buffers",
+    "named_modules",
+    "named_parameters",
+    "op_name",
+    "parameters",
+    "returns_argument",
+    "seed_all",
+    "synchronize",
+    "tensors_of_call",
+]

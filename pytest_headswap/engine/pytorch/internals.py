@@ -12,6 +12,7 @@ import torch
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = [
     "DeviceContext",
@@ -25,6 +26,7 @@ __all__ = [
     "is_fake_tensor_limitation",
     "is_pointwise",
     "is_view",
+    "map_tensors",
     "mutated_tensors",
     "op_name",
     "refresh_spectral_norm",
@@ -36,7 +38,16 @@ __all__ = [
     "storage_key",
     "synchronize",
     "tensors_of_call",
+    "tree_leaves",
 ]
+
+
+def map_tensors(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Return nested containers with `change` applied to each tensor.
+
+    Containers that torch does not know as a pytree stay as they are.
+    """
+    return tree_map_only(torch.Tensor, change, tree)
 
 
 def gradient_leaves(tensors: Collection[torch.Tensor]) -> list[torch.Tensor]:

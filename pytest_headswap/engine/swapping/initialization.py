@@ -6,43 +6,22 @@ The values are always finite, whether or not the layer can initialise itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from pytest_headswap.engine.detection.describe import BIAS, WEIGHT
-from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.internals import initialized_cuda_devices, refresh_spectral_norm
+from pytest_headswap.engine.pytorch.internals import refresh_spectral_norm
 from pytest_headswap.engine.swapping.buffers import NewTensor, fill_buffers
 from pytest_headswap.engine.swapping.transaction import Transaction
 
-INITS = ("default", "zeros", "normal", "statistics", "prior")
+INITS = ("default", "zeros", "prior")
 Init = str | Callable[[str, torch.Tensor], None]
 
-_NORMAL_STD = 0.01
-_PRIOR_PROBABILITY = 0.01  # Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1
-
-
-def validate_init(init: object) -> None:
-    """Raise HeadSwapError `bad_argument` if `init` is neither a known name nor callable."""
-    if not callable(init) and init not in INITS:
-        raise HeadSwapError(
-            "bad_argument", f"init must be one of {', '.join(INITS)} or a function of (name, tensor), not {init!r}"
-        )
-
-
-@contextmanager
-def seeded_from(generator: torch.Generator | None) -> Iterator[None]:
-    """Draw all random numbers in the block from `generator`, including those of torch's own initialisers."""
-    if generator is None:
-        yield
-        return
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device).item())
-    with torch.random.fork_rng(initialized_cuda_devices()):
-        torch.manual_seed(seed)
-        yield
+# Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1 ("Initialization")
+_PRIOR_STD = 0.01
+_PRIOR_PROBABILITY = 0.01
 
 
 @torch.no_grad()
@@ -144,17 +123,13 @@ def _apply_default(item: NewTensor) -> None:
 
 
 def _apply_init(init: str, item: NewTensor) -> None:
-    part, new, old = item.spec.part, item.new, item.old
+    part, new = item.spec.part, item.new
     if init == "zeros" and part in (WEIGHT, BIAS):
         new.zero_()
-    elif init == "statistics" and not old.is_meta:
-        spread = old.float().std(correction=0)
-        new.copy_(torch.randn(new.shape, device=new.device) * spread + old.float().mean())
-    elif init in ("normal", "prior"):
-        if part == WEIGHT:
-            new.normal_(0.0, _NORMAL_STD)
-        elif part == BIAS:
-            new.fill_(-math.log((1 - _PRIOR_PROBABILITY) / _PRIOR_PROBABILITY) if init == "prior" else 0.0)
+    elif init == "prior" and part == WEIGHT:
+        new.normal_(0.0, _PRIOR_STD)
+    elif init == "prior" and part == BIAS:
+        new.fill_(-math.log((1 - _PRIOR_PROBABILITY) / _PRIOR_PROBABILITY))
 
 
 def copy_class_rows(items: Sequence[NewTensor], classes: Mapping[int, int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -47,7 +47,7 @@ class SwapPlan:
     selected: tuple[DetectedHead, ...]
 
 
-def _outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
+def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
     """Run a function outside inference mode.
 
     Parameters created in inference mode cannot be trained, and operations are recorded differently there.
@@ -61,17 +61,23 @@ def _outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
     return wrapped
 
 
-@_outside_inference_mode
+@outside_inference_mode
 def plan_swap(
     model: nn.Module,
-    example_inputs: Any,
+    inputs: Inputs | None,
     head: str | Sequence[str] | None = None,
     tensor_kinds: Sequence[str] = TENSOR_KINDS,
 ) -> SwapPlan:
-    """Find the heads that `swap_head` would replace, without changing the model."""
+    """Find the heads that `swap_head` would replace, without changing the model.
+
+    If `inputs` is None, they are inferred for the model without wrappers.
+
+    Raises:
+        HeadSwapError: as for `swap_head`.
+    """
     inner, prefix = unwrap(model)
     check_swappable(model)
-    inputs = infer_inputs(inner, example_inputs)
+    inputs = inputs or infer_inputs(inner)
     result = detect_heads(inner, inputs, tensor_kinds=tensor_kinds)
     return SwapPlan(
         model,

@@ -51,7 +51,7 @@ def resize(
                 "classes are unknown. Make it a parameter, or pass as init a function of (name, tensor) that fills it",
             )
         old = get_registered_tensor(model, spec.names[0])
-        new = _make_tensor(old, spec, num_classes)
+        new = make_class_tensor(old, spec, num_classes)
         for name in spec.names:
             path, _, key = name.rpartition(".")
             owner = model.get_submodule(path)
@@ -63,7 +63,7 @@ def resize(
         paths.setdefault(owner, path)
         by_owner.setdefault(owner, []).append(NewTensor(spec, key, old, new))
     for layer, of_layer in widths.items():
-        update_layer_widths(layer, of_layer, changes)  # before `initialise`: `reset_parameters` may read the widths
+        update_layer_widths(layer, of_layer, changes)  # before `initialize`: `reset_parameters` may read the widths
     for path in {spec.module for spec in tensors}:
         update_container_widths(model, path, old_count, num_classes, changes)
     renewed, notes = initialize(model, by_owner, init, classes, changes)
@@ -86,7 +86,12 @@ def get_registered_tensor(model: nn.Module, name: str) -> torch.Tensor:
     return found
 
 
-def _make_tensor(old: torch.Tensor, spec: ClassTensor, num_classes: int) -> torch.Tensor:
+def make_class_tensor(old: torch.Tensor, spec: ClassTensor, num_classes: int) -> torch.Tensor:
+    """Return a tensor of zeros for `num_classes` classes, with the device and dtype of the old one.
+
+    Raises:
+        HeadSwapError: `unsupported_layer`, for a quantised tensor.
+    """
     shape = list(old.shape)
     shape[spec.dim] = spec.outer * num_classes * spec.inner
     if old.is_quantized or not (spec.is_buffer or old.is_floating_point() or old.is_complex()):

@@ -1,39 +1,11 @@
-"""Check the arguments of `swap_head`, and select the heads to swap."""
+"""Select the heads to swap."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from pytest_headswap._numbers import as_count
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.errors import HeadSwapError
-
-
-def validate_arguments(num_classes: Any, new_head: Any, activation: Any, names: Sequence[str] | None) -> int:
-    """Check the arguments of `swap_head` and return the class count as `int`.
-
-    Raises:
-        HeadSwapError: `bad_num_classes` or `bad_argument`, for invalid arguments.
-    """
-    count = as_count(num_classes)
-    if count is None or count < 0:
-        raise HeadSwapError(
-            "bad_num_classes",
-            f"num_classes must be a whole number of at least 1, or 0 to remove the head, not {num_classes!r}",
-        )
-    if count == 0 and new_head is not None:
-        raise HeadSwapError("bad_argument", "num_classes=0 removes the head: do not pass new_head")
-    if new_head is not None and not callable(new_head):
-        raise HeadSwapError(
-            "bad_argument",
-            f"new_head must be a module or a function of (in_features, num_classes), not {type(new_head).__name__}",
-        )
-    if activation not in ("keep", "drop"):
-        raise HeadSwapError("bad_argument", f"activation must be 'keep' or 'drop', not {activation!r}")
-    if names is not None and (isinstance(names, str) or len(names) != count):
-        raise HeadSwapError("bad_argument", f"class_names must contain {count} names, one for each new class")
-    return count
 
 
 def select_heads(

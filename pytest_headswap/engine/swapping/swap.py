@@ -14,11 +14,13 @@ from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.detection.search import detect_heads
 from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
+from pytest_headswap.engine.pytorch.inputs import read_inputs
 from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.class_map import ClassMap, resolve_class_map
 from pytest_headswap.engine.swapping.class_metadata import update_class_metadata
-from pytest_headswap.engine.swapping.initialization import Init, seeded_from, validate_init
-from pytest_headswap.engine.swapping.plan import _outside_inference_mode, plan_swap
+from pytest_headswap.engine.swapping.initialization import Init
+from pytest_headswap.engine.swapping.options import SwapOptions
+from pytest_headswap.engine.swapping.plan import outside_inference_mode, plan_swap
 from pytest_headswap.engine.swapping.replace import (
     NewHead,
     drop_activation,
@@ -27,7 +29,6 @@ from pytest_headswap.engine.swapping.replace import (
     replaceable_path,
 )
 from pytest_headswap.engine.swapping.resize import get_registered_tensor, resize
-from pytest_headswap.engine.swapping.select_heads import validate_arguments
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.engine.swapping.verify import verify_swap
 from pytest_headswap.head import Head, Heads
@@ -111,7 +112,7 @@ class Swap:
         self._changes.replay()
 
 
-@_outside_inference_mode
+@outside_inference_mode
 def find_heads(model: nn.Module, example_inputs: Any = None) -> Heads:
     """Find the classification heads of `model` without changing it.
 
@@ -130,12 +131,12 @@ def find_heads(model: nn.Module, example_inputs: Any = None) -> Heads:
         HeadSwapError: the model cannot be run, or its outputs cannot be traced.
     """
     inner, path = unwrap(model)
-    heads = detect_heads(inner, infer_inputs(inner, example_inputs)).heads()
+    heads = detect_heads(inner, read_inputs(example_inputs) or infer_inputs(inner)).heads()
     rejected = tuple(replace(item, path=path + item.path) for item in heads.rejected)
     return replace(heads, heads=tuple(_with_prefix(head, path) for head in heads), rejected=rejected)
 
 
-@_outside_inference_mode
+@outside_inference_mode
 def swap_head(
     model: nn.Module,
     num_classes: int,
@@ -147,7 +148,6 @@ def swap_head(
     class_map: ClassMap | None = None,
     class_names: Sequence[str] | None = None,
     activation: str = "keep",
-    generator: torch.Generator | None = None,
 ) -> Swap:
     """Replace the classification heads of `model` in place by new heads with `num_classes` classes.
 
@@ -165,16 +165,15 @@ def swap_head(
             to the device and dtype of the old head.
         init: values of the new head, as a name or a function of `(name, tensor)` that fills the tensor. `default` is
             the layer's own initialisation, or uniform weights within 1 / sqrt(fan_in), as in torch's `Linear`, if it
-            has no `reset_parameters`. `zeros` sets weights and biases to 0. `normal` draws weights with a standard
-            deviation of 0.01 and sets biases to 0. `statistics` draws with the mean and standard deviation of the old
-            tensor. `prior` is `normal` with biases at which a sigmoid gives each class a probability of 0.01
-            (Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1).
+            has no `reset_parameters`. `zeros` sets weights and biases to 0. `prior` draws normal weights with a
+            standard deviation of 0.01, and sets biases so that a sigmoid gives each class a probability of 0.01
+            (Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1, "Initialization"). Random values
+            follow `torch.manual_seed`.
         class_map: old classes whose values are kept: a mapping of new index to old index or name, or a sequence with
             an old index, a name or None for each new class.
         class_names: names of the new classes, for models that store them (`id2label`).
         activation: `keep`, or `drop` to remove the softmax or sigmoid after the head, so that the model returns
             logits.
-        generator: source of all random numbers of the new head, for reproducible values.
 
     Returns:
         The swap: the model with its new heads, and methods to restore the old ones.
@@ -183,93 +182,74 @@ def swap_head(
         NoHeadError: the model has no head, and no slot for one.
         HeadSwapError: nothing was swapped; `reason` says why.
     """
-    num_classes = validate_arguments(num_classes, new_head, activation, class_names)
-    validate_init(init)
-    plan = plan_swap(model, example_inputs, head)
-    inner, selected = plan.model, plan.selected
-    if isinstance(new_head, nn.Module) and len(selected) > 1:
-        raise HeadSwapError(
-            "bad_argument",
-            f"one new_head module cannot replace {len(selected)} heads: pass a function of (in_features, num_classes)",
-        )
-    classes = resolve_class_map(inner, class_map, num_classes, selected[0].head.num_classes)
-    with seeded_from(generator):
-        swap = _execute(plan, num_classes, new_head, init, classes, class_names, activation)
+    options = SwapOptions(num_classes, new_head, init, class_map, class_names, activation)
+    plan = plan_swap(model, read_inputs(example_inputs), head)
+    swap = _execute(plan, options)
     for note in swap.notes[len(plan.search_result.notes) :]:
         warnings.warn(note, HeadSwapWarning, stacklevel=3)
     return swap
 
 
-@_outside_inference_mode
+@outside_inference_mode
 def apply_plan(plan: SwapPlan, num_classes: int, *, verify: bool = True) -> Swap:
     """Swap the heads of a plan. The model must not have changed since the plan was made.
 
-    With `verified=False` the model is not run: use this if the caller checks the outputs itself.
+    With `verify=False` the model is not run: use this if the caller checks the outputs itself.
     """
-    return _execute(plan, num_classes, None, "default", {}, None, "keep", verify=verify)
+    return _execute(plan, SwapOptions(num_classes), verify=verify)
 
 
-def _execute(
-    plan: SwapPlan,
-    num_classes: int,
-    new_head: NewHead | None,
-    init: Init,
-    classes: dict[int, int],
-    class_names: Sequence[str] | None,
-    activation: str,
-    *,
-    verify: bool = True,
-) -> Swap:
+def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Swap:
     inner, prefix, selected, result = plan.model, plan.prefix, plan.selected, plan.search_result
+    if isinstance(options.new_head, nn.Module) and len(selected) > 1:
+        raise HeadSwapError(
+            "bad_argument",
+            f"one new_head module cannot replace {len(selected)} heads: pass a function of (in_features, num_classes)",
+        )
+    count = options.num_classes
+    classes = resolve_class_map(inner, options.class_map, count, selected[0].head.num_classes)
     changes = Transaction()
     names: list[str] = []
     notes = result.notes
     try:
         for item in selected:
-            made, uncertain = _swap_one(inner, item, num_classes, new_head, init, classes, changes)
+            made, uncertain = _swap_one(inner, item, options, classes, changes)
             names += made
             notes = (*notes, *uncertain)
-            if activation == "drop":
+            if options.activation == "drop":
                 drop_activation(inner, item, changes)
         old_counts = {item.head.num_classes for item in selected}
         slots = [item.slot.path for item in selected if item.slot is not None]
-        update_class_metadata(inner, old_counts, num_classes, class_names, changes, slots or None)
+        update_class_metadata(inner, old_counts, count, options.class_names, changes, slots or None)
         if verify:
-            notes = (*notes, *verify_swap(inner, plan.inputs, result, selected, num_classes, names))
+            notes = (*notes, *verify_swap(inner, plan.inputs, result, selected, count, names))
     except BaseException:
         changes.roll_back()
         raise
-    heads = tuple(
-        _with_prefix(_head_after_swap(inner, item, num_classes, activation), prefix) for item in selected if num_classes
-    )
+    heads = tuple(_with_prefix(_head_after_swap(inner, item, options), prefix) for item in selected if count)
     old = tuple(_with_prefix(item.head, prefix) for item in selected)
-    return Swap(plan.outer, num_classes, heads, old, notes, tuple(prefix + name for name in names), changes, plan)
+    return Swap(plan.outer, count, heads, old, notes, tuple(prefix + name for name in names), changes, plan)
 
 
 def _swap_one(
-    model: nn.Module,
-    item: DetectedHead,
-    num_classes: int,
-    new_head: NewHead | None,
-    init: Init,
-    classes: dict[int, int],
-    changes: Transaction,
+    model: nn.Module, item: DetectedHead, options: SwapOptions, classes: dict[int, int], changes: Transaction
 ) -> tuple[list[str], list[str]]:
     """Swap one head. Return the names of its new tensors, and notes for the user."""
-    if num_classes == 0:
+    count, new_head, init = options.num_classes, options.new_head, options.init
+    if count == 0:
         if item.slot is None:
             remove_head(model, item, changes)
         return [], []
     if new_head is None and item.slot is None:
-        return resize(model, item, item.tensors, num_classes, init, classes, changes)
-    made = install_head(model, item, num_classes, new_head, changes)
+        return resize(model, item, item.tensors, count, init, classes, changes)
+    made = install_head(model, item, count, new_head, changes)
     if callable(init):
         for name, parameter in made.items():
             init(name, parameter)
     path = replaceable_path(item)
     downstream = [tensor for tensor in item.tensors if tensor.module != path]
     tensors = [f"{path}.{name}" for name in model.get_submodule(path).state_dict()]
-    resized, notes = resize(model, item, downstream, num_classes, init, classes, changes)
+    resized, notes = resize(model, item, downstream, count, init, classes, changes)
     return [*tensors, *resized], notes
 
 
@@ -288,10 +268,9 @@ def _with_prefix(head: Head, prefix: str) -> Head:
     )
 
 
-def _head_after_swap(model: nn.Module, item: DetectedHead, num_classes: int, activation: str) -> Head:
-    head = replace(
-        item.head, num_classes=num_classes, activation=None if activation == "drop" else item.head.activation
-    )
+def _head_after_swap(model: nn.Module, item: DetectedHead, options: SwapOptions) -> Head:
+    activation = None if options.activation == "drop" else item.head.activation
+    head = replace(item.head, num_classes=options.num_classes, activation=activation)
     if item.slot is None:
         return head
     layer = model.get_submodule(item.slot.path)

@@ -89,9 +89,7 @@ def build_requested_case(config: pytest.Config, requested: RequestedModel) -> Ca
 
     zoo, options = requested.zoo, requested.options
     try:
-        case = build_case(
-            zoo.name, zoo[requested.model], options.num_classes, options.evidence, options.device, materialize=True
-        )
+        case = build_case(zoo.name, zoo[requested.model], options, materialize=True)
     except NoHeadError as error:
         pytest.skip(error.message)
     except Exception as error:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_headswap._case_options import CaseOptions
 from pytest_headswap.harness.garbage import clear_last_exception
-from pytest_headswap.harness.options import CaseOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def parametrize_with_checks(
     models: Iterable[nn.Module | ModelSpec | str],
-    num_classes: int = 7,
+    num_classes: int = CaseOptions.num_classes,
     *,
     example_inputs: Any = None,
     checks: str | Iterable[str | Check] | None = None,
@@ -49,7 +49,7 @@ def parametrize_with_checks(
 
     Args:
         models: a list of modules, `zoo:model` texts or `ModelSpec`s, or just one of them.
-        num_classes: class count of the new head.
+        num_classes: class count of the new head (7 by default).
         example_inputs: as for `swap_head`; used for all models.
         checks: names of checks as a list or separated by commas, or your own `Check` objects. None: all checks.
         build_native: builds the model for a given class count, for `native_parity`.

@@ -1,4 +1,4 @@
-"""Models without memory of their own: what they are filled with, what is noticed, and what is put back."""
+"""Models in shared weight pools: their values, the changes that are reported, and their restoration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pytest_headswap.case.weight_pool import WeightPools
 
 
 class Wide(nn.Module):
-    """Two large layers of one shape, one small one, one that is shared, and a buffer made of a small parameter."""
+    """Two large layers of equal shape, a small layer, a shared weight, and a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Wide(nn.Module):
 
 
 class MakesABufferOfAWeight(nn.Module):
-    """Cannot be built without memory."""
+    """A model with a buffer computed from a weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class MakesABufferOfAWeight(nn.Module):
 
 
 class Asks(nn.Module):
-    """Looks at the values that it has drawn."""
+    """A model that reads the values it has drawn."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def _filled(pools: WeightPools) -> Wide:
     return lean.model
 
 
-def test_only_large_parameters_are_built_without_memory() -> None:
+def test_only_large_parameters_are_left_uninitialised() -> None:
     lean = skip_init_if_possible(Wide)
     model = lean.model
     without = {name for name, value in model.named_parameters() if lean.is_uninitialized(value)}
@@ -81,7 +81,7 @@ def test_a_shared_parameter_stays_shared(pools: WeightPools) -> None:
 
 
 class JoinsWeights(nn.Module):
-    """Makes a buffer of several weights at once."""
+    """A model that computes a buffer from several weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class JoinsWeights(nn.Module):
 
 
 class ReplacesLayers(nn.Module):
-    """Lets go of layers while it is built; what is made next may come to lie where they were."""
+    """A model that deletes layers while it is built: a buffer may reuse their memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,13 +100,13 @@ class ReplacesLayers(nn.Module):
             self.register_buffer("table", torch.empty(256, 256).fill_(3))
 
 
-def test_what_comes_after_a_layer_that_is_gone_has_its_own_values() -> None:
+def test_a_buffer_in_the_memory_of_a_deleted_layer_keeps_its_values() -> None:
     model = skip_init_if_possible(ReplacesLayers).model
     assert bool((model.get_buffer("table") == 3).all())
 
 
 class CatchesWhatItAsksFor(nn.Module):
-    """Does without values where there are none, and would then be another model."""
+    """A model that builds itself differently if there are no values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class CatchesWhatItAsksFor(nn.Module):
 
 
 class MakesASmallParameterOfAWeight(nn.Module):
-    """As weight norm does."""
+    """A model with a small parameter computed from a weight, as in weight norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class MakesASmallParameterOfAWeight(nn.Module):
 
 
 class TracksWhatItRan(nn.Module):
-    """Runs itself in train mode while it is built, so that statistics depend on its weights."""
+    """A model that runs in train mode while it is built, so that its statistics depend on its weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class TracksWhatItRan(nn.Module):
 
 
 class KeepsAnExample(nn.Module):
-    """Keeps what it has returned once."""
+    """A model that keeps one of its outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,12 +151,12 @@ NEED_VALUES = [
 
 
 @pytest.mark.parametrize("build", NEED_VALUES)
-def test_a_model_that_needs_values_to_be_built_gets_memory(build: type[nn.Module]) -> None:
+def test_a_model_that_needs_values_to_be_built_is_initialised(build: type[nn.Module]) -> None:
     assert not skip_init_if_possible(build).uninitialized
 
 
 class RunsItselfToCountFeatures(nn.Module):
-    """As hybrid vision transformers do: only the shape of what comes out matters."""
+    """A model that needs only an output shape while it is built, as in hybrid vision transformers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class RunsItselfToCountFeatures(nn.Module):
         self.fc = nn.Linear(features.shape[1] * features.shape[2] ** 2, 256)
 
 
-def test_a_model_may_run_a_part_of_itself_to_see_what_comes_out() -> None:
+def test_a_model_may_run_a_part_of_itself_while_it_is_built() -> None:
     lean = skip_init_if_possible(RunsItselfToCountFeatures)
     model = lean.model
     assert {name for name, value in model.named_parameters() if lean.is_uninitialized(value)} == {
@@ -178,7 +178,7 @@ def test_a_model_may_run_a_part_of_itself_to_see_what_comes_out() -> None:
 
 
 class MakesABufferOnTheDeviceOfAWeight(nn.Module):
-    """Asks a large parameter where it is, and copies layers."""
+    """A model that reads the device of a large parameter and copies layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class MakesABufferOnTheDeviceOfAWeight(nn.Module):
         self.bias = nn.Parameter(torch.zeros_like(layer.weight)[0])
 
 
-def test_a_model_may_ask_for_all_but_values(pools: WeightPools) -> None:
+def test_a_model_may_use_everything_but_values_while_it_is_built(pools: WeightPools) -> None:
     lean = skip_init_if_possible(MakesABufferOnTheDeviceOfAWeight)
     model = lean.model
     assert [lean.is_uninitialized(model.get_parameter(f"layers.{index}.weight")) for index in (0, 1)] == [True, True]
@@ -201,19 +201,19 @@ def test_a_model_may_ask_for_all_but_values(pools: WeightPools) -> None:
     assert not torch.equal(one, other)
 
 
-def test_after_a_lean_build_modules_are_built_as_always() -> None:
+def test_a_build_without_initialisation_does_not_affect_later_modules() -> None:
     skip_init_if_possible(Wide)
     assert float(Wide().one.weight.detach().std()) > 0
 
 
-def test_layers_differ_and_are_scaled_by_their_inputs(pools: WeightPools) -> None:
+def test_layers_have_different_values_scaled_by_their_inputs(pools: WeightPools) -> None:
     model = _filled(pools)
     assert not torch.equal(model.one.weight, model.two.weight)
     assert float(model.one.weight.detach().std()) == pytest.approx(1 / 16, rel=0.05)
 
 
 @pytest.mark.parametrize("width", [300, 700, 2000])
-def test_a_model_is_filled_alike_whatever_was_filled_before(
+def test_the_values_of_a_model_do_not_depend_on_earlier_models(
     pools: WeightPools, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     monkeypatch.setattr(weight_pool, "_CHUNKS", 1)  # so that all of them lap it
@@ -224,7 +224,7 @@ def test_a_model_is_filled_alike_whatever_was_filled_before(
     assert all(torch.equal(first[name], again[name]) for name in ("one.weight", "two.weight", "embed.weight"))
 
 
-def test_a_write_through_data_is_noticed_by_name_and_put_back(pools: WeightPools) -> None:
+def test_a_write_through_data_is_reported_and_undone(pools: WeightPools) -> None:
     model = _filled(pools)
     before = model.two.weight.detach().clone()
     snapshot = ValueSnapshot(model)
@@ -237,9 +237,7 @@ def test_a_write_through_data_is_noticed_by_name_and_put_back(pools: WeightPools
     assert bitwise_equal(model.two.weight, before)
 
 
-def test_an_arena_that_was_enlarged_gives_memory_back_for_smaller_models(
-    pools: WeightPools, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_enlarged_pool_shrinks_for_smaller_models(pools: WeightPools, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weight_pool, "_CHUNKS", 1)
     sizes = []
     for width in (256, 2048, 256):
@@ -249,14 +247,14 @@ def test_an_arena_that_was_enlarged_gives_memory_back_for_smaller_models(
     assert sizes[2] <= 3 * sizes[0], "one of each deviation, of the least size"
 
 
-def test_a_sign_that_is_flipped_everywhere_is_noticed(pools: WeightPools) -> None:
+def test_flipping_every_sign_is_reported(pools: WeightPools) -> None:
     model = _filled(pools)
     snapshot = ValueSnapshot(model)
     model.one.weight.data.neg_()
     assert snapshot.changed() == ["one.weight"]
 
 
-def test_small_tensors_buffers_and_shared_names_are_noticed(pools: WeightPools) -> None:
+def test_writes_to_small_tensors_buffers_and_shared_names_are_reported(pools: WeightPools) -> None:
     model = _filled(pools)
     snapshot = ValueSnapshot(model)
     with torch.no_grad():
@@ -268,7 +266,7 @@ def test_small_tensors_buffers_and_shared_names_are_noticed(pools: WeightPools) 
     assert snapshot.changed() == []
 
 
-def test_a_tensor_that_was_replaced_or_lost_is_noticed(pools: WeightPools) -> None:
+def test_a_replaced_or_missing_tensor_is_reported(pools: WeightPools) -> None:
     model = _filled(pools)
     snapshot = ValueSnapshot(model)
     model.register_buffer("table", torch.zeros(5))
@@ -277,7 +275,7 @@ def test_a_tensor_that_was_replaced_or_lost_is_noticed(pools: WeightPools) -> No
     assert snapshot.changed() == ["one.weight", "table"], "a copy with the same values has not changed"
 
 
-def test_a_parameter_larger_than_the_arena_enlarges_it(pools: WeightPools, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_parameter_larger_than_the_pool_enlarges_it(pools: WeightPools, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weight_pool, "_CHUNKS", 1)
     lean = skip_init_if_possible(lambda: nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 1024)))
     pools.fill(lean)
@@ -291,14 +289,14 @@ def test_a_parameter_larger_than_the_arena_enlarges_it(pools: WeightPools, monke
     assert snapshot.changed() == []
 
 
-def test_bits_are_compared_and_not_numbers() -> None:
+def test_tensors_are_compared_by_bits() -> None:
     nan = torch.tensor([float("nan"), 0.0])
     assert bitwise_equal(nan, nan.clone())
     assert not bitwise_equal(torch.tensor([0.0]), torch.tensor([-0.0]))
     assert not bitwise_equal(torch.zeros(2), torch.zeros(2, dtype=torch.float64))
 
 
-def test_what_is_not_written_costs_no_memory() -> None:
+def test_memory_that_is_never_written_costs_nothing() -> None:
     script = """
 import resource
 from torch import nn
@@ -322,7 +320,7 @@ print(peak() - before)
     assert float(done.stdout) < 200, "megabytes, of the 1,400 that the values would take"
 
 
-def test_a_model_with_a_layer_larger_than_all_before_lies_in_arenas_alone(
+def test_a_model_with_the_largest_layer_so_far_uses_only_pools(
     pools: WeightPools, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weight_pool, "_CHUNKS", 1)

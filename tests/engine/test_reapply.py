@@ -1,4 +1,4 @@
-"""A swap that was restored can be put in again, and the same heads can be swapped for another count."""
+"""A restored swap can be reapplied, and its plan works for another class count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10))
 
 
-def test_reapply_puts_the_very_same_head_in_again() -> None:
+def test_reapply_puts_the_same_head_back() -> None:
     model = _model()
     old = model[2].weight
     swap = swap_head(model, 5)
@@ -32,7 +32,7 @@ def test_reapply_puts_the_very_same_head_in_again() -> None:
     assert model[2].weight is old
 
 
-def test_a_restored_swap_can_be_made_for_another_count() -> None:
+def test_the_plan_of_a_restored_swap_works_for_another_count() -> None:
     model = _model()
     swap = swap_head(model, 5)
     swap.restore()
@@ -42,6 +42,13 @@ def test_a_restored_swap_can_be_made_for_another_count() -> None:
     again.restore()
     swap.reapply()
     assert model(torch.zeros(1, 8)).shape == (1, 5)
+
+
+def test_another_count_is_validated_too() -> None:
+    swap = swap_head(_model(), 5)
+    swap.restore()
+    with pytest.raises(HeadSwapError, match="bad_num_classes"):
+        apply_plan(swap._plan, -1)
 
 
 def test_another_count_is_verified_too() -> None:
@@ -65,7 +72,7 @@ def test_another_count_is_verified_too() -> None:
     assert apply_plan(swap._plan, 21, verify=False).num_classes == 21
 
 
-def test_changes_are_replayed_in_their_order() -> None:
+def test_changes_are_replayed_in_order() -> None:
     mapping: dict[str, Any] = {"a": 1}
     changes = Transaction()
     changes.set(mapping, "a", 2)
@@ -79,7 +86,7 @@ def test_changes_are_replayed_in_their_order() -> None:
     assert mapping == {"a": 1}
 
 
-def test_a_part_without_classes_stays_without_where_the_model_gains_some() -> None:
+def test_unrelated_modules_without_classes_keep_a_count_of_zero() -> None:
     class Encoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -104,7 +111,7 @@ def test_a_part_without_classes_stays_without_where_the_model_gains_some() -> No
     assert (model.num_classes, model.encoder.num_classes) == (5, 0)
 
 
-def test_a_layer_for_several_values_a_class_states_its_new_width() -> None:
+def test_a_layer_with_several_values_per_class_stores_its_new_width() -> None:
     class Boxes(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -119,7 +126,7 @@ def test_a_layer_for_several_values_a_class_states_its_new_width() -> None:
     assert (model.scores.out_features, model.boxes.out_features, model.boxes.weight.shape[0]) == (5, 20, 20)
 
 
-def test_the_module_around_a_head_states_its_new_width_too() -> None:
+def test_the_module_around_a_head_stores_its_new_width() -> None:
     class Pool(nn.Module):
         def __init__(self) -> None:
             super().__init__()

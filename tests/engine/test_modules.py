@@ -1,4 +1,4 @@
-"""Models are walked as torch walks them, in its order and under its names."""
+"""The lists of modules and tensors equal those of torch, in order and names."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def same(ours: object, theirs: object) -> bool:
 
 
 @pytest.mark.parametrize("name", models())
-def test_a_walk_gives_what_torch_gives(name: str) -> None:
+def test_the_lists_equal_those_of_torch(name: str) -> None:
     model = models()[name]
     assert same(modules.named_modules(model), model.named_modules())
     assert same(modules.named_modules(model, include_aliases=True), model.named_modules(remove_duplicate=False))
@@ -45,7 +45,7 @@ def test_a_walk_gives_what_torch_gives(name: str) -> None:
 
 
 class InEval(nn.Linear):
-    """Stays in eval mode, by a method of its own."""
+    """Override `train` to stay in eval mode."""
 
     def train(self, mode: bool = True) -> InEval:
         super().train(mode=False)
@@ -54,7 +54,7 @@ class InEval(nn.Linear):
 
 @pytest.mark.parametrize("own", [True, False], ids=["own train", "torch's train"])
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_set_as_train_sets_it(own: bool, training: bool) -> None:
+def test_setting_the_mode_equals_calling_train(own: bool, training: bool) -> None:
     def modes(model: nn.Module) -> list[bool]:
         return [module.training for module in model.modules()]
 

@@ -1,4 +1,4 @@
-"""The way from backbone to output is told in steps that a person recognises, whatever the head is made of."""
+"""The path from the backbone through a head to the output, as readable steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pytest_headswap import find_heads, swap_head
 
 
 class Residual(nn.Module):
-    """A sum, a pool, a head in a leaf, and a softmax behind it."""
+    """A sum, a pool, a head in a leaf module, and a softmax after it."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Bare(nn.Module):
 IMAGE = torch.zeros(2, 3, 8, 8)
 
 
-def test_the_steps_are_the_last_layers_what_runs_between_them_the_head_and_what_follows() -> None:
+def test_the_path_lists_the_last_layers_the_head_and_the_operations_around_it() -> None:
     (head,) = find_heads(Residual(), IMAGE)
     assert [(step.kind, step.name, step.type, step.shape) for step in head.path_to_output] == [
         ("layer", "stem", "Conv2d", (2, 4, 6, 6)),
@@ -52,13 +52,13 @@ def test_the_steps_are_the_last_layers_what_runs_between_them_the_head_and_what_
     ]
 
 
-def test_of_a_deep_backbone_the_last_steps_are_told() -> None:
+def test_only_the_last_steps_of_a_deep_backbone_are_listed() -> None:
     layers = [nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(30)]
     (head,) = find_heads(nn.Sequential(*layers, nn.Linear(8, 10)), torch.zeros(2, 8))
     assert [step.name for step in head.path_to_output] == ["28.0", "28.1", "29.0", "29.1", "30", "output"]
 
 
-def test_each_of_several_heads_has_its_way_to_the_output_that_they_share() -> None:
+def test_several_heads_each_have_a_path_to_their_shared_output() -> None:
     class Averaged(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -81,7 +81,7 @@ def test_a_projection_of_the_model_itself_is_a_step_without_a_path() -> None:
     ]
 
 
-def test_a_model_that_gains_a_head_shows_where() -> None:
+def test_the_path_of_a_headless_model_shows_the_head_slot() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Identity())
     model.num_classes = 0  # type: ignore[assignment]
     (head,) = find_heads(model, torch.zeros(2, 8))
@@ -93,7 +93,7 @@ def test_a_model_that_gains_a_head_shows_where() -> None:
     ]
 
 
-def test_in_a_wrapped_model_the_names_are_those_of_the_wrapper() -> None:
+def test_names_in_the_path_of_a_wrapped_model_start_at_the_wrapper() -> None:
     swap = swap_head(nn.DataParallel(Residual()), 5, IMAGE)
     names = [step.name for step in swap.heads[0].path_to_output if step.type]
     assert names == ["module.stem", "module.branch", "module.pool", "module.fc"]

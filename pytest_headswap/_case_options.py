@@ -1,0 +1,31 @@
+"""Options that determine how a case is built and checked, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class CaseOptions:
+    """The validated options of a case.
+
+    Attributes:
+        num_classes: class count of the new head.
+        evidence: `abstract`, `numeric` or `auto`.
+        device: device for `device_placement`: `auto`, `cpu`, `cuda` or `cuda:N`.
+        timeout: time limit for all checks of the model, in seconds.
+        memory_limit: memory budget of the model, such as `2.5GiB`, or `auto`.
+    """
+
+    num_classes: int = 7
+    evidence: str = AUTO
+    device: str = AUTO
+    timeout: float = 300
+    memory_limit: str = AUTO
+
+    def flags(self) -> list[str]:
+        """Return the command-line options that set the same values; defaults are omitted."""
+        changed = [item.name for item in fields(self) if getattr(self, item.name) != item.default]
+        return [f"--headswap-{name.replace('_', '-')}={getattr(self, name)}" for name in changed]

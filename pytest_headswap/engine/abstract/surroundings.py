@@ -1,0 +1,222 @@
+"""Undo what a forward pass writes outside the attributes of the model's modules.
+
+A model may cache a tensor in an object that a module holds, in a class attribute, in a global variable, in a closure
+or in a `functools.lru_cache`. A stand-in that stays there breaks the next real forward pass, also of other models.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine.abstract.reachable_code import (
+    MISSING,
+    PLAIN,
+    ReachableCode,
+    cell_content,
+    is_code,
+    is_foreign,
+    reachable_code,
+)
+
+_MAX_ITEMS = 4096
+"""Largest container that is searched. Larger ones are registries of a library."""
+_CONTAINERS = (list, dict, set, deque)
+_PLAIN_CONTAINERS = frozenset((*_CONTAINERS, OrderedDict, defaultdict))
+_HOLDERS = frozenset(("argparse", "collections", "queue", "types", "weakref", "_thread"))
+"""Modules of the standard library whose objects hold what users put there, such as a `WeakKeyDictionary`."""
+
+
+class Surroundings:
+    """The objects, classes, variables, closures and caches that the forward pass of a model can reach, and their state.
+
+    Objects, containers and closures are restored completely. A class attribute or global variable is restored if it
+    now holds a tensor: others may hold what a library loads once, such as a compiled kernel.
+    """
+
+    def __init__(self, module_list: Sequence[nn.Module], values: Iterable[Any]) -> None:
+        """Record the state. `values` are attributes of the modules other than tensors, and their hooks."""
+        self._modules = {id(module) for module in module_list}
+        self._seen: set[int] = set()
+        self._objects: list[tuple[Any, dict[str, Any]]] = []
+        self._slots: list[tuple[Any, types.MemberDescriptorType, Any]] = []
+        self._containers: list[tuple[Any, Any]] = []
+        self._cells: list[tuple[types.CellType, Any]] = []
+        self._variables: list[tuple[dict[str, Any], str, Any]] = []
+        self._classes: list[tuple[type, dict[str, Any]]] = []
+        self._caches: list[tuple[Any, int]] = []
+        covered: set[Any] = set()
+        code = {type(module) for module in module_list}.union(self._visit(values))
+        while code:
+            covered |= code
+            code = set(self._add(reachable_code(frozenset(code)))) - covered
+
+    def substitute(self, stand_in: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
+        """Replace each tensor for which `stand_in` returns another one. `restore` puts the tensors back."""
+        for item, state in self._objects:
+            for key, value in state.items():
+                if isinstance(value, torch.Tensor) and (made := stand_in(value)) is not None:
+                    item.__dict__[key] = made
+        for container, copied in self._containers:
+            if not isinstance(container, set):
+                items: Iterable[tuple[Any, Any]] = copied.items() if isinstance(copied, dict) else enumerate(copied)
+                for key, value in items:
+                    if isinstance(value, torch.Tensor) and (made := stand_in(value)) is not None:
+                        container[key] = made
+
+    def restore(self) -> None:
+        """Undo every write since this object was made."""
+        for item, state in self._objects:
+            _restore_container(item.__dict__, state)
+        for container, copied in self._containers:
+            _restore_container(container, copied)
+        for item, descriptor, value in self._slots:
+            _restore_slot(item, descriptor, value)
+        for cell, value in self._cells:
+            _restore_cell(cell, value)
+        for namespace, name, value in self._variables:
+            _restore_variable(namespace, name, value)
+        for kind, attributes in self._classes:
+            _restore_class(kind, attributes)
+        for function, misses in self._caches:
+            if function.cache_info().misses != misses:
+                function.cache_clear()
+
+    def _add(self, reach: ReachableCode) -> Iterator[Any]:
+        """Record the state of what code can reach. Yield the functions and classes found in it."""
+        self._classes += [(kind, dict(vars(kind))) for kind in reach.classes]
+        self._objects += [(function, vars(function).copy()) for function in reach.self_referential]
+        self._caches += [(function, function.cache_info().misses) for function in reach.caches]
+        variables = reach.variables.values()
+        self._variables += [(namespace, name, namespace.get(name, MISSING)) for namespace, name in variables]
+        self._cells += [(cell, cell_content(cell)) for cell in reach.cells]
+        values = [vars(kind).get(name) for kind, name in reach.attributes]
+        values += [namespace.get(name) for namespace, name in variables]
+        values += map(cell_content, reach.cells)
+        values += [item for function in reach.self_referential for item in vars(function).values()]
+        yield from self._visit((*values, *reach.constants))
+
+    def _visit(self, values: Iterable[Any]) -> Iterator[Any]:
+        """Record the objects and containers that values lead to, except the model's modules.
+
+        Yield the functions and classes.
+        """
+        stack = list(values)
+        while stack:
+            value = stack.pop()
+            kind = type(value)
+            if kind in PLAIN or id(value) in self._seen or id(value) in self._modules:
+                continue
+            if is_code(value):
+                yield value
+                if kind is types.MethodType:
+                    stack.append(value.__self__)
+                continue
+            self._seen.add(id(value))
+            if issubclass(kind, _CONTAINERS):
+                if len(value) <= _MAX_ITEMS:
+                    self._containers.append((value, dict(value) if isinstance(value, dict) else list(value)))
+                    stack += value.values() if isinstance(value, dict) else value
+            elif issubclass(kind, tuple):
+                stack += value
+            if kind not in _PLAIN_CONTAINERS and (
+                not is_foreign(kind) or kind.__module__ in _HOLDERS or issubclass(kind, nn.Module)
+            ):
+                yield kind
+                state = getattr(value, "__dict__", None)
+                if type(state) is dict:
+                    self._objects.append((value, state.copy()))
+                    stack += state.values()
+                for descriptor in _slots(kind):  # type: ignore[arg-type]
+                    content = _slot_content(value, descriptor)
+                    self._slots.append((value, descriptor, content))
+                    stack.append(content)
+
+
+@functools.cache
+def _slots(kind: type) -> tuple[types.MemberDescriptorType, ...]:
+    """Return the attributes that a class keeps in `__slots__`."""
+    values = (value for base in kind.__mro__ if "__slots__" in vars(base) for value in vars(base).values())
+    return tuple(value for value in values if isinstance(value, types.MemberDescriptorType))
+
+
+def _slot_content(item: Any, descriptor: types.MemberDescriptorType) -> Any:
+    try:
+        return descriptor.__get__(item)
+    except AttributeError:  # not assigned
+        return MISSING
+
+
+def _restore_slot(item: Any, descriptor: types.MemberDescriptorType, value: Any) -> None:
+    if _slot_content(item, descriptor) is value:
+        return
+    if value is MISSING:
+        descriptor.__delete__(item)
+    else:
+        descriptor.__set__(item, value)
+
+
+def _restore_cell(cell: types.CellType, value: Any) -> None:
+    if cell_content(cell) is value:
+        return
+    if value is MISSING:
+        del cell.cell_contents
+    else:
+        cell.cell_contents = value
+
+
+def _restore_variable(namespace: dict[str, Any], name: str, value: Any) -> None:
+    current = namespace.get(name, MISSING)
+    if current is value or not _holds_tensor(current):
+        return
+    if value is MISSING:
+        del namespace[name]
+    else:
+        namespace[name] = value
+
+
+def _restore_class(kind: type, attributes: dict[str, Any]) -> None:
+    for name, current in list(vars(kind).items()):
+        value = attributes.get(name, MISSING)
+        if current is value or not _holds_tensor(current):
+            continue
+        if value is MISSING:
+            delattr(kind, name)
+        else:
+            setattr(kind, name, value)
+
+
+def _restore_container(container: Any, copied: Any) -> None:
+    """Give a container its former items. `copied` is a dict of them, or a list."""
+    if isinstance(container, dict):
+        if container.keys() != copied.keys() or any(container[key] is not copied[key] for key in copied):
+            container.clear()
+            container.update(copied)
+    elif len(container) != len(copied) or any(a is not b for a, b in zip(container, copied, strict=True)):
+        container.clear()
+        if isinstance(container, set):
+            container.update(copied)
+        else:
+            container.extend(copied)
+
+
+def _holds_tensor(value: Any, depth: int = 3) -> bool:
+    """Return whether a value is a tensor, or a container or object with one."""
+    if isinstance(value, torch.Tensor):
+        return True
+    if depth == 0 or type(value) in PLAIN or is_code(value) or isinstance(value, types.ModuleType):
+        return False
+    items: Iterable[Any]
+    if isinstance(value, dict):
+        items = value.values()
+    elif isinstance(value, (list, tuple, set, deque)):
+        items = value
+    else:
+        items = getattr(value, "__dict__", {}).values()
+    return any(_holds_tensor(item, depth - 1) for item in items)
