@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_headswap._case_options import CaseOptions
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.results import Result, read_journal
 
 # Registers `testzoo` like a plugin. The file BUILDS records each build of a model.

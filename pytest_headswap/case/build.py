@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from pytest_headswap._case_options import CaseOptions
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap._text import format_bytes
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import ABSTRACT, NUMERIC

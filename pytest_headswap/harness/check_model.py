@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap._case_options import CaseOptions
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.harness.build_result import build_result, finding_message, swapped_heads
 from pytest_headswap.harness.failure_text import error_message, reason_code
 from pytest_headswap.harness.memory_budget import MemoryMeter

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_headswap._case_options import AUTO
+from pytest_headswap.case.options import AUTO
 from pytest_headswap.harness.options import parse_memory_size
 
 _FREE_FRACTION = 0.8  # of the free memory; the rest is for pytest and other processes

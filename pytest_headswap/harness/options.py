@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap._case_options import AUTO, CaseOptions
+from pytest_headswap.case.options import AUTO, CaseOptions
 from pytest_headswap._numbers import as_count
 from pytest_headswap._text import did_you_mean, split_commas
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap._case_options import CaseOptions
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.results.ids import DEFAULT_ZOO, CheckId, reproduce_command
 from pytest_headswap.zoo.registry import load_spec
 

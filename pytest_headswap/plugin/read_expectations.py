@@ -17,7 +17,7 @@ from pytest_headswap.expectations.update import RunScope
 from pytest_headswap.harness.options import OptionError, gpu_count
 
 if TYPE_CHECKING:
-    from pytest_headswap._case_options import CaseOptions
+    from pytest_headswap.case.options import CaseOptions
     from pytest_headswap.expectations.entry import Entry
     from pytest_headswap.expectations.toml_document import Document
     from pytest_headswap.zoo.selection import Selection

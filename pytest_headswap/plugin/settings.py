@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_headswap._case_options import CaseOptions
+    from pytest_headswap.case.options import CaseOptions
     from pytest_headswap.checks import Check
     from pytest_headswap.expectations.expectations import Expectations
     from pytest_headswap.harness.options import Shard

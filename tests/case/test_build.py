@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap._case_options import CaseOptions
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.case.build import build_case
 from pytest_headswap.case.sample_inputs import (
     batch_size,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, seed, settings
 
-from pytest_headswap._case_options import CaseOptions
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.case.build import build_case
 from pytest_headswap.case.finding import Finding
 from pytest_headswap.checks import CHECKS, run_check

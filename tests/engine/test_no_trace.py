@@ -175,7 +175,7 @@ def test_user_hooks_stay_and_take_part_in_the_abstract_run() -> None:
     model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 3))
     model[1].register_forward_hook(lambda module, args, output: output[:, :2])
     hooks = dict(model[1]._forward_hooks)
-    assert abstract_run(model, torch.randn(2, 8)).outputs.shape == (2, 2)
+    assert abstract_run(model, Inputs((torch.randn(2, 8),))).outputs.shape == (2, 2)
     assert dict(model[1]._forward_hooks) == hooks
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pytest_headswap import Case, ModelSpec
-from pytest_headswap._case_options import CaseOptions
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.case import build as case_build
 from pytest_headswap.results import Result, read_journal
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_headswap._case_options import CaseOptions
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.results.ids import CheckId, escape, parse_id, reproduce_command, unescape
 
 NAMES = st.text(st.characters() | st.sampled_from(":%[]/ "), min_size=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pytest_headswap._case_options import CaseOptions
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.case.build import build_case
 from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import NoHeadError

@@ -18,7 +18,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from pytest_headswap.harness.options import CaseOptions
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.results.ids import model_id
 

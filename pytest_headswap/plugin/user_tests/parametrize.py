@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._case_options import CaseOptions
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.harness.garbage import clear_last_exception
 
 if TYPE_CHECKING:
