@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +16,6 @@ from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.dataflow.recorder import record_with_device_checks
 from pytest_headswap.engine.detection.search import SearchResult
 from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.modules import parameters
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 
 
@@ -84,20 +81,6 @@ def run_mode(model: nn.Module, inputs: Any, training: bool) -> ModeRun:
         return ModeRun(abstract_run(model, inputs, training=training))
     except HeadSwapError as error:
         return ModeRun(error=error)
-
-
-@contextmanager
-def freeze_all_but(model: nn.Module, trainable: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Freeze all parameters except these for the duration of the block."""
-    trainable_ids = {id(parameter) for parameter in trainable}
-    flags = [(parameter, parameter.requires_grad) for parameter in parameters(model)]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(id(parameter) in trainable_ids)
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
 
 
 def mode_name(training: bool) -> str:

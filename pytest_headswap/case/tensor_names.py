@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pytest_headswap.case.value_snapshot import named_tensors
 from pytest_headswap.engine import Swap
-from pytest_headswap.engine.swapping.resize import get_registered_tensor
+from pytest_headswap.engine.pytorch.modules import get_registered_tensor
 
 _MAX_LISTED = 5
 

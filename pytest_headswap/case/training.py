@@ -17,8 +17,9 @@ from pytest_headswap.engine import FrozenBackbone, HeadSwapError, Swap
 from pytest_headswap.engine.abstract.devices import AliasStandIns
 from pytest_headswap.engine.abstract.stand_ins import substituted
 from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.modules import modules, named_modules, parameters
+from pytest_headswap.engine.pytorch.modules import named_modules, owner_path, parameters
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
+from pytest_headswap.engine.pytorch.saved_state import ModuleState
 
 _ROUNDING = 64  # times the precision of the dtype
 _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 0.01
@@ -124,14 +125,13 @@ def modules_in_train_mode(model: nn.Module, swap: Swap) -> list[str]:
 
     The backbone is every module that neither owns a tensor of a head, nor is inside of a head, nor contains one.
     """
-    inside = {name.rpartition(".")[0] for name in swap.state_dict()} | {head.path for head in swap.heads}
-    modes = [(module, module.training) for module in modules(model)]
+    inside = {owner_path(name) for name in swap.state_dict()} | {head.path for head in swap.heads}
+    original_state = ModuleState(model)
     try:
         model.train()
         in_train_mode = [path for path, module in named_modules(model) if module.training]
     finally:
-        for module, mode in modes:
-            module.training = mode
+        original_state.restore()
     around = {prefix for path in inside for prefix in _prefixes(path)}
     return [
         path for path in in_train_mode if path not in around and not any(_is_in(path, head) for head in inside if head)

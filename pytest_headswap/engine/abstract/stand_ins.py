@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import random
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +11,9 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.internals import as_parameter, initialized_cuda_devices
+from pytest_headswap.engine.pytorch.internals import as_parameter
 from pytest_headswap.engine.pytorch.modules import modules
+from pytest_headswap.engine.pytorch.saved_state import RandomState
 
 _PLAIN_TYPES = frozenset((bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device))
 _CONTAINER_TYPES = (list, dict, set, collections.OrderedDict, collections.deque, collections.defaultdict)
@@ -170,16 +169,11 @@ def substituted(
 @contextmanager
 def preserve_global_state() -> Iterator[None]:
     """Restore the RNG states of Python, NumPy and torch, the default dtype and the grad mode after the block."""
-    python_state = random.getstate()
-    numpy = sys.modules.get("numpy")
-    numpy_state = numpy.random.get_state() if numpy is not None else None
+    random_state = RandomState()
     dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
     try:
-        with torch.random.fork_rng(initialized_cuda_devices()):
-            yield
+        yield
     finally:
-        random.setstate(python_state)
-        if numpy is not None:
-            numpy.random.set_state(numpy_state)
+        random_state.restore()
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(grad)

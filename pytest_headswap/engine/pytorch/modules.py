@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import nn
 
+from pytest_headswap.engine.errors import HeadSwapError
+
 
 def named_modules(model: nn.Module, *, include_aliases: bool = False) -> list[tuple[str, nn.Module]]:
     """Return each module with its path, outer modules first. With `include_aliases`, repeat shared modules."""
@@ -90,3 +92,33 @@ def buffers_of(named: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, to
         for name, value in module._buffers.items():
             if value is not None:
                 yield f"{path}.{name}" if path else name, value
+
+
+def owner_path(name: str) -> str:
+    """Return the path of the layer of a tensor: `fc` for `fc.weight` and `fc.parametrizations.weight.original0`."""
+    layer, mark, _ = name.partition("parametrizations.")
+    return layer.rstrip(".") if mark else name.rpartition(".")[0]
+
+
+def owner_and_key(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Return the module that registers a tensor, and the tensor's name within it."""
+    path, _, key = name.rpartition(".")
+    return model.get_submodule(path), key
+
+
+def get_registered_tensor(model: nn.Module, name: str) -> torch.Tensor:
+    """Return the parameter or buffer with this name. Raise HeadSwapError `unsupported_layer` if there is none."""
+    owner, key = owner_and_key(model, name)
+    tensor: torch.Tensor | None = owner._parameters.get(key)
+    if tensor is None:
+        tensor = owner._buffers.get(key)
+    if tensor is None:
+        raise HeadSwapError("unsupported_layer", f"{name} is not a registered parameter or buffer of the model")
+    return tensor
+
+
+def freeze_all_but(model: nn.Module, trainable: Iterable[torch.Tensor]) -> None:
+    """Set `requires_grad` of every parameter: True for these, False for all others."""
+    trainable_ids = {id(tensor) for tensor in trainable}
+    for parameter in parameters(model):
+        parameter.requires_grad_(id(parameter) in trainable_ids)

@@ -14,6 +14,7 @@ from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.detection.search import detect_heads
 from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
+from pytest_headswap.engine.pytorch.modules import get_registered_tensor
 from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.class_map import ClassMap, resolve_class_map
 from pytest_headswap.engine.swapping.class_metadata import update_class_metadata
@@ -26,7 +27,7 @@ from pytest_headswap.engine.swapping.replace import (
     remove_head,
     replaceable_path,
 )
-from pytest_headswap.engine.swapping.resize import get_registered_tensor, resize
+from pytest_headswap.engine.swapping.resize import resize
 from pytest_headswap.engine.swapping.select_heads import validate_arguments
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.engine.swapping.verify import verify_swap
