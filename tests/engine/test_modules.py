@@ -1,4 +1,4 @@
-"""Models are walked as torch walks them, in its order and under its names."""
+"""Modules and tensors are listed in the order and under the names that torch uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytest_headswap.zoo import load_zoo
 
 
 class Shared(nn.Module):
-    """The same module, parameter and buffer under several names, and names that hold nothing."""
+    """A model with shared modules and tensors, and with names registered as None."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ def same(ours: object, theirs: object) -> bool:
 
 
 @pytest.mark.parametrize("name", models())
-def test_a_walk_gives_what_torch_gives(name: str) -> None:
+def test_modules_and_tensors_are_listed_as_by_torch(name: str) -> None:
     model = models()[name]
     assert same(modules.named_modules(model), model.named_modules())
     assert same(modules.named_modules(model, include_aliases=True), model.named_modules(remove_duplicate=False))
@@ -45,7 +45,7 @@ def test_a_walk_gives_what_torch_gives(name: str) -> None:
 
 
 class InEval(nn.Linear):
-    """Stays in eval mode, by a method of its own."""
+    """A layer whose own `train` keeps it in eval mode."""
 
     def train(self, mode: bool = True) -> InEval:
         super().train(mode=False)
@@ -54,12 +54,12 @@ class InEval(nn.Linear):
 
 @pytest.mark.parametrize("own", [True, False], ids=["own train", "torch's train"])
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_set_as_train_sets_it(own: bool, training: bool) -> None:
+def test_set_training_mode_sets_the_modes_that_train_sets(own: bool, training: bool) -> None:
     def modes(model: nn.Module) -> list[bool]:
         return [module.training for module in model.modules()]
 
-    made = [nn.Sequential((InEval if own else nn.Linear)(2, 3), nn.Sequential(nn.ReLU())) for _ in range(2)]
-    made[0].train(training)
-    modules.set_training_mode(made[1], modules.modules(made[1]), training)
-    assert modes(made[1]) == modes(made[0])
-    assert own or modes(made[1]) == [training] * 4
+    pair = [nn.Sequential((InEval if own else nn.Linear)(2, 3), nn.Sequential(nn.ReLU())) for _ in range(2)]
+    pair[0].train(training)
+    modules.set_training_mode(pair[1], modules.modules(pair[1]), training)
+    assert modes(pair[1]) == modes(pair[0])
+    assert own or modes(pair[1]) == [training] * 4
