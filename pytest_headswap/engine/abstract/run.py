@@ -104,7 +104,7 @@ def abstract_run(
             raise
         except Exception as error:  # noqa: BLE001 - a model may raise anything; try the next kind
             last_error = error
-    assert last_error is not None, "the first way is always tried"
+    assert last_error is not None, "at least one kind of tensors is tried"
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
     remedy = "Pass example_inputs that the model accepts"
     if any(parameter.is_meta for parameter in model.parameters()):
@@ -112,8 +112,7 @@ def abstract_run(
     raise HeadSwapError(
         "forward_failed",
         f"{type(model).__name__}.forward raised {type(last_error).__name__} in {'train' if training else 'eval'} mode "
-        "on "
-        f"inputs of shape {shapes}: {_first_line(last_error)}. {remedy}",
+        f"on inputs of shape {shapes}: {_first_line(last_error)}. {remedy}",
     ) from last_error
 
 

@@ -1,4 +1,4 @@
-"""Freeze all of a model except its heads, so that it stays frozen through later changes of mode, copies and pickles.
+"""Freeze everything in a model except its heads. The freeze holds through mode changes, copies and pickles.
 
 `requires_grad=False` is not enough: batch norm statistics keep drifting and dropout stays active, and the next
 `model.train()` undoes eval mode. This module gives every backbone module its own `train`, which keeps the module in
@@ -48,10 +48,9 @@ class FrozenBackbone:
     _redo: ModuleState | None = None
 
     def __repr__(self) -> str:
-        held = parameters(self.model)
-        trainable = sum(parameter.requires_grad for parameter in held)
+        flags = [parameter.requires_grad for parameter in parameters(self.model)]
         return (
-            f"FrozenBackbone({type(unwrap(self.model)[0]).__name__}: {trainable} of {len(held)} parameters trainable)"
+            f"FrozenBackbone({type(unwrap(self.model)[0]).__name__}: {sum(flags)} of {len(flags)} parameters trainable)"
         )
 
     def unfreeze(self) -> None:
@@ -123,20 +122,20 @@ def _clear_frozen_gradients(model: nn.Module) -> None:
 
 def _head_modules(model: nn.Module, names: Iterable[str], paths: Iterable[str], prefix: str) -> set[nn.Module]:
     """Return the modules that own a tensor of a head, and all modules inside a head."""
-    found = {model.get_submodule(owner_path(name)) for name in names}
+    owners = {model.get_submodule(owner_path(name)) for name in names}
     for path in paths:
         inside = f"{path}.".removeprefix(prefix).rstrip(".")
         if inside:
-            found |= set(modules(model.get_submodule(inside)))
-    return found
+            owners |= set(modules(model.get_submodule(inside)))
+    return owners
 
 
 def _enclosing_modules(model: nn.Module, heads: set[nn.Module]) -> list[nn.Module]:
     """Return the modules that contain a head."""
     named = dict(named_modules(model, include_aliases=True))
     parts = [path.split(".") for path, module in named.items() if module in heads and path]
-    around = {".".join(part[:count]) for part in parts for count in range(len(part))}
-    return list(dict.fromkeys(module for path, module in named.items() if path in around and module not in heads))
+    enclosing = {".".join(part[:count]) for part in parts for count in range(len(part))}
+    return list(dict.fromkeys(module for path, module in named.items() if path in enclosing and module not in heads))
 
 
 class _TrainOverride:
