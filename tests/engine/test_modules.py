@@ -42,24 +42,3 @@ def test_modules_and_tensors_are_listed_as_by_torch(name: str) -> None:
     assert same(modules.named_buffers(model), model.named_buffers(remove_duplicate=False))
     assert [id(module) for module in modules.modules(model)] == [id(module) for module in model.modules()]
     assert [id(value) for value in modules.parameters(model)] == [id(value) for value in model.parameters()]
-
-
-class InEval(nn.Linear):
-    """A layer whose own `train` keeps it in eval mode."""
-
-    def train(self, mode: bool = True) -> InEval:
-        super().train(mode=False)
-        return self
-
-
-@pytest.mark.parametrize("own", [True, False], ids=["own train", "torch's train"])
-@pytest.mark.parametrize("training", [True, False])
-def test_set_training_mode_sets_the_modes_that_train_sets(own: bool, training: bool) -> None:
-    def modes(model: nn.Module) -> list[bool]:
-        return [module.training for module in model.modules()]
-
-    pair = [nn.Sequential((InEval if own else nn.Linear)(2, 3), nn.Sequential(nn.ReLU())) for _ in range(2)]
-    pair[0].train(training)
-    modules.set_training_mode(pair[1], modules.modules(pair[1]), training)
-    assert modes(pair[1]) == modes(pair[0])
-    assert own or modes(pair[1]) == [training] * 4

@@ -36,7 +36,6 @@ from pytest_headswap.engine.pytorch.modules import (
     buffers_of,
     named_modules,
     parameters_of,
-    set_training_mode,
     unique_modules,
 )
 
@@ -144,7 +143,7 @@ def _run(
             stand_ins = DeviceStandIns([*registered, *inputs.tensors()])
         stack.enter_context(substituted(model, stand_ins, module_list))
         model_stand_ins = stand_ins.tensors()
-        set_training_mode(model, module_list, training)
+        model.train(training)
         forward_inputs = inputs.map_tensors(stand_ins.stand_in_for)
         stack.enter_context(disable_fused_kernels())
         if fake is not None:
