@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.case.build import build_case
 from pytest_headswap.case.case import Case
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.zoo import ModelSpec
 
 BATCH, WIDTH, OLD, NEW = 2, 16, 10, 5

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +20,6 @@ from pytest_headswap.engine import (
     meta_run_with_device_checks,
     record_with_device_checks,
 )
-from pytest_headswap.engine.pytorch import parameters
 
 
 @dataclass(frozen=True)
@@ -87,20 +84,6 @@ def run_mode(model: nn.Module, inputs: Inputs, training: bool) -> ModeRun:
         return ModeRun(abstract_run(model, inputs, training=training))
     except HeadSwapError as error:
         return ModeRun(error=error)
-
-
-@contextmanager
-def freeze_all_but(model: nn.Module, trainable: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Freeze all parameters except these for the duration of the block."""
-    trainable_ids = {id(parameter) for parameter in trainable}
-    flags = [(parameter, parameter.requires_grad) for parameter in parameters(model)]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(id(parameter) in trainable_ids)
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
 
 
 def mode_name(training: bool) -> str:

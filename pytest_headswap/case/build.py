@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from pytest_headswap.case.options import CaseOptions
 from pytest_headswap._text import format_bytes
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import ABSTRACT, NUMERIC
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.case.sample_inputs import randomize, seeded, smaller_images, stable_seed
 from pytest_headswap.case.skip_init import on_meta_if_possible, skip_init_if_possible
 from pytest_headswap.case.structure_snapshot import StructureSnapshot

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pytest_headswap.case.abstract_runs import ModeRun, OriginalRun, freeze_all_but, original_runs, run_modes
+from pytest_headswap.case.abstract_runs import ModeRun, OriginalRun, original_runs, run_modes
 from pytest_headswap.case.finding import ABSTRACT, NUMERIC, CheckSkipped
 from pytest_headswap.case.sample_inputs import seeded
 from pytest_headswap.case.skip_init import on_meta_if_possible
@@ -31,7 +31,7 @@ from pytest_headswap.engine import (
     freeze_backbone,
     substituted,
 )
-from pytest_headswap.engine.pytorch import parameters
+from pytest_headswap.engine.pytorch import ModuleState, freeze_all_but, parameters
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
@@ -100,8 +100,13 @@ class Case:
 
         They are computed on first access.
         """
-        with freeze_all_but(self.model, self.swap.parameters()), torch.enable_grad():
-            return run_modes(self.model, self.inputs)
+        original_state = ModuleState(self.model)
+        freeze_all_but(self.model, self.swap.parameters())
+        try:
+            with torch.enable_grad():
+                return run_modes(self.model, self.inputs)
+        finally:
+            original_state.restore()
 
     @cached_property
     def training(self) -> TrainingRecord:

@@ -22,7 +22,7 @@ from pytest_headswap.engine import (
     flatten_outputs,
     substituted,
 )
-from pytest_headswap.engine.pytorch import named_modules, parameters
+from pytest_headswap.engine.pytorch import ModuleState, named_modules, owner_path, parameters
 
 _ROUNDING = 64  # times the precision of the dtype
 _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 0.01
@@ -128,14 +128,13 @@ def modules_in_train_mode(model: nn.Module, swap: Swap) -> list[str]:
 
     The backbone is every module that neither owns a tensor of a head, nor is inside of a head, nor contains one.
     """
-    inside = {name.rpartition(".")[0] for name in swap.state_dict()} | {head.path for head in swap.heads}
-    modes = [(module, module.training) for module in model.modules()]
+    inside = {owner_path(name) for name in swap.state_dict()} | {head.path for head in swap.heads}
+    original_state = ModuleState(model)
     try:
         model.train()
         in_train_mode = [path for path, module in named_modules(model) if module.training]
     finally:
-        for module, mode in modes:
-            module.training = mode
+        original_state.restore()
     around = {prefix for path in inside for prefix in _prefixes(path)}
     return [
         path for path in in_train_mode if path not in around and not any(_is_in(path, head) for head in inside if head)

@@ -129,8 +129,8 @@ class WeightPools:
                 if empty is not None and id(empty) in parameters:
                     if id(empty) not in filled:
                         values = self.pools[_key(empty)].allocate(empty)
-                        filled[id(empty)] = made = nn.Parameter(values, empty.requires_grad)
-                        made.__dict__.update(empty.__dict__)  # attributes that libraries set on parameters
+                        filled[id(empty)] = parameter = nn.Parameter(values, empty.requires_grad)
+                        parameter.__dict__.update(empty.__dict__)  # attributes that libraries set on parameters
                     module._parameters[name] = filled[id(empty)]
 
     def pool_of(self, tensor: torch.Tensor) -> WeightPool | None:

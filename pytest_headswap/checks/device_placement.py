@@ -1,4 +1,4 @@
-"""`device_placement`: every part of the swapped model runs on the device that the model is on.
+"""`device_placement`: every part of the swapped model runs on the device of the model.
 
 **Promise.** A head swapped into a model on a given device and in a given dtype has that device and dtype.
 The swapped model can be moved to another device, before or after the swap. Its outputs and the gradients of its
@@ -105,7 +105,7 @@ def _check_placement(swap: Swap, device: torch.device, dtype: torch.dtype | None
 
 
 def _simulate(case: Case) -> None:
-    """Check the outputs under fake tensors, unless the observed abstract runs already show that all is well."""
+    """Check the outputs under fake tensors, unless the abstract runs with device checks already passed."""
     modes = [training for training in (False, True) if case.swapped_runs[training].error is None]
     if all(_meta_run_is_clean(case, training) for training in modes):
         return
@@ -124,7 +124,7 @@ def _simulate(case: Case) -> None:
 
 
 def _check_meta_run(case: Case, training: bool, error: Exception) -> None:
-    """Judge by the observed abstract run when fake tensors cannot simulate the model. Skip if there was none."""
+    """Judge by the abstract run with device checks if fake tensors cannot simulate the model. Skip without one."""
     meta_run = case.swapped_runs[training].run
     if meta_run is None or meta_run.device_mixes is None:
         raise CheckSkipped("not_simulated", f"a device cannot be simulated for {case.spec.name}: {error}") from error
@@ -134,7 +134,7 @@ def _check_meta_run(case: Case, training: bool, error: Exception) -> None:
 
 
 def _meta_run_is_clean(case: Case, training: bool) -> bool:
-    """Return whether no CPU tensor met a tensor of the model in the observed run and all head outputs are on meta."""
+    """Return whether the run with device checks mixed no devices and all head outputs are on the meta device."""
     mode = case.swapped_runs[training]
     labels = {label for head in case.swap.heads for label in head.outputs}
     outputs = [tensor for label, tensor in mode.outputs.items() if label in labels]

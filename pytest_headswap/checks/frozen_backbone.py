@@ -2,13 +2,13 @@
 
 **Promise.** The model is trained in train mode, with momentum and weight decay over all parameters. Afterwards:
 
-- Every parameter and buffer outside the new head is bit for bit unchanged, whatever tried to write to it.
+- Every parameter and buffer outside the new head is bit for bit unchanged, even if forward writes to it.
 - The features of a sample do not depend on the rest of its batch, up to rounding.
 - The head has changed.
 - `train()` leaves every module of the backbone in eval mode.
 
-**Evidence.** Structure: in train mode the data flow of a frozen model has no write to the backbone. It has no random
-numbers and no batch statistics before the head. With values: the training itself. Its features are compared with
+**Evidence.** Without values: in train mode the data flow of a frozen model has no write to the backbone. It has no
+random numbers and no batch statistics before the head. With values: the training itself. Its features are compared with
 those of an eval-mode forward pass on another batch or, if those differ, with those of a second training step.
 
 **A failure means** that a "frozen" backbone drifts while the head is trained: batch norm statistics, spectral norm,

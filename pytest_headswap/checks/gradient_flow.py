@@ -69,8 +69,8 @@ def _reached_by_loss(case: Case, new: Iterable[str], training: bool) -> set[str]
     if foreign:
         names = {id(tensor): name for name, tensor in mode.run.parameters.items()}
         unnamed = "a tensor of shape {} that is not a parameter"
-        found = sorted(names.get(id(leaf), unnamed.format(tuple(leaf.shape))) for leaf in foreign)
-        raise CheckFailed(f"in {mode_name(training)}, the frozen model still trains {join_first(found)}")
+        foreign_names = sorted(names.get(id(leaf), unnamed.format(tuple(leaf.shape))) for leaf in foreign)
+        raise CheckFailed(f"in {mode_name(training)}, the frozen model still trains {join_first(foreign_names)}")
     ids = {id(leaf) for leaf in leaves}
     return {name for name, tensor in trainable.items() if id(tensor) in ids}
 

@@ -1,6 +1,6 @@
-"""`metadata`: the class counts stated by the model match its heads.
+"""`metadata`: the class counts that the model declares match its heads.
 
-**Promise.** Every number and every collection that depends on the class count is what the zoo itself would set:
+**Promise.** Every number and collection that depends on the class count has the value that the zoo would set:
 `num_classes`, `num_labels`, `out_features`, `id2label` and the like, under any name. This covers the model, its layers
 and its configuration. If the zoo cannot build a model for the new count, no attribute named after a class count still
 has the old count. The heads that the swap names exist in the model.
@@ -30,7 +30,7 @@ _SIZE = "a collection of {} entries"
 
 
 def metadata(case: Case) -> str:
-    """Compare with the native model, or look for the old count if there is none; return a note of the latter."""
+    """Compare with the native model, or look for the old count and return a note if there is none."""
     _check_heads_exist(case)
     old = {head.num_classes for head in case.swap.old_heads} - {0}
     declared = dict(_declared_counts(case.model))
@@ -39,13 +39,13 @@ def metadata(case: Case) -> str:
     except CheckSkipped as skip:
         _check_no_stale_count(case, declared)
         return f"only attributes named after class counts were checked: {skip.message}"
-    out_of_step = [
+    different = [
         f"{name} is {declared[name]}, but {value} in the native model"
         for name, value in native.items()
         if name in declared and declared[name] != value and not _is_collection_of_its_own(declared[name], old)
     ]
-    if out_of_step:
-        raise CheckFailed(f"attributes do not match {case.num_classes} classes: {join_first(out_of_step)}")
+    if different:
+        raise CheckFailed(f"attributes do not match {case.num_classes} classes: {join_first(different)}")
     _check_no_stale_count(case, declared)
     return ""
 
@@ -91,19 +91,19 @@ def _check_no_stale_count(case: Case, declared: dict[str, str]) -> None:
 
 def _belongs_to_other_head(case: Case, count: int) -> bool:
     """Return whether a head that was not swapped has this class count: an attribute may refer to that head."""
-    left_alone = (item for item in case.plan.search_result.detected if item not in case.plan.selected)
-    return any(item.head.num_classes == count for item in left_alone)
+    not_swapped = (item for item in case.plan.search_result.detected if item not in case.plan.selected)
+    return any(item.head.num_classes == count for item in not_swapped)
 
 
 def _declared_counts(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield the integers and the sizes of collections in a model's modules and configurations."""
-    seen: set[int] = set()
+    visited: set[int] = set()
     for path, module in named_modules(model):
         for prefix, owner in ((path, module), (f"{path}.config".lstrip("."), getattr(module, "config", None))):
             state: dict[str, Any] | None = getattr(owner, "__dict__", None)
-            if state is None or id(owner) in seen:
+            if state is None or id(owner) in visited:
                 continue
-            seen.add(id(owner))
+            visited.add(id(owner))
             for key, value in state.items():
                 name = f"{prefix}.{key}".lstrip(".")
                 if key in _REGISTRIES or isinstance(value, (bool, nn.Module)):

@@ -1,4 +1,4 @@
-"""`native_parity`: the swapped model has the same state_dict layout as one that the zoo builds.
+"""`native_parity`: the swapped model has the same state_dict layout as a model that the zoo builds.
 
 **Promise.** `state_dict()` has the same keys and shapes as a model that the zoo built with the new class count from
 the start.

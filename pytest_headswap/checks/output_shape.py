@@ -27,7 +27,7 @@ from pytest_headswap.case.finding import CheckFailed
 from pytest_headswap.case.sample_inputs import batch_size, stable_seed, with_batch_size
 from pytest_headswap.engine import Inputs, apply_plan, flatten_outputs
 
-_MAX_CLASSES, _MAX_BATCH_SIZE = 1000, 3  # few batch sizes: each one makes every operation a new one for the meta cache
+_MAX_CLASSES, _MAX_BATCH_SIZE = 1000, 3  # few batch sizes: each one fills the meta cache again
 
 Shapes = Mapping[str, tuple[int, ...]]
 """The shape of each floating-point output, by its label."""
@@ -54,9 +54,9 @@ def output_shape(case: Case) -> str:
                 f"the model ran in {mode_name(training)} before the swap but raises after it: {after.error.message}"
             )
         compared |= _compare(before.shapes, after.shapes, dims, case.num_classes, f"in {mode_name(training)}")
-    unseen = [label for label in dims if label not in compared]
-    if unseen:
-        raise CheckFailed(f"the head reaches {', '.join(unseen)}, but the model returns no such output in any mode")
+    missing = [label for label in dims if label not in compared]
+    if missing:
+        raise CheckFailed(f"the head reaches {', '.join(missing)}, but the model returns no such output in any mode")
     if case.numeric:
         _compare_real(case)
     if not _check_random_sizes(case, dims):

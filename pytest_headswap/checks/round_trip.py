@@ -1,6 +1,6 @@
 """`round_trip`: a swap can be undone, redone, copied and saved.
 
-**Promise.** `restore()` brings back the original modules, tensors and attributes themselves, and `reapply()` the new
+**Promise.** `restore()` brings back the original module, tensor and attribute objects, and `reapply()` the new
 head. The swapped model can be swapped again: the engine finds the new head in its place, with the new class count.
 A deep copy that is saved and loaded has the same keys, shapes and modes, and stays frozen. With values it computes the
 same outputs.
@@ -109,9 +109,9 @@ def _copy_and_save(case: Case) -> str:
             )
         _restore_large_tensors(case, loaded)
         if case.numeric and not case.is_large:
-            _same_outputs(case, loaded)
+            _check_same_outputs(case, loaded)
         else:
-            _same_shapes(case, loaded)
+            _check_same_shapes(case, loaded)
         _break_cycles(loaded, case.model)
         if case.numeric and case.is_large:
             notes.append("the copy was run abstractly, because the model is large")
@@ -193,9 +193,7 @@ class _WithoutLargeTensors(StandIns):
 
 
 _EMPTY: OrderedDict[str, Any] = OrderedDict()
-"""Stands in for empty registries. torch gives each module fourteen, and copying them would take longer than copying all
-the rest.
-"""
+"""Replaces empty registries. Each module has fourteen, and copying them would take longer than all the rest."""
 
 
 def _kept_registries() -> frozenset[str]:
@@ -241,7 +239,7 @@ def _restore_large_tensors(case: Case, loaded: nn.Module) -> None:
                     registry[key] = originals[f"{path}.{key}".lstrip(".")]
 
 
-def _same_shapes(case: Case, loaded: nn.Module) -> None:
+def _check_same_shapes(case: Case, loaded: nn.Module) -> None:
     """Run a copy abstractly in eval mode, and compare its output shapes with the model's."""
     copied = run_mode(loaded, case.inputs, training=False)
     if copied.error is not None:
@@ -252,7 +250,7 @@ def _same_shapes(case: Case, loaded: nn.Module) -> None:
         )
 
 
-def _same_outputs(case: Case, loaded: nn.Module) -> None:
+def _check_same_outputs(case: Case, loaded: nn.Module) -> None:
     """Run a copy in eval mode, and compare its outputs with the model's."""
     loaded.eval()
     with case.seeded("forward"), torch.no_grad():

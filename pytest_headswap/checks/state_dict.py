@@ -39,15 +39,15 @@ def state_dict(case: Case) -> str:
         before = case.model.state_dict(keep_vars=True)
         old_head = [before[name] for old in case.swap.old_heads for name in old.tensors if name in before]
         replaced = names_by_identity(before, old_head) | (new & before.keys())
-        _backbone_is_the_same(before, after, replaced, new)
-        _backbone_loads(case, _without(after, new), replaced)
+        _check_backbone_unchanged(before, after, replaced, new)
+        _check_backbone_loads(case, _without(after, new), replaced)
     if case.values_changed_by_swap:
         raise CheckFailed(f"the swap changed the values of {join_first(case.values_changed_by_swap)}")
-    _head_alone(case, head)
+    _check_head_state(case, head)
     return ""
 
 
-def _backbone_is_the_same(
+def _check_backbone_unchanged(
     before: Mapping[str, object], after: Mapping[str, object], old_head: set[str], new_head: set[str]
 ) -> None:
     missing = [key for key in before if key not in after and key not in old_head]
@@ -66,7 +66,7 @@ def _backbone_is_the_same(
 
 
 def _without(state: Mapping[str, object], names: set[str]) -> Mapping[str, object]:
-    """Return a state_dict without the given names; copying it and deleting keys preserves the module versions."""
+    """Return a state_dict without the given names. A copy keeps the module versions in its metadata."""
     rest = copy.copy(state)
     assert isinstance(rest, dict)
     for name in names & rest.keys():
@@ -74,45 +74,45 @@ def _without(state: Mapping[str, object], names: set[str]) -> Mapping[str, objec
     return rest
 
 
-def _backbone_loads(case: Case, backbone: Mapping[str, object], replaced: set[str]) -> None:
+def _check_backbone_loads(case: Case, backbone: Mapping[str, object], replaced: set[str]) -> None:
     """Load the backbone into the unswapped model, which is what the case holds at this point."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns that loading on meta copies nothing, as intended
-            answer = case.model.load_state_dict(backbone, strict=False)
+            result = case.model.load_state_dict(backbone, strict=False)
     except RuntimeError as error:  # a shape that does not fit
         raise CheckFailed(f"the backbone does not load into an unswapped model: {error}") from error
-    if answer.unexpected_keys:
-        raise CheckFailed(f"an unswapped model does not accept {join_first(answer.unexpected_keys)} of the backbone")
-    missing = [key for key in answer.missing_keys if key not in replaced]
+    if result.unexpected_keys:
+        raise CheckFailed(f"an unswapped model does not accept {join_first(result.unexpected_keys)} of the backbone")
+    missing = [key for key in result.missing_keys if key not in replaced]
     if missing:
         raise CheckFailed(f"the backbone lacks {join_first(missing)}, which an unswapped model needs")
 
 
-def _head_alone(case: Case, head: dict[str, torch.Tensor]) -> None:
-    whole = sorted(
+def _check_head_state(case: Case, head: dict[str, torch.Tensor]) -> None:
+    oversized = sorted(
         name for name, tensor in head.items() if tensor.untyped_storage().nbytes() > 2 * tensor.nbytes + 1024
     )
-    if whole:
+    if oversized:
         raise CheckFailed(
-            f"saving the head would save more than the head: {join_first(whole)} are parts of larger tensors"
+            f"saving the head would save more than the head: {join_first(oversized)} are parts of larger tensors"
         )
     file = io.BytesIO()
     torch.save(head, file)
     file.seek(0)
     saved = torch.load(file, weights_only=True)
-    kept = {name: tensor.clone() for name, tensor in head.items()}
+    original = {name: tensor.clone() for name, tensor in head.items()}
     try:
         for tensor in head.values():
             tensor.zero_()
-        _loads(case, saved, kept, "this model")
+        _check_head_loads(case, saved, original)
     finally:
-        case.swap.load_state_dict(kept)
+        case.swap.load_state_dict(original)
     with case.original_head():
         fresh = apply_plan(case.plan, case.num_classes, verify=False)
         try:
             fresh.load_state_dict(saved)
-            different = _different(fresh.state_dict(), kept)
+            different = _different(fresh.state_dict(), original)
         except HeadSwapError as error:
             raise CheckFailed(f"the head does not load into a freshly swapped model: {error.message}") from error
         finally:
@@ -121,14 +121,14 @@ def _head_alone(case: Case, head: dict[str, torch.Tensor]) -> None:
             raise CheckFailed(f"loading the head into a freshly swapped model changed {join_first(different)}")
 
 
-def _loads(case: Case, saved: dict[str, torch.Tensor], kept: dict[str, torch.Tensor], where: str) -> None:
+def _check_head_loads(case: Case, saved: dict[str, torch.Tensor], original: dict[str, torch.Tensor]) -> None:
     try:
         case.swap.load_state_dict(saved)
     except HeadSwapError as error:
-        raise CheckFailed(f"the saved head does not load into {where}: {error.message}") from error
-    different = _different(case.swap.state_dict(), kept)
+        raise CheckFailed(f"the saved head does not load into this model: {error.message}") from error
+    different = _different(case.swap.state_dict(), original)
     if different:
-        raise CheckFailed(f"loading the head into {where} changed {join_first(different)}")
+        raise CheckFailed(f"loading the head into this model changed {join_first(different)}")
 
 
 def _different(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> list[str]:

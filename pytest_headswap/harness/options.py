@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap.case.options import AUTO, CaseOptions
 from pytest_headswap._numbers import as_count
 from pytest_headswap._text import did_you_mean, split_commas
+from pytest_headswap.case.options import AUTO, CaseOptions
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check

@@ -183,8 +183,8 @@ def _self_test() -> None:
     import torch
     from torch import nn
 
-    from pytest_headswap.case.options import CaseOptions
     from pytest_headswap.case.build import build_case
+    from pytest_headswap.case.options import CaseOptions
     from pytest_headswap.checks import run_check
     from pytest_headswap.zoo import ModelSpec
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import sys
 import threading
@@ -65,11 +64,10 @@ class GlobalState:
     """
 
     def __init__(self) -> None:
-        import torch
+        from pytest_headswap.engine.pytorch import RandomState
 
         self._watched = _read_watched_state()
-        self._random = random.getstate(), torch.get_rng_state()
-        self._numpy = numpy.random.get_state() if (numpy := sys.modules.get("numpy")) is not None else None
+        self._random_state = RandomState()
         self._environment = dict(os.environ)
         self._path = list(sys.path)
 
@@ -82,12 +80,7 @@ class GlobalState:
 
     def restore(self) -> None:
         """Restore the state whose changes are not reported."""
-        import torch
-
-        random.setstate(self._random[0])
-        torch.set_rng_state(self._random[1])
-        if self._numpy is not None:
-            sys.modules["numpy"].random.set_state(self._numpy)
+        self._random_state.restore()
         if os.environ != self._environment:
             os.environ.clear()
             os.environ.update(self._environment)

@@ -16,8 +16,8 @@ from pytest_headswap.harness.pytest_outcomes import apply_pytest_outcome
 from pytest_headswap.isolation.executor import BuildReply, CheckReply
 
 if TYPE_CHECKING:
-    from pytest_headswap.case.options import CaseOptions
     from pytest_headswap.case.case import Case
+    from pytest_headswap.case.options import CaseOptions
     from pytest_headswap.checks import Check
     from pytest_headswap.harness.memory_budget import MemoryBudget
     from pytest_headswap.isolation.executor import OversizedModels

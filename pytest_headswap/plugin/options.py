@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_headswap.case.options import CaseOptions
 from pytest_headswap._links import page
 from pytest_headswap._text import split_commas
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.harness.options import (
     DEVICE_CHOICES,
     EVIDENCE,

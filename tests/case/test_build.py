@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.case.build import build_case
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.case.sample_inputs import (
     batch_size,
     randomize,

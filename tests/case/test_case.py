@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.case.build import build_case
 from pytest_headswap.case.case import Case
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import HeadSwapError, NoHeadError
 from pytest_headswap.zoo import ModelSpec

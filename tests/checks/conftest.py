@@ -1,4 +1,4 @@
-"""Cases made of a model with a switch for each fault."""
+"""A fixture that builds cases of a model into which faults can be planted."""
 
 from __future__ import annotations
 

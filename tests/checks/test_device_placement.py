@@ -1,4 +1,4 @@
-"""`device_placement` on a device that is there: the CPU stands in for it, and the tests at the end need one."""
+"""`device_placement` on a real device. The CPU stands in for it, except in the tests marked `cuda`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_sound_model_runs_in_each_dtype(make_case: MakeCase) -> None:
     assert check_on_device(case, CPU) == ""
 
 
-def test_the_model_is_left_as_it_is(make_case: MakeCase) -> None:
+def test_the_check_does_not_change_the_model(make_case: MakeCase) -> None:
     case = make_case()
     assert case.original_values is not None
     before = {key: id(value) for key, value in case.model.state_dict(keep_vars=True).items()}
@@ -56,7 +56,7 @@ def test_the_model_is_left_as_it_is(make_case: MakeCase) -> None:
         assert case.original_values.changed() == []
 
 
-def test_a_dtype_that_the_model_as_built_does_not_support_is_named(make_case: MakeCase) -> None:
+def test_a_note_names_dtypes_that_the_model_as_built_does_not_support(make_case: MakeCase) -> None:
     class NoHalf(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -79,7 +79,7 @@ def test_a_head_in_the_wrong_dtype_fails(make_case: MakeCase, monkeypatch: pytes
         check_on_device(case, CPU)
 
 
-def test_a_head_elsewhere_fails(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_on_another_device_fails(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case()
     real = resize.make_class_tensor
     monkeypatch.setattr(resize, "make_class_tensor", lambda *args: nn.Parameter(real(*args).detach().to("meta")))
@@ -87,7 +87,7 @@ def test_a_head_elsewhere_fails(make_case: MakeCase, monkeypatch: pytest.MonkeyP
         check_on_device(case, CPU)
 
 
-def test_a_model_that_is_swapped_on_one_device_runs_on_another(make_case: MakeCase) -> None:
+def test_a_model_swapped_on_one_device_must_run_on_another(make_case: MakeCase) -> None:
     case = make_case()
     check_moved_between(case, CPU, CPU)
     _switch(case, "raises in train mode")
@@ -97,7 +97,7 @@ def test_a_model_that_is_swapped_on_one_device_runs_on_another(make_case: MakeCa
         check_moved_between(case, CPU, CPU)
 
 
-def test_a_forward_that_raises_there_fails(make_case: MakeCase) -> None:
+def test_a_forward_that_raises_on_the_device_fails(make_case: MakeCase) -> None:
     case = make_case()
     _switch(case, "raises in train mode")
     with pytest.raises(
@@ -106,8 +106,8 @@ def test_a_forward_that_raises_there_fails(make_case: MakeCase) -> None:
         check_on_device(case, CPU)
 
 
-def test_a_model_whose_forward_needs_values_is_skipped_by_name(make_case: MakeCase) -> None:
-    class Asking(nn.Module):
+def test_a_model_that_reads_values_is_skipped_without_a_device(make_case: MakeCase) -> None:
+    class ReadsValues(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.backbone = nn.Linear(8, 16)
@@ -117,12 +117,12 @@ def test_a_model_whose_forward_needs_values_is_skipped_by_name(make_case: MakeCa
             features = self.backbone(x)
             return self.fc(features if features.sum().item() > 0 else -features)  # type: ignore[no-any-return]
 
-    finding = run_check("device_placement", make_case(build=Asking, device="cpu"))
+    finding = run_check("device_placement", make_case(build=ReadsValues, device="cpu"))
     assert (finding.outcome, finding.reason) == ("skipped", "not_simulated")
 
 
-def _used_up(case: Case, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU stands in for a device whose memory is used up the first times that the model runs there."""
+def _run_out_of_memory(case: Case, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the CPU stand in for a device that runs out of memory on the first `times` forward passes."""
     left = iter(range(times))
 
     def forward(self: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -135,29 +135,27 @@ def _used_up(case: Case, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "devices_of", lambda _: [CPU])
 
 
-def test_a_model_for_which_others_leave_no_memory_is_run_once_more_without_them(
-    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_runs_out_of_memory_is_retried_alone(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case()
-    _used_up(case, 1, monkeypatch)
+    _run_out_of_memory(case, 1, monkeypatch)
     finding = run_check("device_placement", case)
     assert (finding.outcome, finding.message, finding.evidence) == ("passed", "", "cpu")
 
 
 @pytest.mark.parametrize("fault", ["", "tensor made on the CPU"])
-def test_a_model_that_is_too_large_for_a_device_is_simulated_and_says_so(
+def test_a_model_too_large_for_the_device_is_simulated_with_a_note(
     make_case: MakeCase, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     case = make_case(fault)
-    _used_up(case, 2, monkeypatch)
+    _run_out_of_memory(case, 2, monkeypatch)
     finding = run_check("device_placement", case)
     assert finding.outcome == ("failed" if fault else "passed")
     assert finding.evidence == "simulated"
     assert fault or finding.message == "cpu does not have enough memory for this model"
-    assert fault or run_check("device_placement", case).evidence == "cpu", "there is memory again"
+    assert fault or run_check("device_placement", case).evidence == "cpu", "memory is available again"
 
 
-def test_too_little_memory_for_half_precision_is_not_taken_for_a_dtype_that_does_not_run(
+def test_running_out_of_memory_is_not_mistaken_for_an_unsupported_dtype(
     make_case: MakeCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = make_case()
@@ -173,7 +171,7 @@ def test_too_little_memory_for_half_precision_is_not_taken_for_a_dtype_that_does
         check_on_device(case, CPU)
 
 
-def test_the_dtype_is_tried_in_the_mode_in_which_the_head_is_run(make_case: MakeCase) -> None:
+def test_dtype_support_is_tested_in_train_mode(make_case: MakeCase) -> None:
     class NoHalfInTraining(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -191,7 +189,7 @@ def test_the_dtype_is_tried_in_the_mode_in_which_the_head_is_run(make_case: Make
 
 
 @pytest.mark.cuda
-def test_on_cuda_a_model_that_is_too_large_is_simulated_and_says_so(make_case: MakeCase) -> None:
+def test_on_cuda_a_model_too_large_for_the_device_is_simulated_with_a_note(make_case: MakeCase) -> None:
     case = make_case()
     case.model.more = nn.Linear(2**14, 2**14)  # 1 GiB
     torch.cuda.set_per_process_memory_fraction(2**29 / torch.cuda.get_device_properties(0).total_memory)
@@ -205,7 +203,7 @@ def test_on_cuda_a_model_that_is_too_large_is_simulated_and_says_so(make_case: M
 
 
 @pytest.mark.cuda
-def test_on_cuda_no_memory_is_kept(make_case: MakeCase) -> None:
+def test_on_cuda_all_memory_is_released(make_case: MakeCase) -> None:
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
     assert run_check("device_placement", make_case()).evidence.startswith("cuda:0")

@@ -1,4 +1,4 @@
-"""Broken engines and broken models: for each fault the named check fails, with a message that names what is wrong."""
+"""Faults are planted in the engine and in models. Each must fail its check with a message that names the fault."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MakeCase = Callable[..., Case]
 Patch = pytest.MonkeyPatch
 
 
-# --- engines that are broken before a case is built: each takes a monkeypatch
+# --- faults in the engine, planted before the case is built: each takes a monkeypatch
 
 
 def _new_tensors_on_the_cpu(patch: Patch) -> None:
@@ -37,16 +37,16 @@ def _new_tensors_in_float32(patch: Patch) -> None:
     patch.setattr(resize, "make_class_tensor", lambda *args: nn.Parameter(real(*args).detach().float()))
 
 
-def _counts_are_left_alone(patch: Patch) -> None:
+def _class_counts_are_not_updated(patch: Patch) -> None:
     patch.setattr(swap, "update_class_metadata", lambda *args: None)
 
 
-def _layer_widths_are_left_alone(patch: Patch) -> None:
+def _layer_widths_are_not_updated(patch: Patch) -> None:
     patch.setattr(resize, "update_layer_widths", lambda *args: None)
 
 
 def _only_requires_grad_is_set(patch: Patch) -> None:
-    """What most people write."""
+    """Freeze the way most people do."""
 
     def naive(swap: Swap, _: object = None) -> FrozenBackbone:
         new = {id(parameter) for parameter in swap.parameters()}
@@ -72,7 +72,7 @@ def _freezing_is_not_verified(patch: Patch) -> None:
     patch.setattr("pytest_headswap.case.case.freeze_backbone", unverified)
 
 
-def _a_layer_is_forgotten(patch: Patch) -> None:
+def _one_parameter_stays_trainable(patch: Patch) -> None:
     def forgetful(swap: Swap, inputs: Any = None) -> FrozenBackbone:
         frozen = freeze_backbone(swap, inputs)
         swap.model.get_parameter("backbone.bias").requires_grad_()
@@ -81,7 +81,7 @@ def _a_layer_is_forgotten(patch: Patch) -> None:
     patch.setattr("pytest_headswap.case.case.freeze_backbone", forgetful)
 
 
-def _stale_gradients_are_left(patch: Patch) -> None:
+def _stale_gradients_are_kept(patch: Patch) -> None:
     def careless(swap: Swap, inputs: Any = None) -> FrozenBackbone:
         left = {name: parameter.grad for name, parameter in swap.model.named_parameters()}
         frozen = freeze_backbone(swap, inputs)
@@ -92,7 +92,7 @@ def _stale_gradients_are_left(patch: Patch) -> None:
     patch.setattr("pytest_headswap.case.case.freeze_backbone", careless)
 
 
-def _eval_mode_does_not_stick(patch: Patch) -> None:
+def _train_undoes_eval_mode(patch: Patch) -> None:
     def freeze_once(swap: Swap, inputs: Any = None) -> FrozenBackbone:
         frozen = freeze_backbone(swap, inputs)
         for module in swap.model.modules():
@@ -102,7 +102,7 @@ def _eval_mode_does_not_stick(patch: Patch) -> None:
     patch.setattr("pytest_headswap.case.case.freeze_backbone", freeze_once)
 
 
-def _eval_mode_sticks_to_the_original_alone(patch: Patch) -> None:
+def _copies_lose_eval_mode(patch: Patch) -> None:
     def freeze_without_copies(swap: Swap, inputs: Any = None) -> FrozenBackbone:
         frozen = freeze_backbone(swap, inputs)
         for module in swap.model.modules():
@@ -114,7 +114,7 @@ def _eval_mode_sticks_to_the_original_alone(patch: Patch) -> None:
 
 
 class _Uncopied:
-    """A `train` that a copy takes for the module's ordinary one."""
+    """A `train` override that copies do not keep."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -167,7 +167,7 @@ def _loading_a_head_does_nothing(patch: Patch) -> None:
     patch.setattr(Swap, "load_state_dict", lambda self, state: None)
 
 
-# --- what a broken engine or model has done to a case: each takes the case
+# --- faults in a case, as a broken engine or model would leave them: each takes the case
 
 
 def _switch(fault: str) -> Callable[[Case], None]:
@@ -180,7 +180,7 @@ def _switch(fault: str) -> Callable[[Case], None]:
 
 
 def _change(path: str, registry: str, key: str, value: Callable[[Any], Any]) -> Callable[[Case], None]:
-    """Part of the swap, so that `restore` takes it back."""
+    """Return a fault that is part of the swap, so that `restore` undoes it."""
 
     def change(case: Case) -> None:
         mapping = getattr(case.model.get_submodule(path), registry)
@@ -203,7 +203,7 @@ def _freeze_the_new_head(case: Case) -> None:
     case.swap.parameters = lambda: iter(())  # type: ignore[method-assign]
 
 
-def _say_another_count(case: Case) -> None:
+def _report_another_count(case: Case) -> None:
     case.swap.heads = tuple(replace(head, num_classes=10) for head in case.swap.heads)
 
 
@@ -222,12 +222,12 @@ def _attribute(owner: str, key: str, value: Any) -> Callable[[Case], None]:
 
 
 def _copies_lose_the_scale(case: Case) -> None:
-    """A model whose forward depends on something that does not survive pickling."""
+    """Make forward depend on something that does not survive pickling."""
     model: Any = case.model
     model.backbone.register_forward_hook(_Doubling())
 
 
-def _copies_lose_their_way(case: Case) -> None:
+def _copies_raise(case: Case) -> None:
     case.model.register_forward_pre_hook(_Raising())
 
 
@@ -236,7 +236,7 @@ def _copies_lose_a_feature(case: Case) -> None:
 
 
 class _Raising:
-    """Raises once it was pickled."""
+    """A hook that raises after it was pickled."""
 
     copied = False
 
@@ -249,14 +249,14 @@ class _Raising:
 
 
 class _Cutting(_Raising):
-    """Cuts the output of a layer once it was pickled."""
+    """A hook that cuts the output of a layer after it was pickled."""
 
     def __call__(self, _module: nn.Module, _args: Any, output: Any = None) -> Any:
         return output[:, :2] if self.copied else output
 
 
 class _Doubling:
-    """Doubles what a layer returns, until it is pickled."""
+    """A hook that doubles the output of a layer until it is pickled."""
 
     factor = 2.0
 
@@ -274,7 +274,7 @@ def _unpicklable_since_the_swap(case: Case) -> None:
     case.swap._changes.set(case.model.get_submodule("fc").__dict__, "note", lambda: None)
 
 
-def _second_heads_are_elsewhere(case: Case) -> None:
+def _the_swap_reports_another_head_path(case: Case) -> None:
     case.swap.heads = (case.swap.heads[0],)
     case.swap.heads = tuple(replace(head, path="backbone") for head in case.swap.heads)
 
@@ -284,18 +284,18 @@ THROUGH_DATA = "weight written through .data"
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault, the check that has to see it, and what it has to say."""
+    """A fault, the check that must fail, and a pattern of its message."""
 
     check: str
-    says: str
+    message: str
     engine: Callable[[Patch], None] | None = None
     case: Callable[[Case], None] | None = None
     evidence: str = "auto"
     native: bool = True
 
     def __str__(self) -> str:
-        made_by = self.engine or self.case
-        return f"{self.check}: {self.says} {getattr(made_by, '__name__', '')} {self.evidence}"
+        fault = self.engine or self.case
+        return f"{self.check}: {self.message} {getattr(fault, '__name__', '')} {self.evidence}"
 
 
 FAULTS = [
@@ -318,15 +318,15 @@ FAULTS = [
     Fault(
         "native_parity", r"aux.weight is \(10, 16\)", case=_change("", "_modules", "aux", lambda _: nn.Linear(16, 10))
     ),
-    Fault("metadata", "num_classes is 10, but 5 in the native", engine=_counts_are_left_alone),
-    Fault("metadata", "fc.out_features is 10, but 5 in the native", engine=_layer_widths_are_left_alone),
+    Fault("metadata", "num_classes is 10, but 5 in the native", engine=_class_counts_are_not_updated),
+    Fault("metadata", "fc.out_features is 10, but 5 in the native", engine=_layer_widths_are_not_updated),
     Fault(
         "metadata",
         "config.id2label is a collection of 10 entries",
         case=_attribute("config", "id2label", dict.fromkeys(range(10))),
     ),
-    Fault("metadata", "old class count 10: num_classes", engine=_counts_are_left_alone, native=False),
-    Fault("metadata", "reports 10 classes after the swap", case=_say_another_count),
+    Fault("metadata", "old class count 10: num_classes", engine=_class_counts_are_not_updated, native=False),
+    Fault("metadata", "reports 10 classes after the swap", case=_report_another_count),
     Fault("metadata", "aux should be the same layer as the head 'fc'", case=_name_another_layer_as_alias),
     Fault("state_dict", "removed backbone.weight", case=_change("", "_modules", "backbone", nn.Sequential)),
     Fault(
@@ -349,13 +349,13 @@ FAULTS = [
     Fault("gradient_flow", "reaches aux.bias, aux.weight in any mode", case=_switch("auxiliary head detached")),
     Fault("gradient_flow", "still trains backbone.weight", case=_switch("backbone unfreezes itself")),
     Fault("gradient_flow", r"still trains a tensor of shape \(16,\)", case=_switch("hidden tensor is trained")),
-    Fault("gradient_flow", "gradients outside .* in backbone.bias", engine=_a_layer_is_forgotten),
-    Fault("gradient_flow", "gradients outside .* in backbone.weight, backbone.bias", engine=_stale_gradients_are_left),
+    Fault("gradient_flow", "gradients outside .* in backbone.bias", engine=_one_parameter_stays_trainable),
+    Fault("gradient_flow", "gradients outside .* in backbone.weight, backbone.bias", engine=_stale_gradients_are_kept),
     Fault("gradient_flow", "not finite in fc.bias, fc.weight", case=_switch("infinite gradient")),
     Fault("gradient_flow", "all gradients are zero in fc.bias, fc.weight", case=_switch("no gradient left")),
     Fault("frozen_backbone", r"train\(\) puts backbone, bn", engine=_only_requires_grad_is_set),
-    Fault("frozen_backbone", r"train\(\) puts backbone, bn", engine=_eval_mode_does_not_stick),
-    Fault("frozen_backbone", "train.. puts backbone, bn", engine=_eval_mode_does_not_stick, evidence="abstract"),
+    Fault("frozen_backbone", r"train\(\) puts backbone, bn", engine=_train_undoes_eval_mode),
+    Fault("frozen_backbone", "train.. puts backbone, bn", engine=_train_undoes_eval_mode, evidence="abstract"),
     Fault("frozen_backbone", "writes to steps", case=_switch("buffer written")),
     Fault("frozen_backbone", "writes to steps", case=_switch("buffer written"), evidence="abstract"),
     Fault("frozen_backbone", "writes to backbone.weight", case=_switch(THROUGH_DATA)),
@@ -368,11 +368,11 @@ FAULTS = [
     Fault("round_trip", "fc.weight is another Parameter", engine=_restore_gives_copies),
     Fault("round_trip", "fc.weight has different values", case=_write_to_the_old_head),
     Fault("round_trip", r"reapply\(\) does not restore", engine=_reapply_does_nothing),
-    Fault("round_trip", "does not find the new head 'backbone'", case=_second_heads_are_elsewhere),
+    Fault("round_trip", "does not find the new head 'backbone'", case=_the_swap_reports_another_head_path),
     Fault("round_trip", "cannot be copied and saved", case=_unpicklable_since_the_swap),
-    Fault("round_trip", "a copy of the frozen model", engine=_eval_mode_sticks_to_the_original_alone),
+    Fault("round_trip", "a copy of the frozen model", engine=_copies_lose_eval_mode),
     Fault("round_trip", r"different values in output\['logits'\]", case=_copies_lose_the_scale),
-    Fault("round_trip", "a copy of the model cannot be run: .*lost", case=_copies_lose_their_way, evidence="abstract"),
+    Fault("round_trip", "a copy of the model cannot be run: .*lost", case=_copies_raise, evidence="abstract"),
     Fault("round_trip", "a copy of the model returns", case=_copies_lose_a_feature, evidence="abstract"),
     Fault("device_placement", "the head has fc.weight on cpu", engine=_new_tensors_on_the_cpu),
     Fault("device_placement", "the head has fc.weight in torch.float32", engine=_new_tensors_in_float32),
@@ -396,19 +396,19 @@ def test_a_planted_fault_fails_its_check(fault: Fault, make_case: MakeCase, monk
         fault.case(case)
     finding = run_check(fault.check, case)
     assert finding.outcome == "failed", finding
-    assert re.search(fault.says, finding.message), finding.message
+    assert re.search(fault.message, finding.message), finding.message
     assert finding.evidence.startswith({"native_parity": "abstract", "metadata": "abstract"}.get(fault.check, ""))
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.check in _TRAINED], ids=str)
-def test_a_planted_fault_fails_its_check_in_a_large_model_too(
+def test_a_planted_fault_fails_its_check_in_a_large_model(
     fault: Fault, make_case: MakeCase, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr("pytest_headswap.case.case._LARGE_MODEL", 0)
     test_a_planted_fault_fails_its_check(fault, make_case, monkeypatch)
 
 
-def test_values_that_the_swap_changed_are_told_whatever_check_ran_before(make_case: MakeCase) -> None:
+def test_values_changed_by_the_swap_are_reported_after_other_checks_ran(make_case: MakeCase) -> None:
     case = make_case()
     _write_to_the_backbone(case)
     for name in CHECKS:
@@ -420,4 +420,4 @@ def test_values_that_the_swap_changed_are_told_whatever_check_ran_before(make_ca
 
 def test_every_check_has_at_least_three_faults() -> None:
     for name in CHECKS:
-        assert len({fault.says for fault in FAULTS if fault.check == name}) >= 3, name
+        assert len({fault.message for fault in FAULTS if fault.check == name}) >= 3, name

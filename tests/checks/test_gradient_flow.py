@@ -1,4 +1,4 @@
-"""`gradient_flow` passes when exactly the new head learns, and fails when it does not or something else does."""
+"""`gradient_flow` passes if exactly the new head is trained, and fails otherwise."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_new_parameter_that_forward_does_not_use_fails(make_case: MakeCase, mo
     assert (finding.outcome, "reaches unused in any mode" in finding.message) == ("failed", True)
 
 
-def test_a_model_that_was_frozen_before_the_swap_still_learns_in_its_head(make_case: MakeCase) -> None:
+def test_a_model_frozen_before_the_swap_passes(make_case: MakeCase) -> None:
     def frozen() -> nn.Module:
         model: nn.Module = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10))
         return model.requires_grad_(False)
@@ -46,7 +46,7 @@ def test_a_model_that_was_frozen_before_the_swap_still_learns_in_its_head(make_c
     assert run_check("gradient_flow", make_case(build=frozen)).outcome == "passed"
 
 
-def test_every_flag_is_put_back(make_case: MakeCase) -> None:
+def test_requires_grad_flags_are_restored(make_case: MakeCase) -> None:
     case = make_case("head without gradients")
     backbone = case.model.get_parameter("backbone.bias")
     backbone.requires_grad_(False)

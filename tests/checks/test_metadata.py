@@ -1,4 +1,4 @@
-"""`metadata` finds stale counts by what a native model has, whatever the attribute is called."""
+"""`metadata` finds stale class counts by comparison with a native model, under any attribute name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pytest_headswap.checks import run_check
 MakeCase = Callable[..., Case]
 
 
-class Unlisted(nn.Module):
-    """Keeps its class count where nobody would look for it, and uses it in its loss."""
+class UnusualName(nn.Module):
+    """A model that stores its class count under an unusual name."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -24,29 +24,29 @@ class Unlisted(nn.Module):
         self.fc = nn.Linear(16, num_classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits."""
+        """Return logits."""
         return self.fc(self.backbone(x).relu())  # type: ignore[no-any-return]
 
 
-def test_a_count_under_a_name_of_its_own_is_found(make_case: MakeCase) -> None:
-    finding = run_check("metadata", make_case(build=Unlisted, native=Unlisted))
+def test_a_stale_count_under_an_unusual_name_fails(make_case: MakeCase) -> None:
+    finding = run_check("metadata", make_case(build=UnusualName, native=UnusualName))
     assert finding.outcome == "failed"
     assert finding.message == "attributes do not match 5 classes: categories_of_birds is 10, but 5 in the native model"
 
 
-def test_without_a_native_model_the_note_says_what_was_looked_at(make_case: MakeCase) -> None:
-    finding = run_check("metadata", make_case(build=Unlisted, native=None))
+def test_without_a_native_model_a_note_says_what_was_checked(make_case: MakeCase) -> None:
+    finding = run_check("metadata", make_case(build=UnusualName, native=None))
     assert finding.outcome == "passed"
     assert finding.message.startswith("only attributes named after class counts were checked")
 
 
-def test_collections_that_have_no_entry_a_class_may_differ(make_case: MakeCase) -> None:
-    case = make_case(build=Unlisted, native=Unlisted)
+def test_collections_without_one_entry_per_class_may_differ(make_case: MakeCase) -> None:
+    case = make_case(build=UnusualName, native=UnusualName)
     case.model.categories_of_birds = 5  # type: ignore[assignment]
     assert run_check("metadata", case).outcome == "passed"
 
 
-def test_the_count_of_another_head_may_stay(make_case: MakeCase) -> None:
+def test_the_class_count_of_another_head_may_stay(make_case: MakeCase) -> None:
     class TwoHeads(nn.Module):
         num_classes: int
 
@@ -64,7 +64,7 @@ def test_the_count_of_another_head_may_stay(make_case: MakeCase) -> None:
     assert finding.outcome == "passed", finding
 
 
-def test_an_output_that_happens_to_be_as_wide_as_the_old_count_excuses_nothing(make_case: MakeCase) -> None:
+def test_a_stale_count_fails_even_if_another_output_has_that_width(make_case: MakeCase) -> None:
     class Wide(nn.Module):
         def __init__(self) -> None:
             super().__init__()

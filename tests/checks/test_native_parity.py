@@ -1,4 +1,4 @@
-"""`native_parity` compares keys and shapes with what the zoo builds, and says so when it cannot."""
+"""`native_parity` compares keys and shapes with a model that the zoo built, or skips with a reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pytest_headswap.checks import run_check
 MakeCase = Callable[..., Case]
 
 
-def test_a_model_like_its_native_twin_passes(make_case: MakeCase) -> None:
+def test_a_model_with_the_native_layout_passes(make_case: MakeCase) -> None:
     finding = run_check("native_parity", make_case())
     assert (finding.outcome, finding.evidence) == ("passed", "abstract")
 
@@ -59,14 +59,14 @@ def test_a_planted_fault_fails(make_case: MakeCase, fault: Callable[[nn.Module],
     assert finding.message.startswith("the state_dict differs from that of net built with 5 classes")
 
 
-def test_a_long_list_of_differences_is_cut(make_case: MakeCase) -> None:
+def test_a_long_list_of_differences_is_truncated(make_case: MakeCase) -> None:
     finding = run_check("native_parity", make_case(native=lambda num_classes: nn.Linear(num_classes, 1)))
     assert "unexpected: steps (), backbone.weight (16, 8), backbone.bias (16,)" in finding.message
     assert finding.message.count("bn.") == 2
     assert finding.message.endswith("and 7 more")
 
 
-def test_a_zoo_that_cannot_build_natively_skips_with_its_reason(make_case: MakeCase) -> None:
+def test_a_zoo_without_a_native_build_skips_with_a_reason(make_case: MakeCase) -> None:
     finding = run_check("native_parity", make_case(native=None))
     assert (finding.outcome, finding.reason) == ("skipped", "no_native")
     assert finding.message == "the zoo testzoo does not define how to build net natively"

@@ -1,4 +1,4 @@
-"""`output_shape` passes sound models, and fails whatever gives a loss the wrong number of classes."""
+"""`output_shape` passes sound models, and fails if outputs have the wrong number of classes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def test_a_sound_swap_passes_in_both_modes(make_case: MakeCase) -> None:
     }
 
 
-def test_the_old_class_count_can_be_kept(make_case: MakeCase) -> None:
+def test_a_swap_to_the_old_class_count_passes(make_case: MakeCase) -> None:
     assert run_check("output_shape", make_case(num_classes=10)).outcome == "passed"
 
 
-def test_a_head_that_reaches_an_output_which_is_never_returned_fails(make_case: MakeCase) -> None:
+def test_a_head_output_that_is_never_returned_fails(make_case: MakeCase) -> None:
     case = make_case()
     case.swap.old_heads = (*case.swap.old_heads, replace(case.swap.old_heads[0], outputs=("output['ghost']",)))
     finding = run_check("output_shape", case)
@@ -39,14 +39,14 @@ def test_a_head_that_reaches_an_output_which_is_never_returned_fails(make_case: 
     assert "output['ghost'], but the model returns no such output in any mode" in finding.message
 
 
-def test_heads_that_reach_no_output_fail(make_case: MakeCase) -> None:
+def test_a_swap_whose_heads_reach_no_output_fails(make_case: MakeCase) -> None:
     case = make_case()
     case.swap.old_heads = tuple(replace(head, outputs=()) for head in case.swap.old_heads)
     finding = run_check("output_shape", case)
     assert (finding.outcome, "no output follows the class count" in finding.message) == ("failed", True)
 
 
-def test_a_wrong_belief_about_the_old_class_count_fails(make_case: MakeCase) -> None:
+def test_a_wrong_old_class_count_fails(make_case: MakeCase) -> None:
     case = make_case()
     case.swap.old_heads = tuple(replace(head, num_classes=11) for head in case.swap.old_heads)
     finding = run_check("output_shape", case)
@@ -55,7 +55,7 @@ def test_a_wrong_belief_about_the_old_class_count_fails(make_case: MakeCase) -> 
 
 
 class OnlyEval(nn.Module):
-    """Cannot be run in train mode at all."""
+    """A model that raises in train mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,14 +68,14 @@ class OnlyEval(nn.Module):
         return self.fc(self.backbone(x).relu())  # type: ignore[no-any-return]
 
 
-def test_a_mode_that_never_ran_is_named_and_not_held_against_the_swap(make_case: MakeCase) -> None:
+def test_a_mode_that_the_model_does_not_support_is_noted_and_passes(make_case: MakeCase) -> None:
     finding = run_check("output_shape", make_case(build=OnlyEval))
     assert finding.outcome == "passed"
     assert finding.message == "train mode was not compared: the model as built does not run in it"
 
 
 class FixedBatch(nn.Module):
-    """Runs on two samples and no other number."""
+    """A model that accepts only batches of two."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,18 +87,20 @@ class FixedBatch(nn.Module):
         return self.fc(x)  # type: ignore[no-any-return]
 
 
-def test_it_is_told_where_no_other_batch_could_be_compared(make_case: MakeCase) -> None:
+def test_a_note_says_when_no_other_batch_size_could_be_compared(make_case: MakeCase) -> None:
     finding = run_check("output_shape", make_case(build=FixedBatch))
     assert finding.outcome == "passed"
     assert finding.message.startswith("no other class count and batch size could be compared")
 
 
-def test_the_smallest_class_count_and_batch_that_fail_are_told(make_case: MakeCase) -> None:
+def test_a_failure_names_the_smallest_class_count_and_batch_size(make_case: MakeCase) -> None:
     finding = run_check("output_shape", make_case("class count written into forward"))
     assert finding.outcome == "failed"
     assert finding.message.startswith("with 1 classes and a batch of 1 in eval mode")
 
 
-def test_hypothesis_is_not_needed_where_nothing_fails(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hypothesis_is_not_imported_unless_a_comparison_fails(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     assert run_check("output_shape", make_case()).outcome == "passed"

@@ -1,4 +1,4 @@
-"""Copies for `round_trip` are light, and nobody who has a hand in copying can tell."""
+"""`round_trip` makes small copies, which code that customises copying cannot distinguish from ordinary ones."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MakeCase = Callable[..., Case]
 round_trip: Any = importlib.import_module("pytest_headswap.checks.round_trip")  # the package has the function
 
 
-class AsTorchDoes(nn.Module):
-    """Copied as torch does it."""
+class CopiedByTorch(nn.Module):
+    """A model that torch copies in its usual way."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,8 +30,8 @@ class AsTorchDoes(nn.Module):
         return self.fc(self.backbone(x))  # type: ignore[no-any-return]
 
 
-class LooksAround(AsTorchDoes):
-    """Looks at all that it has when it is copied."""
+class InspectsItself(CopiedByTorch):
+    """A model that inspects its modules when it is copied."""
 
     def __getstate__(self) -> dict[str, Any]:
         for module in self.modules():
@@ -40,28 +40,28 @@ class LooksAround(AsTorchDoes):
         return self.__dict__
 
 
-@pytest.mark.parametrize("kind", [LooksAround, AsTorchDoes])
+@pytest.mark.parametrize("kind", [InspectsItself, CopiedByTorch])
 @pytest.mark.parametrize("evidence", ["abstract", "numeric"])
-def test_a_copy_has_what_the_model_has_and_shares_none_of_it(
+def test_a_copy_has_the_same_attributes_and_its_own_registries(
     make_case: MakeCase, kind: type[nn.Module], evidence: str
 ) -> None:
     case = make_case(build=kind, native=None, evidence=evidence)
     assert run_check("round_trip", case).outcome == "passed", run_check("round_trip", case)
     copied = round_trip._saved_and_loaded(case)
-    seen: set[int] = set()
+    registry_ids: set[int] = set()
     for (path, module), original in zip(copied.named_modules(), case.model.modules(), strict=True):
         assert list(module.__dict__.keys() - original.__dict__.keys()) == [], path
         assert list(original.__dict__.keys() - module.__dict__.keys()) == [], path
         for key, kind_of_registry in round_trip._REGISTRIES.items():
             registry = module.__dict__[key]
             assert isinstance(registry, kind_of_registry), (path, key)
-            assert id(registry) not in seen, (path, key)
-            seen.add(id(registry))
+            assert id(registry) not in registry_ids, (path, key)
+            registry_ids.add(id(registry))
 
 
-def test_only_torch_and_nobody_else_may_be_without_registries() -> None:
+def test_registries_are_left_out_only_for_modules_that_torch_copies() -> None:
     plain = round_trip._is_copied_as_torch_does
     assert all(plain(kind) for kind in (nn.Linear, nn.Conv2d, nn.LSTM, nn.MultiheadAttention, nn.Sequential))
-    assert not plain(LooksAround)
+    assert not plain(InspectsItself)
     assert not plain(type(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))))
     assert not plain(torch.fx.GraphModule)

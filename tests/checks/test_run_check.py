@@ -1,4 +1,4 @@
-"""Whatever a check raises becomes a finding."""
+"""`run_check` turns the result or exception of a check into a finding."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_an_exception_becomes_a_finding(
     assert finding.exception is (None if isinstance(error, CheckSkipped) else error)
 
 
-class Speechless(Exception):
+class Unprintable(Exception):
     def __str__(self) -> str:
         raise ValueError("no words")
 
@@ -68,10 +68,10 @@ class Speechless(Exception):
         (SystemExit(0), "SystemExit: 0"),
         (GeneratorExit(), "GeneratorExit"),
         (asyncio.CancelledError("stopped"), "CancelledError: stopped"),
-        (Speechless(), "Speechless: its str() raises ValueError"),
+        (Unprintable(), "Unprintable: its str() raises ValueError"),
     ],
 )
-def test_whatever_ends_a_check_is_an_error_with_a_message(
+def test_any_exception_in_a_check_becomes_an_error_with_a_message(
     make_case: MakeCase, error: BaseException, message: str
 ) -> None:
     finding = run_check(Check("planted", _raising(error)), make_case())
@@ -80,13 +80,13 @@ def test_whatever_ends_a_check_is_an_error_with_a_message(
 
 
 @pytest.mark.parametrize("returned", [{"a": 1}, False, True, 0, b"bytes", ["a note"], torch.zeros(())])
-def test_a_check_returns_nothing_or_text(make_case: MakeCase, returned: Any) -> None:
+def test_a_check_that_returns_neither_text_nor_none_is_an_error(make_case: MakeCase, returned: Any) -> None:
     finding = run_check(Check("planted", lambda case: returned), make_case())
     assert finding.outcome == "error"
     assert finding.message.startswith(f"TypeError: the check planted returned {type(returned).__name__}. ")
 
 
-def test_an_evidence_that_raises_is_an_error(make_case: MakeCase) -> None:
+def test_an_exception_in_the_evidence_function_becomes_an_error(make_case: MakeCase) -> None:
     def evidence(case: Case) -> str:
         raise LookupError("which?")
 

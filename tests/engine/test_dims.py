@@ -1,4 +1,4 @@
-"""Each rule about dimensions is held against the operation itself: a linked dimension that grows, grows the output."""
+"""Each dimension rule gives exactly the expected links between the inputs and the output of its operation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 
 
 def recorded(function: Callable[..., Any], shapes: list[Shape]) -> Graph:
-    """The data flow of `function` on tensors that are called 0, 1, ...; its last tensor is the output."""
+    """Return the data flow of `function` on tensors named 0, 1, ... The last operation computes the output."""
     graph = Graph(training=False)
     recorder = _Recorder(graph, cached_meta_op)
     tensors = [torch.empty(shape, device="meta") for shape in shapes]
@@ -37,7 +37,7 @@ def recorded(function: Callable[..., Any], shapes: list[Shape]) -> Graph:
 
 
 def links_through(graph: Graph) -> set[tuple[int, int, int]]:
-    """(input number, its dimension, output dimension) for every whole dimension that reaches the output."""
+    """Return (input number, input dimension, output dimension) for each whole dimension that reaches the output."""
     tracer = Tracer(graph)
     output = graph.outputs["output"]
     return {
@@ -48,7 +48,7 @@ def links_through(graph: Graph) -> set[tuple[int, int, int]]:
     }
 
 
-# name, function of fresh inputs, shapes, the links that there are: (input, its dimension, output dimension)
+# name, function, input shapes, expected links: (input, input dimension, output dimension)
 CASES: list[tuple[str, Callable[..., Any], list[Shape], set[tuple[int, int, int]]]] = [
     ("add", torch.add, [(2, 5), (5,)], {(0, 0, 0), (0, 1, 1), (1, 0, 1)}),
     ("add_stretched", torch.add, [(2, 5), (2, 1)], {(0, 0, 0), (0, 1, 1), (1, 0, 0)}),
@@ -113,7 +113,7 @@ CASES: list[tuple[str, Callable[..., Any], list[Shape], set[tuple[int, int, int]
 
 
 @pytest.mark.parametrize(("function", "shapes", "expected"), [case[1:] for case in CASES], ids=[c[0] for c in CASES])
-def test_exactly_the_true_links_are_stated(
+def test_an_operation_has_exactly_the_expected_links(
     function: Callable[..., Any], shapes: list[Shape], expected: set[tuple[int, int, int]]
 ) -> None:
     assert links_through(recorded(function, shapes)) == expected
@@ -129,7 +129,7 @@ def test_exactly_the_true_links_are_stated(
         (functional.conv2d, [(2, 3, 8, 8), (5, 3, 1, 1)]),
     ],
 )  # fmt: skip
-def test_products_say_what_they_sum_over(function: Callable[..., Any], shapes: list[Shape]) -> None:
+def test_products_state_the_dimensions_they_sum_over(function: Callable[..., Any], shapes: list[Shape]) -> None:
     (node,) = [node for node in recorded(function, shapes).nodes if relation(node).contracted]
     ((a, a_dim), (b, b_dim)) = relation(node).contracted[0]
     assert node.inputs[a].shape[a_dim] == node.inputs[b].shape[b_dim] == 3
@@ -137,7 +137,7 @@ def test_products_say_what_they_sum_over(function: Callable[..., Any], shapes: l
 
 @st.composite
 def reshapes(draw: st.DrawFn) -> tuple[Shape, Shape]:
-    """Two shapes of one number of elements: groupings of one list of small factors, with ones strewn in."""
+    """Draw two shapes with the same number of elements, grouped differently from one list of small factors."""
     factors = draw(st.lists(st.integers(1, 4), min_size=1, max_size=6))
 
     def grouping() -> Shape:
@@ -155,15 +155,15 @@ def reshapes(draw: st.DrawFn) -> tuple[Shape, Shape]:
 
 
 def position(flat: int, shape: Shape) -> list[int]:
-    found: list[int] = []
+    indices: list[int] = []
     for size in reversed(shape):
-        found.insert(0, flat % size)
+        indices.insert(0, flat % size)
         flat //= size
-    return found
+    return indices
 
 
 @given(reshapes())
-def test_the_common_factors_of_a_view_run_over_the_same_index(shapes: tuple[Shape, Shape]) -> None:
+def test_common_factors_of_a_view_run_over_the_same_index(shapes: tuple[Shape, Shape]) -> None:
     old, new = shapes
     for flat in range(math.prod(old)):
         before, after = position(flat, old), position(flat, new)
@@ -172,7 +172,7 @@ def test_the_common_factors_of_a_view_run_over_the_same_index(shapes: tuple[Shap
 
 
 @given(reshapes())
-def test_shapes_that_are_groupings_of_each_other_are_followed_completely(shapes: tuple[Shape, Shape]) -> None:
+def test_common_factors_cover_all_elements_of_a_flattened_or_equal_shape(shapes: tuple[Shape, Shape]) -> None:
     old, _ = shapes
     for new in ((math.prod(old),), old):
         covered = math.prod(size for *_, size in view_factors(old, new))
@@ -180,13 +180,12 @@ def test_shapes_that_are_groupings_of_each_other_are_followed_completely(shapes:
         assert math.prod(size for *_, size in view_factors(new, old)) == math.prod(old)
 
 
-def test_shapes_without_a_common_boundary_have_no_common_factor_there() -> None:
+def test_dimensions_without_a_common_boundary_have_no_common_factor() -> None:
     assert [factor[-1] for factor in view_factors((2, 4, 9), (2, 6, 6))] == [2]
     assert [factor[-1] for factor in view_factors((2, 4, 6), (2, 6, 4))] == [2]
 
 
-def test_every_rule_is_for_an_operation_that_torch_has() -> None:
-
+def test_every_rule_names_an_operation_of_torch() -> None:
     known = {*dir(torch.ops.aten), *torch._C._dispatch_get_all_op_names()}
     known |= {name.partition("::")[2].partition(".")[0] for name in known}
     since_2_4 = {"_fused_rms_norm", "_batch_norm_with_update", "_batch_norm_no_update",
@@ -194,17 +193,17 @@ def test_every_rule_is_for_an_operation_that_torch_has() -> None:
     assert {rule for rule in RULES if rule not in known} <= since_2_4
 
 
-def test_an_unknown_operation_is_read_by_its_sizes() -> None:
+def test_dimensions_of_an_unknown_operation_are_matched_by_size() -> None:
     assert links_through(recorded(lambda x: torch.linalg.qr(x)[0], [(3, 7, 5)])) == {(0, 0, 0), (0, 1, 1), (0, 2, 2)}
 
 
-def test_operations_that_differ_in_an_argument_alone_have_relations_of_their_own() -> None:
+def test_calls_with_different_arguments_have_separate_cached_relations() -> None:
     one, other, again = (
         relation(recorded(lambda x, dims=dims: x.transpose(*dims), [(3, 3, 3)]).nodes[-1])
         for dims in ((0, 1), (1, 2), (0, 1))
     )
     assert one.links != other.links
-    assert again is one, "worked out once"
+    assert again is one, "the relation must be cached"
     plus_row = relation(recorded(lambda x, y: x + y, [(3, 3), (3,)]).nodes[-1])
     plus_all = relation(recorded(lambda x, y: x + y, [(3, 3), (3, 3)]).nodes[-1])
     assert len(plus_row.links) < len(plus_all.links)

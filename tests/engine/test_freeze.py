@@ -19,18 +19,17 @@ from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.zoo import load_zoo
 
-# `frozen` is frozen as the zoo builds it; the others draw nothing in a forward method of their own
 NAMES = [name for name in load_zoo("builtin").names if name not in ("encoder_without_head", "bfloat16")]
 
 
 def instance_norm() -> nn.Module:
-    """With statistics, where the installed torch leaves them alone in eval mode: older ones write them back there."""
+    """Return an instance norm, with running statistics unless this version of torch writes to them in eval mode."""
     norm = nn.InstanceNorm2d(4, track_running_stats=True)
     return norm if not record(norm, Inputs((torch.randn(2, 4, 3, 3),))).mutated else nn.InstanceNorm2d(4)
 
 
 class Backbone(nn.Module):
-    """Everything that drifts: batch norm of each kind, instance norm with statistics, spectral norm, dropout."""
+    """A model with every kind of layer that changes in train mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +52,7 @@ def batch(size: int = 6) -> Tensor:
     return torch.randn(size, 8, generator=torch.Generator().manual_seed(size))
 
 
-def ready() -> tuple[Any, Any]:
+def swapped_model() -> tuple[Any, Any]:
     torch.manual_seed(0)
     model = Backbone()
     swap = swap_head(model, 3, batch())
@@ -61,7 +60,7 @@ def ready() -> tuple[Any, Any]:
 
 
 def train(model: nn.Module, parameters: Any, inputs: Any, steps: int = 3) -> None:
-    """Some steps with all that moves weights: momentum and weight decay, over every parameter of the model."""
+    """Train with momentum and weight decay."""
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.1)
     for _ in range(steps):
         model.train()
@@ -71,8 +70,8 @@ def train(model: nn.Module, parameters: Any, inputs: Any, steps: int = 3) -> Non
         optimizer.step()
 
 
-def test_training_moves_the_head_and_no_bit_of_the_backbone() -> None:
-    model, swap = ready()
+def test_training_changes_only_the_head() -> None:
+    model, swap = swapped_model()
     freeze_backbone(swap, batch())
     before = copy.deepcopy(model.state_dict())
     train(model, model.parameters(), batch())
@@ -81,7 +80,7 @@ def test_training_moves_the_head_and_no_bit_of_the_backbone() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_model_of_the_builtin_zoo_can_be_frozen(name: str) -> None:
+def test_every_builtin_model_can_be_frozen(name: str) -> None:
     torch.manual_seed(0)
     spec = load_zoo("builtin")[name]
     model = spec.build()
@@ -102,8 +101,8 @@ def test_every_model_of_the_builtin_zoo_can_be_frozen(name: str) -> None:
     assert moved
 
 
-def test_features_of_a_sample_do_not_depend_on_its_batch_or_on_chance() -> None:
-    model, swap = ready()
+def test_features_of_a_sample_depend_neither_on_its_batch_nor_on_chance() -> None:
+    model, swap = swapped_model()
     freeze_backbone(swap, batch())
     model.train()
     alone = model.features(batch()[:1])
@@ -111,8 +110,8 @@ def test_features_of_a_sample_do_not_depend_on_its_batch_or_on_chance() -> None:
     assert torch.allclose(model.features(batch())[:1], alone, atol=1e-6)
 
 
-def test_it_holds_through_train_and_eval_of_the_model_and_of_any_part() -> None:
-    model, swap = ready()
+def test_the_freeze_holds_when_train_is_called_on_the_model_or_a_part() -> None:
+    model, swap = swapped_model()
     freeze_backbone(swap, batch())
     model.eval()
     model.train()
@@ -133,28 +132,28 @@ def saved(model: Any) -> Any:
     return torch.load(file, weights_only=False)
 
 
-@pytest.mark.parametrize("way", [copy.deepcopy, pickled, saved])
-def test_it_holds_in_copies(way: Any) -> None:
+@pytest.mark.parametrize("copy_model", [copy.deepcopy, pickled, saved])
+def test_the_freeze_holds_in_copies(copy_model: Any) -> None:
     torch.manual_seed(0)
     model: Any = Backbone()
-    nn.utils.parametrize.remove_parametrizations(model.body[0], "weight")  # torch pickles no parametrized module
+    nn.utils.parametrize.remove_parametrizations(model.body[0], "weight")  # torch cannot pickle parametrized modules
     freeze_backbone(swap_head(model, 3, batch()), batch())
-    again = way(model)
-    before = copy.deepcopy(again.state_dict())
-    train(again, again.parameters(), batch())
-    moved = {name for name, value in again.state_dict().items() if not torch.equal(value, before[name])}
+    copied = copy_model(model)
+    before = copy.deepcopy(copied.state_dict())
+    train(copied, copied.parameters(), batch())
+    moved = {name for name, value in copied.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"head.weight", "head.bias"}
-    assert again.body.__dict__["train"].module is again.body
+    assert copied.body.__dict__["train"].module is copied.body
 
 
-def test_every_parameter_that_is_not_of_the_head_is_frozen_those_of_the_root_too() -> None:
-    model, swap = ready()
+def test_every_parameter_outside_the_head_is_frozen() -> None:
+    model, swap = swapped_model()
     freeze_backbone(swap, batch())
     assert [name for name, value in model.named_parameters() if value.requires_grad] == ["head.weight", "head.bias"]
 
 
-def test_stale_gradients_are_cleared_so_that_no_optimizer_applies_them() -> None:
-    model, swap = ready()
+def test_existing_gradients_of_the_backbone_are_cleared() -> None:
+    model, swap = swapped_model()
     model(batch()).sum().backward()
     assert model.pos_embed.grad is not None
     freeze_backbone(swap, batch())
@@ -162,14 +161,14 @@ def test_stale_gradients_are_cleared_so_that_no_optimizer_applies_them() -> None
     assert model.body[1].weight.grad is None
 
 
-def test_keys_and_types_stay_as_they_were() -> None:
-    model, swap = ready()
+def test_state_dict_keys_and_module_types_do_not_change() -> None:
+    model, swap = swapped_model()
     keys, types = list(model.state_dict()), [type(module) for module in model.modules()]
     freeze_backbone(swap, batch())
     assert (list(model.state_dict()), [type(module) for module in model.modules()]) == (keys, types)
 
 
-def test_layers_of_the_head_keep_their_statistics_and_chance() -> None:
+def test_batch_norm_and_dropout_of_the_head_stay_active() -> None:
     spec = load_zoo("builtin")["batch_norm_behind"]
     model: Any = spec.build()
     swap = swap_head(model, 3, torch.randn(4, 24))
@@ -183,8 +182,8 @@ def test_layers_of_the_head_keep_their_statistics_and_chance() -> None:
     assert other.train()[1][0].training
 
 
-def test_unfreezing_gives_back_gradients_modes_and_drift() -> None:
-    model, swap = ready()
+def test_unfreeze_restores_requires_grad_flags_and_modes() -> None:
+    model, swap = swapped_model()
     model.body[1].eval()
     model.pos_embed.requires_grad_(requires_grad=False)
     modes = [module.training for module in model.modules()]
@@ -195,11 +194,11 @@ def test_unfreezing_gives_back_gradients_modes_and_drift() -> None:
     assert not any("train" in module.__dict__ for module in model.modules())
     model.train()(batch())
     assert model.body[1].num_batches_tracked == 1
-    frozen.unfreeze()  # once more changes nothing
+    frozen.unfreeze()  # a second call does nothing
 
 
 class Functional(nn.Module):
-    """Dropout in a forward method, as the argument says."""
+    """A model that calls dropout in forward: in train mode, or always."""
 
     def __init__(self, always: bool) -> None:
         super().__init__()
@@ -211,7 +210,7 @@ class Functional(nn.Module):
         return self.head(x)  # type: ignore[no-any-return]
 
 
-def test_dropout_in_the_forward_of_the_model_itself_is_off_and_said_to_be() -> None:
+def test_functional_dropout_of_the_model_itself_is_disabled_with_a_note() -> None:
     model = Functional(always=False)
     frozen = freeze_backbone(swap_head(model, 3, batch()), batch())
     assert "also stay in eval mode" in frozen.notes[0]
@@ -219,7 +218,7 @@ def test_dropout_in_the_forward_of_the_model_itself_is_off_and_said_to_be() -> N
     assert torch.equal(model(batch()), model(batch()))
 
 
-def test_dropout_that_is_on_in_eval_mode_is_refused_and_nothing_frozen() -> None:
+def test_dropout_in_eval_mode_raises_and_nothing_is_frozen() -> None:
     model = Functional(always=True)
     with pytest.raises(HeadSwapError, match=r"let it depend on self\.training") as caught:
         freeze_backbone(swap_head(model, 3, batch()), batch())
@@ -229,7 +228,7 @@ def test_dropout_that_is_on_in_eval_mode_is_refused_and_nothing_frozen() -> None
 
 
 @pytest.mark.parametrize("through_data", [True, False])
-def test_a_forward_that_writes_to_the_backbone_is_refused_with_the_name(through_data: bool) -> None:
+def test_a_forward_that_writes_to_the_backbone_raises_and_names_the_tensor(through_data: bool) -> None:
     class Writes(nn.Module):
         counter: Tensor
 
@@ -251,7 +250,7 @@ def test_a_forward_that_writes_to_the_backbone_is_refused_with_the_name(through_
     assert caught.value.reason == "not_freezable"
 
 
-def test_auxiliary_heads_of_train_mode_are_trained_too() -> None:
+def test_auxiliary_heads_are_trained_too() -> None:
     model: Any = load_zoo("builtin")["train_only_aux"].build()
     images = torch.randn(2, 3, 32, 32)
     freeze_backbone(swap_head(model, 3, images), images)
@@ -260,7 +259,7 @@ def test_auxiliary_heads_of_train_mode_are_trained_too() -> None:
     assert model.aux[2].weight.grad is not None
 
 
-def test_a_train_mode_that_cannot_be_run_is_said_not_to_be_verified() -> None:
+def test_a_note_says_when_train_mode_could_not_be_verified() -> None:
     class EvalOnly(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -276,20 +275,20 @@ def test_a_train_mode_that_cannot_be_run_is_said_not_to_be_verified() -> None:
 
 
 @pytest.mark.parametrize("norm", [nn.InstanceNorm1d(4), nn.GroupNorm(2, 4)], ids=["instance", "group"])
-def test_norms_of_a_single_sample_do_not_stand_in_the_way(norm: nn.Module) -> None:
+def test_instance_and_group_norm_can_be_frozen(norm: nn.Module) -> None:
     model = nn.Sequential(nn.Conv1d(1, 4, 3), norm, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 5))
     waves = torch.randn(3, 1, 8)
     assert freeze_backbone(swap_head(model, 3, waves), waves).notes == ()
 
 
-def test_batch_statistics_that_are_used_in_eval_mode_are_refused() -> None:
+def test_batch_statistics_in_eval_mode_raise() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16, track_running_stats=False), nn.Linear(16, 5))
     with pytest.raises(HeadSwapError, match="native_batch_norm in 1 acts on the features even in eval mode"):
         freeze_backbone(swap_head(model, 3, batch()), batch())
 
 
 class ReplacesItsParts(nn.Module):
-    """Puts another layer in its place when it is first run, as BigBird of transformers does for short inputs."""
+    """A model that replaces a layer in its first forward pass, like BigBird in transformers for short inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -302,7 +301,7 @@ class ReplacesItsParts(nn.Module):
         return self.head(self.body(x))  # type: ignore[no-any-return]
 
 
-def test_what_forward_puts_into_a_frozen_backbone_is_frozen_too() -> None:
+def test_a_layer_that_forward_adds_to_the_backbone_is_frozen_too() -> None:
     model = ReplacesItsParts()
     freeze_backbone(swap_head(model, 3, batch()))
     model.train()
@@ -313,33 +312,33 @@ def test_what_forward_puts_into_a_frozen_backbone_is_frozen_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "quiet"),
+    ("model", "deterministic"),
     [
         (nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout(), nn.Linear(16, 10)), True),
         (nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 10), nn.BatchNorm1d(10)), False),
         (nn.Sequential(nn.Linear(8, 16), nn.Sequential(nn.Dropout(), nn.Linear(16, 10))), True),
     ],
-    ids=["quiet backbone", "statistics in the head", "dropout beside the head"],
+    ids=["deterministic backbone", "statistics in the head", "dropout before the head"],
 )
-def test_the_data_flow_is_looked_at_only_where_something_may_be_unsteady(
-    model: nn.Module, quiet: bool, monkeypatch: pytest.MonkeyPatch
+def test_the_data_flow_is_recorded_only_if_the_run_may_be_nondeterministic(
+    model: nn.Module, deterministic: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swap = swap_head(model, 5, torch.randn(4, 8))
-    looked = []
+    recorded = []
 
-    def noting(*args: Any, **options: Any) -> Any:
-        looked.append(args)
+    def counting_record(*args: Any, **options: Any) -> Any:
+        recorded.append(args)
         return record(*args, **options)
 
-    monkeypatch.setattr(freeze, "record", noting)
+    monkeypatch.setattr(freeze, "record", counting_record)
     assert freeze_backbone(swap, torch.randn(4, 8)).notes == ()
-    assert (not looked) == quiet
+    assert (not recorded) == deterministic
 
 
 # --- without a swap ----------------------------------------------------------------------------
 
 
-def test_a_model_whose_head_is_right_is_frozen_without_a_swap() -> None:
+def test_a_model_can_be_frozen_without_a_swap() -> None:
     torch.manual_seed(0)
     model = Backbone()
     head = model.head.weight
@@ -358,7 +357,7 @@ def test_a_model_whose_head_is_right_is_frozen_without_a_swap() -> None:
     assert all(value.requires_grad for value in model.parameters())
 
 
-def test_a_model_that_was_frozen_as_a_whole_gets_a_head_that_learns() -> None:
+def test_the_head_of_a_fully_frozen_model_becomes_trainable() -> None:
     model = Backbone().requires_grad_(False)
     frozen = freeze_backbone(model, batch())
     assert {name for name, value in model.named_parameters() if value.requires_grad} == {"head.weight", "head.bias"}
@@ -366,28 +365,28 @@ def test_a_model_that_was_frozen_as_a_whole_gets_a_head_that_learns() -> None:
     assert not any(value.requires_grad for value in model.parameters())
 
 
-def test_a_model_in_a_wrapper_is_frozen_all_the_same() -> None:
+def test_a_wrapped_model_can_be_frozen() -> None:
     model = nn.DataParallel(Backbone())
     freeze_backbone(model, batch())
     learns = {name for name, value in model.named_parameters() if value.requires_grad}
     assert learns == {"module.head.weight", "module.head.bias"}
 
 
-def test_a_model_without_inputs_of_its_own_is_frozen_on_those_that_are_worked_out() -> None:
+def test_a_model_is_frozen_on_inferred_inputs() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
     freeze_backbone(model)
     assert [value.requires_grad for value in model.parameters()] == [False] * 4 + [True] * 2
     assert not model.train()[1].training
 
 
-@pytest.mark.parametrize("thing", ["a name", None, 5, {}, nn.Linear], ids=repr)
-def test_what_is_neither_a_swap_nor_a_model_is_refused(thing: Any) -> None:
+@pytest.mark.parametrize("argument", ["a name", None, 5, {}, nn.Linear], ids=repr)
+def test_an_argument_that_is_neither_a_swap_nor_a_model_raises(argument: Any) -> None:
     with pytest.raises(HeadSwapError) as caught:
-        freeze_backbone(thing)
+        freeze_backbone(argument)
     assert caught.value.reason == "not_a_module"
 
 
-def test_a_model_without_a_head_is_not_frozen() -> None:
+def test_a_model_without_a_head_raises() -> None:
     model: Any = nn.Sequential(nn.Linear(8, 16), nn.Identity())
     model.num_classes = 0
     with pytest.raises(HeadSwapError, match="call swap_head first") as caught:
@@ -396,8 +395,8 @@ def test_a_model_without_a_head_is_not_frozen() -> None:
     assert all(value.requires_grad for value in model.parameters())
 
 
-class Two(nn.Module):
-    """Takes two inputs, which nobody can work out."""
+class TwoInputs(nn.Module):
+    """A model with two inputs, which cannot be inferred."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -409,8 +408,8 @@ class Two(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-def test_the_inputs_of_the_swap_serve_the_freeze_as_well(dtype: torch.dtype) -> None:
-    model = Two()
+def test_the_freeze_uses_the_inputs_of_the_swap(dtype: torch.dtype) -> None:
+    model = TwoInputs()
     swap = swap_head(model, 3, (torch.randn(4, 3), torch.randn(4, 5)))
     model.to(dtype)
     frozen = freeze_backbone(swap)

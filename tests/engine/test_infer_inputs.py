@@ -1,4 +1,4 @@
-"""Inputs are worked out on shapes alone: only those that the model takes get memory, and the search has bounds."""
+"""Inputs are inferred from shapes alone. Only the chosen ones are allocated, and the search is limited."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEBI = 2**20
 
 
 class AllocationMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Adds up the bytes of all tensors with memory that operations return."""
+    """Count the bytes of the tensors that operations allocate."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
@@ -34,7 +34,7 @@ class AllocationMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unused
 
 
 def deep(kind: Any, pool: Any, width: int = 512) -> nn.Module:
-    """Many layers with many channels, each of which offers shapes to try."""
+    """Return a model with many wide layers, each of which suggests input shapes."""
     layers = [kind(3, width, 3, padding=1), *(kind(width, width, 3, padding=1) for _ in range(4))]
     return nn.Sequential(*layers, pool(1), nn.Flatten(), nn.Linear(width, 10))
 
@@ -44,7 +44,7 @@ def deep(kind: Any, pool: Any, width: int = 512) -> nn.Module:
     [lambda: deep(nn.Conv2d, nn.AdaptiveAvgPool2d), lambda: deep(nn.Conv3d, nn.AdaptiveAvgPool3d, 64)],
     ids=["images", "clips"],
 )
-def test_only_the_inputs_that_work_are_given_memory(model: Any) -> None:
+def test_only_the_chosen_inputs_are_allocated(model: Any) -> None:
     built = model()
     with AllocationMode() as allocated:
         inputs = infer_inputs(built)
@@ -52,7 +52,7 @@ def test_only_the_inputs_that_work_are_given_memory(model: Any) -> None:
     assert all(not tensor.is_meta and not tensor.any() for tensor in inputs.tensors())
 
 
-def test_a_swap_without_inputs_takes_little_more_than_one_with_them() -> None:
+def test_inferring_inputs_allocates_little_memory() -> None:
     model = deep(nn.Conv2d, nn.AdaptiveAvgPool2d)
     totals = []
     for inputs in (torch.zeros(2, 3, 224, 224), None):
@@ -75,7 +75,7 @@ class Counting(nn.Module):
 COUNT: list[tuple[int, ...]] = []
 
 
-def test_a_swap_without_inputs_runs_the_model_once_more_in_each_mode() -> None:
+def test_inferring_inputs_runs_the_model_once_in_each_mode() -> None:
     calls = []
     for inputs in (torch.zeros(2, 3, 224, 224), None):
         COUNT.clear()
@@ -85,7 +85,7 @@ def test_a_swap_without_inputs_runs_the_model_once_more_in_each_mode() -> None:
 
 
 class Auxiliary(nn.Module):
-    """Has a head that is only there in train mode, and for large images only."""
+    """A model whose auxiliary head runs only in train mode, and only on large images."""
 
     def __init__(self, least: int) -> None:
         super().__init__()
@@ -99,13 +99,13 @@ class Auxiliary(nn.Module):
         return (self.fc(features), self.aux(features)) if self.training else self.fc(features)
 
 
-def test_inputs_that_both_modes_take_are_preferred_so_no_head_is_missed() -> None:
+def test_inputs_that_work_in_both_modes_are_preferred() -> None:
     swap = swap_head(Auxiliary(250), 5)
     assert [head.path for head in swap.heads] == ["fc", "aux"]
     assert swap.notes == ()
 
 
-def test_a_larger_image_is_tried_before_other_channels_however_many_layers_there_are() -> None:
+def test_larger_images_are_tried_before_other_channel_counts() -> None:
     class Deep(Auxiliary):
         def __init__(self) -> None:
             super().__init__(least=290)
@@ -115,14 +115,14 @@ def test_a_larger_image_is_tried_before_other_channels_however_many_layers_there
     assert [head.path for head in swap.heads] == ["fc", "aux"]
 
 
-def test_inputs_that_only_eval_mode_takes_do_where_no_others_are() -> None:
+def test_inputs_that_work_only_in_eval_mode_are_the_fallback() -> None:
     swap = swap_head(Auxiliary(10_000), 5)
     assert [head.path for head in swap.heads] == ["fc"]
     assert "could not be run in train mode" in swap.notes[0]
 
 
 class NeedsValues(nn.Module):
-    """Reads values, and takes shapes that are late in the list of candidates only."""
+    """A model that reads values, and accepts only shapes late in the list of candidates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,10 +139,10 @@ def test_large_candidates_are_never_tried_with_real_arithmetic(monkeypatch: pyte
     tried = []
     real_run = abstract._run
 
-    def run(model: Any, inputs: Any, training: bool, way: str, *rest: Any, **options: Any) -> Any:
-        if way == stand_ins.REAL:
+    def run(model: Any, inputs: Any, training: bool, tensor_kind: str, *rest: Any, **options: Any) -> Any:
+        if tensor_kind == stand_ins.REAL:
             tried.append(sum(tensor.nbytes for tensor in inputs.tensors()))
-        return real_run(model, inputs, training, way, *rest, **options)
+        return real_run(model, inputs, training, tensor_kind, *rest, **options)
 
     monkeypatch.setattr(abstract, "_run", run)
     with pytest.raises(HeadSwapError) as caught:
@@ -152,14 +152,14 @@ def test_large_candidates_are_never_tried_with_real_arithmetic(monkeypatch: pyte
     assert max(tried) <= 32 * MEBI
 
 
-def test_the_search_with_real_arithmetic_ends_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_with_real_arithmetic_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(infer_inputs_module, "_MAX_REAL_SECONDS", -1.0)
     with pytest.raises(HeadSwapError) as caught:
         infer_inputs(NeedsValues())
     assert caught.value.reason == "no_inputs"
 
 
-def test_inputs_have_the_dtype_of_the_model_and_its_device() -> None:
+def test_inputs_have_the_dtype_and_device_of_the_model() -> None:
     model = deep(nn.Conv2d, nn.AdaptiveAvgPool2d, 8).to(torch.bfloat16)
     (image,) = infer_inputs(model).tensors()
     assert (image.dtype, image.device.type) == (torch.bfloat16, "cpu")
@@ -167,14 +167,14 @@ def test_inputs_have_the_dtype_of_the_model_and_its_device() -> None:
     assert image.is_meta
 
 
-def test_what_no_shape_can_mend_is_said_at_once() -> None:
+def test_an_error_that_no_shape_would_fix_is_raised_at_once() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(10))
     with pytest.raises(HeadSwapError, match="uninitialised lazy parameters") as caught:
         swap_head(model, 5)
     assert caught.value.reason == "unsupported_model"
 
 
-def test_a_size_that_cannot_be_is_not_tried() -> None:
+def test_an_invalid_declared_size_is_ignored() -> None:
     model: Any = deep(nn.Conv2d, nn.AdaptiveAvgPool2d, 8)
     model.default_cfg = {"input_size": (3, -1, -1)}
     assert infer_inputs(model).tensors()[0].shape == (2, 3, 224, 224)

@@ -1,4 +1,4 @@
-"""The lists of modules and tensors equal those of torch, in order and names."""
+"""Modules and tensors are listed in the order and under the names that torch uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytest_headswap.zoo import load_zoo
 
 
 class Shared(nn.Module):
-    """The same module, parameter and buffer under several names, and names that hold nothing."""
+    """A model with shared modules and tensors, and with names registered as None."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ def same(ours: object, theirs: object) -> bool:
 
 
 @pytest.mark.parametrize("name", models())
-def test_the_lists_equal_those_of_torch(name: str) -> None:
+def test_modules_and_tensors_are_listed_as_by_torch(name: str) -> None:
     model = models()[name]
     assert same(modules.named_modules(model), model.named_modules())
     assert same(modules.named_modules(model, include_aliases=True), model.named_modules(remove_duplicate=False))
@@ -42,24 +42,3 @@ def test_the_lists_equal_those_of_torch(name: str) -> None:
     assert same(modules.named_buffers(model), model.named_buffers(remove_duplicate=False))
     assert [id(module) for module in modules.modules(model)] == [id(module) for module in model.modules()]
     assert [id(value) for value in modules.parameters(model)] == [id(value) for value in model.parameters()]
-
-
-class InEval(nn.Linear):
-    """Override `train` to stay in eval mode."""
-
-    def train(self, mode: bool = True) -> InEval:
-        super().train(mode=False)
-        return self
-
-
-@pytest.mark.parametrize("own", [True, False], ids=["own train", "torch's train"])
-@pytest.mark.parametrize("training", [True, False])
-def test_setting_the_mode_equals_calling_train(own: bool, training: bool) -> None:
-    def modes(model: nn.Module) -> list[bool]:
-        return [module.training for module in model.modules()]
-
-    made = [nn.Sequential((InEval if own else nn.Linear)(2, 3), nn.Sequential(nn.ReLU())) for _ in range(2)]
-    made[0].train(training)
-    modules.set_training_mode(made[1], modules.modules(made[1]), training)
-    assert modes(made[1]) == modes(made[0])
-    assert own or modes(made[1]) == [training] * 4

@@ -1,4 +1,4 @@
-"""Looking at a model changes nothing: tensors, RNG, modes, hooks, attributes and global state stay as they were."""
+"""`find_heads` changes no tensor, mode, hook, attribute, RNG state or other global state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pytest_headswap.zoo import load_zoo
 
 
 class Tracks(nn.Module):
-    """Writes to everything that it can reach in forward."""
+    """A model whose forward writes to everything it can reach."""
 
     counter: Tensor
 
@@ -49,8 +49,8 @@ class Tracks(nn.Module):
         self.recent.append(self.calls)
         self.counter += 1
         self.new_attribute = x
-        self.fc.register_buffer("mean", x.mean())  # it had no buffer
-        self.bn.add_module("inner", nn.Identity())  # nor this one a child
+        self.fc.register_buffer("mean", x.mean())  # the first buffer of this module
+        self.bn.add_module("inner", nn.Identity())  # the first child of this module
         self.bn.register_forward_hook(lambda *_: None)
         if random.random() < 2 and np.random.rand() < 2:
             x = x + torch.rand(()) * self.table.sum()
@@ -87,7 +87,7 @@ def surroundings() -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_finding_changes_nothing_in_the_model_or_around_it(training: bool) -> None:
+def test_find_heads_changes_neither_the_model_nor_global_state(training: bool) -> None:
     model = Tracks().train(training)
     model.bn.eval()
     inputs = torch.randn(2, 3, 8, 8)
@@ -100,7 +100,7 @@ def test_finding_changes_nothing_in_the_model_or_around_it(training: bool) -> No
 
 
 @pytest.mark.parametrize("name", load_zoo("builtin").names)
-def test_no_model_of_the_builtin_zoo_is_changed_by_a_look_at_it(name: str) -> None:
+def test_find_heads_changes_no_builtin_model(name: str) -> None:
     spec = load_zoo("builtin")[name]
     model = spec.build()
     assert spec.example_inputs is not None
@@ -113,7 +113,7 @@ def test_no_model_of_the_builtin_zoo_is_changed_by_a_look_at_it(name: str) -> No
     assert (state_of(model), surroundings()) == before
 
 
-def test_a_forward_that_raises_leaves_everything_as_it_was() -> None:
+def test_a_forward_that_raises_leaves_no_changes() -> None:
     class Breaks(Tracks):
         def forward(self, x: Tensor) -> Tensor:
             super().forward(x)
@@ -128,7 +128,7 @@ def test_a_forward_that_raises_leaves_everything_as_it_was() -> None:
     assert (state_of(model), surroundings()) == before
 
 
-def test_a_swap_that_fails_leaves_everything_as_it_was() -> None:
+def test_a_failed_swap_leaves_no_changes() -> None:
     class Stubborn(Tracks):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).reshape(-1, 5)
@@ -141,26 +141,26 @@ def test_a_swap_that_fails_leaves_everything_as_it_was() -> None:
     assert state_of(model) == before
 
 
-def test_a_swap_touches_nothing_but_the_head() -> None:
+def test_a_swap_changes_only_the_head() -> None:
     model = Tracks()
     before = state_of(model)
     swap = swap_head(model, 3, torch.randn(2, 3, 8, 8))
     after = state_of(model)
-    # the registries of all modules stay the same objects, and repr of the model itself is not kept
+    # `:_modules` changes only because its repr includes the head
     changed = {key for key in before if before[key] != after[key]}
     assert {key for key in changed if not key.startswith(("fc:", ":_modules"))} == set()
     swap.restore()
     assert state_of(model) == before
 
 
-def test_a_batch_of_one_in_train_mode_with_batch_norm_is_said_and_does_not_stop_the_search() -> None:
+def test_a_batch_of_one_with_batch_norm_adds_a_note_and_the_search_continues() -> None:
     model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
     heads = find_heads(model, torch.randn(1, 8))
     assert [head.path for head in heads] == ["2"]
     assert "could not be run in train mode" in heads.notes[0]
 
 
-def test_a_model_that_overrides_train_is_asked_as_it_wants_to_be() -> None:
+def test_an_overridden_train_method_is_called() -> None:
     class FrozenNorm(nn.Sequential):
         def train(self, mode: bool = True) -> FrozenNorm:
             super().train(mode)
@@ -179,7 +179,7 @@ def test_user_hooks_stay_and_take_part_in_the_abstract_run() -> None:
     assert dict(model[1]._forward_hooks) == hooks
 
 
-def test_an_abstract_run_records_gradients_for_what_requires_them() -> None:
+def test_an_abstract_run_has_an_autograd_graph_for_trainable_parameters() -> None:
     model = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 3))
     model[0].requires_grad_(requires_grad=False)
     run = abstract_run(model, Inputs((torch.randn(2, 8),)))
@@ -189,24 +189,24 @@ def test_an_abstract_run_records_gradients_for_what_requires_them() -> None:
     assert model[1].weight.grad is None
 
 
-def test_uninitialised_lazy_layers_are_refused_with_what_to_do() -> None:
+def test_uninitialised_lazy_layers_raise_an_error_that_says_what_to_do() -> None:
     with pytest.raises(HeadSwapError, match="run it once on a real batch") as caught:
         find_heads(nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 3)), torch.randn(2, 8))
     assert caught.value.reason == "unsupported_model"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
-def test_fake_tensors_leave_autograd_without_threads_for_gpus_that_are_not_there() -> None:
+def test_fake_tensors_start_no_autograd_threads_for_missing_gpus() -> None:
     code = """
 import os, torch
 from torch import nn
 from pytest_headswap.engine import HeadSwapError, find_heads
 try:
-    find_heads(nn.Linear(4, 3), torch.zeros(2, 5))  # no way to run it does, so that all are tried
+    find_heads(nn.Linear(4, 3), torch.zeros(2, 5))  # wrong width: every kind of tensors is tried
 except HeadSwapError as error:
     assert error.reason == "forward_failed"
 else:
-    raise AssertionError("it ran")
+    raise AssertionError("find_heads must raise")
 torch.ones(2, requires_grad=True).sum().backward()
 assert torch.cuda.device_count() or len(os.listdir("/proc/self/task")) == 1, os.listdir("/proc/self/task")
 """
@@ -214,7 +214,7 @@ assert torch.cuda.device_count() or len(os.listdir("/proc/self/task")) == 1, os.
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
-def test_a_look_leaves_nothing_to_the_garbage_collection() -> None:
+def test_find_heads_leaves_no_reference_cycles() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     find_heads(model, torch.randn(2, 4))
     gc.collect()
@@ -227,7 +227,7 @@ def test_a_look_leaves_nothing_to_the_garbage_collection() -> None:
     assert left == []
 
 
-def test_a_seed_is_that_of_torch_and_leaves_no_notes_for_devices() -> None:
+def test_seed_all_seeds_like_torch_and_queues_no_cuda_calls() -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     queued = len(torch.cuda._queued_calls)
@@ -237,8 +237,8 @@ def test_a_seed_is_that_of_torch_and_leaves_no_notes_for_devices() -> None:
     assert len(torch.cuda._queued_calls) == queued
 
 
-class TreatsItselfBadly(nn.Module):
-    """Writes to all that it has, and to what they are."""
+class WritesToOwnTensors(nn.Module):
+    """A model whose forward changes the values, shapes and flags of its own tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -258,8 +258,8 @@ class TreatsItselfBadly(nn.Module):
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_whatever_forward_does_to_its_tensors_is_done_to_others(device: str) -> None:
-    model = TreatsItselfBadly()
+def test_writes_in_forward_go_to_stand_ins(device: str) -> None:
+    model = WritesToOwnTensors()
     if device == "meta":
         model.to(device)
         model.kept = model.kept.to(device)

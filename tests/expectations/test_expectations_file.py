@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 
-from pytest_headswap.case.options import CaseOptions
 from pytest_headswap._globs import escape_glob, matches_glob, select_names
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.expectations.condition import WORDS, ConditionError, Environment, evaluate, read_condition
 from pytest_headswap.expectations.matcher import ConflictError, make_matcher
 from pytest_headswap.expectations.toml_document import Document, DocumentError, parse_document

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.case.build import build_case
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import NoHeadError
 from pytest_headswap.zoo import ModelSpec, Zoo, ZooError, load_zoo, register, select_models, zoo_names

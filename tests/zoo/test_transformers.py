@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.case.build import build_case
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import NoHeadError, swap_head
 from pytest_headswap.engine.pytorch.internals import fake_tensor_mode, is_fake_tensor_limitation

@@ -31,8 +31,7 @@ class DeviceMixingMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unus
 
     CPU tensors have values, device tensors have none. A copy from the device to the CPU, where its values could be
     read, raises NotImplementedError. With `allow_device_to_cpu`, such a copy returns an uninitialised tensor, which
-    must not be
-    read.
+    must not be read.
     """
 
     def __init__(self, *, allow_device_to_cpu: bool = False) -> None:

@@ -24,7 +24,7 @@ _AUDIO_LENGTHS = (1024, 16000, 256, 128, 64, 3000, 48000)
 _CLIP_SIZES = ((16, 112), (8, 32), (4, 16), (16, 224), (8, 224))
 _NUM_TOKENS = 16
 _MAX_ATTEMPTS = 40
-_MAX_LARGER = 5  # larger images to try for the sake of train mode
+_MAX_LARGER = 5  # larger images to try if train mode fails
 _MAX_IN_EVAL_MODE = 8  # eval-mode candidates to try before giving up on train mode
 _MAX_REAL_BYTES = 2**25  # largest candidate for real arithmetic; its activations take a multiple of this
 _MAX_REAL_SECONDS = 30.0  # time limit for candidates with real arithmetic
@@ -87,7 +87,7 @@ def _forward_error(
 
 
 def _larger_images(inputs: Inputs) -> Iterator[Inputs]:
-    """Yield larger square images in place of one: an auxiliary head may need more pixels than the model without it."""
+    """Yield larger square images: an auxiliary head may need more pixels than the rest of the model."""
     tensors = inputs.tensors()
     if len(tensors) == 1 and tensors[0].dim() == 4:
         for size in sorted(size for size in _IMAGE_SIZES if size > tensors[0].shape[-1])[:_MAX_LARGER]:
@@ -127,13 +127,13 @@ def _candidates(model: nn.Module, dtype: torch.dtype) -> Iterator[Inputs]:
         yield Inputs(kwargs={"input_ids": torch.empty(BATCH, _NUM_TOKENS, dtype=torch.long, device="meta")})
     if len(required) > 1:
         return  # The matching shapes of several inputs cannot be inferred.
-    seen: set[tuple[int, ...]] = set()
+    tried: set[tuple[int, ...]] = set()
     shapes = list(_candidate_shapes(model))
     # the first choice of every layer, then the second of every layer, and so on
     for shape in itertools.chain.from_iterable(itertools.zip_longest(*shapes)):
-        if shape is None or shape in seen:
+        if shape is None or shape in tried:
             continue
-        seen.add(shape)
+        tried.add(shape)
         if shape[0] < 0:  # marks indices
             yield _meta_input((-shape[0], *shape[1:]), torch.long)
         else:

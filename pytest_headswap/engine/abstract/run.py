@@ -37,7 +37,6 @@ from pytest_headswap.engine.pytorch.modules import (
     buffers_of,
     named_modules,
     parameters_of,
-    set_training_mode,
     unique_modules,
 )
 
@@ -104,7 +103,7 @@ def abstract_run(
             raise
         except Exception as error:  # noqa: BLE001 - a model may raise anything; try the next kind
             last_error = error
-    assert last_error is not None, "the first way is always tried"
+    assert last_error is not None, "at least one kind of tensors is tried"
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
     remedy = "Pass example_inputs that the model accepts"
     if any(parameter.is_meta for parameter in model.parameters()):
@@ -112,8 +111,7 @@ def abstract_run(
     raise HeadSwapError(
         "forward_failed",
         f"{type(model).__name__}.forward raised {type(last_error).__name__} in {'train' if training else 'eval'} mode "
-        "on "
-        f"inputs of shape {shapes}: {_first_line(last_error)}. {remedy}",
+        f"on inputs of shape {shapes}: {_first_line(last_error)}. {remedy}",
     ) from last_error
 
 
@@ -145,7 +143,7 @@ def _run(
             stand_ins = DeviceStandIns([*registered, *inputs.tensors()])
         stack.enter_context(substituted(model, stand_ins, module_list))
         model_stand_ins = stand_ins.tensors()
-        set_training_mode(model, module_list, training)
+        model.train(training)
         forward_inputs = inputs.map_tensors(stand_ins.stand_in_for)
         stack.enter_context(disable_fused_kernels())
         if fake is not None:

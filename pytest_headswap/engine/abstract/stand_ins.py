@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import random
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,8 +12,9 @@ from torch import nn
 
 from pytest_headswap.engine.abstract.surroundings import Surroundings
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.internals import as_parameter, initialized_cuda_devices
+from pytest_headswap.engine.pytorch.internals import as_parameter
 from pytest_headswap.engine.pytorch.modules import modules
+from pytest_headswap.engine.pytorch.saved_state import RandomState
 
 _PLAIN_TYPES = frozenset((bool, int, float, str, type(None), torch.Size, torch.dtype, torch.device))
 _CONTAINER_TYPES = (list, dict, set, collections.OrderedDict, collections.deque, collections.defaultdict)
@@ -46,8 +45,8 @@ class StandIns:
 
     def stand_in_for(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the stand-in of a parameter, buffer or plain tensor."""
-        made = self._stand_ins.get(id(tensor))
-        if made is None:
+        stand_in: torch.Tensor | None = self._stand_ins.get(id(tensor))
+        if stand_in is None:
             kind = type(tensor)
             if kind not in _PLAIN_TENSOR_TYPES and torch.nn.parameter.is_lazy(tensor):
                 raise HeadSwapError(
@@ -56,11 +55,10 @@ class StandIns:
                 )
             bare = self._make(tensor)
             if kind is nn.Parameter or isinstance(tensor, nn.Parameter):
-                made = as_parameter(bare, tensor.requires_grad)
+                stand_in = as_parameter(bare, tensor.requires_grad)
             else:
-                made = bare.requires_grad_() if tensor.requires_grad and tensor.is_leaf else bare
-            self._remember(tensor, made)
-        stand_in: torch.Tensor = made
+                stand_in = bare.requires_grad_() if tensor.requires_grad and tensor.is_leaf else bare
+            self._remember(tensor, stand_in)
         return stand_in
 
     def _make(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -74,8 +72,8 @@ class StandIns:
             with self._fake:
                 return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=self._device)
         if self._tensor_kind == FAKE:
-            made: torch.Tensor = self._fake.from_tensor(tensor.detach())
-            return made
+            fake_tensor: torch.Tensor = self._fake.from_tensor(tensor.detach())
+            return fake_tensor
         return tensor.detach().clone()
 
     def copy(self, value: Any) -> Any:
@@ -117,7 +115,7 @@ class StandIns:
 
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """Return all stand-ins created so far."""
-        return tuple(made for made in self._stand_ins.values() if isinstance(made, torch.Tensor))
+        return tuple(item for item in self._stand_ins.values() if isinstance(item, torch.Tensor))
 
     def _remember(self, original: Any, stand_in: Any) -> None:
         self._stand_ins[id(original)] = stand_in
@@ -141,9 +139,8 @@ def substituted(
 ) -> Iterator[StandIns]:
     """Give every module of `model` stand-ins for the duration of the block, then restore its state.
 
-    `module_list` are the modules of the model; pass them if you already have them. RNG states of Python, NumPy and
-    torch,
-    the default dtype and the grad mode are restored too.
+    The block also restores the RNG states of Python, NumPy and torch, the default dtype and the grad mode. Pass the
+    modules of the model as `module_list` if you already have them.
     """
     module_list = modules(model) if module_list is None else module_list
     originals = [module.__dict__.copy() for module in module_list]
@@ -186,16 +183,11 @@ def substituted(
 @contextmanager
 def preserve_global_state() -> Iterator[None]:
     """Restore the RNG states of Python, NumPy and torch, the default dtype and the grad mode after the block."""
-    python_state = random.getstate()
-    numpy = sys.modules.get("numpy")
-    numpy_state = numpy.random.get_state() if numpy is not None else None
+    random_state = RandomState()
     dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
     try:
-        with torch.random.fork_rng(initialized_cuda_devices()):
-            yield
+        yield
     finally:
-        random.setstate(python_state)
-        if numpy is not None:
-            numpy.random.set_state(numpy_state)
+        random_state.restore()
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(grad)

@@ -1,4 +1,4 @@
-"""Trace a dimension of an output back to the tensors that set its size, and forward to all operations that use it."""
+"""Trace an output dimension back to the tensors that set its size, and forward to the operations that use it."""
 
 from __future__ import annotations
 
@@ -80,10 +80,9 @@ class Tracer:
         self._nodes = graph.nodes
 
     def _relation(self, node: Node) -> DimRelation:
-        found = self._relations.get(node)
-        if found is None:
-            found = self._relations[node] = relation(node)
-        return found
+        if node not in self._relations:
+            self._relations[node] = relation(node)
+        return self._relations[node]
 
     @cached_property
     def _positions(self) -> dict[Node, int]:
@@ -96,13 +95,13 @@ class Tracer:
     def trace_back(self, start: ClassAxis, size: int) -> Trace:
         """Trace the class index of `start` back to where it begins. Stop early at an input of the model."""
         trace = Trace(size)
-        seen: set[ClassAxis] = set()
+        visited: set[ClassAxis] = set()
         stack: list[tuple[ClassAxis, tuple[Node, int] | None]] = [(start, None)]
         while stack and not trace.from_input:
             axis, merge_point = stack.pop()
-            if axis in seen:
+            if axis in visited:
                 continue
-            seen.add(axis)
+            visited.add(axis)
             if axis.value.node is None:
                 trace.sources.append(axis)
                 trace.from_input = axis.value.origin == INPUT
@@ -161,28 +160,28 @@ class Tracer:
 
         Reparametrised layers have such tensors, for example the singular vector of spectral norm.
         """
-        found: dict[ClassAxis, None] = {}
+        factors: dict[ClassAxis, None] = {}
         for source in sources:
             for axis, node in self._trace_forward(
                 source, size, lambda node: not any(v.from_input for v in node.inputs)
             ):
                 for partner in self._contracted_with(axis, node):
-                    found.update(
+                    factors.update(
                         dict.fromkeys(item for item in self.trace_back(partner, size).sources if item.value.names)
                     )
-        return [axis for axis in found if axis not in sources]
+        return [axis for axis in factors if axis not in sources]
 
     def _trace_forward(
         self, start: ClassAxis, size: int, is_relevant: Callable[[Node], bool]
     ) -> Iterator[tuple[ClassAxis, Node]]:
         """Yield every axis that the class index of `start` reaches, with each `is_relevant` operation that reads it."""
-        seen: set[ClassAxis] = set()
+        visited: set[ClassAxis] = set()
         stack = [start]
         while stack:
             axis = stack.pop()
-            if axis in seen:
+            if axis in visited:
                 continue
-            seen.add(axis)
+            visited.add(axis)
             for node in axis.value.users:
                 if is_relevant(node):
                     yield axis, node
@@ -204,19 +203,19 @@ class Tracer:
 
     def uses_with_input(self, value: Value) -> list[Node]:
         """Return the operations where a tensor, or one computed only from it, meets data from the input."""
-        found: list[Node] = []
-        seen: set[Node] = set()
+        uses: list[Node] = []
+        visited: set[Node] = set()
         stack = list(value.users)
         while stack:
             node = stack.pop()
-            if node in seen or node not in self._live_nodes:
+            if node in visited or node not in self._live_nodes:
                 continue
-            seen.add(node)
+            visited.add(node)
             if any(output.from_input for output in node.outputs):
-                found.append(node)
+                uses.append(node)
             else:
                 stack.extend(consumer for output in node.outputs for consumer in output.users)
-        return found
+        return uses
 
     def parameterless_tail(self, start: ClassAxis, size: int) -> list[ClassAxis]:
         """Return the path back from `start` through parameterless operations on a single tensor."""

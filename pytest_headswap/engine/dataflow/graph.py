@@ -135,11 +135,11 @@ class Graph:
 
 def ancestors(values: Iterable[Value]) -> set[Node]:
     """Return all operations that the given values depend on."""
-    found: set[Node] = set()
+    nodes: set[Node] = set()
     stack = [value.node for value in values if value.node is not None]
     while stack:
         node = stack.pop()
-        if node not in found:
-            found.add(node)
+        if node not in nodes:
+            nodes.add(node)
             stack.extend(value.node for value in node.inputs if value.node is not None)
-    return found
+    return nodes

@@ -6,7 +6,7 @@ import torch
 
 
 def are_disjoint(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether two strided tensors in one storage certainly share no element, such as the results of `chunk`.
+    """Return whether two strided tensors in one storage certainly share no element, as the chunks of a tensor do.
 
     The test is conservative: False means "unknown". It compares the first and last elements. If the strides are equal
     and dimensions do not overlap, it also compares the index ranges along each dimension.

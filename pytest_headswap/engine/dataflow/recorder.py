@@ -66,7 +66,7 @@ def record(
 
 
 def record_with_device_checks(model: nn.Module, inputs: Inputs, *, training: bool = False) -> tuple[AbstractRun, Graph]:
-    """Return a run by `meta_run_with_device_checks` in the current grad mode, and its data flow.
+    """Run the model on the meta device with device checks, in the current grad mode, and record its data flow.
 
     Exceptions of the model are raised unchanged.
     """
@@ -124,7 +124,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
         self._tensors: list[torch.Tensor] = []
         self._sources: list[tuple[torch.Tensor, Value]] = []
         self._by_storage: defaultdict[int | None, list[torch.Tensor]] = defaultdict(list)
-        self._num_indexed = 0  # length of the indexed part of _kept; built lazily, as most models need no index
+        self._num_indexed = 0  # length of the indexed part of _tensors; built lazily, as most models need no index
 
     def name_sources(self, named: Sequence[tuple[str, nn.Module]]) -> None:
         """Register the model's own tensors. `named` are its modules under all their names."""
@@ -132,11 +132,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-igno
             self.add_source(parameter, PARAMETER, name)
         for name, buffer in buffers_of(named):
             self.add_source(buffer, BUFFER, name)
-        seen: set[int] = set()
+        visited: set[int] = set()
         for path, module in named:
-            if id(module) in seen:
+            if id(module) in visited:
                 continue
-            seen.add(id(module))
+            visited.add(id(module))
             for key, value in module.__dict__.items():
                 if type(value) not in _TENSOR_FREE_TYPES and isinstance(value, torch.Tensor):
                     self.add_source(value, ATTRIBUTE, f"{path}.{key}" if path else key)

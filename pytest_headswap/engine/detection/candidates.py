@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Projection, Trace, Tracer, source_name
 from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, BUFFER, PARAMETER, Graph
 from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.pytorch.modules import owner_path
 from pytest_headswap.head import Rejected
 
 _PARTIAL_CLASS_DIM = "it sets only part of the class dimension, which is combined with other parts or cut"
@@ -164,14 +165,16 @@ def rejections(candidates: list[Candidate], tracers: list[Tracer]) -> list[Rejec
     for candidate in candidates:
         if candidate.rejection_cause is not None:
             where = f"{candidate.output.label}, dimension {candidate.output.dim}"
-            found.setdefault(_layer(candidate.rejection_cause.tensor), f"{where}: {candidate.rejection_cause.sentence}")
+            found.setdefault(
+                owner_path(candidate.rejection_cause.tensor), f"{where}: {candidate.rejection_cause.sentence}"
+            )
     for candidate in candidates:
         if candidate.rejection_cause is None:
             for projection, weight in zip(candidate.trace.projections, candidate.weights, strict=True):
                 for name in _preceding_weights(projection, tracers[candidate.output.training]):
                     reader = weight.value.name if weight else "the head"
                     found.setdefault(
-                        _layer(name), f"computes features that {reader} reads, so it belongs to the backbone"
+                        owner_path(name), f"computes features that {reader} reads, so it belongs to the backbone"
                     )
     return [Rejected(path, reason) for path, reason in found.items() if path]
 
@@ -182,7 +185,3 @@ def _preceding_weights(projection: Projection, tracer: Tracer) -> list[str]:
     for before in tracer.trace_back(features, features.value.shape[features.dim]).projections[:1]:
         return [source_name(before.weight.value)]
     return []
-
-
-def _layer(tensor: str) -> str:
-    return tensor.rpartition(".")[0]

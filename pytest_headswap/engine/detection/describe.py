@@ -13,6 +13,7 @@ from pytest_headswap.engine.detection.candidates import Candidate, OutputDim
 from pytest_headswap.engine.detection.head_path import path_through_head
 from pytest_headswap.engine.detection.head_slot import HeadSlot
 from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.pytorch.modules import owner_and_key, owner_path
 from pytest_headswap.head import Head
 
 _ACTIVATIONS = {
@@ -68,12 +69,6 @@ class DetectedHead:
     slot: HeadSlot | None = None
     module_path: str = ""
     activation_path: str = ""
-
-
-def owner_path(tensor: str) -> str:
-    """Return the layer that owns a tensor: `fc` for `fc.weight` and `fc.parametrizations.weight.original0`."""
-    head, mark, _ = tensor.partition("parametrizations.")
-    return head.rstrip(".") if mark else tensor.rpartition(".")[0]
 
 
 def describe_heads(model: nn.Module, candidates: Sequence[Candidate], tracers: Sequence[Tracer]) -> list[DetectedHead]:
@@ -155,7 +150,8 @@ class _TiedWeights:
             return value.names
         mine = {node.module for node in uses if node in self._path_nodes}
         others = {node.module for node in foreign}
-        names = tuple(name for name in value.names if self._module(name) in {self._path(path) for path in mine})
+        owners = {self._model.get_submodule(path) for path in mine}
+        names = tuple(name for name in value.names if owner_and_key(self._model, name)[0] in owners)
         if not names or "" in mine or mine & others:
             raise HeadSwapError(
                 "unsupported_layer",
@@ -165,12 +161,6 @@ class _TiedWeights:
         shared = [name for name in value.names if name not in names]
         self.untied[names[0]] = shared[0] if shared else foreign[0].module
         return names
-
-    def _module(self, tensor: str) -> nn.Module:
-        return self._model.get_submodule(tensor.rpartition(".")[0])
-
-    def _path(self, path: str) -> nn.Module:
-        return self._model.get_submodule(path)
 
 
 def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor, main: OutputDim) -> DetectedHead:

@@ -1,4 +1,4 @@
-"""Freeze all of a model except its heads, so that it stays frozen through later changes of mode, copies and pickles.
+"""Freeze everything in a model except its heads. The freeze holds through mode changes, copies and pickles.
 
 `requires_grad=False` is not enough: batch norm statistics keep drifting and dropout stays active, and the next
 `model.train()` undoes eval mode. This module gives every backbone module its own `train`, which keeps the module in
@@ -20,9 +20,16 @@ from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.freezing.nondeterminism import is_deterministic_run, is_nondeterministic
 from pytest_headswap.engine.freezing.trainable import trainable_heads
 from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
-from pytest_headswap.engine.pytorch.modules import modules, named_modules, parameters
+from pytest_headswap.engine.pytorch.modules import (
+    freeze_all_but,
+    get_registered_tensor,
+    modules,
+    named_modules,
+    owner_path,
+    parameters,
+)
+from pytest_headswap.engine.pytorch.saved_state import ModuleState
 from pytest_headswap.engine.pytorch.wrappers import unwrap
-from pytest_headswap.engine.swapping.resize import get_registered_tensor
 from pytest_headswap.engine.swapping.swap import Swap
 
 
@@ -37,30 +44,27 @@ class FrozenBackbone:
 
     model: nn.Module
     notes: tuple[str, ...]
-    _undo: _ModuleState | None
-    _redo: _ModuleState | None = None
+    _undo: ModuleState | None
+    _redo: ModuleState | None = None
 
     def __repr__(self) -> str:
-        held = parameters(self.model)
-        trainable = sum(parameter.requires_grad for parameter in held)
+        flags = [parameter.requires_grad for parameter in parameters(self.model)]
         return (
-            f"FrozenBackbone({type(unwrap(self.model)[0]).__name__}: {trainable} of {len(held)} parameters trainable)"
+            f"FrozenBackbone({type(unwrap(self.model)[0]).__name__}: {sum(flags)} of {len(flags)} parameters trainable)"
         )
 
     def unfreeze(self) -> None:
         """Restore `requires_grad` and the modes of the backbone. A second call does nothing."""
         if self._undo is not None:
-            self._redo, undo, self._undo = _ModuleState.capture(self.model), self._undo, None
+            self._redo, undo, self._undo = ModuleState(self.model), self._undo, None
             undo.restore()
 
     def refreeze(self) -> None:
         """Freeze the backbone again after `unfreeze`, without verifying it again. A second call does nothing."""
         if self._redo is not None:
-            self._undo, redo, self._redo = _ModuleState.capture(self.model), self._redo, None
+            self._undo, redo, self._redo = ModuleState(self.model), self._redo, None
             redo.restore()
-        for parameter in parameters(self.model):
-            if not parameter.requires_grad:
-                parameter.grad = None  # an optimizer would still apply gradients from the time in between
+        _clear_frozen_gradients(self.model)
 
 
 def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> FrozenBackbone:
@@ -94,14 +98,9 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
     head_modules = _head_modules(model, names, trainable.paths, prefix)
     enclosing = _enclosing_modules(model, head_modules)
     backbone = [module for module in modules(model) if module not in head_modules and module not in enclosing]
-    original_state = _ModuleState.capture(model)
-    new = {id(get_registered_tensor(model, name)) for name in names}
-    for parameter in parameters(model):
-        if id(parameter) in new:
-            parameter.requires_grad_(True)
-        else:
-            parameter.requires_grad_(False)
-            parameter.grad = None  # an optimizer would still apply an existing gradient
+    original_state = ModuleState(model)
+    freeze_all_but(model, (get_registered_tensor(model, name) for name in names))
+    _clear_frozen_gradients(model)
     _override_train(backbone, _StayInEval)
     frozen = FrozenBackbone(trainable.model, (), original_state)
     verifier = _FreezeVerifier(names, {path for path, module in named_modules(model) if module in head_modules})
@@ -114,51 +113,29 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
     return frozen
 
 
+def _clear_frozen_gradients(model: nn.Module) -> None:
+    """Drop the gradients of frozen parameters, because an optimizer would still apply them."""
+    for parameter in parameters(model):
+        if not parameter.requires_grad:
+            parameter.grad = None
+
+
 def _head_modules(model: nn.Module, names: Iterable[str], paths: Iterable[str], prefix: str) -> set[nn.Module]:
     """Return the modules that own a tensor of a head, and all modules inside a head."""
-    found = {
-        model.get_submodule(name.rpartition(".")[0].partition("parametrizations")[0].rstrip(".")) for name in names
-    }
+    owners = {model.get_submodule(owner_path(name)) for name in names}
     for path in paths:
         inside = f"{path}.".removeprefix(prefix).rstrip(".")
         if inside:
-            found |= set(modules(model.get_submodule(inside)))
-    return found
+            owners |= set(modules(model.get_submodule(inside)))
+    return owners
 
 
 def _enclosing_modules(model: nn.Module, heads: set[nn.Module]) -> list[nn.Module]:
     """Return the modules that contain a head."""
     named = dict(named_modules(model, include_aliases=True))
     parts = [path.split(".") for path, module in named.items() if module in heads and path]
-    around = {".".join(part[:count]) for part in parts for count in range(len(part))}
-    return list(dict.fromkeys(module for path, module in named.items() if path in around and module not in heads))
-
-
-@dataclass(frozen=True)
-class _ModuleState:
-    """Modes, `train` methods and `requires_grad` flags of a model, to restore later."""
-
-    modes: list[tuple[nn.Module, bool, Any]]
-    flags: list[tuple[nn.Parameter, bool]]
-
-    @classmethod
-    def capture(cls, model: nn.Module) -> _ModuleState:
-        """Return the current state of a model."""
-        return cls(
-            [(module, module.training, module.__dict__.get("train")) for module in modules(model)],
-            [(parameter, parameter.requires_grad) for parameter in parameters(model)],
-        )
-
-    def restore(self) -> None:
-        """Restore the state."""
-        for module, training, train in self.modes:
-            module.training = training
-            if train is None:
-                module.__dict__.pop("train", None)
-            else:
-                module.__dict__["train"] = train
-        for parameter, flag in self.flags:
-            parameter.requires_grad_(flag)
+    enclosing = {".".join(part[:count]) for part in parts for count in range(len(part))}
+    return list(dict.fromkeys(module for path, module in named.items() if path in enclosing and module not in heads))
 
 
 class _TrainOverride:

@@ -14,10 +14,21 @@ from pytest_headswap.engine.pytorch.internals import (
     synchronize,
     tensors_of_call,
 )
-from pytest_headswap.engine.pytorch.modules import named_buffers, named_modules, named_parameters, parameters
+from pytest_headswap.engine.pytorch.modules import (
+    freeze_all_but,
+    named_buffers,
+    named_modules,
+    named_parameters,
+    owner_path,
+    parameters,
+)
+from pytest_headswap.engine.pytorch.saved_state import ModuleState, RandomState
 
 __all__ = [
+    "ModuleState",
+    "RandomState",
     "TorchDispatchMode",
+    "freeze_all_but",
     "gradient_leaves",
     "is_device_oom",
     "is_fake_tensor_limitation",
@@ -28,6 +39,7 @@ __all__ = [
     "named_modules",
     "named_parameters",
     "op_name",
+    "owner_path",
     "parameters",
     "returns_argument",
     "seed_all",

@@ -168,8 +168,8 @@ def as_parameter(tensor: torch.Tensor, requires_grad: bool) -> torch.nn.Paramete
     """Return a parameter that shares the memory of `tensor`. Faster than `nn.Parameter` for plain tensors."""
     if type(tensor) is not torch.Tensor:
         return torch.nn.Parameter(tensor, requires_grad)
-    made: torch.nn.Parameter = torch.Tensor._make_subclass(torch.nn.Parameter, tensor, requires_grad)
-    return made
+    parameter: torch.nn.Parameter = torch.Tensor._make_subclass(torch.nn.Parameter, tensor, requires_grad)
+    return parameter
 
 
 @cache

@@ -9,7 +9,7 @@ from torch import nn
 
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.swapping.resize import get_registered_tensor
+from pytest_headswap.engine.pytorch.modules import get_registered_tensor
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 NewHead = nn.Module | Callable[[int, int], nn.Module]

@@ -13,6 +13,7 @@ from torch import nn
 
 from pytest_headswap.engine.detection.describe import WEIGHT, ClassTensor, DetectedHead
 from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.pytorch.modules import get_registered_tensor, named_modules, owner_and_key
 from pytest_headswap.engine.swapping.buffers import NewTensor
 from pytest_headswap.engine.swapping.class_metadata import update_container_widths, update_layer_widths
 from pytest_headswap.engine.swapping.initialization import Init, initialize
@@ -40,7 +41,6 @@ def resize(
         HeadSwapError: `unsupported_layer`, for a weight that is a buffer or a tensor that is quantised.
     """
     old_count = item.head.num_classes
-    paths: dict[nn.Module, str] = {}
     by_owner: dict[nn.Module, list[NewTensor]] = {}
     widths: dict[nn.Module, dict[int, int]] = {}
     for spec in tensors:
@@ -53,14 +53,11 @@ def resize(
         old = get_registered_tensor(model, spec.names[0])
         new = make_class_tensor(old, spec, num_classes)
         for name in spec.names:
-            path, _, key = name.rpartition(".")
-            owner = model.get_submodule(path)
+            owner, key = owner_and_key(model, name)
             changes.set(owner._parameters if key in owner._parameters else owner._buffers, key, new)
             of_layer = widths.setdefault(model.get_submodule(spec.module), {old_count: num_classes})
             of_layer[old.shape[spec.dim]] = new.shape[spec.dim]  # such as anchors * classes
-        path, _, key = spec.names[0].rpartition(".")
-        owner = model.get_submodule(path)
-        paths.setdefault(owner, path)
+        owner, key = owner_and_key(model, spec.names[0])
         by_owner.setdefault(owner, []).append(NewTensor(spec, key, old, new))
     for layer, of_layer in widths.items():
         update_layer_widths(layer, of_layer, changes)  # before `initialize`: `reset_parameters` may read the widths
@@ -69,21 +66,9 @@ def resize(
     renewed, notes = initialize(model, by_owner, init, classes, changes)
     names = [made.spec.names[0] for items in by_owner.values() for made in items]
     for owner, key in renewed:
-        path = paths.get(owner) or next(path for path, module in model.named_modules() if module is owner)
+        path = next(path for path, module in named_modules(model) if module is owner)
         names.append(f"{path}.{key}".lstrip("."))
     return list(dict.fromkeys(names)), notes
-
-
-def get_registered_tensor(model: nn.Module, name: str) -> torch.Tensor:
-    """Return the parameter or buffer with this name. Raise HeadSwapError `unsupported_layer` if there is none."""
-    path, _, key = name.rpartition(".")
-    module = model.get_submodule(path)
-    found: torch.Tensor | None = module._parameters.get(key)
-    if found is None:
-        found = module._buffers.get(key)
-    if found is None:
-        raise HeadSwapError("unsupported_layer", f"{name} is not a registered parameter or buffer of the model")
-    return found
 
 
 def make_class_tensor(old: torch.Tensor, spec: ClassTensor, num_classes: int) -> torch.Tensor:

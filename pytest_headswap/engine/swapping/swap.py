@@ -15,6 +15,7 @@ from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.detection.search import detect_heads
 from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
 from pytest_headswap.engine.pytorch.inputs import read_inputs
+from pytest_headswap.engine.pytorch.modules import get_registered_tensor
 from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.class_map import ClassMap, resolve_class_map
 from pytest_headswap.engine.swapping.class_metadata import update_class_metadata
@@ -28,7 +29,7 @@ from pytest_headswap.engine.swapping.replace import (
     remove_head,
     replaceable_path,
 )
-from pytest_headswap.engine.swapping.resize import get_registered_tensor, resize
+from pytest_headswap.engine.swapping.resize import resize
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.engine.swapping.verify import verify_swap
 from pytest_headswap.head import Head, Heads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,6 +15,7 @@ from pytest_headswap.engine.detection.search import SearchResult
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import gradient_leaves
+from pytest_headswap.engine.pytorch.modules import freeze_all_but, get_registered_tensor
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 
 
@@ -54,7 +55,8 @@ def verify_swap(
                     f"in {'train' if training else 'eval'} mode, {label} should have shape {expected} but has "
                     f"{outputs.get(label)}. The model was restored. Please report this architecture",
                 )
-    unreachable = [name for name in names if name not in reached and _parameter(model, name) is not None]
+    parameters = [name for name in names if isinstance(get_registered_tensor(model, name), nn.Parameter)]
+    unreachable = [name for name in parameters if name not in reached]
     return [_unreachable(unreachable)] if unreachable else []
 
 
@@ -69,9 +71,7 @@ def _run(
 
     @contextmanager
     def frozen(_: StandIns) -> Iterator[None]:
-        new = {id(_parameter(model, name)) for name in names}
-        for parameter in model.parameters():
-            parameter.requires_grad_(id(parameter) in new)
+        freeze_all_but(model, (get_registered_tensor(model, name) for name in names))
         with torch.enable_grad():
             yield
 
@@ -91,12 +91,6 @@ def _run(
     leaves = {id(leaf) for leaf in gradient_leaves(list(outputs.values()))}
     reached = {name for name in names if id(run.parameters.get(name)) in leaves}
     return {label: tuple(tensor.shape) for label, tensor in outputs.items()}, reached
-
-
-def _parameter(model: nn.Module, name: str) -> torch.Tensor | None:
-    path, _, key = name.rpartition(".")
-    registry: Mapping[str, torch.Tensor | None] = model.get_submodule(path)._parameters
-    return registry.get(key)
 
 
 def _unreachable(names: Sequence[str]) -> str:

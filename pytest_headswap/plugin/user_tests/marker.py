@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.case.options import CaseOptions
 from pytest_headswap._text import did_you_mean, split_commas
+from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.harness.options import OptionError, parse_num_classes, select_checks
 from pytest_headswap.plugin.contributions import available_checks
 from pytest_headswap.plugin.options import option_text, read_case_options, requested_zoos

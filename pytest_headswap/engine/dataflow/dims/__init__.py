@@ -1,6 +1,6 @@
 """Rules for how the output dimensions of an operation relate to its input dimensions.
 
-A `Link` says that an output and an input dimension run over the same index, or share a factor of it (after `view`).
+A `DimLink` says that an output and an input dimension run over the same index, or share a factor of it (after `view`).
 `contracted` pairs of dimensions are summed over together, as in a matrix product. These two facts about each
 operation are enough to trace the class dimension of an output back to the layer that sets it. Operations without a
 rule are matched by shape.

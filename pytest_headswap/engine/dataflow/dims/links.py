@@ -1,4 +1,4 @@
-"""Data types for dimension relations, and the rules that follow from shapes alone."""
+"""Data types for dimension relations, and the rules that need only shapes."""
 
 from __future__ import annotations
 

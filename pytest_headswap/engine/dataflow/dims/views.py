@@ -59,7 +59,7 @@ def _group_factors(ins: list[tuple[int, int]], outs: list[tuple[int, int]]) -> l
     factors = [(i, 1, j, 1, 1) for i, j in ones]
     left = [pair for pair in ins if pair[1] != 1]
     right = [pair for pair in outs if pair[1] != 1]
-    found: list[tuple[int, int, int, int, int]] = []
+    others: list[tuple[int, int, int, int, int]] = []
     in_inner = out_inner = 1
     while left and right:
         (i, in_size), (j, out_size) = left[-1], right[-1]
@@ -67,7 +67,7 @@ def _group_factors(ins: list[tuple[int, int]], outs: list[tuple[int, int]]) -> l
         small = min(a, b)
         if small == 0 or max(a, b) % small:
             return factors
-        found.append((i, in_inner, j, out_inner, small))
+        others.append((i, in_inner, j, out_inner, small))
         in_inner, out_inner = in_inner * small, out_inner * small
         if in_inner == in_size:
             left.pop()
@@ -75,7 +75,7 @@ def _group_factors(ins: list[tuple[int, int]], outs: list[tuple[int, int]]) -> l
         if out_inner == out_size:
             right.pop()
             out_inner = 1
-    return factors + found
+    return factors + others
 
 
 def _view(node: Node) -> DimRelation:

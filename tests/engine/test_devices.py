@@ -1,4 +1,4 @@
-"""A model on another device for a while: moved, simulated, or on meta; afterwards it is what it was."""
+"""A model is put on another device for a block (real, simulated or meta) and restored afterwards."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CUDA = torch.device("cuda:0")
 
 
 def simulated_run(model: nn.Module, x: torch.Tensor, training: bool = False) -> Any:
-    """One run on a simulated CUDA device."""
+    """Run the model once on a simulated CUDA device."""
     with on_fake_device(model, Inputs((x,)), CUDA) as run:
         return run(training)
 
 
 class Net(nn.Module):
-    """Has a buffer, and a tensor that is neither parameter nor buffer."""
+    """A model with a buffer, and a tensor that is neither a parameter nor a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,23 +31,23 @@ class Net(nn.Module):
         self.loose = torch.ones(3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits."""
+        """Return logits."""
         return self.fc(x) * self.scale  # type: ignore[no-any-return]
 
 
 class UsesLoose(Net):
-    """Uses what `to` does not move."""
+    """A model that uses a tensor that `to` does not move."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits."""
+        """Return logits."""
         return super().forward(x) * self.loose
 
 
-class AsksForValues(Net):
-    """Branches on a number."""
+class ReadsValues(Net):
+    """A model that branches on a value."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits."""
+        """Return logits."""
         return super().forward(x if x.sum().item() > 0 else -x)
 
 
@@ -65,32 +65,32 @@ def test_a_simulated_run_returns_tensors_on_the_device(training: bool) -> None:
     assert _state(model) == before
 
 
-def test_a_model_on_meta_can_be_simulated_too() -> None:
+def test_a_meta_model_can_be_simulated() -> None:
     with torch.device("meta"):
         model = Net()
     assert simulated_run(model, torch.zeros(2, 8)).device == CUDA
 
 
-def test_a_tensor_that_is_not_moved_is_where_it_was() -> None:
+def test_a_tensor_that_to_does_not_move_stays_on_the_cpu() -> None:
     with pytest.raises(RuntimeError, match=r"cuda:0.*cpu|cpu.*cuda:0") as caught:
         simulated_run(UsesLoose(), torch.randn(2, 8))
     assert not is_fake_tensor_limitation(caught.value)
 
 
-def test_a_model_that_asks_for_values_is_told_apart_from_one_that_is_wrong() -> None:
+def test_reading_values_is_a_limitation_of_fake_tensors_and_not_a_fault() -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011 - the type is torch's own
-        simulated_run(AsksForValues(), torch.randn(2, 8))
+        simulated_run(ReadsValues(), torch.randn(2, 8))
     assert is_fake_tensor_limitation(caught.value)
 
 
-def test_a_recurrent_layer_does_not_start_the_driver() -> None:
+def test_a_recurrent_layer_does_not_start_the_cuda_driver() -> None:
     model = nn.LSTM(4, 3, batch_first=True)
     output, _ = simulated_run(model, torch.randn(2, 5, 4))
     assert output.device == CUDA
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_a_model_is_moved_and_comes_back(dtype: torch.dtype | None) -> None:
+def test_a_model_is_moved_and_restored(dtype: torch.dtype | None) -> None:
     model = Net()
     before = _state(model)
     with on_real_device(model, torch.device("cpu"), dtype):
@@ -101,7 +101,7 @@ def test_a_model_is_moved_and_comes_back(dtype: torch.dtype | None) -> None:
     assert bool(model.fc.weight.any())
 
 
-def test_on_meta_a_model_has_the_dtype_and_no_memory() -> None:
+def test_on_meta_device_changes_device_and_dtype_and_restores_them() -> None:
     model = Net()
     before = _state(model)
     with on_meta_device(model, torch.float16):

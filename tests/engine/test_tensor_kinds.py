@@ -1,4 +1,4 @@
-"""Models that compute with values are run with fake tensors or, last of all, for real; the result says which."""
+"""Models that compute with values run on fake tensors or, as a last resort, on real ones. The result says which."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_headswap.engine.pytorch.inputs import Inputs
 
 
 class Shapes(nn.Module):
-    """Needs no values."""
+    """A model that needs only shapes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Shapes(nn.Module):
 
 
 class Constants(Shapes):
-    """Computes a number from constants on a device that it names."""
+    """A model that computes a number from constants on the CPU."""
 
     def prepare(self, x: Tensor) -> Tensor:
         scale = torch.tensor([2.0], device="cpu")
@@ -36,7 +36,7 @@ class Constants(Shapes):
 
 
 class Moved(Shapes):
-    """Moves its features into a tensor on a device that it names."""
+    """A model that copies its features into a tensor on the CPU."""
 
     def prepare(self, x: Tensor) -> Tensor:
         moved = torch.empty(x.shape, device="cpu")
@@ -45,34 +45,36 @@ class Moved(Shapes):
 
 
 class Values(Shapes):
-    """Branches on the values of its inputs."""
+    """A model that branches on the values of its inputs."""
 
     def prepare(self, x: Tensor) -> Tensor:
         return x * 2 if bool((x > 0).any()) else x
 
 
-@pytest.mark.parametrize(("kind", "way"), [(Shapes, "meta"), (Constants, "meta"), (Moved, "fake"), (Values, "real")])
-def test_the_cheapest_way_that_works_is_taken_and_said(kind: type[Shapes], way: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "tensor_kind"), [(Shapes, "meta"), (Constants, "meta"), (Moved, "fake"), (Values, "real")]
+)
+def test_the_cheapest_tensor_kind_that_works_is_used_and_reported(kind: type[Shapes], tensor_kind: str) -> None:
     model, inputs = kind(), torch.randn(2, 3, 8)
     heads = find_heads(model, inputs)
     assert [head.path for head in heads] == ["fc"]
-    assert heads.tensor_kind == way
+    assert heads.tensor_kind == tensor_kind
     swap_head(model, 3, inputs)
     assert model(inputs).shape == (2, 3)
 
 
-def test_what_was_moved_from_meta_to_the_cpu_is_not_read_there() -> None:
+def test_a_model_that_reads_values_copied_from_meta_runs_on_real_tensors() -> None:
     class Sorted(Moved):
         def prepare(self, x: Tensor) -> Tensor:
             moved = super().prepare(x)
-            assert moved.sum().item() != 0, "these are no values"
+            assert moved.sum().item() != 0, "read uninitialised memory"
             return moved
 
     assert find_heads(Sorted(), torch.ones(2, 3, 8)).tensor_kind == "real"
 
 
 @pytest.mark.parametrize("kind", [Constants, Moved, Values])
-def test_every_way_leaves_the_model_as_it_was(kind: type[Shapes]) -> None:
+def test_no_tensor_kind_leaves_changes_in_the_model(kind: type[Shapes]) -> None:
     class Writes(kind):  # type: ignore[misc, valid-type]
         def __init__(self) -> None:
             super().__init__()
@@ -96,7 +98,7 @@ def test_every_way_leaves_the_model_as_it_was(kind: type[Shapes]) -> None:
     assert (model.calls, model.training) == (0, True)
 
 
-def test_a_model_on_meta_that_needs_values_is_an_error_and_not_a_guess() -> None:
+def test_a_meta_model_that_needs_values_raises_an_error() -> None:
     with torch.device("meta"):
         model = Values()
     with pytest.raises(HeadSwapError) as caught:
@@ -105,7 +107,7 @@ def test_a_model_on_meta_that_needs_values_is_an_error_and_not_a_guess() -> None
     assert caught.value.message.endswith("build the model on a real device: tensors on the meta device have no values")
 
 
-def test_the_attention_of_torch_is_seen_through_in_every_way() -> None:
+def test_heads_behind_fused_attention_are_found_on_real_tensors() -> None:
     class Attends(Values):
         def __init__(self) -> None:
             super().__init__()
@@ -119,7 +121,7 @@ def test_the_attention_of_torch_is_seen_through_in_every_way() -> None:
     assert torch.backends.mha.get_fastpath_enabled() == enabled
 
 
-def test_a_chosen_way_is_the_only_one_that_is_tried() -> None:
+def test_only_the_given_tensor_kinds_are_tried() -> None:
     model: Any = Values()
     with pytest.raises(HeadSwapError):
         abstract_run(model, Inputs((torch.randn(2, 3, 8),)), tensor_kinds=("meta",))

@@ -11,8 +11,8 @@ from pytest_headswap.engine.dataflow.memory_overlap import are_disjoint
 
 
 def _elements(tensor: torch.Tensor) -> set[int]:
-    places = torch.arange(10_000).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-    return set(places.flatten().tolist())
+    elements = torch.arange(10_000).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    return set(elements.flatten().tolist())
 
 
 VIEW = st.integers(1, 3).flatmap(
@@ -26,10 +26,10 @@ VIEW = st.integers(1, 3).flatmap(
 
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(VIEW, VIEW, st.booleans())
-def test_what_is_said_to_be_apart_is_apart(
-    one: tuple[list[int], list[int], int], other: tuple[list[int], list[int], int], alike: bool
+def test_tensors_reported_as_disjoint_share_no_element(
+    one: tuple[list[int], list[int], int], other: tuple[list[int], list[int], int], same_strides: bool
 ) -> None:
-    strides = one[1] if alike and len(other[0]) == len(one[1]) else other[1]
+    strides = one[1] if same_strides and len(other[0]) == len(one[1]) else other[1]
     base = torch.empty(10_000, device="meta")
     first, second = base.as_strided(*one), base.as_strided(other[0], strides, other[2])
     if are_disjoint(first, second):
@@ -37,13 +37,13 @@ def test_what_is_said_to_be_apart_is_apart(
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
-def test_the_parts_of_a_tensor_are_apart(dim: int) -> None:
+def test_chunks_of_a_tensor_are_disjoint(dim: int) -> None:
     parts = torch.empty(8, 12, 16, device="meta").chunk(4, dim)
     for one in parts:
         assert [are_disjoint(one, other) for other in parts] == [one is not other for other in parts]
 
 
-def test_a_part_is_not_apart_from_the_whole_nor_from_a_part_that_reaches_into_it() -> None:
+def test_overlapping_slices_are_not_disjoint() -> None:
     whole = torch.empty(4, 6, device="meta")
     assert not are_disjoint(whole[:, :3], whole)
     assert not are_disjoint(whole[:, :3], whole[:, 2:4])

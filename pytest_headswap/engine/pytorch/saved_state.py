@@ -1,0 +1,54 @@
+"""Save state that a block may change, and restore it: random number generators, and the modes of a model."""
+
+from __future__ import annotations
+
+import random
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine.pytorch.internals import initialized_cuda_devices
+from pytest_headswap.engine.pytorch.modules import modules, parameters
+
+
+class RandomState:
+    """The states of the random number generators of Python, NumPy and torch at the time of creation."""
+
+    def __init__(self) -> None:
+        self._python = random.getstate()
+        numpy = sys.modules.get("numpy")
+        self._numpy = numpy.random.get_state() if numpy is not None else None
+        self._cpu = torch.get_rng_state()
+        self._cuda = {device: torch.cuda.get_rng_state(device) for device in initialized_cuda_devices()}
+
+    def restore(self) -> None:
+        """Restore all generators."""
+        random.setstate(self._python)
+        if self._numpy is not None:
+            sys.modules["numpy"].random.set_state(self._numpy)
+        torch.set_rng_state(self._cpu)
+        for device, state in self._cuda.items():
+            torch.cuda.set_rng_state(state, device)
+
+
+class ModuleState:
+    """The modes, `train` methods and `requires_grad` flags of a model at the time of creation."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modes: list[tuple[nn.Module, bool, Any]] = [
+            (module, module.training, module.__dict__.get("train")) for module in modules(model)
+        ]
+        self._flags = [(parameter, parameter.requires_grad) for parameter in parameters(model)]
+
+    def restore(self) -> None:
+        """Restore the recorded modules and parameters."""
+        for module, training, train in self._modes:
+            module.training = training
+            if train is None:
+                module.__dict__.pop("train", None)
+            else:
+                module.__dict__["train"] = train
+        for parameter, flag in self._flags:
+            parameter.requires_grad_(flag)
