@@ -75,6 +75,6 @@ def resolve_target(
     elif isinstance(model, ModelSpec):
         spec = model
     else:
-        hint = f": pass {model.__name__}(), not the class" if isinstance(model, type) else ""
+        hint = f": pass {model.__name__}() and not the class" if isinstance(model, type) else ""
         raise TypeError(f"{model!r} is not a torch.nn.Module, a ModelSpec or text such as 'timm:resnet18'{hint}")
     return Target(DEFAULT_ZOO, replace(spec, **changes))
