@@ -46,7 +46,8 @@ ONE_TENSOR = (
     "relu gelu silu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu mish softplus exp neg rsqrt sqrt"
 )
 IN_PLACE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    **{name: getattr(torch.ops.aten, name) for name in ("exp_", "relu_", "zero_", "normal_")},
+    **{name: getattr(torch.ops.aten, name) for name in ("exp_", "erfinv_", "zero_", "normal_")},
+    **{f"{name}_": getattr(torch.ops.aten, f"{name}_") for name in meta_cache._UNARY_OPS if name != "gelu"},
     "clamp_": lambda x: x.clamp_(0.0, 1.0),
     "fill_": lambda x: x.fill_(2.0),
     "add_": lambda x: x.add_(torch.empty(5, device="meta")),
@@ -158,6 +159,13 @@ def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch, empty_cache: dict
     assert len(empty_cache) <= 5
 
 
+@pytest.mark.parametrize("name", [name for name in meta_cache._UNARY_OPS if name != "gelu"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_in_place_operations_raise_where_torch_does(name: str, dtype: torch.dtype, layout: str) -> None:
+    assert_same(lambda: getattr(torch.ops.aten, f"{name}_").default(LAYOUTS[layout](dtype)))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
     "other",
@@ -203,6 +211,17 @@ def test_norms_and_softmax(layout: str, dtype: torch.dtype) -> None:
     assert_same(lambda t: aten.native_group_norm.default(t, narrow, narrow, 2, 3, 20, 1, 1e-5), x)
     assert_same(lambda t: nn.functional.scaled_dot_product_attention(t, t, t), x)
     assert_same(lambda t: nn.functional.scaled_dot_product_attention(t, t, t, is_causal=True), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "shapes", [((5,), (2, 3), (3, 5)), ((2, 5), (2, 3), (3, 5)), ((1,), (2, 3), (3, 5)), ((5,), (2, 3), (4, 5))]
+)
+def test_products_with_bias(shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype) -> None:
+    operands = [torch.empty(shape, device="meta", dtype=dtype) for shape in shapes]
+    assert_same(torch.addmm, *operands)
+    assert_same(lambda a, b, c: torch.addmm(a, b, c.t().contiguous().t()), *operands)
+    assert_same(torch.addmm, operands[0].float(), *operands[1:])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
