@@ -88,8 +88,8 @@ def test_file_names_separate_zoo_and_model_and_case() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "text"),
     [(0.004, "4 ms"), (0.25, "0.2 s"), (9.96, "10 s"), (59.6, "1 min"), (310, "5 min 10 s"), (7500, "2 h 5 min")],
 )
-def test_durations_use_readable_units(seconds: float, told: str) -> None:
-    assert format_duration(seconds) == told
+def test_durations_use_readable_units(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

@@ -46,7 +46,7 @@ def step(workflow: str, job: str, name: str) -> dict[str, Any]:
     return dict(found)
 
 
-def run(told: dict[str, Any], folder: Path, values: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def run(step: dict[str, Any], folder: Path, values: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run the command of a step as GitHub does, with expressions replaced by `values`."""
 
     def filled(text: Any) -> str:
@@ -54,14 +54,14 @@ def run(told: dict[str, Any], folder: Path, values: dict[str, str]) -> subproces
 
     shell = (
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c"]
-        if told["shell"] == "bash"
+        if step["shell"] == "bash"
         else [sys.executable, "-c"]
     )
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     env |= {"GITHUB_OUTPUT": str(folder / "output"), "GITHUB_STEP_SUMMARY": str(folder / "step_summary")}
-    env |= {name: filled(value) for name, value in told.get("env", {}).items()}
+    env |= {name: filled(value) for name, value in step.get("env", {}).items()}
     done = subprocess.run(
-        [*shell, filled(told["run"])], cwd=folder, env=env, capture_output=True, text=True, check=False
+        [*shell, filled(step["run"])], cwd=folder, env=env, capture_output=True, text=True, check=False
     )
     print(done.stdout, done.stderr)
     return done

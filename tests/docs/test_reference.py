@@ -52,10 +52,10 @@ class Declared:
 def test_every_option_is_documented_with_its_ini_key_and_default() -> None:
     declared = Declared()
     options, *_ = tables_of(DOCS / "options.md")
-    told = {named(flag): (named(key), meaning) for flag, key, meaning in options}
-    assert told.keys() == declared.flags.keys()
-    assert {key for key, _ in told.values() if key} == declared.keys.keys()
-    for flag, (key, meaning) in told.items():
+    documented = {named(flag): (named(key), meaning) for flag, key, meaning in options}
+    assert documented.keys() == declared.flags.keys()
+    assert {key for key, _ in documented.values() if key} == declared.keys.keys()
+    for flag, (key, meaning) in documented.items():
         assert key in ("", flag.removeprefix("--").replace("-", "_"))
         usual = re.search(r"\(default: (.+)\)", declared.flags[flag])
         assert usual is None or f"default: {usual[1]}" in meaning
@@ -69,11 +69,11 @@ def test_marker_arguments_and_fixtures_are_documented() -> None:
 
 def test_every_command_is_documented_with_its_arguments() -> None:
     *_, commands = tables_of(DOCS / "options.md")
-    told = {named(command).split()[1]: (named(command), meaning) for command, meaning in commands}
+    documented = {named(command).split()[1]: (named(command), meaning) for command, meaning in commands}
     (chosen,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
-    assert told.keys() == chosen.choices.keys()
+    assert documented.keys() == chosen.choices.keys()
     for name, parser in chosen.choices.items():
-        command, meaning = told[name]
+        command, meaning = documented[name]
         shown = [str(action.metavar) for action in parser._actions if not action.option_strings]
         assert [word.removesuffix("...") for word in command.split()[2:]] == shown
         flags = {flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")}
@@ -93,14 +93,14 @@ def test_every_check_documents_its_promise_and_evidence() -> None:
         assert f"::: pytest_headswap.checks.{name}\n" in source
         module = inspect.getmodule(CHECKS[name].run)
         assert module is not None
-        told = module.__doc__ or ""
-        assert all(part in told for part in ("**Promise.**", "**Evidence.**", "**A failure means**"))
+        documented = module.__doc__ or ""
+        assert all(part in documented for part in ("**Promise.**", "**Evidence.**", "**A failure means**"))
 
 
 def test_documented_reason_codes_match_the_code() -> None:
-    told = [named(title) for title in headings_of(DOCS / "errors.md", 3)]
-    assert len(told) == len(set(told))
-    assert set(told) == {*REASONS, *SKIP_REASONS, "crashed", "timeout"}
+    documented = [named(title) for title in headings_of(DOCS / "errors.md", 3)]
+    assert len(documented) == len(set(documented))
+    assert set(documented) == {*REASONS, *SKIP_REASONS, "crashed", "timeout"}
 
 
 def test_every_outcome_is_documented() -> None:
@@ -110,9 +110,9 @@ def test_every_outcome_is_documented() -> None:
 
 def test_every_key_of_an_expectation_is_documented() -> None:
     keys, conditions = tables_of(DOCS / "expectations.md")
-    told = {named(key): meaning for key, meaning in keys}
-    assert told.keys() == set(KEYS)
-    assert set(re.findall(r"`(\w+)`", told["outcome"])) == set(EXPECTABLE_OUTCOMES)
+    documented = {named(key): meaning for key, meaning in keys}
+    assert documented.keys() == set(KEYS)
+    assert set(re.findall(r"`(\w+)`", documented["outcome"])) == set(EXPECTABLE_OUTCOMES)
     values = {named(key): meaning for key, meaning in conditions[1:]}
     assert values.keys() == WORDS.keys()
     assert all(f"`{word}`" in values[key] for key, words in WORDS.items() for word in words)

@@ -21,7 +21,7 @@ STEP = "+++ "
 def clone(tmp_path: Path) -> Iterator[Path]:
     """Copy the working tree to a new folder, and delete it afterwards: its environment takes gigabytes."""
     if not (ROOT / ".git").exists():
-        pytest.skip("git says which files belong to the project, and this is no checkout")
+        pytest.skip("this is not a git checkout, so the files of the project are unknown")
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
     folder = tmp_path / "clone"
@@ -49,12 +49,12 @@ def test_readme_commands_work_in_a_fresh_clone(clone: Path) -> None:
             stderr=subprocess.STDOUT,
             check=False,
         )
-    told = output.read_text(encoding="utf-8")
-    print(told)
-    assert done.returncode == 0, f"the last of these failed:\n{told[told.rindex(STEP) :][-3000:]}"
-    assert told.count(STEP) == script.count(f"echo '{STEP}")
-    assert "Traceback" not in told
-    assert "nanobind" not in told
+    message = output.read_text(encoding="utf-8")
+    print(message)
+    assert done.returncode == 0, f"the last of these failed:\n{message[message.rindex(STEP) :][-3000:]}"
+    assert message.count(STEP) == script.count(f"echo '{STEP}")
+    assert "Traceback" not in message
+    assert "nanobind" not in message
 
 
 def test_script_of_a_page_runs_its_blocks_in_order_without_the_test_command(tmp_path: Path) -> None:

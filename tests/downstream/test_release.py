@@ -22,7 +22,7 @@ SOURCE = "pytest_headswap/"
 def tracked() -> set[str]:
     """Return the tracked files of the repository."""
     if not (ROOT / ".git").exists():
-        pytest.skip("git says which files belong to the project, and this is no checkout")
+        pytest.skip("this is not a git checkout, so the files of the project are unknown")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     return {name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()}
 

@@ -31,7 +31,7 @@ def _call(model: nn.Module, inputs: Inputs) -> Any:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ZOO.names)
-def test_a_model_on_a_gpu_is_swapped_frozen_trained_and_given_back(name: str, dtype: torch.dtype) -> None:
+def test_a_model_on_a_gpu_is_swapped_frozen_trained_and_restored(name: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     spec = ZOO[name]
     assert spec.example_inputs is not None

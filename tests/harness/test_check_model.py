@@ -206,7 +206,7 @@ def test_a_modified_zoo_model_has_no_repro_command(zoo: Zoo) -> None:
 
 def test_custom_checks_run_along_with_named_ones() -> None:
     def refusing(case: Case) -> None:
-        raise CheckFailed(f"{case.num_classes} is no number of mine")
+        raise CheckFailed(f"{case.num_classes} is not my number")
 
     def skipping(case: Case) -> None:
         raise CheckSkipped("my_reason", "not today")
@@ -215,7 +215,7 @@ def test_custom_checks_run_along_with_named_ones() -> None:
     results = check_headswap(Net(), example_inputs=torch.zeros(2, 8), checks=[*own, "output_shape"])
     assert [result.check for result in results] == ["output_shape", "refusing", "skipping"], "ours come first"
     _, refused, skipped = results
-    assert (refused.outcome, refused.message, refused.evidence) == ("failed", "7 is no number of mine", "opinion")
+    assert (refused.outcome, refused.message, refused.evidence) == ("failed", "7 is not my number", "opinion")
     assert (skipped.outcome, skipped.reason, skipped.message) == ("skipped", "my_reason", "[my_reason] not today")
 
 

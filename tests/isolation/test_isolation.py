@@ -152,14 +152,14 @@ def test_the_time_limit_covers_all_checks_of_a_model(
     )
     result.assert_outcomes(passed=1, failed=2)
     _, slower, last = journal().values()
-    told = r"timed out after 2.25 s (--headswap-timeout) in slower, in slow (*conftest.py:*)"
+    printed = r"timed out after 2.25 s (--headswap-timeout) in slower, in slow (*conftest.py:*)"
     result.stdout.fnmatch_lines(
         [
-            told,
+            printed,
             "Current thread 0x* (most recent call first):",
             '  File "*conftest.py", line * in slow',
             "Repeat with: pytest * --headswap-timeout=2.25",
-            f"not run: {told}",
+            f"not run: {printed}",
         ]
     )
     assert (slower.outcome, last.outcome) == ("timeout", "timeout")

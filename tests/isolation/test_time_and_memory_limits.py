@@ -83,7 +83,7 @@ def test_workers_share_the_free_memory_and_values_get_at_most_half(monkeypatch: 
         "no more on a larger machine"
     )
     assert resolve_memory_budget("6G", 4) == memory_budget.MemoryBudget(6 * 2**30, 3 * 2**30), (
-        "what was asked for is for each"
+        "the requested limit applies to each worker"
     )
 
 
@@ -98,7 +98,9 @@ def test_the_memory_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pyt
     assert memory_budget.available_memory() == free // 1000
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not forget what was held")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the system cannot reset the peak memory of a process"
+)
 def test_a_memory_meter_reports_the_peak_since_its_start() -> None:
     earlier = bytearray(os.urandom(1)) * 80_000_000
     del earlier

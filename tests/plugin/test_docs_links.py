@@ -37,8 +37,8 @@ def test_a_failure_links_its_page_once_and_the_journal_does_not(
 
 
 def test_the_skips_of_a_run_link_one_page(project: pytest.Pytester, journal: Journal) -> None:
-    told = _see_lines(project, ZOO, "--headswap-models=doubled,lonely", "-rs")
-    assert told == [f"the codes are explained at {page('errors')}"]
+    expected = _see_lines(project, ZOO, "--headswap-models=doubled,lonely", "-rs")
+    assert expected == [f"the codes are explained at {page('errors')}"]
     assert "https://" not in "".join(item.message for item in journal().values())
 
 
@@ -62,8 +62,8 @@ def test_a_custom_check_links_no_page(project: pytest.Pytester) -> None:
 def test_a_crash_links_the_section_about_crashes(project: pytest.Pytester) -> None:
     path = project.path / "dying.py"
     path.write_text("import os\nZOO = {'dying': lambda: os._exit(17)}\n", encoding="utf-8")
-    told = _see_lines(project, "--headswap-zoo=dying.py:ZOO", "--headswap-checks=metadata")
-    assert told == [f"See {page('errors', 'crashed')}"]
+    expected = _see_lines(project, "--headswap-zoo=dying.py:ZOO", "--headswap-checks=metadata")
+    assert expected == [f"See {page('errors', 'crashed')}"]
 
 
 @pytest.mark.parametrize(

@@ -174,19 +174,19 @@ def test_an_unexpected_pass_fails_with_the_command_that_updates_the_file(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "printed"),
     [
         (("the state_dict differs", "something else"), "expects failed with a message that matches 'something else'"),
         (('"failed"\nmatch = "the state_dict differs"', '"timeout"'), "is failed, but * expects timeout"),
     ],
 )
 def test_a_different_failure_fails_and_names_both(
-    project: pytest.Pytester, write: Write, journal: Journal, change: tuple[str, str], told: str
+    project: pytest.Pytester, write: Write, journal: Journal, change: tuple[str, str], printed: str
 ) -> None:
     write(MISMATCHED.replace(*change))
     result = project.runpytest_inprocess(ZOO, TWO, FILE, "--headswap-models=mismatched")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["the state_dict differs from *", f"*{told}*"])
+    result.stdout.fnmatch_lines(["the state_dict differs from *", f"*{printed}*"])
     assert journal()["testzoo::mismatched::native_parity"].outcome == "failed"
 
 
@@ -250,7 +250,7 @@ def test_the_run_after_an_update_passes_and_changes_nothing(
 ) -> None:
     flags = [ZOO, TWO, "--headswap-expectations=known"]
     first = project.runpytest_inprocess(*flags, UPDATE)
-    assert first.ret == pytest.ExitCode.TESTS_FAILED, "it says what it has found"
+    assert first.ret == pytest.ExitCode.TESTS_FAILED, "the run still reports the failure"
     first.stdout.fnmatch_lines(["*=known: updated", "+++ known/testzoo.toml", '+outcome = "error"'])
     path = project.path / "known" / "testzoo.toml"
     written = path.read_text()
@@ -316,7 +316,7 @@ def test_a_model_that_is_not_run_is_not_built_unless_requested(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "printed"),
     [
         (MISMATCHED.replace("reason", "reasons"), "testzoo.toml, line 2: unknown key 'reasons': did you mean reason?*"),
         (
@@ -334,12 +334,12 @@ def test_a_model_that_is_not_run_is_not_built_unless_requested(
     ],
 )
 def test_an_invalid_file_stops_the_run_before_it_starts(
-    project: pytest.Pytester, write: Write, text: str, told: str
+    project: pytest.Pytester, write: Write, text: str, printed: str
 ) -> None:
     write(text)
     result = project.runpytest_inprocess(ZOO, FILE)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: --headswap-expectations: *{told}"])
+    result.stderr.fnmatch_lines([f"ERROR: --headswap-expectations: *{printed}"])
     assert not (project.path / "headswap-report").exists()
 
 

@@ -47,21 +47,23 @@ def test_all_reports_of_an_interrupted_run_state_what_is_missing(
     run = project.runpytest_subprocess if how == "raise KeyboardInterrupt" else project.runpytest_inprocess
     result = run(ZOO, TWO)
     assert result.ret != 0
-    told = MISSING if "skip" not in how else "12 of 16 selected results are missing: testzoo::doubled::output_shape, "
+    message = (
+        MISSING if "skip" not in how else "12 of 16 selected results are missing: testzoo::doubled::output_shape, "
+    )
     result.stdout.fnmatch_lines(
-        [f"INCOMPLETE: {told}*and * more. To run the missing checks, repeat the command with *"]
+        [f"INCOMPLETE: {message}*and * more. To run the missing checks, repeat the command with *"]
     )
     summary = _summary(project).replace("\\", "")
-    assert f"**Incomplete**: {told}" in summary
+    assert f"**Incomplete**: {message}" in summary
     assert "Nothing failed" not in summary
     assert "No failure among 3 results" in summary or "skip" in how
     page = (project.path / "headswap-report" / "index.html").read_text(encoding="utf-8")
-    assert f"<strong>Incomplete.</strong> {told}" in page
+    assert f"<strong>Incomplete.</strong> {message}" in page
     (project.path / "headswap-report" / "summary.md").unlink()
     again = project.run(*COMMAND, "report", "headswap-report")
     assert again.ret == 0
-    again.stdout.fnmatch_lines([f"incomplete: {told}*"])
-    assert f"**Incomplete**: {told}" in _summary(project).replace("\\", "")
+    again.stdout.fnmatch_lines([f"incomplete: {message}*"])
+    assert f"**Incomplete**: {message}" in _summary(project).replace("\\", "")
 
 
 def test_a_run_interrupted_before_its_first_result_states_what_is_missing(
@@ -104,8 +106,8 @@ def test_a_test_dropped_by_a_plugin_is_missing_and_fails_the_run(
     )
     result = project.runpytest_inprocess(ZOO, TWO, SOUND)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    told = "INCOMPLETE: 1 of 4 selected results is missing: testzoo::alpha::native_parity. *"
-    result.stdout.fnmatch_lines([told])
+    message = "INCOMPLETE: 1 of 4 selected results is missing: testzoo::alpha::native_parity. *"
+    result.stdout.fnmatch_lines([message])
 
 
 def test_an_interrupted_run_on_workers_states_what_is_missing(

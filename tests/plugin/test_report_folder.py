@@ -75,8 +75,8 @@ def test_a_deleted_report_folder_is_restored_and_reported(
     assert result.ret == 0
     assert len(journal()) == 4
     assert "4 results" in _summary(project)
-    told = "*results.jsonl was deleted during the run. It was written again, with * so far"
-    result.stdout.fnmatch_lines([f"*headswap: WARNING: {told}", f"WARNING: {told}"])
+    message = "*results.jsonl was deleted during the run. It was written again, with * so far"
+    result.stdout.fnmatch_lines([f"*headswap: WARNING: {message}", f"WARNING: {message}"])
 
 
 REPLACING = {

@@ -92,8 +92,8 @@ def test_hooks_get_kept_results_like_any_other(project: pytest.Pytester, extend_
     )
     for flags in RUN, RESUME:
         project.runpytest_inprocess(*flags, "--headswap-models=alpha")
-    told = (project.path / "told.txt").read_text().splitlines()
-    assert told == ["testzoo::alpha::output_shape", "testzoo::alpha::native_parity"] * 2
+    expected = (project.path / "told.txt").read_text().splitlines()
+    assert expected == ["testzoo::alpha::output_shape", "testzoo::alpha::native_parity"] * 2
 
 
 def test_everything_runs_if_there_is_no_journal(project: pytest.Pytester) -> None:

@@ -37,7 +37,7 @@ def test_the_shards_are_disjoint_and_merge_into_the_results_of_one_machine(
     header, merged = read_journal(out)
     assert header.options == whole_header.options
     assert [(item.nodeid, item.outcome, item.message) for item in merged] == sorted(
-        ((item.nodeid, item.outcome, item.message) for item in whole), key=lambda told: told[0].split("::")[:2]
+        ((item.nodeid, item.outcome, item.message) for item in whole), key=lambda expected: expected[0].split("::")[:2]
     )
 
 

@@ -55,7 +55,7 @@ def _shown(folder: Path) -> Counter[str]:
 
 def _reports(parent: Path) -> Reports:
     reports = write_reports(parent / "in" / "report", parent / "in" / "report")
-    assert [path.name for path in parent.iterdir()] == ["in"], "nothing is written beside the folder"
+    assert [path.name for path in parent.iterdir()] == ["in"], "nothing is written next to the folder"
     assert [path.name for path in (parent / "in").iterdir()] == ["report"]
     return reports
 

@@ -174,7 +174,7 @@ def test_the_data_of_the_matrix_contain_every_result(small: Path) -> None:
 def test_cells_link_to_their_checks(small: Path) -> None:
     (path,) = (path for path in _pages(small) if path.name.startswith("resnet18-"))
     ids = [attributes["id"] for tag, attributes in _Page(path).tags if tag == "article" and "id" in attributes]
-    assert ids == ["c1", "c0"], "and what is bad stands first"
+    assert ids == ["c1", "c0"], "failures come first"
 
 
 def test_only_pages_of_an_earlier_report_are_deleted(small: Path, write: Write) -> None:
