@@ -81,21 +81,21 @@ def versions() -> str:
 
 
 @dataclass(frozen=True)
-class Seen:
+class HeadSurvey:
     """The heads of a model, and for each layer's path the number of the tensor that it reads."""
 
     heads: Heads
     read: dict[str, int]
 
 
-def look_at(reference: str) -> Seen:
+def survey_heads(reference: str) -> HeadSurvey:
     """Find the heads of a zoo's model, on the meta device if possible."""
     zoo, _, name = reference.partition(":")
     spec = load_zoo(zoo)[name]
-    return on_meta_if_possible(spec.build, partial(_look, spec))
+    return on_meta_if_possible(spec.build, partial(_survey, spec))
 
 
-def _look(spec: ModelSpec, model: nn.Module) -> Seen:
+def _survey(spec: ModelSpec, model: nn.Module) -> HeadSurvey:
     given = read_inputs(spec.example_inputs(model)) if spec.example_inputs is not None else None
     inputs = given or infer_inputs(model)
     read: dict[str, int] = {}
@@ -106,27 +106,27 @@ def _look(spec: ModelSpec, model: nn.Module) -> Seen:
         ]
         if outside:
             read.setdefault(node.module, numbers.setdefault(outside[0], len(numbers)))
-    return Seen(find_heads(model, inputs), read)
+    return HeadSurvey(find_heads(model, inputs), read)
 
 
-def edges_of(seen: Seen) -> list[Edge]:
+def path_edges(survey: HeadSurvey) -> list[Edge]:
     """Return the steps of all heads, starting at the backbone. Steps that heads share are one box."""
     edges: dict[Edge, None] = {}
-    for head in seen.heads:
+    for head in survey.heads:
         last, classes = Box("backbone", "backbone", ""), 0
         for step, following in zip(head.path_to_output, [*head.path_to_output[1:], None], strict=True):
             passes = bool(classes)
             classes = head.num_classes if step.kind == "head" else classes
             detail = " · ".join(filter(None, (step.type, sizes(step.shape))))
             named = bool(step.type) or following is None
-            result = "" if named or following is None else str(seen.read.get(following.name, following.name))
+            result = "" if named or following is None else str(survey.read.get(following.name, following.name))
             box = Box(step.kind, step.name, detail, classes, result)
             edges[last, box, passes] = None
             last = box
     return list(edges)
 
 
-def rows_of(edges: list[Edge]) -> list[list[Box]]:
+def diagram_rows(edges: list[Edge]) -> list[list[Box]]:
     """Return the rows of boxes from top to bottom: each box is below all boxes that lead to it."""
     depth = {box: 0 for edge in edges for box in edge[:2]}
     for _ in depth:
@@ -135,10 +135,10 @@ def rows_of(edges: list[Edge]) -> list[list[Box]]:
     return [[box for box in depth if depth[box] == row] for row in range(max(depth.values()) + 1)]
 
 
-def picture_of(seen: Seen) -> str:
+def head_diagram(survey: HeadSurvey) -> str:
     """Return the picture as SVG."""
-    edges = edges_of(seen)
-    rows = rows_of(edges)
+    edges = path_edges(survey)
+    rows = diagram_rows(edges)
     columns = max(map(len, rows))
     width, height = columns * (_WIDE + _BETWEEN), len(rows) * (_HIGH + _DOWN) - _DOWN + 4
     places = {
@@ -184,7 +184,7 @@ def _marked(box: Box) -> str:
 def main() -> None:
     """Draw all pictures."""
     for name, reference in MODELS.items():
-        (FOLDER / f"{name}.svg").write_text(picture_of(look_at(reference)), encoding="utf-8")
+        (FOLDER / f"{name}.svg").write_text(head_diagram(survey_heads(reference)), encoding="utf-8")
         print(f"{name}.svg: {reference}")
 
 

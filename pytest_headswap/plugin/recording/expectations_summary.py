@@ -34,7 +34,7 @@ class ExpectationsSummary:
         self.settings = settings
         self.expectations: Expectations = settings.expectations
         self.results: list[Result] = []
-        """The results by which the files are judged, before expectations are applied."""
+        """The results with which the files are compared, before expectations are applied."""
         self.other_tests: set[CheckId] = set()
         self.ran_although_skipped: dict[tuple[str, str], list[str]] = {}
         self.unused_entries: list[Entry] = []
@@ -52,7 +52,7 @@ class ExpectationsSummary:
         return f"headswap: expectations: {_entries(count)} of {self.expectations.files.given_path}{note}"
 
     def pytest_headswap_result(self, result: Result) -> None:
-        """Keep the result, if there is a file to judge or a skip to report on."""
+        """Keep the result, if there is a file to compare with or a skip to report on."""
         if self.expectations.files is None and not self.expectations.run_skipped:
             return
         raw = before_expectations(result)
