@@ -34,7 +34,7 @@ def test_committed_picture_matches_the_engine(name: str) -> None:
     if library != "builtin":
         pytest.importorskip(library)
     committed = (DOCS / "pictures" / f"{name}.svg").read_text(encoding="utf-8")
-    drawn = pictures.picture_of(pictures.look_at(reference))
+    drawn = pictures.head_diagram(pictures.survey_heads(reference))
     assert _layers(drawn) == _layers(committed)
     if f"<desc>{pictures.versions()}</desc>" in committed:
         assert drawn == committed
@@ -63,9 +63,9 @@ def test_page_shows_exactly_the_drawn_pictures() -> None:
 
 
 def test_picture_shows_heads_and_the_path_of_the_class_dimension() -> None:
-    seen = pictures.look_at("builtin:distilled")
-    heads = seen.heads
-    drawn = ET.fromstring(pictures.picture_of(seen))
+    survey = pictures.survey_heads("builtin:distilled")
+    heads = survey.heads
+    drawn = ET.fromstring(pictures.head_diagram(survey))
     texts = ["".join(item.itertext()) for item in drawn.iter() if item.tag.endswith("}text")]
     assert [head.path for head in heads if head.path in texts] == [head.path for head in heads]
     assert len([item for item in drawn.iter() if item.get("class") == "head"]) == len(heads) > 1
@@ -74,7 +74,7 @@ def test_picture_shows_heads_and_the_path_of_the_class_dimension() -> None:
 
 def test_shared_operations_are_drawn_once() -> None:
     def relus(name: str) -> list[Any]:
-        edges = pictures.edges_of(pictures.look_at(pictures.MODELS[name]))
+        edges = pictures.path_edges(pictures.survey_heads(pictures.MODELS[name]))
         boxes = {box for edge in edges for box in edge[:2]}
         return [box for box in boxes if box.name == "relu"]
 
