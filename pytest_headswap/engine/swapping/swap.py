@@ -223,7 +223,7 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
         slots = [item.slot.path for item in selected if item.slot is not None]
         update_class_metadata(inner, old_counts, count, options.class_names, changes, slots or None)
         if verify:
-            notes = (*notes, *verify_swap(inner, plan.inputs, result, selected, count, names))
+            notes = (*notes, *verify_swap(inner, plan.inputs, result, selected, count, names, changes))
     except BaseException:
         changes.roll_back()
         raise
