@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -99,11 +99,14 @@ def remove_head(model: nn.Module, item: DetectedHead, changes: Transaction) -> N
         replace_module(model, layer, nn.Identity(), changes)
 
 
-def drop_activation(model: nn.Module, item: DetectedHead, changes: Transaction) -> None:
-    """Replace the softmax or sigmoid after the head by an Identity.
+def drop_activation(
+    model: nn.Module, item: DetectedHead, selected: Sequence[DetectedHead], changes: Transaction
+) -> None:
+    """Replace the softmax or sigmoid after the head by an Identity. `selected` are all heads that are swapped.
 
     Raises:
-        HeadSwapError: `activation_in_forward`, if no module of its own applies it.
+        HeadSwapError: `activation_in_forward`, if no module of its own applies it, or `shared_activation`, if that
+            module runs elsewhere too.
     """
     if item.head.activation is None:
         return
@@ -113,6 +116,13 @@ def drop_activation(model: nn.Module, item: DetectedHead, changes: Transaction) 
             "activation_in_forward",
             f"{item.head.activation} is applied in a forward method, not by a separate module, so it cannot be "
             "dropped: remove it from that method, or train on the output of the model",
+        )
+    own = {call for other in selected if other.activation_path == path for call in other.own_activation_calls}
+    if not item.activation_calls <= own:
+        raise HeadSwapError(
+            "shared_activation",
+            f"{path} applies {item.head.activation} after the head and also runs elsewhere in the model, so dropping "
+            "it would change the backbone or another head: give the head an activation module of its own",
         )
     if not isinstance(model.get_submodule(path), nn.Identity):
         replace_module(model, path, nn.Identity(), changes)

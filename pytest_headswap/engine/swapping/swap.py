@@ -218,7 +218,7 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
             names += made
             notes = (*notes, *uncertain)
             if options.activation == "drop":
-                drop_activation(inner, item, changes)
+                drop_activation(inner, item, selected, changes)
         old_counts = {item.head.num_classes for item in selected}
         slots = [item.slot.path for item in selected if item.slot is not None]
         update_class_metadata(inner, old_counts, count, options.class_names, changes, slots or None)
