@@ -21,6 +21,10 @@ from pytest_headswap.engine.swapping.layer_check import Calls, faulty_layers, re
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 
+class LayerFault(HeadSwapError):
+    """A new layer does not work. The error says which, and why."""
+
+
 def verify_swap(
     model: nn.Module,
     inputs: Inputs,
@@ -57,16 +61,16 @@ def verify_swap(
                 raise HeadSwapError(
                     "verification_failed",
                     f"in {'train' if training else 'eval'} mode, {label} should have shape {expected} but has "
-                    f"{outputs.get(label)}. The model was restored. Please report this architecture",
+                    f"{outputs.get(label)}",
                 )
     faults = faulty_layers(model, calls, names)
     if faults:
         for path in _old_faults(model, inputs, original, names, changes):
             faults.pop(path, None)
     for fault in faults.values():
-        raise HeadSwapError(
+        raise LayerFault(
             "verification_failed",
-            f"{fault}. The model was restored. Choose a class count that the layer accepts, or pass new_head",
+            f"{fault}. Choose a class count that the layer accepts, or pass new_head. The model was restored",
         )
     parameters = [name for name in names if isinstance(get_registered_tensor(model, name), nn.Parameter)]
     unreachable = [name for name in parameters if name not in reached]
@@ -112,9 +116,13 @@ def _run(
             context=frozen,
         )
     except HeadSwapError as error:
+        cause: BaseException = error.__cause__ or error
+        lines = str(cause).strip().splitlines() or ["no message"]
+        mode = "train" if training else "eval"
         raise HeadSwapError(
-            "verification_failed", f"the model does not run with the new head: {error.message}"
-        ) from error
+            "verification_failed",
+            f"in {mode} mode, the model does not run with the new head: {type(cause).__name__}: {lines[0][:300]}",
+        ) from cause
     outputs = {label: tensor for label, tensor in flatten_outputs(run.outputs) if tensor.is_floating_point()}
     leaves = {id(leaf) for leaf in gradient_leaves(list(outputs.values()))}
     reached = {name for name in names if id(run.parameters.get(name)) in leaves}
