@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from pytest_headswap.engine.abstract.stand_ins import surroundings_of
+from pytest_headswap.engine.abstract.surroundings import with_replacement
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.modules import get_registered_tensor
+from pytest_headswap.engine.pytorch.modules import get_registered_tensor, modules
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 NewHead = nn.Module | Callable[[int, int], nn.Module]
@@ -126,3 +128,27 @@ def drop_activation(
         )
     if not isinstance(model.get_submodule(path), nn.Identity):
         replace_module(model, path, nn.Identity(), changes)
+
+
+def replace_references(model: nn.Module, changes: Transaction) -> None:
+    """Make every other reference that the model's modules and objects hold to a replaced tensor refer to the new one.
+
+    A tensor that a module still registers, such as a tied embedding, keeps its references.
+    """
+    new = changes.replaced_tensors()
+    module_list = modules(model)
+    for module in module_list:
+        for registry in (module._parameters, module._buffers):
+            for value in registry.values():
+                new.pop(id(value), None)
+
+    def replacement(tensor: torch.Tensor) -> torch.Tensor | None:
+        return new.get(id(tensor))
+
+    for module in module_list:
+        for key, value in list(module.__dict__.items()):
+            if isinstance(value, (torch.Tensor, tuple)) and (made := with_replacement(value, replacement)) is not None:
+                changes.set(module.__dict__, key, made)
+    if new:
+        for container, key, value in surroundings_of(module_list).references(replacement):
+            changes.set(container, key, value)

@@ -27,6 +27,7 @@ from pytest_headswap.engine.swapping.replace import (
     drop_activation,
     install_head,
     remove_head,
+    replace_references,
     replaceable_path,
 )
 from pytest_headswap.engine.swapping.resize import resize
@@ -196,8 +197,8 @@ def swap_head(
 def apply_plan(plan: SwapPlan, num_classes: int, *, verify: bool = True) -> Swap:
     """Swap the heads of a plan. The model must not have changed since the plan was made.
 
-    With `verify=False` the swap is not verified: use this if the caller checks the outputs itself. The model is run only
-    if it stores numbers that may have to follow the class count.
+    With `verify=False` the swap is not verified: use this if the caller checks the outputs itself. The model is run
+    only if it stores numbers that may have to follow the class count.
     """
     return _execute(plan, SwapOptions(num_classes), verify=verify)
 
@@ -222,6 +223,7 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
             notes = (*notes, *uncertain)
             if options.activation == "drop":
                 drop_activation(inner, item, selected, changes)
+        replace_references(inner, changes)
         old_counts = {item.head.num_classes for item in selected}
         slots = [item.slot.path for item in selected if item.slot is not None]
         update_class_metadata(inner, old_counts, count, options.class_names, changes, slots or None)

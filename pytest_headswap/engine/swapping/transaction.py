@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 _ABSENT = object()
 
 
@@ -23,6 +25,14 @@ class Transaction:
         old = container.get(key, _ABSENT) if isinstance(container, Mapping) else container[key]
         self._done.append((container, key, old, value))
         container[key] = value
+
+    def replaced_tensors(self) -> dict[int, torch.Tensor]:
+        """Return the new tensor for the id of each tensor that was replaced."""
+        return {
+            id(old): new
+            for _, _, old, new in self._done
+            if isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor) and old is not new
+        }
 
     def savepoint(self) -> int:
         """Return a mark for `undo_since`."""
