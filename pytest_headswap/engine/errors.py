@@ -29,6 +29,7 @@ REASONS: dict[str, str] = {
     "verification_failed": "after the swap, an output did not have the new class count",
     "not_freezable": "the backbone changes, draws random numbers or uses batch statistics even in eval mode",
     "activation_in_forward": "the activation after the head is not a separate module and cannot be dropped",
+    "shared_activation": "the module of the activation after the head also runs elsewhere",
     # HeadSwapError: the arguments or the model are invalid
     "bad_argument": "an argument of swap_head is invalid",
     "bad_num_classes": "num_classes is not a positive whole number",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap import HeadSwapError, swap_head
+from pytest_headswap import HeadSwapError, HeadSwapWarning, swap_head
 from pytest_headswap.engine.swapping.swap import apply_plan
 from pytest_headswap.engine.swapping.transaction import Transaction
 
@@ -56,7 +56,7 @@ def test_another_count_is_verified_too() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.fc = nn.Linear(8, 10)
-            self.most = 10
+            self.most = 11
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             logits = self.fc(x)
@@ -137,7 +137,8 @@ def test_the_module_around_a_head_stores_its_new_width() -> None:
             return self.proj(x.mean(1))  # type: ignore[no-any-return]
 
     model = nn.Sequential(nn.Linear(8, 16), Pool())
-    swap = swap_head(model, 5, torch.zeros(2, 3, 8))
+    with pytest.warns(HeadSwapWarning, match="num_features = 10"):
+        swap = swap_head(model, 5, torch.zeros(2, 3, 8))
     pool: Any = model[1]
     assert (pool.out_features, pool.in_features, pool.num_features) == (5, 16, 10)
     swap.restore()

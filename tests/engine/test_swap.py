@@ -256,21 +256,22 @@ def test_the_error_for_inputs_of_the_wrong_shape_names_the_shape() -> None:
 
 def test_a_swap_is_undone_if_the_outputs_keep_the_old_count() -> None:
     class Stubborn(nn.Module):
-        """Pad the logits to a width that the model stores."""
+        """Reshape the logits to a width that is written into forward."""
 
         def __init__(self) -> None:
             super().__init__()
             self.fc = nn.Linear(8, 5)
-            self.hidden = [5]
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.fc(x).reshape(-1, self.hidden[0])  # type: ignore[no-any-return]
+            return self.fc(x).reshape(-1, 5)  # type: ignore[no-any-return]
 
     model: Any = Stubborn()
     weight = model.fc.weight
     with pytest.raises(HeadSwapError) as caught:
         swap_head(model, 3, torch.randn(2, 8))
     assert caught.value.reason == "verification_failed"
+    assert "The old class count (5) is written into forward at 'test_swap.py:" in caught.value.message
+    assert ".reshape(-1, 5)" in caught.value.message
     assert model.fc.weight is weight
     assert model.fc.out_features == 5
 

@@ -180,6 +180,17 @@ def substituted(
                     registry.clear()
 
 
+def surroundings_of(module_list: Sequence[nn.Module]) -> Surroundings:
+    """Return the objects that modules hold or reach, with their present state."""
+    values = [
+        value
+        for module in module_list
+        for key, value in module.__dict__.items()
+        if type(value) not in _PLAIN_TYPES and (key not in REGISTRIES or key in _HOOKS)
+    ]
+    return Surroundings(module_list, values)
+
+
 @contextmanager
 def preserve_global_state() -> Iterator[None]:
     """Restore the RNG states of Python, NumPy and torch, the default dtype and the grad mode after the block."""

@@ -59,16 +59,28 @@ class Surroundings:
 
     def substitute(self, stand_in: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
         """Replace each tensor for which `stand_in` returns another one. `restore` puts the tensors back."""
+        for container, key, value in self.references(stand_in):
+            container[key] = value
+
+    def references(self, replacement: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[tuple[Any, Any, Any]]:
+        """Yield each reference to a tensor for which `replacement` returns another one.
+
+        A reference is a dictionary, list or object with `__slots__`, the key there, and the value to put there: the
+        other tensor, or a tuple with it.
+        """
         for item, state in self._objects:
             for key, value in state.items():
-                if isinstance(value, torch.Tensor) and (made := stand_in(value)) is not None:
-                    item.__dict__[key] = made
+                if (made := with_replacement(value, replacement)) is not None:
+                    yield item.__dict__, key, made
         for container, copied in self._containers:
             if not isinstance(container, set):
                 items: Iterable[tuple[Any, Any]] = copied.items() if isinstance(copied, dict) else enumerate(copied)
                 for key, value in items:
-                    if isinstance(value, torch.Tensor) and (made := stand_in(value)) is not None:
-                        container[key] = made
+                    if (made := with_replacement(value, replacement)) is not None:
+                        yield container, key, made
+        for item, descriptor, value in self._slots:
+            if (made := with_replacement(value, replacement)) is not None:
+                yield _Slots(item), descriptor.__name__, made
 
     def restore(self) -> None:
         """Undo every write since this object was made."""
@@ -138,6 +150,32 @@ class Surroundings:
                     content = _slot_content(value, descriptor)
                     self._slots.append((value, descriptor, content))
                     stack.append(content)
+
+
+class _Slots:
+    """The attributes that an object keeps in `__slots__`, by name."""
+
+    def __init__(self, item: Any) -> None:
+        self._item = item
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self._item, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        object.__setattr__(self._item, name, value)
+
+
+def with_replacement(value: Any, replacement: Callable[[torch.Tensor], torch.Tensor | None]) -> Any:
+    """Return the other tensor for a tensor, or a tuple that contains others; None if nothing is replaced."""
+    if isinstance(value, torch.Tensor):
+        return replacement(value)
+    if not isinstance(value, tuple) or not any(isinstance(item, (torch.Tensor, tuple)) for item in value):
+        return None
+    made = [with_replacement(item, replacement) for item in value]
+    if all(item is None for item in made):
+        return None
+    items = [old if new is None else new for old, new in zip(value, made, strict=True)]
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
 @functools.cache

@@ -92,6 +92,10 @@ class Tracer:
         """Return the position in execution order of the operation that computed a value; -1 for a source."""
         return self._positions.get(value.node, -1) if value.node is not None else -1
 
+    def calls(self, module: str) -> list[tuple[int, Node]]:
+        """Return the operations that a leaf module ran, with their positions."""
+        return [(position, node) for position, node in enumerate(self._nodes) if node.module == module]
+
     def trace_back(self, start: ClassAxis, size: int) -> Trace:
         """Trace the class index of `start` back to where it begins. Stop early at an input of the model."""
         trace = Trace(size)

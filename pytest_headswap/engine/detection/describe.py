@@ -61,6 +61,8 @@ class DetectedHead:
         slot: the head slot, if the model was built without a head.
         module_path: path of the leaf module whose forward runs the projection, "" if there is none.
         activation_path: path of the leaf module that runs the activation after it, "" if there is none.
+        activation_calls: the operations of that module, as pairs of mode (True: train) and position.
+        own_activation_calls: those of them that follow this head.
     """
 
     head: Head
@@ -69,6 +71,8 @@ class DetectedHead:
     slot: HeadSlot | None = None
     module_path: str = ""
     activation_path: str = ""
+    activation_calls: frozenset[tuple[bool, int]] = frozenset()
+    own_activation_calls: frozenset[tuple[bool, int]] = frozenset()
 
 
 def describe_heads(model: nn.Module, candidates: Sequence[Candidate], tracers: Sequence[Tracer]) -> list[DetectedHead]:
@@ -99,7 +103,7 @@ def describe_heads(model: nn.Module, candidates: Sequence[Candidate], tracers: S
                 item = _describe(candidate, projection, weight, main)
                 path_to_output = path_through_head(model, candidate, projection, tracer, item.head.path, _activation)
                 found[key] = replace(item, head=replace(item.head, path_to_output=path_to_output))
-            item = found[key]
+            item = _with_activation_calls(found[key], candidate, tracer)
             same_module = [
                 names for names in tensors if names not in described and tensors[names].module == weight.module
             ]
@@ -193,6 +197,18 @@ def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor,
     )
     activation_path = activation.module if activation is not None else ""
     return DetectedHead(head, (weight,), (), module_path=projection.node.module, activation_path=activation_path)
+
+
+def _with_activation_calls(item: DetectedHead, candidate: Candidate, tracer: Tracer) -> DetectedHead:
+    if not item.activation_path:
+        return item
+    own = {node for node in candidate.trace.nodes if node.module == item.activation_path}
+    calls = {(candidate.output.training, position): node for position, node in tracer.calls(item.activation_path)}
+    return replace(
+        item,
+        activation_calls=item.activation_calls.union(calls),
+        own_activation_calls=item.own_activation_calls.union(key for key, node in calls.items() if node in own),
+    )
 
 
 def _kind(operation: str, spatial: int) -> str:

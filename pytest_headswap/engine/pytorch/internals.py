@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -29,7 +28,6 @@ __all__ = [
     "map_tensors",
     "mutated_tensors",
     "op_name",
-    "refresh_spectral_norm",
     "returns_argument",
     "returns_new_tensors",
     "seed_all",
@@ -182,27 +180,6 @@ def op_name(op: Any) -> str:
 def is_pointwise(op: Any) -> bool:
     """Return whether torch tags the operation as pointwise."""
     return torch.Tag.pointwise in op.tags
-
-
-def refresh_spectral_norm(module: torch.nn.Module, changes: Any) -> list[str]:
-    """Recompute the singular vectors of `torch.nn.utils.spectral_norm` for a new weight, and return their names.
-
-    The layer runs one power iteration per forward pass in train mode, starting from random vectors. This function
-    runs as many as `torch.nn.utils.parametrizations.spectral_norm` does when it is built.
-    """
-    names = []
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, SpectralNorm) and not getattr(module, f"{hook.name}_orig").is_meta:
-            for key in (f"{hook.name}_u", f"{hook.name}_v"):
-                vector = getattr(module, key)
-                changes.set(module._buffers, key, torch.full_like(vector, vector.numel() ** -0.5))
-                names.append(key)
-            for _ in range(_POWER_ITERATIONS):
-                hook.compute_weight(module, do_power_iteration=True)
-    return names
-
-
-_POWER_ITERATIONS = 15
 
 
 def selects_by_value(op: Any, args: tuple[Any, ...]) -> bool:

@@ -94,6 +94,16 @@ def owner_and_key(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     return model.get_submodule(path), key
 
 
+def is_registered(model: nn.Module, name: str) -> bool:
+    """Return whether the model has a parameter or buffer with this name."""
+    path, _, key = name.rpartition(".")
+    try:
+        owner = model.get_submodule(path)
+    except AttributeError:
+        return False
+    return owner._parameters.get(key) is not None or owner._buffers.get(key) is not None
+
+
 def get_registered_tensor(model: nn.Module, name: str) -> torch.Tensor:
     """Return the parameter or buffer with this name. Raise HeadSwapError `unsupported_layer` if there is none."""
     owner, key = owner_and_key(model, name)

@@ -117,11 +117,18 @@ def _fresh_buffers(
 
 
 def _parametrized_tensor(model: nn.Module, name: str) -> torch.Tensor:
-    """Return the original parameter that a parametrization is built with. Raise LookupError for other layers."""
+    """Return the tensor that a parametrization is built with. Raise LookupError for other layers."""
     path, mark, rest = name.rpartition("parametrizations.")
     if not mark:
         raise LookupError(f"{name} does not belong to a parametrization")
-    return model.get_parameter(f"{path}{mark}{rest.partition('.')[0]}.original")
+    attribute, index, *_ = rest.split(".")
+    source: Any = model.get_submodule(f"{path}{mark}{attribute}")
+    tensors = (
+        [source.original] if source.is_tensor else [getattr(source, f"original{i}") for i in range(source.ntensors)]
+    )
+    for module in list(source)[: int(index)]:
+        tensors = [module(*tensors)]
+    return tensors[0]  # type: ignore[no-any-return]
 
 
 def _fill_from_old(item: NewTensor) -> list[str]:

@@ -22,11 +22,17 @@ CLASS_COUNT_NAMES = (
     "nb_classes",
     "num_class",
     "n_class",
+)
+WIDTH_NAMES = ("out_features", "out_channels", "num_features", "num_embeddings")
+_CONTAINER_WIDTH_NAMES = (
+    "out_features",
+    "out_channels",
+    "out_dim",
+    "output_dim",
+    "output_num_channels",
     "num_outputs",
     "num_columns",
 )
-WIDTH_NAMES = ("out_features", "out_channels", "num_features", "num_embeddings", "out_dim", "output_dim")
-_CONTAINER_WIDTH_NAMES = ("out_features", "out_channels", "out_dim", "output_dim", "output_num_channels")
 _LABEL_MAPPING_NAMES = ("id2label", "label2id")
 
 
@@ -93,10 +99,10 @@ def _update(state: dict[str, Any], keys: Iterable[str], numbers: Mapping[int, in
         value = state.get(key)
         count = as_count(value)
         if count is not None and count in numbers:
-            changes.set(state, key, _like_type_of(value, numbers[count]))
+            changes.set(state, key, like_type_of(value, numbers[count]))
 
 
-def _like_type_of(value: Any, count: int) -> Any:
+def like_type_of(value: Any, count: int) -> Any:
     """Return `count` in the type of `value`: an `int`, a NumPy integer or a tensor."""
     if isinstance(value, int):
         return count

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from pytest_headswap.engine.detection.describe import BIAS, WEIGHT
-from pytest_headswap.engine.pytorch.internals import refresh_spectral_norm
+from pytest_headswap.engine.pytorch.weight_hooks import refresh_spectral_norm
 from pytest_headswap.engine.swapping.buffers import NewTensor, fill_buffers
+from pytest_headswap.engine.swapping.parametrized import ComputedTensor, plain_layer
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 INITS = ("default", "zeros", "prior")
@@ -28,6 +30,7 @@ _PRIOR_PROBABILITY = 0.01
 def initialize(
     model: nn.Module,
     by_owner: Mapping[nn.Module, Sequence[NewTensor]],
+    computed: Mapping[ComputedTensor, NewTensor],
     init: Init,
     classes: Mapping[int, int],
     changes: Transaction,
@@ -40,30 +43,39 @@ def initialize(
     Args:
         model: the model.
         by_owner: new tensors by the module that owns them.
+        computed: the tensors that layers compute from new ones. They are initialised, and then stored.
         init: a name from `INITS`, or a function of (name, tensor).
         classes: maps new class indices to the old ones whose values are kept.
         changes: records every change.
 
     Returns:
-        Other buffers that were renewed, as pairs of module and name, and notes for the user.
+        Other tensors that were renewed, as pairs of module and name, and notes for the user.
+
+    Raises:
+        HeadSwapError: `bad_argument` or `unsupported_layer`, if a computed tensor cannot have the new values.
     """
-    new = {id(item.new) for items in by_owner.values() for item in items}
+    stored = {name for item in computed for name in item.stored}
+    groups = {owner: [item for item in items if item.spec.names[0] not in stored] for owner, items in by_owner.items()}
+    for tensor, item in computed.items():
+        groups.setdefault(tensor.layer, []).append(item)
+    new = {id(item.new) for items in groups.values() for item in items}
     renewed: list[tuple[nn.Module, str]] = []
     remaining: dict[nn.Module, list[NewTensor]] = {}
-    for owner, items in by_owner.items():
-        done = _reset(owner, items, new, changes, renewed)
+    for owner, items in groups.items():
+        values = {item.key: item.new for tensor, item in computed.items() if tensor.layer is owner}
+        done = _reset(owner, plain_layer(owner, values) if values else owner, items, new, changes, renewed)
         remaining[owner] = [item for item in items if item.spec.is_buffer and not done.get(item.key)]
-        for item in items:
-            if not item.spec.is_buffer and not done:
-                _apply_default(item)
-    everything = [item for items in by_owner.values() for item in items]
+        for item in items if not done else ():
+            _apply_default(item)
+    everything = [item for items in groups.values() for item in items]
     initialized = [item for item in everything if not item.spec.is_buffer or item.is_fixed_weight]
     for item in initialized:
-        if callable(init):
-            init(item.spec.names[0], item.new)
-        else:
-            _apply_init(init, item)
+        _apply_init(init, item)
     copy_class_rows(initialized, classes)
+    for tensor, item in computed.items():
+        renewed += tensor.store(item.new.detach(), changes)
+        for added in tensor.added_to(groups) if not callable(init) else ():
+            tensor.make_neutral(added, item.new.detach())
     notes: list[str] = []
     for owner, items in remaining.items():
         refreshed = refresh_spectral_norm(owner, changes)
@@ -73,11 +85,14 @@ def initialize(
         renewed += [(owner, key) for key in others]
         notes += uncertain
     copy_class_rows([item for item in everything if item.spec.is_buffer and not item.is_fixed_weight], classes)
+    for tensor, item in computed.items():
+        notes += tensor.finish(item.new.detach(), init if isinstance(init, str) else "", bool(classes), changes)
     return renewed, notes
 
 
 def _reset(
     owner: nn.Module,
+    plain: nn.Module,
     items: Sequence[NewTensor],
     new: set[int],
     changes: Transaction,
@@ -86,32 +101,35 @@ def _reset(
     """Call `reset_parameters` if all parameters of the layer are new.
 
     This also resets its other buffers, such as `num_batches_tracked`: they are replaced by copies first and added to
-    `renewed`.
+    `renewed`. `plain` is the layer with its computed tensors as parameters.
 
     Returns:
         For each new tensor, whether it is initialised now. Empty if the layer cannot initialise itself.
     """
-    reset = getattr(owner, "reset_parameters", None)
-    derived = any(isinstance(value, torch.Tensor) for value in owner.__dict__.values())  # by weight_norm
-    if not callable(reset) or derived or any(id(parameter) not in new for parameter in owner.parameters()):
+    reset = getattr(plain, "reset_parameters", None)
+    derived = any(isinstance(value, torch.Tensor) for value in plain.__dict__.values())
+    if not callable(reset) or derived or any(id(parameter) not in new for parameter in plain.parameters()):
         return {}
-    for module in owner.modules():
+    for module in plain.modules():
         for key, buffer in module._buffers.items():
             if buffer is not None and id(buffer) not in new:
                 changes.set(module._buffers, key, buffer.clone())
-                renewed.append((module, key))
+                renewed.append((owner if module is plain else module, key))
     versions = {item.key: item.new._version for item in items}
     reset()
     for item in items:
-        value = owner._buffers.get(item.key) if item.spec.is_buffer else None
+        registry: dict[str, Any] = plain._buffers if item.spec.is_buffer else plain._parameters
+        value = registry.get(item.key)
         if value is not None and value is not item.new:  # reset_parameters assigned a new tensor
             item.new.copy_(value)
-            owner._buffers[item.key] = item.new
+            registry[item.key] = item.new
     return {item.key: not item.spec.is_buffer or item.new._version > versions[item.key] for item in items}
 
 
 def _apply_default(item: NewTensor) -> None:
     new, dim = item.new, item.spec.dim
+    if item.spec.is_buffer:
+        return
     if new.numel() > new.shape[dim]:
         weight = new.movedim(dim, 0).reshape(new.shape[dim], -1)
         bound = 1 / math.sqrt(weight.shape[1])  # the bound that torch uses for Linear and convolutions
@@ -122,9 +140,11 @@ def _apply_default(item: NewTensor) -> None:
         new.fill_(item.old.float().mean())
 
 
-def _apply_init(init: str, item: NewTensor) -> None:
+def _apply_init(init: Init, item: NewTensor) -> None:
     part, new = item.spec.part, item.new
-    if init == "zeros" and part in (WEIGHT, BIAS):
+    if callable(init):
+        init(item.spec.names[0], new)
+    elif init == "zeros" and part in (WEIGHT, BIAS):
         new.zero_()
     elif init == "prior" and part == WEIGHT:
         new.normal_(0.0, _PRIOR_STD)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
+from pytest_headswap.engine.abstract.stand_ins import surroundings_of
+from pytest_headswap.engine.abstract.surroundings import with_replacement
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.modules import get_registered_tensor
+from pytest_headswap.engine.pytorch.modules import get_registered_tensor, modules
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 NewHead = nn.Module | Callable[[int, int], nn.Module]
@@ -99,11 +101,14 @@ def remove_head(model: nn.Module, item: DetectedHead, changes: Transaction) -> N
         replace_module(model, layer, nn.Identity(), changes)
 
 
-def drop_activation(model: nn.Module, item: DetectedHead, changes: Transaction) -> None:
-    """Replace the softmax or sigmoid after the head by an Identity.
+def drop_activation(
+    model: nn.Module, item: DetectedHead, selected: Sequence[DetectedHead], changes: Transaction
+) -> None:
+    """Replace the softmax or sigmoid after the head by an Identity. `selected` are all heads that are swapped.
 
     Raises:
-        HeadSwapError: `activation_in_forward`, if no module of its own applies it.
+        HeadSwapError: `activation_in_forward`, if no module of its own applies it, or `shared_activation`, if that
+            module runs elsewhere too.
     """
     if item.head.activation is None:
         return
@@ -114,5 +119,36 @@ def drop_activation(model: nn.Module, item: DetectedHead, changes: Transaction) 
             f"{item.head.activation} is applied in a forward method, not by a separate module, so it cannot be "
             "dropped: remove it from that method, or train on the output of the model",
         )
+    own = {call for other in selected if other.activation_path == path for call in other.own_activation_calls}
+    if not item.activation_calls <= own:
+        raise HeadSwapError(
+            "shared_activation",
+            f"{path} applies {item.head.activation} after the head and also runs elsewhere in the model, so dropping "
+            "it would change the backbone or another head: give the head an activation module of its own",
+        )
     if not isinstance(model.get_submodule(path), nn.Identity):
         replace_module(model, path, nn.Identity(), changes)
+
+
+def replace_references(model: nn.Module, changes: Transaction) -> None:
+    """Make every other reference that the model's modules and objects hold to a replaced tensor refer to the new one.
+
+    A tensor that a module still registers, such as a tied embedding, keeps its references.
+    """
+    new = changes.replaced_tensors()
+    module_list = modules(model)
+    for module in module_list:
+        for registry in (module._parameters, module._buffers):
+            for value in registry.values():
+                new.pop(id(value), None)
+
+    def replacement(tensor: torch.Tensor) -> torch.Tensor | None:
+        return new.get(id(tensor))
+
+    for module in module_list:
+        for key, value in list(module.__dict__.items()):
+            if isinstance(value, (torch.Tensor, tuple)) and (made := with_replacement(value, replacement)) is not None:
+                changes.set(module.__dict__, key, made)
+    if new:
+        for container, key, value in surroundings_of(module_list).references(replacement):
+            changes.set(container, key, value)

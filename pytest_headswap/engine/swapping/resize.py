@@ -17,6 +17,7 @@ from pytest_headswap.engine.pytorch.modules import get_registered_tensor, named_
 from pytest_headswap.engine.swapping.buffers import NewTensor
 from pytest_headswap.engine.swapping.class_metadata import update_container_widths, update_layer_widths
 from pytest_headswap.engine.swapping.initialization import Init, initialize
+from pytest_headswap.engine.swapping.parametrized import computed_tensors
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 
@@ -41,10 +42,15 @@ def resize(
         HeadSwapError: `unsupported_layer`, for a weight that is a buffer or a tensor that is quantised.
     """
     old_count = item.head.num_classes
+    computed = {
+        tensor: NewTensor(tensor.spec, tensor.name, tensor.old, make_class_tensor(tensor.old, tensor.spec, num_classes))
+        for tensor in computed_tensors(model, tensors)
+    }
     by_owner: dict[nn.Module, list[NewTensor]] = {}
     widths: dict[nn.Module, dict[int, int]] = {}
+    stored = {name for tensor in computed for name in tensor.stored}
     for spec in tensors:
-        if spec.is_buffer and spec.part == WEIGHT and not callable(init):
+        if spec.is_buffer and spec.part == WEIGHT and spec.names[0] not in stored and not callable(init):
             raise HeadSwapError(
                 "unsupported_layer",
                 f"{spec.names[0]} is the weight of the head but a buffer: its values are fixed, and those of new "
@@ -63,7 +69,7 @@ def resize(
         update_layer_widths(layer, of_layer, changes)  # before `initialize`: `reset_parameters` may read the widths
     for path in {spec.module for spec in tensors}:
         update_container_widths(model, path, old_count, num_classes, changes)
-    renewed, notes = initialize(model, by_owner, init, classes, changes)
+    renewed, notes = initialize(model, by_owner, computed, init, classes, changes)
     names = [made.spec.names[0] for items in by_owner.values() for made in items]
     for owner, key in renewed:
         path = next(path for path, module in named_modules(model) if module is owner)

@@ -27,11 +27,13 @@ from pytest_headswap.engine.swapping.replace import (
     drop_activation,
     install_head,
     remove_head,
+    replace_references,
     replaceable_path,
 )
 from pytest_headswap.engine.swapping.resize import resize
+from pytest_headswap.engine.swapping.settle import verify_and_settle
+from pytest_headswap.engine.swapping.stored_numbers import NumbersAround
 from pytest_headswap.engine.swapping.transaction import Transaction
-from pytest_headswap.engine.swapping.verify import verify_swap
 from pytest_headswap.head import Head, Heads
 
 if TYPE_CHECKING:
@@ -195,7 +197,8 @@ def swap_head(
 def apply_plan(plan: SwapPlan, num_classes: int, *, verify: bool = True) -> Swap:
     """Swap the heads of a plan. The model must not have changed since the plan was made.
 
-    With `verify=False` the model is not run: use this if the caller checks the outputs itself.
+    With `verify=False` the swap is not verified: use this if the caller checks the outputs itself. The model is run
+    only if it stores numbers that may have to follow the class count.
     """
     return _execute(plan, SwapOptions(num_classes), verify=verify)
 
@@ -210,6 +213,7 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
     count = options.num_classes
     classes = resolve_class_map(inner, options.class_map, count, selected[0].head.num_classes)
     changes = Transaction()
+    around = NumbersAround(inner, selected, count)
     names: list[str] = []
     notes = result.notes
     try:
@@ -218,12 +222,12 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
             names += made
             notes = (*notes, *uncertain)
             if options.activation == "drop":
-                drop_activation(inner, item, changes)
+                drop_activation(inner, item, selected, changes)
+        replace_references(inner, changes)
         old_counts = {item.head.num_classes for item in selected}
         slots = [item.slot.path for item in selected if item.slot is not None]
         update_class_metadata(inner, old_counts, count, options.class_names, changes, slots or None)
-        if verify:
-            notes = (*notes, *verify_swap(inner, plan.inputs, result, selected, count, names))
+        notes = (*notes, *verify_and_settle(plan, count, names, around, changes, always=verify))
     except BaseException:
         changes.roll_back()
         raise

@@ -15,8 +15,14 @@ from pytest_headswap.engine.detection.search import SearchResult
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import gradient_leaves
-from pytest_headswap.engine.pytorch.modules import freeze_all_but, get_registered_tensor
+from pytest_headswap.engine.pytorch.modules import freeze_all_but, get_registered_tensor, is_registered, owner_path
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
+from pytest_headswap.engine.swapping.layer_check import Calls, faulty_layers, recorded_calls
+from pytest_headswap.engine.swapping.transaction import Transaction
+
+
+class LayerFault(HeadSwapError):
+    """A new layer does not work. The error says which, and why."""
 
 
 def verify_swap(
@@ -26,11 +32,12 @@ def verify_swap(
     selected: Sequence[DetectedHead],
     num_classes: int,
     names: Sequence[str],
+    changes: Transaction,
 ) -> list[str]:
-    """Compare the output shapes with those before the swap, in each mode that was probed.
+    """Compare the output shapes with those before the swap, in each mode that was probed, and run the new layers.
 
     Class dimensions must have the new class count, or the feature width if `num_classes` is 0. Every other dimension
-    must be unchanged.
+    must be unchanged. A fault of a new layer counts only if the old one does not have it.
 
     Returns:
         Notes for the user, such as new parameters that no gradient reaches.
@@ -44,8 +51,9 @@ def verify_swap(
         for output in item.outputs
     }
     reached: set[str] = set()
+    calls: Calls = {}
     for training, shapes in original.shapes.items():
-        outputs, in_mode = _run(model, inputs, training, original.tensor_kinds[training], names)
+        outputs, in_mode = _run(model, inputs, training, original.tensor_kinds[training], names, calls)
         reached |= in_mode
         for label, shape in shapes.items():
             expected = tuple(sizes.get((training, label, dim), size) for dim, size in enumerate(shape))
@@ -53,17 +61,41 @@ def verify_swap(
                 raise HeadSwapError(
                     "verification_failed",
                     f"in {'train' if training else 'eval'} mode, {label} should have shape {expected} but has "
-                    f"{outputs.get(label)}. The model was restored. Please report this architecture",
+                    f"{outputs.get(label)}",
                 )
+    faults = faulty_layers(model, calls, names)
+    if faults:
+        for path in _old_faults(model, inputs, original, names, changes):
+            faults.pop(path, None)
+    for fault in faults.values():
+        raise LayerFault(
+            "verification_failed",
+            f"{fault}. Choose a class count that the layer accepts, or pass new_head. The model was restored",
+        )
     parameters = [name for name in names if isinstance(get_registered_tensor(model, name), nn.Parameter)]
     unreachable = [name for name in parameters if name not in reached]
     return [_unreachable(unreachable)] if unreachable else []
 
 
+def _old_faults(
+    model: nn.Module, inputs: Inputs, original: SearchResult, names: Sequence[str], changes: Transaction
+) -> dict[str, str]:
+    """Return the faults that the layers have without the swap, such as a dtype without a kernel on this device."""
+    changes.roll_back()
+    try:
+        calls: Calls = {}
+        old = [name for name in names if is_registered(model, name)]
+        for training, tensor_kind in original.tensor_kinds.items():
+            _run(model, inputs, training, tensor_kind, old, calls)
+        return faulty_layers(model, calls, old)
+    finally:
+        changes.replay()
+
+
 def _run(
-    model: nn.Module, inputs: Inputs, training: bool, tensor_kind: str, names: Sequence[str]
+    model: nn.Module, inputs: Inputs, training: bool, tensor_kind: str, names: Sequence[str], calls: Calls
 ) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-    """Run the model with everything but the new parameters frozen.
+    """Run the model with everything but the new parameters frozen, and record the calls of the new layers.
 
     Returns:
         The shapes of the outputs by label, and the names of the new parameters that a gradient reaches.
@@ -72,7 +104,7 @@ def _run(
     @contextmanager
     def frozen(_: StandIns) -> Iterator[None]:
         freeze_all_but(model, (get_registered_tensor(model, name) for name in names))
-        with torch.enable_grad():
+        with recorded_calls(model, map(owner_path, names), training, calls), torch.enable_grad():
             yield
 
     try:
@@ -84,9 +116,13 @@ def _run(
             context=frozen,
         )
     except HeadSwapError as error:
+        cause: BaseException = error.__cause__ or error
+        lines = str(cause).strip().splitlines() or ["no message"]
+        mode = "train" if training else "eval"
         raise HeadSwapError(
-            "verification_failed", f"the model does not run with the new head: {error.message}"
-        ) from error
+            "verification_failed",
+            f"in {mode} mode, the model does not run with the new head: {type(cause).__name__}: {lines[0][:300]}",
+        ) from cause
     outputs = {label: tensor for label, tensor in flatten_outputs(run.outputs) if tensor.is_floating_point()}
     leaves = {id(leaf) for leaf in gradient_leaves(list(outputs.values()))}
     reached = {name for name in names if id(run.parameters.get(name)) in leaves}

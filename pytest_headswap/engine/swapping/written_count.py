@@ -1,0 +1,102 @@
+"""Find the line of the model's code that has the old class count written in it."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_headswap.engine.abstract.meta_cache import Execute
+from pytest_headswap.engine.abstract.run import abstract_run
+from pytest_headswap.engine.abstract.stand_ins import StandIns
+from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.internals import TorchDispatchMode
+from pytest_headswap.engine.pytorch.modules import named_modules
+
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_PACKAGE = str(Path(__file__).parents[2]) + os.sep
+
+
+class _ConstantFinder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+    """Remember the last line of the model's code that passes one of these numbers to an operation."""
+
+    def __init__(self, numbers: set[int], execute: Execute) -> None:
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self._numbers = numbers
+        self._execute = execute
+        self.line = ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(self._has_number(value) for value in args):
+            self.line = _line_of_frame(sys._getframe(1)) or self.line
+        return self._execute(func, args, kwargs or {})
+
+    def _has_number(self, value: Any) -> bool:
+        if isinstance(value, (list, tuple)):
+            is_stack = len(value) in self._numbers and all(isinstance(item, torch.Tensor) for item in value)
+            return is_stack or any(type(item) is int and item in self._numbers for item in value)
+        return type(value) is int and value in self._numbers
+
+
+def line_with_count(
+    model: nn.Module, inputs: Inputs, training: bool, tensor_kinds: Sequence[str], old: set[int]
+) -> str:
+    """Return the last line of the model's code that passes an old class count to an operation, or "".
+
+    The line is given as `file:line: code`. Call this after the swap, so that sizes of tensors are new.
+    """
+    finders: list[_ConstantFinder] = []
+
+    @contextmanager
+    def recorder(_: StandIns, __: Sequence[tuple[str, nn.Module]], execute: Execute) -> Iterator[None]:
+        finders.append(_ConstantFinder(old, execute))
+        with finders[-1]:
+            yield
+
+    with suppress(HeadSwapError), torch.no_grad():
+        abstract_run(model, inputs, training=training, tensor_kinds=tensor_kinds, recorder=recorder)
+    return finders[0].line
+
+
+def place_of_error(error: BaseException, model: nn.Module) -> tuple[str, str]:
+    """Return the last line of the model's own code that an exception passed, and the module of torch it came from.
+
+    Either is "" if there is none. Code of a library that the model uses counts as its own.
+    """
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    names = {id(module): path for path, module in named_modules(model)}
+    line, layer, traceback = "", "", cause.__traceback__
+    while isinstance(traceback, TracebackType):
+        code, owner = traceback.tb_frame.f_code, traceback.tb_frame.f_locals.get("self")
+        if id(owner) in names:
+            layer = f"{names[id(owner)] or 'the model'} ({type(owner).__name__})"
+        line = _line(code.co_filename, traceback.tb_lineno) or line
+        traceback = traceback.tb_next
+    return line, layer
+
+
+def _line_of_frame(frame: FrameType | None) -> str:
+    while frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE):  # where the run began
+        line = _line(frame.f_code.co_filename, frame.f_lineno)
+        if line:
+            return line
+        frame = frame.f_back
+    return ""
+
+
+def _line(file: str, number: int) -> str:
+    if file.startswith((_TORCH, _PACKAGE)):
+        return ""
+    code = linecache.getline(file, number).strip()
+    return f"{Path(file).name}:{number}: {code}" if code else ""

@@ -1,0 +1,215 @@
+"""A class count that the model stores follows under any name: those that forward reads are settled by verification."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import warnings
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pytest_headswap.engine import HeadSwapError, HeadSwapWarning, swap_head
+
+X = torch.randn(4, 8)
+
+
+class Config:
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    n: int
+
+
+Pair = namedtuple("Pair", "batch count")
+
+
+class Net(nn.Module):
+    """A model that stores a value, and may read it in forward."""
+
+    def __init__(self, value: Any = None, read: Callable[[Any, Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Linear(8, 16), nn.Linear(16, 10)
+        self._stored, self.read = value, read
+
+    @property
+    def stored(self) -> Any:
+        return self._stored
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(self.body(x))
+        return y if self.read is None else self.read(self.stored, y)
+
+
+def notes_of(model: nn.Module, count: int, inputs: Tensor = X) -> tuple[Any, list[str]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        swap = swap_head(model, count, inputs)
+    assert [str(warning.message) for warning in caught if issubclass(warning.category, HeadSwapWarning)] == list(
+        swap.notes
+    )
+    return swap, list(swap.notes)
+
+
+@pytest.mark.parametrize("count", [5, 20])
+@pytest.mark.parametrize(
+    ("value", "read", "after"),
+    [
+        (lambda: 10, lambda n, y: y.view(-1, n), lambda n: n),
+        (lambda: [-1, 10], lambda shape, y: y.view(*shape), lambda shape: shape[1]),
+        (lambda: (-1, 10), lambda shape, y: y.view(*shape), lambda shape: shape[1]),
+        (lambda: Pair(-1, 10), lambda shape, y: y.view(*shape), lambda shape: shape.count),
+        (lambda: torch.Size((10,)), lambda shape, y: y + torch.zeros(shape), lambda shape: shape[0]),
+        (lambda: {"k": 10, "z": 3}, lambda c, y: y.view(-1, c["k"]), lambda c: c["k"]),
+        (lambda: {"a": {"b": (1, 10)}}, lambda c, y: y.view(-1, c["a"]["b"][1]), lambda c: c["a"]["b"][1]),
+        (lambda: Config(10), lambda c, y: y.view(-1, c.width), lambda c: c.width),
+        (lambda: Frozen(10), lambda c, y: y.view(-1, c.n), lambda c: c.n),
+        (lambda: types.SimpleNamespace(a=Config(10)), lambda c, y: y.view(-1, c.a.width), lambda c: c.a.width),
+    ],
+    ids=["attribute", "list", "tuple", "named tuple", "size", "dict", "nested", "object", "dataclass", "namespace"],
+)
+def test_a_count_that_forward_reads_follows_and_is_restored(
+    value: Any, read: Callable[[Any, Tensor], Tensor], after: Callable[[Any], int], count: int
+) -> None:
+    model = Net(value(), read)
+    swap, notes = notes_of(model, count)
+    assert model(X).shape == (4, count)
+    assert after(model.stored) == count
+    assert notes == []
+    swap.restore()
+    assert after(model.stored) == 10
+    assert model(X).shape == (4, 10)
+
+
+def test_a_count_that_is_a_class_attribute_follows() -> None:
+    class Fixed(Net):
+        width = 10
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).view(-1, self.width)
+
+    model = Fixed()
+    swap, _ = notes_of(model, 5)
+    assert (model.width, Fixed.width) == (5, 10)
+    swap.restore()
+    assert "width" not in model.__dict__
+
+
+def test_two_numbers_follow_if_both_are_needed_and_a_third_is_left() -> None:
+    model = Net({"a": 10, "b": 10, "seed": 10}, lambda c, y: y.view(-1, c["a"]) + torch.zeros(c["b"]))
+    _, notes = notes_of(model, 5)
+    assert model.stored == {"a": 5, "b": 5, "seed": 10}
+    assert notes == [
+        "_stored['seed'] = 10: equal to the old class count and not changed. Set a new value if it counts classes"
+    ]
+
+
+class Reshape(nn.Module):
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(len(x), *self.shape)
+
+
+def test_a_reshape_behind_the_head_follows_once_the_class_dimension_is_known() -> None:
+    model: Any = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 20), Reshape(2, 10))
+    with pytest.raises(HeadSwapError, match=r"set model.num_classes to the class count") as caught:
+        swap_head(model, 5, X)
+    assert caught.value.reason == "ambiguous"
+    model.num_classes = 10
+    for count in (5, 20):
+        swap = swap_head(model, count, X)
+        assert model(X).shape == (4, 2, count)
+        assert (model.num_classes, model[2].shape) == (count, (2, count))
+        swap.restore()
+    assert (model.num_classes, model[2].shape) == (10, (2, 10))
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [lambda: nn.LayerNorm((10,)), lambda: nn.Unflatten(1, (10, 1)), lambda: nn.GroupNorm(10, 10)],
+    ids=["layer norm", "unflatten", "group norm"],
+)
+def test_sizes_of_layers_behind_the_head_follow(behind: Callable[[], nn.Module]) -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 10), behind())
+    swap_head(model, 4, X)
+    assert model(X).shape[:2] == (4, 4)
+
+
+def test_a_depthwise_layer_behind_the_head_follows() -> None:
+    depthwise = nn.Conv2d(10, 10, 3, padding=1, groups=10)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 10, 1), depthwise)
+    images = torch.randn(2, 3, 8, 8)
+    swap_head(model, 4, images)
+    assert model(images).shape == (2, 4, 6, 6)
+    assert (depthwise.in_channels, depthwise.out_channels, depthwise.groups) == (4, 4, 4)
+    assert depthwise.weight.shape == (4, 1, 3, 3)
+
+
+@pytest.mark.parametrize("name", ["pred_dim", "n_outputs", "c_out", "d_out", "nc"])
+def test_a_number_that_forward_does_not_read_is_named(name: str) -> None:
+    model = Net()
+    setattr(model, name, 10)
+    _, notes = notes_of(model, 5)
+    assert getattr(model, name) == 10
+    assert [note.partition(":")[0] for note in notes] == [f"{name} = 10"]
+
+
+@pytest.mark.parametrize("store", [dict, types.SimpleNamespace])
+def test_a_usual_name_in_a_container_follows(store: Any) -> None:
+    model = Net(store(num_classes=10))
+    swap, notes = notes_of(model, 5)
+    value = model.stored["num_classes"] if isinstance(model.stored, dict) else model.stored.num_classes
+    assert (value, notes) == (5, [])
+    swap.restore()
+    assert (model.stored == store(num_classes=10), model.fc.out_features) == (True, 10)
+
+
+class Attention(nn.Module):
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.q = num_heads, nn.Linear(20, 20)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.q(x).view(len(x), self.num_heads, -1).softmax(-1).flatten(1)  # type: ignore[no-any-return]
+
+
+class Router(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_outputs, self.gate = 10, nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights: Tensor = self.gate(x).softmax(-1).view(-1, self.num_outputs)
+        return x * weights.sum(1, keepdim=True)
+
+
+class Backbone(nn.Module):
+    """Store the number of attention heads, which happens to equal the class count, next to the count itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads, self.count = 10, 10
+        self.stem, self.attention, self.router = nn.Linear(8, 20), Attention(10), Router()
+        self.fc = nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x).view(len(x), self.num_heads, 2).flatten(1)
+        return self.fc(self.router(self.attention(h))).view(-1, self.count)  # type: ignore[no-any-return]
+
+
+def test_numbers_of_the_backbone_that_happen_to_be_equal_are_left_alone() -> None:
+    model = Backbone()
+    _, notes = notes_of(model, 5)
+    assert (model.num_heads, model.attention.num_heads, model.router.num_outputs) == (10, 10, 10)
+    assert (model.count, notes) == (5, [])
+    assert model(X).shape == (4, 5)
