@@ -16,6 +16,7 @@ from pytest_headswap.case.case import Case
 from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import FrozenBackbone, Swap, freeze_backbone
 from pytest_headswap.engine.swapping import resize, swap
+from pytest_headswap.engine.swapping.stored_numbers import NumbersAround
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 MakeCase = Callable[..., Case]
@@ -38,10 +39,12 @@ def _new_tensors_in_float32(patch: Patch) -> None:
 
 
 def _class_counts_are_not_updated(patch: Patch) -> None:
+    patch.setattr(NumbersAround, "named_like_counts", lambda self: [])
     patch.setattr(swap, "update_class_metadata", lambda *args: None)
 
 
 def _layer_widths_are_not_updated(patch: Patch) -> None:
+    patch.setattr(NumbersAround, "of_layers", lambda self: [])
     patch.setattr(resize, "update_layer_widths", lambda *args: None)
 
 
@@ -146,8 +149,10 @@ def _restore_gives_copies(patch: Patch) -> None:
 
     def copying(self: Transaction) -> None:
         self._done[:] = [
-            (mapping, key, nn.Parameter(old.detach().clone()) if isinstance(old, nn.Parameter) else old, new)
-            for mapping, key, old, new in self._done
+            replace(change, old=nn.Parameter(change.old.detach().clone()))
+            if isinstance(change.old, nn.Parameter)
+            else change
+            for change in self._done
         ]
         real(self)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -129,7 +130,10 @@ def test_the_mask_of_a_pruned_head_is_not_mistaken_for_its_weight() -> None:
         (torch.zeros(10), False, [0.0] * 5, True),
         (torch.full((10,), -2.5), False, [-2.5] * 5, True),
         (torch.full((10,), 0.1), False, [0.2] * 5, True),
+        (torch.full((10,), 0.1).log(), False, [math.log(0.2)] * 5, True),
+        (torch.arange(10).float().log_softmax(0), False, [math.log(0.2)] * 5, False),
         (torch.arange(10) * 2 + 1, False, [1, 3, 5, 7, 9], True),
+        (torch.tensor([0] + [1] * 9), True, [1] * 5, False),
         (torch.tensor([0, 1] * 5), True, [1] * 5, False),
         (torch.tensor([True, False] * 5), True, [True] * 5, False),
         (torch.arange(10).float().softmax(0).half().float(), False, [0.2] * 5, False),
@@ -140,8 +144,17 @@ def test_the_mask_of_a_pruned_head_is_not_mistaken_for_its_weight() -> None:
         (torch.tensor([float("-inf"), 0.0] * 5), False, [0.0] * 5, False),
     ],
     ids=[
-        *("zeros", "a constant", "equal priors", "class numbers", "an integer mask", "a boolean mask", "priors"),
-        *("counts", "deviations", "log priors", "not a number", "a mask over logits"),
+        *(
+            "zeros",
+            "a constant",
+            "equal priors",
+            "equal log priors",
+            "log priors",
+            "class numbers",
+            "a mask with 0 first",
+        ),
+        *("an integer mask", "a boolean mask", "priors"),
+        *("counts", "deviations", "negative values", "not a number", "a mask over logits"),
     ],
 )
 def test_constants_are_extended_and_uncertain_values_are_named(

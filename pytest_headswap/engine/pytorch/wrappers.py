@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ def unwrap(model: Any) -> tuple[nn.Module, str]:
     The path is empty or ends with a dot.
 
     Raises:
-        HeadSwapError: `not_a_module`, or `unsupported_model` for a script module.
+        HeadSwapError: `not_a_module`, or `unsupported_model` for a script module or a sharded model.
     """
     if not isinstance(model, nn.Module):
         raise HeadSwapError("not_a_module", f"model must be a torch.nn.Module, not {type(model).__name__}")
@@ -34,6 +35,15 @@ def unwrap(model: Any) -> tuple[nn.Module, str]:
                 f"{name or 'the model'} is a script module, whose layers cannot be changed: swap the head of the "
                 "Python model, then script it",
             )
+        kind: Any = type(module)
+        if _is_sharded(kind) or any(
+            type(value) is not nn.Parameter and hasattr(value, "device_mesh") for value in module._parameters.values()
+        ):
+            raise HeadSwapError(
+                "unsupported_model",
+                f"{name or 'the model'} is sharded over processes, so its parameters cannot be replaced: swap the head "
+                "first, then shard the model",
+            )
     return model, path
 
 
@@ -45,6 +55,11 @@ def check_swappable(model: nn.Module) -> None:
             "DistributedDataParallel synchronises only the parameters it was created with, not those of a new head: "
             "swap the head of ddp.module, then wrap it again",
         )
+
+
+@functools.cache
+def _is_sharded(kind: Any) -> bool:
+    return any(base.__module__.startswith("torch.distributed.fsdp") for base in kind.__mro__)
 
 
 def _child(model: nn.Module) -> str:

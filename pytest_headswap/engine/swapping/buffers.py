@@ -8,6 +8,7 @@ buffer.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -135,7 +136,13 @@ def _fill_from_old(item: NewTensor) -> list[str]:
     name = item.spec.names[0]
     new, old = item.by_class()
     first = old[:, :1]
-    if bool((old == old.flatten()[0]).all()):
+    is_equal = bool((old == old.flatten()[0]).all())
+    if old.is_floating_point() and old.shape[1] > 1 and _adds_up_to_one(old.double().exp()):
+        new.fill_(-math.log(new.shape[1]))
+        if is_equal:
+            return []
+        return [f"{name} held the log-probability of each old class. Every new class gets the same: set your own"]
+    if is_equal:
         value = old.flatten()[0]
         if old.shape[1] > 1 and _adds_up_to_one(old):
             new.fill_(1 / new.shape[1])

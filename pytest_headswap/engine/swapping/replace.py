@@ -58,7 +58,7 @@ def install_head(
 ) -> dict[str, nn.Parameter]:
     """Build the new head, or take the user's, and register it.
 
-    The user's module is moved to the device and dtype of the layer that it replaces.
+    The module is moved to the device, dtype and memory format of the layer that it replaces.
 
     Returns:
         The parameters of the new head by their names in the model.
@@ -76,12 +76,14 @@ def install_head(
         assert item.slot is not None, "without new_head, only a model without a head gets a new module"
         layer = item.slot.build(num_classes, template)
     elif isinstance(new_head, nn.Module):
-        layer = new_head.to(device=template.device, dtype=template.dtype)
+        layer = new_head
     else:
         layer = new_head(item.head.in_features, num_classes)
         if not isinstance(layer, nn.Module):
             raise HeadSwapError("bad_argument", f"new_head returned {type(layer).__name__}, not a torch.nn.Module")
-        layer = layer.to(device=template.device, dtype=template.dtype)
+    layer.to(device=template.device, dtype=template.dtype)
+    if template.dim() == 4 and template.stride(1) == 1 < template.stride(3):
+        layer.to(memory_format=torch.channels_last)
     replace_module(model, path, layer, changes)
     return {f"{path}.{name}": value for name, value in layer.named_parameters()}
 

@@ -78,7 +78,7 @@ def resize(
 
 
 def make_class_tensor(old: torch.Tensor, spec: ClassTensor, num_classes: int) -> torch.Tensor:
-    """Return a tensor of zeros for `num_classes` classes, with the device and dtype of the old one.
+    """Return a tensor of zeros for `num_classes` classes, with the device, dtype and memory format of the old one.
 
     Raises:
         HeadSwapError: `unsupported_layer`, for a quantised tensor.
@@ -89,7 +89,10 @@ def make_class_tensor(old: torch.Tensor, spec: ClassTensor, num_classes: int) ->
         raise HeadSwapError(
             "unsupported_layer", f"{spec.names[0]} has dtype {old.dtype}: swap the head before quantising the model"
         )
-    new = torch.zeros(shape, dtype=old.dtype, device=old.device)
+    strides = old.stride()
+    order = sorted(range(old.dim()), key=lambda dim: -strides[dim])  # keeps the memory format
+    permuted = torch.zeros([shape[dim] for dim in order], dtype=old.dtype, device=old.device)
+    new = permuted.permute([order.index(dim) for dim in range(old.dim())])
     if spec.is_buffer:
         return new
     return nn.Parameter(new, requires_grad=True)

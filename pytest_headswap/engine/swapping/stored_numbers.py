@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -113,10 +113,11 @@ def _walk(
         elif not route and isinstance(value, list):
             for index, item in enumerate(value[:_MAX_ITEMS]):
                 yield from _walk(item, f"{label}[{index}]", name, value, index, (), inner, depth + 1)
-        elif not route and isinstance(value, MutableMapping):
-            for item_key in list(value)[:_MAX_ITEMS]:
+        elif not route and isinstance(value, dict):
+            for item_key in list(dict.keys(value))[:_MAX_ITEMS]:
+                item = dict.__getitem__(value, item_key)  # A subclass may build a new value on each access.
                 own = item_key if isinstance(item_key, str) else name
-                yield from _walk(value[item_key], f"{label}[{item_key!r}]", own, value, item_key, (), inner, depth + 1)
+                yield from _walk(item, f"{label}[{item_key!r}]", own, value, item_key, (), inner, depth + 1)
         elif not route and not inspect.ismodule(value) and isinstance(getattr(value, "__dict__", None), dict):
             for own in list(vars(value))[:_MAX_ITEMS]:
                 yield from _walk(vars(value)[own], f"{label}.{own}", own, vars(value), own, (), inner, depth + 1)

@@ -212,7 +212,7 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
         )
     count = options.num_classes
     classes = resolve_class_map(inner, options.class_map, count, selected[0].head.num_classes)
-    changes = Transaction()
+    changes = Transaction(inner)
     around = NumbersAround(inner, selected, count)
     names: list[str] = []
     notes = result.notes

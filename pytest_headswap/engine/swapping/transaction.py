@@ -3,35 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 _ABSENT = object()
+
+
+class _Kind(NamedTuple):
+    """The dtype and device of a tensor."""
+
+    dtype: torch.dtype
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A value that was replaced. The kinds are those of the tensors when the change was made."""
+
+    container: Any
+    key: Any
+    old: Any
+    new: Any
+    old_kind: _Kind | None
+    new_kind: _Kind | None
 
 
 class Transaction:
     """Record changes to dictionaries and lists, such as the registries and attributes of a module.
 
-    Undoing a change restores the original object, not a copy.
+    Undoing a change restores the original object, not a copy. If the model was moved or cast in the meantime, the
+    tensors that come back follow it.
     """
 
-    def __init__(self) -> None:
-        self._done: list[tuple[Any, Any, Any, Any]] = []
-        self._undone: list[tuple[Any, Any, Any, Any]] = []
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self._done: list[_Change] = []
+        self._undone: list[_Change] = []
+        self._model = model
+        self._model_kind = _kind_of(model)
+        self._moved: dict[int, tuple[Any, nn.Module]] = {}
 
     def set(self, container: Any, key: Any, value: Any) -> None:
         """Set `container[key] = value` and record the change. Undoing it keeps the order of the keys."""
         old = container.get(key, _ABSENT) if isinstance(container, Mapping) else container[key]
-        self._done.append((container, key, old, value))
+        self._done.append(_Change(container, key, old, value, _kind_of(old), _kind_of(value)))
         container[key] = value
 
     def replaced_tensors(self) -> dict[int, torch.Tensor]:
         """Return the new tensor for the id of each tensor that was replaced."""
         return {
-            id(old): new
-            for _, _, old, new in self._done
-            if isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor) and old is not new
+            id(change.old): change.new
+            for change in self._done
+            if isinstance(change.old, torch.Tensor) and isinstance(change.new, torch.Tensor)
         }
 
     def savepoint(self) -> int:
@@ -41,26 +66,59 @@ class Transaction:
     def undo_since(self, savepoint: int) -> None:
         """Undo and forget all changes since a savepoint."""
         while len(self._done) > savepoint:
-            self._undo(self._done.pop())
+            change = self._done.pop()
+            self._put(change, change.old, change.old_kind, change.new_kind)
 
     def roll_back(self) -> None:
         """Undo all changes. A second call does nothing."""
         while self._done:
             change = self._done.pop()
-            self._undo(change)
+            self._put(change, change.old, change.old_kind, change.new_kind)
             self._undone.append(change)
 
     def replay(self) -> None:
         """Redo the changes that were rolled back, with the same objects. A second call does nothing."""
         while self._undone:
-            container, key, _, new = change = self._undone.pop()
-            container[key] = new
+            change = self._undone.pop()
+            self._put(change, change.new, change.new_kind, change.old_kind)
             self._done.append(change)
 
-    @staticmethod
-    def _undo(change: tuple[Any, Any, Any, Any]) -> None:
-        container, key, old, _ = change
-        if old is _ABSENT:
-            container.pop(key, None)
-        else:
-            container[key] = old
+    def _put(self, change: _Change, value: Any, own: _Kind | None, replaced: _Kind | None) -> None:
+        """Put a value back. `own` and `replaced` are the kinds of it and of the value in its place when it changed."""
+        if value is _ABSENT:
+            change.container.pop(change.key, None)
+            return
+        if isinstance(value, (torch.Tensor, nn.Module)) and own is not None:
+            present = _kind_of(change.container.get(change.key) if isinstance(change.container, Mapping) else None)
+            if present is None or replaced is None:  # such as an Identity
+                present, replaced = _kind_of(self._model), self._model_kind
+            was = _kind_of(value)
+            if present is not None and replaced is not None and was is not None:
+                dtype = present.dtype if own.dtype == replaced.dtype else own.dtype
+                device = present.device if own.device == replaced.device else own.device
+                value = self._move(value, was, _Kind(dtype, device))
+        change.container[change.key] = value
+
+    def _move(self, value: Any, was: _Kind, now: _Kind) -> Any:
+        """Return a tensor or module on another device and in another dtype: the same object where that is possible."""
+        if was == now:
+            return value
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            device = now.device if tensor.device == was.device else tensor.device
+            return tensor.to(device, now.dtype if tensor.dtype == was.dtype else tensor.dtype)
+
+        holder: Any = value
+        if not isinstance(value, nn.Module):
+            holder = self._moved.get(id(value), (None, nn.Module()))[1]  # tied tensors stay tied
+            if not self._moved.get(id(value)):
+                register = holder.register_parameter if isinstance(value, nn.Parameter) else holder.register_buffer
+                register("value", value)
+                self._moved[id(value)] = value, holder
+        holder._apply(move)
+        return value if holder is value else holder.value
+
+
+def _kind_of(value: Any) -> _Kind | None:
+    tensor = next(value.parameters(), None) if isinstance(value, nn.Module) else value
+    return _Kind(tensor.dtype, tensor.device) if isinstance(tensor, torch.Tensor) else None
