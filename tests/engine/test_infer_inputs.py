@@ -44,12 +44,12 @@ def deep(kind: Any, pool: Any, width: int = 512) -> nn.Module:
     [lambda: deep(nn.Conv2d, nn.AdaptiveAvgPool2d), lambda: deep(nn.Conv3d, nn.AdaptiveAvgPool3d, 64)],
     ids=["images", "clips"],
 )
-def test_only_the_chosen_inputs_are_allocated(model: Any) -> None:
+def test_inferred_inputs_take_no_memory(model: Any) -> None:
     built = model()
     with AllocationMode() as allocated:
         inputs = infer_inputs(built)
-    assert allocated.total == sum(tensor.nbytes for tensor in inputs.tensors())
-    assert all(not tensor.is_meta and not tensor.any() for tensor in inputs.tensors())
+    assert allocated.total == 0
+    assert all(tensor.is_meta for tensor in inputs.tensors())
 
 
 def test_inferring_inputs_allocates_little_memory() -> None:

@@ -40,6 +40,9 @@ from pytest_headswap.engine.pytorch.modules import (
     unique_modules,
 )
 
+_NOT_ABOUT_INPUTS = (NameError, ImportError, OSError)
+"""Errors of a model that inputs of another shape do not avoid."""
+
 
 @dataclass(frozen=True)
 class AbstractRun:
@@ -95,7 +98,7 @@ def abstract_run(
     """
     last_error: Exception | None = None
     for tensor_kind in tensor_kinds:
-        if tensor_kind == REAL and any(tensor.is_meta for tensor in (*model.parameters(), *inputs.tensors())):
+        if tensor_kind == REAL and any(tensor.is_meta for tensor in model.parameters()):
             continue  # meta tensors have no values
         try:
             return _run(model, inputs, training, tensor_kind, context, recorder)
@@ -105,9 +108,15 @@ def abstract_run(
             last_error = error
     assert last_error is not None, "at least one kind of tensors is tried"
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
-    remedy = "Pass example_inputs that the model accepts"
     if any(parameter.is_meta for parameter in model.parameters()):
-        remedy += ", or build the model on a real device: tensors on the meta device have no values"
+        remedy = (
+            "Pass example_inputs that the model accepts, or build the model on a real device: tensors on the meta "
+            "device have no values"
+        )
+    elif isinstance(last_error, _NOT_ABOUT_INPUTS) or _is_missing_in_module(last_error):
+        remedy = "Other inputs will not help: make sure that the model runs on a real batch first"
+    else:
+        remedy = "Pass example_inputs that the model accepts"
     raise HeadSwapError(
         "forward_failed",
         f"{type(model).__name__}.forward raised {type(last_error).__name__} in {'train' if training else 'eval'} mode "
@@ -161,6 +170,13 @@ def _run(
         outputs = contextvars.copy_context().run(model, *forward_inputs.args, **forward_inputs.kwargs)
         device_mixes = tuple(device_mode.device_mixes) if device_mode is not None and check_devices else None
         return AbstractRun(outputs, dict(parameters_of(named)), model_stand_ins, tensor_kind, device_mixes)
+
+
+def _is_missing_in_module(error: BaseException) -> bool:
+    """Return whether an attribute or the `forward` of a module is missing, and not an attribute of an input."""
+    if isinstance(error, AttributeError):
+        return isinstance(error.obj, nn.Module)
+    return isinstance(error, NotImplementedError) and 'missing the required "forward"' in str(error)
 
 
 def _first_line(error: BaseException) -> str:
