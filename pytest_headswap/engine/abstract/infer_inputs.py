@@ -12,7 +12,7 @@ from torch import nn
 
 from pytest_headswap.engine.abstract.candidate_inputs import candidate_inputs, required_arguments
 from pytest_headswap.engine.abstract.layer_shapes import IMAGE_SIZES
-from pytest_headswap.engine.abstract.run import abstract_run
+from pytest_headswap.engine.abstract.run import abstract_run, first_line, may_depend_on_inputs
 from pytest_headswap.engine.abstract.stand_ins import FAKE, META, REAL, StandIns
 from pytest_headswap.engine.abstract.trial_limits import TrialLimitError, TrialLimits, max_trial_bytes
 from pytest_headswap.engine.errors import HeadSwapError
@@ -26,7 +26,6 @@ _MAX_WITH_VALUES = 40  # candidates to try with values
 _MAX_UNLIKELY = 3  # candidates that are tried with values although their shapes seem to be wrong
 _MAX_SAME = 3  # trials with the same error before values are tried
 _MAX_NAMED = 12  # shapes named in the error
-_SHAPE_ERRORS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError)  # raised for a wrong shape
 
 
 def infer_inputs(model: nn.Module) -> Inputs:
@@ -129,13 +128,14 @@ class _Search:
         required = ", ".join(required_arguments(self.model))
         shapes = list(dict.fromkeys(", ".join(str(tuple(t.shape)) for t in each.tensors()) for each, _ in self.tried))
         more = f"; and {len(shapes) - _MAX_NAMED} more" if len(shapes) > _MAX_NAMED else ""
-        telling = min((error for _, error in self.tried), key=lambda error: _rank(error.__cause__), default=None)
+        telling = min((error for _, error in self.tried), key=_says_little, default=None)
+        cause = telling.__cause__ if telling is not None else None
         name = type(self.model).__name__
         error = HeadSwapError(
             "no_inputs",
             f"the inputs of {name} could not be inferred: pass example_inputs. forward requires ({required}). "
             f"Tried {'; '.join(shapes[:_MAX_NAMED]) or 'none'}{more}"
-            + (f". forward raised {_described(telling.__cause__)}" if telling is not None else "")
+            + (f". forward raised {type(cause).__name__}: {first_line(cause)}" if cause is not None else "")
             + (". The time for trials was used up" if time.monotonic() > self.deadline else ""),
         )
         return error, telling
@@ -149,16 +149,10 @@ def _release_tensors(error: BaseException) -> None:
         current = current.__cause__ or current.__context__
 
 
-def _rank(error: BaseException | None) -> int:
-    """Return how little an error says about the model: a limit or an error that no wrong shape raises says most."""
-    if isinstance(error, TrialLimitError):
-        return 1
-    return 2 if isinstance(error, _SHAPE_ERRORS) else 0
-
-
-def _described(error: BaseException | None) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
+def _says_little(error: HeadSwapError) -> int:
+    """Return how little a failure says about the model: a wrong guess at the shape says least."""
+    cause = error.__cause__
+    return 0 if isinstance(cause, TrialLimitError) else 1 + may_depend_on_inputs(cause)
 
 
 def _may_need_values(error: HeadSwapError) -> bool:

@@ -25,8 +25,11 @@ _PATCH_SIDES = (16, 8, 32, 4)
 _MAX_GRIDS = 6
 _MAX_ELEMENTS = 2**25  # of one input
 
-_CONVS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
-_NORMS = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
+_SPATIAL_LAYERS = (
+    (nn.Conv1d, nn.BatchNorm1d, 1),
+    (nn.Conv2d, nn.BatchNorm2d, 2),
+    (nn.Conv3d, nn.BatchNorm3d, 3),
+)
 
 
 @dataclass(frozen=True)
@@ -91,18 +94,18 @@ def _small(shapes: Iterable[Shape]) -> Iterator[Shape]:
 
 def _layer(module: nn.Module, stated: StatedSizes, grids: _Grids) -> Iterator[tuple[tuple[str, int], Iterator[Shape]]]:
     """Yield what the layer takes, as a key that equal layers share, and the shapes that fit it."""
-    for kind, rank in (*_CONVS.items(), *_NORMS.items()):
-        if isinstance(module, kind):
-            conv = kind in _CONVS
-            channels = int(module.in_channels if conv else module.num_features)
-            stride = max(module.stride) if conv and not isinstance(module.stride, str) else 1
+    for conv, norm, rank in _SPATIAL_LAYERS:
+        if isinstance(module, conv):
+            stride = 1 if isinstance(module.stride, str) else max(module.stride)
             patched = [(stride * grid,) for grid in grids[rank]] if stride > 1 else []
-            yield (f"spatial {rank}", channels), _spatial(rank, channels, _sizes(rank, stated, patched))
-            if rank == 1 and not conv:
-                yield ("features", channels), _features(channels, stated, grids)
+            yield (f"{rank}d", module.in_channels), _spatial(rank, module.in_channels, _sizes(rank, stated, patched))
+        elif isinstance(module, norm):
+            yield (f"{rank}d", module.num_features), _spatial(rank, module.num_features, _sizes(rank, stated, []))
     if isinstance(module, nn.Embedding):
         lengths = (NUM_TOKENS, *stated.lengths)
         yield ("indices", 0), (Shape((BATCH, length), torch.long) for length in lengths)
+    elif isinstance(module, nn.BatchNorm1d):
+        yield ("features", module.num_features), _features(module.num_features, stated, grids)
     elif isinstance(module, nn.RNNBase):
         yield ("sequence", module.input_size), _sequences(module.input_size, stated)
     elif isinstance(module, nn.MultiheadAttention):
@@ -128,12 +131,13 @@ def _spatial(rank: int, channels: int, sizes: Iterable[tuple[int, ...]]) -> Iter
 
 def _sizes(rank: int, stated: StatedSizes, patched: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Return sizes to try: what is stated, the most common size, what fits a position table, and other sizes."""
-    if rank == 1:
-        first, common = [(length,) for length in stated.lengths], [(length,) for length in _SIGNAL_LENGTHS]
+    first: list[tuple[int, ...]]
+    if rank == 3:
+        first, common = [size for size in stated.images if len(size) != 2], _clips(stated)
     elif rank == 2:
         first, common = list(stated.images), [(size,) for size in IMAGE_SIZES]
     else:
-        first, common = [size for size in stated.images if len(size) != 2], _clips(stated)
+        first, common = [(length,) for length in stated.lengths], [(length,) for length in _SIGNAL_LENGTHS]
     return [*first, common[0], *patched, *common[1:]]
 
 
@@ -155,10 +159,11 @@ def _features(width: int, stated: StatedSizes, grids: _Grids) -> Iterator[Shape]
     yield Shape((BATCH, width))
     yield from _sequences(width, stated)
     for channels, pixels in _factors(width, stated):
-        yield from (Shape((BATCH, channels, pixels * grid)) for grid in grids[1])
         side = isqrt(pixels)
         if side**2 == pixels:
             yield from (Shape((BATCH, channels, side * grid, side * grid)) for grid in grids[2])
+        yield from (Shape((BATCH, channels, pixels * grid)) for grid in grids[1])
+        if side**2 == pixels:
             yield Shape((BATCH, channels, side, side))
         for frames in _FRAMES_PER_PATCH:
             side = isqrt(pixels // frames)

@@ -40,9 +40,6 @@ from pytest_headswap.engine.pytorch.modules import (
     unique_modules,
 )
 
-_NOT_ABOUT_INPUTS = (NameError, ImportError, OSError)
-"""Errors of a model that inputs of another shape do not avoid."""
-
 
 @dataclass(frozen=True)
 class AbstractRun:
@@ -113,14 +110,14 @@ def abstract_run(
             "Pass example_inputs that the model accepts, or build the model on a real device: tensors on the meta "
             "device have no values"
         )
-    elif isinstance(last_error, _NOT_ABOUT_INPUTS) or _is_missing_in_module(last_error):
+    elif not may_depend_on_inputs(last_error):
         remedy = "Other inputs will not help: make sure that the model runs on a real batch first"
     else:
         remedy = "Pass example_inputs that the model accepts"
     raise HeadSwapError(
         "forward_failed",
         f"{type(model).__name__}.forward raised {type(last_error).__name__} in {'train' if training else 'eval'} mode "
-        f"on inputs of shape {shapes}: {_first_line(last_error)}. {remedy}",
+        f"on inputs of shape {shapes}: {first_line(last_error)}. {remedy}",
     ) from last_error
 
 
@@ -172,13 +169,16 @@ def _run(
         return AbstractRun(outputs, dict(parameters_of(named)), model_stand_ins, tensor_kind, device_mixes)
 
 
-def _is_missing_in_module(error: BaseException) -> bool:
-    """Return whether an attribute or the `forward` of a module is missing, and not an attribute of an input."""
+def may_depend_on_inputs(error: BaseException | None) -> bool:
+    """Return whether a model might not raise the error on other inputs."""
     if isinstance(error, AttributeError):
-        return isinstance(error.obj, nn.Module)
-    return isinstance(error, NotImplementedError) and 'missing the required "forward"' in str(error)
+        return not isinstance(error.obj, nn.Module)
+    if isinstance(error, NotImplementedError):
+        return 'missing the required "forward"' not in str(error)
+    return not isinstance(error, (NameError, ImportError, OSError))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException | None) -> str:
+    """Return the first line of the message of an exception."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else "no message"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.input_objects import map_nested_tensors
+from pytest_headswap.engine.pytorch.input_objects import map_nested_tensors, nested_tensors
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,7 @@ class Inputs:
 
     def tensors(self) -> list[torch.Tensor]:
         """Return all tensors among the arguments, at any depth."""
-        found: list[torch.Tensor] = []
-
-        def note(tensor: torch.Tensor) -> torch.Tensor:
-            found.append(tensor)
-            return tensor
-
-        self.map_tensors(note)
-        return found
+        return nested_tensors((self.args, dict(self.kwargs)))
 
     def without_values(self) -> Inputs:
         """Return the inputs with floating-point tensors on the meta device, so that they take no memory."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from pytest_headswap.engine.abstract.run import abstract_run
+from pytest_headswap.engine.abstract.run import abstract_run, first_line
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS, StandIns
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.detection.search import SearchResult
@@ -84,8 +84,11 @@ def _run(
             context=frozen,
         )
     except HeadSwapError as error:
+        cause = error.__cause__
         raise HeadSwapError(
-            "verification_failed", f"the model does not run with the new head: {error.message}"
+            "verification_failed",
+            f"the model ran on these inputs before the swap, but with the new head it raises {type(cause).__name__}: "
+            f"{first_line(cause)}. If forward contains the old class count, make it follow the head",
         ) from error
     outputs = {label: tensor for label, tensor in flatten_outputs(run.outputs) if tensor.is_floating_point()}
     leaves = {id(leaf) for leaf in gradient_leaves(list(outputs.values()))}
