@@ -82,12 +82,13 @@ def build_case(
             else:
                 plan, abstract_reason = _build_with_values(spec, None if evidence == NUMERIC else tensor_bytes)
         inputs = plan.inputs
-        if any(tensor.is_meta for tensor in (*parameters(plan.outer), *inputs.tensors())):
+        if any(tensor.is_meta for tensor in parameters(plan.outer)):
             abstract_reason = abstract_reason or (
                 "the model is built on the meta device" if evidence != ABSTRACT else ""
             )
         else:
-            inputs = randomize(inputs, stable_seed(zoo, spec.name))
+            device = next((parameter.device for parameter in parameters(plan.outer)), torch.device("cpu"))
+            inputs = randomize(inputs.with_values(device), stable_seed(zoo, spec.name))
         structure = StructureSnapshot(plan.outer)
         values = None if abstract_reason or evidence == ABSTRACT else ValueSnapshot(plan.outer)
         # The engine need not verify the swap: the checks do so in more detail.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pytest_headswap.engine import HeadSwapError, swap_head
+from pytest_headswap.engine import HeadSwapError, freeze_backbone, swap_head
 from pytest_headswap.engine.abstract import infer_inputs as infer_inputs_module
 from pytest_headswap.engine.abstract import run as abstract
-from pytest_headswap.engine.abstract import stand_ins
 from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
+from pytest_headswap.engine.abstract.trial_limits import TrialLimitError, TrialLimits
 
 MEBI = 2**20
 
@@ -45,12 +46,12 @@ def deep(kind: Any, pool: Any, width: int = 512) -> nn.Module:
     [lambda: deep(nn.Conv2d, nn.AdaptiveAvgPool2d), lambda: deep(nn.Conv3d, nn.AdaptiveAvgPool3d, 64)],
     ids=["images", "clips"],
 )
-def test_only_the_chosen_inputs_are_allocated(model: Any) -> None:
+def test_inferred_inputs_take_no_memory(model: Any) -> None:
     built = model()
     with AllocationMode() as allocated:
         inputs = infer_inputs(built)
-    assert allocated.total == sum(tensor.nbytes for tensor in inputs.tensors())
-    assert all(not tensor.is_meta and not tensor.any() for tensor in inputs.tensors())
+    assert allocated.total == 0
+    assert all(tensor.is_meta for tensor in inputs.tensors())
 
 
 def test_inferring_inputs_allocates_little_memory() -> None:
@@ -63,27 +64,26 @@ def test_inferring_inputs_allocates_little_memory() -> None:
     assert totals[1] - totals[0] < 2 * MEBI
 
 
-class Counting(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 10)
+def count_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which each abstract run from now on adds the kind of its tensors."""
+    runs: list[str] = []
+    real_run = abstract._run
 
-    def forward(self, x: Tensor) -> Tensor:
-        next(CALLS)
-        return self.fc(self.conv(x).mean((2, 3)))  # type: ignore[no-any-return]
+    def run(model: Any, inputs: Any, training: bool, tensor_kind: str, *rest: Any, **options: Any) -> Any:
+        runs.append(tensor_kind)
+        return real_run(model, inputs, training, tensor_kind, *rest, **options)
+
+    monkeypatch.setattr(abstract, "_run", run)
+    return runs
 
 
-CALLS = itertools.count()
-"""A counter that a probe cannot restore, unlike a list or an attribute."""
-
-
-def test_inferring_inputs_runs_the_model_once_in_each_mode() -> None:
-    calls = []
+def test_inferring_inputs_runs_the_model_once_in_each_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
     for inputs in (torch.zeros(2, 3, 224, 224), None):
-        before = next(CALLS)
-        swap_head(Counting(), 5, inputs)
-        calls.append(next(CALLS) - before)
-    assert calls[1] == calls[0] + 2
+        runs = count_runs(monkeypatch)
+        swap_head(deep(nn.Conv2d, nn.AdaptiveAvgPool2d, 8), 5, inputs)
+        counts.append(len(runs))
+    assert counts[1] == counts[0] + 2
 
 
 class Auxiliary(nn.Module):
@@ -124,49 +124,127 @@ def test_inputs_that_work_only_in_eval_mode_are_the_fallback() -> None:
 
 
 class NeedsValues(nn.Module):
-    """A model that reads values, and accepts only shapes late in the list of candidates."""
+    """A model that reads values, and accepts only one size of images."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int, width: int = 512) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(3, 512, 1), nn.Conv2d(512, 512, 1)
-        self.fc = nn.Linear(512, 10)
+        self.size = size
+        self.first, self.second = nn.Conv2d(3, width, 1), nn.Conv2d(width, width, 3)
+        self.fc = nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] != 16 or x.sum().item() != 0:
-            raise ValueError("an image of 16 pixels")
+        if x.sum().item() != 0 or x.shape[2] != self.size:
+            raise ValueError(f"an image of {self.size} pixels")
         return self.fc(self.second(self.first(x)).mean((2, 3)))  # type: ignore[no-any-return]
 
 
-def test_large_candidates_are_never_tried_with_real_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = []
-    real_run = abstract._run
+def test_a_model_that_reads_values_is_tried_on_zeros() -> None:
+    swap = swap_head(NeedsValues(64, 8), 5)
+    assert [head.path for head in swap.heads] == ["fc"]
+    assert infer_inputs(NeedsValues(64, 8)).tensors()[0].is_meta
 
-    def run(model: Any, inputs: Any, training: bool, tensor_kind: str, *rest: Any, **options: Any) -> Any:
-        if tensor_kind == stand_ins.REAL:
-            tried.append(sum(tensor.nbytes for tensor in inputs.tensors()))
-        return real_run(model, inputs, training, tensor_kind, *rest, **options)
 
-    monkeypatch.setattr(abstract, "_run", run)
-    with pytest.raises(HeadSwapError) as caught:
-        infer_inputs(NeedsValues())
+def test_a_trial_ends_before_it_exceeds_its_memory() -> None:
+    with AllocationMode() as allocated, pytest.raises(HeadSwapError, match="MiB allowed for trials") as caught:
+        infer_inputs(NeedsValues(512))  # 3.2 GB, and 19 GB for the convolution's copies of its input
     assert caught.value.reason == "no_inputs"
-    assert tried
-    assert max(tried) <= 32 * MEBI
+    assert allocated.largest < 1200 * MEBI
 
 
-def test_the_search_with_real_arithmetic_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(infer_inputs_module, "_MAX_REAL_SECONDS", -1.0)
+def test_what_an_allocator_refuses_is_no_inputs() -> None:
+    class Greedy(NeedsValues):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + torch.empty(2**60)[:1])
+
     with pytest.raises(HeadSwapError) as caught:
-        infer_inputs(NeedsValues())
+        swap_head(Greedy(224, 8), 5)
     assert caught.value.reason == "no_inputs"
 
 
-def test_inputs_have_the_dtype_and_device_of_the_model() -> None:
+def test_the_tensors_of_a_failed_trial_are_released() -> None:
+    made: list[Any] = []
+
+    class Failing(NeedsValues):
+        def forward(self, x: Tensor) -> Tensor:
+            large = x + x.sum().item()
+            made.append(weakref.ref(large))
+            raise ValueError("always")
+
+    search = infer_inputs_module._Search(Failing(224, 8))
+    with pytest.raises(HeadSwapError):
+        search.run()
+    gc.collect()
+    assert not any(reference() is not None for reference in made)
+
+
+def test_the_search_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = count_runs(monkeypatch)
+    monkeypatch.setattr(infer_inputs_module, "_MAX_SECONDS", -1.0)
+    with pytest.raises(HeadSwapError, match="The time for trials was used up") as caught:
+        infer_inputs(NeedsValues(224))
+    assert caught.value.reason == "no_inputs"
+    assert not runs
+
+
+def test_a_trial_stops_at_its_time_limit() -> None:
+    with pytest.raises(TrialLimitError, match="time for trials"), TrialLimits(deadline=-1.0):
+        torch.ones(1).add_(1)
+
+
+def test_the_limit_counts_results_and_copies_of_convolutions_but_no_views() -> None:
+    image, weight = torch.zeros(1, 4, 34, 34), torch.zeros(4, 4, 3, 3)
+    with TrialLimits(float("inf"), 32 * 32 * 4 * 4 * (1 + 9)):
+        image.view(-1).unsqueeze(0)
+        nn.functional.conv2d(image, weight)
+    with pytest.raises(TrialLimitError, match="convolution exceeds"), TrialLimits(float("inf"), 32 * 32 * 4 * 4 * 9):
+        nn.functional.conv2d(image, weight)
+
+
+def test_a_failure_of_the_meta_device_alone_leads_to_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoMeta(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.is_meta:
+                raise RuntimeError("an error that names neither shapes nor devices")
+            return self.fc(self.conv(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+    runs = count_runs(monkeypatch)
+    assert infer_inputs(NoMeta()).tensors()[0].shape == (2, 3, 224, 224)
+    assert len(runs) < 6
+
+
+def test_inputs_have_the_dtype_of_the_model() -> None:
     model = deep(nn.Conv2d, nn.AdaptiveAvgPool2d, 8).to(torch.bfloat16)
-    (image,) = infer_inputs(model).tensors()
-    assert (image.dtype, image.device.type) == (torch.bfloat16, "cpu")
-    (image,) = infer_inputs(model.to("meta")).tensors()
-    assert image.is_meta
+    assert infer_inputs(model).tensors()[0].dtype == torch.bfloat16
+    assert infer_inputs(model.to("meta")).tensors()[0].dtype == torch.bfloat16
+
+
+def test_a_swap_keeps_no_batch_alive_unless_its_values_were_needed() -> None:
+    image = torch.zeros(2, 3, 64, 64)
+    swap = swap_head(deep(nn.Conv2d, nn.AdaptiveAvgPool2d, 8), 5, image)
+    assert swap._plan.inputs.tensors()[0].is_meta
+    swap = swap_head(NeedsValues(64, 8), 5, image)
+    assert swap._plan.inputs.tensors()[0] is image
+    tokens = torch.zeros(2, 4, dtype=torch.long)
+    swap = swap_head(nn.Sequential(nn.Embedding(3, 8), nn.Linear(8, 10)), 5, tokens)
+    assert swap._plan.inputs.tensors()[0] is tokens
+
+
+def test_a_freeze_uses_the_inputs_of_the_swap_in_the_dtype_of_the_model() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.fc = nn.Linear(8, 16), nn.Linear(16, 10)
+
+        def forward(self, first: Tensor, edge_weight: Tensor) -> Tensor:
+            return self.fc(self.body(first * edge_weight).relu())  # type: ignore[no-any-return]
+
+    swap = swap_head(Odd(), 5, (torch.ones(2, 8), torch.ones(2, 1)))
+    swap.model.double()
+    assert freeze_backbone(swap).notes == ()
 
 
 def test_an_error_that_no_shape_would_fix_is_raised_at_once() -> None:

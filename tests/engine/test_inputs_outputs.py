@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, UserDict
+from collections import OrderedDict, UserDict, deque
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
 
-from pytest_headswap.engine import HeadSwapError
+from pytest_headswap.engine import HeadSwapError, freeze_backbone, swap_head
 from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 
@@ -28,10 +29,44 @@ class Output:
     hidden: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    first: Any
+    second: Any
+
+
+class Store:
+    """A storage with a mapping, like those of graph libraries."""
+
+    def __init__(self, **values: Any) -> None:
+        self.mapping = dict(values)
+        self.owner = self  # a cycle
+
+
+class Slots:
+    __slots__ = ("first", "never_set", "second")
+
+
+def slots() -> Slots:
+    value: Any = Slots()
+    value.first, value.second = ONE, TWO
+    return value  # type: ignore[no-any-return]
+
+
+class Named(dict[str, Any]):
+    """A mapping of a class of its own."""
+
+
 @pytest.mark.parametrize(
     "value",
     [
         [ONE, TWO],
+        Sample(ONE, Output([TWO])),
+        Store(a=ONE, b=Store(c=TWO)),
+        slots(),
+        Named(a=ONE, b=TWO),
+        UserDict(a=ONE, b=TWO),
+        deque([ONE, TWO]),
         (ONE, [TWO]),
         {"a": ONE, "b": (TWO, "text")},
         OrderedDict(b=ONE, a=TWO),
@@ -66,11 +101,87 @@ def test_without_example_inputs_there_are_no_arguments() -> None:
     assert read_inputs(None) is None
 
 
-@pytest.mark.parametrize("given", ["text", 3, {1: ONE}, (), ("text",)])
-def test_example_inputs_that_no_forward_takes_are_refused(given: Any) -> None:
-    with pytest.raises(HeadSwapError) as caught:
+@pytest.mark.parametrize("given", ["text", 3, {1: 2}, (), ("text",), Sample(1, None), Store(a=3), nn.Linear(1, 1)])
+def test_example_inputs_without_a_tensor_are_refused(given: Any) -> None:
+    with pytest.raises(HeadSwapError, match="contains no tensor") as caught:
         read_inputs(given)
     assert caught.value.reason == "bad_inputs"
+
+
+@pytest.mark.parametrize(
+    "given", [Pair(ONE, 2), Sample(ONE, 2), Store(a=ONE), {1: ONE}], ids=lambda it: type(it).__name__
+)
+def test_an_object_with_tensors_is_the_only_argument(given: Any) -> None:
+    inputs = read_inputs(given)
+    assert inputs is not None
+    assert inputs.args == (given,)
+
+
+def test_an_object_that_appears_twice_is_copied_once() -> None:
+    shared = Store(a=ONE)
+    first, second = Inputs((shared, [shared])).map_tensors(torch.zeros_like).args
+    assert first is second[0]
+    assert first is not shared
+
+
+def test_an_object_that_cannot_be_copied_is_refused() -> None:
+    class Fixed(Store):
+        def __copy__(self) -> Fixed:
+            raise TypeError("no copies")
+
+    with pytest.raises(HeadSwapError, match="Fixed with a tensor, which cannot be copied") as caught:
+        Inputs((Fixed(a=ONE),)).map_tensors(torch.zeros_like)
+    assert caught.value.reason == "bad_inputs"
+
+
+class Reading(nn.Module):
+    """A model that takes its features out of an object."""
+
+    def __init__(self, read: Any) -> None:
+        super().__init__()
+        self.read, self.body, self.fc = read, nn.Linear(8, 16), nn.Linear(16, 10)
+
+    def forward(self, sample: Any) -> Tensor:
+        return self.fc(self.body(self.read(sample)).relu())  # type: ignore[no-any-return]
+
+
+X = torch.ones(4, 8)
+
+
+@pytest.mark.parametrize(
+    ("sample", "read"),
+    [
+        (Sample(X, None), lambda sample: sample.first),
+        (Pair(X, 3), lambda sample: sample.first),
+        (Store(x=X), lambda sample: sample.owner.mapping["x"]),
+        (([X, X],), lambda images: torch.stack(images).mean(0)),
+        (({"nested": Sample(X, Store(x=X))},), lambda sample: sample["nested"].second.mapping["x"]),
+    ],
+    ids=["dataclass", "named tuple", "object", "list", "nested"],
+)
+def test_a_model_is_swapped_and_frozen_on_objects_that_stay_unchanged(sample: Any, read: Any) -> None:
+    model = Reading(read)
+    swap = swap_head(model, 5, sample)
+    freeze_backbone(swap)
+    assert [head.path for head in swap.heads] == ["fc"]
+    (argument,) = sample if type(sample) is tuple else (sample,)
+    assert read(argument) is X or torch.equal(read(argument), X)
+    assert model(argument).shape == (4, 5)
+
+
+def test_a_packed_sequence_is_one_argument() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.fc = nn.LSTM(8, 16), nn.Linear(16, 10)
+
+        def forward(self, packed: Any) -> Tensor:
+            return self.fc(self.lstm(packed)[1][0][-1])  # type: ignore[no-any-return]
+
+    packed = pack_sequence([torch.ones(5, 8), torch.ones(3, 8)])
+    model = Recurrent()
+    swap_head(model, 5, packed)
+    assert model(packed).shape == (2, 5)
 
 
 @pytest.mark.parametrize(

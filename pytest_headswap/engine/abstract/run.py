@@ -95,7 +95,7 @@ def abstract_run(
     """
     last_error: Exception | None = None
     for tensor_kind in tensor_kinds:
-        if tensor_kind == REAL and any(tensor.is_meta for tensor in (*model.parameters(), *inputs.tensors())):
+        if tensor_kind == REAL and any(tensor.is_meta for tensor in model.parameters()):
             continue  # meta tensors have no values
         try:
             return _run(model, inputs, training, tensor_kind, context, recorder)
@@ -105,13 +105,19 @@ def abstract_run(
             last_error = error
     assert last_error is not None, "at least one kind of tensors is tried"
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
-    remedy = "Pass example_inputs that the model accepts"
     if any(parameter.is_meta for parameter in model.parameters()):
-        remedy += ", or build the model on a real device: tensors on the meta device have no values"
+        remedy = (
+            "Pass example_inputs that the model accepts, or build the model on a real device: tensors on the meta "
+            "device have no values"
+        )
+    elif not may_depend_on_inputs(last_error):
+        remedy = "Other inputs will not help: make sure that the model runs on a real batch first"
+    else:
+        remedy = "Pass example_inputs that the model accepts"
     raise HeadSwapError(
         "forward_failed",
         f"{type(model).__name__}.forward raised {type(last_error).__name__} in {'train' if training else 'eval'} mode "
-        f"on inputs of shape {shapes}: {_first_line(last_error)}. {remedy}",
+        f"on inputs of shape {shapes}: {first_line(last_error)}. {remedy}",
     ) from last_error
 
 
@@ -163,6 +169,16 @@ def _run(
         return AbstractRun(outputs, dict(parameters_of(named)), model_stand_ins, tensor_kind, device_mixes)
 
 
-def _first_line(error: BaseException) -> str:
+def may_depend_on_inputs(error: BaseException | None) -> bool:
+    """Return whether a model might not raise the error on other inputs."""
+    if isinstance(error, AttributeError):
+        return not isinstance(error.obj, nn.Module)
+    if isinstance(error, NotImplementedError):
+        return 'missing the required "forward"' not in str(error)
+    return not isinstance(error, (NameError, ImportError, OSError))
+
+
+def first_line(error: BaseException | None) -> str:
+    """Return the first line of the message of an exception."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else "no message"

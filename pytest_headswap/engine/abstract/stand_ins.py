@@ -74,6 +74,8 @@ class StandIns:
         if self._tensor_kind == FAKE:
             fake_tensor: torch.Tensor = self._fake.from_tensor(tensor.detach())
             return fake_tensor
+        if tensor.is_meta:  # an input whose values do not matter
+            return torch.zeros(tensor.shape, dtype=tensor.dtype, device=self._device)
         return tensor.detach().clone()
 
     def copy(self, value: Any) -> Any:

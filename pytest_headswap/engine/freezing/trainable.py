@@ -59,5 +59,7 @@ def _inputs_of(swap: Swap) -> Inputs:
     device, dtypes = floating[0].device, {parameter.dtype for parameter in floating}
     dtype = dtypes.pop() if len(dtypes) == 1 else None
     return swap._plan.inputs.map_tensors(
-        lambda tensor: tensor if tensor.is_meta else tensor.to(device, dtype if tensor.is_floating_point() else None)
+        lambda tensor: tensor.to(
+            tensor.device if tensor.is_meta else device, dtype if tensor.is_floating_point() else None
+        )
     )

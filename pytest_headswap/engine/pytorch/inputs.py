@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.internals import map_tensors, tree_leaves
+from pytest_headswap.engine.pytorch.input_objects import map_nested_tensors, nested_tensors
 
 
 @dataclass(frozen=True)
@@ -20,39 +20,49 @@ class Inputs:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def map_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
-        """Return the same arguments with `change` applied to each tensor, including nested ones."""
-        return Inputs(map_tensors(self.args, change), map_tensors(dict(self.kwargs), change))
+        """Return the same arguments with `change` applied to each tensor, at any depth."""
+        args, kwargs = map_nested_tensors((self.args, dict(self.kwargs)), change)
+        return Inputs(args, kwargs)
 
     def tensors(self) -> list[torch.Tensor]:
-        """Return all tensors among the arguments, including nested ones."""
-        return [leaf for leaf in tree_leaves((self.args, dict(self.kwargs))) if isinstance(leaf, torch.Tensor)]
+        """Return all tensors among the arguments, at any depth."""
+        return nested_tensors((self.args, dict(self.kwargs)))
+
+    def without_values(self) -> Inputs:
+        """Return the inputs with floating-point tensors on the meta device, so that they take no memory."""
+        return self.map_tensors(lambda tensor: tensor.to("meta") if tensor.is_floating_point() else tensor)
+
+    def with_values(self, device: torch.device) -> Inputs:
+        """Return the inputs with zeros on `device` in place of meta tensors."""
+        return self.map_tensors(
+            lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype, device=device) if tensor.is_meta else tensor
+        )
 
 
 def read_inputs(example_inputs: Any) -> Inputs | None:
-    """Read `example_inputs`: a tensor, a tuple of positional inputs, a mapping of keyword inputs, or None.
+    """Read `example_inputs`: positional inputs in a tuple or list, keyword inputs in a mapping, or the only input.
 
-    Only functions that users call read inputs. All others take `Inputs`.
+    The only input can be a tensor, or an object with tensors: a dataclass, a named tuple, or any other class. Only
+    functions that users call read inputs. All others take `Inputs`.
 
     Returns:
         The arguments of `forward`, or None if the inputs are to be inferred.
 
     Raises:
-        HeadSwapError: `bad_inputs`, for any other type, or if there is no tensor.
+        HeadSwapError: `bad_inputs`, if there is no tensor.
     """
     if example_inputs is None or isinstance(example_inputs, Inputs):
         return example_inputs
-    if isinstance(example_inputs, torch.Tensor):
-        inputs = Inputs((example_inputs,))
-    elif isinstance(example_inputs, Mapping) and all(isinstance(key, str) for key in example_inputs):
+    if isinstance(example_inputs, Mapping) and all(isinstance(key, str) for key in example_inputs):
         inputs = Inputs((), dict(example_inputs))
-    elif isinstance(example_inputs, (tuple, list)):
+    elif isinstance(example_inputs, (tuple, list)) and not hasattr(example_inputs, "_fields"):
         inputs = Inputs(tuple(example_inputs))
     else:
+        inputs = Inputs((example_inputs,))
+    if not inputs.tensors():
         raise HeadSwapError(
             "bad_inputs",
-            "example_inputs must be a tensor, a tuple of positional inputs or a mapping of keyword inputs, "
-            f"not {type(example_inputs).__name__}",
+            f"example_inputs, of type {type(example_inputs).__name__}, contains no tensor: pass a tensor, a tuple of "
+            "positional inputs, a mapping of keyword inputs, or an object with tensors",
         )
-    if not inputs.tensors():
-        raise HeadSwapError("bad_inputs", "example_inputs contains no tensor: pass the arguments of model.forward")
     return inputs

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
+from pytest_headswap.engine.abstract.stand_ins import META
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.detection.search import detect_heads
 from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
@@ -121,9 +122,9 @@ def find_heads(model: nn.Module, example_inputs: Any = None) -> Heads:
 
     Args:
         model: any module, on any device and in any dtype, including `meta`.
-        example_inputs: a tensor, a tuple of positional inputs or a mapping of keyword inputs. Usually only shapes and
-            dtypes matter, for example (2, 3, 224, 224) for images: batch, channels, height, width. A model with batch
-            norm needs a batch of at least 2. None: inputs are inferred.
+        example_inputs: a tensor, a tuple of positional inputs, a mapping of keyword inputs, or an object with tensors
+            as the only input. Usually only shapes and dtypes matter, for example (2, 3, 224, 224) for images: batch,
+            channels, height, width. A model with batch norm needs a batch of at least 2. None: inputs are inferred.
 
     Returns:
         The heads in the order in which they reach the outputs, with the evidence for each head and the rejected
@@ -188,6 +189,8 @@ def swap_head(
     options = SwapOptions(num_classes, new_head, init, class_map, class_names, activation)
     plan = plan_swap(model, read_inputs(example_inputs), head)
     swap = _execute(plan, options)
+    if set(plan.search_result.tensor_kinds.values()) == {META}:
+        swap._plan = replace(plan, inputs=plan.inputs.without_values())  # release the memory of a large batch
     for note in swap.notes[len(plan.search_result.notes) :]:
         warnings.warn(note, HeadSwapWarning, stacklevel=3)
     return swap

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from pytest_headswap.engine.abstract.run import abstract_run
+from pytest_headswap.engine.abstract.run import abstract_run, first_line
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS, StandIns
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.detection.search import SearchResult
@@ -117,11 +117,10 @@ def _run(
         )
     except HeadSwapError as error:
         cause: BaseException = error.__cause__ or error
-        lines = str(cause).strip().splitlines() or ["no message"]
         mode = "train" if training else "eval"
         raise HeadSwapError(
             "verification_failed",
-            f"in {mode} mode, the model does not run with the new head: {type(cause).__name__}: {lines[0][:300]}",
+            f"in {mode} mode, the model does not run with the new head: {type(cause).__name__}: {first_line(cause)}",
         ) from cause
     outputs = {label: tensor for label, tensor in flatten_outputs(run.outputs) if tensor.is_floating_point()}
     leaves = {id(leaf) for leaf in gradient_leaves(list(outputs.values()))}
