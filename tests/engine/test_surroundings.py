@@ -321,3 +321,21 @@ def test_attributes_of_objects_that_a_model_holds_are_as_they_were() -> None:
 
     swap_head(Counting(), 5, X)
     assert vars(settings) == {"value": {"calls": 0}}
+
+
+def test_a_dict_that_builds_its_values_on_access_is_not_accessed() -> None:
+    class Factory(collections.OrderedDict[str, Any]):
+        def __getitem__(self, key: str) -> Any:
+            return super().__getitem__(key)()
+
+    def fail() -> None:
+        raise AssertionError("an item was built")
+
+    factory = Factory(fail=fail)
+
+    class Building(Net):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x) if factory else x
+
+    swap_head(Building(), 5, X)
+    assert list(factory) == ["fail"]

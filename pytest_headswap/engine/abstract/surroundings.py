@@ -121,8 +121,9 @@ class Surroundings:
             self._seen.add(id(value))
             if issubclass(kind, _CONTAINERS):
                 if len(value) <= _MAX_ITEMS:
-                    self._containers.append((value, dict(value) if isinstance(value, dict) else list(value)))
-                    stack += value.values() if isinstance(value, dict) else value
+                    copied = _copy_items(value)
+                    self._containers.append((value, copied))
+                    stack += copied.values() if isinstance(copied, dict) else copied
             elif issubclass(kind, tuple):
                 stack += value
             if kind not in _PLAIN_CONTAINERS and (
@@ -192,10 +193,21 @@ def _restore_class(kind: type, attributes: dict[str, Any]) -> None:
             setattr(kind, name, value)
 
 
+def _copy_items(container: Any) -> Any:
+    """Return the items of a container as a dict or list. A dict subclass may build a new value on each access."""
+    if not isinstance(container, dict):
+        return list(container)
+    if type(container) in _PLAIN_CONTAINERS:
+        return dict(container)
+    keys = OrderedDict.__iter__ if isinstance(container, OrderedDict) else dict.__iter__
+    return {key: dict.__getitem__(container, key) for key in keys(container)}
+
+
 def _restore_container(container: Any, copied: Any) -> None:
     """Give a container its former items. `copied` is a dict of them, or a list."""
     if isinstance(container, dict):
-        if container.keys() != copied.keys() or any(container[key] is not copied[key] for key in copied):
+        current = _copy_items(container)
+        if current.keys() != copied.keys() or any(current[key] is not copied[key] for key in copied):
             container.clear()
             container.update(copied)
     elif len(container) != len(copied) or any(a is not b for a, b in zip(container, copied, strict=True)):
