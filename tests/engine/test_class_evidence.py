@@ -100,8 +100,9 @@ def test_the_choice_of_a_router_is_no_class() -> None:
         lambda logits: logits.sigmoid().flatten().topk(3)[1] % 10,
         lambda logits: (logits > 0).nonzero(),
         lambda logits: logits.softmax(-1)[:, :-1].max(-1)[1],
+        lambda logits: logits.argmax(-1)[:, None] == torch.arange(10).to(logits.device),
     ],
-    ids=["over all entries", "flattened", "nonzero", "all but the background"],
+    ids=["over all entries", "flattened", "nonzero", "all but the background", "one hot"],
 )
 def test_a_choice_that_cannot_be_verified_is_refused(decode: Callable[[Tensor], Any]) -> None:
     model = Decoded(decode)

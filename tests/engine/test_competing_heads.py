@@ -65,9 +65,11 @@ def test_coordinates_from_a_tower_of_convolutions_are_ambiguous() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.body = nn.Conv2d(3, 8, 3)
-            for name in ("cls", "box"):
-                layers = [layer for _ in range(4) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
-                setattr(self, name, nn.Sequential(*layers, nn.Conv2d(8, 4, 1)))
+            self.cls, self.box = self.tower(), self.tower()
+
+        def tower(self) -> nn.Module:
+            layers = [layer for _ in range(4) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
+            return nn.Sequential(*layers, nn.Conv2d(8, 4, 1))
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             x = self.body(x)

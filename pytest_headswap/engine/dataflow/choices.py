@@ -35,6 +35,7 @@ def find_choices(label: str, value: Value, holds_indices: bool) -> Iterator[Choi
     The output is followed back through reshapes, selections and, if it holds indices, arithmetic.
     """
     visited: set[Node] = set()
+    fixed_sizes: set[int] = set()  # of constants that the index is compared with, as in `one_hot`
     stack = [value]
     while stack:
         node = stack.pop().node
@@ -50,12 +51,14 @@ def find_choices(label: str, value: Value, holds_indices: bool) -> Iterator[Choi
                 dims = tuple(range(len(operand.shape)))
             dims = (dims,) if isinstance(dims, int) else dims
             for dim in dims if operand.shape else ():
-                yield from _separate(label, operand, dim % len(operand.shape), is_flat=len(dims) > 1)
+                is_flat = len(dims) > 1 or operand.shape[dim] in fixed_sizes
+                yield from _separate(label, operand, dim % len(operand.shape), is_flat)
         elif name in _SELECTING:
             table, *indices = node.inputs
             stack += [table] if table.from_input else indices
         elif name in _RESHAPING or (holds_indices and node.pointwise):
             stack += node.inputs
+            fixed_sizes.update(size for value in node.inputs if not value.from_input for size in value.shape)
 
 
 def _name(node: Node) -> str:

@@ -96,7 +96,8 @@ class IdentityCall:
 class Choice(NamedTuple):
     """The dimension `dim` of `value`, over which the model chose an entry that the output `label` holds.
 
-    `is_flat`: the index counts the entries of several dimensions, of which this is one.
+    `is_flat`: the index counts the entries of several dimensions, of which this is one, or meets a table of their
+    number.
     """
 
     label: str
