@@ -225,6 +225,8 @@ class _Planted(nn.Module):
             return tail(torch.stack(logits).mean(0))
         if self._combine == "train only" and not self.training:
             return tail(sum(logits[1:], logits[0]) * 0.5)
+        if self._combine == "list" and not self.training:
+            return [tail(torch.stack(logits).mean(0))]  # combined in one mode, so all heads predict the same
         return [tail(item) for item in logits]
 
     def _structured(self, logits: Any, features: Tensor) -> Any:

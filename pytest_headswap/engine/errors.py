@@ -21,6 +21,7 @@ REASONS: dict[str, str] = {
     "declared_headless": "the model declares that it has no classes, and has no Identity where a head could go",
     # HeadSwapError: there is a head, but the engine cannot swap it
     "ambiguous": "several heads have different class counts, and nothing selects one of them",
+    "count_disagrees": "the model declares a class count that no head has",
     "unknown_head": "the requested head is not among the heads that were found",
     "concatenated": "the class dimension is concatenated from several layers",
     "composite": "the class count cannot be separated from other factors of the layer's width",
@@ -30,6 +31,7 @@ REASONS: dict[str, str] = {
     "not_freezable": "the backbone changes, draws random numbers or uses batch statistics even in eval mode",
     "activation_in_forward": "the activation after the head is not a separate module and cannot be dropped",
     "shared_activation": "the module of the activation after the head also runs elsewhere",
+    "opaque_output": "the output contains an object that cannot be searched for tensors",
     # HeadSwapError: the arguments or the model are invalid
     "bad_argument": "an argument of swap_head is invalid",
     "bad_num_classes": "num_classes is not a positive whole number",

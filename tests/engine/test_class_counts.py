@@ -90,7 +90,9 @@ def test_the_repr_of_a_swap_names_each_head() -> None:
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return self.first(x), self.second(x)
 
-    assert repr(swap_head(TwoOutputs(), 7, X)) == "Swap(TwoOutputs: first 5 -> 7, second 5 -> 7)"
+    assert (
+        repr(swap_head(TwoOutputs(), 7, X, head=["first", "second"])) == "Swap(TwoOutputs: first 5 -> 7, second 5 -> 7)"
+    )
 
 
 def test_the_repr_of_a_swap_is_one_line_for_any_model() -> None:
@@ -117,7 +119,7 @@ def test_the_repr_counts_the_heads_it_does_not_list() -> None:
         def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
             return [head(x) for head in self.heads]
 
-    text = repr(swap_head(Many(), 2, X))
+    text = repr(swap_head(Many(), 2, X, head=[f"heads.{index}" for index in range(9)]))
     assert text.startswith("Swap(Many: heads.0 4 -> 2, ")
     assert text.endswith(", and 5 more heads)")
 

@@ -100,3 +100,84 @@ def test_a_model_that_returns_only_empty_tensors_has_no_head() -> None:
     with pytest.raises(NoHeadError) as caught:
         find_heads(Empty(), X)
     assert caught.value.reason == "output_from_input"
+
+
+class Heads(nn.Module):
+    """Class scores (anchors, classes) and boxes for all feature maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes, self.boxes = nn.Conv2d(8, 2 * 10, 1), nn.Conv2d(8, 2 * 4, 1)
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Tensor]:
+        return {"classes": self.all(self.classes, maps), "boxes": self.all(self.boxes, maps)}
+
+    def all(self, layer: nn.Conv2d, maps: list[Tensor]) -> Tensor:
+        rows = [layer(item).unflatten(1, (2, -1)).permute(0, 3, 4, 1, 2).flatten(1, 3) for item in maps]
+        return torch.cat(rows, 1)
+
+
+class ClassScores(Heads):
+    """Only the class scores."""
+
+    def forward(self, maps: list[Tensor]) -> Tensor:  # type: ignore[override]
+        return self.all(self.classes, maps)
+
+
+class OneStage(nn.Module):
+    """Two feature maps, and the three best boxes of each image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 3, 2)
+        self.scores, self.head = ClassScores(), Heads()
+
+    def forward(self, images: Tensor) -> list[dict[str, Tensor]]:
+        maps = [first := self.first(images), self.second(first)]
+        results = []
+        for logits, boxes in zip(self.scores(maps), self.head(maps)["boxes"], strict=True):
+            kept = (logits.sigmoid().flatten() > 0.0).nonzero()[:, 0]
+            scores, best = logits.flatten()[kept].topk(3)
+            anchors = kept[best].div(logits.shape[-1], rounding_mode="floor")
+            results.append({"boxes": boxes[anchors], "scores": scores, "labels": kept[best] % logits.shape[-1]})
+        return results
+
+
+def test_the_submodule_that_a_refusal_names_can_be_swapped_with_the_inputs_of_a_hook() -> None:
+    model, images = OneStage().eval(), torch.randn(2, 3, 16, 16)
+    with pytest.raises(HeadSwapError, match=r"'scores' \(10 classes\)\. A forward pre-hook") as caught:
+        swap_head(model, 4, images)
+    assert caught.value.reason == "decoded_output"
+    received: list[tuple[object, ...]] = []
+    hook = model.scores.register_forward_pre_hook(lambda module, args: received.append(args))
+    model(images)
+    hook.remove()
+    assert [head.path for head in swap_head(model.scores, 4, received[0], head=None).heads] == ["classes"]
+    assert model.scores.classes.out_channels == 8
+    assert max(int(result["labels"].max()) for result in model(images)) < 4
+
+
+def test_a_predictor_of_scores_and_boxes_for_each_class_is_named_with_both_heads() -> None:
+    class Predictor(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cls_score, self.bbox_pred = nn.Linear(16, 7), nn.Linear(16, 28)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.cls_score(x), self.bbox_pred(x)
+
+    class TwoStage(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.predictor = nn.Linear(8, 16), Predictor()
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            logits, boxes = self.predictor(torch.relu(self.body(x)))
+            rows, classes = torch.where(logits.softmax(-1) > 0.0)
+            return {"boxes": boxes.unflatten(1, (-1, 4))[rows, classes], "labels": classes}
+
+    model = TwoStage()
+    with pytest.raises(HeadSwapError, match=r"'predictor' \(7 classes, head=\['bbox_pred', 'cls_score'\]\)"):
+        swap_head(model, 3, X)
+    swap_head(model.predictor, 3, torch.relu(model.body(X)), head=["bbox_pred", "cls_score"])
+    assert model(X)["labels"].max() == 2

@@ -159,6 +159,11 @@ class Tracer:
                     return name
         return None
 
+    def compared_features(self, start: ClassAxis, size: int) -> Iterator[ClassAxis]:
+        """Yield the dimensions of other features that the class index of `start` is multiplied with and summed over."""
+        for axis, node in self._trace_forward(start, size, lambda node: node in self._live_nodes):
+            yield from (partner for partner in self._contracted_with(axis, node) if partner.value.from_input)
+
     def co_factors(self, sources: list[ClassAxis], size: int) -> list[ClassAxis]:
         """Return the tensors of the model that are multiplied with the class index of `sources` to compute the weight.
 
@@ -204,6 +209,21 @@ class Tracer:
             for (operand, dim), (other, other_dim) in (pair, pair[::-1]):
                 if node.inputs[operand] is axis.value and dim == axis.dim:
                     yield ClassAxis(node.inputs[other], other_dim)
+
+    def is_batched(self, projection: Projection) -> bool:
+        """Return whether the features have the dimension as well: the product then runs once for each entry of it."""
+        return any(
+            projection.node.inputs[link.operand] is projection.features.value and link.out_dim == projection.output.dim
+            for link in self._relation(projection.node).links
+        )
+
+    def weights_of(self, node: Node) -> set[str]:
+        """Return the names of the model's tensors that an operation multiplies features with and sums over."""
+        operands = {operand for pair in self._relation(node).contracted for operand, _ in pair}
+        values = [node.inputs[operand] for operand in operands]
+        if not any(value.from_input for value in values):
+            return set()
+        return {name for value in values if not value.from_input and (name := source_name(value))}
 
     def uses_with_input(self, value: Value) -> list[Node]:
         """Return the operations where a tensor, or one computed only from it, meets data from the input."""

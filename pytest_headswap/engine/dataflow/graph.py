@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -93,6 +93,19 @@ class IdentityCall:
     """Number of leaf modules that ran before it."""
 
 
+class Choice(NamedTuple):
+    """The dimension `dim` of `value`, over which the model chose an entry that the output `label` holds.
+
+    `is_flat`: the index counts the entries of several dimensions, of which this is one, or meets a table of their
+    number.
+    """
+
+    label: str
+    value: Value
+    dim: int
+    is_flat: bool
+
+
 @dataclass
 class Graph:
     """The recorded data flow of one run in one mode.
@@ -103,6 +116,7 @@ class Graph:
         nodes: the operations in execution order.
         outputs: floating-point outputs by label.
         other_outputs: labels of the integer and boolean outputs.
+        choices: the dimensions over which outputs were chosen, such as by arg-max.
         selections: operations whose output shape depends on the values of their arguments.
         identities: calls of `nn.Identity` modules.
         mutated: names of the model's own tensors that forward wrote to.
@@ -113,13 +127,14 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     outputs: dict[str, Value] = field(default_factory=dict)
     other_outputs: list[str] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
     selections: list[Node] = field(default_factory=list)
     identities: list[IdentityCall] = field(default_factory=list)
     mutated: tuple[str, ...] = ()
 
     def live_nodes(self) -> set[Node]:
         """Return the operations that an output depends on."""
-        return ancestors(self.outputs.values())
+        return ancestors((*self.outputs.values(), *(choice.value for choice in self.choices)))
 
     def clear(self) -> None:
         """Break the links between operations and values, and drop all operations. The graph is unusable afterwards.
@@ -143,3 +158,11 @@ def ancestors(values: Iterable[Value]) -> set[Node]:
             nodes.add(node)
             stack.extend(value.node for value in node.inputs if value.node is not None)
     return nodes
+
+
+def is_attention(node: Node) -> bool:
+    """Return whether an operation is fused attention, or multiplies two tensors that both depend on the input."""
+    name = node.name.split("::")[-1]
+    return "attention" in name or (
+        name in ("bmm", "matmul", "mm") and all(value.from_input for value in node.inputs[:2])
+    )

@@ -16,6 +16,7 @@ from pytest_headswap.engine.abstract.meta_cache import Execute
 from pytest_headswap.engine.abstract.released import check_released
 from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run, meta_run_with_device_checks
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS, StandIns
+from pytest_headswap.engine.dataflow.choices import find_choices
 from pytest_headswap.engine.dataflow.graph import (
     ATTRIBUTE,
     BUFFER,
@@ -55,7 +56,7 @@ def record(
     Raises:
         HeadSwapError: `forward_failed` or `leaked_tensor`.
     """
-    session = _RecordingSession(inputs, training)
+    session = RecordingSession(inputs, training)
     with torch.no_grad():
         run = abstract_run(model, inputs, training=training, tensor_kinds=tensor_kinds, recorder=session.context)
     graph = session.build_graph(run)
@@ -70,23 +71,23 @@ def record_with_device_checks(model: nn.Module, inputs: Inputs, *, training: boo
 
     Exceptions of the model are raised unchanged.
     """
-    session = _RecordingSession(inputs, training)
+    session = RecordingSession(inputs, training)
     run = meta_run_with_device_checks(model, inputs, training=training, recorder=session.context)
     return run, session.build_graph(run)
 
 
-class _RecordingSession:
+class RecordingSession:
     """Record each attempt to run a model with a new recorder, because a failed attempt leaves partial records."""
 
     def __init__(self, inputs: Inputs, training: bool) -> None:
         self._inputs = inputs
         self._training = training
-        self._recorder: _Recorder
+        self.recorder: _Recorder
 
     @contextmanager
     def context(self, stand_ins: StandIns, named: Sequence[tuple[str, nn.Module]], execute: Execute) -> Iterator[None]:
         """Return a context in which the model runs and is recorded."""
-        self._recorder = recorder = _Recorder(Graph(self._training), execute)
+        self.recorder = recorder = _Recorder(Graph(self._training), execute)
         recorder.name_sources(named)
         for index, tensor in enumerate(self._inputs.tensors()):
             recorder.add_source(stand_ins.stand_in_for(tensor), INPUT, f"input[{index}]")
@@ -96,19 +97,21 @@ class _RecordingSession:
 
     def tensor_references(self) -> list[weakref.ref[torch.Tensor]]:
         """Return weak references to the tensors that the last run computed."""
-        return self._recorder.tensor_references()
+        return self.recorder.tensor_references()
 
     def build_graph(self, run: AbstractRun) -> Graph:
         """Return the data flow of the last run, the one that succeeded."""
-        recorder = self._recorder
+        recorder = self.recorder
         graph = recorder.graph
         graph.tensor_kind = run.tensor_kind
         graph.mutated = recorder.mutated_sources()
         for label, tensor in flatten_outputs(run.outputs):
+            value = recorder.value_of(tensor)
             if tensor.is_floating_point():
-                graph.outputs[label] = recorder.value_of(tensor)
+                graph.outputs[label] = value
             else:
                 graph.other_outputs.append(label)
+            graph.choices += find_choices(label, value, not tensor.is_floating_point())
         return graph
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Projection, Trace, Tracer, source_name
@@ -59,18 +59,23 @@ def find_candidates(graph: Graph, tracer: Tracer) -> Iterator[Candidate]:
     """
     for label, value in graph.outputs.items():
         for dim in reversed(range(len(value.shape))):
-            size = value.shape[dim]
-            if size == 0:
-                continue  # no elements, for example a detector that found nothing
-            axis = ClassAxis(value, dim)
-            trace = tracer.trace_back(axis, size)
-            if trace.from_input or not (trace.projections or trace.sources or trace.partial_sources):
-                continue
-            weights = [_model_weight(projection, tracer, size) for projection in trace.projections]
-            candidate = Candidate(OutputDim(label, dim, size, graph.training), axis, trace, weights)
-            candidate.rejection_cause = _rejection_cause(candidate, tracer)
-            if candidate.rejection_cause is None or candidate.rejection_cause.tensor:
+            candidate = read_candidate(label, ClassAxis(value, dim), graph, tracer)
+            if candidate is not None:
                 yield candidate
+
+
+def read_candidate(label: str, axis: ClassAxis, graph: Graph, tracer: Tracer) -> Candidate | None:
+    """Return the candidate for one dimension of an output, or None if `find_candidates` skips it."""
+    size = axis.value.shape[axis.dim]
+    if size == 0:
+        return None  # no elements, for example a detector that found nothing
+    trace = tracer.trace_back(axis, size)
+    if trace.from_input or not (trace.projections or trace.sources or trace.partial_sources):
+        return None
+    weights = [_model_weight(projection, tracer, size) for projection in trace.projections]
+    candidate = Candidate(OutputDim(label, axis.dim, size, graph.training), axis, trace, weights)
+    candidate.rejection_cause = _rejection_cause(candidate, tracer)
+    return candidate if candidate.rejection_cause is None or candidate.rejection_cause.tensor else None
 
 
 def _model_weight(projection: Projection, tracer: Tracer, size: int) -> ClassAxis | None:
@@ -126,15 +131,8 @@ def _consumed_by_backbone(trace: Trace, tracer: Tracer) -> RejectionCause | None
     return None
 
 
-def resolve_class_dim(candidates: list[Candidate], declared: int | None) -> list[Candidate]:
-    """Keep one dimension where a weight sets several dimensions of an output.
-
-    A weight of size classes * coordinates sets both dimensions of an output (batch, classes, 4). The class dimension
-    is the one whose size is the class count of another head, or the count that the model declares.
-
-    Raises:
-        HeadSwapError: `ambiguous`, unless exactly one dimension remains.
-    """
+def dims_by_weight(candidates: Iterable[Candidate]) -> dict[tuple[bool, str, str], dict[int, Candidate]]:
+    """Return the dimensions that each weight sets in each output: keys are the mode, the output and the weight."""
     groups: dict[tuple[bool, str, str], dict[int, Candidate]] = {}
     for candidate in candidates:
         output = candidate.output
@@ -142,12 +140,34 @@ def resolve_class_dim(candidates: list[Candidate], declared: int | None) -> list
             if weight is not None:
                 group = groups.setdefault((output.training, output.label, weight.value.name), {})
                 group[output.dim] = candidate
+    return groups
+
+
+def resolve_class_dim(candidates: list[Candidate], declared: int | None, tracers: Sequence[Tracer]) -> list[Candidate]:
+    """Keep one dimension where a weight sets several dimensions of an output.
+
+    A weight of size classes * coordinates sets both dimensions of an output (batch, classes, 4). The class dimension
+    is the one whose size is the class count of another head, or the count that the model declares. A stacked weight
+    of shape (members, features, classes) multiplies each member with features of its own, so the members are not
+    classes.
+
+    Raises:
+        HeadSwapError: `ambiguous`, unless exactly one dimension remains.
+    """
+    groups = dims_by_weight(candidates)
     counts = {candidate.output.size for group in groups.values() if len(group) == 1 for candidate in group.values()}
     other_dims: set[int] = set()
-    for (_, label, name), group in groups.items():
+    for (training, label, name), group in groups.items():
         if len(group) < 2:
             continue
         fitting = [candidate for candidate in group.values() if candidate.output.size in counts | {declared}]
+        if len(fitting) != 1:
+            tracer = tracers[training]
+            fitting = [
+                candidate
+                for candidate in group.values()
+                if not any(tracer.is_batched(projection) for projection in candidate.trace.projections)
+            ]
         if len(fitting) != 1:
             sizes = " and ".join(f"{dim} (size {candidate.output.size})" for dim, candidate in sorted(group.items()))
             raise HeadSwapError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -63,6 +63,7 @@ class DetectedHead:
         activation_path: path of the leaf module that runs the activation after it, "" if there is none.
         activation_calls: the operations of that module, as pairs of mode (True: train) and position.
         own_activation_calls: those of them that follow this head.
+        is_chosen_from: whether the model returns the index of the largest entry, or that entry.
     """
 
     head: Head
@@ -73,12 +74,21 @@ class DetectedHead:
     activation_path: str = ""
     activation_calls: frozenset[tuple[bool, int]] = frozenset()
     own_activation_calls: frozenset[tuple[bool, int]] = frozenset()
+    is_chosen_from: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return the path of the head, or the name of its weight if that belongs to the model itself."""
+        return self.head.path or (self.tensors[0].names[0] if self.tensors else "")
 
 
-def describe_heads(model: nn.Module, candidates: Sequence[Candidate], tracers: Sequence[Tracer]) -> list[DetectedHead]:
+def describe_heads(
+    model: nn.Module, candidates: Sequence[Candidate], tracers: Sequence[Tracer], chosen: Mapping[str, str]
+) -> list[DetectedHead]:
     """Return one head for each weight.
 
-    Other class-sized tensors belong to the head in the same module, or else to the head that they follow.
+    Other class-sized tensors belong to the head in the same module, or else to the head that they follow. `chosen`
+    names the weights whose dimension an arg-max goes over, with the label of the output that holds the result.
 
     Raises:
         HeadSwapError: `unsupported_layer`, if the backbone uses a tensor of the head and the two uses cannot be
@@ -117,7 +127,7 @@ def describe_heads(model: nn.Module, candidates: Sequence[Candidate], tracers: S
         described.update(downstream)
         item = found[keys[0]]
         found[keys[0]] = replace(item, tensors=item.tensors + tuple(tensors[names] for names in downstream))
-    return [_finalize(item, tied_weights) for item in found.values()]
+    return [_finalize(item, tied_weights, chosen) for item in found.values()]
 
 
 def _class_tensor(axis: ClassAxis, candidate: Candidate, tied_weights: _TiedWeights) -> ClassTensor:
@@ -221,7 +231,7 @@ def _activation(node: Node) -> str | None:
     return _ACTIVATIONS.get(node.name.split("::")[-1])
 
 
-def _finalize(item: DetectedHead, tied_weights: _TiedWeights) -> DetectedHead:
+def _finalize(item: DetectedHead, tied_weights: _TiedWeights, chosen: Mapping[str, str]) -> DetectedHead:
     outputs = tuple(dict.fromkeys(output.label for output in item.outputs))
     evidence = item.head.evidence
     downstream = [tensor.names[0] for tensor in item.tensors if tensor.module != item.tensors[0].module]
@@ -232,4 +242,8 @@ def _finalize(item: DetectedHead, tied_weights: _TiedWeights) -> DetectedHead:
     for name in tensors:
         if name in tied_weights.untied:
             evidence += (f"{name} is shared with {tied_weights.untied[name]}: a new head gets its own tensor",)
-    return replace(item, head=replace(item.head, outputs=outputs, tensors=tensors, evidence=evidence))
+    labels = sorted({chosen[name] for name in item.tensors[0].names if name in chosen})
+    if labels:
+        evidence += (f"{labels[0]} is chosen from its classes, such as by arg-max",)
+    head = replace(item.head, outputs=outputs, tensors=tensors, evidence=evidence)
+    return replace(item, head=head, is_chosen_from=bool(labels))

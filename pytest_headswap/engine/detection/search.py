@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from pytest_headswap._numbers import as_count
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
-from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer
+from pytest_headswap.engine.dataflow.dim_tracer import Tracer
 from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.dataflow.recorder import record
-from pytest_headswap.engine.detection.candidates import Candidate, find_candidates, rejections, resolve_class_dim
+from pytest_headswap.engine.detection.candidates import (
+    Candidate,
+    RejectionCause,
+    find_candidates,
+    rejections,
+    resolve_class_dim,
+)
+from pytest_headswap.engine.detection.class_evidence import (
+    ChosenClasses,
+    read_choices,
+    reject_class_mixing,
+    reject_parts_of_attention,
+)
+from pytest_headswap.engine.detection.competing import box_heads, competing_heads
+from pytest_headswap.engine.detection.declared_counts import count_disagreement, declared_num_classes
+from pytest_headswap.engine.detection.decoded_outputs import hidden_head_error, name_submodules
 from pytest_headswap.engine.detection.describe import DetectedHead, describe_heads
 from pytest_headswap.engine.detection.head_path import path_to_slot
 from pytest_headswap.engine.detection.head_slot import find_head_slots
@@ -33,6 +47,9 @@ class SearchResult:
         tensor_kinds: the kind of tensors that each mode was run on.
         declared_num_classes: class count that the model declares, or None.
         train_error: why train mode could not be run.
+        doubt: why the heads may be layers of another kind. Only the user can tell: `head=PATH` selects one anyway.
+        competing: pairs of heads of equal size that may predict different things, by the names of their weights.
+        boxes: heads that may hold box coordinates for each class of another head, likewise.
     """
 
     detected: tuple[DetectedHead, ...]
@@ -42,6 +59,9 @@ class SearchResult:
     tensor_kinds: dict[bool, str]
     declared_num_classes: int | None
     train_error: HeadSwapError | None = None
+    doubt: HeadSwapError | None = None
+    competing: frozenset[frozenset[str]] = frozenset()
+    boxes: Mapping[str, str] = field(default_factory=dict)
 
     def heads(self) -> Heads:
         """Return the public view of the result."""
@@ -76,9 +96,16 @@ def detect_heads(
             f"the model could not be run in train mode, so heads that appear only there were not found: {error.message}"
         )
     try:
-        return detect_heads_in(model, graphs, notes, train_error)
+        result = detect_heads_in(model, graphs, notes, train_error)
+        if result.doubt is not None and result.doubt.reason == "decoded_output":
+            result = replace(result, doubt=name_submodules(result.doubt, model, inputs, graphs[0].tensor_kind))
+        return result
     except NoHeadError as error:
         raise error from train_error
+    except HeadSwapError as error:
+        if error.reason != "decoded_output":
+            raise
+        raise name_submodules(error, model, inputs, graphs[0].tensor_kind) from None
     finally:
         for graph in graphs:
             graph.clear()
@@ -93,40 +120,58 @@ def detect_heads_in(
         NoHeadError: as for `detect_heads`.
         HeadSwapError: as for `detect_heads`.
     """
-    if not any(value.shape for graph in graphs for value in graph.outputs.values()):
+    if not any(value.shape for graph in graphs for value in graph.outputs.values()) and not any(
+        graph.choices for graph in graphs
+    ):
         raise NoHeadError(
             "no_tensor_output", f"{type(model).__name__} returns no floating-point tensor with dimensions"
         )
     tracers = [Tracer(graph) for graph in graphs]
-    candidates = [
-        candidate for graph, tracer in zip(graphs, tracers, strict=True) for candidate in find_candidates(graph, tracer)
-    ]
-    rejected = rejections(candidates, tracers)
     declared = declared_num_classes(model)
-    accepted = resolve_class_dim([candidate for candidate in candidates if candidate.rejection_cause is None], declared)
+    candidates: list[Candidate] = []
+    chosen = ChosenClasses()
+    mixing: list[RejectionCause] = []
+    for graph, tracer in zip(graphs, tracers, strict=True):
+        mine = list(find_candidates(graph, tracer))
+        reject_parts_of_attention(mine, tracers, declared)
+        mixing += reject_class_mixing(mine, tracers, declared)
+        read_choices(graph, tracer, mine, chosen)
+        candidates += mine
+    candidates += chosen.candidates
+    rejected = rejections(candidates, tracers)
+    possible = [candidate for candidate in candidates if candidate.rejection_cause is None]
+    accepted = resolve_class_dim(possible, declared, tracers)
+    competing: frozenset[frozenset[str]] = frozenset()
+    boxes: dict[str, str] = {}
+    doubt = None
     if accepted and declared != 0:
-        detected = describe_heads(model, accepted, tracers)
+        detected = describe_heads(model, accepted, tracers, chosen.labels)
+        competing = competing_heads(detected, possible, tracers)
+        boxes = box_heads(detected, possible)
+        if mixing:
+            cause = mixing[0]
+            doubt = HeadSwapError(cause.reason, f"{type(model).__name__}: {cause.tensor}: {cause.sentence}")
+        elif chosen.flattened and not chosen.labels:
+            doubt = hidden_head_error(type(model).__name__, graphs, tracers, chosen.flattened)
     else:
         detected = _detect_slots(model, graphs, tracers, candidates)
         if not detected:
-            raise _no_head(model, graphs, tracers, candidates, rejected)
+            raise _no_head(model, graphs, tracers, candidates, rejected, chosen.flattened)
         notes = (*notes, "the model was built without a head: a new head replaces the Identity at its end")
     shapes = {graph.training: {label: value.shape for label, value in graph.outputs.items()} for graph in graphs}
     tensor_kinds = {graph.training: graph.tensor_kind for graph in graphs}
-    return SearchResult(tuple(detected), tuple(rejected), tuple(notes), shapes, tensor_kinds, declared, train_error)
-
-
-def declared_num_classes(model: nn.Module) -> int | None:
-    """Return the class count that the model or its configuration declares, or None.
-
-    It is the first of `num_classes` and `num_labels` that is a whole number.
-    """
-    for owner in (model, getattr(model, "config", None)):
-        for name in ("num_classes", "num_labels"):
-            count = as_count(getattr(owner, name, None))
-            if count is not None:
-                return count
-    return None
+    return SearchResult(
+        tuple(detected),
+        tuple(rejected),
+        tuple(notes),
+        shapes,
+        tensor_kinds,
+        declared,
+        train_error,
+        doubt or count_disagreement(model, declared, detected, graphs),
+        competing,
+        boxes,
+    )
 
 
 def _detect_slots(
@@ -163,11 +208,12 @@ def _no_head(
     tracers: Sequence[Tracer],
     candidates: list[Candidate],
     rejected: list[Rejected],
+    flattened: list[Candidate],
 ) -> HeadSwapError:
     name = type(model).__name__
     sentences = [f"{item.path}: {item.reason}" for item in rejected]
-    if not candidates:
-        hidden = _opaque_head(name, graphs, tracers)
+    if flattened or not candidates:
+        hidden = hidden_head_error(name, graphs, tracers, flattened)
         return hidden or NoHeadError("output_from_input", f"no layer of {name} sets a dimension of its outputs")
     causes = [candidate.rejection_cause for candidate in candidates if candidate.rejection_cause is not None]
     for cause in causes:
@@ -188,27 +234,3 @@ def _no_head(
         "for example nn.Sequential(model, nn.Linear(features, classes))",
         sentences,
     )
-
-
-def _opaque_head(name: str, graphs: Sequence[Graph], tracers: Sequence[Tracer]) -> HeadSwapError | None:
-    """Return an error that explains why a head may exist although no output dimension leads to a layer, or None."""
-    for graph, tracer in zip(graphs, tracers, strict=True):
-        for value in graph.outputs.values():
-            for dim, size in enumerate(value.shape):
-                for node in tracer.trace_back(ClassAxis(value, dim), size).ends if size else ():
-                    if node.has_opaque_argument:
-                        return HeadSwapError(
-                            "unsupported_layer",
-                            f"{node.module or name} keeps its weights in an opaque object ({node.name}) that "
-                            "cannot be resized: swap the head first, then quantise the model",
-                        )
-        selections = graph.live_nodes().intersection(graph.selections)
-        if selections:
-            operations = ", ".join(sorted({node.name for node in selections}))
-            integers = f", such as {graph.other_outputs[0]}" if graph.other_outputs else ""
-            return HeadSwapError(
-                "decoded_output",
-                f"{name} returns results selected from its logits ({operations}){integers}, not the logits themselves: "
-                "call swap_head on the submodule that returns the logits, with example_inputs for that submodule",
-            )
-    return None

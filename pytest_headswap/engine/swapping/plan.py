@@ -85,5 +85,5 @@ def plan_swap(
         prefix,
         inputs,
         result,
-        tuple(select_heads(result.detected, result.declared_num_classes, head, prefix)),
+        tuple(select_heads(result, head, prefix)),
     )

@@ -3,40 +3,108 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING
 
-from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.errors import HeadSwapError
 
+if TYPE_CHECKING:
+    from pytest_headswap.engine.detection.describe import DetectedHead
+    from pytest_headswap.engine.detection.search import SearchResult
 
-def select_heads(
-    detected: Sequence[DetectedHead], declared: int | None, requested: str | Sequence[str] | None, prefix: str
-) -> Sequence[DetectedHead]:
-    """Return the heads to swap: the `requested` ones, or all that have the class count the model declares.
 
-    If all heads have the same class count, all of them are chosen.
+def select_heads(result: SearchResult, requested: str | Sequence[str] | None, prefix: str) -> Sequence[DetectedHead]:
+    """Return the heads to swap: the `requested` ones, or those that the evidence supports.
+
+    A request is a path, or the name of a tensor of the head. Without one, these are the heads that an arg-max chooses
+    from, or else those with the class count that the model declares. If all heads have the same class count, all of
+    them are chosen, unless two of them may predict different things.
 
     Raises:
-        HeadSwapError: `unknown_head`, or `ambiguous` if the heads predict different things.
+        HeadSwapError: `unknown_head`, `count_disagrees`, or `ambiguous` if the heads predict different things.
     """
-    listing = ", ".join(f"{prefix + item.head.path!r} ({item.head.num_classes} classes)" for item in detected)
+    detected = result.detected
+    listing = ", ".join(f"{prefix + item.name!r} ({item.head.num_classes} classes)" for item in detected)
     if requested is not None:
-        known = {prefix + name: item for item in detected for name in (item.head.path, *item.head.aliases)}
-        paths = [requested] if isinstance(requested, str) else list(requested)
-        for path in paths:
-            if path not in known:
-                raise HeadSwapError("unknown_head", f"there is no head at {path!r}. This model has {listing}")
-        return list({id(known[path]): known[path] for path in paths}.values())
-    selected = list(detected)
-    if len({item.head.num_classes for item in detected}) > 1:
-        selected = [item for item in detected if item.head.num_classes == declared]
+        paths = [requested] if isinstance(requested, str) else requested
+        selected = _requested(result, paths, prefix, listing)
+        if isinstance(requested, str):
+            _check_boxes(result, selected[0], prefix)
+        return [_with_boxes(result, item, selected) for item in selected]
+    if result.doubt is not None:
+        raise result.doubt
+    selected = _chosen_by_model(result) or list(detected)
+    if len({item.head.num_classes for item in selected}) > 1:
+        selected = [item for item in selected if item.head.num_classes == result.declared_num_classes]
     if not selected:
         raise HeadSwapError(
             "ambiguous",
             f"the model has several heads with different class counts: {listing}. Pass head=PATH to select one",
         )
+    for one, other in combinations(selected, 2):
+        if _compete(result, one, other):
+            raise HeadSwapError(
+                "ambiguous",
+                f"{prefix + one.name!r} and {prefix + other.name!r} are both {one.head.num_classes} wide and read the "
+                "same features, but may predict different things, such as classes and coordinates. Pass head=PATH "
+                "with one of them, or a list of both",
+            )
     outputs = {output for item in selected for output in item.outputs}
     if len({(output.training, output.label) for output in outputs}) < len(outputs):
         raise HeadSwapError(
             "ambiguous", f"several dimensions of one output depend on a head: {listing}. Pass head=PATH to select one"
         )
     return selected
+
+
+def _requested(result: SearchResult, paths: Sequence[str], prefix: str, listing: str) -> list[DetectedHead]:
+    known = {prefix + name: item for item in result.detected for name in item.head.tensors}
+    known.update((prefix + name, item) for item in result.detected for name in (item.head.path, *item.head.aliases))
+    for path in paths:
+        if path not in known:
+            raise HeadSwapError("unknown_head", f"there is no head at {path!r}. This model has {listing}")
+    return list({id(known[path]): known[path] for path in paths}.values())
+
+
+def _check_boxes(result: SearchResult, item: DetectedHead, prefix: str) -> None:
+    """Raise if another head may hold box coordinates for each class of this one."""
+    for other in result.detected:
+        if result.boxes.get(_key(other)) == _key(item):
+            one, both = prefix + item.name, [prefix + item.name, prefix + other.name]
+            raise HeadSwapError(
+                "ambiguous",
+                f"{other.name!r} is {other.head.num_classes} wide, which may be four coordinates for each of the "
+                f"{item.head.num_classes} classes of {item.name!r}. Pass head={both} to swap both, with four new "
+                f"values per class, or head={[one]} to swap only that head",
+            )
+
+
+def _with_boxes(result: SearchResult, item: DetectedHead, selected: Sequence[DetectedHead]) -> DetectedHead:
+    """Return the head. If it holds box coordinates for the classes of another selected head, it has its class count."""
+    classes = next((other for other in selected if result.boxes.get(_key(item)) == _key(other)), None)
+    if classes is None:
+        return item
+    per_class = item.head.num_classes // classes.head.num_classes
+    tensors = tuple(replace(tensor, inner=tensor.inner * per_class) for tensor in item.tensors)
+    return replace(item, head=replace(item.head, num_classes=classes.head.num_classes), tensors=tensors)
+
+
+def _key(item: DetectedHead) -> str:
+    return item.tensors[0].names[0] if item.tensors else ""
+
+
+def _chosen_by_model(result: SearchResult) -> list[DetectedHead]:
+    """Return the heads that an arg-max chooses from, and those of the same size that do not compete with them."""
+    chosen = [item for item in result.detected if item.is_chosen_from]
+    counts = {item.head.num_classes for item in chosen}
+    return [
+        item
+        for item in result.detected
+        if item.is_chosen_from
+        or (item.head.num_classes in counts and not any(_compete(result, item, other) for other in chosen))
+    ]
+
+
+def _compete(result: SearchResult, one: DetectedHead, other: DetectedHead) -> bool:
+    return frozenset((_key(one), _key(other))) in result.competing

@@ -135,7 +135,10 @@ def find_heads(model: nn.Module, example_inputs: Any = None) -> Heads:
         HeadSwapError: the model cannot be run, or its outputs cannot be traced.
     """
     inner, path = unwrap(model)
-    heads = detect_heads(inner, read_inputs(example_inputs) or infer_inputs(inner)).heads()
+    result = detect_heads(inner, read_inputs(example_inputs) or infer_inputs(inner))
+    if result.doubt is not None:
+        raise result.doubt
+    heads = result.heads()
     rejected = tuple(replace(item, path=path + item.path) for item in heads.rejected)
     return replace(heads, heads=tuple(_with_prefix(head, path) for head in heads), rejected=rejected)
 

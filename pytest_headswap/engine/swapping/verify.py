@@ -10,6 +10,8 @@ from torch import nn
 
 from pytest_headswap.engine.abstract.run import abstract_run, first_line
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS, StandIns
+from pytest_headswap.engine.dataflow.recorder import record
+from pytest_headswap.engine.detection.class_evidence import CHOSEN
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.detection.search import SearchResult
 from pytest_headswap.engine.errors import HeadSwapError
@@ -46,7 +48,8 @@ def verify_swap(
         HeadSwapError: `verification_failed`.
     """
     sizes = {
-        (output.training, output.label, output.dim): num_classes or item.head.in_features
+        (output.training, output.label, output.dim): num_classes * _values_per_class(item, output.size)
+        or item.head.in_features
         for item in selected
         for output in item.outputs
     }
@@ -63,6 +66,7 @@ def verify_swap(
                     f"in {'train' if training else 'eval'} mode, {label} should have shape {expected} but has "
                     f"{outputs.get(label)}",
                 )
+    _verify_choices(model, inputs, original, selected, num_classes)
     faults = faulty_layers(model, calls, names)
     if faults:
         for path in _old_faults(model, inputs, original, names, changes):
@@ -90,6 +94,37 @@ def _old_faults(
         return faulty_layers(model, calls, old)
     finally:
         changes.replay()
+
+
+def _values_per_class(item: DetectedHead, size: int) -> int:
+    """Return how many entries of an output dimension belong to one class, such as the coordinates of its box."""
+    return size // item.head.num_classes if item.head.num_classes else 1
+
+
+def _verify_choices(
+    model: nn.Module,
+    inputs: Inputs,
+    original: SearchResult,
+    selected: Sequence[DetectedHead],
+    num_classes: int,
+) -> None:
+    """Check the dimensions that no output shows, because the model returns only what it chose from them."""
+    hidden = {
+        output for item in selected for output in item.outputs if output.label not in original.shapes[output.training]
+    }
+    for training in sorted({output.training for output in hidden}):
+        kinds = TENSOR_KINDS[TENSOR_KINDS.index(original.tensor_kinds[training]) :]
+        graph = record(model, inputs, training=training, tensor_kinds=kinds)
+        shapes = {(choice.label, choice.dim): choice.value.shape for choice in graph.choices}
+        graph.clear()
+        for output in hidden:
+            shape = shapes.get((output.label.removeprefix(CHOSEN), output.dim), ())
+            if output.training == training and (len(shape) <= output.dim or shape[output.dim] != num_classes):
+                raise HeadSwapError(
+                    "verification_failed",
+                    f"the tensor behind {output.label.removeprefix(CHOSEN)} should have {num_classes} classes but has "
+                    f"shape {shape}",
+                )
 
 
 def _run(

@@ -81,6 +81,9 @@ def _attention(node: Node) -> DimRelation:
     q, k, v = (node.inputs[index].shape for index in range(3))
     last = len(q) - 1
     links = [DimLink(0, dim, 0, dim, q[dim]) for dim in range(last) if node.outputs[0].shape[dim] == q[dim]]
+    links += [
+        DimLink(operand, dim, 0, dim, q[dim]) for operand in (1, 2) for dim in range(last - 1) if k[dim] == q[dim]
+    ]
     links.append(DimLink(2, last, 0, last, v[-1]))
     return DimRelation(links, [((0, last), (1, last)), ((1, len(k) - 2), (2, len(v) - 2))])
 
