@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from pytest_headswap.engine import HeadSwapError, NoHeadError, find_heads
+from pytest_headswap.engine.dataflow.assembled import ALIASED_WRITE
 from pytest_headswap.engine.dataflow.graph import ancestors
-from pytest_headswap.engine.dataflow.recorder import ALIASED_WRITE, record
+from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.zoo import load_zoo
 

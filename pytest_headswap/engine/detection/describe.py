@@ -26,6 +26,8 @@ _ACTIVATIONS = {
 _ADDITIVE = {"add", "sub"}
 _BIAS_OPERANDS = {"addmm": 0, "addmv": 0, "baddbmm": 0, "convolution": 2, "linear": 2}
 
+_KINDS = {"_trilinear": "bilinear", **dict.fromkeys(("_cdist_forward", "cdist", "sub"), "distance")}
+
 WEIGHT, BIAS, OTHER = "weight", "bias", "other"
 
 
@@ -198,7 +200,7 @@ def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor,
 def _kind(operation: str, spatial: int) -> str:
     if "conv" in operation:
         return f"conv{spatial}d"
-    return {"_trilinear": "bilinear", "_cdist_forward": "distance", "cdist": "distance"}.get(operation, "linear")
+    return _KINDS.get(operation, "linear")
 
 
 def _activation(node: Node) -> str | None:
