@@ -16,10 +16,12 @@ class DimFlow:
 
     def __init__(self, graph: Graph) -> None:
         self._relations: dict[Node, DimRelation] = {}
-        self._live_nodes = graph.live_nodes()
+        self.live_nodes = graph.live_nodes()
+        self.output_values = set(graph.outputs.values())
         self._nodes = graph.nodes
 
-    def _relation(self, node: Node) -> DimRelation:
+    def relation_of(self, node: Node) -> DimRelation:
+        """Return the dimension relation of an operation."""
         if node not in self._relations:
             self._relations[node] = relation(node)
         return self._relations[node]
@@ -33,24 +35,24 @@ class DimFlow:
         node = axis.value.node
         if node is None or not node.pointwise or node.inputs[operand].from_input or not axis.value.from_input:
             return None
-        links = self._relation(node).links
+        links = self.relation_of(node).links
         own_dims = {link.out_dim for link in links if link.operand == operand} - {axis.dim}
         positions = {(base.shape[dim], position) for base, dim, position in selections_before(node.inputs[operand])}
         if not own_dims and not positions:
             return None
         for other, value in enumerate(node.inputs):
             dims = {link.out_dim: link.in_dim for link in links if link.operand == other}
-            if not value.from_input or (axis.dim in dims and self._begins(ClassAxis(value, dims[axis.dim]))):
+            if not value.from_input or (axis.dim in dims and self.begins(ClassAxis(value, dims[axis.dim]))):
                 continue
             for dim in own_dims & dims.keys():
-                if self._is_reduced(axis.value, dim):
+                if self.is_reduced(axis.value, dim):
                     return ClassAxis(value, dims[dim])
             for base, dim, position in selections_before(value) if positions else ():
                 if position == 0 and (base.shape[dim], position) in positions:
                     return ClassAxis(base, dim)
         return None
 
-    def _begins(self, axis: ClassAxis) -> bool:
+    def begins(self, axis: ClassAxis) -> bool:
         """Return whether a dimension comes from a tensor of the model or an input, and is not merely expanded."""
         visited: set[ClassAxis] = set()
         stack = [axis]
@@ -64,23 +66,24 @@ class DimFlow:
             visited.add(axis)
             stack += [
                 ClassAxis(node.inputs[link.operand], link.in_dim)
-                for link in self._relation(node).links
+                for link in self.relation_of(node).links
                 if link.output == axis.value.index and link.out_dim == axis.dim
             ]
         return False
 
-    def _is_reduced(self, value: Value, dim: int) -> bool:
+    def is_reduced(self, value: Value, dim: int) -> bool:
+        """Return whether a dimension of a value is summed, averaged or otherwise combined to one number later."""
         size = value.shape[dim]
         start = ClassAxis(value, dim)
         return size > 1 and any(
             node.inputs[operand] is axis.value and dim == axis.dim
-            for axis, node in self._trace_forward(start, size, lambda node: node in self._live_nodes)
+            for axis, node in self._trace_forward(start, size, lambda node: node in self.live_nodes)
             for operand, dim in self._reduced_dims(node)
         )
 
     def _reduced_dims(self, node: Node) -> Iterator[tuple[int, int]]:
         """Yield each operand and dimension that is summed over, also with a vector of weights."""
-        relation = self._relation(node)
+        relation = self.relation_of(node)
         yield from relation.reduced
         wide = {link.operand for link in relation.links if link.size > 1}
         for pair in relation.contracted:
@@ -102,18 +105,19 @@ class DimFlow:
             for node in axis.value.users:
                 if is_relevant(node):
                     yield axis, node
-                    stack.extend(self._step_forward(axis, node, size))
+                    stack.extend(self.step_forward(axis, node, size))
 
-    def _step_forward(self, axis: ClassAxis, node: Node, size: int) -> Iterator[ClassAxis]:
-        for link in self._relation(node).links:
+    def step_forward(self, axis: ClassAxis, node: Node, size: int) -> Iterator[ClassAxis]:
+        """Yield the dimensions of the results that run over the class index of `axis`."""
+        for link in self.relation_of(node).links:
             if node.inputs[link.operand] is axis.value and link.in_dim == axis.dim:
                 inner = map_stride(axis.inner, size, link.in_inner, link.out_inner, link.size)
                 if inner is not None:
                     yield ClassAxis(node.outputs[link.output], link.out_dim, inner)
 
-    def _contracted_with(self, axis: ClassAxis, node: Node) -> Iterator[ClassAxis]:
+    def contracted_with(self, axis: ClassAxis, node: Node) -> Iterator[ClassAxis]:
         """Yield the dimensions that the dimension of `axis` is multiplied with and summed over."""
-        for pair in self._relation(node).contracted:
+        for pair in self.relation_of(node).contracted:
             for (operand, dim), (other, other_dim) in (pair, pair[::-1]):
                 if node.inputs[operand] is axis.value and dim == axis.dim:
                     yield ClassAxis(node.inputs[other], other_dim)

@@ -31,13 +31,12 @@ class Tracer(DimFlow):
     def trace_back(self, start: ClassAxis, size: int) -> Trace:
         """Trace the class index of `start` back to where it begins. Stop early at an input of the model."""
         trace = Trace(size)
-        visited: set[ClassAxis] = set()
         stack: list[tuple[ClassAxis, tuple[Node, int] | None]] = [(start, None)]
         while stack and not trace.from_input:
             axis, merge_point = stack.pop()
-            if axis in visited:
+            if axis in trace.axes:
                 continue
-            visited.add(axis)
+            trace.axes.add(axis)
             if axis.value.node is None:
                 trace.sources.append(axis)
                 trace.from_input = axis.value.origin == INPUT
@@ -56,7 +55,7 @@ class Tracer(DimFlow):
         if selected:
             yield from self._step_back_to_selected(axis, selected, trace)
             return
-        relation = self._relation(node)
+        relation = self.relation_of(node)
         links = [x for x in relation.links if x.output == axis.value.index and x.out_dim == axis.dim]
         obstacle = relation.partial.get((axis.value.index, axis.dim))
         if obstacle:
@@ -75,7 +74,7 @@ class Tracer(DimFlow):
                 before = ClassAxis(node.inputs[link.operand], link.in_dim, inner)
                 features = _feature_axis(relation, link.operand, node) or self._summed_features(axis, link.operand)
                 own = features is not None and not before.value.from_input and source_name(before.value)
-                if features and own and (trace.size > 1 or self._begins(before)):  # size 1 is not unique
+                if features and own and (trace.size > 1 or self.begins(before)):  # size 1 is not unique
                     trace.projections.append(Projection(node, before, features, axis))
                 yield node, link.operand, before
         if links and not followed:
@@ -113,7 +112,7 @@ class Tracer(DimFlow):
         for item in selected:
             trace.nodes.append(item.node)
             before = ClassAxis(item.value, item.dim)
-            features = _feature_axis(self._relation(item.node), item.operand, item.node)
+            features = _feature_axis(self.relation_of(item.node), item.operand, item.node)
             features = features or self._summed_features(ClassAxis(item.node.outputs[0], _NO_DIM), item.operand)
             if features is not None and item.position == 0:
                 trace.projections.append(Projection(item.node, before, features, axis))
@@ -125,8 +124,8 @@ class Tracer(DimFlow):
         Only operations that an output depends on count. The class index of a head ends in the outputs; that of a
         backbone layer is summed over with the weights of the next layer.
         """
-        for axis, node in self._trace_forward(start, size, lambda node: node in self._live_nodes):
-            for partner in self._contracted_with(axis, node):
+        for axis, node in self._trace_forward(start, size, lambda node: node in self.live_nodes):
+            for partner in self.contracted_with(axis, node):
                 name = "" if partner.value.from_input else source_name(partner.value)
                 if name:
                     return name
@@ -142,7 +141,7 @@ class Tracer(DimFlow):
             for axis, node in self._trace_forward(
                 source, size, lambda node: not any(v.from_input for v in node.inputs)
             ):
-                for partner in self._contracted_with(axis, node):
+                for partner in self.contracted_with(axis, node):
                     factors.update(
                         dict.fromkeys(item for item in self.trace_back(partner, size).sources if item.value.names)
                     )
@@ -155,7 +154,7 @@ class Tracer(DimFlow):
         stack = list(value.users)
         while stack:
             node = stack.pop()
-            if node in visited or node not in self._live_nodes:
+            if node in visited or node not in self.live_nodes:
                 continue
             visited.add(node)
             if any(output.from_input for output in node.outputs):

@@ -53,6 +53,7 @@ class Trace:
         nodes: the traced operations, the last one first.
         merge_points: for a tensor of the model, the operation where it meets data from the input, and its operand index
             there.
+        axes: all dimensions that run over the class index, as far as they were traced.
     """
 
     size: int
@@ -63,5 +64,6 @@ class Trace:
     ends: list[Node] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     merge_points: dict[ClassAxis, tuple[Node, int]] = field(default_factory=dict)
+    axes: set[ClassAxis] = field(default_factory=set)
     from_input: bool = False
     """Whether an input of the model sets the dimension. Tracing stops there."""

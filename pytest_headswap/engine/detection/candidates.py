@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Projection, Trace, Tracer, source_name
 from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, BUFFER, PARAMETER, Graph
+from pytest_headswap.engine.detection.class_space import ClassSpace
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.modules import owner_path
 from pytest_headswap.head import Rejected
@@ -46,13 +47,15 @@ class Candidate:
     trace: Trace
     weights: list[ClassAxis | None]
     rejection_cause: RejectionCause | None = None
+    inner_names: frozenset[str] = frozenset()
+    """Names of the tensors that take classes in, after the projection."""
 
     def model_sources(self) -> list[ClassAxis]:
         """Return the parameters and buffers of the model at which the dimension begins."""
         return [axis for axis in self.trace.sources if axis.value.origin in (PARAMETER, BUFFER)]
 
 
-def find_candidates(graph: Graph, tracer: Tracer) -> Iterator[Candidate]:
+def find_candidates(graph: Graph, tracer: Tracer, declared: int | None = None) -> Iterator[Candidate]:
     """Yield every output dimension that does not come from the inputs, the last dimensions of each output first.
 
     Skip empty dimensions, and faulty ones whose fault names no tensor.
@@ -66,9 +69,10 @@ def find_candidates(graph: Graph, tracer: Tracer) -> Iterator[Candidate]:
             trace = tracer.trace_back(axis, size)
             if trace.from_input or not (trace.projections or trace.sources or trace.partial_sources):
                 continue
-            weights = [_model_weight(projection, tracer, size) for projection in trace.projections]
-            candidate = Candidate(OutputDim(label, dim, size, graph.training), axis, trace, weights)
-            candidate.rejection_cause = _rejection_cause(candidate, tracer)
+            candidate = Candidate(OutputDim(label, dim, size, graph.training), axis, trace, [])
+            backbone_cause = _settle_class_space(candidate, tracer, declared)
+            candidate.weights = [_model_weight(item, tracer, size) for item in candidate.trace.projections]
+            candidate.rejection_cause = backbone_cause or _rejection_cause(candidate, tracer)
             if candidate.rejection_cause is None or candidate.rejection_cause.tensor:
                 yield candidate
 
@@ -86,9 +90,6 @@ def _model_weight(projection: Projection, tracer: Tracer, size: int) -> ClassAxi
 
 def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | None:
     trace = candidate.trace
-    backbone_cause = _consumed_by_backbone(trace, tracer)
-    if backbone_cause:
-        return backbone_cause
     for projection, weight in zip(trace.projections, candidate.weights, strict=True):
         if weight is None:
             operation, source = projection.node.name, source_name(projection.weight.value)
@@ -112,6 +113,20 @@ def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | N
     if trace.obstacles:
         reason, sentence = trace.obstacles[0]
         return RejectionCause(reason, candidate.weights[0].value.name if candidate.weights[0] else "", sentence)
+    return None
+
+
+def _settle_class_space(candidate: Candidate, tracer: Tracer, declared: int | None) -> RejectionCause | None:
+    """Extend the trace by what the class dimension meets after the projection, or return why it holds features."""
+    space = ClassSpace(candidate.trace, tracer, is_stated=declared == candidate.trace.size)
+    if space.readers and (declared not in (None, candidate.trace.size) or not space.is_class_space()):
+        cause = _consumed_by_backbone(candidate.trace, tracer)
+        return cause if cause or space.is_linear else _consumed_by_backbone(space.trace, tracer)
+    if space.fault:
+        return RejectionCause(*space.fault)
+    space.add_what_it_meets()
+    candidate.trace = space.trace
+    candidate.inner_names = frozenset((*space.readers, *space.tables))
     return None
 
 

@@ -36,7 +36,8 @@ class ClassTensor:
     """A class-sized parameter or buffer. The length of its dimension `dim` is `outer * num_classes * inner`.
 
     `names` are the names under which it is registered and will be replaced. `part` is its role: `weight` multiplies
-    the features, `bias` is added to the result, `other` is anything else.
+    the features, `bias` is added to the result, `other` is anything else. `is_inner` marks a tensor that takes classes
+    in, after the projection. `more` are other class-sized dimensions of it, each as (dim, outer, inner).
     """
 
     names: tuple[str, ...]
@@ -45,6 +46,8 @@ class ClassTensor:
     inner: int
     is_buffer: bool
     part: str
+    is_inner: bool = False
+    more: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def module(self) -> str:
@@ -92,7 +95,12 @@ def describe_heads(model: nn.Module, candidates: Sequence[Candidate], tracers: S
         own += [
             axis for axis in tracer.co_factors(own, candidate.trace.size) if axis.value.origin in (PARAMETER, BUFFER)
         ]
-        tensors = {axis.value.names: _class_tensor(axis, candidate, tied_weights) for axis in own}
+        tensors: dict[tuple[str, ...], ClassTensor] = {}
+        for axis in own:
+            tensor, known = _class_tensor(axis, candidate, tied_weights), tensors.get(axis.value.names)
+            if known is not None and known.dim != tensor.dim:
+                tensor = replace(known, more=(*known.more, (tensor.dim, tensor.outer, tensor.inner)))
+            tensors[axis.value.names] = tensor
         keys = [weight.value.names for weight in reversed(candidate.weights) if weight is not None]
         for key, projection in zip(keys, reversed(candidate.trace.projections), strict=True):
             weight = tensors[key]
@@ -123,7 +131,8 @@ def _class_tensor(axis: ClassAxis, candidate: Candidate, tied_weights: _TiedWeig
     weights = [weight.value for weight in candidate.weights if weight is not None]
     part = WEIGHT if value in weights else BIAS if _is_added(candidate.trace, axis) else OTHER
     names = tied_weights.own_names(value, candidate)
-    return ClassTensor(names, axis.dim, axis.outer(size), axis.inner, value.origin == BUFFER, part)
+    is_inner = not candidate.inner_names.isdisjoint(value.names)
+    return ClassTensor(names, axis.dim, axis.outer(size), axis.inner, value.origin == BUFFER, part, is_inner)
 
 
 def _is_added(trace: Trace, axis: ClassAxis) -> bool:
@@ -177,7 +186,9 @@ def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor,
     evidence = [
         f"dimension {output.dim} of {output.label} (size {output.size}) is set by {weight.names[0]} in {operation}",
         f"{operation} reads {projection.in_features} features computed from the input",
-        "no other layer consumes its result: it leads only to the output",
+        f"inside the class dimension, its result meets {', '.join(sorted(candidate.inner_names))}"
+        if candidate.inner_names
+        else "no other layer consumes its result: it leads only to the output",
     ]
     if weight.outer * weight.inner > 1:
         width = weight.outer * output.size * weight.inner

@@ -98,11 +98,13 @@ def detect_heads_in(
             "no_tensor_output", f"{type(model).__name__} returns no floating-point tensor with dimensions"
         )
     tracers = [Tracer(graph) for graph in graphs]
+    declared = declared_num_classes(model)
     candidates = [
-        candidate for graph, tracer in zip(graphs, tracers, strict=True) for candidate in find_candidates(graph, tracer)
+        candidate
+        for graph, tracer in zip(graphs, tracers, strict=True)
+        for candidate in find_candidates(graph, tracer, declared)
     ]
     rejected = rejections(candidates, tracers)
-    declared = declared_num_classes(model)
     accepted = resolve_class_dim([candidate for candidate in candidates if candidate.rejection_cause is None], declared)
     if accepted and declared != 0:
         detected = describe_heads(model, accepted, tracers)
@@ -182,10 +184,11 @@ def _no_head(
         )
     reasons = {cause.reason for cause in causes}
     reason = "output_is_backbone" if "output_is_backbone" in reasons else causes[0].reason
+    stated = ". If the width of its output counts classes, set model.num_classes to it"
     return NoHeadError(
         reason,
         f"{name} returns features and has no Identity where a head could go. Add a head after it, "
-        "for example nn.Sequential(model, nn.Linear(features, classes))",
+        f"for example nn.Sequential(model, nn.Linear(features, classes)){stated * (reason == 'output_is_backbone')}",
         sentences,
     )
 

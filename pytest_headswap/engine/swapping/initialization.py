@@ -135,6 +135,16 @@ def _apply_init(init: str, item: NewTensor) -> None:
 def copy_class_rows(items: Sequence[NewTensor], classes: Mapping[int, int]) -> None:
     """Copy the values of old classes. `classes` maps new class indices to old ones."""
     for item in items if classes else ():
+        if item.new.is_meta:
+            continue
+        if item.spec.more:  # such as a layer from classes to classes
+            dims = [item.spec.dim, *(dim for dim, _, _ in item.spec.more)]
+            new, old = (tensor.movedim(dims, list(range(len(dims)))) for tensor in (item.new, item.old))
+            new_index, old_index = (
+                torch.meshgrid(*[torch.tensor(list(indices), device=new.device)] * len(dims), indexing="ij")
+                for indices in (classes, classes.values())
+            )
+            new[new_index] = old[old_index]
+            continue
         new, old = item.by_class()
-        if not new.is_meta:
-            new[:, list(classes)] = old[:, list(classes.values())]
+        new[:, list(classes)] = old[:, list(classes.values())]
