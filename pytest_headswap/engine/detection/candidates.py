@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Projection, Trace, Tracer, source_name
 from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, BUFFER, PARAMETER, Graph
 from pytest_headswap.engine.detection.class_space import ClassSpace
+from pytest_headswap.engine.detection.other_forms import squeezed_dims, with_other_projections
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.modules import owner_path
 from pytest_headswap.head import Rejected
@@ -23,6 +24,8 @@ class OutputDim:
     dim: int
     size: int
     training: bool
+    is_squeezed: bool = False
+    """Whether forward removes the dimension because its size is 1. A longer one stays, and becomes `dim`."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def find_candidates(graph: Graph, tracer: Tracer, declared: int | None = None) -
             if size == 0:
                 continue  # no elements, for example a detector that found nothing
             axis = ClassAxis(value, dim)
-            trace = tracer.trace_back(axis, size)
+            trace = with_other_projections(tracer.trace_back(axis, size), tracer)
             if trace.from_input or not (trace.projections or trace.sources or trace.partial_sources):
                 continue
             candidate = Candidate(OutputDim(label, dim, size, graph.training), axis, trace, [])
@@ -75,6 +78,26 @@ def find_candidates(graph: Graph, tracer: Tracer, declared: int | None = None) -
             candidate.rejection_cause = backbone_cause or _rejection_cause(candidate, tracer)
             if candidate.rejection_cause is None or candidate.rejection_cause.tensor:
                 yield candidate
+
+
+def find_squeezed_candidates(graph: Graph, tracer: Tracer) -> Iterator[Candidate]:
+    """Yield the class dimensions of size 1 that forward removes, such as by `fc(x).squeeze(-1)`."""
+    for label, value in graph.outputs.items():
+        for item in squeezed_dims(value):
+            trace = tracer.trace_back(item.axis, 1)
+            if trace.from_input or not trace.projections:
+                continue
+            weights = [_model_weight(projection, tracer, 1) for projection in trace.projections]
+            output = OutputDim(label, item.dim, 1, graph.training, is_squeezed=True)
+            candidate = Candidate(output, item.axis, trace, weights)
+            candidate.rejection_cause = _rejection_cause(candidate, tracer)
+            if candidate.rejection_cause is None and not item.is_kept_when_longer:
+                sentence = f"forward returns its only logit without the class dimension ({item.removed_by.name})"
+                remedy = "return the logits as they are, or use squeeze(-1)"
+                candidate.rejection_cause = RejectionCause(
+                    "unsupported_layer", source_name(trace.projections[0].weight.value), f"{sentence}: {remedy}"
+                )
+            yield candidate
 
 
 def _model_weight(projection: Projection, tracer: Tracer, size: int) -> ClassAxis | None:

@@ -27,6 +27,7 @@ _ADDITIVE = {"add", "sub"}
 _BIAS_OPERANDS = {"addmm": 0, "addmv": 0, "baddbmm": 0, "convolution": 2, "linear": 2}
 
 _KINDS = {"_trilinear": "bilinear", **dict.fromkeys(("_cdist_forward", "cdist", "sub"), "distance")}
+_KINDS |= dict.fromkeys(("embedding", "_embedding_bag", "_embedding_bag_forward_only"), "embedding")
 
 WEIGHT, BIAS, OTHER = "weight", "bias", "other"
 
@@ -183,8 +184,11 @@ def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor,
     else:
         role = "main" if (output.label, output.training) == (main.label, main.training) else "auxiliary"
     activation = next((node for node in candidate.trace.nodes if _activation(node)), None)
+    where = f"dimension {output.dim} of {output.label} (size {output.size})"
+    if output.is_squeezed:
+        where = f"dimension {output.dim} of {output.label}, which forward removes while its size is 1,"
     evidence = [
-        f"dimension {output.dim} of {output.label} (size {output.size}) is set by {weight.names[0]} in {operation}",
+        f"{where} is set by {weight.names[0]} in {operation}",
         f"{operation} reads {projection.in_features} features computed from the input",
         f"inside the class dimension, its result meets {', '.join(sorted(candidate.inner_names))}"
         if candidate.inner_names
@@ -195,7 +199,7 @@ def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor,
         evidence.append(f"its width is {width}, which is {weight.outer * weight.inner} times the class count")
     head = Head(
         path=path,
-        kind=_kind(operation, len(projection.output.value.shape) - 2),
+        kind=_kind(operation, len(projection.output.value.shape) - 2, projection.in_features),
         in_features=projection.in_features,
         num_classes=output.size,
         class_dim=output.dim,
@@ -208,7 +212,9 @@ def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor,
     return DetectedHead(head, (weight,), (), module_path=projection.node.module, activation_path=activation_path)
 
 
-def _kind(operation: str, spatial: int) -> str:
+def _kind(operation: str, spatial: int, in_features: int) -> str:
+    if operation in _ADDITIVE and in_features == 1:
+        return "thresholds"
     if "conv" in operation:
         return f"conv{spatial}d"
     return _KINDS.get(operation, "linear")

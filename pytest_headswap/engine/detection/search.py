@@ -12,7 +12,13 @@ from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer
 from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.dataflow.recorder import record
-from pytest_headswap.engine.detection.candidates import Candidate, find_candidates, rejections, resolve_class_dim
+from pytest_headswap.engine.detection.candidates import (
+    Candidate,
+    find_candidates,
+    find_squeezed_candidates,
+    rejections,
+    resolve_class_dim,
+)
 from pytest_headswap.engine.detection.describe import DetectedHead, describe_heads
 from pytest_headswap.engine.detection.head_path import path_to_slot
 from pytest_headswap.engine.detection.head_slot import find_head_slots
@@ -104,6 +110,9 @@ def detect_heads_in(
         for graph, tracer in zip(graphs, tracers, strict=True)
         for candidate in find_candidates(graph, tracer, declared)
     ]
+    if all(candidate.rejection_cause for candidate in candidates):
+        for graph, tracer in zip(graphs, tracers, strict=True):
+            candidates += find_squeezed_candidates(graph, tracer)
     rejected = rejections(candidates, tracers)
     accepted = resolve_class_dim([candidate for candidate in candidates if candidate.rejection_cause is None], declared)
     if accepted and declared != 0:

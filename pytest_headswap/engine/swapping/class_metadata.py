@@ -38,7 +38,7 @@ def update_layer_widths(
 
     With `takes_classes`, the layer reads classes, so its input width changes too.
     """
-    names = (*CLASS_COUNT_NAMES, *WIDTH_NAMES, *(_INPUT_WIDTH_NAMES if takes_classes else ()))
+    names = (*CLASS_COUNT_NAMES, *WIDTH_NAMES, *(_INPUT_WIDTH_NAMES if takes_classes else ("embedding_dim",)))
     _update(layer.__dict__, names, widths, changes)
 
 
