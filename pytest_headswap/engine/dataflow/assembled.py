@@ -54,29 +54,31 @@ def _written_parts(node: Node | None, dim: int) -> list[Value]:
     return [parts[index] for index in range(size)] if set(parts) == set(range(size)) else []
 
 
-def selections(parts: Sequence[Value]) -> Iterator[list[Selected]]:
-    """Yield, for each part, the indices of model tensors that only this part is computed with."""
-    size = len(parts)
+def own_nodes(parts: Sequence[Value]) -> Iterator[set[Node]]:
+    """Yield, for each part, the operations on data from the input that only this part is computed with."""
     common = ancestors(parts[:1]) & ancestors(parts[1:2])
     for part in parts:
-        found: list[Selected] = []
-        visited = set(common)
-        stack = [part.node] if part.node is not None else []
+        own: set[Node] = set()
+        stack = [part.node]
         while stack:
             node = stack.pop()
-            if node in visited:
-                continue
-            visited.add(node)
-            for operand, value in enumerate(node.inputs):
-                if not value.from_input:
-                    found += [
-                        Selected(base, dim, index, node, operand)
-                        for base, dim, index in selections_before(value)
-                        if base.shape[dim] == size
-                    ]
-                elif value.node is not None:
-                    stack.append(value.node)
-        yield found
+            if node is not None and node not in own and node not in common:
+                own.add(node)
+                stack += [value.node for value in node.inputs if value.from_input]
+        yield own
+
+
+def selections(parts: Sequence[Value]) -> Iterator[list[Selected]]:
+    """Yield, for each part, the indices of model tensors that only this part is computed with."""
+    for own in own_nodes(parts):
+        yield [
+            Selected(base, dim, index, node, operand)
+            for node in own
+            for operand, value in enumerate(node.inputs)
+            if not value.from_input
+            for base, dim, index in selections_before(value)
+            if base.shape[dim] == len(parts)
+        ]
 
 
 def selections_before(value: Value) -> Iterator[tuple[Value, int, int]]:

@@ -65,6 +65,7 @@ class DetectedHead:
         tensors: its class-sized tensors, the weight of the projection first.
         outputs: the output dimensions that it sets, in each mode.
         slot: the head slot, if the model was built without a head.
+        label_list: path of the `nn.ModuleList` with one layer for each label, if the head is one.
         module_path: path of the leaf module whose forward runs the projection, "" if there is none.
         activation_path: path of the leaf module that runs the activation after it, "" if there is none.
     """
@@ -73,6 +74,7 @@ class DetectedHead:
     tensors: tuple[ClassTensor, ...]
     outputs: tuple[OutputDim, ...]
     slot: HeadSlot | None = None
+    label_list: str | None = None
     module_path: str = ""
     activation_path: str = ""
 

@@ -22,6 +22,7 @@ from pytest_headswap.engine.detection.candidates import (
 from pytest_headswap.engine.detection.describe import DetectedHead, describe_heads
 from pytest_headswap.engine.detection.head_path import path_to_slot
 from pytest_headswap.engine.detection.head_slot import find_head_slots
+from pytest_headswap.engine.detection.label_lists import find_label_lists
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.head import Head, Heads, Rejected
@@ -115,8 +116,15 @@ def detect_heads_in(
             candidates += find_squeezed_candidates(graph, tracer)
     rejected = rejections(candidates, tracers)
     accepted = resolve_class_dim([candidate for candidate in candidates if candidate.rejection_cause is None], declared)
+    lists: dict[str, DetectedHead] = {}
+    for graph, tracer in zip(graphs, tracers, strict=True) if not accepted else ():
+        for item in find_label_lists(model, graph, tracer):
+            known = lists.setdefault(item.head.path, item)
+            lists[item.head.path] = replace(known, outputs=tuple(dict.fromkeys((*known.outputs, *item.outputs))))
     if accepted and declared != 0:
         detected = describe_heads(model, accepted, tracers)
+    elif lists and declared != 0:
+        detected = list(lists.values())
     else:
         detected = _detect_slots(model, graphs, tracers, candidates)
         if not detected:

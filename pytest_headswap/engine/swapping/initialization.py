@@ -62,7 +62,7 @@ def initialize(
         if callable(init):
             init(item.spec.names[0], item.new)
         else:
-            _apply_init(init, item)
+            apply_init(init, item)
     copy_class_rows(initialized, classes)
     notes: list[str] = []
     for owner, items in remaining.items():
@@ -122,7 +122,9 @@ def _apply_default(item: NewTensor) -> None:
         new.fill_(item.old.float().mean())
 
 
-def _apply_init(init: str, item: NewTensor) -> None:
+@torch.no_grad()
+def apply_init(init: str, item: NewTensor) -> None:
+    """Fill a weight or bias as the named initialisation says, on top of the default."""
     part, new = item.spec.part, item.new
     if init == "zeros" and part in (WEIGHT, BIAS):
         new.zero_()
