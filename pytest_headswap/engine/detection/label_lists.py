@@ -25,8 +25,10 @@ def find_label_lists(model: nn.Module, graph: Graph, tracer: Tracer) -> Iterator
     for label, value in graph.outputs.items():
         for dim in reversed(range(len(value.shape))):
             size = value.shape[dim]
+            if size < 2:
+                continue
             trace = tracer.trace_back(ClassAxis(value, dim), size)
-            for axis in trace.axes if size > 1 and not trace.from_input else ():
+            for axis in trace.axes if not trace.from_input else ():
                 node = axis.value.node
                 parts = parts_of(node, axis.dim) if node is not None and axis.inner == 1 else []
                 found = _container(model, parts, tracer) if len(parts) == size else None
