@@ -33,8 +33,9 @@ class Head:
             itself.
         aliases: other paths of the same module.
         kind: operation of the projection: `linear` (any matrix product with a weight), `conv1d`, `conv2d`, `conv3d`,
-            `bilinear` or `distance` (distances to one prototype per class). `identity`: the model was built without a
-            head, and a new one goes here.
+            `bilinear`, `distance` (distances to one prototype per class), `embedding` (a table with class scores for
+            each token), `thresholds` (one logit, compared with a threshold per class) or `list` (a list with one layer
+            for each label). `identity`: the model was built without a head, and a new one goes here.
         in_features: number of features that the projection reads.
         num_classes: current class count; 0 for `identity`.
         class_dim: index of the class dimension of the output, counted from the front.

@@ -18,7 +18,7 @@ from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer
 from pytest_headswap.engine.dataflow.dims import RULES, relation
 from pytest_headswap.engine.dataflow.dims.views import view_factors
 from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, Graph
-from pytest_headswap.engine.dataflow.recorder import _Recorder
+from pytest_headswap.engine.dataflow.recording_mode import Recorder
 
 Shape = tuple[int, ...]
 
@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 def recorded(function: Callable[..., Any], shapes: list[Shape]) -> Graph:
     """Return the data flow of `function` on tensors named 0, 1, ... The last operation computes the output."""
     graph = Graph(training=False)
-    recorder = _Recorder(graph, cached_meta_op)
+    recorder = Recorder(graph, cached_meta_op)
     tensors = [torch.empty(shape, device="meta") for shape in shapes]
     for index, tensor in enumerate(tensors):
         recorder.add_source(tensor, ATTRIBUTE, str(index))

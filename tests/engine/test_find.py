@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from pytest_headswap.engine import HeadSwapError, NoHeadError, find_heads
+from pytest_headswap.engine.dataflow.assembled import ALIASED_WRITE
 from pytest_headswap.engine.dataflow.graph import ancestors
-from pytest_headswap.engine.dataflow.recorder import ALIASED_WRITE, record
+from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.zoo import load_zoo
 
@@ -173,16 +174,16 @@ def test_residual_features_are_refused_as_a_backbone() -> None:
 
 
 def test_concatenated_heads_are_refused_with_a_reason() -> None:
-    class OneForEachClass(nn.Module):
+    class TwoForEachLayer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.heads = nn.ModuleList([nn.Linear(8, 1) for _ in range(4)])
+            self.heads = nn.ModuleList([nn.Linear(8, 2) for _ in range(4)])
 
         def forward(self, x: Tensor) -> Tensor:
             return torch.cat([head(x) for head in self.heads], dim=1)
 
     with pytest.raises(HeadSwapError) as caught:
-        find_heads(OneForEachClass(), torch.randn(2, 8))
+        find_heads(TwoForEachLayer(), torch.randn(2, 8))
     assert caught.value.reason == "concatenated"
     assert "heads.0.weight" in str(caught.value)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Projection, Trace, Tracer, source_name
 from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, BUFFER, PARAMETER, Graph
+from pytest_headswap.engine.detection.class_space import ClassSpace
+from pytest_headswap.engine.detection.other_forms import squeezed_dims, with_other_projections
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.modules import owner_path
 from pytest_headswap.head import Rejected
@@ -22,6 +24,8 @@ class OutputDim:
     dim: int
     size: int
     training: bool
+    is_squeezed: bool = False
+    """Whether forward removes the dimension because its size is 1. A longer one stays, and becomes `dim`."""
 
 
 @dataclass(frozen=True)
@@ -46,36 +50,59 @@ class Candidate:
     trace: Trace
     weights: list[ClassAxis | None]
     rejection_cause: RejectionCause | None = None
+    inner_names: frozenset[str] = frozenset()
+    """Names of the tensors that take classes in, after the projection."""
 
     def model_sources(self) -> list[ClassAxis]:
         """Return the parameters and buffers of the model at which the dimension begins."""
         return [axis for axis in self.trace.sources if axis.value.origin in (PARAMETER, BUFFER)]
 
 
-def find_candidates(graph: Graph, tracer: Tracer) -> Iterator[Candidate]:
+def find_candidates(graph: Graph, tracer: Tracer, declared: int | None = None) -> Iterator[Candidate]:
     """Yield every output dimension that does not come from the inputs, the last dimensions of each output first.
 
     Skip empty dimensions, and faulty ones whose fault names no tensor.
     """
     for label, value in graph.outputs.items():
         for dim in reversed(range(len(value.shape))):
-            candidate = read_candidate(label, ClassAxis(value, dim), graph, tracer)
+            candidate = read_candidate(label, ClassAxis(value, dim), graph, tracer, declared)
             if candidate is not None:
                 yield candidate
 
 
-def read_candidate(label: str, axis: ClassAxis, graph: Graph, tracer: Tracer) -> Candidate | None:
+def read_candidate(label: str, axis: ClassAxis, graph: Graph, tracer: Tracer, declared: int | None) -> Candidate | None:
     """Return the candidate for one dimension of an output, or None if `find_candidates` skips it."""
     size = axis.value.shape[axis.dim]
     if size == 0:
         return None  # no elements, for example a detector that found nothing
-    trace = tracer.trace_back(axis, size)
+    trace = with_other_projections(tracer.trace_back(axis, size), tracer)
     if trace.from_input or not (trace.projections or trace.sources or trace.partial_sources):
         return None
-    weights = [_model_weight(projection, tracer, size) for projection in trace.projections]
-    candidate = Candidate(OutputDim(label, axis.dim, size, graph.training), axis, trace, weights)
-    candidate.rejection_cause = _rejection_cause(candidate, tracer)
+    candidate = Candidate(OutputDim(label, axis.dim, size, graph.training), axis, trace, [])
+    backbone_cause = _settle_class_space(candidate, tracer, declared)
+    candidate.weights = [_model_weight(item, tracer, size) for item in candidate.trace.projections]
+    candidate.rejection_cause = backbone_cause or _rejection_cause(candidate, tracer)
     return candidate if candidate.rejection_cause is None or candidate.rejection_cause.tensor else None
+
+
+def find_squeezed_candidates(graph: Graph, tracer: Tracer) -> Iterator[Candidate]:
+    """Yield the class dimensions of size 1 that forward removes, such as by `fc(x).squeeze(-1)`."""
+    for label, value in graph.outputs.items():
+        for item in squeezed_dims(value):
+            trace = tracer.trace_back(item.axis, 1)
+            if trace.from_input or not trace.projections:
+                continue
+            weights = [_model_weight(projection, tracer, 1) for projection in trace.projections]
+            output = OutputDim(label, item.dim, 1, graph.training, is_squeezed=True)
+            candidate = Candidate(output, item.axis, trace, weights)
+            candidate.rejection_cause = _rejection_cause(candidate, tracer)
+            if candidate.rejection_cause is None and not item.is_kept_when_longer:
+                sentence = f"forward returns its only logit without the class dimension ({item.removed_by.name})"
+                remedy = "return the logits as they are, or use squeeze(-1)"
+                candidate.rejection_cause = RejectionCause(
+                    "unsupported_layer", source_name(trace.projections[0].weight.value), f"{sentence}: {remedy}"
+                )
+            yield candidate
 
 
 def _model_weight(projection: Projection, tracer: Tracer, size: int) -> ClassAxis | None:
@@ -91,9 +118,6 @@ def _model_weight(projection: Projection, tracer: Tracer, size: int) -> ClassAxi
 
 def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | None:
     trace = candidate.trace
-    backbone_cause = _consumed_by_backbone(trace, tracer)
-    if backbone_cause:
-        return backbone_cause
     for projection, weight in zip(trace.projections, candidate.weights, strict=True):
         if weight is None:
             operation, source = projection.node.name, source_name(projection.weight.value)
@@ -117,6 +141,20 @@ def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | N
     if trace.obstacles:
         reason, sentence = trace.obstacles[0]
         return RejectionCause(reason, candidate.weights[0].value.name if candidate.weights[0] else "", sentence)
+    return None
+
+
+def _settle_class_space(candidate: Candidate, tracer: Tracer, declared: int | None) -> RejectionCause | None:
+    """Extend the trace by what the class dimension meets after the projection, or return why it holds features."""
+    space = ClassSpace(candidate.trace, tracer, is_stated=declared == candidate.trace.size)
+    if space.readers and (declared not in (None, candidate.trace.size) or not space.is_class_space()):
+        cause = _consumed_by_backbone(candidate.trace, tracer)
+        return cause if cause or space.is_linear else _consumed_by_backbone(space.trace, tracer)
+    if space.fault:
+        return RejectionCause(*space.fault)
+    space.add_what_it_meets()
+    candidate.trace = space.trace
+    candidate.inner_names = frozenset((*space.readers, *space.tables))
     return None
 
 

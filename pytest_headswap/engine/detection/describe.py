@@ -26,6 +26,9 @@ _ACTIVATIONS = {
 _ADDITIVE = {"add", "sub"}
 _BIAS_OPERANDS = {"addmm": 0, "addmv": 0, "baddbmm": 0, "convolution": 2, "linear": 2}
 
+_KINDS = {"_trilinear": "bilinear", **dict.fromkeys(("_cdist_forward", "cdist", "sub"), "distance")}
+_KINDS |= dict.fromkeys(("embedding", "_embedding_bag", "_embedding_bag_forward_only"), "embedding")
+
 WEIGHT, BIAS, OTHER = "weight", "bias", "other"
 
 
@@ -34,7 +37,8 @@ class ClassTensor:
     """A class-sized parameter or buffer. The length of its dimension `dim` is `outer * num_classes * inner`.
 
     `names` are the names under which it is registered and will be replaced. `part` is its role: `weight` multiplies
-    the features, `bias` is added to the result, `other` is anything else.
+    the features, `bias` is added to the result, `other` is anything else. `is_inner` marks a tensor that takes classes
+    in, after the projection. `more` are other class-sized dimensions of it, each as (dim, outer, inner).
     """
 
     names: tuple[str, ...]
@@ -43,6 +47,8 @@ class ClassTensor:
     inner: int
     is_buffer: bool
     part: str
+    is_inner: bool = False
+    more: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def module(self) -> str:
@@ -59,6 +65,7 @@ class DetectedHead:
         tensors: its class-sized tensors, the weight of the projection first.
         outputs: the output dimensions that it sets, in each mode.
         slot: the head slot, if the model was built without a head.
+        label_list: path of the `nn.ModuleList` with one layer for each label, if the head is one.
         module_path: path of the leaf module whose forward runs the projection, "" if there is none.
         activation_path: path of the leaf module that runs the activation after it, "" if there is none.
         activation_calls: the operations of that module, as pairs of mode (True: train) and position.
@@ -70,6 +77,7 @@ class DetectedHead:
     tensors: tuple[ClassTensor, ...]
     outputs: tuple[OutputDim, ...]
     slot: HeadSlot | None = None
+    label_list: str | None = None
     module_path: str = ""
     activation_path: str = ""
     activation_calls: frozenset[tuple[bool, int]] = frozenset()
@@ -104,7 +112,12 @@ def describe_heads(
         own += [
             axis for axis in tracer.co_factors(own, candidate.trace.size) if axis.value.origin in (PARAMETER, BUFFER)
         ]
-        tensors = {axis.value.names: _class_tensor(axis, candidate, tied_weights) for axis in own}
+        tensors: dict[tuple[str, ...], ClassTensor] = {}
+        for axis in own:
+            tensor, known = _class_tensor(axis, candidate, tied_weights), tensors.get(axis.value.names)
+            if known is not None and known.dim != tensor.dim:
+                tensor = replace(known, more=(*known.more, (tensor.dim, tensor.outer, tensor.inner)))
+            tensors[axis.value.names] = tensor
         keys = [weight.value.names for weight in reversed(candidate.weights) if weight is not None]
         for key, projection in zip(keys, reversed(candidate.trace.projections), strict=True):
             weight = tensors[key]
@@ -135,7 +148,8 @@ def _class_tensor(axis: ClassAxis, candidate: Candidate, tied_weights: _TiedWeig
     weights = [weight.value for weight in candidate.weights if weight is not None]
     part = WEIGHT if value in weights else BIAS if _is_added(candidate.trace, axis) else OTHER
     names = tied_weights.own_names(value, candidate)
-    return ClassTensor(names, axis.dim, axis.outer(size), axis.inner, value.origin == BUFFER, part)
+    is_inner = not candidate.inner_names.isdisjoint(value.names)
+    return ClassTensor(names, axis.dim, axis.outer(size), axis.inner, value.origin == BUFFER, part, is_inner)
 
 
 def _is_added(trace: Trace, axis: ClassAxis) -> bool:
@@ -186,17 +200,22 @@ def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor,
     else:
         role = "main" if (output.label, output.training) == (main.label, main.training) else "auxiliary"
     activation = next((node for node in candidate.trace.nodes if _activation(node)), None)
+    where = f"dimension {output.dim} of {output.label} (size {output.size})"
+    if output.is_squeezed:
+        where = f"dimension {output.dim} of {output.label}, which forward removes while its size is 1,"
     evidence = [
-        f"dimension {output.dim} of {output.label} (size {output.size}) is set by {weight.names[0]} in {operation}",
+        f"{where} is set by {weight.names[0]} in {operation}",
         f"{operation} reads {projection.in_features} features computed from the input",
-        "no other layer consumes its result: it leads only to the output",
+        f"inside the class dimension, its result meets {', '.join(sorted(candidate.inner_names))}"
+        if candidate.inner_names
+        else "no other layer consumes its result: it leads only to the output",
     ]
     if weight.outer * weight.inner > 1:
         width = weight.outer * output.size * weight.inner
         evidence.append(f"its width is {width}, which is {weight.outer * weight.inner} times the class count")
     head = Head(
         path=path,
-        kind=_kind(operation, len(projection.output.value.shape) - 2),
+        kind=_kind(operation, len(projection.output.value.shape) - 2, projection.in_features),
         in_features=projection.in_features,
         num_classes=output.size,
         class_dim=output.dim,
@@ -221,10 +240,12 @@ def _with_activation_calls(item: DetectedHead, candidate: Candidate, tracer: Tra
     )
 
 
-def _kind(operation: str, spatial: int) -> str:
+def _kind(operation: str, spatial: int, in_features: int) -> str:
+    if operation in _ADDITIVE and in_features == 1:
+        return "thresholds"
     if "conv" in operation:
         return f"conv{spatial}d"
-    return {"_trilinear": "bilinear", "_cdist_forward": "distance", "cdist": "distance"}.get(operation, "linear")
+    return _KINDS.get(operation, "linear")
 
 
 def _activation(node: Node) -> str | None:

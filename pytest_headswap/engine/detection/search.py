@@ -15,6 +15,7 @@ from pytest_headswap.engine.detection.candidates import (
     Candidate,
     RejectionCause,
     find_candidates,
+    find_squeezed_candidates,
     rejections,
     resolve_class_dim,
 )
@@ -30,6 +31,7 @@ from pytest_headswap.engine.detection.decoded_outputs import hidden_head_error, 
 from pytest_headswap.engine.detection.describe import DetectedHead, describe_heads
 from pytest_headswap.engine.detection.head_path import path_to_slot
 from pytest_headswap.engine.detection.head_slot import find_head_slots
+from pytest_headswap.engine.detection.label_lists import find_label_lists
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.head import Head, Heads, Rejected
@@ -132,15 +134,23 @@ def detect_heads_in(
     chosen = ChosenClasses()
     mixing: list[RejectionCause] = []
     for graph, tracer in zip(graphs, tracers, strict=True):
-        mine = list(find_candidates(graph, tracer))
+        mine = list(find_candidates(graph, tracer, declared))
         reject_parts_of_attention(mine, tracers, declared)
         mixing += reject_class_mixing(mine, tracers, declared)
         read_choices(graph, tracer, mine, chosen)
         candidates += mine
     candidates += chosen.candidates
+    if all(candidate.rejection_cause for candidate in candidates):
+        for graph, tracer in zip(graphs, tracers, strict=True):
+            candidates += find_squeezed_candidates(graph, tracer)
     rejected = rejections(candidates, tracers)
     possible = [candidate for candidate in candidates if candidate.rejection_cause is None]
     accepted = resolve_class_dim(possible, declared, tracers)
+    lists: dict[str, DetectedHead] = {}
+    for graph, tracer in zip(graphs, tracers, strict=True) if not accepted else ():
+        for item in find_label_lists(model, graph, tracer):
+            known = lists.setdefault(item.head.path, item)
+            lists[item.head.path] = replace(known, outputs=tuple(dict.fromkeys((*known.outputs, *item.outputs))))
     competing: frozenset[frozenset[str]] = frozenset()
     boxes: dict[str, str] = {}
     doubt = None
@@ -153,6 +163,8 @@ def detect_heads_in(
             doubt = HeadSwapError(cause.reason, f"{type(model).__name__}: {cause.tensor}: {cause.sentence}")
         elif chosen.flattened and not chosen.labels:
             doubt = hidden_head_error(type(model).__name__, graphs, tracers, chosen.flattened)
+    elif lists and declared != 0:
+        detected = list(lists.values())
     else:
         detected = _detect_slots(model, graphs, tracers, candidates)
         if not detected:
@@ -228,9 +240,10 @@ def _no_head(
         )
     reasons = {cause.reason for cause in causes}
     reason = "output_is_backbone" if "output_is_backbone" in reasons else causes[0].reason
+    stated = ". If the width of its output counts classes, set model.num_classes to it"
     return NoHeadError(
         reason,
         f"{name} returns features and has no Identity where a head could go. Add a head after it, "
-        "for example nn.Sequential(model, nn.Linear(features, classes))",
+        f"for example nn.Sequential(model, nn.Linear(features, classes)){stated * (reason == 'output_is_backbone')}",
         sentences,
     )

@@ -33,12 +33,19 @@ _CONTAINER_WIDTH_NAMES = (
     "num_outputs",
     "num_columns",
 )
+_INPUT_WIDTH_NAMES = ("in_features", "in_channels", "input_size")
 _LABEL_MAPPING_NAMES = ("id2label", "label2id")
 
 
-def update_layer_widths(layer: nn.Module, widths: Mapping[int, int], changes: Transaction) -> None:
-    """Update the widths that a layer of the head stores. `widths` maps old widths to new ones."""
-    _update(layer.__dict__, (*CLASS_COUNT_NAMES, *WIDTH_NAMES), widths, changes)
+def update_layer_widths(
+    layer: nn.Module, widths: Mapping[int, int], changes: Transaction, *, takes_classes: bool = False
+) -> None:
+    """Update the widths that a layer of the head stores. `widths` maps old widths to new ones.
+
+    With `takes_classes`, the layer reads classes, so its input width changes too.
+    """
+    names = (*CLASS_COUNT_NAMES, *WIDTH_NAMES, *(_INPUT_WIDTH_NAMES if takes_classes else ("embedding_dim",)))
+    _update(layer.__dict__, names, widths, changes)
 
 
 def update_container_widths(model: nn.Module, layer: str, old: int, new: int, changes: Transaction) -> None:

@@ -70,7 +70,7 @@ def initialize(
     everything = [item for items in groups.values() for item in items]
     initialized = [item for item in everything if not item.spec.is_buffer or item.is_fixed_weight]
     for item in initialized:
-        _apply_init(init, item)
+        apply_init(init, item)
     copy_class_rows(initialized, classes)
     for tensor, item in computed.items():
         renewed += tensor.store(item.new.detach(), changes)
@@ -140,7 +140,9 @@ def _apply_default(item: NewTensor) -> None:
         new.fill_(item.old.float().mean())
 
 
-def _apply_init(init: Init, item: NewTensor) -> None:
+@torch.no_grad()
+def apply_init(init: Init, item: NewTensor) -> None:
+    """Fill a weight or bias as the initialisation says, on top of the default."""
     part, new = item.spec.part, item.new
     if callable(init):
         init(item.spec.names[0], new)
@@ -155,6 +157,16 @@ def _apply_init(init: Init, item: NewTensor) -> None:
 def copy_class_rows(items: Sequence[NewTensor], classes: Mapping[int, int]) -> None:
     """Copy the values of old classes. `classes` maps new class indices to old ones."""
     for item in items if classes else ():
+        if item.new.is_meta:
+            continue
+        if item.spec.more:  # such as a layer from classes to classes
+            dims = [item.spec.dim, *(dim for dim, _, _ in item.spec.more)]
+            new, old = (tensor.movedim(dims, list(range(len(dims)))) for tensor in (item.new, item.old))
+            new_index, old_index = (
+                torch.meshgrid(*[torch.tensor(list(indices), device=new.device)] * len(dims), indexing="ij")
+                for indices in (classes, classes.values())
+            )
+            new[new_index] = old[old_index]
+            continue
         new, old = item.by_class()
-        if not new.is_meta:
-            new[:, list(classes)] = old[:, list(classes.values())]
+        new[:, list(classes)] = old[:, list(classes.values())]

@@ -89,8 +89,19 @@ def install_head(
 
 
 def remove_head(model: nn.Module, item: DetectedHead, changes: Transaction) -> None:
-    """Replace the head, and every class-sized layer that follows it, by an Identity."""
+    """Replace the head, and every class-sized layer that follows it, by an Identity.
+
+    Raises:
+        HeadSwapError: `unsupported_layer`, if a tensor works on the classes, or a layer cannot be removed.
+    """
     path = replaceable_path(item)
+    inner = [tensor.names[0] for tensor in item.tensors if tensor.is_inner]
+    if inner:
+        raise HeadSwapError(
+            "unsupported_layer",
+            f"{', '.join(inner)} takes the classes in, so without the head nothing is left for it to read: call the "
+            "backbone of the model instead, or swap with num_classes of at least 1",
+        )
     downstream = {tensor.module for tensor in item.tensors} - {path}
     for layer in downstream:
         module = model.get_submodule(layer)

@@ -49,6 +49,7 @@ def resize(
     by_owner: dict[nn.Module, list[NewTensor]] = {}
     widths: dict[nn.Module, dict[int, int]] = {}
     stored = {name for tensor in computed for name in tensor.stored}
+    inner: set[nn.Module] = set()
     for spec in tensors:
         if spec.is_buffer and spec.part == WEIGHT and spec.names[0] not in stored and not callable(init):
             raise HeadSwapError(
@@ -61,12 +62,17 @@ def resize(
         for name in spec.names:
             owner, key = owner_and_key(model, name)
             changes.set(owner._parameters if key in owner._parameters else owner._buffers, key, new)
-            of_layer = widths.setdefault(model.get_submodule(spec.module), {old_count: num_classes})
+            layer = model.get_submodule(spec.module)
+            of_layer = widths.setdefault(layer, {old_count: num_classes})
+            if spec.is_inner:
+                inner.add(layer)
             of_layer[old.shape[spec.dim]] = new.shape[spec.dim]  # such as anchors * classes
         owner, key = owner_and_key(model, spec.names[0])
         by_owner.setdefault(owner, []).append(NewTensor(spec, key, old, new))
     for layer, of_layer in widths.items():
-        update_layer_widths(layer, of_layer, changes)  # before `initialize`: `reset_parameters` may read the widths
+        update_layer_widths(
+            layer, of_layer, changes, takes_classes=layer in inner
+        )  # before `initialize`: `reset_parameters` may read the widths
     for path in {spec.module for spec in tensors}:
         update_container_widths(model, path, old_count, num_classes, changes)
     renewed, notes = initialize(model, by_owner, computed, init, classes, changes)
@@ -84,7 +90,8 @@ def make_class_tensor(old: torch.Tensor, spec: ClassTensor, num_classes: int) ->
         HeadSwapError: `unsupported_layer`, for a quantised tensor.
     """
     shape = list(old.shape)
-    shape[spec.dim] = spec.outer * num_classes * spec.inner
+    for dim, outer, inner in ((spec.dim, spec.outer, spec.inner), *spec.more):
+        shape[dim] = outer * num_classes * inner
     if old.is_quantized or not (spec.is_buffer or old.is_floating_point() or old.is_complex()):
         raise HeadSwapError(
             "unsupported_layer", f"{spec.names[0]} has dtype {old.dtype}: swap the head before quantising the model"

@@ -21,6 +21,7 @@ from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.class_map import ClassMap, resolve_class_map
 from pytest_headswap.engine.swapping.class_metadata import update_class_metadata
 from pytest_headswap.engine.swapping.initialization import Init
+from pytest_headswap.engine.swapping.label_list import replace_label_list
 from pytest_headswap.engine.swapping.options import SwapOptions
 from pytest_headswap.engine.swapping.plan import outside_inference_mode, plan_swap
 from pytest_headswap.engine.swapping.replace import (
@@ -247,6 +248,16 @@ def _swap_one(
 ) -> tuple[list[str], list[str]]:
     """Swap one head. Return the names of its new tensors, and notes for the user."""
     count, new_head, init = options.num_classes, options.new_head, options.init
+    if item.label_list is not None:
+        if count == 0 or new_head is not None:
+            raise HeadSwapError(
+                "unsupported_layer",
+                f"{item.label_list} holds one layer for each label: swap it without new_head and with num_classes of "
+                "at least 1",
+            )
+        names = replace_label_list(model, item.label_list, count, init, classes, changes)
+        resized, notes = resize(model, item, item.tensors, count, init, classes, changes)
+        return [*names, *resized], notes
     if count == 0:
         if item.slot is None:
             remove_head(model, item, changes)
@@ -282,6 +293,9 @@ def _with_prefix(head: Head, prefix: str) -> Head:
 def _head_after_swap(model: nn.Module, item: DetectedHead, options: SwapOptions) -> Head:
     activation = None if options.activation == "drop" else item.head.activation
     head = replace(item.head, num_classes=options.num_classes, activation=activation)
+    if item.label_list is not None:
+        own = (f"{head.path}.{name}" for name, _ in model.get_submodule(head.path).named_parameters())
+        return replace(head, tensors=(*own, *(tensor.names[0] for tensor in item.tensors)))
     if item.slot is None:
         return head
     layer = model.get_submodule(item.slot.path)

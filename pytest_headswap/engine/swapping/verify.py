@@ -52,6 +52,13 @@ def verify_swap(
         or item.head.in_features
         for item in selected
         for output in item.outputs
+        if not output.is_squeezed
+    }
+    squeezed = {
+        (output.training, output.label): (output.dim, num_classes or item.head.in_features)
+        for item in selected
+        for output in item.outputs
+        if output.is_squeezed and num_classes != 1
     }
     reached: set[str] = set()
     calls: Calls = {}
@@ -60,6 +67,9 @@ def verify_swap(
         reached |= in_mode
         for label, shape in shapes.items():
             expected = tuple(sizes.get((training, label, dim), size) for dim, size in enumerate(shape))
+            if (training, label) in squeezed:
+                dim, size = squeezed[training, label]
+                expected = (*expected[:dim], size, *expected[dim:])
             if outputs.get(label) != expected:
                 raise HeadSwapError(
                     "verification_failed",

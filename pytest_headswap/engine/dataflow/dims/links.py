@@ -37,11 +37,13 @@ class DimRelation:
         contracted: pairs of (operand, dimension) that are multiplied and summed, and so have equal sizes.
         partial: for an output (output, dimension) that is cut out of, or assembled from, input dimensions: the
             reason. Its size does not follow from a single input dimension.
+        reduced: pairs of (operand, dimension) that are summed, averaged or otherwise combined to one number.
     """
 
     links: list[DimLink] = field(default_factory=list)
     contracted: list[tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=list)
     partial: dict[tuple[int, int], str] = field(default_factory=dict)
+    reduced: set[tuple[int, int]] = field(default_factory=set)
 
 
 def rule_table(*entries: tuple[Rule, str]) -> dict[str, Rule]:

@@ -95,6 +95,11 @@ def _embedding(node: Node) -> DimRelation:
     return DimRelation([*links, DimLink(0, 1, 0, len(out) - 1, out[-1])])
 
 
+def _embedding_bag(node: Node) -> DimRelation:
+    """Sum or mean of rows of a table (rows, width) for each bag: (bags, width). Other outputs are positions."""
+    return DimRelation([DimLink(0, 1, 0, 1, node.outputs[0].shape[1])])
+
+
 def _trilinear(node: Node) -> DimRelation:
     """`_trilinear(a, b, c, expand_a, expand_b, expand_c, sum)`, which implements `nn.Bilinear`.
 
@@ -141,6 +146,7 @@ RULES = rule_table(
         ),
     ),
     (_embedding, "embedding"),
+    (_embedding_bag, "_embedding_bag _embedding_bag_forward_only"),
     (_trilinear, "_trilinear"),
     (_cdist, "_cdist_forward cdist _euclidean_dist"),
 )

@@ -22,7 +22,7 @@ def _reduce(node: Node) -> DimRelation:
         reduced = set(range(len(shape)))
     else:
         reduced = {normalize_dim(dim, len(shape)) for dim in (dims if isinstance(dims, tuple) else (dims,))}
-    result = DimRelation()
+    result = DimRelation(reduced={(0, dim) for dim in reduced})
     for output, value in enumerate(node.outputs):
         keep = len(value.shape) == len(shape)
         position = 0

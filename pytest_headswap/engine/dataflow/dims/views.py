@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from pytest_headswap.engine.dataflow.dims.links import (
     DimLink,
     DimRelation,
@@ -19,12 +21,24 @@ def view_factors(old: Shape, new: Shape) -> list[tuple[int, int, int, int, int]]
 
     Each factor is (in_dim, in_inner, out_dim, out_inner, size). Dimensions whose boundaries do not divide each other,
     as in (4, 6) to (6, 4), have no common factor. Dimensions of size 1 are paired in order with those between the
-    same neighbours.
+    same neighbours. If their numbers differ, each is paired with all, because nothing tells which one stays.
     """
     factors: list[tuple[int, int, int, int, int]] = []
+    moved: tuple[list[int], list[int]] = [], []
     for ins, outs in _groups(old, new):
         factors += _group_factors([(dim, old[dim]) for dim in ins], [(dim, new[dim]) for dim in outs])
-    return factors
+        before, after = [dim for dim in ins if old[dim] == 1], [dim for dim in outs if new[dim] == 1]
+        if bool(before) == bool(after):
+            factors += _pair_ones(before, after)
+        else:
+            moved[0].extend(before)
+            moved[1].extend(after)
+    return factors + _pair_ones(*moved)
+
+
+def _pair_ones(before: list[int], after: list[int]) -> list[tuple[int, int, int, int, int]]:
+    pairs = zip(before, after, strict=True) if len(before) == len(after) else itertools.product(before, after)
+    return [(i, 1, j, 1, 1) for i, j in pairs]
 
 
 def _groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
@@ -55,19 +69,17 @@ def _groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
 
 
 def _group_factors(ins: list[tuple[int, int]], outs: list[tuple[int, int]]) -> list[tuple[int, int, int, int, int]]:
-    ones = zip([d for d, size in ins if size == 1], [d for d, size in outs if size == 1], strict=False)
-    factors = [(i, 1, j, 1, 1) for i, j in ones]
     left = [pair for pair in ins if pair[1] != 1]
     right = [pair for pair in outs if pair[1] != 1]
-    others: list[tuple[int, int, int, int, int]] = []
+    factors: list[tuple[int, int, int, int, int]] = []
     in_inner = out_inner = 1
     while left and right:
         (i, in_size), (j, out_size) = left[-1], right[-1]
         a, b = in_size // in_inner, out_size // out_inner
         small = min(a, b)
         if small == 0 or max(a, b) % small:
-            return factors
-        others.append((i, in_inner, j, out_inner, small))
+            return []
+        factors.append((i, in_inner, j, out_inner, small))
         in_inner, out_inner = in_inner * small, out_inner * small
         if in_inner == in_size:
             left.pop()
@@ -75,7 +87,7 @@ def _group_factors(ins: list[tuple[int, int]], outs: list[tuple[int, int]]) -> l
         if out_inner == out_size:
             right.pop()
             out_inner = 1
-    return factors + others
+    return factors
 
 
 def _view(node: Node) -> DimRelation:
