@@ -70,7 +70,9 @@ def find_candidates(graph: Graph, tracer: Tracer, declared: int | None = None) -
                 yield candidate
 
 
-def read_candidate(label: str, axis: ClassAxis, graph: Graph, tracer: Tracer, declared: int | None) -> Candidate | None:
+def read_candidate(
+    label: str, axis: ClassAxis, graph: Graph, tracer: Tracer, declared: int | None = None
+) -> Candidate | None:
     """Return the candidate for one dimension of an output, or None if `find_candidates` skips it."""
     size = axis.value.shape[axis.dim]
     if size == 0:
