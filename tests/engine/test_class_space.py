@@ -269,3 +269,25 @@ def test_a_residual_backbone_without_a_head_is_refused(model: nn.Module, x: Tens
         swap_head(model, 5, x)
     assert error.value.reason == "output_is_backbone"
     assert {key: value.shape for key, value in model.state_dict().items()} == before
+
+
+def test_a_recurrent_backbone_without_a_head_is_refused() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.carry = nn.Linear(8, 10), nn.Linear(10, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h: Tensor = self.read(x)
+            for _ in range(3):
+                h = torch.tanh(self.read(x) + self.carry(h))
+            return h
+
+    with pytest.raises(HeadSwapError) as error:
+        swap_head(Recurrent(), 5, X)
+    assert error.value.reason == "output_is_backbone"
+    stated = Recurrent()
+    stated.num_classes = 10  # type: ignore[assignment]
+    swap_head(stated, 5, X)
+    assert stated(X).shape == (4, 5)
+    assert stated.carry.weight.shape == (5, 5)

@@ -151,7 +151,12 @@ def _settle_class_space(candidate: Candidate, tracer: Tracer, declared: int | No
     space = ClassSpace(candidate.trace, tracer, is_stated=declared == candidate.trace.size)
     if space.readers and (declared not in (None, candidate.trace.size) or not space.is_class_space()):
         cause = _consumed_by_backbone(candidate.trace, tracer)
-        return cause if cause or space.is_linear else _consumed_by_backbone(space.trace, tracer)
+        if cause or space.is_linear or not candidate.trace.projections:
+            return cause
+        name = source_name(candidate.trace.projections[0].weight.value)
+        return RejectionCause(
+            "output_is_backbone", name, f"{space.readers[0]} consumes its output, so it belongs to the backbone"
+        )
     if space.fault:
         return RejectionCause(*space.fault)
     space.add_what_it_meets()
