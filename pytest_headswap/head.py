@@ -43,7 +43,8 @@ class Head:
             `distillation`.
         activation: activation over the classes before they are returned: `softmax`, `log_softmax`, `sigmoid` or None.
         tensors: full names of all class-sized parameters and buffers.
-        outputs: labels of the outputs that the head reaches, such as `output`, `output[0]`, `output['aux']`.
+        outputs: labels of the outputs that the head reaches, such as `output`, `output[0]`, `output['aux']`. If the
+            model returns only what it chose from the classes, the label is such as `arg-max behind output['labels']`.
         evidence: reasons why this is a head, one sentence each.
         path_to_output: path from the last layers of the backbone through the head to the output, for display.
     """

@@ -168,7 +168,8 @@ def swap_head(
         num_classes: class count of the new head, of any integer type. 0 removes the head, so that the model returns
             features.
         example_inputs: as for `find_heads`.
-        head: path of the head to swap, or several paths, for models whose heads predict different things.
+        head: path of the head to swap, or several paths, for models whose heads predict different things. The name of
+            a tensor of the head works as well.
         new_head: the new head: a module, or a function of `(in_features, num_classes)` that returns one. It is moved
             to the device and dtype of the old head.
         init: values of the new head, as a name or a function of `(name, tensor)` that fills the tensor. `default` is
