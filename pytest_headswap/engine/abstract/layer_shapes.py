@@ -96,8 +96,8 @@ def _layer(module: nn.Module, stated: StatedSizes, grids: _Grids) -> Iterator[tu
     """Yield what the layer takes, as a key that equal layers share, and the shapes that fit it."""
     for conv, norm, rank in _SPATIAL_LAYERS:
         if isinstance(module, conv):
-            stride = 1 if isinstance(module.stride, str) else max(module.stride)
-            patched = [(stride * grid,) for grid in grids[rank]] if stride > 1 else []
+            stride = max(module.stride)
+            patched: list[tuple[int, ...]] = [(stride * grid,) for grid in grids[rank]] if stride > 1 else []
             yield (f"{rank}d", module.in_channels), _spatial(rank, module.in_channels, _sizes(rank, stated, patched))
         elif isinstance(module, norm):
             yield (f"{rank}d", module.num_features), _spatial(rank, module.num_features, _sizes(rank, stated, []))

@@ -81,7 +81,11 @@ def _children(value: Any) -> list[tuple[Any, Any]]:
         return list(value.items())
     if isinstance(value, (tuple, list, deque)):
         return list(enumerate(value))
-    return [*getattr(value, "__dict__", {}).items(), *_slots(value)]
+    try:
+        attributes = object.__getattribute__(value, "__dict__")  # without `__getattr__`, which may raise anything
+    except AttributeError:
+        attributes = {}
+    return [*attributes.items(), *_slots(value)]
 
 
 def _slots(value: Any) -> Iterator[tuple[str, Any]]:

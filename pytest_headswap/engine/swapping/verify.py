@@ -84,7 +84,7 @@ def _run(
             context=frozen,
         )
     except HeadSwapError as error:
-        cause = error.__cause__
+        cause = error.__cause__ or error
         raise HeadSwapError(
             "verification_failed",
             f"the model ran on these inputs before the swap, but with the new head it raises {type(cause).__name__}: "
