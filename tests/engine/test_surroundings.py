@@ -321,3 +321,24 @@ def test_attributes_of_objects_that_a_model_holds_are_as_they_were() -> None:
 
     swap_head(Counting(), 5, X)
     assert vars(settings) == {"value": {"calls": 0}}
+
+
+class Hostile:
+    """An object without `__dict__` that raises for every attribute it does not have."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+
+HOSTILE = Hostile()
+
+
+def test_an_object_whose_attributes_raise_is_no_obstacle() -> None:
+    class Using(Net):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x) if HOSTILE else None
+
+    assert [head.path for head in find_heads(Using(), X)] == ["fc"]
+    assert [head.path for head in find_heads(Net(), (X,))] == ["fc"]

@@ -223,8 +223,8 @@ def _holds_tensor(value: Any, depth: int = 3) -> bool:
 
 
 def _dict_of(value: Any) -> Any:
-    """Return the `__dict__` of an object or None, without calling its `__getattr__`, which may raise anything."""
+    """Return the `__dict__` of an object, or None. The class of an object without one may raise anything."""
     try:
-        return object.__getattribute__(value, "__dict__")
-    except AttributeError:
+        return getattr(value, "__dict__", None)
+    except Exception:  # noqa: BLE001
         return None
