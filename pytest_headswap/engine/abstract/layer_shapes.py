@@ -72,6 +72,8 @@ def stated_shapes(stated: StatedSizes) -> Iterator[Shape]:
         for shape in stated.shapes:
             yield Shape((BATCH, *shape))
             yield Shape((BATCH, shape[-1], *shape[:-1]))  # channels last
+            if shape[0] == 1:  # the batch is included
+                yield Shape((BATCH, *shape[1:]))
             yield Shape(shape)
         for size, count in product(stated.images, stated.channels):
             if len(size) > 1:
