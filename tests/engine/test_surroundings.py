@@ -338,7 +338,7 @@ HOSTILE = Hostile()
 def test_an_object_whose_attributes_raise_is_no_obstacle() -> None:
     class Using(Net):
         def forward(self, x: Any) -> Any:
-            return super().forward(x) if HOSTILE else None
+            return super().forward(x) if HOSTILE is not None else None
 
     assert [head.path for head in find_heads(Using(), X)] == ["fc"]
     assert [head.path for head in find_heads(Net(), (X,))] == ["fc"]
