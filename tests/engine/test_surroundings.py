@@ -332,7 +332,7 @@ class Hostile:
         raise RuntimeError(f"no {name}")
 
 
-HOSTILE = Hostile()
+HOSTILE: Any = Hostile()
 
 
 def test_an_object_whose_attributes_raise_is_no_obstacle() -> None:
