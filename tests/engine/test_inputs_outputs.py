@@ -124,6 +124,17 @@ def test_an_object_that_appears_twice_is_copied_once() -> None:
     assert first is not shared
 
 
+def test_an_object_whose_attributes_raise_is_passed_on() -> None:
+    class Hostile:
+        __slots__ = ()
+
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(f"no {name}")
+
+    hostile = Hostile()
+    assert Inputs((ONE, hostile)).map_tensors(torch.zeros_like).args[1] is hostile
+
+
 def test_an_object_that_cannot_be_copied_is_refused() -> None:
     class Fixed(Store):
         def __copy__(self) -> Fixed:

@@ -339,3 +339,24 @@ def test_a_dict_that_builds_its_values_on_access_is_not_accessed() -> None:
 
     swap_head(Building(), 5, X)
     assert list(factory) == ["fail"]
+
+
+class Hostile:
+    """An object without `__dict__` that raises for every attribute it does not have."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+
+HOSTILE: Any = Hostile()
+
+
+def test_an_object_whose_attributes_raise_is_no_obstacle() -> None:
+    class Using(Net):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x) if HOSTILE is not None else None
+
+    assert [head.path for head in find_heads(Using(), X)] == ["fc"]
+    assert [head.path for head in find_heads(Net(), (X,))] == ["fc"]

@@ -118,7 +118,7 @@ def _options(name: str, shapes: list[Shape]) -> list[Shape]:
     for words, hinted in _HINTS:
         if any(word in name.lower() for word in words):
             return list(hinted)
-    return [*shapes, _PER_SAMPLE]
+    return [*shapes, _PER_SAMPLE] if shapes else []
 
 
 def _mappings(model: nn.Module, layers: Sequence[Sequence[Shape]], dtype: torch.dtype) -> Iterator[Inputs]:

@@ -72,6 +72,8 @@ def stated_shapes(stated: StatedSizes) -> Iterator[Shape]:
         for shape in stated.shapes:
             yield Shape((BATCH, *shape))
             yield Shape((BATCH, shape[-1], *shape[:-1]))  # channels last
+            if shape[0] == 1:  # the batch is included
+                yield Shape((BATCH, *shape[1:]))
             yield Shape(shape)
         for size, count in product(stated.images, stated.channels):
             if len(size) > 1:
@@ -96,8 +98,8 @@ def _layer(module: nn.Module, stated: StatedSizes, grids: _Grids) -> Iterator[tu
     """Yield what the layer takes, as a key that equal layers share, and the shapes that fit it."""
     for conv, norm, rank in _SPATIAL_LAYERS:
         if isinstance(module, conv):
-            stride = 1 if isinstance(module.stride, str) else max(module.stride)
-            patched = [(stride * grid,) for grid in grids[rank]] if stride > 1 else []
+            stride = max(module.stride)
+            patched: list[tuple[int, ...]] = [(stride * grid,) for grid in grids[rank]] if stride > 1 else []
             yield (f"{rank}d", module.in_channels), _spatial(rank, module.in_channels, _sizes(rank, stated, patched))
         elif isinstance(module, norm):
             yield (f"{rank}d", module.num_features), _spatial(rank, module.num_features, _sizes(rank, stated, []))

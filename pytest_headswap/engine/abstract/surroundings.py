@@ -142,7 +142,7 @@ class Surroundings:
                 not is_foreign(kind) or kind.__module__ in _HOLDERS or issubclass(kind, nn.Module)
             ):
                 yield kind
-                state = getattr(value, "__dict__", None)
+                state = _dict_of(value)
                 if type(state) is dict:
                     self._objects.append((value, state.copy()))
                     stack += state.values()
@@ -268,5 +268,13 @@ def _holds_tensor(value: Any, depth: int = 3) -> bool:
     elif isinstance(value, (list, tuple, set, deque)):
         items = value
     else:
-        items = getattr(value, "__dict__", {}).values()
+        items = (_dict_of(value) or {}).values()
     return any(_holds_tensor(item, depth - 1) for item in items)
+
+
+def _dict_of(value: Any) -> Any:
+    """Return the `__dict__` of an object, or None. The class of an object without one may raise anything."""
+    try:
+        return getattr(value, "__dict__", None)
+    except Exception:  # noqa: BLE001
+        return None

@@ -10,6 +10,7 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import suppress
 from enum import Enum
 from typing import Any
 
@@ -81,7 +82,10 @@ def _children(value: Any) -> list[tuple[Any, Any]]:
         return list(value.items())
     if isinstance(value, (tuple, list, deque)):
         return list(enumerate(value))
-    return [*getattr(value, "__dict__", {}).items(), *_slots(value)]
+    attributes: dict[str, Any] = {}
+    with suppress(Exception):  # the class of an object without `__dict__` may raise anything
+        attributes = value.__dict__
+    return [*attributes.items(), *_slots(value)]
 
 
 def _slots(value: Any) -> Iterator[tuple[str, Any]]:
