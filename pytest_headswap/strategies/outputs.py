@@ -1,0 +1,46 @@
+"""Output structures of planted models, and how to read the class outputs from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+@dataclass
+class Outputs:
+    """An output dataclass like those of large libraries."""
+
+    logits: Any
+    hidden: Tensor
+
+
+class Named(NamedTuple):
+    """A named tuple of outputs."""
+
+    hidden: Tensor
+    logits: Any
+
+
+STRUCTURES: dict[str, Callable[[Any, Tensor], Any]] = {
+    "plain": lambda logits, _: logits,
+    "tuple": lambda logits, features: (features, logits),
+    "dict": lambda logits, features: {"hidden": features, "out": logits},
+    "dataclass": Outputs,
+    "named tuple": lambda logits, features: Named(features, logits),
+    "nested": lambda logits, features: [{"deep": (logits,)}, features],
+}
+_LOGITS: dict[str, Callable[[Any], Any]] = {
+    "plain": lambda outputs: outputs,
+    "tuple": lambda outputs: outputs[1],
+    "dict": lambda outputs: outputs["out"],
+    "nested": lambda outputs: outputs[0]["deep"][0],
+}
+
+
+def class_outputs(structure: str, outputs: Any) -> list[Tensor]:
+    """Return the tensors with a class dimension, which is the last one. This does not rely on the engine."""
+    logits = _LOGITS[structure](outputs) if structure in _LOGITS else outputs.logits
+    return logits if isinstance(logits, list) else [logits]
