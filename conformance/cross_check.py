@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TABLE = Path(__file__).with_name("CROSSCHECK.md")
 COUNTS = (7, 11)
-FAILURES = ("unexplained", "refused")
+FAILURES = ("unexplained", "error")
 """Outcomes that somebody has to look into."""
 FinderOfHeads = Callable[["nn.Module", Any], Iterable[Any]]
 
@@ -62,7 +62,7 @@ class Comparison:
         agreed: the tensors that depend on the class count and that `find_heads` names.
         unnamed: tensors that depend on the class count, but that `find_heads` does not name.
         wrongly_named: tensors that `find_heads` names although both builds have them in one shape.
-        refused: the error of `find_heads`.
+        error: the error of the factory or of `find_heads`.
         skipped: the reason why there is nothing to compare.
     """
 
@@ -70,7 +70,7 @@ class Comparison:
     agreed: tuple[str, ...] = ()
     unnamed: tuple[str, ...] = ()
     wrongly_named: tuple[str, ...] = ()
-    refused: str = ""
+    error: str = ""
     skipped: str = ""
 
     @property
@@ -86,11 +86,11 @@ class Comparison:
         )
 
     def outcome(self, zoo: str) -> str:
-        """Return `same`, `no head`, `explained`, `unexplained`, `refused` or `skipped`."""
+        """Return `same`, `no head`, `explained`, `unexplained`, `error` or `skipped`."""
         if self.skipped:
             return "skipped"
-        if self.refused and (self.unexplained(zoo) or not self.differences):
-            return "refused"
+        if self.error and (self.unexplained(zoo) or not self.differences):
+            return "error"
         if self.differences:
             return "unexplained" if self.unexplained(zoo) else "explained"
         return "same" if self.agreed else "no head"
@@ -103,7 +103,7 @@ def compare(spec: ModelSpec, find: FinderOfHeads = find_heads) -> Comparison:
     try:
         model, other = (_on_meta_if_possible(spec.build_native, count) for count in COUNTS)
     except Exception as error:  # noqa: BLE001 - a zoo may raise anything
-        return Comparison(spec.name, skipped=f"the zoo cannot build it: {type(error).__name__}: {error}")
+        return Comparison(spec.name, error=f"the zoo cannot build it: {type(error).__name__}: {error}")
     tensors, others = dict(_tensors(model)), dict(_tensors(other))
     first_names = {id(tensor): name for name, tensor in reversed(tensors.items())}  # tied tensors count once
     differing = {
@@ -111,20 +111,20 @@ def compare(spec: ModelSpec, find: FinderOfHeads = find_heads) -> Comparison:
         for name, tensor in tensors.items()
         if name not in others or others[name].shape != tensor.shape
     } | (others.keys() - tensors.keys())
-    refused = ""
+    message = ""
     named: set[str] = set()
     try:
         named = {first_names[id(tensors[name])] for name in _names_found(spec, model, find)}
     except NoHeadError as error:
-        refused = error.message if differing else ""
+        message = error.message if differing else ""
     except HeadSwapError as error:
-        refused = error.message
+        message = error.message
     return Comparison(
         spec.name,
         tuple(sorted(differing & named)),
         tuple(sorted(differing - named)),
         tuple(sorted(named - differing)),
-        refused,
+        message,
     )
 
 
@@ -191,15 +191,15 @@ def write_table(results: Mapping[str, list[Comparison]], versions: Mapping[str, 
         f"The zoo builds each model with {COUNTS[0]} and with {COUNTS[1]} classes. `find_heads` sees only the first",
         "build, and has to name exactly the tensors whose shapes differ between the two.",
         "",
-        "| zoo | models | tensors | same | no head | explained | unexplained | refused | skipped |",
+        "| zoo | models | tensors | same | no head | explained | unexplained | error | skipped |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for zoo, found in results.items():
         kinds = Counter(result.outcome(zoo) for result in found)
         tensors = sum(len(result.agreed) for result in found)
-        columns = [kinds[kind] for kind in ("same", "no head", "explained", "unexplained", "refused", "skipped")]
+        columns = [kinds[kind] for kind in ("same", "no head", "explained", "unexplained", "error", "skipped")]
         lines.append(f"| {zoo} | {len(found):,} | {tensors:,} | " + " | ".join(f"{n:,}" for n in columns) + " |")
-    for title, kind in (("Unexplained", "unexplained"), ("Refused", "refused"), ("Skipped", "skipped")):
+    for title, kind in (("Unexplained", "unexplained"), ("Errors", "error"), ("Skipped", "skipped")):
         items = [(zoo, result) for zoo, found in results.items() for result in found if result.outcome(zoo) == kind]
         lines += ["", f"## {title}", ""] + (
             [f"- {zoo} `{r.model}`: {_detail(zoo, r)}" for zoo, r in items] or ["None."]
@@ -221,7 +221,7 @@ def _detail(zoo: str, result: Comparison) -> str:
         "named, but of one shape": result.wrongly_named,
     }
     told = [f"{title}: {', '.join(f'`{name}`' for name in names)}" for title, names in parts.items() if names]
-    return "; ".join([*told, *filter(None, (result.refused, result.skipped))]).replace("\n", " ")
+    return "; ".join([*told, *filter(None, (result.error, result.skipped))]).replace("\n", " ")
 
 
 def main() -> int:

@@ -95,7 +95,7 @@ def test_refusal_of_a_model_with_a_head_is_reported() -> None:
         raise HeadSwapError("ambiguous", "two heads")
 
     result = compare(spec(), find)
-    assert "[ambiguous] two heads" in result.refused
+    assert "[ambiguous] two heads" in result.error
     assert len(result.unnamed) == 3
 
 
@@ -104,14 +104,19 @@ def test_model_without_a_head_agrees_only_if_the_builds_are_the_same() -> None:
         raise NoHeadError("output_is_backbone", "features")
 
     assert compare(spec(lambda classes: Net()), find) == Comparison("net")
-    assert "features" in compare(spec(), find).refused
+    assert "features" in compare(spec(), find).error
 
 
-def test_model_that_cannot_be_built_with_a_class_count_is_skipped_with_the_reason() -> None:
+def test_model_that_the_zoo_fails_to_build_is_an_error() -> None:
     def broken(classes: int) -> nn.Module:
         raise ValueError("no weights")
 
-    assert "no weights" in compare(spec(broken)).skipped
+    result = compare(spec(broken))
+    assert "no weights" in result.error
+    assert result.outcome("mine") == "error"
+
+
+def test_model_that_the_zoo_does_not_build_with_a_class_count_is_skipped_with_the_reason() -> None:
     assert compare(spec(build_native=None)).skipped
     assert compare(spec(skip_reason="no classes")).skipped == "no classes"
 
@@ -142,7 +147,7 @@ def test_table_counts_every_outcome_and_names_what_is_unexplained(
         Comparison("bad", unnamed=("c",)),
         Comparison("known", unnamed=("c",)),
         Comparison("none"),
-        Comparison("no", unnamed=("c",), refused="[ambiguous] two"),
+        Comparison("no", unnamed=("c",), error="[ambiguous] two"),
         Comparison("gone", skipped="not built"),
     ]
     write_table({"mine": results}, {"torch": "2.15"}, tmp_path / "table.md")

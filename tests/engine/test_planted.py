@@ -84,7 +84,7 @@ def test_heads_name_exactly_the_tensors_that_depend_on_the_class_count(planted: 
             build_native=planted.build_native,
         )
     )
-    assert not result.refused
+    assert not result.error
     assert not result.differences
 
 
