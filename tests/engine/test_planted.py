@@ -53,11 +53,11 @@ def run(planted: PlantedModel, training: bool) -> list[torch.Tensor]:
     return outputs
 
 
-def swapped(planted: PlantedModel, count: int) -> Swap:
+def swapped(planted: PlantedModel, count: int, **options: Any) -> Swap:
     """Swap the head of a model that can be swapped."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HeadSwapWarning)
-        return swap_head(planted.model, count, planted.example_inputs)
+        return swap_head(planted.model, count, planted.example_inputs, **options)
 
 
 @relaxed
@@ -131,6 +131,15 @@ def test_features_before_the_head_are_the_same_after_a_swap(planted: PlantedMode
     before = model.get_submodule("backbone")(planted.example_inputs)
     swapped(planted, count)
     assert torch.equal(model.get_submodule("backbone")(planted.example_inputs), before)
+
+
+@relaxed
+@given(planted_models())
+def test_map_of_every_class_to_itself_leaves_the_outputs_as_they_were(planted: PlantedModel) -> None:
+    before = run(planted, training=False)
+    swapped(planted, planted.num_classes, class_map=range(planted.num_classes))
+    for output, expected in zip(run(planted, training=False), before, strict=True):
+        assert torch.allclose(output, expected, atol=1e-6)
 
 
 @relaxed
