@@ -153,6 +153,6 @@ def test_table_counts_every_outcome_and_names_what_is_unexplained(
     write_table({"mine": results}, {"torch": "2.15"}, tmp_path / "table.md")
     text = (tmp_path / "table.md").read_text()
     assert "| mine | 6 | 2 | 1 | 1 | 1 | 1 | 1 | 1 |" in text
-    assert "- mine `bad`: not named: `c`" in text
+    assert "- mine `bad`: not named `c`" in text
     assert "[ambiguous] two" in text
-    assert "- mine `known`, `*` (1 models): forward does not use it" in text
+    assert "- mine `known`, `*` (models: 1): forward does not use it" in text
