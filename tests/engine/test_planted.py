@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conformance.cross_check import compare
-from pytest_headswap import HeadSwapWarning, ModelSpec, Swap, find_heads, swap_head
+from pytest_headswap import HeadSwapError, HeadSwapWarning, ModelSpec, Swap, find_heads, swap_head
 from pytest_headswap.strategies import PlantedModel, planted_models
 
 relaxed = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -140,6 +141,16 @@ def test_map_of_every_class_to_itself_leaves_the_outputs_as_they_were(planted: P
     swapped(planted, planted.num_classes, class_map=range(planted.num_classes))
     for output, expected in zip(run(planted, training=False), before, strict=True):
         assert torch.allclose(output, expected, atol=1e-6)
+
+
+@relaxed
+@given(planted_models(), st.integers(1, 15))
+def test_dropping_the_activation_leaves_the_features_alone_or_is_refused(planted: PlantedModel, count: int) -> None:
+    model = planted.model.eval()
+    before = model.get_submodule("backbone")(planted.example_inputs)
+    with suppress(HeadSwapError):
+        swapped(planted, count, activation="drop")
+    assert torch.equal(model.get_submodule("backbone")(planted.example_inputs), before)
 
 
 @relaxed
