@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -24,6 +25,13 @@ class Named(NamedTuple):
     logits: Any
 
 
+class Result:
+    """An object with attributes."""
+
+    def __init__(self, logits: Any, hidden: Tensor) -> None:
+        self.logits, self.hidden = logits, hidden
+
+
 STRUCTURES: dict[str, Callable[[Any, Tensor], Any]] = {
     "plain": lambda logits, _: logits,
     "tuple": lambda logits, features: (features, logits),
@@ -31,6 +39,8 @@ STRUCTURES: dict[str, Callable[[Any, Tensor], Any]] = {
     "dataclass": Outputs,
     "named tuple": lambda logits, features: Named(features, logits),
     "nested": lambda logits, features: [{"deep": (logits,)}, features],
+    "object": Result,
+    "namespace": lambda logits, features: SimpleNamespace(logits=logits, hidden=features),
 }
 _LOGITS: dict[str, Callable[[Any], Any]] = {
     "plain": lambda outputs: outputs,
