@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.distributions import Categorical
 
 
 @dataclass
@@ -32,6 +33,10 @@ class Result:
         self.logits, self.hidden = logits, hidden
 
 
+def _distributions(logits: Any) -> Any:
+    return [Categorical(logits=item) for item in logits] if isinstance(logits, list) else Categorical(logits=logits)
+
+
 STRUCTURES: dict[str, Callable[[Any, Tensor], Any]] = {
     "plain": lambda logits, _: logits,
     "tuple": lambda logits, features: (features, logits),
@@ -40,6 +45,7 @@ STRUCTURES: dict[str, Callable[[Any, Tensor], Any]] = {
     "named tuple": lambda logits, features: Named(features, logits),
     "nested": lambda logits, features: [{"deep": (logits,)}, features],
     "object": Result,
+    "distribution": lambda logits, features: (_distributions(logits), features),
     "namespace": lambda logits, features: SimpleNamespace(logits=logits, hidden=features),
 }
 _LOGITS: dict[str, Callable[[Any], Any]] = {
@@ -47,10 +53,12 @@ _LOGITS: dict[str, Callable[[Any], Any]] = {
     "tuple": lambda outputs: outputs[1],
     "dict": lambda outputs: outputs["out"],
     "nested": lambda outputs: outputs[0]["deep"][0],
+    "distribution": lambda outputs: outputs[0],
 }
 
 
 def class_outputs(structure: str, outputs: Any) -> list[Tensor]:
     """Return the tensors with a class dimension, which is the last one. This does not rely on the engine."""
     logits = _LOGITS[structure](outputs) if structure in _LOGITS else outputs.logits
-    return logits if isinstance(logits, list) else [logits]
+    items = logits if isinstance(logits, list) else [logits]
+    return [item.logits if isinstance(item, Categorical) else item for item in items]
