@@ -107,6 +107,20 @@ class WithBuffer(nn.Module):
         return self.operation(x, self.get_buffer("values"))
 
 
+class Refined(nn.Module):
+    """A correction of the logits by layers from classes to classes."""
+
+    def __init__(self, layers: nn.Module, times: int = 1) -> None:
+        super().__init__()
+        self.layers, self.times = layers, times
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for _ in range(self.times):
+            y = x + self.layers(y)
+        return y
+
+
 def _mask(classes: int) -> nn.Module:
     values = torch.ones(classes)
     values[0] = 0
@@ -133,4 +147,9 @@ TAILS: dict[str, Callable[[int], nn.Module]] = {
     "mask": _mask,
     "prior": _prior,
     "deviation": _deviation,
+    "refined": lambda classes: Refined(nn.Linear(classes, classes)),
+    "refined by two layers": lambda classes: Refined(
+        nn.Sequential(nn.Linear(classes, 13), nn.ReLU(), nn.Linear(13, classes))
+    ),
+    "recurrence": lambda classes: Refined(nn.Linear(classes, classes, bias=False), times=3),
 }
