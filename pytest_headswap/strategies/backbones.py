@@ -1,4 +1,4 @@
-"""Backbones of planted models: modules that return features (B, width)."""
+"""Backbones of planted models: modules that return features (B, width), or (B, items, width)."""
 
 from __future__ import annotations
 
@@ -104,6 +104,8 @@ class Backbone:
 
     build: Callable[[int, int], nn.Module]
     input_shape: tuple[int, ...]
+    one_row: bool = True
+    """Whether the features are (B, width)."""
 
 
 _FEATURES, _SEQUENCE = (BATCH, 6), (BATCH, 5, 6)
@@ -117,6 +119,7 @@ BACKBONES = {
     "recurrent": Backbone(lambda width, _: Recurrent(width), _SEQUENCE),
     "attention": Backbone(lambda width, _: Attention(width), _SEQUENCE),
     "latents": Backbone(Pooled, _SEQUENCE),
+    "queries": Backbone(Queries, _SEQUENCE, one_row=False),
 }
 
 # --- wrappers: modules that take the features of another module and return features of the same shape ------------

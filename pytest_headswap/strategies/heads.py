@@ -62,6 +62,8 @@ HEADS: dict[str, tuple[Callable[[int, int], nn.Module], str]] = {
     "weight norm": (_weight_norm, ""),
     "two layers": (lambda width, classes: nn.Sequential(nn.Linear(width, 9), nn.Tanh(), nn.Linear(9, classes)), "2"),
 }
+ONE_ROW_HEADS = {"convolution"}
+"""Heads that need features (B, width)."""
 
 
 class Wrapped(nn.Module):
@@ -153,3 +155,5 @@ TAILS: dict[str, Callable[[int], nn.Module]] = {
     ),
     "recurrence": lambda classes: Refined(nn.Linear(classes, classes, bias=False), times=3),
 }
+ONE_ROW_TAILS = {"norm of classes", "fixed norm of classes"}
+"""Tails that need logits (B, classes)."""
