@@ -187,7 +187,7 @@ def planted_models(draw: st.DrawFn) -> PlantedModel:
         width=2 * draw(st.integers(2, 6)),
         items=draw(equal_or_not),
         cache=draw(st.sampled_from(["", "", "", *CACHES])),
-        steps=draw(st.sampled_from([None, ("steps", draw(equal_or_not))])),
+        steps=draw(st.sampled_from([None, ("steps", draw(equal_or_not)), ("num_outputs", draw(equal_or_not))])),
         gate=draw(st.booleans()),
         heads=heads,
         combine=draw(st.sampled_from(["sum", "mean", "list", "train only"])),
