@@ -16,7 +16,8 @@ from pytest_headswap.strategies.heads import HEADS, NESTINGS, ONE_ROW_HEADS, ONE
 from pytest_headswap.strategies.outputs import STRUCTURES, class_outputs
 
 _MISLEADING = ("fc", "head", "classifier", "stem", "features", "norm", "logits", "embed", "a", "zz")
-_COUNT_USES = ("unread", "read")
+_COUNT_NAMES = ("num_classes", "nc", "pred_dim", "c_out")
+_COUNT_USES = ("unread", "read", "tuple")
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class _Options:
         if self.aliased:
             model.add_module("another_name", children[self.heads[0].name])
         if self.count is not None:
-            setattr(model, self.count[0], classes)
+            name, use = self.count
+            setattr(model, name, (classes,) if use == "tuple" else classes)
         if self.frozen != "nothing":
             target = model if self.frozen == "everything" else children["backbone"]
             target.requires_grad_(requires_grad=False)
@@ -145,7 +147,8 @@ class _Planted(nn.Module):
     def _reshaped(self, logits: Tensor) -> Tensor:
         if self._options.count is None or self._options.count[1] == "unread":
             return logits
-        return logits.reshape(*logits.shape[:-1], getattr(self, self._options.count[0]))
+        count = getattr(self, self._options.count[0])
+        return logits.reshape(*logits.shape[:-1], *(count if isinstance(count, tuple) else (count,)))
 
     def _combined(self, logits: list[Tensor]) -> Any:
         tail, combine = self.get_submodule("tail"), self._options.combine
@@ -193,7 +196,7 @@ def planted_models(draw: st.DrawFn) -> PlantedModel:
         combine=draw(st.sampled_from(["sum", "mean", "list", "train only"])),
         tail=draw(st.sampled_from(sorted(TAILS.keys() - excluded))),
         structure=draw(st.sampled_from(sorted(STRUCTURES))),
-        count=draw(st.sampled_from([None, *(("num_classes", use) for use in _COUNT_USES)])),
+        count=draw(st.sampled_from([None, *((name, use) for name in _COUNT_NAMES for use in _COUNT_USES)])),
         order=tuple(draw(st.permutations(sorted({"backbone", "tail", *names})))),
         aliased=draw(st.booleans()),
         frozen=draw(st.sampled_from(["nothing", "backbone", "everything"])),
