@@ -34,6 +34,8 @@ class Result:
 
 
 def _distributions(logits: Any) -> Any:
+    if isinstance(logits, dict):
+        return {name: Categorical(logits=item) for name, item in logits.items()}
     return [Categorical(logits=item) for item in logits] if isinstance(logits, list) else Categorical(logits=logits)
 
 
@@ -60,5 +62,5 @@ _LOGITS: dict[str, Callable[[Any], Any]] = {
 def class_outputs(structure: str, outputs: Any) -> list[Tensor]:
     """Return the tensors with a class dimension, which is the last one. This does not rely on the engine."""
     logits = _LOGITS[structure](outputs) if structure in _LOGITS else outputs.logits
-    items = logits if isinstance(logits, list) else [logits]
+    items = logits if isinstance(logits, list) else list(logits.values()) if isinstance(logits, dict) else [logits]
     return [item.logits if isinstance(item, Categorical) else item for item in items]

@@ -34,6 +34,7 @@ class PlantedModel:
         build_native: builds the same model for another class count. Whatever is the same in both does not depend on
             the class count, even if it happens to be as large.
         class_outputs: takes the outputs of forward and returns the tensors of the heads: (B, ..., classes).
+        refusal: the reason code of the only right answer, such as `ambiguous`. Empty: the heads can be swapped.
     """
 
     model: nn.Module
@@ -43,6 +44,7 @@ class PlantedModel:
     description: str
     build_native: Callable[[int], nn.Module]
     class_outputs: Callable[[Any], list[Tensor]]
+    refusal: str = ""
 
     def __repr__(self) -> str:
         return f"PlantedModel({self.description}, heads={sorted(self.heads)}, num_classes={self.num_classes})"
@@ -158,6 +160,8 @@ class _Planted(nn.Module):
             return tail(torch.stack(logits).mean(0))
         if combine == "train only" and not self.training:
             return tail(sum(logits[1:], logits[0]) * 0.5)
+        if combine == "different":
+            return {f"task{number}": tail(item) for number, item in enumerate(logits)}
         return [tail(item) for item in logits]
 
 
@@ -193,7 +197,7 @@ def planted_models(draw: st.DrawFn) -> PlantedModel:
         steps=draw(st.sampled_from([None, ("steps", draw(equal_or_not)), ("num_outputs", draw(equal_or_not))])),
         gate=draw(st.booleans()),
         heads=heads,
-        combine=draw(st.sampled_from(["sum", "mean", "list", "train only"])),
+        combine=draw(st.sampled_from(["sum", "mean", "list", "train only", "different"])),
         tail=draw(st.sampled_from(sorted(TAILS.keys() - excluded))),
         structure=draw(st.sampled_from(sorted(STRUCTURES))),
         count=draw(st.sampled_from([None, *((name, use) for name in _COUNT_NAMES for use in _COUNT_USES)])),
@@ -212,4 +216,5 @@ def planted_models(draw: st.DrawFn) -> PlantedModel:
         description=str(options),
         build_native=options.build,
         class_outputs=partial(class_outputs, options.structure),
+        refusal="ambiguous" if options.combine == "different" and len(heads) > 1 else "",
     )

@@ -7,15 +7,16 @@ import warnings
 from contextlib import suppress
 from typing import Any
 
+import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from conformance.cross_check import compare
-from pytest_headswap import HeadSwapError, HeadSwapWarning, ModelSpec, Swap, find_heads, swap_head
+from pytest_headswap import REASONS, HeadSwapError, HeadSwapWarning, ModelSpec, Swap, find_heads, swap_head
 from pytest_headswap.strategies import PlantedModel, planted_models
 
-relaxed = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def snapshot(model: torch.nn.Module) -> dict[str, Any]:
@@ -56,6 +57,7 @@ def run(planted: PlantedModel, training: bool) -> list[torch.Tensor]:
 
 def swapped(planted: PlantedModel, count: int, **options: Any) -> Swap:
     """Swap the head of a model that can be swapped."""
+    assume(not planted.refusal)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HeadSwapWarning)
         return swap_head(planted.model, count, planted.example_inputs, **options)
@@ -87,6 +89,18 @@ def test_heads_name_exactly_the_tensors_that_depend_on_the_class_count(planted: 
     )
     assert not result.error
     assert not result.differences
+
+
+@relaxed
+@given(planted_models(), st.integers(1, 15))
+def test_model_without_one_right_answer_is_refused_and_unchanged(planted: PlantedModel, count: int) -> None:
+    assume(planted.refusal)
+    before = snapshot(planted.model)
+    with pytest.raises(HeadSwapError) as refused:
+        swap_head(planted.model, count, planted.example_inputs)
+    assert refused.value.reason == planted.refusal
+    assert planted.refusal in REASONS
+    assert_same(before, snapshot(planted.model))
 
 
 @relaxed
