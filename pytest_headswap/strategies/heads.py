@@ -157,3 +157,5 @@ TAILS: dict[str, Callable[[int], nn.Module]] = {
 }
 ONE_ROW_TAILS = {"norm of classes", "fixed norm of classes"}
 """Tails that need logits (B, classes)."""
+TAILS_LIKE_A_BACKBONE = {"refined", "refined by two layers", "recurrence"}
+"""Tails that only a stated class count tells from blocks of a backbone."""

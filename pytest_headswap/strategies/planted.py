@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pytest_headswap.strategies.backbones import BACKBONES, CACHES, Cached, Gate, Steps
-from pytest_headswap.strategies.heads import HEADS, NESTINGS, ONE_ROW_HEADS, ONE_ROW_TAILS, TAILS
+from pytest_headswap.strategies.heads import HEADS, NESTINGS, ONE_ROW_HEADS, ONE_ROW_TAILS, TAILS, TAILS_LIKE_A_BACKBONE
 from pytest_headswap.strategies.outputs import STRUCTURES, class_outputs
 
 _MISLEADING = ("fc", "head", "classifier", "stem", "features", "norm", "logits", "embed", "a", "zz")
@@ -160,6 +160,8 @@ class _Planted(nn.Module):
             return tail(torch.stack(logits).mean(0))
         if combine == "train only" and not self.training:
             return tail(sum(logits[1:], logits[0]) * 0.5)
+        if combine == "list" and not self.training:
+            return [tail(torch.stack(logits).mean(0))]  # combined in one mode, so all heads predict the same
         if combine == "different":
             return {f"task{number}": tail(item) for number, item in enumerate(logits)}
         return [tail(item) for item in logits]
@@ -187,6 +189,10 @@ def planted_models(draw: st.DrawFn) -> PlantedModel:
     names = draw(st.lists(st.sampled_from(_MISLEADING), min_size=len(kinds), max_size=len(kinds), unique=True))
     nestings = st.lists(st.sampled_from(sorted(NESTINGS)), max_size=2)
     heads = tuple(_Head(name, kind, tuple(draw(nestings))) for name, kind in zip(names, kinds, strict=True))
+    tail = draw(st.sampled_from(sorted(TAILS.keys() - excluded)))
+    count = draw(st.sampled_from([None, *((name, use) for name in _COUNT_NAMES for use in _COUNT_USES)]))
+    if tail in TAILS_LIKE_A_BACKBONE:
+        count = ("num_classes", draw(st.sampled_from(_COUNT_USES)))
     equal_or_not = st.sampled_from([3, 4, classes])
     options = _Options(
         seed=draw(st.integers(0, 3)),
@@ -198,9 +204,9 @@ def planted_models(draw: st.DrawFn) -> PlantedModel:
         gate=draw(st.booleans()),
         heads=heads,
         combine=draw(st.sampled_from(["sum", "mean", "list", "train only", "different"])),
-        tail=draw(st.sampled_from(sorted(TAILS.keys() - excluded))),
+        tail=tail,
         structure=draw(st.sampled_from(sorted(STRUCTURES))),
-        count=draw(st.sampled_from([None, *((name, use) for name in _COUNT_NAMES for use in _COUNT_USES)])),
+        count=count,
         order=tuple(draw(st.permutations(sorted({"backbone", "tail", *names})))),
         aliased=draw(st.booleans()),
         frozen=draw(st.sampled_from(["nothing", "backbone", "everything"])),
