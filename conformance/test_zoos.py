@@ -41,6 +41,24 @@ def test_public_zoo_has_only_expected_results(zoo: str, tmp_path: Path) -> None:
     assert "without a reason yet" not in printed
 
 
+@pytest.mark.conformance
+@pytest.mark.parametrize("zoo", sorted(LIBRARIES))
+def test_found_heads_name_exactly_the_tensors_that_depend_on_the_class_count(zoo: str, tmp_path: Path) -> None:
+    pytest.importorskip(LIBRARIES[zoo])
+    from conformance import cross_check
+    from pytest_headswap.zoo import load_zoo
+
+    loaded = load_zoo(zoo)
+    results = cross_check.run(loaded, loaded.names, tmp_path / "results.jsonl")
+    assert [result for result in results if result.outcome(zoo) in cross_check.FAILURES] == []
+    unused = [
+        entry
+        for entry in cross_check.EXPLAINED
+        if entry.zoo == zoo and not any(entry.covers(zoo, r.model, tensor) for r in results for tensor in r.differences)
+    ]
+    assert unused == []
+
+
 def test_builtin_zoo_has_only_expected_results(tmp_path: Path) -> None:
     status, _, results = run("builtin", tmp_path)
     assert status == 0

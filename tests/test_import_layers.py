@@ -58,10 +58,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def _layer(path: Path) -> str:
-    relative = path.relative_to(PACKAGE)
-    if len(relative.parts) > 1:
-        return relative.parts[0]
-    return BASE if path.stem in BASE_MODULES else PUBLIC
+    top, *rest = path.relative_to(PACKAGE).with_suffix("").parts
+    if top in PUBLIC_MODULES:
+        return PUBLIC
+    return top if rest else BASE
+
+
+def _is_only_for_users(path: Path) -> bool:
+    return path.relative_to(PACKAGE).parts[0] in ONLY_FOR_USERS
 
 
 def _imports(path: Path, *, at_import_time: bool = False) -> Iterator[str]:
@@ -170,7 +174,7 @@ def test_folder_imports_no_forbidden_library(path: Path) -> None:
 @pytest.mark.parametrize(
     "path",
     # the other files of zoo are imported only when their zoo is requested
-    [path for path in MODULES if _layer(path) in LIGHT and path.stem not in ONLY_FOR_USERS]
+    [path for path in MODULES if _layer(path) in LIGHT and not _is_only_for_users(path)]
     + [PACKAGE / "zoo" / f"{name}.py" for name in ("__init__", "spec", "registry", "selection", "custom")]
     + [PACKAGE / "case" / f"{name}.py" for name in ("__init__", "options")],
     ids=lambda path: str(path.relative_to(PACKAGE)),
@@ -188,13 +192,16 @@ def _is_in(name: str, module: str) -> bool:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_strategies_is_not_imported_by_the_package(path: Path) -> None:
+    if _is_only_for_users(path):
+        return
     names = {f"pytest_headswap.{module}" for module in ONLY_FOR_USERS}
     assert not [name for name in _imports(path) if any(_is_in(name, module) for module in names)]
 
 
 def test_every_folder_has_a_layer() -> None:
     assert {_layer(path) for path in MODULES} == set(LAYERS) == FORBIDDEN.keys()
-    assert {path.stem for path in MODULES if path.parent == PACKAGE} == BASE_MODULES | PUBLIC_MODULES
+    tops = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
+    assert tops - set(LAYERS) == BASE_MODULES | PUBLIC_MODULES
 
 
 @pytest.mark.parametrize(
