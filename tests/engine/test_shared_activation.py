@@ -53,7 +53,7 @@ def test_an_activation_that_the_backbone_uses_is_refused(use: str) -> None:
 
 def test_an_activation_of_two_swapped_heads_is_dropped() -> None:
     model = Net("other")
-    swap_head(model, 5, X, activation="drop")
+    swap_head(model, 5, X, head=["fc", "other"], activation="drop")
     outputs = model(X)
     assert [output.shape for output in outputs] == [(4, 5), (4, 5)]
     assert min(output.min() for output in outputs) < 0

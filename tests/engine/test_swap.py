@@ -238,7 +238,7 @@ def test_a_model_that_is_not_a_module_is_refused() -> None:
     assert caught.value.reason == "not_a_module"
 
 
-@pytest.mark.parametrize("inputs", ["text", 3, (), {}, {1: torch.zeros(1)}, object()])
+@pytest.mark.parametrize("inputs", ["text", 3, (), {}, {1: 2}, object()])
 def test_inputs_without_a_tensor_are_refused(inputs: Any) -> None:
     model, _, _ = built("seed_simple_cnn")
     with pytest.raises(HeadSwapError) as caught:

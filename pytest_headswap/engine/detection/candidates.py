@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Projection, Trace, Tracer, source_name
 from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, BUFFER, PARAMETER, Graph
-from pytest_headswap.engine.detection.class_space import ClassSpace
+from pytest_headswap.engine.detection.class_space import ClassSpace, mixing_sentence
 from pytest_headswap.engine.detection.other_forms import squeezed_dims, with_other_projections
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.modules import owner_path
@@ -50,6 +50,8 @@ class Candidate:
     trace: Trace
     weights: list[ClassAxis | None]
     rejection_cause: RejectionCause | None = None
+    mixing_cause: RejectionCause | None = None
+    """Why a tensor that takes classes in cannot follow their count."""
     inner_names: frozenset[str] = frozenset()
     """Names of the tensors that take classes in, after the projection."""
 
@@ -159,6 +161,10 @@ def _settle_class_space(candidate: Candidate, tracer: Tracer, declared: int | No
         )
     if space.fault:
         return RejectionCause(*space.fault)
+    if space.fixed_buffer:
+        layer = source_name(space.trace.projections[0].weight.value)
+        candidate.mixing_cause = RejectionCause("unsupported_layer", space.fixed_buffer, mixing_sentence(layer))
+        return candidate.mixing_cause
     space.add_what_it_meets()
     candidate.trace = space.trace
     candidate.inner_names = frozenset((*space.readers, *space.tables))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer, source_name
 from pytest_headswap.engine.dataflow.graph import BUFFER, PARAMETER, Graph, ancestors, is_attention
 from pytest_headswap.engine.detection.candidates import Candidate, OutputDim, RejectionCause, read_candidate
+from pytest_headswap.engine.detection.class_space import mixing_sentence
 
 CHOSEN = "arg-max behind "
 """Start of the label of a dimension that no output shows, because the model returns only what it chose from it."""
@@ -126,7 +127,8 @@ def _width_of_table(candidate: Candidate, tracer: Tracer) -> RejectionCause | No
     size = candidate.trace.size
     weights = {axis for item in candidate.trace.projections for axis in tracer.trace_back(item.weight, size).sources}
     for axis in candidate.model_sources():
-        if axis.value.origin == PARAMETER and len(axis.value.shape) > 1 and axis not in weights:
+        is_table = axis.value.origin == PARAMETER and len(axis.value.shape) > 1
+        if is_table and axis not in weights and axis.value.name not in candidate.inner_names:
             consumer = tracer.find_consumer(axis, size)
             if consumer is not None:
                 sentence = f"{consumer} reads its entries, so they are features and belong to the backbone"
@@ -143,6 +145,8 @@ def reject_class_mixing(
     """
     causes: list[RejectionCause] = []
     for candidate in candidates:
+        if candidate.mixing_cause is not None:
+            causes.append(candidate.mixing_cause)
         weights = [axis.value for axis in candidate.weights if axis is not None]
         if candidate.rejection_cause is not None or not weights or any(x.origin != BUFFER for x in weights):
             continue
@@ -156,11 +160,7 @@ def reject_class_mixing(
             names = {node.name.split("::")[-1] for node in trace.nodes}
             if trace.projections and before and (is_shown or names & _NORMALIZED or size == declared):
                 layer = next((name for name in before if name.endswith("weight")), before[0])
-                sentence = (
-                    f"it is a fixed buffer that mixes the classes set by {layer}, and its values for other classes "
-                    "are unknown: apply it outside the model, then swap the head"
-                )
-                candidate.rejection_cause = RejectionCause("unsupported_layer", weights[0].name, sentence)
+                candidate.rejection_cause = RejectionCause("unsupported_layer", weights[0].name, mixing_sentence(layer))
                 causes.append(candidate.rejection_cause)
     return causes
 

@@ -39,6 +39,14 @@ _MAX_READERS = 4
 _MAX_HIDDEN = 200  # dimensions in a bottleneck
 
 
+def mixing_sentence(layer: str) -> str:
+    """Return why a fixed buffer that combines the classes set by a layer cannot follow their count."""
+    return (
+        f"it is a fixed buffer that mixes the classes set by {layer}, and its values for other classes are unknown: "
+        "apply it outside the model, then swap the head"
+    )
+
+
 class ClassSpace:
     """What the class index of a traced output meets on its way forward.
 
@@ -47,6 +55,7 @@ class ClassSpace:
         readers: names of the tensors of the model that the class index is multiplied with and summed over.
         tables: names of the tensors of the model that an arg-max over the classes selects from.
         fault: reason code, name and sentence, if a tensor cannot follow the class count.
+        fixed_buffer: name of a buffer that takes classes in, so that it cannot follow their count.
         is_linear: whether the classes go through one more linear layer at the end, such as a calibration.
     """
 
@@ -62,6 +71,7 @@ class ClassSpace:
         self.readers: list[str] = []
         self.tables: list[str] = []
         self.fault: tuple[str, str, str] | None = None
+        self.fixed_buffer = ""
         self._tracer = tracer
         self._is_stated = is_stated
         self.is_linear = False
@@ -224,8 +234,7 @@ class ClassSpace:
         for source in self._tracer.trace_back(axis, self.trace.size).sources:
             name = source.value.name
             if source.value.origin == BUFFER:
-                sentence = "it is a buffer that works on the classes, and its values for new classes are unknown"
-                self.fault = ("unsupported_layer", name, f"{sentence}: make it a parameter")
+                self.fixed_buffer = name
             if source.value.origin in (PARAMETER, BUFFER) and source not in self.trace.sources:
                 self.trace.sources.append(source)
             if source.value.origin in (PARAMETER, BUFFER) and name not in names:

@@ -33,6 +33,7 @@ RULES = {
     **products.RULES,
     **rule_table(
         (copy_rule, "copy"),
+        (pointwise_rule, "expand expand_copy"),
         (like_first, "_softmax _log_softmax softmax log_softmax cumsum roll flip native_dropout _masked_softmax sort"),
         (like_first, "zero fill"),
     ),
