@@ -193,6 +193,9 @@ def planted_models(draw: st.DrawFn) -> PlantedModel:
     count = draw(st.sampled_from([None, *((name, use) for name in _COUNT_NAMES for use in _COUNT_USES)]))
     if tail in TAILS_LIKE_A_BACKBONE:
         count = ("num_classes", draw(st.sampled_from(_COUNT_USES)))
+    combinations = ["sum", "mean"]
+    if len(heads) == 1 or tail not in TAILS_LIKE_A_BACKBONE:  # heads that share such a tail one by one are refused
+        combinations += ["list", "train only", "different"]
     equal_or_not = st.sampled_from([3, 4, classes])
     options = _Options(
         seed=draw(st.integers(0, 3)),
@@ -203,7 +206,7 @@ def planted_models(draw: st.DrawFn) -> PlantedModel:
         steps=draw(st.sampled_from([None, ("steps", draw(equal_or_not)), ("num_outputs", draw(equal_or_not))])),
         gate=draw(st.booleans()),
         heads=heads,
-        combine=draw(st.sampled_from(["sum", "mean", "list", "train only", "different"])),
+        combine=draw(st.sampled_from(combinations)),
         tail=tail,
         structure=draw(st.sampled_from(sorted(STRUCTURES))),
         count=count,

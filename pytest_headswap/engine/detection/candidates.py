@@ -151,7 +151,11 @@ def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | N
 def _settle_class_space(candidate: Candidate, tracer: Tracer, declared: int | None) -> RejectionCause | None:
     """Extend the trace by what the class dimension meets after the projection, or return why it holds features."""
     space = ClassSpace(candidate.trace, tracer, is_stated=declared == candidate.trace.size)
-    if space.readers and (declared not in (None, candidate.trace.size) or not space.is_class_space()):
+    if space.readers and (
+        declared not in (None, candidate.trace.size)
+        or not space.is_class_space()
+        or space.leads_elsewhere(candidate.axis.value)
+    ):
         cause = _consumed_by_backbone(candidate.trace, tracer)
         if cause or space.is_linear or not candidate.trace.projections:
             return cause

@@ -93,6 +93,18 @@ def reject_parts_of_attention(candidates: Sequence[Candidate], tracers: Sequence
             candidate.weights[0].value.name,
             f"its rows are positions or queries: {weight} reads each of them and sets another dimension",
         )
+    tables = {name: item.rejection_cause for item in candidates if item.rejection_cause for name in _table_names(item)}
+    for candidate in candidates:
+        if candidate.rejection_cause is None:  # the table may be visible in the features that another output returns
+            causes = (tables.get(name) for name in sorted(weight_names([candidate])))
+            candidate.rejection_cause = next((cause for cause in causes if cause is not None), None)
+
+
+def _table_names(candidate: Candidate) -> set[str]:
+    """Return the weights of a candidate that was rejected as a table of positions or queries."""
+    cause = candidate.rejection_cause
+    is_table = cause is not None and cause.reason == "no_layer_sets_output" and _attends(candidate)
+    return {name for name in weight_names([candidate]) if is_table and cause is not None and cause.tensor == name}
 
 
 def _attends(candidate: Candidate) -> bool:

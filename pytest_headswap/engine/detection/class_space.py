@@ -78,6 +78,7 @@ class ClassSpace:
         self._is_closed = True  # whether nothing computed from the classes is left over as features
         self._inner: dict[Node, None] = {}
         self._met: list[ClassAxis] = []
+        self._square: set[Node] = set()  # products that give as many entries as they take in
         self._visited: set[ClassAxis] = set()
         self._add_other_calls()
         explored = 0
@@ -104,6 +105,13 @@ class ClassSpace:
         size = self.trace.size
         fits = entries[0].in_features > size and bool(widths) and widths[0] > size
         return fits and len(self.readers) <= min(_MAX_READERS, len(widths) + 1)
+
+    def leads_elsewhere(self, output: Value) -> bool:
+        """Return whether a layer as wide as the output reads it, and only other outputs depend on that layer.
+
+        The output then holds the features before a head, even if the model states that many classes.
+        """
+        return not self._square <= ancestors([output])
 
     def add_what_it_meets(self) -> None:
         """Add to the trace every tensor of the model that shares the class dimension somewhere."""
@@ -171,6 +179,7 @@ class ClassSpace:
                         if out.value.shape[out.dim] == self.trace.size:
                             stack.append(out)
                             self._met.append(out)
+                            self._square.add(node)
                         else:
                             returned = self._explore_hidden(out)
                             stack += returned
@@ -228,7 +237,9 @@ class ClassSpace:
                 others = [x for x in links if node.inputs[x.operand].from_input]
                 kept = {x.out_dim for x in others if self._tracer.begins(ClassAxis(node.inputs[x.operand], x.in_dim))}
                 set_by = {x.out_dim for x in links if x.operand == link.operand and x.size > 1}
-                yield ClassAxis(partner, link.in_dim), [ClassAxis(out, dim) for dim in sorted(set_by - kept)]
+                results = [ClassAxis(out, dim) for dim in sorted(set_by - kept)]
+                if results:  # otherwise the tensor weighs the classes, and has their count, but leads nowhere else
+                    yield ClassAxis(partner, link.in_dim), results
 
     def _add_sources(self, axis: ClassAxis, names: list[str]) -> None:
         for source in self._tracer.trace_back(axis, self.trace.size).sources:
