@@ -45,7 +45,7 @@ def _class_counts_are_not_updated(patch: Patch) -> None:
 
 def _layer_widths_are_not_updated(patch: Patch) -> None:
     patch.setattr(NumbersAround, "of_layers", lambda self: [])
-    patch.setattr(resize, "update_layer_widths", lambda *args: None)
+    patch.setattr(resize, "update_layer_widths", lambda *args, **options: None)
 
 
 def _only_requires_grad_is_set(patch: Patch) -> None:
