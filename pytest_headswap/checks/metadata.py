@@ -23,7 +23,7 @@ from pytest_headswap._numbers import as_count
 from pytest_headswap._text import join_first
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed, CheckSkipped
-from pytest_headswap.engine.pytorch import named_modules
+from pytest_headswap.engine.pytorch import named_buffers, named_modules, named_parameters
 
 _COUNTS_CLASSES = re.compile(r"(^|_)(num|n|nb|number_of)_?(class|classes|labels|cls)$")
 _SIZE = "a collection of {} entries"
@@ -58,7 +58,7 @@ def _is_collection_of_its_own(declared: str, old: set[int]) -> bool:
 def _check_heads_exist(case: Case) -> None:
     if case.swap.num_classes != case.num_classes:
         raise CheckFailed(f"the swap reports {case.swap.num_classes} classes instead of {case.num_classes}")
-    tensors = case.model.state_dict(keep_vars=True)
+    tensors = {name for name, _ in (*named_parameters(case.model), *named_buffers(case.model))}
     for head in case.swap.heads:
         if head.num_classes != case.num_classes:
             raise CheckFailed(f"the head {head.path!r} reports {head.num_classes} classes after the swap")

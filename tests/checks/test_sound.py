@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 import torch
@@ -45,6 +46,8 @@ def test_each_builtin_model_passes_every_check(name: str, evidence: str) -> None
 @given(planted=planted_models())
 def test_each_generated_model_passes_every_check(planted: PlantedModel) -> None:
     assume(not planted.refusal)
+    # a stale count under such a name is only named by the swap, and the check `metadata` reports it
+    assume(not re.search(r"(nc|pred_dim|c_out) (unread|tuple)", planted.description))
     spec = ModelSpec("planted", lambda: planted.model, lambda _: planted.example_inputs, planted.build_native)
     for check, finding in _findings(spec, "numeric").items():
         assert finding.outcome in ("passed", "skipped"), (check, finding)

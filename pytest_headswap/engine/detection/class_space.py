@@ -78,7 +78,6 @@ class ClassSpace:
         self._is_closed = True  # whether nothing computed from the classes is left over as features
         self._inner: dict[Node, None] = {}
         self._met: list[ClassAxis] = []
-        self._square: set[Node] = set()  # products that give as many entries as they take in
         self._visited: set[ClassAxis] = set()
         self._add_other_calls()
         explored = 0
@@ -107,11 +106,13 @@ class ClassSpace:
         return fits and len(self.readers) <= min(_MAX_READERS, len(widths) + 1)
 
     def leads_elsewhere(self, output: Value) -> bool:
-        """Return whether a layer as wide as the output reads it, and only other outputs depend on that layer.
+        """Return whether layers read the output, and another output of its width depends on them.
 
         The output then holds the features before a head, even if the model states that many classes.
         """
-        return not self._square <= ancestors([output])
+        after = self._inner.keys() - ancestors([output])
+        others = (value for value in self._tracer.output_values if value is not output)
+        return any(self.trace.size in value.shape[1:] and not after.isdisjoint(ancestors([value])) for value in others)
 
     def add_what_it_meets(self) -> None:
         """Add to the trace every tensor of the model that shares the class dimension somewhere."""
@@ -179,7 +180,6 @@ class ClassSpace:
                         if out.value.shape[out.dim] == self.trace.size:
                             stack.append(out)
                             self._met.append(out)
-                            self._square.add(node)
                         else:
                             returned = self._explore_hidden(out)
                             stack += returned
