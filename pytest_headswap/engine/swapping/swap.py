@@ -20,6 +20,7 @@ from pytest_headswap.engine.pytorch.modules import get_registered_tensor
 from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.class_map import ClassMap, resolve_class_map
 from pytest_headswap.engine.swapping.class_metadata import update_class_metadata
+from pytest_headswap.engine.swapping.head_after_swap import head_after_swap, with_prefix
 from pytest_headswap.engine.swapping.initialization import Init
 from pytest_headswap.engine.swapping.label_list import replace_label_list
 from pytest_headswap.engine.swapping.options import SwapOptions
@@ -141,7 +142,7 @@ def find_heads(model: nn.Module, example_inputs: Any = None) -> Heads:
         raise result.doubt
     heads = result.heads()
     rejected = tuple(replace(item, path=path + item.path) for item in heads.rejected)
-    return replace(heads, heads=tuple(_with_prefix(head, path) for head in heads), rejected=rejected)
+    return replace(heads, heads=tuple(with_prefix(head, path) for head in heads), rejected=rejected)
 
 
 @outside_inference_mode
@@ -159,7 +160,7 @@ def swap_head(
 ) -> Swap:
     """Replace the classification heads of `model` in place by new heads with `num_classes` classes.
 
-    All heads with the class count of the main head are swapped together. Layers keep their class, geometry and names.
+    Heads with the class count of the main head are swapped together if they predict the same. Layers keep their class, geometry and names.
     New tensors have the device and dtype of the old ones. The swap is verified by an abstract run, and undone if any
     output does not have the new class count.
 
@@ -239,8 +240,8 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
     except BaseException:
         changes.roll_back()
         raise
-    heads = tuple(_with_prefix(_head_after_swap(inner, item, options), prefix) for item in selected if count)
-    old = tuple(_with_prefix(item.head, prefix) for item in selected)
+    heads = tuple(with_prefix(head_after_swap(inner, item, options), prefix) for item in selected if count)
+    old = tuple(with_prefix(item.head, prefix) for item in selected)
     return Swap(plan.outer, count, heads, old, notes, tuple(prefix + name for name in names), changes, plan)
 
 
@@ -274,31 +275,3 @@ def _swap_one(
     tensors = [f"{path}.{name}" for name in model.get_submodule(path).state_dict()]
     resized, notes = resize(model, item, downstream, count, init, classes, changes)
     return [*tensors, *resized], notes
-
-
-def _with_prefix(head: Head, prefix: str) -> Head:
-    """Return the head with its names in the wrapped model."""
-    if not prefix:
-        return head
-    return replace(
-        head,
-        path=(prefix + head.path).rstrip("."),
-        aliases=tuple(prefix + name for name in head.aliases),
-        tensors=tuple(prefix + name for name in head.tensors),
-        path_to_output=tuple(
-            step._replace(name=(prefix + step.name).rstrip(".")) if step.type else step for step in head.path_to_output
-        ),
-    )
-
-
-def _head_after_swap(model: nn.Module, item: DetectedHead, options: SwapOptions) -> Head:
-    activation = None if options.activation == "drop" else item.head.activation
-    head = replace(item.head, num_classes=options.num_classes, activation=activation)
-    if item.label_list is not None:
-        own = (f"{head.path}.{name}" for name, _ in model.get_submodule(head.path).named_parameters())
-        return replace(head, tensors=(*own, *(tensor.names[0] for tensor in item.tensors)))
-    if item.slot is None:
-        return head
-    layer = model.get_submodule(item.slot.path)
-    kind = f"conv{item.slot.spatial}d" if item.slot.spatial else "linear"
-    return replace(head, kind=kind, tensors=tuple(f"{item.slot.path}.{name}" for name, _ in layer.named_parameters()))
