@@ -161,8 +161,8 @@ def swap_head(
     """Replace the classification heads of `model` in place by new heads with `num_classes` classes.
 
     Heads with the class count of the main head are swapped together if they predict the same. Layers keep their class,
-    geometry and names. New tensors have the device and dtype of the old ones. The swap is verified by an abstract run, and undone if any
-    output does not have the new class count.
+    geometry and names. New tensors have the device and dtype of the old ones. The swap is verified by an abstract run,
+    and undone if any output does not have the new class count.
 
     Args:
         model: any module, on any device and in any dtype, including `meta`.
