@@ -415,3 +415,30 @@ def test_the_freeze_uses_the_inputs_of_the_swap(dtype: torch.dtype) -> None:
     frozen = freeze_backbone(swap)
     assert frozen.notes == ()
     assert [name for name, value in model.named_parameters() if value.requires_grad] == ["fc.weight", "fc.bias"]
+
+
+class MovingCenter(nn.Module):
+    """Subtract a mean of the features that train mode updates."""
+
+    center: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Linear(8, 16), nn.Linear(16, 10)
+        self.register_buffer("center", torch.zeros(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.body(x))
+        if self.training:
+            self.center.mul_(0.9).add_(x.detach().mean(0), alpha=0.1)
+        return self.fc(x - self.center)  # type: ignore[no-any-return]
+
+
+def test_what_forward_writes_only_in_train_mode_is_held_with_the_backbone() -> None:
+    model = MovingCenter()
+    frozen = freeze_backbone(swap_head(model, 5, torch.randn(4, 8)))
+    assert "writes to center in train mode" in frozen.notes[0]
+    before = model.center.clone()
+    model.train()
+    model(torch.randn(4, 8))
+    assert torch.equal(model.center, before)

@@ -32,6 +32,8 @@ from pytest_headswap.engine.pytorch.saved_state import ModuleState
 from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.swap import Swap
 
+_MAX_NAMED = 5  # tensors named in a message
+
 
 @dataclass(repr=False)
 class FrozenBackbone:
@@ -198,11 +200,13 @@ def _verify(
     """
     graph = _train_graph(model, inputs)
     try:
-        if verifier.nondeterministic_nodes(graph):
+        written = verifier.written_tensors(graph)
+        if written or verifier.nondeterministic_nodes(graph):
             _override_train(enclosing, _StayAroundHead)
+            what = f"writes to {', '.join(written)}" if written else "draws random numbers"
             note = (
-                "parts of the backbone draw random numbers directly in a forward method, so the modules that contain "
-                "the head also stay in eval mode: outputs that appear only in train mode are not returned"
+                f"forward of a module that contains the head {what} in train mode, so such modules also stay in eval "
+                "mode: outputs that appear only in train mode are not returned"
             )
             frozen.notes = (note,)
             graph = _train_graph(model, inputs)
@@ -239,15 +243,19 @@ class _FreezeVerifier:
         before = ancestors(value for node in heads for value in node.inputs if value.from_input)
         return [node for node in before - heads if node.module not in self.head_modules and is_nondeterministic(node)]
 
+    def written_tensors(self, graph: Graph | None) -> list[str]:
+        """Return the first tensors of the backbone that forward writes to."""
+        mutated = graph.mutated if graph is not None else ()
+        return [name for name in mutated if name not in self.head_tensors][:_MAX_NAMED]
+
     def verify(self, graph: Graph | None) -> None:
         """Raise HeadSwapError `not_freezable` if there is a violation, and name the tensor or operation."""
         if graph is None:
             return
-        mutated = [name for name in graph.mutated if name not in self.head_tensors]
-        if mutated:
+        if written := self.written_tensors(graph):
             raise HeadSwapError(
                 "not_freezable",
-                f"forward writes to {', '.join(mutated[:5])} even in eval mode: write only if self.training is true",
+                f"forward writes to {', '.join(written)} even in eval mode: write only if self.training is true",
             )
         nondeterministic = self.nondeterministic_nodes(graph)
         if nondeterministic:
