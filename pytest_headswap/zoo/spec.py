@@ -32,7 +32,7 @@ class ModelSpec:
             build it, and `native_parity` is skipped.
         skip_reason: the reason why this model cannot be swapped, such as a package that is not installed. The model
             is then skipped and never built. Empty: the model runs.
-        head: path of the head to swap, for a model with several heads that predict different classes.
+        head: path of the head to swap, or several paths, for a model with several heads that predict different classes.
         family: groups architectures in reports, such as `resnet`.
         tags: free labels.
         metadata_notes: takes the model and its heads. If the library's metadata names another head, returns sentences
@@ -47,7 +47,7 @@ class ModelSpec:
     example_inputs: Callable[[nn.Module], Any] | None = None
     build_native: Callable[[int], nn.Module] | None = None
     skip_reason: str = ""
-    head: str | None = None
+    head: str | Sequence[str] | None = None
     family: str = ""
     tags: tuple[str, ...] = ()
     metadata_notes: Callable[[nn.Module, Sequence[Head]], tuple[str, ...]] | None = None

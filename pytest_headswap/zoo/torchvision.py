@@ -35,6 +35,13 @@ def load() -> Zoo:
     return Zoo("torchvision", tuple(models.list_models()), _spec, {"torchvision": torchvision.__version__})
 
 
+_MASK_HEADS = tuple(
+    f"model.roi_heads.{path}"
+    for path in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits")
+)
+"""The scores, boxes and masks of Mask R-CNN count the same classes. The data flow alone does not say so."""
+
+
 def _spec(name: str) -> ModelSpec:
     namespace, module = _origin(name)
     skip_reason = "optical flow has no classes" if namespace == "optical_flow" else ""
@@ -43,6 +50,7 @@ def _spec(name: str) -> ModelSpec:
         build=partial(_build, name),
         example_inputs=partial(_inputs, name),
         build_native=lambda num_classes: _build(name, num_classes=num_classes),
+        head=_MASK_HEADS if module == "mask_rcnn" else None,
         skip_reason=skip_reason,
         family=module,
         tags=(namespace,),

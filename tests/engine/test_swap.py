@@ -18,7 +18,7 @@ from pytest_headswap.zoo import load_zoo
 WITH_HEAD = [name for name in load_zoo("builtin").names if name != "encoder_without_head"]
 
 
-def built(name: str) -> tuple[Any, Any, str | None]:
+def built(name: str) -> tuple[Any, Any, Any]:
     torch.manual_seed(0)
     spec = load_zoo("builtin")[name]
     assert spec.example_inputs is not None

@@ -42,7 +42,10 @@ def verify_and_settle(
     if count == 0 or any(item.slot is not None for item in selected):
         return verify() if always else []
     around.forget_changed()
-    if not always and not around.near and not around.on_modules_without_parameters():
+    named = around.named_like_counts()
+    if not always and set(around.near) <= set(named) and not around.on_modules_without_parameters():
+        for number in named:  # their names say enough: there is nothing to try out
+            number.set(around.widths[number.value], changes)
         return []
     try:
         notes = _settle(verify, around, changes)
