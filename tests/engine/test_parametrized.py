@@ -207,3 +207,12 @@ def test_a_parametrised_head_on_the_meta_device_is_swapped() -> None:
     model = nn.Sequential(nn.Linear(8, 16), parametrizations.weight_norm(nn.Linear(16, 10))).to("meta")
     swap_head(model, 5, X.to("meta"))
     assert model(X.to("meta")).shape == (4, 5)
+
+
+def test_an_orthogonal_convolution_keeps_orthogonal_matrices() -> None:
+    """The matrices are the last two dimensions, so that its buffer has one for each class and channel."""
+    head: Any = nn.utils.parametrizations.orthogonal(nn.Conv2d(8, 10, 3))
+    swap = swap_head(nn.Sequential(nn.Conv2d(3, 8, 3), head, nn.Flatten(2)), 5, torch.randn(2, 3, 8, 8))
+    products = head.weight @ head.weight.mT
+    torch.testing.assert_close(products, torch.eye(3).expand_as(products), rtol=0, atol=1e-4)
+    assert swap.notes == ()

@@ -213,3 +213,18 @@ def test_numbers_of_the_backbone_that_happen_to_be_equal_are_left_alone() -> Non
     assert (model.num_heads, model.attention.num_heads, model.router.num_outputs) == (10, 10, 10)
     assert (model.count, notes) == (5, [])
     assert model(X).shape == (4, 5)
+
+
+def test_a_count_deep_in_nested_containers_follows() -> None:
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(8, 10)
+            self.settings = types.SimpleNamespace(heads={"classes": [("first", 10)]})
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x).reshape(-1, self.settings.heads["classes"][0][1])  # type: ignore[no-any-return]
+
+    model = Nested()
+    swap_head(model, 5, torch.randn(4, 8))
+    assert model.settings.heads == {"classes": [("first", 5)]}

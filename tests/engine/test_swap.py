@@ -321,3 +321,16 @@ def test_the_text_of_an_error_ends_with_a_link_to_its_explanation() -> None:
     error = HeadSwapError("no_inputs", "pass example_inputs")
     assert str(error) == f"[no_inputs] pass example_inputs\nSee {DOCS}errors/#no_inputs"
     assert DOCS not in error.message
+
+
+def test_a_tensor_of_two_heads_in_one_module_is_trained_once() -> None:
+    class Sum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Parameter(torch.randn(8, 10)), nn.Parameter(torch.randn(8, 10))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.a + x.tanh() @ self.b
+
+    swap = swap_head(Sum(), 5, torch.randn(4, 8))
+    assert sorted(name for name, _ in swap.named_parameters()) == ["a", "b"]

@@ -81,6 +81,8 @@ def initialize(
         refreshed = refresh_spectral_norm(owner, changes)
         renewed += [(owner, key) for key in refreshed]
         items = [item for item in items if item.key not in refreshed and not item.is_fixed_weight]
+        # a parametrization that stores a value may assign buffers of its own
+        items = [item for item in items if owner._buffers.get(item.key) is item.new]
         others, uncertain = fill_buffers(model, owner, items, changes)
         renewed += [(owner, key) for key in others]
         notes += uncertain

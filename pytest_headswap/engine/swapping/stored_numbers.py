@@ -17,7 +17,7 @@ from pytest_headswap.engine.pytorch.modules import named_modules, owner_path
 from pytest_headswap.engine.swapping.class_metadata import CLASS_COUNT_NAMES, like_type_of
 from pytest_headswap.engine.swapping.transaction import Transaction
 
-_MAX_DEPTH = 3
+_MAX_DEPTH = 6
 _MAX_ITEMS = 256
 _ATOMS = (str, bytes, bool, float, complex, torch.Tensor, torch.dtype, torch.device, nn.Module, type(None), type)
 

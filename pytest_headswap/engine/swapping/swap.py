@@ -242,7 +242,9 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
         raise
     heads = tuple(with_prefix(head_after_swap(inner, item, options), prefix) for item in selected if count)
     old = tuple(with_prefix(item.head, prefix) for item in selected)
-    return Swap(plan.outer, count, heads, old, notes, tuple(prefix + name for name in names), changes, plan)
+    return Swap(
+        plan.outer, count, heads, old, notes, tuple(prefix + name for name in dict.fromkeys(names)), changes, plan
+    )
 
 
 def _swap_one(
