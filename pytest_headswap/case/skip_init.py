@@ -12,7 +12,7 @@ from torch import nn
 
 from pytest_headswap.engine import MetaInitContext, NoHeadError, cached_meta_op
 from pytest_headswap.engine.pytorch import (
-    TorchDispatchMode,
+    DispatchMode,
     is_view,
     map_tensors,
     mutated_tensors,
@@ -95,7 +95,7 @@ def _initialized_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
                     yield item
 
 
-class _SkipInitMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+class _SkipInitMode(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """Skip the initialisers of large parameters. Tensors computed from them are uninitialised too.
 
     Such tensors have only a shape, so a model may run a part of itself while it is built, for example to count

@@ -13,7 +13,7 @@ import torch
 
 from pytest_headswap.engine.abstract.meta_cache import cached_meta_op
 from pytest_headswap.engine.pytorch.internals import (
-    TorchDispatchMode,
+    DispatchMode,
     is_view,
     map_tensors,
     mutated_tensors,
@@ -26,7 +26,7 @@ _TO_COPY = torch.ops.aten._to_copy.default
 _INDEXING = frozenset(f"aten::{name}" for name in ("index", "index_put", "index_put_", "_index_put_impl_"))
 
 
-class DeviceMixingMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+class DeviceMixingMode(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """Run every operation in the block, and record those that a device rejects because of CPU tensors.
 
     CPU tensors have values, device tensors have none. A copy from the device to the CPU, where its values could be

@@ -60,8 +60,8 @@ class AbstractRun:
     device_mixes: tuple[str, ...] | None = None
 
 
-RunContext = Callable[["StandIns"], AbstractContextManager[None]]
-RecorderFactory = Callable[["StandIns", Sequence[tuple[str, nn.Module]], Execute], AbstractContextManager[None]]
+RunContext = Callable[["StandIns"], AbstractContextManager[object]]
+RecorderFactory = Callable[["StandIns", Sequence[tuple[str, nn.Module]], Execute], AbstractContextManager[object]]
 
 
 def abstract_run(

@@ -12,7 +12,7 @@ import torch
 
 from pytest_headswap.engine.abstract.meta_cache import cached_meta_op
 from pytest_headswap.engine.pytorch.internals import (
-    TorchDispatchMode,
+    DispatchMode,
     is_view,
     map_tensors,
     op_name,
@@ -28,7 +28,7 @@ class TrialLimitError(RuntimeError):
     """A trial would take too much memory or time."""
 
 
-class TrialLimits(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+class TrialLimits(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """Raise TrialLimitError before an operation exceeds the memory that all results may take, or the deadline.
 
     All results count, also those that forward drops, because a recorded run keeps them. `max_bytes=None` limits only

@@ -15,7 +15,7 @@ from pytest_headswap.engine.dataflow.assembled import ALIASED_WRITE
 from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, BUFFER, CONSTANT, INPUT, PARAMETER, Graph, Node, Value
 from pytest_headswap.engine.dataflow.memory_overlap import are_disjoint
 from pytest_headswap.engine.pytorch.internals import (
-    TorchDispatchMode,
+    DispatchMode,
     is_pointwise,
     mutated_tensors,
     op_name,
@@ -28,7 +28,7 @@ _PLAIN_TYPES = frozenset((int, bool, float, str, type(None)))
 _TENSOR_FREE_TYPES = _PLAIN_TYPES | {tuple, list, dict, set, OrderedDict}  # types that are not tensors
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+class Recorder(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """Turn each operation into a Node. All tensors are kept alive, so that object ids stay unique."""
 
     def __init__(self, graph: Graph, execute: Execute) -> None:

@@ -15,7 +15,7 @@ from pytest_headswap.engine.abstract.run import abstract_run
 from pytest_headswap.engine.abstract.stand_ins import StandIns
 from pytest_headswap.engine.dataflow.graph import Node
 from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.internals import TorchDispatchMode, mutated_tensors, op_name, storage_key
+from pytest_headswap.engine.pytorch.internals import DispatchMode, mutated_tensors, op_name, storage_key
 
 _RANDOM_OPS = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial", "exponential_", "poisson")
 _BATCH_NORMS = {"native_batch_norm": 5, "_native_batch_norm_legit": 5, "cudnn_batch_norm": 5, "miopen_batch_norm": 5}
@@ -51,7 +51,7 @@ def is_deterministic_run(model: nn.Module, inputs: Inputs) -> bool:
     return modes[-1].is_deterministic
 
 
-class _NondeterminismMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+class _NondeterminismMode(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """Run every operation in the block.
 
     `is_deterministic` becomes False if one may be random or writes to the model.

@@ -1,7 +1,7 @@
 """Plain names for parts of torch that are private, awkward or slow. Other folders import only the names below."""
 
 from pytest_headswap.engine.pytorch.internals import (
-    TorchDispatchMode,
+    DispatchMode,
     gradient_leaves,
     is_device_oom,
     is_fake_tensor_limitation,
@@ -25,9 +25,9 @@ from pytest_headswap.engine.pytorch.modules import (
 from pytest_headswap.engine.pytorch.saved_state import ModuleState, RandomState
 
 __all__ = [
+    "DispatchMode",
     "ModuleState",
     "RandomState",
-    "TorchDispatchMode",
     "freeze_all_but",
     "gradient_leaves",
     "is_device_oom",

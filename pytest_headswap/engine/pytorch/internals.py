@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils._device import DeviceContext
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 __all__ = [
     "DeviceContext",
-    "TorchDispatchMode",
+    "DispatchMode",
     "as_parameter",
     "disable_fused_kernels",
     "fake_tensor_mode",
@@ -38,6 +39,32 @@ __all__ = [
     "tensors_of_call",
     "tree_leaves",
 ]
+
+
+Mode = TypeVar("Mode", bound="DispatchMode")
+
+
+class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+    """A dispatch mode inside which compiled functions run uncompiled.
+
+    By default, torch imports `torch._dynamo` for each dispatch mode, to keep `torch.compile` out of it. The import
+    takes a second and 150 MB, and the check takes time in every operation.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __enter__(self: Mode) -> Mode:
+        self._uncompiled = ExitStack()
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):  # torch 2.6 and later
+            self._uncompiled.enter_context(torch.compiler.set_stance("force_eager"))
+        super().__enter__()  # type: ignore[no-untyped-call, unused-ignore]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._uncompiled:
+            super().__exit__(*exception)  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def map_tensors(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:

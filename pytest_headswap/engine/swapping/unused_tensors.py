@@ -14,11 +14,11 @@ from pytest_headswap.engine.abstract.run import abstract_run
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS, StandIns
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.internals import TorchDispatchMode, tensors_of_call
+from pytest_headswap.engine.pytorch.internals import DispatchMode, tensors_of_call
 from pytest_headswap.engine.pytorch.modules import named_buffers, named_parameters
 
 
-class _UseFinder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+class _UseFinder(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """Remember which of these tensors an operation reads or writes."""
 
     def __init__(self, names: Mapping[int, str], execute: Execute) -> None:

@@ -19,14 +19,14 @@ from pytest_headswap.engine.abstract.run import abstract_run
 from pytest_headswap.engine.abstract.stand_ins import StandIns
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.internals import TorchDispatchMode
+from pytest_headswap.engine.pytorch.internals import DispatchMode
 from pytest_headswap.engine.pytorch.modules import named_modules
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _PACKAGE = str(Path(__file__).parents[2]) + os.sep
 
 
-class _ConstantFinder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+class _ConstantFinder(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     """Remember the last line of the model's code that passes one of these numbers to an operation."""
 
     def __init__(self, numbers: set[int], execute: Execute) -> None:
