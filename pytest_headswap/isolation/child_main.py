@@ -59,7 +59,7 @@ class Reply:
         exception: the exception raised, or that of the finding.
         warnings: the warnings issued during the request.
         global_changes: global state that the model changed, which would affect later models in this process.
-        imported_modules: modules of torch imported during the request.
+        imported_modules: modules of torch imported during the request, in the order in which their import ended.
         rss: bytes of memory that this process holds now.
     """
 
@@ -156,7 +156,7 @@ def _serve_requests(executor: InProcessExecutor, requests: Connection) -> None:
         for stream in streams:
             with suppress(OSError, ValueError):  # a model may have closed it
                 stream.flush()
-        imported = tuple(name for name in sys.modules.keys() - modules if name.startswith("torch."))
+        imported = tuple(name for name in sys.modules if name.startswith("torch.") and name not in modules)
         modules.update(imported)
         requests.send(Reply(value, exception, tuple(recorded), changes, imported, rss_bytes()))
 

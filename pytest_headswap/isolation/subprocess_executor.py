@@ -10,7 +10,7 @@ import importlib
 import sys
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +81,8 @@ class SubprocessExecutor:
         """Build a model and swap its head. Raises whatever the model raises; if the model is lost, its checks raise."""
         if self._child is not None and self._child.has_exited():
             self.close()  # it died between requests
-        if not self._fell_back and self._child is None and (why := self.start()):
-            self._fell_back = True
+        if not self._fell_back and self._child is None and self.start() and (why := self.start()):
+            self._fell_back = True  # after two attempts: the machine may have been short of memory or time
             warn_not_isolated(why)
         if self._fell_back:
             return self.in_process.build(zoo, model)
@@ -199,8 +199,20 @@ class SubprocessExecutor:
 
     def _spawn(self) -> ChildProcess:
         """Return a new child process, after importing the torch modules that earlier ones imported."""
-        for name in self._imported_modules:
-            with suppress(Exception):
-                importlib.import_module(name)
-        self._imported_modules = []
+        names, self._imported_modules = self._imported_modules, []
+        _import_or_undo(names)
         return ChildProcess(self.in_process)
+
+
+def _import_or_undo(names: Sequence[str]) -> None:
+    """Import modules. If one cannot be imported, forget all of them, so that the next child imports them itself.
+
+    A package whose import failed halfway leaves submodules behind, with which no later import of it works.
+    """
+    before = set(sys.modules)
+    try:
+        for name in names:
+            importlib.import_module(name)
+    except Exception:  # noqa: BLE001 - importing here only saves time
+        for name in sys.modules.keys() - before:
+            del sys.modules[name]
