@@ -39,7 +39,7 @@ class ReachableCode:
         cells: variables of closures.
         self_referential: functions that name themselves, and so may keep attributes.
         caches: functions with `functools.lru_cache`.
-        constants: default arguments and arguments of partial functions.
+        constants: default arguments and arguments of partial functions that may hold tensors.
     """
 
     classes: set[type] = field(default_factory=set)
@@ -69,7 +69,7 @@ def reachable_code(roots: frozenset[Any]) -> ReachableCode:
                 stack += _reach_of_function(value, reach)
         elif isinstance(value, functools.partial):
             stack.append(value.func)
-            reach.constants += (*value.args, *value.keywords.values())
+            reach.constants += [item for item in (*value.args, *value.keywords.values()) if type(item) not in PLAIN]
         elif isinstance(value, _CACHED_FUNCTION):
             reach.caches.append(value)
             stack.append(value.__wrapped__)
@@ -95,9 +95,12 @@ def _reach_of_class(kind: type, reach: ReachableCode) -> Iterator[Any]:
 
 def _reach_of_function(function: types.FunctionType, reach: ReachableCode) -> Iterator[Any]:
     """Add what a function reaches. Yield the functions and classes that it names or closes over."""
-    reach.constants += (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-    reach.cells += function.__closure__ or ()
-    yield from map(cell_content, function.__closure__ or ())
+    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    reach.constants += [value for value in defaults if type(value) not in PLAIN]
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if name != "__class__":  # the class that `super()` reads
+            reach.cells.append(cell)
+            yield cell_content(cell)
     names, _ = _names_in(function.__code__)
     if function.__name__ in names or function.__name__ in function.__code__.co_freevars:
         reach.self_referential.append(function)

@@ -188,7 +188,7 @@ def surroundings_of(module_list: Sequence[nn.Module]) -> Surroundings:
         value
         for module in module_list
         for key, value in module.__dict__.items()
-        if type(value) not in _PLAIN_TYPES and (key not in REGISTRIES or key in _HOOKS)
+        if type(value) not in _PLAIN_TYPES and (key not in REGISTRIES or (value and key in _HOOKS))
     ]
     return Surroundings(module_list, values)
 

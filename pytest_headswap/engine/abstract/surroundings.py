@@ -7,6 +7,7 @@ or in a `functools.lru_cache`. A stand-in that stays there breaks the next real 
 from __future__ import annotations
 
 import functools
+import operator
 import types
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -221,6 +222,8 @@ def _restore_variable(namespace: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _restore_class(kind: type, attributes: dict[str, Any]) -> None:
+    if len(vars(kind)) == len(attributes) and all(map(operator.is_, vars(kind).values(), attributes.values())):
+        return
     for name, current in list(vars(kind).items()):
         value = attributes.get(name, MISSING)
         if current is value or not _holds_tensor(current):
@@ -245,10 +248,10 @@ def _restore_container(container: Any, copied: Any) -> None:
     """Give a container its former items. `copied` is a dict of them, or a list."""
     if isinstance(container, dict):
         current = _copy_items(container)
-        if current.keys() != copied.keys() or any(current[key] is not copied[key] for key in copied):
+        if current.keys() != copied.keys() or not all(map(operator.is_, map(current.get, copied), copied.values())):
             container.clear()
             container.update(copied)
-    elif len(container) != len(copied) or any(a is not b for a, b in zip(container, copied, strict=True)):
+    elif len(container) != len(copied) or not all(map(operator.is_, container, copied)):
         container.clear()
         if isinstance(container, set):
             container.update(copied)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
 from pytest_headswap.engine.detection.search import detect_heads
 from pytest_headswap.engine.pytorch.wrappers import check_swappable, unwrap
+from pytest_headswap.engine.swapping.replace import tensor_references
 from pytest_headswap.engine.swapping.select_heads import select_heads
 
 if TYPE_CHECKING:
@@ -45,6 +46,15 @@ class SwapPlan:
     inputs: Inputs
     search_result: SearchResult
     selected: tuple[DetectedHead, ...]
+
+    @functools.cached_property
+    def tensor_references(self) -> list[tuple[Any, Any]]:
+        """Where the model refers to tensors. They are listed once, as a plan may be applied several times."""
+        return tensor_references(self.model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the references: in a copy, they would lead to other containers than those of the model."""
+        return {key: value for key, value in vars(self).items() if key != "tensor_references"}
 
 
 def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:

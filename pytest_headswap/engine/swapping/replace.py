@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -143,25 +144,44 @@ def drop_activation(
         replace_module(model, path, nn.Identity(), changes)
 
 
-def replace_references(model: nn.Module, changes: Transaction) -> None:
-    """Make every other reference that the model's modules and objects hold to a replaced tensor refer to the new one.
+def tensor_references(model: nn.Module) -> list[tuple[Any, Any]]:
+    """Return where the model's modules and objects refer to tensors, other than by registering them.
+
+    Each place is a container and the key there; the value is a tensor, or a tuple that holds tensors.
+    """
+
+    def same(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    module_list = modules(model)
+    places = [
+        (module.__dict__, key)
+        for module in module_list
+        for key, value in module.__dict__.items()
+        if issubclass(type(value), (torch.Tensor, tuple)) and with_replacement(value, same) is not None
+    ]
+    return places + [(container, key) for container, key, _ in surroundings_of(module_list).references(same)]
+
+
+def replace_references(model: nn.Module, places: Iterable[tuple[Any, Any]], changes: Transaction) -> None:
+    """Make every reference to a replaced tensor, among these places, refer to the new one.
 
     A tensor that a module still registers, such as a tied embedding, keeps its references.
     """
     new = changes.replaced_tensors()
-    module_list = modules(model)
-    for module in module_list:
+    for module in modules(model):
         for registry in (module._parameters, module._buffers):
-            for value in registry.values():
-                new.pop(id(value), None)
+            if registry:
+                for value in registry.values():
+                    new.pop(id(value), None)
 
     def replacement(tensor: torch.Tensor) -> torch.Tensor | None:
         return new.get(id(tensor))
 
-    for module in module_list:
-        for key, value in list(module.__dict__.items()):
-            if isinstance(value, (torch.Tensor, tuple)) and (made := with_replacement(value, replacement)) is not None:
-                changes.set(module.__dict__, key, made)
-    if new:
-        for container, key, value in surroundings_of(module_list).references(replacement):
-            changes.set(container, key, value)
+    for container, key in places:
+        try:
+            made = with_replacement(container[key], replacement)
+        except (LookupError, AttributeError):
+            continue  # a cache that was emptied since the places were listed
+        if made is not None:
+            changes.set(container, key, made)

@@ -173,8 +173,8 @@ class NumbersAround:
         return [
             number
             for path, module in named_modules(self._model)
-            if path not in self.layers and path not in self._containers
-            if next(module.parameters(), None) is None
+            if not module._parameters and path not in self.layers and path not in self._containers
+            if not module._modules or next(module.parameters(), None) is None
             for number in self._numbers(path, module)
         ]
 

@@ -232,7 +232,7 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
             notes = (*notes, *uncertain)
             if options.activation == "drop":
                 drop_activation(inner, item, selected, changes)
-        replace_references(inner, changes)
+        replace_references(inner, plan.tensor_references, changes)
         old_counts = {item.head.num_classes for item in selected}
         slots = [item.slot.path for item in selected if item.slot is not None]
         update_class_metadata(inner, old_counts, count, options.class_names, changes, slots or None)
