@@ -24,6 +24,10 @@ class PathStep(NamedTuple):
     shape: tuple[int, ...] = ()
 
 
+CHOSEN = "arg-max behind "
+"""Start of the label of an output that is chosen from the classes, and has no class dimension."""
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """One classification head: the layer whose width is the class dimension of an output.
@@ -61,6 +65,11 @@ class Head:
     outputs: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
     path_to_output: tuple[PathStep, ...] = ()
+
+    @property
+    def class_outputs(self) -> tuple[str, ...]:
+        """The labels of the outputs that have the class dimension."""
+        return tuple(label for label in self.outputs if not label.startswith(CHOSEN))
 
 
 @dataclass(frozen=True)

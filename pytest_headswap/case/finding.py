@@ -12,6 +12,7 @@ SIMULATED = "simulated"
 
 # Reasons why a check does not apply, in addition to the engine's reason codes. Users' checks define their own.
 SKIP_REASONS = {
+    "no_class_output": "the model returns only what it chose from the classes, such as by arg-max",
     "no_native": "the zoo itself cannot build the model with the new class count",
     "not_simulated": "forward needs values or an operation that a simulated device does not have",
 }

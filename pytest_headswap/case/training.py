@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pytest_headswap.case.class_outputs import class_output_labels
 from pytest_headswap.case.sample_inputs import batch_size, stable_seed, with_other_samples_replaced
 from pytest_headswap.case.tensor_names import head_names
 from pytest_headswap.case.value_snapshot import ValueSnapshot, bitwise_equal
@@ -167,7 +168,7 @@ def _take_steps(
 ) -> None:
     new = dict(swap.named_parameters())
     optimizer = torch.optim.SGD(parameters(model), lr=_LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
-    labels = {label for head in swap.heads for label in head.outputs}
+    labels = class_output_labels(swap.heads)
     features: list[dict[str, torch.Tensor]] = []
     for step, batch in enumerate((with_other_samples_replaced(inputs, stable_seed("companions")), inputs)):
         model.train(training)

@@ -23,6 +23,7 @@ import torch
 from pytest_headswap._text import join_first
 from pytest_headswap.case.abstract_runs import mode_name
 from pytest_headswap.case.case import Case
+from pytest_headswap.case.class_outputs import class_output_labels
 from pytest_headswap.case.finding import SIMULATED, CheckFailed, CheckSkipped
 from pytest_headswap.checks.gpu_lock import run_with_device_memory
 from pytest_headswap.engine import (
@@ -136,19 +137,19 @@ def _check_meta_run(case: Case, training: bool, error: Exception) -> None:
 def _meta_run_is_clean(case: Case, training: bool) -> bool:
     """Return whether the run with device checks mixed no devices and all head outputs are on the meta device."""
     mode = case.swapped_runs[training]
-    labels = {label for head in case.swap.heads for label in head.outputs}
-    outputs = [tensor for label, tensor in mode.outputs.items() if label in labels]
+    labels = class_output_labels(case.swap.heads)
+    outputs = [tensor for label, tensor in mode.outputs.items() if label in labels or not labels]
     return (
         mode.run is not None
         and mode.run.device_mixes == ()
-        and bool(outputs)
+        and (bool(outputs) or not labels)
         and all(tensor.is_meta for tensor in outputs)
     )
 
 
 def _check_outputs(case: Case, returned: object, device: torch.device, training: bool) -> None:
     outputs = dict(flatten_outputs(returned))
-    labels = {label for head in case.swap.heads for label in head.outputs}
+    labels = class_output_labels(case.swap.heads) or outputs.keys()
     misplaced = [f"{n} on {t.device}" for n, t in outputs.items() if n in labels and t.device != device]
     if misplaced:
         raise CheckFailed(
@@ -210,9 +211,12 @@ def _forward(case: Case, inputs: Inputs) -> Any:
 
 
 def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: torch.dtype | None, how: str) -> None:
-    labels = {label for head in swap.heads for label in head.outputs}
+    labels = class_output_labels(swap.heads)
     try:
         outputs = _forward(case, _inputs_on(case, device, dtype))
+        if not labels:  # nothing to compute a gradient of
+            synchronize(device)
+            return
         with torch.enable_grad():
             loss = [tensor.float().square().mean() for label, tensor in flatten_outputs(outputs) if label in labels]
             new_parameters = dict(swap.named_parameters())

@@ -59,8 +59,10 @@ def _check_training(training: TrainingRecord, heads: Sequence[Head]) -> str:
         )
     if training.non_finite:
         raise CheckFailed(f"while training the head, values are not finite in {join_first(training.non_finite)}")
-    still = [head.path or "of the model itself" for head in heads if training.updated.isdisjoint(head.tensors)]
+    trained = [head for head in heads if head.class_outputs or not head.outputs]
+    still = [head.path or "of the model itself" for head in trained if training.updated.isdisjoint(head.tensors)]
     # auxiliary heads may take no part in these steps: gradient_flow checks each mode
-    if any(head.role == "main" and training.updated.isdisjoint(head.tensors) for head in heads):
+    if any(head.role == "main" and training.updated.isdisjoint(head.tensors) for head in trained):
         raise CheckFailed(f"training did not change the head {join_first(still)}")
-    return "; ".join(training.notes)
+    untrained = [] if trained else ["the head was not trained: the model returns no class output"]
+    return "; ".join([*training.notes, *untrained])

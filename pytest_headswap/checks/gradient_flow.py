@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from pytest_headswap._text import join_first
 from pytest_headswap.case.abstract_runs import mode_name
 from pytest_headswap.case.case import Case
+from pytest_headswap.case.class_outputs import class_output_labels, skip_without_class_output
 from pytest_headswap.case.finding import CheckFailed
 from pytest_headswap.engine.pytorch import gradient_leaves
 
@@ -29,6 +30,7 @@ def gradient_flow(case: Case) -> str:
     new = dict(case.swap.named_parameters())
     if not new:
         raise CheckFailed("the swap created no parameters: there is nothing to train")
+    skip_without_class_output(case.swap.heads, case.spec.name)
     main = new.keys() & {name for head in case.swap.heads if head.role == "main" for name in head.tensors}
     reached: set[str] = set()
     notes = []
@@ -53,7 +55,7 @@ def _reached_by_loss(case: Case, new: Iterable[str], training: bool) -> set[str]
     """Return the names of the new parameters that the loss reaches; raise if it reaches anything else."""
     mode = case.swapped_runs[training]
     assert mode.run is not None
-    labels = {label for head in case.swap.heads for label in head.outputs}
+    labels = class_output_labels(case.swap.heads)
     outputs = [tensor for label, tensor in mode.outputs.items() if label in labels and tensor.requires_grad]
     if not outputs:
         raise CheckFailed(

@@ -9,9 +9,7 @@ from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer, source
 from pytest_headswap.engine.dataflow.graph import BUFFER, PARAMETER, Graph, ancestors, is_attention
 from pytest_headswap.engine.detection.candidates import Candidate, OutputDim, RejectionCause, read_candidate
 from pytest_headswap.engine.detection.class_space import mixing_sentence
-
-CHOSEN = "arg-max behind "
-"""Start of the label of a dimension that no output shows, because the model returns only what it chose from it."""
+from pytest_headswap.head import CHOSEN
 
 _NORMALIZED = frozenset(("_softmax", "softmax", "_log_softmax", "log_softmax", "sigmoid"))
 

@@ -11,7 +11,6 @@ from torch import nn
 from pytest_headswap.engine.abstract.run import abstract_run, first_line
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS, StandIns
 from pytest_headswap.engine.dataflow.recorder import record
-from pytest_headswap.engine.detection.class_evidence import CHOSEN
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.detection.search import SearchResult
 from pytest_headswap.engine.errors import HeadSwapError
@@ -21,6 +20,7 @@ from pytest_headswap.engine.pytorch.modules import freeze_all_but, get_registere
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.engine.swapping.layer_check import Calls, faulty_layers, recorded_calls
 from pytest_headswap.engine.swapping.transaction import Transaction
+from pytest_headswap.head import CHOSEN
 
 
 class LayerFault(HeadSwapError):
