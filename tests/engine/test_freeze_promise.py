@@ -203,3 +203,70 @@ def test_outputs_that_appear_only_in_train_mode_remain() -> None:
     model = WithAuxiliaryHead()
     assert freeze_backbone(swap_head(model, 5, torch.randn(BATCH, 8))).notes == ()
     assert len(model.train()(torch.randn(BATCH, 8))) == 2
+
+
+# --- several swaps of one model
+
+
+class TwoTasks(nn.Module):
+    """Two heads with different class counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.norm = nn.Linear(8, WIDTH), nn.BatchNorm1d(WIDTH)
+        self.kind, self.colour = nn.Linear(WIDTH, 10), nn.Linear(WIDTH, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        f = torch.relu(self.norm(self.body(x)))
+        return {"kind": self.kind(f), "colour": self.colour(f)}
+
+
+def trainable(model: nn.Module) -> set[str]:
+    return {name.split(".")[0] for name, value in model.named_parameters() if value.requires_grad}
+
+
+@pytest.mark.parametrize("frozen", ["a", "b", "a and b", "b and a", "model"])
+def test_the_heads_of_every_swap_stay_trainable(frozen: str) -> None:
+    model = TwoTasks()
+    swaps: dict[str, Any] = {
+        "a": swap_head(model, 5, torch.randn(BATCH, 8), head="kind"),
+        "b": swap_head(model, 4, torch.randn(BATCH, 8), head="colour"),
+        "model": model,
+    }
+    for name in frozen.split(" and "):
+        freeze_backbone(swaps[name])
+    assert trainable(model) == {"kind", "colour"}
+    assert not model.train().norm.training
+    assert {name for name, module in model.named_modules() if module.training} == {"", "kind", "colour"}
+
+
+def test_the_head_of_a_swap_made_after_a_freeze_is_trainable_after_another_freeze() -> None:
+    model = TwoTasks()
+    freeze_backbone(swap_head(model, 5, torch.randn(BATCH, 8), head="kind"))
+
+    def dropout_head(width: int, classes: int) -> nn.Module:
+        return nn.Sequential(nn.Dropout(), nn.Linear(width, classes))
+
+    freeze_backbone(swap_head(model, 4, torch.randn(BATCH, 8), head="colour", new_head=dropout_head))
+    assert trainable(model) == {"kind", "colour"}
+    assert model.train().colour.get_submodule("0").training
+
+
+def test_the_head_of_a_swap_that_was_undone_is_frozen() -> None:
+    model = TwoTasks()
+    a = swap_head(model, 5, torch.randn(BATCH, 8), head="kind")
+    b = swap_head(model, 4, torch.randn(BATCH, 8), head="colour")
+    b.restore()
+    frozen = freeze_backbone(a)
+    assert trainable(model) == {"kind"}
+    frozen.unfreeze()
+    b.reapply()
+    freeze_backbone(a)
+    assert trainable(model) == {"kind", "colour"}
+
+
+def test_a_head_that_was_swapped_twice_is_trainable() -> None:
+    model = TwoTasks()
+    swap_head(model, 5, torch.randn(BATCH, 8), head="kind", new_head=lambda w, n: nn.Sequential(nn.Linear(w, n)))
+    freeze_backbone(swap_head(model, 4, torch.randn(BATCH, 8), head="kind.0"))
+    assert trainable(model) == {"kind"}
