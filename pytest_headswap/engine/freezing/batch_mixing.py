@@ -38,7 +38,7 @@ def mixing_node(graph: Graph, before_heads: Collection[Node]) -> Node | None:
             reached = {axis.dim for value in graph.outputs.values() for axis in walk.axes.get(value, ())}
             if walk.is_arranged_by_input or not reached & {0, 1}:
                 continue
-            mixed = next((node for node in walk.mixing if node in before_heads), None)
+            mixed = next((origin for origin, node in walk.mixing if node in before_heads), None)
             if mixed is None:
                 return None
             if 0 in reached and found is None:
@@ -52,16 +52,16 @@ class _Walk:
 
     Attributes:
         axes: the dimensions of each value that run over it.
-        combined: values computed from several of its entries, or from a certain one.
-        mixing: operations that combine such a value with one that has the dimension.
+        combined: values computed from several of its entries, or from a certain one, with the operation that did so.
+        mixing: such operations, each with the one where their result meets a value that has the dimension.
         is_arranged_by_input: whether data from the input decides which entries meet.
     """
 
     flow: DimFlow
     size: int
     axes: dict[Value, set[ClassAxis]] = field(default_factory=dict)
-    combined: set[Value] = field(default_factory=set)
-    mixing: list[Node] = field(default_factory=list)
+    combined: dict[Value, Node] = field(default_factory=dict)
+    mixing: list[tuple[Node, Node]] = field(default_factory=list)
     is_arranged_by_input: bool = False
 
     def run(self, graph: Graph, start: ClassAxis) -> None:
@@ -75,18 +75,20 @@ class _Walk:
     def _step(self, node: Node) -> None:
         carried = [axis for value in dict.fromkeys(node.inputs) for axis in self.axes.get(value, ())]
         kept: set[ClassAxis] = set()
-        combines = False
+        origin = next((self.combined[x] for x in node.inputs if x in self.combined and x not in self.axes), None)
         for axis in carried:
             links = set(self.flow.step_forward(axis, node, self.size))
             kept |= links
-            combines |= self._loses(node, axis, bool(links))
-        if not kept and (combines or any(value in self.combined for value in node.inputs)):
-            self.combined.update(node.outputs)
-            return
+            if self._loses(node, axis, bool(links)):
+                origin = node
         for axis in kept:
             self.axes.setdefault(axis.value, set()).add(axis)
-        if kept and (combines or any(value in self.combined and value not in self.axes for value in node.inputs)):
-            self.mixing.append(node)
+        if origin is None:
+            return
+        if kept:
+            self.mixing.append((origin, node))
+        else:
+            self.combined.update(dict.fromkeys(node.outputs, origin))
 
     def _loses(self, node: Node, axis: ClassAxis, is_kept: bool) -> bool:
         """Return whether an operation combines or picks entries of the axis. Note whether an input arranges them."""
