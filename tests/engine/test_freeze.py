@@ -15,7 +15,7 @@ from torch.nn import functional
 from pytest_headswap.engine import HeadSwapError, freeze_backbone, swap_head
 from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.freezing import verify
-from pytest_headswap.engine.freezing.observe import watch
+from pytest_headswap.engine.freezing.watched_graph import watch
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.zoo import load_zoo

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import nn
 
-from pytest_headswap.engine.freezing.observe import HeadNames
 from pytest_headswap.engine.freezing.overrides import hold, hold_around_heads, release
 from pytest_headswap.engine.freezing.trainable import trainable_heads
 from pytest_headswap.engine.freezing.verify import FreezeVerifier
+from pytest_headswap.engine.freezing.watched_graph import HeadNames
 from pytest_headswap.engine.pytorch.inputs import read_inputs
 from pytest_headswap.engine.pytorch.modules import (
     freeze_all_but,

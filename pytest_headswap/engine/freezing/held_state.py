@@ -62,12 +62,20 @@ class HeldState:
                     self.generators[f"{name}.{key}"] = _Generator(value)
 
     def changed_tensors(self, now: HeldState) -> list[tuple[str, HeldTensor]]:
-        """Return the paths that hold another tensor now, or memory that they did not have, and the new tensors."""
+        """Return the paths that hold another tensor now, or memory that they did not have, and the new tensors.
+
+        What appears in an attribute that held no tensor before is left out, because forward cannot have read it.
+        """
+        attributes = {held.attribute for held in self.tensors.values()}
         return [
             (path, held)
             for path, held in now.tensors.items()
-            if path not in self.tensors
-            or (held.tensor is not self.tensors[path].tensor or held.storage != self.tensors[path].storage)
+            if (held.is_registered or held.attribute in attributes)
+            and (
+                path not in self.tensors
+                or held.tensor is not self.tensors[path].tensor
+                or held.storage != self.tensors[path].storage
+            )
         ]
 
     def used_generators(self) -> list[str]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-import types
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 
 from pytest_headswap.engine.dataflow.graph import Node
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.freezing.batch_mixing import mixing_node
-from pytest_headswap.engine.freezing.observe import HeadNames, WatchedGraph, depends_on_generators, observe, watch
+from pytest_headswap.engine.freezing.observe import depends_on_generators, observe
 from pytest_headswap.engine.freezing.overrides import hold_around_heads
+from pytest_headswap.engine.freezing.watched_graph import HeadNames, WatchedGraph, watch
 from pytest_headswap.engine.pytorch.inputs import Inputs
 
 _MAX_NAMED = 5  # tensors named in a message
@@ -71,15 +69,13 @@ class FreezeVerifier:
 
     def _is_plain(self) -> bool:
         """Return whether cheap runs show nothing suspicious, and the same operations in train and eval mode."""
-        kinds: list[Any] = [type(module) for module in self.enclosing]
-        has_two_modes = any(map(_reads_mode, kinds)) or any(map(_has_hooks, self.enclosing))
-        in_train_mode = observe(self.model, self.inputs, training=True, keep_operations=has_two_modes)
+        in_train_mode = observe(self.model, self.inputs, training=True, readers=self.enclosing)
         if in_train_mode.is_suspicious:
             return False
-        if not has_two_modes:
+        if not in_train_mode.reads_mode and not any(map(_has_hooks, self.enclosing)):
             return True
-        in_eval_mode = observe(self.model, self.inputs, training=False, keep_operations=True)
-        return in_train_mode.operations == in_eval_mode.operations
+        runs = [observe(self.model, self.inputs, training=mode, keep_operations=True) for mode in (True, False)]
+        return runs[0].operations == runs[1].operations
 
     def _fault(self, watched: WatchedGraph) -> _Fault | None:
         """Return what forward does that the freeze must prevent."""
@@ -138,25 +134,3 @@ def _listed(names: Sequence[str]) -> str:
 
 def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-@lru_cache(maxsize=1024)
-def _reads_mode(kind: type) -> bool:
-    """Return whether `forward` of a class, or a function that it calls, names the attribute `training`."""
-    stack = [inspect.getattr_static(kind, "forward", None)]
-    seen: set[types.CodeType] = set()
-    while stack:
-        value = stack.pop()
-        value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-        function = inspect.unwrap(value) if isinstance(value, types.FunctionType) else None
-        if not isinstance(function, types.FunctionType) or (function.__module__ or "").partition(".")[0] == "torch":
-            continue
-        codes = [function.__code__] if function.__code__ not in seen else []
-        for code in codes:
-            seen.add(code)
-            if "training" in code.co_names or "training" in code.co_consts:
-                return True
-            codes += [item for item in code.co_consts if isinstance(item, types.CodeType)]
-            stack += [inspect.getattr_static(kind, name, None) for name in code.co_names]
-            stack += [function.__globals__.get(name) for name in code.co_names]
-    return False
