@@ -73,12 +73,12 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
     - Parameters and buffers of the backbone stay bit-identical while the heads train.
     - The features of a sample depend neither on chance nor on the rest of its batch: batch norm, dropout and
       stochastic depth of the backbone stay in eval mode.
-    - Modules that contain a head keep their modes, so that auxiliary outputs remain. If their train mode made the
-      features random or batch-dependent, they stay in eval mode too, and a note says so.
+    - Modules that contain a head keep their modes, so that auxiliary outputs remain. If their train mode would change
+      the features or the backbone, they stay in eval mode too, and a note says so.
 
     Args:
-        swap: the result of `swap_head`, or a model that already has the right head. The heads of a model are those
-            that `swap_head` would replace; they become trainable.
+        swap: the result of `swap_head`, or a model that already has the right head. The heads of all swaps of the
+            model become trainable or, if it was not swapped, those that `swap_head` would replace.
         example_inputs: as for `find_heads`; a model with batch norm needs a batch of at least 2. None: those of the
             swap.
 
@@ -87,8 +87,9 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
 
     Raises:
         NoHeadError: `swap` is a model without a head.
-        HeadSwapError: nothing was frozen. `not_freezable`: forward writes to the backbone or draws random numbers in
-            eval mode too. `not_a_module` or `bad_argument`: `swap` is neither a swap nor a model with a head.
+        HeadSwapError: nothing was frozen. `not_freezable`: in eval mode too, forward writes to the backbone, draws
+            random numbers or combines samples. `not_a_module` or `bad_argument`: `swap` is neither a swap nor a model
+            with a head.
     """
     trainable = trainable_heads(swap, read_inputs(example_inputs))
     model, prefix = unwrap(trainable.model)
