@@ -63,7 +63,8 @@ class FreezeVerifier:
             if fault := self._fault(in_train_mode):
                 raise HeadSwapError("not_freezable", fault.in_eval_mode)
         if in_train_mode.constants:
-            notes += (f"forward replaces {_listed(in_train_mode.constants)}, but not by values of its inputs",)
+            names = _listed(in_train_mode.constants)
+            notes += (f"forward replaces {names} by constants, which do not depend on the values of its inputs",)
         in_train_mode.graph.clear()
         return notes
 
