@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,20 @@ from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.zoo import ModelSpec
 
 BATCH, WIDTH, OLD, NEW = 2, 16, 10, 5
+
+FEATURE_FAULTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "batch mixed": lambda f: f - f.mean(0),
+    "sum of the samples before": lambda f: f + f.cumsum(0),
+    "sum of the samples behind": lambda f: f + f.flip(0).cumsum(0).flip(0),
+    "first sample subtracted": lambda f: f - f[0],
+    "samples exchanged": lambda f: f + f[torch.arange(f.shape[0] - 1, -1, -1)],
+    "chance": F.dropout,
+    "chance of normal": lambda f: f + torch.normal(0.0, 1.0, f.shape).to(f),
+    "chance of rrelu": lambda f: F.rrelu(f - 0.5, training=True),
+    "chance of NumPy": lambda f: f * torch.as_tensor(np.random.rand(WIDTH), dtype=f.dtype, device=f.device),
+    "chance of Python": lambda f: f * random.random(),
+}
+"""Faults that change features."""
 
 
 class FaultyNet(nn.Module):
@@ -44,10 +60,8 @@ class FaultyNet(nn.Module):
         fault, training = self.fault, self.training
         self._misbehave()
         features = self.bn(self.backbone(x)).relu()
-        if fault == "batch mixed":
-            features = features - features.mean(0)
-        if fault == "chance":
-            features = F.dropout(features)
+        if fault in FEATURE_FAULTS:
+            features = FEATURE_FAULTS[fault](features)
         if fault == "hidden tensor is trained":
             features = features * self.hidden[0]
         if fault == "tensor made on the CPU":
@@ -72,6 +86,14 @@ class FaultyNet(nn.Module):
             self.get_buffer("steps").add_(1)
         if self.fault == "weight written through .data":
             self.backbone.weight.data.mul_(0.5)
+        if self.fault == "weight assigned through .data":
+            self.backbone.weight.data = self.backbone.weight.data * 0.5
+        if self.fault == "weight assigned":
+            self.backbone.weight = nn.Parameter(self.backbone.weight.detach() * 0.5)
+        if self.fault == "buffer assigned":
+            self.steps = self.get_buffer("steps") + 1
+        if self.fault == "buffer assigned in the registry":
+            self._buffers["steps"] = self.get_buffer("steps") + 1
 
     def _broken(self, logits: torch.Tensor) -> torch.Tensor:
         fault = self.fault

@@ -66,10 +66,10 @@ def randomize(inputs: Inputs, seed: int) -> Inputs:
     return inputs.map_tensors(draw)
 
 
-def with_other_samples_replaced(inputs: Inputs, seed: int) -> Inputs:
-    """Return the inputs with the same first sample in a different batch.
+def with_first_sample_last(inputs: Inputs, seed: int) -> Inputs:
+    """Return another batch whose last sample is the first sample of the inputs.
 
-    The other samples are random numbers, or for integer tensors a rotation of the existing ones.
+    The samples before it are random numbers, or for integer tensors a rotation of the existing ones.
     """
     batch = batch_size(inputs)
     generator = torch.Generator().manual_seed(seed)
@@ -77,11 +77,10 @@ def with_other_samples_replaced(inputs: Inputs, seed: int) -> Inputs:
     def change(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.dim() == 0 or tensor.shape[0] != batch or batch < 2:
             return tensor
-        other = tensor.clone()
         if tensor.is_floating_point():
-            other[1:] = torch.randn(other[1:].shape, generator=generator, device="cpu").to(tensor)
+            others = torch.randn(tensor[1:].shape, generator=generator, device="cpu").to(tensor)
         else:
-            other[1:] = other[1:].roll(1, -1) if tensor.dim() > 1 else other[1:].roll(1, 0)
-        return other
+            others = tensor[1:].roll(1, -1) if tensor.dim() > 1 else tensor[1:].roll(1, 0)
+        return torch.cat([others, tensor[:1]])
 
     return inputs.map_tensors(change)

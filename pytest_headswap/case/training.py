@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.case.class_outputs import class_output_labels
-from pytest_headswap.case.sample_inputs import batch_size, stable_seed, with_other_samples_replaced
+from pytest_headswap.case.sample_inputs import batch_size, stable_seed, with_first_sample_last
 from pytest_headswap.case.tensor_names import head_names
 from pytest_headswap.case.value_snapshot import ValueSnapshot, bitwise_equal
 from pytest_headswap.engine import (
@@ -39,9 +39,9 @@ class EvalForward:
 
 @dataclass
 class TrainingRecord:
-    """Observations from one or two training steps, on batches that share only their first sample.
+    """Observations from one or two training steps, on batches that share a sample: the last of one, first of the other.
 
-    The second step is skipped if the head inputs for the first sample match the evaluation, which uses another batch.
+    The second step is skipped if the head inputs for that sample match the evaluation, which uses the second batch.
 
     Attributes:
         freeze_error: error of the engine if it could not freeze the backbone; everything else is empty then.
@@ -51,7 +51,7 @@ class TrainingRecord:
         changed: tensors outside of the head that are not bit-identical to before.
         in_train_mode: modules of the backbone that `train()` put into train mode.
         updated: parameters of the head that changed.
-        batch_dependent: heads whose input for the first sample depended on the rest of the batch, and by how much.
+        batch_dependent: heads whose input for the shared sample depended on the rest of the batch, and by how much.
         notes: what was not verified.
     """
 
@@ -170,14 +170,14 @@ def _take_steps(
     optimizer = torch.optim.SGD(parameters(model), lr=_LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
     labels = class_output_labels(swap.heads)
     features: list[dict[str, torch.Tensor]] = []
-    for step, batch in enumerate((with_other_samples_replaced(inputs, stable_seed("companions")), inputs)):
+    for step, batch in enumerate((with_first_sample_last(inputs, stable_seed("companions")), inputs)):
         model.train(training)
         with record_head_inputs(model, swap) as head_inputs, torch.enable_grad():
             outputs = dict(flatten_outputs(model(*batch.args, **batch.kwargs)))
             loss = _loss([tensor for label, tensor in outputs.items() if label in labels])
             if loss is not None:
                 loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
-        features.append(_first_samples(head_inputs, inputs))
+        features.append(_sample(head_inputs, inputs, last=step == 0))
         record.non_finite += [
             f"{label} in step {step + 1}"
             for label, tensor in outputs.items()
@@ -190,7 +190,7 @@ def _take_steps(
                 name for name, value in model.named_parameters() if name not in new and value.grad is not None
             ]
         optimizer.step()
-        known = _first_samples(reference, inputs)
+        known = _sample(reference, inputs)
         if features[0] and features[0].keys() <= known.keys() and not _differences(features[0], known):
             break
     record.batch_dependent = _differences(features[0], features[-1])
@@ -225,18 +225,20 @@ def record_head_inputs(model: nn.Module, swap: Swap) -> Iterator[dict[str, torch
             handle.remove()
 
 
-def _first_samples(head_inputs: Mapping[str, torch.Tensor], inputs: Inputs) -> dict[str, torch.Tensor]:
-    return {path: _first_sample(tensor, batch_size(inputs)) for path, tensor in head_inputs.items()}
+def _sample(head_inputs: Mapping[str, torch.Tensor], inputs: Inputs, *, last: bool = False) -> dict[str, torch.Tensor]:
+    """Return the part of each tensor that belongs to the first or last sample.
 
-
-def _first_sample(tensor: torch.Tensor, batch: int) -> torch.Tensor:
-    """Return the part of a tensor that belongs to the first sample.
-
-    `tensor` is (batch, ...), (steps, batch, ...) or (batch * parts, ...).
+    The tensors are (batch, ...), (steps, batch, ...) or (batch * parts, ...).
     """
-    if tensor.dim() > 1 and tensor.shape[0] != batch and tensor.shape[1] == batch:
-        return tensor[:, 0]
-    return tensor[: max(1, tensor.shape[0] // batch)]
+    batch = batch_size(inputs)
+    found = {}
+    for path, tensor in head_inputs.items():
+        if tensor.dim() > 1 and tensor.shape[0] != batch and tensor.shape[1] == batch:
+            found[path] = tensor[:, -1 if last else 0]
+        else:
+            parts = max(1, tensor.shape[0] // batch)
+            found[path] = tensor[-parts:] if last else tensor[:parts]
+    return found
 
 
 def _differences(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:

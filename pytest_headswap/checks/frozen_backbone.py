@@ -3,13 +3,14 @@
 **Promise.** The model is trained in train mode, with momentum and weight decay over all parameters. Afterwards:
 
 - Every parameter and buffer outside the new head is bit for bit unchanged, even if forward writes to it.
-- The features of a sample do not depend on the rest of its batch, up to rounding.
+- The features of a sample depend neither on chance nor on the rest of its batch, up to rounding.
 - The head has changed.
 - `train()` leaves every module of the backbone in eval mode.
 
 **Evidence.** Without values: in train mode the data flow of a frozen model has no write to the backbone. It has no
-random numbers and no batch statistics before the head. With values: the training itself. Its features are compared with
-those of an eval-mode forward pass on another batch or, if those differ, with those of a second training step.
+random numbers and no operation across samples before the head, as far as the data flow shows. With values: the training
+itself. Its features are compared with those of an eval-mode forward pass or, if those differ, with those of a second
+training step. In that pass the sample comes first in another batch; in the training it comes last.
 
 **A failure means** that a "frozen" backbone drifts while the head is trained: batch norm statistics, spectral norm,
 counters, or weights written through `.data`. Features computed once no longer match the model, or a validation
@@ -55,7 +56,8 @@ def _check_training(training: TrainingRecord, heads: Sequence[Head]) -> str:
         raise CheckFailed(f"training the head changed {join_first(training.changed)} of the frozen backbone")
     if training.batch_dependent:
         raise CheckFailed(
-            f"the features of a sample depend on the other samples of its batch: {join_first(training.batch_dependent)}"
+            "the features of a sample depend on chance or on the other samples of its batch: "
+            f"{join_first(training.batch_dependent)}"
         )
     if training.non_finite:
         raise CheckFailed(f"while training the head, values are not finite in {join_first(training.non_finite)}")

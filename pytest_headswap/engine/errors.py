@@ -28,7 +28,7 @@ REASONS: dict[str, str] = {
     "unsupported_layer": "the layer that sets the class dimension cannot be resized",
     "decoded_output": "the model returns results selected from its logits, not the logits themselves",
     "verification_failed": "after the swap, an output did not have the new class count",
-    "not_freezable": "the backbone changes, draws random numbers or uses batch statistics even in eval mode",
+    "not_freezable": "the backbone changes, draws random numbers or combines samples even in eval mode",
     "activation_in_forward": "the activation after the head is not a separate module and cannot be dropped",
     "shared_activation": "the module of the activation after the head also runs elsewhere",
     "opaque_output": "the output contains an object that cannot be searched for tensors",

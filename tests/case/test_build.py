@@ -14,7 +14,7 @@ from pytest_headswap.case.sample_inputs import (
     smaller_images,
     stable_seed,
     with_batch_size,
-    with_other_samples_replaced,
+    with_first_sample_last,
 )
 from pytest_headswap.case.weight_pool import WEIGHT_POOLS
 from pytest_headswap.checks import run_check
@@ -112,12 +112,13 @@ def test_only_constant_inputs_become_random_numbers() -> None:
     assert not torch.equal(randomize(given, stable_seed("zoo", "other")).args[0], made.args[0])
 
 
-def test_the_first_sample_stays_and_the_others_change() -> None:
+def test_the_first_sample_moves_to_the_end_and_the_others_change() -> None:
     given = Inputs((torch.randn(3, 4), torch.arange(12).reshape(3, 4), torch.tensor(2.0)))
-    changed = with_other_samples_replaced(given, 0)
+    changed = with_first_sample_last(given, 0)
     for before, after in zip(given.args[:2], changed.args[:2], strict=True):
-        assert torch.equal(before[0], after[0])
-        assert not torch.equal(before[1:], after[1:])
+        assert torch.equal(before[0], after[-1])
+        assert before.shape == after.shape
+        assert not any(torch.equal(one, other) for one in before for other in after[:-1])
     assert changed.args[2] is given.args[2]
 
 

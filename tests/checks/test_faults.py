@@ -18,6 +18,7 @@ from pytest_headswap.engine import FrozenBackbone, Swap, freeze_backbone
 from pytest_headswap.engine.swapping import resize, swap
 from pytest_headswap.engine.swapping.stored_numbers import NumbersAround
 from pytest_headswap.engine.swapping.transaction import Transaction
+from tests.faulty_net import FEATURE_FAULTS
 
 MakeCase = Callable[..., Case]
 Patch = pytest.MonkeyPatch
@@ -285,6 +286,13 @@ def _the_swap_reports_another_head_path(case: Case) -> None:
 
 
 THROUGH_DATA = "weight written through .data"
+ASSIGNED = {
+    "weight assigned through .data": "backbone.weight",
+    "weight assigned": "backbone.weight",
+    "buffer assigned": "steps",
+    "buffer assigned in the registry": "steps",
+}
+"""Faults that put another tensor in the place of one, and its name."""
 
 
 @dataclass(frozen=True)
@@ -367,7 +375,33 @@ FAULTS = [
     Fault("frozen_backbone", "changed steps of", _freezing_is_not_verified, _switch("buffer written")),
     Fault("frozen_backbone", "changed backbone.weight", _freezing_is_not_verified, _switch(THROUGH_DATA)),
     Fault("frozen_backbone", "bernoulli_ in a forward method", case=_switch("chance"), evidence="abstract"),
-    Fault("frozen_backbone", "depend on the other samples .* (aux|fc) by", case=_switch("batch mixed")),
+    *[
+        Fault("frozen_backbone", f"writes to {name}", case=_switch(fault), evidence=evidence)
+        for fault, name in ASSIGNED.items()
+        for evidence in ("auto", "abstract")
+    ],
+    *[
+        Fault("frozen_backbone", f"changed {name} of", _freezing_is_not_verified, _switch(fault))
+        for fault, name in ASSIGNED.items()
+    ],
+    *[
+        Fault("frozen_backbone", message, case=_switch(fault), evidence="abstract")
+        for fault, message in (
+            ("batch mixed", "mean in a forward method combines the samples"),
+            ("sum of the samples before", "cumsum in a forward method combines the samples"),
+            ("sum of the samples behind", "flip in a forward method combines the samples"),
+            ("first sample subtracted", "select in a forward method combines the samples"),
+            ("chance of normal", "normal in a forward method"),
+            ("chance of rrelu", "rrelu_with_noise in a forward method"),
+            ("chance of NumPy", r"random numbers from numpy\.random even in eval mode"),
+            ("chance of Python", "random numbers from Python's random even in eval mode"),
+        )
+    ],
+    Fault("frozen_backbone", "on the other samples .* (aux|fc) by", case=_switch("samples exchanged")),
+    *[
+        Fault("frozen_backbone", "on the other samples .* (aux|fc) by", _freezing_is_not_verified, _switch(fault))
+        for fault in FEATURE_FAULTS
+    ],
     Fault("frozen_backbone", "did not change the head fc", case=_switch("head without gradients")),
     Fault("round_trip", "does not restore the original model: fc.weight", engine=_restore_forgets_the_first_change),
     Fault("round_trip", "fc.weight is another Parameter", engine=_restore_gives_copies),

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from pytest_headswap.engine import HeadSwapError, freeze_backbone, swap_head
 from pytest_headswap.engine.dataflow.recorder import record
-from pytest_headswap.engine.freezing import freeze
+from pytest_headswap.engine.freezing import verify
+from pytest_headswap.engine.freezing.watched_graph import watch
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.zoo import load_zoo
@@ -326,11 +327,11 @@ def test_the_data_flow_is_recorded_only_if_the_run_may_be_nondeterministic(
     swap = swap_head(model, 5, torch.randn(4, 8))
     recorded = []
 
-    def counting_record(*args: Any, **options: Any) -> Any:
+    def counting_watch(*args: Any, **options: Any) -> Any:
         recorded.append(args)
-        return record(*args, **options)
+        return watch(*args, **options)
 
-    monkeypatch.setattr(freeze, "record", counting_record)
+    monkeypatch.setattr(verify, "watch", counting_watch)
     assert freeze_backbone(swap, torch.randn(4, 8)).notes == ()
     assert (not recorded) == deterministic
 

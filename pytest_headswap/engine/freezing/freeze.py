@@ -7,19 +7,17 @@ eval mode. It is part of the module, so copies and pickles keep it. The keys of 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from pytest_headswap.engine.dataflow.graph import Graph, Node, ancestors
-from pytest_headswap.engine.dataflow.recorder import record
-from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.freezing.nondeterminism import is_deterministic_run, is_nondeterministic
+from pytest_headswap.engine.freezing.overrides import hold, hold_around_heads, release
 from pytest_headswap.engine.freezing.trainable import trainable_heads
-from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
+from pytest_headswap.engine.freezing.verify import FreezeVerifier
+from pytest_headswap.engine.freezing.watched_graph import HeadNames
+from pytest_headswap.engine.pytorch.inputs import read_inputs
 from pytest_headswap.engine.pytorch.modules import (
     freeze_all_but,
     get_registered_tensor,
@@ -31,8 +29,6 @@ from pytest_headswap.engine.pytorch.modules import (
 from pytest_headswap.engine.pytorch.saved_state import ModuleState
 from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.swap import Swap
-
-_MAX_NAMED = 5  # tensors named in a message
 
 
 @dataclass(repr=False)
@@ -77,12 +73,12 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
     - Parameters and buffers of the backbone stay bit-identical while the heads train.
     - The features of a sample depend neither on chance nor on the rest of its batch: batch norm, dropout and
       stochastic depth of the backbone stay in eval mode.
-    - Modules that contain a head keep their modes, so that auxiliary outputs remain. If their train mode made the
-      features random or batch-dependent, they stay in eval mode too, and a note says so.
+    - Modules that contain a head keep their modes, so that auxiliary outputs remain. If their train mode would change
+      the features or the backbone, they stay in eval mode too, and a note says so.
 
     Args:
-        swap: the result of `swap_head`, or a model that already has the right head. The heads of a model are those
-            that `swap_head` would replace; they become trainable.
+        swap: the result of `swap_head`, or a model that already has the right head. The heads of all swaps of the
+            model become trainable or, if it was not swapped, those that `swap_head` would replace.
         example_inputs: as for `find_heads`; a model with batch norm needs a batch of at least 2. None: those of the
             swap.
 
@@ -91,8 +87,9 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
 
     Raises:
         NoHeadError: `swap` is a model without a head.
-        HeadSwapError: nothing was frozen. `not_freezable`: forward writes to the backbone or draws random numbers in
-            eval mode too. `not_a_module` or `bad_argument`: `swap` is neither a swap nor a model with a head.
+        HeadSwapError: nothing was frozen. `not_freezable`: in eval mode too, forward writes to the backbone, draws
+            random numbers or combines samples. `not_a_module` or `bad_argument`: `swap` is neither a swap nor a model
+            with a head.
     """
     trainable = trainable_heads(swap, read_inputs(example_inputs))
     model, prefix = unwrap(trainable.model)
@@ -103,12 +100,13 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
     original_state = ModuleState(model)
     freeze_all_but(model, (get_registered_tensor(model, name) for name in names))
     _clear_frozen_gradients(model)
-    _override_train(backbone, _StayInEval)
+    release(head_modules)
+    hold(backbone)
+    hold_around_heads(enclosing, head_modules, asleep=False)
     frozen = FrozenBackbone(trainable.model, (), original_state)
-    verifier = _FreezeVerifier(names, {path for path, module in named_modules(model) if module in head_modules})
+    heads = HeadNames(frozenset(names), frozenset(p for p, module in named_modules(model) if module in head_modules))
     try:
-        if not _is_deterministic(model, trainable.inputs):
-            _verify(frozen, verifier, enclosing, model, trainable.inputs)
+        frozen.notes = FreezeVerifier(model, trainable.inputs, heads, enclosing, head_modules).verify()
     except BaseException:
         frozen.unfreeze()
         raise
@@ -138,130 +136,3 @@ def _enclosing_modules(model: nn.Module, heads: set[nn.Module]) -> list[nn.Modul
     parts = [path.split(".") for path, module in named.items() if module in heads and path]
     enclosing = {".".join(part[:count]) for part in parts for count in range(len(part))}
     return list(dict.fromkeys(module for path, module in named.items() if path in enclosing and module not in heads))
-
-
-class _TrainOverride:
-    """The `train` method of a frozen module, which is copied and pickled with the module.
-
-    A class with `__slots__` rather than a function: functions make copies of a model 20 % slower.
-    """
-
-    __slots__ = ("module",)
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.module,)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _TrainOverride:
-        return type(self)(copy.deepcopy(self.module, memo))
-
-
-class _StayInEval(_TrainOverride):
-    """Keep the module and everything inside it in eval mode, including modules that forward adds later."""
-
-    def __call__(self, mode: bool = True) -> nn.Module:  # noqa: ARG002 - signature of `train`
-        return nn.Module.train(self.module, mode=False)
-
-
-class _StayAroundHead(_TrainOverride):
-    """Keep the module in eval mode, but pass the mode on to its children."""
-
-    def __call__(self, mode: bool = True) -> nn.Module:
-        for child in self.module.children():
-            child.train(mode)
-        self.module.training = False
-        return self.module
-
-
-def _override_train(modules: Iterable[nn.Module], train: type[_TrainOverride]) -> None:
-    for module in modules:
-        module.training = False
-        module.__dict__["train"] = train(module)
-
-
-def _is_deterministic(model: nn.Module, inputs: Inputs) -> bool:
-    try:
-        return is_deterministic_run(model, inputs)
-    except HeadSwapError:
-        return False  # The model does not run; `_verify` reports that.
-
-
-def _verify(
-    frozen: FrozenBackbone, verifier: _FreezeVerifier, enclosing: Iterable[nn.Module], model: nn.Module, inputs: Inputs
-) -> None:
-    """Verify the freeze in the data flow.
-
-    If the features require it, also keep the modules that contain a head in eval mode.
-
-    Raises:
-        HeadSwapError: `not_freezable`.
-    """
-    graph = _train_graph(model, inputs)
-    try:
-        written = verifier.written_tensors(graph)
-        if written or verifier.nondeterministic_nodes(graph):
-            _override_train(enclosing, _StayAroundHead)
-            what = f"writes to {', '.join(written)}" if written else "draws random numbers"
-            note = (
-                f"forward of a module that contains the head {what} in train mode, so such modules also stay in eval "
-                "mode: outputs that appear only in train mode are not returned"
-            )
-            frozen.notes = (note,)
-            graph = _train_graph(model, inputs)
-        verifier.verify(graph)
-        if graph is None:
-            frozen.notes = ("the model does not run in train mode on these inputs, so the freeze was not verified",)
-    finally:
-        if graph is not None:
-            graph.clear()
-
-
-def _train_graph(model: nn.Module, inputs: Inputs) -> Graph | None:
-    try:
-        return record(model, inputs, training=True)
-    except HeadSwapError:
-        return None
-
-
-@dataclass(frozen=True)
-class _FreezeVerifier:
-    """Search the data flow for violations of the freeze.
-
-    `head_tensors` are the tensors of the heads, `head_modules` the paths of their modules.
-    """
-
-    head_tensors: set[str]
-    head_modules: set[str]
-
-    def nondeterministic_nodes(self, graph: Graph | None) -> list[Node]:
-        """Return the operations before a head that draw random numbers or use batch statistics."""
-        if graph is None:
-            return []
-        heads = {node for node in graph.nodes if any(self.head_tensors & set(value.names) for value in node.inputs)}
-        before = ancestors(value for node in heads for value in node.inputs if value.from_input)
-        return [node for node in before - heads if node.module not in self.head_modules and is_nondeterministic(node)]
-
-    def written_tensors(self, graph: Graph | None) -> list[str]:
-        """Return the first tensors of the backbone that forward writes to."""
-        mutated = graph.mutated if graph is not None else ()
-        return [name for name in mutated if name not in self.head_tensors][:_MAX_NAMED]
-
-    def verify(self, graph: Graph | None) -> None:
-        """Raise HeadSwapError `not_freezable` if there is a violation, and name the tensor or operation."""
-        if graph is None:
-            return
-        if written := self.written_tensors(graph):
-            raise HeadSwapError(
-                "not_freezable",
-                f"forward writes to {', '.join(written)} even in eval mode: write only if self.training is true",
-            )
-        nondeterministic = self.nondeterministic_nodes(graph)
-        if nondeterministic:
-            where = nondeterministic[0].module or "a forward method"
-            raise HeadSwapError(
-                "not_freezable",
-                f"{nondeterministic[0].name} in {where} acts on the features even in eval mode: let it depend on "
-                "self.training",
-            )

@@ -1,92 +1,79 @@
-"""Detect operations that make features depend on chance or on the batch, and writes to tensors of the model."""
+"""Detect operations that draw random numbers, use batch statistics or combine samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
 
-from pytest_headswap.engine.abstract.meta_cache import Execute
-from pytest_headswap.engine.abstract.run import abstract_run
-from pytest_headswap.engine.abstract.stand_ins import StandIns
-from pytest_headswap.engine.dataflow.graph import Node
-from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.internals import DispatchMode, mutated_tensors, op_name, storage_key
+from pytest_headswap.engine.pytorch.internals import op_name
 
-_RANDOM_OPS = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial", "exponential_", "poisson")
-_BATCH_NORMS = {"native_batch_norm": 5, "_native_batch_norm_legit": 5, "cudnn_batch_norm": 5, "miopen_batch_norm": 5}
+_MODES, _PROBABILITIES = ("train", "training"), ("p", "dropout_p", "dropout")
+_COMBINING = frozenset(
+    (
+        *("mean", "sum", "amax", "amin", "max", "min", "logsumexp", "prod", "std", "var", "var_mean", "median"),
+        *("linalg_vector_norm", "norm", "_softmax", "_log_softmax", "cumsum", "cumprod", "cummax", "cummin"),
+        *("logcumsumexp", "sort", "roll", "flip", "select", "slice"),
+    )
+)
+"""Operations that may combine the entries of a dimension, or pick some of them."""
 
 
-def is_nondeterministic(node: Node) -> bool:
-    """Return whether the operation draws random numbers or uses batch statistics."""
-    name = _last_part(node.name)
-    if name in _BATCH_NORMS:
+def is_nondeterministic(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether a call of an operation draws random numbers or uses batch statistics."""
+    is_random, is_batch_norm = _kind(func)
+    if is_batch_norm:
         # Instance norm runs as the batch norm of a single sample, with the batch folded into the channels.
-        return bool(node.argument(_BATCH_NORMS[name], "training", False)) and node.inputs[0].shape[0] > 1
-    return _is_random(name)
+        return bool(_argument(func, args, kwargs, _MODES, default=True)) and int(args[0].shape[0]) > 1
+    if not is_random or _argument(func, args, kwargs, _MODES, default=True) is False:
+        return False
+    return bool(_argument(func, args, kwargs, _PROBABILITIES, default=None) != 0)
 
 
-def is_deterministic_run(model: nn.Module, inputs: Inputs) -> bool:
-    """Return whether an abstract run in train mode is deterministic and writes to no tensor of the model.
-
-    False may be a false alarm. In that case record the data flow, which takes twice as long but is more precise.
-
-    Raises:
-        HeadSwapError: `forward_failed`.
-    """
-    modes: list[_NondeterminismMode] = []
-
-    @contextmanager
-    def context(stand_ins: StandIns, _: Sequence[tuple[str, nn.Module]], execute: Execute) -> Iterator[None]:
-        modes.append(_NondeterminismMode(stand_ins, execute))
-        with modes[-1]:
-            yield
-
-    with torch.no_grad():
-        abstract_run(model, inputs, training=True, recorder=context)
-    return modes[-1].is_deterministic
-
-
-class _NondeterminismMode(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Run every operation in the block.
-
-    `is_deterministic` becomes False if one may be random or writes to the model.
-    """
-
-    def __init__(self, stand_ins: StandIns, execute: Execute) -> None:
-        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
-        self.is_deterministic = True
-        self._of_model = {storage_key(tensor) for tensor in stand_ins.tensors()} | {None}
-        self._execute = execute
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if self.is_deterministic:
-            written = mutated_tensors(func, args, kwargs)
-            self.is_deterministic = not (
-                _may_be_nondeterministic(func, args, kwargs)
-                or (written and any(storage_key(tensor) in self._of_model for tensor in written))
-            )
-        return self._execute(func, args, kwargs)
-
-
-def _may_be_nondeterministic(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    name = _last_part(op_name(func))
-    position = _BATCH_NORMS.get(name)
-    if position is None:
-        return _is_random(name)
-    return bool(args[position] if position < len(args) else kwargs.get("training", False))
+def may_combine_samples(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int) -> bool:
+    """Return whether a call may combine the entries of a dimension of length `batch`. May be a false alarm."""
+    if _short_name(func) not in _COMBINING or not isinstance(args[0], torch.Tensor):
+        return False
+    shape = args[0].shape
+    dims = _argument(func, args, kwargs, ("dim", "dims"), default=None)
+    if not shape or batch < 2 or batch not in shape:
+        return False
+    if isinstance(dims, (list, tuple)) and dims:
+        return any(shape[dim] == batch for dim in dims)
+    if not isinstance(dims, int) or isinstance(dims, bool):
+        return True
+    if _short_name(func) in ("select", "slice"):
+        return dims % len(shape) == 0 and shape[0] == batch
+    return bool(shape[dims] == batch)
 
 
 @cache
-def _last_part(name: str) -> str:
-    return name.rpartition("::")[2]
+def _short_name(func: Any) -> str:
+    return op_name(func).rpartition("::")[2]
 
 
 @cache
-def _is_random(name: str) -> bool:
-    return any(word in name for word in _RANDOM_OPS)
+def _kind(func: Any) -> tuple[bool, bool]:
+    """Return whether an operation may draw random numbers, and whether it is a batch norm that may use the batch."""
+    name = _short_name(func)
+    is_batch_norm = "batch_norm" in name and "backward" not in name
+    modes = any(argument.name in _MODES for argument in func._schema.arguments)
+    return torch.Tag.nondeterministic_seeded in func.tags, is_batch_norm and (modes or "with_update" in name)
+
+
+@cache
+def _position(func: Any, names: tuple[str, ...]) -> tuple[int, str, Any] | None:
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.name in names:
+            return position, argument.name, argument.default_value
+    return None
+
+
+def _argument(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ...], default: Any) -> Any:
+    """Return the argument of a call that has one of these names, or `default` if the operation has none of them."""
+    found = _position(func, names)
+    if found is None:
+        return default
+    position, name, standard = found
+    return args[position] if position < len(args) else kwargs.get(name, standard)

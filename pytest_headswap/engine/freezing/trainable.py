@@ -1,4 +1,4 @@
-"""What a freeze leaves trainable: the new heads of a swap, or the heads of a model that needs no swap."""
+"""What a freeze leaves trainable: the new heads of all swaps, or the heads of a model that needs no swap."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.modules import parameters
+from pytest_headswap.engine.pytorch.wrappers import unwrap
+from pytest_headswap.engine.swapping.made_heads import MadeHeads, heads_of_swaps
 from pytest_headswap.engine.swapping.plan import plan_swap
 from pytest_headswap.engine.swapping.swap import Swap
 
@@ -31,14 +34,17 @@ class TrainableHeads:
 
 
 def trainable_heads(swap: Swap | nn.Module, inputs: Inputs | None) -> TrainableHeads:
-    """Return the new heads of a swap, or the heads that `swap_head` would replace in a model.
+    """Return the heads that swaps of the model made or, without a swap, those that `swap_head` would replace.
 
     Raises:
         HeadSwapError: as for `freeze_backbone`.
     """
     if isinstance(swap, Swap):
-        paths = tuple(head.path for head in swap.heads)
-        return TrainableHeads(swap.model, paths, frozenset(swap.state_dict()), inputs or _inputs_of(swap))
+        made = heads_of_swaps(swap._plan.model, swap._made)
+        return _with_heads(swap.model, made, inputs or _inputs_of(swap))
+    inner, _ = unwrap(swap)
+    if (made := heads_of_swaps(inner)).names:
+        return _with_heads(swap, made, inputs or infer_inputs(inner))
     plan = plan_swap(swap, inputs)
     if any(item.slot is not None for item in plan.selected):
         raise HeadSwapError(
@@ -49,6 +55,13 @@ def trainable_heads(swap: Swap | nn.Module, inputs: Inputs | None) -> TrainableH
     paths = tuple(plan.prefix + item.head.path for item in plan.selected)
     names = frozenset(plan.prefix + name for item in plan.selected for name in item.head.tensors)
     return TrainableHeads(swap, paths, names, plan.inputs)
+
+
+def _with_heads(model: nn.Module, made: MadeHeads, inputs: Inputs) -> TrainableHeads:
+    prefix = unwrap(model)[1]
+    return TrainableHeads(
+        model, tuple(prefix + path for path in made.paths), frozenset(prefix + name for name in made.names), inputs
+    )
 
 
 def _inputs_of(swap: Swap) -> Inputs:

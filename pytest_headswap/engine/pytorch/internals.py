@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -112,10 +113,13 @@ _OUT_OF_MEMORY_MESSAGES = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAI
 
 
 def seed_all(value: int) -> None:
-    """Seed the random number generators like `torch.manual_seed`, but skip CUDA until it is initialised.
+    """Seed the random number generators of Python, NumPy and torch, but skip CUDA until it is initialised.
 
     Before that, torch queues every call together with its stack trace.
     """
+    random.seed(value)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(value)
     torch.default_generator.manual_seed(value)
     if initialized_cuda_devices():
         torch.cuda.manual_seed_all(value)

@@ -33,22 +33,27 @@ class RandomState:
             torch.cuda.set_rng_state(state, device)
 
 
+OVERRIDDEN_METHODS = ("train", "reset_running_stats")
+"""Methods that a freeze gives to modules."""
+
+
 class ModuleState:
-    """The modes, `train` methods and `requires_grad` flags of a model at the time of creation."""
+    """The modes, overridden methods and `requires_grad` flags of a model at the time of creation."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._modes: list[tuple[nn.Module, bool, Any]] = [
-            (module, module.training, module.__dict__.get("train")) for module in modules(model)
+        self._modes: list[tuple[nn.Module, bool, dict[str, Any]]] = [
+            (module, module.training, {n: module.__dict__[n] for n in OVERRIDDEN_METHODS if n in module.__dict__})
+            for module in modules(model)
         ]
         self._flags = [(parameter, parameter.requires_grad) for parameter in parameters(model)]
 
     def restore(self) -> None:
         """Restore the recorded modules and parameters."""
-        for module, training, train in self._modes:
+        for module, training, methods in self._modes:
             module.training = training
-            if train is None:
-                module.__dict__.pop("train", None)
-            else:
-                module.__dict__["train"] = train
+            for name in OVERRIDDEN_METHODS:
+                if name not in methods:
+                    module.__dict__.pop(name, None)
+            module.__dict__.update(methods)
         for parameter, flag in self._flags:
             parameter.requires_grad_(flag)

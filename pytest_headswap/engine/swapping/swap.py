@@ -23,6 +23,7 @@ from pytest_headswap.engine.swapping.class_metadata import update_class_metadata
 from pytest_headswap.engine.swapping.head_after_swap import head_after_swap, with_prefix
 from pytest_headswap.engine.swapping.initialization import Init
 from pytest_headswap.engine.swapping.label_list import replace_label_list
+from pytest_headswap.engine.swapping.made_heads import MadeHeads, forget_heads, remember_heads
 from pytest_headswap.engine.swapping.options import SwapOptions
 from pytest_headswap.engine.swapping.plan import outside_inference_mode, plan_swap
 from pytest_headswap.engine.swapping.replace import (
@@ -66,6 +67,7 @@ class Swap:
     _names: tuple[str, ...]
     _changes: Transaction
     _plan: SwapPlan
+    _made: MadeHeads
 
     def __repr__(self) -> str:
         heads = [
@@ -112,10 +114,12 @@ class Swap:
     def restore(self) -> None:
         """Restore the old heads: the original tensors, layers and attributes. A second call does nothing."""
         self._changes.roll_back()
+        forget_heads(self._plan.model, self._made)
 
     def reapply(self) -> None:
         """Put the new heads back after `restore`, with their trained values. A second call does nothing."""
         self._changes.replay()
+        remember_heads(self._plan.model, self._made)
 
 
 @outside_inference_mode
@@ -240,11 +244,12 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
     except BaseException:
         changes.roll_back()
         raise
-    heads = tuple(with_prefix(head_after_swap(inner, item, options), prefix) for item in selected if count)
+    new = [head_after_swap(inner, item, options) for item in selected if count]
+    heads = tuple(with_prefix(head, prefix) for head in new)
     old = tuple(with_prefix(item.head, prefix) for item in selected)
-    return Swap(
-        plan.outer, count, heads, old, notes, tuple(prefix + name for name in dict.fromkeys(names)), changes, plan
-    )
+    own = MadeHeads(tuple(dict.fromkeys(names)), tuple(head.path for head in new))
+    remember_heads(inner, own)
+    return Swap(plan.outer, count, heads, old, notes, tuple(prefix + name for name in own.names), changes, plan, own)
 
 
 def _swap_one(

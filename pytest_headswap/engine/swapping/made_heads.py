@@ -1,0 +1,41 @@
+"""Remember the heads that swaps made in a model, so that a freeze leaves the heads of every swap trainable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from pytest_headswap.engine.pytorch.modules import is_registered, named_modules
+
+_MADE: WeakKeyDictionary[nn.Module, list[MadeHeads]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class MadeHeads:
+    """Names of the tensors and paths of the layers that one swap made in a model without wrappers."""
+
+    names: tuple[str, ...]
+    paths: tuple[str, ...]
+
+
+def remember_heads(model: nn.Module, made: MadeHeads) -> None:
+    """Note that a swap is in force. A second call does nothing."""
+    known = _MADE.setdefault(model, [])
+    if made not in known:
+        known.append(made)
+
+
+def forget_heads(model: nn.Module, made: MadeHeads) -> None:
+    """Note that a swap was undone. A second call does nothing."""
+    _MADE[model] = [item for item in _MADE.get(model, []) if item is not made]
+
+
+def heads_of_swaps(model: nn.Module, *others: MadeHeads) -> MadeHeads:
+    """Return the heads of all swaps in force, and `others`, that are still part of the model."""
+    made = (*_MADE.get(model, ()), *others)
+    names = dict.fromkeys(name for item in made for name in item.names if is_registered(model, name))
+    existing = {path for path, _ in named_modules(model, include_aliases=True)} if made else set()
+    paths = dict.fromkeys(path for item in made for path in item.paths if path in existing)
+    return MadeHeads(tuple(names), tuple(paths))
