@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
-from pytest_headswap.engine.dataflow.dim_tracer import Tracer
+from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer
 from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.detection.candidates import (
     Candidate,
     RejectionCause,
+    TensorDims,
     find_candidates,
     find_squeezed_candidates,
     rejections,
@@ -32,6 +33,7 @@ from pytest_headswap.engine.detection.describe import DetectedHead, describe_hea
 from pytest_headswap.engine.detection.head_path import path_to_slot
 from pytest_headswap.engine.detection.head_slot import find_head_slots
 from pytest_headswap.engine.detection.label_lists import find_label_lists
+from pytest_headswap.engine.detection.unregistered import unregistered_weight_error
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.head import Head, Heads, Rejected
@@ -52,6 +54,8 @@ class SearchResult:
         doubt: why the heads may be layers of another kind. Only the user can tell: `head=PATH` selects one anyway.
         competing: pairs of heads of equal size that may predict different things, by the names of their weights.
         boxes: heads that may hold box coordinates for each class of another head, likewise.
+        derived: for an output dimension that no head sets, as mode, label and dimension: the tensors it may depend on,
+            as for `Candidate.begins_at`.
     """
 
     detected: tuple[DetectedHead, ...]
@@ -64,6 +68,7 @@ class SearchResult:
     doubt: HeadSwapError | None = None
     competing: frozenset[frozenset[str]] = frozenset()
     boxes: Mapping[str, str] = field(default_factory=dict)
+    derived: Mapping[tuple[bool, str, int], TensorDims] = field(default_factory=dict)
 
     def heads(self) -> Heads:
         """Return the public view of the result."""
@@ -183,7 +188,33 @@ def detect_heads_in(
         doubt or count_disagreement(model, declared, detected, graphs),
         competing,
         boxes,
+        {
+            (item.output.training, item.output.label, item.output.dim): item.begins_at()
+            for item in candidates
+            if item.rejection_cause is not None
+        }
+        | _written_counts(graphs, tracers, candidates, detected),
     )
+
+
+def _written_counts(
+    graphs: Sequence[Graph],
+    tracers: Sequence[Tracer],
+    candidates: Sequence[Candidate],
+    detected: Sequence[DetectedHead],
+) -> dict[tuple[bool, str, int], TensorDims]:
+    """Return the output dimensions that have the size of a head only because forward says so, as in `one_hot`."""
+    known = {(item.output.training, item.output.label, item.output.dim) for item in candidates}
+    heads = {item.head.num_classes: item.tensors[0] for item in detected if item.tensors}
+    found: dict[tuple[bool, str, int], TensorDims] = {}
+    for graph, tracer in zip(graphs, tracers, strict=True):
+        for label, value in graph.outputs.items():
+            for dim, size in enumerate(value.shape):
+                if size in heads and size > 1 and (graph.training, label, dim) not in known:
+                    trace = tracer.trace_back(ClassAxis(value, dim), size)
+                    if not (trace.from_input or trace.sources or trace.obstacles) and value.from_input:
+                        found[graph.training, label, dim] = frozenset(((heads[size].names[0], None),))
+    return found
 
 
 def _detect_slots(
@@ -226,6 +257,7 @@ def _no_head(
     sentences = [f"{item.path}: {item.reason}" for item in rejected]
     if flattened or not candidates:
         hidden = hidden_head_error(name, graphs, tracers, flattened)
+        hidden = hidden or unregistered_weight_error(model, graphs, tracers)
         return hidden or NoHeadError("output_from_input", f"no layer of {name} sets a dimension of its outputs")
     causes = [candidate.rejection_cause for candidate in candidates if candidate.rejection_cause is not None]
     for cause in causes:

@@ -51,7 +51,7 @@ def select_heads(result: SearchResult, requested: str | Sequence[str] | None, pr
                 "with one of them, or a list of both",
             )
     outputs = {output for item in selected for output in item.outputs}
-    if len({(output.training, output.label) for output in outputs}) < len(outputs):
+    if len(selected) > 1 and len({(output.training, output.label) for output in outputs}) < len(outputs):
         raise HeadSwapError(
             "ambiguous", f"several dimensions of one output depend on a head: {listing}. Pass head=PATH to select one"
         )

@@ -143,24 +143,38 @@ def _with_cause(
 ) -> HeadSwapError:
     """Return the error of a verification with the line of the model's code that causes it. The swap is in place."""
     line, layer = place_of_error(error, model) if error.__cause__ is not None else ("", "")
-    written = bool(line) and any(re.search(rf"\b{number}\b", line.partition(": ")[2]) for number in old)
+    written, needs_count = _has_number(line, old), ""
     for training, tensor_kind in original.tensor_kinds.items() if not written else ():
         kinds = TENSOR_KINDS[TENSOR_KINDS.index(tensor_kind) :]
-        found = line_with_count(model, inputs, training, kinds, old)
+        found, needs_count = line_with_count(model, inputs, training, kinds, old)
         if found:
             line, written = found, True
             break
     message = error.message.removeprefix(f"[{error.reason}] ")
-    if written:
-        count = " or ".join(map(str, sorted(old)))
+    count = " or ".join(map(str, sorted(old)))
+    if needs_count:
         advice = (
-            f"The old class count ({count}) is written into forward at {line!r}. Use the size of the tensor there, "
-            "such as x.shape[-1], or an attribute of the model"
+            f"The {needs_count} called at {line!r} needs the old class count ({count}). Give the model a head of its "
+            "own after that layer, such as an nn.Linear"
+        )
+    elif written:
+        verb = "written into forward" if _has_number(line, old) else "used by forward"
+        advice = (
+            f"The old class count ({count}) is {verb} at {line!r}. Use the size of the tensor there, such as "
+            "x.shape[-1], or a number in an attribute of the model"
         )
     elif line:
-        advice = f"It was raised at {line!r}"
+        advice = (
+            f"It was raised at {line!r}, which does not accept the new class count, or what the model stored in an "
+            "earlier forward"
+        )
     elif layer:
         advice = f"It was raised in {layer}: choose a class count that the layer accepts, or pass new_head"
     else:
         advice = "Please report this architecture"
     return HeadSwapError(error.reason, f"{message}. {advice}. The model was restored", error.rejected)
+
+
+def _has_number(line: str, numbers: set[int]) -> bool:
+    """Return whether the code of a line has one of these numbers written in it."""
+    return any(re.search(rf"\b{number}\b", line.partition(": ")[2]) for number in numbers)

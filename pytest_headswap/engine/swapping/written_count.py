@@ -34,10 +34,13 @@ class _ConstantFinder(TorchDispatchMode):  # type: ignore[no-untyped-call, unuse
         self._numbers = numbers
         self._execute = execute
         self.line = ""
+        self.layer = ""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(self._has_number(value) for value in args):
-            self.line = _line_of_frame(sys._getframe(1)) or self.line
+            line, layer = _place_of_frame(sys._getframe(1))
+            if line:
+                self.line, self.layer = line, layer
         return self._execute(func, args, kwargs or {})
 
     def _has_number(self, value: Any) -> bool:
@@ -49,10 +52,11 @@ class _ConstantFinder(TorchDispatchMode):  # type: ignore[no-untyped-call, unuse
 
 def line_with_count(
     model: nn.Module, inputs: Inputs, training: bool, tensor_kinds: Sequence[str], old: set[int]
-) -> str:
+) -> tuple[str, str]:
     """Return the last line of the model's code that passes an old class count to an operation, or "".
 
-    The line is given as `file:line: code`. Call this after the swap, so that sizes of tensors are new.
+    The line is given as `file:line: code`, with the class of the torch layer it calls if that passes the number. Call
+    this after the swap, so that sizes of tensors are new.
     """
     finders: list[_ConstantFinder] = []
 
@@ -64,7 +68,7 @@ def line_with_count(
 
     with suppress(HeadSwapError), torch.no_grad():
         abstract_run(model, inputs, training=training, tensor_kinds=tensor_kinds, recorder=recorder)
-    return finders[0].line
+    return finders[0].line, finders[0].layer
 
 
 def place_of_error(error: BaseException, model: nn.Module) -> tuple[str, str]:
@@ -86,13 +90,18 @@ def place_of_error(error: BaseException, model: nn.Module) -> tuple[str, str]:
     return line, layer
 
 
-def _line_of_frame(frame: FrameType | None) -> str:
+def _place_of_frame(frame: FrameType | None) -> tuple[str, str]:
+    """Return the innermost line of the model's code, and the class of the torch layer that it calls, if any."""
+    layer = ""
     while frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE):  # where the run began
         line = _line(frame.f_code.co_filename, frame.f_lineno)
         if line:
-            return line
+            return line, layer
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and owner._parameters:
+            layer = type(owner).__name__
         frame = frame.f_back
-    return ""
+    return "", ""
 
 
 def _line(file: str, number: int) -> str:
