@@ -149,7 +149,7 @@ def _run(
             stand_ins = DeviceStandIns([*registered, *inputs.tensors()])
         stack.enter_context(substituted(model, stand_ins, module_list))
         model_stand_ins = stand_ins.tensors()
-        model.train(training)
+        _set_mode(model, training)
         forward_inputs = inputs.map_tensors(stand_ins.stand_in_for)
         stack.enter_context(disable_fused_kernels())
         if fake is not None:
@@ -167,6 +167,17 @@ def _run(
         outputs = contextvars.copy_context().run(model, *forward_inputs.args, **forward_inputs.kwargs)
         device_mixes = tuple(device_mode.device_mixes) if device_mode is not None and check_devices else None
         return AbstractRun(outputs, dict(parameters_of(named)), model_stand_ins, tensor_kind, device_mixes)
+
+
+def _set_mode(model: nn.Module, training: bool) -> None:
+    try:
+        model.train(training)
+    except NotImplementedError as error:
+        raise HeadSwapError(
+            "unsupported_model",
+            f"{type(model).__name__} has a fixed mode, as programs of torch.export do ({first_line(error)}). Its class "
+            "count is fixed too: swap the head of the Python model, then export it",
+        ) from error
 
 
 def may_depend_on_inputs(error: BaseException | None) -> bool:

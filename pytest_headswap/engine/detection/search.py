@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
+from pytest_headswap.engine.abstract.script_modules import is_script
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer
 from pytest_headswap.engine.dataflow.graph import Graph
@@ -36,6 +37,7 @@ from pytest_headswap.engine.detection.label_lists import find_label_lists
 from pytest_headswap.engine.detection.unregistered import unregistered_weight_error
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
 from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.wrappers import script_module_error
 from pytest_headswap.head import Head, Heads, Rejected
 
 
@@ -151,11 +153,7 @@ def detect_heads_in(
     rejected = rejections(candidates, tracers)
     possible = [candidate for candidate in candidates if candidate.rejection_cause is None]
     accepted = resolve_class_dim(possible, declared, tracers)
-    lists: dict[str, DetectedHead] = {}
-    for graph, tracer in zip(graphs, tracers, strict=True) if not accepted else ():
-        for item in find_label_lists(model, graph, tracer):
-            known = lists.setdefault(item.head.path, item)
-            lists[item.head.path] = replace(known, outputs=tuple(dict.fromkeys((*known.outputs, *item.outputs))))
+    lists = _label_lists(model, graphs, tracers) if not accepted else {}
     competing: frozenset[frozenset[str]] = frozenset()
     boxes: dict[str, str] = {}
     doubt = None
@@ -175,6 +173,7 @@ def detect_heads_in(
         if not detected:
             raise _no_head(model, graphs, tracers, candidates, rejected, chosen.flattened)
         notes = (*notes, "the model was built without a head: a new head replaces the Identity at its end")
+    _check_script_modules(model, detected)
     shapes = {graph.training: {label: value.shape for label, value in graph.outputs.items()} for graph in graphs}
     tensor_kinds = {graph.training: graph.tensor_kind for graph in graphs}
     return SearchResult(
@@ -195,6 +194,21 @@ def detect_heads_in(
         }
         | _written_counts(graphs, tracers, candidates, detected),
     )
+
+
+def _label_lists(model: nn.Module, graphs: Sequence[Graph], tracers: Sequence[Tracer]) -> dict[str, DetectedHead]:
+    lists: dict[str, DetectedHead] = {}
+    for graph, tracer in zip(graphs, tracers, strict=True):
+        for item in find_label_lists(model, graph, tracer):
+            known = lists.setdefault(item.head.path, item)
+            lists[item.head.path] = replace(known, outputs=tuple(dict.fromkeys((*known.outputs, *item.outputs))))
+    return lists
+
+
+def _check_script_modules(model: nn.Module, detected: Sequence[DetectedHead]) -> None:
+    for path in dict.fromkeys(tensor.module for item in detected for tensor in item.tensors):
+        if is_script(model.get_submodule(path)):
+            raise script_module_error(path)
 
 
 def _written_counts(

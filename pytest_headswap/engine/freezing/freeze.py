@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from pytest_headswap.engine.abstract.script_modules import is_script
 from pytest_headswap.engine.dataflow.graph import Graph, Node, ancestors
 from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.errors import HeadSwapError
@@ -33,6 +34,7 @@ from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.swap import Swap
 
 _MAX_NAMED = 5  # tensors named in a message
+_SCRIPT_NOTE = "copies and pickles of script modules are not frozen: freeze them again"
 
 
 @dataclass(repr=False)
@@ -104,7 +106,8 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
     freeze_all_but(model, (get_registered_tensor(model, name) for name in names))
     _clear_frozen_gradients(model)
     _override_train(backbone, _StayInEval)
-    frozen = FrozenBackbone(trainable.model, (), original_state)
+    notes = (_SCRIPT_NOTE,) if any(is_script(module) for module in backbone) else ()
+    frozen = FrozenBackbone(trainable.model, notes, original_state)
     verifier = _FreezeVerifier(names, {path for path, module in named_modules(model) if module in head_modules})
     try:
         if not _is_deterministic(model, trainable.inputs):
@@ -208,11 +211,11 @@ def _verify(
                 f"forward of a module that contains the head {what} in train mode, so such modules also stay in eval "
                 "mode: outputs that appear only in train mode are not returned"
             )
-            frozen.notes = (note,)
+            frozen.notes += (note,)
             graph = _train_graph(model, inputs)
         verifier.verify(graph)
         if graph is None:
-            frozen.notes = ("the model does not run in train mode on these inputs, so the freeze was not verified",)
+            frozen.notes += ("the model does not run in train mode on these inputs, so the freeze was not verified",)
     finally:
         if graph is not None:
             graph.clear()

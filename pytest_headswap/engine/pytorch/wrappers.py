@@ -28,13 +28,9 @@ def unwrap(model: Any) -> tuple[nn.Module, str]:
         if not child:
             break
         model, path = model.get_submodule(child), f"{path}{child}."
+    if isinstance(model, torch.jit.ScriptModule):
+        raise script_module_error("the model")
     for name, module in named_modules(model):
-        if isinstance(module, torch.jit.ScriptModule):
-            raise HeadSwapError(
-                "unsupported_model",
-                f"{name or 'the model'} is a script module, whose layers cannot be changed: swap the head of the "
-                "Python model, then script it",
-            )
         kind: Any = type(module)
         if _is_sharded(kind) or any(
             type(value) is not nn.Parameter and hasattr(value, "device_mesh") for value in module._parameters.values()
@@ -45,6 +41,14 @@ def unwrap(model: Any) -> tuple[nn.Module, str]:
                 "first, then shard the model",
             )
     return model, path
+
+
+def script_module_error(name: str) -> HeadSwapError:
+    """Return the error for a script module with a head."""
+    return HeadSwapError(
+        "unsupported_model",
+        f"{name} is a script module, whose layers cannot be changed: swap the head of the Python model, then script it",
+    )
 
 
 def check_swappable(model: nn.Module) -> None:
