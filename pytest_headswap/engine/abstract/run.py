@@ -7,6 +7,7 @@ containers. All writes in forward go there. The originals are always restored, a
 from __future__ import annotations
 
 import contextvars
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -110,15 +111,31 @@ def abstract_run(
             "Pass example_inputs that the model accepts, or build the model on a real device: tensors on the meta "
             "device have no values"
         )
+    elif 'missing the required "forward"' in str(last_error):
+        remedy = "Pass the module whose forward method runs it"
     elif not may_depend_on_inputs(last_error):
         remedy = "Other inputs will not help: make sure that the model runs on a real batch first"
     else:
-        remedy = "Pass example_inputs that the model accepts"
+        remedy = _signature_if_misfit(model, inputs) or "Pass example_inputs that the model accepts"
     raise HeadSwapError(
         "forward_failed",
         f"{type(model).__name__}.forward raised {type(last_error).__name__} in {'train' if training else 'eval'} mode "
         f"on inputs of shape {shapes}: {first_line(last_error)}. {remedy}",
     ) from last_error
+
+
+def _signature_if_misfit(model: nn.Module, inputs: Inputs) -> str:
+    """Return a sentence with the arguments of forward if the inputs do not match them, otherwise ""."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return ""
+    try:
+        signature.bind(*inputs.args, **inputs.kwargs)
+    except TypeError:
+        names = ", ".join(map(str, signature.parameters.values()))
+        return f"forward takes ({names}): pass a tuple of positional inputs or a mapping of keyword inputs for these"
+    return ""
 
 
 def meta_run_with_device_checks(

@@ -93,8 +93,9 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
 
     Raises:
         NoHeadError: `swap` is a model without a head.
-        HeadSwapError: nothing was frozen. `not_freezable`: forward writes to the backbone or draws random numbers in
-            eval mode too. `not_a_module` or `bad_argument`: `swap` is neither a swap nor a model with a head.
+        HeadSwapError: nothing was frozen. `forward_failed`: the model does not run on `example_inputs`.
+            `not_freezable`: forward writes to the backbone or draws random numbers in eval mode too. `not_a_module` or
+            `bad_argument`: `swap` is neither a swap nor a model with a head.
     """
     trainable = trainable_heads(swap, read_inputs(example_inputs))
     model, prefix = unwrap(trainable.model)
@@ -111,6 +112,8 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
     verifier = _FreezeVerifier(names, {path for path, module in named_modules(model) if module in head_modules})
     try:
         if not _is_deterministic(model, trainable.inputs):
+            if example_inputs is not None:
+                record(model, trainable.inputs).clear()  # raise if the model does not accept them
             _verify(frozen, verifier, enclosing, model, trainable.inputs)
     except BaseException:
         frozen.unfreeze()

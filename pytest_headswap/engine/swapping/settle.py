@@ -13,6 +13,7 @@ from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
 from pytest_headswap.engine.detection.search import SearchResult
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.swapping.options import SwapOptions
 from pytest_headswap.engine.swapping.plan import SwapPlan
 from pytest_headswap.engine.swapping.stored_numbers import NumbersAround, StoredNumber
 from pytest_headswap.engine.swapping.transaction import Transaction
@@ -27,7 +28,13 @@ _MAX_NAMED = 6
 
 
 def verify_and_settle(
-    plan: SwapPlan, count: int, names: Sequence[str], around: NumbersAround, changes: Transaction, *, always: bool
+    plan: SwapPlan,
+    options: SwapOptions,
+    names: Sequence[str],
+    around: NumbersAround,
+    changes: Transaction,
+    *,
+    always: bool,
 ) -> list[str]:
     """Verify a swap, and let stored numbers follow. Unless `always`, do so only for these numbers, and never fail.
 
@@ -37,7 +44,7 @@ def verify_and_settle(
     Raises:
         HeadSwapError: `verification_failed`.
     """
-    model, result, selected = plan.model, plan.search_result, plan.selected
+    model, result, selected, count = plan.model, plan.search_result, plan.selected, options.num_classes
     verify = partial(verify_swap, model, plan.inputs, result, selected, count, names, changes)
     if count == 0 or any(item.slot is not None for item in selected):
         return verify() if always else []
@@ -63,6 +70,13 @@ def verify_and_settle(
             return []
         if isinstance(error, LayerFault):
             raise
+        if options.new_head is not None:
+            features = " or ".join(sorted({str(item.head.in_features) for item in selected}))
+            raise HeadSwapError(
+                error.reason,
+                f"{error.message.removeprefix(f'[{error.reason}] ')}. new_head must take {features} features and "
+                f"return {count} values. The model was restored",
+            ) from error.__cause__
         raise _with_cause(error, model, plan.inputs, result, set(around.widths) - {1}) from error.__cause__
 
 
