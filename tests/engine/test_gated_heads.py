@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -230,3 +231,53 @@ def test_outputs_whose_size_follows_from_the_classes_may_change(end: Forward) ->
 def test_outputs_that_select_from_the_classes_by_constants_are_named(end: Forward, size: int) -> None:
     with pytest.warns(UserWarning, match=rf"output\['other'\], dimension 1 \({size}\): the size did not change"):
         swap_head(Net(end), 5, X)
+
+
+def test_label_embeddings_that_are_all_looked_up_are_a_head() -> None:
+    class Labels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.labels = nn.Linear(8, 16), nn.Embedding(10, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x) @ self.labels(torch.arange(self.labels.num_embeddings)).t()  # type: ignore[no-any-return]
+
+    model = Labels()
+    before = model(X)
+    swap_head(model, 3, X, class_map=[4, 0, 9])
+    assert model.labels.num_embeddings == 3
+    assert torch.allclose(model(X), before[:, [4, 0, 9]])
+
+
+def test_an_output_that_is_computed_in_another_thread_is_refused_truly() -> None:
+    def in_thread(net: Net, x: Tensor) -> Tensor:
+        results: list[Tensor] = []
+        thread = threading.Thread(target=lambda: results.append(net.logits(x)))
+        thread.start()
+        thread.join()
+        return results[0]
+
+    with pytest.raises(HeadSwapError, match="in the thread that calls forward") as caught:
+        swap_head(Net(in_thread), 5, X)
+    assert caught.value.reason == "opaque_output"
+
+
+def test_a_layer_that_forward_creates_is_refused_truly() -> None:
+    with pytest.raises(HeadSwapError, match=r"that forward creates: create it, or its layer, in __init__"):
+        swap_head(Net(lambda net, x: nn.Linear(16, 10)(net.body(x))), 5, X)
+
+
+def test_a_stated_count_is_not_asked_for_again() -> None:
+    class Both(nn.Module):
+        num_classes = 10
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.LSTM(8, 5, bidirectional=True, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rnn(x)[0][:, -1]  # type: ignore[no-any-return]
+
+    with pytest.raises(HeadSwapError, match="Add a head after it") as caught:
+        swap_head(Both(), 5, torch.randn(2, 5, 8))
+    assert "set model.num_classes" not in caught.value.message

@@ -65,6 +65,9 @@ class Tracer(DimFlow):
         if selected:
             yield from self._step_back_to_selected(axis, selected, trace)
             return
+        if _looks_up_all_rows(axis, node):
+            yield node, 0, ClassAxis(node.inputs[0], 0)
+            return
         relation = self.relation_of(node)
         links = [x for x in relation.links if x.output == axis.value.index and x.out_dim == axis.dim]
         obstacle = relation.partial.get((axis.value.index, axis.dim))
@@ -84,16 +87,19 @@ class Tracer(DimFlow):
                 before = ClassAxis(node.inputs[link.operand], link.in_dim, inner)
                 features = _feature_axis(relation, link.operand, node) or self._summed_features(axis, link.operand)
                 if features and not before.value.from_input:
-                    if not source_name(before.value):
-                        trace.unregistered.append(before)
-                    elif trace.size > 1 or self.begins(before):  # size 1 is not unique
-                        trace.projections.append(Projection(node, before, features, axis))
+                    self._add_projection(Projection(node, before, features, axis), trace)
                 yield node, link.operand, before
         if links and not followed:
             trace.obstacles.append(("composite", f"the dimension is merged from several dimensions ({node.name})"))
             trace.partial_sources += [
                 ("composite", ClassAxis(node.inputs[link.operand], link.in_dim)) for link in links
             ]
+
+    def _add_projection(self, projection: Projection, trace: Trace) -> None:
+        if not source_name(projection.weight.value):
+            trace.unregistered.append(projection.weight)
+        elif trace.size > 1 or self.begins(projection.weight):  # size 1 is not unique
+            trace.projections.append(projection)
 
     def _selected_for_parts(self, axis: ClassAxis, node: Node) -> list[Selected]:
         """Return the dimensions of model tensors whose indices the parts of an assembled dimension select.
@@ -213,6 +219,16 @@ def _add_obstacle(trace: Trace, node: Node, dim: int, obstacle: str) -> None:
     reason = "concatenated" if node.name.endswith("cat") else "composite"
     trace.obstacles.append((reason, f"the dimension {obstacle} ({node.name})"))
     trace.partial_sources += [(reason, ClassAxis(value, dim)) for value in node.inputs if len(value.shape) > dim]
+
+
+def _looks_up_all_rows(axis: ClassAxis, node: Node) -> bool:
+    """Return whether a dimension runs over all rows of a table, such as label embeddings looked up by `arange`."""
+    return (
+        node.name == "aten::embedding"
+        and not axis.value.from_input
+        and axis[1:] == (0, 1)
+        and node.inputs[1].shape == node.inputs[0].shape[:1]
+    )
 
 
 def _feature_axis(relation: DimRelation, operand: int, node: Node) -> ClassAxis | None:

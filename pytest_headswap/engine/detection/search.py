@@ -133,7 +133,9 @@ def detect_heads_in(
         graph.choices for graph in graphs
     ):
         raise NoHeadError(
-            "no_tensor_output", f"{type(model).__name__} returns no floating-point tensor with dimensions"
+            "no_tensor_output",
+            f"{type(model).__name__} returns no floating-point tensor with dimensions: let forward return the logits, "
+            "or swap the submodule that returns them",
         )
     tracers = [Tracer(graph) for graph in graphs]
     declared = declared_num_classes(model)
@@ -287,9 +289,10 @@ def _no_head(
     reasons = {cause.reason for cause in causes}
     reason = "output_is_backbone" if "output_is_backbone" in reasons else causes[0].reason
     stated = ". If the width of its output counts classes, set model.num_classes to it"
+    stated *= reason == "output_is_backbone" and declared_num_classes(model) is None
     return NoHeadError(
         reason,
         f"{name} returns features and has no Identity where a head could go. Add a head after it, "
-        f"for example nn.Sequential(model, nn.Linear(features, classes)){stated * (reason == 'output_is_backbone')}",
+        f"for example nn.Sequential(model, nn.Linear(features, classes)){stated}",
         sentences,
     )

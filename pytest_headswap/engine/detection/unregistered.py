@@ -13,7 +13,7 @@ from torch import nn
 
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer
 from pytest_headswap.engine.dataflow.graph import Graph
-from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
 from pytest_headswap.engine.pytorch.modules import named_modules
 
 _MAX_DEPTH = 4
@@ -23,18 +23,32 @@ _REGISTRIES = frozenset(nn.Module().__dict__)
 def unregistered_weight_error(
     model: nn.Module, graphs: Sequence[Graph], tracers: Sequence[Tracer]
 ) -> HeadSwapError | None:
-    """Return an error if features are multiplied with a tensor that sets an output dimension but is not registered."""
+    """Return an error if features are multiplied with a tensor that sets an output dimension but is not registered.
+
+    Also return one if an output is computed out of sight.
+    """
     for graph, tracer in zip(graphs, tracers, strict=True):
         for label, value in graph.outputs.items():
+            if value in graph.constants:
+                return HeadSwapError(
+                    "opaque_output",
+                    f"{label} is a constant, or is computed where the engine does not see it, such as in another "
+                    "thread: compute it in the thread that calls forward",
+                )
             for dim, size in reversed(list(enumerate(value.shape))):
                 trace = tracer.trace_back(ClassAxis(value, dim), size)
                 if trace.from_input or size == 0:
                     continue
+                if not trace.unregistered:
+                    continue
                 found = [axis.value for axis in trace.sources if axis.value in graph.constants]
-                if trace.unregistered and found:
-                    source = max(found, key=lambda value: len(value.shape))
-                    what = f"dimension {dim} of {label} is set by a tensor of shape {source.shape}"
-                    return _error(model, what, source.shape, graph.constants[source]())
+                source = max(found or [trace.unregistered[0].value], key=lambda value: len(value.shape))
+                what = f"dimension {dim} of {label} is set by a tensor of shape {source.shape}"
+                if not found:
+                    return NoHeadError(
+                        "no_layer_sets_output", f"{what} that forward creates: create it, or its layer, in __init__"
+                    )
+                return _error(model, what, source.shape, graph.constants[source]())
     return None
 
 
