@@ -262,6 +262,41 @@ def test_an_output_that_is_computed_in_another_thread_is_refused_truly() -> None
     assert caught.value.reason == "opaque_output"
 
 
+@pytest.mark.parametrize(
+    ("end", "advice"),
+    [
+        (lambda net, x: net.body(x) @ net.table, "table: it is a plain attribute: register it as a parameter"),
+        (
+            lambda net, x: net.body(x) @ torch.cat([net.fc.weight, net.more.weight]).t(),
+            "use a parameter with one entry per class as the weight",
+        ),
+    ],
+)
+def test_a_weight_that_is_no_single_parameter_is_refused_with_the_next_step(end: Forward, advice: str) -> None:
+    model = Net(end)
+    model.table, model.more = torch.randn(16, 10), nn.Linear(16, 3)
+    with pytest.raises(HeadSwapError, match=advice) as caught:
+        swap_head(model, 5, X)
+    assert caught.value.reason == "unsupported_layer"
+
+
+def test_an_output_object_that_computes_its_attributes_is_searched() -> None:
+    class Record(dict[str, Tensor]):
+        def __getattr__(self, name: str) -> Tensor:
+            return self[name]  # raises KeyError
+
+    class Holder:
+        def __init__(self, logits: Tensor) -> None:
+            self.logits = logits
+
+        def __getattr__(self, name: str) -> Tensor:
+            raise KeyError(name)
+
+    for kind in (Record, Holder):
+        model = Net(lambda net, x, kind=kind: kind(logits=net.logits(x)))  # type: ignore[misc]
+        assert [head.path for head in swap_head(model, 5, X).heads] == ["fc"]
+
+
 def test_a_layer_that_forward_creates_is_refused_truly() -> None:
     with pytest.raises(HeadSwapError, match=r"that forward creates: create it, or its layer, in __init__"):
         swap_head(Net(lambda net, x: nn.Linear(16, 10)(net.body(x))), 5, X)

@@ -62,8 +62,9 @@ def test_a_head_after_a_script_module_is_swapped_and_the_script_module_is_unchan
 
 def test_find_heads_leaves_the_statistics_of_a_script_module_alone() -> None:
     model = nn.Sequential(scripted(backbone()), nn.Linear(16, 10)).train()
-    before = copy.deepcopy(model.state_dict())
+    before, attributes = copy.deepcopy(model.state_dict()), dict(vars(model[0]))
     find_heads(model, X)
+    assert vars(model[0]) == attributes
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 

@@ -30,6 +30,7 @@ def substituted_in_script(
         yield
         return
     modes = [module.training for module in module_list]
+    states = [module.__dict__.copy() for module in module_list]
     originals: list[tuple[Any, str, torch.Tensor]] = [
         (module._c, name, tensor)
         for module in module_list
@@ -45,6 +46,7 @@ def substituted_in_script(
     finally:
         for attributes, name, tensor in originals:
             attributes.setattr(name, tensor)
-        for module, training in zip(module_list, modes, strict=True):
+        for module, training, state in zip(module_list, modes, states, strict=True):
             module.training = training
-            module.__dict__.pop("forward", None)  # a run records it like that of other modules
+            module.__dict__.clear()
+            module.__dict__.update(state)

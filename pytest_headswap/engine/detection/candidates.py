@@ -139,10 +139,7 @@ def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | N
     trace = candidate.trace
     for projection, weight in zip(trace.projections, candidate.weights, strict=True):
         if weight is None:
-            operation, source = projection.node.name, source_name(projection.weight.value)
-            return RejectionCause(
-                "unsupported_layer", source, f"the weight of {operation} is not a parameter or buffer of the model"
-            )
+            return _cause_without_weight(projection, tracer.trace_back(projection.weight, trace.size).sources)
     for axis in trace.sources:
         if axis.value.origin == ATTRIBUTE:
             sentence = "it has one entry per class but is a plain attribute: register it as a buffer"
@@ -166,6 +163,16 @@ def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | N
         reason, sentence = trace.obstacles[0]
         return RejectionCause(reason, candidate.weights[0].value.name if candidate.weights[0] else "", sentence)
     return None
+
+
+def _cause_without_weight(projection: Projection, sources: Iterable[ClassAxis]) -> RejectionCause:
+    attribute = next((axis.value.name for axis in sources if axis.value.origin == ATTRIBUTE), "")
+    if attribute:
+        sentence = "it is a plain attribute: register it as a parameter"
+        return RejectionCause("unsupported_layer", attribute, sentence)
+    weight = f"forward computes the weight of {projection.node.name} from it, but it has no dimension of that size"
+    sentence = f"{weight}: use a parameter with one entry per class as the weight"
+    return RejectionCause("unsupported_layer", source_name(projection.weight.value), sentence)
 
 
 def _settle_class_space(candidate: Candidate, tracer: Tracer, declared: int | None) -> RejectionCause | None:

@@ -80,7 +80,7 @@ def read_inputs(example_inputs: Any) -> Inputs | None:
 def _tensor_for(value: Any) -> str:
     """Return how to make a tensor of a value that is none, or "" if that is unclear."""
     items = value if isinstance(value, (tuple, list)) else (value,)
-    if any(hasattr(item, "__array_interface__") for item in items):
+    if any(hasattr(type(item), "__array_interface__") for item in items):
         return "torch.as_tensor(array) for an array, "
     if items and all(type(item) is int for item in items):
         return f"torch.zeros({', '.join(map(str, items))}) for a shape, "
