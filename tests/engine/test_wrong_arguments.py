@@ -230,3 +230,29 @@ def test_a_nested_tensor_inside_of_forward_is_no_obstacle() -> None:
     model = Inside()
     swap_head(model, 5, X)
     assert model(X).shape == (4, 5)
+
+
+def test_a_model_that_fails_on_all_inputs_names_its_line() -> None:
+    class Unready(Net):
+        scale: Any = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.scale(self.body(x)))  # type: ignore[no-any-return]
+
+    model = Unready()
+    error = refused(model, lambda: swap_head(model, 5, X))
+    assert "or correct the model: it was raised at 'test_wrong_arguments.py:" in error.message
+    assert "return self.fc(self.scale(self.body(x)))" in error.message
+
+
+def test_a_head_that_cannot_be_removed_is_refused_with_the_next_step() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 20), nn.GLU())
+    error = refused(model, lambda: swap_head(model, 0, X))
+    assert "does not pass on what it returns unchanged: change that part first" in error.message
+
+
+def test_a_new_head_that_does_not_fit_a_slot_is_named() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.Identity())
+    model.num_classes = 0  # type: ignore[assignment]
+    error = refused(model, lambda: swap_head(model, 5, X, new_head=nn.Linear(9, 5)))
+    assert "new_head must take 16 features and return 5 values" in error.message

@@ -40,6 +40,7 @@ from pytest_headswap.engine.pytorch.modules import (
     parameters_of,
     unique_modules,
 )
+from pytest_headswap.engine.pytorch.source_lines import place_of_error
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,9 @@ def abstract_run(
     elif not may_depend_on_inputs(last_error):
         remedy = "Other inputs will not help: make sure that the model runs on a real batch first"
     else:
-        remedy = _signature_if_misfit(model, inputs) or "Pass example_inputs that the model accepts"
+        line, _ = place_of_error(last_error, model)
+        where = f", or correct the model: it was raised at {line!r}" if line else ""
+        remedy = _signature_if_misfit(model, inputs) or f"Pass example_inputs that the model accepts{where}"
     raise HeadSwapError(
         "forward_failed",
         f"{type(model).__name__}.forward raised {type(last_error).__name__} in {'train' if training else 'eval'} mode "

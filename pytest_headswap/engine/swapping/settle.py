@@ -10,16 +10,18 @@ from functools import partial
 from torch import nn
 
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
+from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.detection.search import SearchResult
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.source_lines import place_of_error
 from pytest_headswap.engine.swapping.options import SwapOptions
 from pytest_headswap.engine.swapping.plan import SwapPlan
 from pytest_headswap.engine.swapping.stored_numbers import NumbersAround, StoredNumber
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.engine.swapping.unused_tensors import unused_class_tensors
 from pytest_headswap.engine.swapping.verify import LayerFault, verify_swap
-from pytest_headswap.engine.swapping.written_count import line_with_count, place_of_error
+from pytest_headswap.engine.swapping.written_count import line_with_count
 
 _MAX_SINGLE = 24
 _MAX_PAIRED = 6
@@ -47,7 +49,11 @@ def verify_and_settle(
     model, result, selected, count = plan.model, plan.search_result, plan.selected, options.num_classes
     verify = partial(verify_swap, model, plan.inputs, result, selected, count, names, changes)
     if count == 0 or any(item.slot is not None for item in selected):
-        return verify() if always else []
+        try:
+            return verify() if always else []
+        except HeadSwapError as error:
+            unchanged = "What follows the head does not pass on what it returns unchanged: change that part first"
+            raise _with_advice(error, _about_new_head(options, selected) or unchanged) from error.__cause__
     around.forget_changed()
     named = around.named_like_counts()
     if not always and set(around.near) <= set(named) and not around.on_modules_without_parameters():
@@ -70,13 +76,8 @@ def verify_and_settle(
             return []
         if isinstance(error, LayerFault):
             raise
-        if options.new_head is not None:
-            features = " or ".join(sorted({str(item.head.in_features) for item in selected}))
-            raise HeadSwapError(
-                error.reason,
-                f"{error.message.removeprefix(f'[{error.reason}] ')}. new_head must take {features} features and "
-                f"return {count} values. The model was restored",
-            ) from error.__cause__
+        if advice := _about_new_head(options, selected):
+            raise _with_advice(error, advice) from error.__cause__
         raise _with_cause(error, model, plan.inputs, result, set(around.widths) - {1}) from error.__cause__
 
 
@@ -164,7 +165,6 @@ def _with_cause(
         if found:
             line, written = found, True
             break
-    message = error.message.removeprefix(f"[{error.reason}] ")
     count = " or ".join(map(str, sorted(old)))
     if needs_count:
         advice = (
@@ -186,6 +186,17 @@ def _with_cause(
         advice = f"It was raised in {layer}: choose a class count that the layer accepts, or pass new_head"
     else:
         advice = "Please report this architecture"
+    return _with_advice(error, advice)
+
+
+def _about_new_head(options: SwapOptions, selected: Sequence[DetectedHead]) -> str:
+    features = " or ".join(sorted({str(item.head.in_features) for item in selected}))
+    advice = f"new_head must take {features} features and return {options.num_classes} values"
+    return advice if options.new_head is not None else ""
+
+
+def _with_advice(error: HeadSwapError, advice: str) -> HeadSwapError:
+    message = error.message.removeprefix(f"[{error.reason}] ")
     return HeadSwapError(error.reason, f"{message}. {advice}. The model was restored", error.rejected)
 
 

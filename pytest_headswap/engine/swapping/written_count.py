@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import linecache
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,10 +17,7 @@ from pytest_headswap.engine.abstract.stand_ins import StandIns
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import TorchDispatchMode
-from pytest_headswap.engine.pytorch.modules import named_modules
-
-_TORCH = str(Path(torch.__file__).parent) + os.sep
-_PACKAGE = str(Path(__file__).parents[2]) + os.sep
+from pytest_headswap.engine.pytorch.source_lines import PACKAGE, line_of
 
 
 class _ConstantFinder(TorchDispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
@@ -71,30 +65,11 @@ def line_with_count(
     return finders[0].line, finders[0].layer
 
 
-def place_of_error(error: BaseException, model: nn.Module) -> tuple[str, str]:
-    """Return the last line of the model's own code that an exception passed, and the module of torch it came from.
-
-    Either is "" if there is none. Code of a library that the model uses counts as its own.
-    """
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    names = {id(module): path for path, module in named_modules(model)}
-    line, layer, traceback = "", "", cause.__traceback__
-    while isinstance(traceback, TracebackType):
-        code, owner = traceback.tb_frame.f_code, traceback.tb_frame.f_locals.get("self")
-        if id(owner) in names:
-            layer = f"{names[id(owner)] or 'the model'} ({type(owner).__name__})"
-        line = _line(code.co_filename, traceback.tb_lineno) or line
-        traceback = traceback.tb_next
-    return line, layer
-
-
 def _place_of_frame(frame: FrameType | None) -> tuple[str, str]:
     """Return the innermost line of the model's code, and the class of the torch layer that it calls, if any."""
     layer = ""
-    while frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE):  # where the run began
-        line = _line(frame.f_code.co_filename, frame.f_lineno)
+    while frame is not None and not frame.f_code.co_filename.startswith(PACKAGE):  # where the run began
+        line = line_of(frame.f_code.co_filename, frame.f_lineno)
         if line:
             return line, layer
         owner = frame.f_locals.get("self")
@@ -102,10 +77,3 @@ def _place_of_frame(frame: FrameType | None) -> tuple[str, str]:
             layer = type(owner).__name__
         frame = frame.f_back
     return "", ""
-
-
-def _line(file: str, number: int) -> str:
-    if file.startswith((_TORCH, _PACKAGE)):
-        return ""
-    code = linecache.getline(file, number).strip()
-    return f"{Path(file).name}:{number}: {code}" if code else ""
