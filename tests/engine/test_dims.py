@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from pytest_headswap.engine.abstract.meta_cache import cached_meta_op
+from pytest_headswap.engine.dataflow.assembled import ALIASED_WRITE
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer
 from pytest_headswap.engine.dataflow.dims import RULES, relation
 from pytest_headswap.engine.dataflow.dims.views import view_factors
@@ -186,7 +187,7 @@ def test_dimensions_without_a_common_boundary_have_no_common_factor() -> None:
 
 
 def test_every_rule_names_an_operation_of_torch() -> None:
-    known = {*dir(torch.ops.aten), *torch._C._dispatch_get_all_op_names()}
+    known = {*dir(torch.ops.aten), *torch._C._dispatch_get_all_op_names(), ALIASED_WRITE}
     known |= {name.partition("::")[2].partition(".")[0] for name in known}
     since_2_4 = {"_fused_rms_norm", "_batch_norm_with_update", "_batch_norm_no_update",
                  "_scaled_dot_product_fused_attention_overrideable"}  # fmt: skip

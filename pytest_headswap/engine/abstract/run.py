@@ -7,6 +7,7 @@ containers. All writes in forward go there. The originals are always restored, a
 from __future__ import annotations
 
 import contextvars
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from pytest_headswap.engine.pytorch.modules import (
     parameters_of,
     unique_modules,
 )
+from pytest_headswap.engine.pytorch.source_lines import place_of_error
 
 
 @dataclass(frozen=True)
@@ -110,15 +112,33 @@ def abstract_run(
             "Pass example_inputs that the model accepts, or build the model on a real device: tensors on the meta "
             "device have no values"
         )
+    elif 'missing the required "forward"' in str(last_error):
+        remedy = "Pass the module whose forward method runs it"
     elif not may_depend_on_inputs(last_error):
         remedy = "Other inputs will not help: make sure that the model runs on a real batch first"
     else:
-        remedy = "Pass example_inputs that the model accepts"
+        line, _ = place_of_error(last_error, model)
+        where = f", or correct the model: it was raised at {line!r}" if line else ""
+        remedy = _signature_if_misfit(model, inputs) or f"Pass example_inputs that the model accepts{where}"
     raise HeadSwapError(
         "forward_failed",
         f"{type(model).__name__}.forward raised {type(last_error).__name__} in {'train' if training else 'eval'} mode "
         f"on inputs of shape {shapes}: {first_line(last_error)}. {remedy}",
     ) from last_error
+
+
+def _signature_if_misfit(model: nn.Module, inputs: Inputs) -> str:
+    """Return a sentence with the arguments of forward if the inputs do not match them, otherwise ""."""
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):
+        return ""
+    try:
+        signature.bind(*inputs.args, **inputs.kwargs)
+    except TypeError:
+        names = ", ".join(map(str, signature.parameters.values()))
+        return f"forward takes ({names}): pass a tuple of positional inputs or a mapping of keyword inputs for these"
+    return ""
 
 
 def meta_run_with_device_checks(
@@ -149,7 +169,7 @@ def _run(
             stand_ins = DeviceStandIns([*registered, *inputs.tensors()])
         stack.enter_context(substituted(model, stand_ins, module_list))
         model_stand_ins = stand_ins.tensors()
-        model.train(training)
+        _set_mode(model, training)
         forward_inputs = inputs.map_tensors(stand_ins.stand_in_for)
         stack.enter_context(disable_fused_kernels())
         if fake is not None:
@@ -167,6 +187,17 @@ def _run(
         outputs = contextvars.copy_context().run(model, *forward_inputs.args, **forward_inputs.kwargs)
         device_mixes = tuple(device_mode.device_mixes) if device_mode is not None and check_devices else None
         return AbstractRun(outputs, dict(parameters_of(named)), model_stand_ins, tensor_kind, device_mixes)
+
+
+def _set_mode(model: nn.Module, training: bool) -> None:
+    try:
+        model.train(training)
+    except NotImplementedError as error:
+        raise HeadSwapError(
+            "unsupported_model",
+            f"{type(model).__name__} has a fixed mode, as programs of torch.export do ({first_line(error)}). Its class "
+            "count is fixed too: swap the head of the Python model, then export it",
+        ) from error
 
 
 def may_depend_on_inputs(error: BaseException | None) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pytest_headswap.engine.abstract.script_modules import separate_script_modules, substituted_in_script
 from pytest_headswap.engine.abstract.surroundings import Surroundings
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.internals import as_parameter
@@ -144,12 +145,12 @@ def substituted(
     The block also restores the RNG states of Python, NumPy and torch, the default dtype and the grad mode. Pass the
     modules of the model as `module_list` if you already have them.
     """
-    module_list = modules(model) if module_list is None else module_list
+    module_list, scripted = separate_script_modules(modules(model) if module_list is None else module_list)
     originals = [module.__dict__.copy() for module in module_list]
     others: list[Any] = []
     surroundings: Surroundings | None = None
     empty_registries: list[Any] = []  # Each module has ten registries; copying empty ones would be slow.
-    with preserve_global_state():
+    with preserve_global_state(), substituted_in_script(scripted, stand_ins.stand_in_for):
         try:
             for module, state in zip(module_list, originals, strict=True):
                 current = module.__dict__

@@ -8,6 +8,7 @@ from functools import cached_property
 from pytest_headswap.engine.dataflow.assembled import Selected, parts_of, selections
 from pytest_headswap.engine.dataflow.dim_flow import DimFlow, map_stride
 from pytest_headswap.engine.dataflow.dims.links import DimRelation
+from pytest_headswap.engine.dataflow.dims.views import WRITTEN
 from pytest_headswap.engine.dataflow.graph import INPUT, Node, Value, ancestors
 from pytest_headswap.engine.dataflow.trace import ClassAxis, Projection, Trace
 
@@ -51,6 +52,11 @@ class Tracer(DimFlow):
             for node, operand, before in self._step_back(axis, axis.value.node, trace):
                 is_merge_point = axis.value.from_input and not before.value.from_input
                 stack.append((before, (node, operand) if is_merge_point else merge_point))
+        for (node, dim), traced in trace.parts.items():
+            if len(traced) < len(node.outputs):
+                _add_obstacle(trace, node, dim, self.relation_of(node).partial[min(traced), dim])
+        for node, dim in trace.written if not trace.projections else ():
+            _add_obstacle(trace, node, dim, WRITTEN)
         return trace
 
     def _step_back(self, axis: ClassAxis, node: Node, trace: Trace) -> Iterator[tuple[Node, int, ClassAxis]]:
@@ -59,15 +65,18 @@ class Tracer(DimFlow):
         if selected:
             yield from self._step_back_to_selected(axis, selected, trace)
             return
+        if _looks_up_all_rows(axis, node):
+            yield node, 0, ClassAxis(node.inputs[0], 0)
+            return
         relation = self.relation_of(node)
         links = [x for x in relation.links if x.output == axis.value.index and x.out_dim == axis.dim]
         obstacle = relation.partial.get((axis.value.index, axis.dim))
-        if obstacle:
-            reason = "concatenated" if node.name.endswith("cat") else "composite"
-            trace.obstacles.append((reason, f"the dimension {obstacle} ({node.name})"))
-            trace.partial_sources += [
-                (reason, ClassAxis(value, axis.dim)) for value in node.inputs if len(value.shape) > axis.dim
-            ]
+        if obstacle and relation.equal_parts == axis.dim:
+            trace.parts.setdefault((node, axis.dim), set()).add(axis.value.index)
+        elif obstacle == WRITTEN:
+            trace.written.append((node, axis.dim))
+        elif obstacle:
+            _add_obstacle(trace, node, axis.dim, obstacle)
         if not links and not obstacle:
             trace.ends.append(node)
         followed = False
@@ -77,15 +86,20 @@ class Tracer(DimFlow):
                 followed = True
                 before = ClassAxis(node.inputs[link.operand], link.in_dim, inner)
                 features = _feature_axis(relation, link.operand, node) or self._summed_features(axis, link.operand)
-                own = features is not None and not before.value.from_input and source_name(before.value)
-                if features and own and (trace.size > 1 or self.begins(before)):  # size 1 is not unique
-                    trace.projections.append(Projection(node, before, features, axis))
+                if features and not before.value.from_input:
+                    self._add_projection(Projection(node, before, features, axis), trace)
                 yield node, link.operand, before
         if links and not followed:
             trace.obstacles.append(("composite", f"the dimension is merged from several dimensions ({node.name})"))
             trace.partial_sources += [
                 ("composite", ClassAxis(node.inputs[link.operand], link.in_dim)) for link in links
             ]
+
+    def _add_projection(self, projection: Projection, trace: Trace) -> None:
+        if not source_name(projection.weight.value):
+            trace.unregistered.append(projection.weight)
+        elif trace.size > 1 or self.begins(projection.weight):  # size 1 is not unique
+            trace.projections.append(projection)
 
     def _selected_for_parts(self, axis: ClassAxis, node: Node) -> list[Selected]:
         """Return the dimensions of model tensors whose indices the parts of an assembled dimension select.
@@ -199,6 +213,22 @@ class Tracer(DimFlow):
             if len(steps) != 1:
                 return path
             path.append(steps.pop())
+
+
+def _add_obstacle(trace: Trace, node: Node, dim: int, obstacle: str) -> None:
+    reason = "concatenated" if node.name.endswith("cat") else "composite"
+    trace.obstacles.append((reason, f"the dimension {obstacle} ({node.name})"))
+    trace.partial_sources += [(reason, ClassAxis(value, dim)) for value in node.inputs if len(value.shape) > dim]
+
+
+def _looks_up_all_rows(axis: ClassAxis, node: Node) -> bool:
+    """Return whether a dimension runs over all rows of a table, such as label embeddings looked up by `arange`."""
+    return (
+        node.name == "aten::embedding"
+        and not axis.value.from_input
+        and axis[1:] == (0, 1)
+        and node.inputs[1].shape == node.inputs[0].shape[:1]
+    )
 
 
 def _feature_axis(relation: DimRelation, operand: int, node: Node) -> ClassAxis | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -120,6 +121,7 @@ class Graph:
         selections: operations whose output shape depends on the values of their arguments.
         identities: calls of `nn.Identity` modules.
         mutated: names of the model's own tensors that forward wrote to.
+        constants: the tensors that are neither the model's nor inputs, nor computed from any.
     """
 
     training: bool
@@ -131,6 +133,7 @@ class Graph:
     selections: list[Node] = field(default_factory=list)
     identities: list[IdentityCall] = field(default_factory=list)
     mutated: tuple[str, ...] = ()
+    constants: dict[Value, weakref.ref[torch.Tensor]] = field(default_factory=dict)
 
     def live_nodes(self) -> set[Node]:
         """Return the operations that an output depends on."""
@@ -145,7 +148,7 @@ class Graph:
             for value in (*node.inputs, *node.outputs):
                 value.node = None
                 value.users = []
-        self.nodes, self.selections = [], []
+        self.nodes, self.selections, self.constants = [], [], {}
 
 
 def ancestors(values: Iterable[Value]) -> set[Node]:

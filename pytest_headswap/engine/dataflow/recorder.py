@@ -14,6 +14,7 @@ from torch import nn
 from pytest_headswap.engine.abstract.meta_cache import Execute
 from pytest_headswap.engine.abstract.released import check_released
 from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run, meta_run_with_device_checks
+from pytest_headswap.engine.abstract.script_modules import is_script
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS, StandIns
 from pytest_headswap.engine.dataflow.choices import find_choices
 from pytest_headswap.engine.dataflow.graph import INPUT, Graph, IdentityCall
@@ -98,7 +99,8 @@ def _track_leaf_modules(named: Sequence[tuple[str, nn.Module]], recorder: Record
     executed = itertools.count(1)
     tracked: set[int] = set()
     for path, module in named:
-        if id(module) not in tracked and all(child is None for child in module._modules.values()):
+        is_leaf = is_script(module) or all(child is None for child in module._modules.values())
+        if id(module) not in tracked and is_leaf:
             tracked.add(id(module))
             forward = _tracked_identity if type(module) is nn.Identity else _tracked_forward
             module.__dict__["forward"] = forward(path, module.forward, recorder, executed)

@@ -79,7 +79,11 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
         """Return the current value of a tensor. An unknown tensor with unknown data becomes a constant."""
         value = self._values.get(id(tensor))
         if value is None:
-            value = self._new(tensor, self._value_of_same_data(tensor) or Value(tuple(tensor.shape), origin=CONSTANT))
+            value = self._value_of_same_data(tensor)
+            if value is None:
+                value = Value(tuple(tensor.shape), origin=CONSTANT)
+                self.graph.constants[value] = weakref.ref(tensor)
+            self._new(tensor, value)
         return value
 
     def _value_of_same_data(self, tensor: torch.Tensor) -> Value | None:

@@ -53,6 +53,10 @@ class Trace:
         nodes: the traced operations, the last one first.
         merge_points: for a tensor of the model, the operation where it meets data from the input, and its operand index
             there.
+        parts: for operations that divide a dimension into equal parts, the indices of the parts that were traced.
+        written: operations that write to some positions of the dimension, and their dimension. They are obstacles if
+            no projection was found before them.
+        unregistered: tensors that take the place of a weight in a projection, but are not the model's.
         axes: all dimensions that run over the class index, as far as they were traced.
     """
 
@@ -64,6 +68,9 @@ class Trace:
     ends: list[Node] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     merge_points: dict[ClassAxis, tuple[Node, int]] = field(default_factory=dict)
+    parts: dict[tuple[Node, int], set[int]] = field(default_factory=dict)
+    written: list[tuple[Node, int]] = field(default_factory=list)
+    unregistered: list[ClassAxis] = field(default_factory=list)
     axes: set[ClassAxis] = field(default_factory=set)
     from_input: bool = False
     """Whether an input of the model sets the dimension. Tracing stops there."""

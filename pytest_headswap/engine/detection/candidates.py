@@ -13,7 +13,16 @@ from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.modules import owner_path
 from pytest_headswap.head import Rejected
 
-_PARTIAL_CLASS_DIM = "it sets only part of the class dimension, which is combined with other parts or cut"
+_PARTIAL_CLASS_DIM = (
+    "it sets only part of the class dimension, which is combined with other parts or cut: return the output of one "
+    "layer that gives all classes"
+)
+
+
+PARTIAL_REASONS = ("concatenated", "composite")
+
+TensorDims = frozenset[tuple[str, int | None]]
+"""Names of tensors, each with one of its dimensions; None if that is unknown."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,12 @@ class Candidate:
     def model_sources(self) -> list[ClassAxis]:
         """Return the parameters and buffers of the model at which the dimension begins."""
         return [axis for axis in self.trace.sources if axis.value.origin in (PARAMETER, BUFFER)]
+
+    def begins_at(self) -> TensorDims:
+        """Return the dimensions of tensors at which it begins, and the tensor that sets a part of it."""
+        found: set[tuple[str, int | None]] = {(n, axis.dim) for axis in self.trace.sources for n in axis.value.names}
+        cause = self.rejection_cause
+        return frozenset(found | {(cause.tensor, None)} if cause and cause.reason in PARTIAL_REASONS else found)
 
 
 def find_candidates(graph: Graph, tracer: Tracer, declared: int | None = None) -> Iterator[Candidate]:
@@ -124,21 +139,23 @@ def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | N
     trace = candidate.trace
     for projection, weight in zip(trace.projections, candidate.weights, strict=True):
         if weight is None:
-            operation, source = projection.node.name, source_name(projection.weight.value)
-            return RejectionCause(
-                "unsupported_layer", source, f"the weight of {operation} is not a parameter or buffer of the model"
-            )
+            return _cause_without_weight(projection, tracer.trace_back(projection.weight, trace.size).sources)
     for axis in trace.sources:
         if axis.value.origin == ATTRIBUTE:
             sentence = "it has one entry per class but is a plain attribute: register it as a buffer"
             return RejectionCause("unsupported_layer", axis.value.name, sentence)
-    for reason, piece in trace.partial_sources:
+    pieces, searched = list(trace.partial_sources), set[ClassAxis]()
+    for reason, piece in pieces:  # grows by the pieces of pieces
+        if piece in searched:
+            continue
+        searched.add(piece)
         part = tracer.trace_back(piece, piece.value.shape[piece.dim])
         fault = _consumed_by_backbone(part, tracer)
         if fault is None and part.projections:
             fault = RejectionCause(reason, source_name(part.projections[0].weight.value), _PARTIAL_CLASS_DIM)
         if fault:
             return fault
+        pieces += part.partial_sources
     if not trace.projections:
         names = [axis.value.name for axis in trace.sources if axis.value.names]
         return RejectionCause("no_layer_sets_output", min(names, default=""), "no projection layer sets this dimension")
@@ -146,6 +163,16 @@ def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | N
         reason, sentence = trace.obstacles[0]
         return RejectionCause(reason, candidate.weights[0].value.name if candidate.weights[0] else "", sentence)
     return None
+
+
+def _cause_without_weight(projection: Projection, sources: Iterable[ClassAxis]) -> RejectionCause:
+    attribute = next((axis.value.name for axis in sources if axis.value.origin == ATTRIBUTE), "")
+    if attribute:
+        sentence = "it is a plain attribute: register it as a parameter"
+        return RejectionCause("unsupported_layer", attribute, sentence)
+    weight = f"forward computes the weight of {projection.node.name} from it, but it has no dimension of that size"
+    sentence = f"{weight}: use a parameter with one entry per class as the weight"
+    return RejectionCause("unsupported_layer", source_name(projection.weight.value), sentence)
 
 
 def _settle_class_space(candidate: Candidate, tracer: Tracer, declared: int | None) -> RejectionCause | None:
@@ -213,7 +240,8 @@ def resolve_class_dim(candidates: list[Candidate], declared: int | None, tracers
     counts = {candidate.output.size for group in groups.values() if len(group) == 1 for candidate in group.values()}
     other_dims: set[int] = set()
     for (training, label, name), group in groups.items():
-        if len(group) < 2:
+        axes = {axis for candidate in group.values() for axis in candidate.weights if axis and axis.value.name == name}
+        if len(group) < 2 or len(axes) == 1:  # with one axis all dimensions count classes, as in a matrix of pairs
             continue
         fitting = [candidate for candidate in group.values() if candidate.output.size in counts | {declared}]
         if len(fitting) != 1:

@@ -183,8 +183,8 @@ class _TiedWeights:
         if not names or "" in mine or mine & others:
             raise HeadSwapError(
                 "unsupported_layer",
-                f"{value.name} is the head's weight, and {foreign[0].module or foreign[0].name} uses it too, so "
-                "resizing it would change the backbone: give the head its own weight first",
+                f"{value.name} is the head's weight, and {foreign[0].name} in {foreign[0].module or 'forward'} also "
+                "computes features with it, so resizing it would change them: give the head its own weight first",
             )
         shared = [name for name in value.names if name not in names]
         self.untied[names[0]] = shared[0] if shared else foreign[0].module

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
+from pytest_headswap.engine.abstract.script_modules import is_script
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
-from pytest_headswap.engine.dataflow.dim_tracer import Tracer
+from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer
 from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.detection.candidates import (
     Candidate,
     RejectionCause,
+    TensorDims,
     find_candidates,
     find_squeezed_candidates,
     rejections,
@@ -32,8 +34,10 @@ from pytest_headswap.engine.detection.describe import DetectedHead, describe_hea
 from pytest_headswap.engine.detection.head_path import path_to_slot
 from pytest_headswap.engine.detection.head_slot import find_head_slots
 from pytest_headswap.engine.detection.label_lists import find_label_lists
+from pytest_headswap.engine.detection.unregistered import unregistered_weight_error
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
 from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.wrappers import script_module_error
 from pytest_headswap.head import Head, Heads, Rejected
 
 
@@ -52,6 +56,8 @@ class SearchResult:
         doubt: why the heads may be layers of another kind. Only the user can tell: `head=PATH` selects one anyway.
         competing: pairs of heads of equal size that may predict different things, by the names of their weights.
         boxes: heads that may hold box coordinates for each class of another head, likewise.
+        derived: for an output dimension that no head sets, as mode, label and dimension: the tensors it may depend on,
+            as for `Candidate.begins_at`.
     """
 
     detected: tuple[DetectedHead, ...]
@@ -64,6 +70,7 @@ class SearchResult:
     doubt: HeadSwapError | None = None
     competing: frozenset[frozenset[str]] = frozenset()
     boxes: Mapping[str, str] = field(default_factory=dict)
+    derived: Mapping[tuple[bool, str, int], TensorDims] = field(default_factory=dict)
 
     def heads(self) -> Heads:
         """Return the public view of the result."""
@@ -126,7 +133,9 @@ def detect_heads_in(
         graph.choices for graph in graphs
     ):
         raise NoHeadError(
-            "no_tensor_output", f"{type(model).__name__} returns no floating-point tensor with dimensions"
+            "no_tensor_output",
+            f"{type(model).__name__} returns no floating-point tensor with dimensions: let forward return the logits, "
+            "or swap the submodule that returns them",
         )
     tracers = [Tracer(graph) for graph in graphs]
     declared = declared_num_classes(model)
@@ -146,11 +155,7 @@ def detect_heads_in(
     rejected = rejections(candidates, tracers)
     possible = [candidate for candidate in candidates if candidate.rejection_cause is None]
     accepted = resolve_class_dim(possible, declared, tracers)
-    lists: dict[str, DetectedHead] = {}
-    for graph, tracer in zip(graphs, tracers, strict=True) if not accepted else ():
-        for item in find_label_lists(model, graph, tracer):
-            known = lists.setdefault(item.head.path, item)
-            lists[item.head.path] = replace(known, outputs=tuple(dict.fromkeys((*known.outputs, *item.outputs))))
+    lists = _label_lists(model, graphs, tracers) if not accepted else {}
     competing: frozenset[frozenset[str]] = frozenset()
     boxes: dict[str, str] = {}
     doubt = None
@@ -170,6 +175,7 @@ def detect_heads_in(
         if not detected:
             raise _no_head(model, graphs, tracers, candidates, rejected, chosen.flattened)
         notes = (*notes, "the model was built without a head: a new head replaces the Identity at its end")
+    _check_script_modules(model, detected)
     shapes = {graph.training: {label: value.shape for label, value in graph.outputs.items()} for graph in graphs}
     tensor_kinds = {graph.training: graph.tensor_kind for graph in graphs}
     return SearchResult(
@@ -183,7 +189,48 @@ def detect_heads_in(
         doubt or count_disagreement(model, declared, detected, graphs),
         competing,
         boxes,
+        {
+            (item.output.training, item.output.label, item.output.dim): item.begins_at()
+            for item in candidates
+            if item.rejection_cause is not None
+        }
+        | _written_counts(graphs, tracers, candidates, detected),
     )
+
+
+def _label_lists(model: nn.Module, graphs: Sequence[Graph], tracers: Sequence[Tracer]) -> dict[str, DetectedHead]:
+    lists: dict[str, DetectedHead] = {}
+    for graph, tracer in zip(graphs, tracers, strict=True):
+        for item in find_label_lists(model, graph, tracer):
+            known = lists.setdefault(item.head.path, item)
+            lists[item.head.path] = replace(known, outputs=tuple(dict.fromkeys((*known.outputs, *item.outputs))))
+    return lists
+
+
+def _check_script_modules(model: nn.Module, detected: Sequence[DetectedHead]) -> None:
+    for path in dict.fromkeys(tensor.module for item in detected for tensor in item.tensors):
+        if is_script(model.get_submodule(path)):
+            raise script_module_error(path)
+
+
+def _written_counts(
+    graphs: Sequence[Graph],
+    tracers: Sequence[Tracer],
+    candidates: Sequence[Candidate],
+    detected: Sequence[DetectedHead],
+) -> dict[tuple[bool, str, int], TensorDims]:
+    """Return the output dimensions that have the size of a head only because forward says so, as in `one_hot`."""
+    known = {(item.output.training, item.output.label, item.output.dim) for item in candidates}
+    heads = {item.head.num_classes: item.tensors[0] for item in detected if item.tensors}
+    found: dict[tuple[bool, str, int], TensorDims] = {}
+    for graph, tracer in zip(graphs, tracers, strict=True):
+        for label, value in graph.outputs.items():
+            for dim, size in enumerate(value.shape):
+                if size in heads and size > 1 and (graph.training, label, dim) not in known:
+                    trace = tracer.trace_back(ClassAxis(value, dim), size)
+                    if not (trace.from_input or trace.sources or trace.obstacles) and value.from_input:
+                        found[graph.training, label, dim] = frozenset(((heads[size].names[0], None),))
+    return found
 
 
 def _detect_slots(
@@ -226,6 +273,7 @@ def _no_head(
     sentences = [f"{item.path}: {item.reason}" for item in rejected]
     if flattened or not candidates:
         hidden = hidden_head_error(name, graphs, tracers, flattened)
+        hidden = hidden or unregistered_weight_error(model, graphs, tracers)
         return hidden or NoHeadError("output_from_input", f"no layer of {name} sets a dimension of its outputs")
     causes = [candidate.rejection_cause for candidate in candidates if candidate.rejection_cause is not None]
     for cause in causes:
@@ -241,9 +289,10 @@ def _no_head(
     reasons = {cause.reason for cause in causes}
     reason = "output_is_backbone" if "output_is_backbone" in reasons else causes[0].reason
     stated = ". If the width of its output counts classes, set model.num_classes to it"
+    stated *= reason == "output_is_backbone" and declared_num_classes(model) is None
     return NoHeadError(
         reason,
         f"{name} returns features and has no Identity where a head could go. Add a head after it, "
-        f"for example nn.Sequential(model, nn.Linear(features, classes)){stated * (reason == 'output_is_backbone')}",
+        f"for example nn.Sequential(model, nn.Linear(features, classes)){stated}",
         sentences,
     )

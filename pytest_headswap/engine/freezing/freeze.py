@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from pytest_headswap.engine.abstract.script_modules import is_script
 from pytest_headswap.engine.freezing.overrides import hold, hold_around_heads, release
 from pytest_headswap.engine.freezing.trainable import trainable_heads
 from pytest_headswap.engine.freezing.verify import FreezeVerifier
@@ -29,6 +30,8 @@ from pytest_headswap.engine.pytorch.modules import (
 from pytest_headswap.engine.pytorch.saved_state import ModuleState
 from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.swap import Swap
+
+_SCRIPT_NOTE = "copies and pickles of script modules are not frozen: freeze them again"
 
 
 @dataclass(repr=False)
@@ -87,9 +90,9 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
 
     Raises:
         NoHeadError: `swap` is a model without a head.
-        HeadSwapError: nothing was frozen. `not_freezable`: in eval mode too, forward writes to the backbone, draws
-            random numbers or combines samples. `not_a_module` or `bad_argument`: `swap` is neither a swap nor a model
-            with a head.
+        HeadSwapError: nothing was frozen. `forward_failed`: the model does not run on `example_inputs`.
+            `not_freezable`: in eval mode too, forward writes to the backbone, draws random numbers or combines
+            samples. `not_a_module` or `bad_argument`: `swap` is neither a swap nor a model with a head.
     """
     trainable = trainable_heads(swap, read_inputs(example_inputs))
     model, prefix = unwrap(trainable.model)
@@ -103,10 +106,12 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
     release(head_modules)
     hold(backbone)
     hold_around_heads(enclosing, head_modules, asleep=False)
-    frozen = FrozenBackbone(trainable.model, (), original_state)
+    notes = (_SCRIPT_NOTE,) if any(is_script(module) for module in backbone) else ()
+    frozen = FrozenBackbone(trainable.model, notes, original_state)
     heads = HeadNames(frozenset(names), frozenset(p for p, module in named_modules(model) if module in head_modules))
     try:
-        frozen.notes = FreezeVerifier(model, trainable.inputs, heads, enclosing, head_modules).verify()
+        verifier = FreezeVerifier(model, trainable.inputs, heads, enclosing, head_modules)
+        frozen.notes += verifier.verify(must_run=example_inputs is not None)
     except BaseException:
         frozen.unfreeze()
         raise

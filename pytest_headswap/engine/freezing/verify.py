@@ -37,17 +37,19 @@ class FreezeVerifier:
     enclosing: Sequence[nn.Module]
     head_modules: set[nn.Module]
 
-    def verify(self) -> tuple[str, ...]:
-        """Return notes for the user.
+    def verify(self, *, must_run: bool) -> tuple[str, ...]:
+        """Return notes for the user. With `must_run`, a model that runs in neither mode is an error.
 
         Raises:
-            HeadSwapError: `not_freezable`.
+            HeadSwapError: `not_freezable` or `forward_failed`.
         """
         try:
             if self._is_plain():
                 return ()
             in_train_mode = watch(self.model, self.inputs, training=True)
         except HeadSwapError:
+            if must_run:
+                watch(self.model, self.inputs, training=False).graph.clear()
             return ("the model does not run in train mode on these inputs, so the freeze was not verified",)
         notes: tuple[str, ...] = ()
         fault = self._fault(in_train_mode) or self._difference_to_eval_mode(in_train_mode)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.input_objects import map_nested_tensors, nested_tensors
@@ -49,7 +50,7 @@ def read_inputs(example_inputs: Any) -> Inputs | None:
         The arguments of `forward`, or None if the inputs are to be inferred.
 
     Raises:
-        HeadSwapError: `bad_inputs`, if there is no tensor.
+        HeadSwapError: `bad_inputs`, if there is no tensor, a nested one, or a data set in place of a batch.
     """
     if example_inputs is None or isinstance(example_inputs, Inputs):
         return example_inputs
@@ -59,10 +60,28 @@ def read_inputs(example_inputs: Any) -> Inputs | None:
         inputs = Inputs(tuple(example_inputs))
     else:
         inputs = Inputs((example_inputs,))
-    if not inputs.tensors():
+    kind = type(example_inputs).__name__
+    if isinstance(example_inputs, (DataLoader, Dataset, Iterator)):
+        raise HeadSwapError("bad_inputs", f"example_inputs is a {kind}: pass one batch of it, as the model receives it")
+    tensors = inputs.tensors()
+    if not tensors:
         raise HeadSwapError(
             "bad_inputs",
-            f"example_inputs, of type {type(example_inputs).__name__}, contains no tensor: pass a tensor, a tuple of "
-            "positional inputs, a mapping of keyword inputs, or an object with tensors",
+            f"example_inputs, of type {kind}, contains no tensor: pass {_tensor_for(example_inputs)}a tensor, a tuple "
+            "of positional inputs, a mapping of keyword inputs, or an object with tensors",
+        )
+    if any(tensor.is_nested for tensor in tensors):
+        raise HeadSwapError(
+            "bad_inputs", "example_inputs contains a nested tensor: pass a padded batch, as from to_padded_tensor(0.0)"
         )
     return inputs
+
+
+def _tensor_for(value: Any) -> str:
+    """Return how to make a tensor of a value that is none, or "" if that is unclear."""
+    items = value if isinstance(value, (tuple, list)) else (value,)
+    if any(hasattr(type(item), "__array_interface__") for item in items):
+        return "torch.as_tensor(array) for an array, "
+    if items and all(type(item) is int for item in items):
+        return f"torch.zeros({', '.join(map(str, items))}) for a shape, "
+    return ""

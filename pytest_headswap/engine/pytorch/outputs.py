@@ -119,7 +119,8 @@ def _attributes(outputs: Any) -> dict[str, Any] | None:
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, _PLAIN_TYPES) or (hasattr(value, "__array_interface__") and value.dtype != object)
+    # An object that computes its attributes may raise anything, so only the class is asked.
+    return isinstance(value, _PLAIN_TYPES) or (hasattr(type(value), "__array_interface__") and value.dtype != object)
 
 
 def _closure(function: types.FunctionType) -> list[Any]:

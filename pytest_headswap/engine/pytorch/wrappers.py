@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,20 +22,17 @@ def unwrap(model: Any) -> tuple[nn.Module, str]:
         HeadSwapError: `not_a_module`, or `unsupported_model` for a script module or a sharded model.
     """
     if not isinstance(model, nn.Module):
-        raise HeadSwapError("not_a_module", f"model must be a torch.nn.Module, not {type(model).__name__}")
+        given = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise HeadSwapError("not_a_module", f"model must be a torch.nn.Module, not {given}: {_what_to_pass(model)}")
     path = ""
     while True:
         child = _child(model)
         if not child:
             break
         model, path = model.get_submodule(child), f"{path}{child}."
+    if isinstance(model, torch.jit.ScriptModule):
+        raise script_module_error("the model")
     for name, module in named_modules(model):
-        if isinstance(module, torch.jit.ScriptModule):
-            raise HeadSwapError(
-                "unsupported_model",
-                f"{name or 'the model'} is a script module, whose layers cannot be changed: swap the head of the "
-                "Python model, then script it",
-            )
         kind: Any = type(module)
         if _is_sharded(kind) or any(
             type(value) is not nn.Parameter and hasattr(value, "device_mesh") for value in module._parameters.values()
@@ -45,6 +43,38 @@ def unwrap(model: Any) -> tuple[nn.Module, str]:
                 "first, then shard the model",
             )
     return model, path
+
+
+def _what_to_pass(value: Any) -> str:
+    """Return what to pass instead of something that is not a module."""
+    if isinstance(value, type):
+        return f"pass an instance, such as {value.__name__}(...)"
+    if value is None:
+        return "check that the function that builds the model returns it"
+    if isinstance(value, str):
+        return "build the model first"
+    if isinstance(value, Mapping) and any(isinstance(item, torch.Tensor) for item in value.values()):
+        return "build the model, load the state with model.load_state_dict, and pass the model"
+    items = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else []
+    if any(isinstance(item, nn.Module) for item in items):
+        return "pass the module that runs them, such as nn.Sequential, or one of them"
+    if isinstance(getattr(value, "__self__", None), nn.Module):
+        return f"pass the {type(value.__self__).__name__} that has this method"
+    if hasattr(value, "graph_module"):  # a program of torch.export
+        return "swap the head of the Python model, then export it"
+    attributes = getattr(value, "__dict__", {})
+    name = next((name for name, item in attributes.items() if isinstance(item, nn.Module)), "")
+    if name:
+        return f"pass its attribute {name!r}"
+    return "call it in the forward method of a module" if callable(value) else "pass the model itself"
+
+
+def script_module_error(name: str) -> HeadSwapError:
+    """Return the error for a script module with a head."""
+    return HeadSwapError(
+        "unsupported_model",
+        f"{name} is a script module, whose layers cannot be changed: swap the head of the Python model, then script it",
+    )
 
 
 def check_swappable(model: nn.Module) -> None:

@@ -52,8 +52,10 @@ def recorded_calls(model: nn.Module, layers: Iterable[str], training: bool, call
 
 def _recording(forward: Callable[..., Any], path: str, training: bool, calls: Calls) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        shapes = Inputs(args, kwargs).map_tensors(lambda x: torch.empty(x.shape, dtype=x.dtype, device="meta"))
-        calls.setdefault(path, LayerCall(training, shapes))
+        inputs = Inputs(args, kwargs)
+        if not any(tensor.is_nested for tensor in inputs.tensors()):
+            shapes = inputs.map_tensors(lambda x: torch.empty(x.shape, dtype=x.dtype, device="meta"))
+            calls.setdefault(path, LayerCall(training, shapes))
         return forward(*args, **kwargs)
 
     wrapped.records = path  # type: ignore[attr-defined]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
 
 from pytest_headswap._numbers import as_count
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.swapping.class_map import ClassMap
 from pytest_headswap.engine.swapping.initialization import INITS, Init
 from pytest_headswap.engine.swapping.replace import NewHead
+
+_MAX_CLASSES = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -29,10 +36,11 @@ class SwapOptions:
 
     def __post_init__(self) -> None:
         count = as_count(self.num_classes)
-        if count is None or count < 0:
+        if count is None or not 0 <= count <= _MAX_CLASSES:
             raise HeadSwapError(
                 "bad_num_classes",
-                f"num_classes must be a whole number of at least 1, or 0 to remove the head, not {self.num_classes!r}",
+                f"num_classes must be a whole number of at least 1 and less than 2**31, or 0 to remove the head, not "
+                f"{self.num_classes!r}",
             )
         object.__setattr__(self, "num_classes", count)
         if self.new_head is not None and count == 0:
@@ -43,6 +51,11 @@ class SwapOptions:
                 "new_head must be a module or a function of (in_features, num_classes), "
                 f"not {type(self.new_head).__name__}",
             )
+        if callable(self.init) and not _takes(self.init, "weight", torch.empty(0)):
+            raise HeadSwapError("bad_argument", "init must take two arguments: the name of a tensor and the tensor")
+        is_function = self.new_head is not None and not isinstance(self.new_head, nn.Module)
+        if is_function and not _takes(self.new_head, 1, count):
+            raise HeadSwapError("bad_argument", "new_head must take two arguments: in_features and num_classes")
         if not callable(self.init) and self.init not in INITS:
             raise HeadSwapError(
                 "bad_argument",
@@ -52,5 +65,26 @@ class SwapOptions:
         if self.activation not in ("keep", "drop"):
             raise HeadSwapError("bad_argument", f"activation must be 'keep' or 'drop', not {self.activation!r}")
         names = self.class_names
-        if names is not None and (isinstance(names, str) or len(names) != count):
-            raise HeadSwapError("bad_argument", f"class_names must contain {count} names, one for each new class")
+        if names is not None and not _are_names(names, count):
+            raise HeadSwapError(
+                "bad_argument", f"class_names must contain {count} names in a list of str, one for each new class"
+            )
+
+
+def _takes(function: Any, *arguments: object) -> bool:
+    """Return whether a function can be called with these arguments, or does not say."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def _are_names(names: object, count: int) -> bool:
+    if isinstance(names, (str, bytes, Mapping)) or not hasattr(names, "__len__") or not hasattr(names, "__getitem__"):
+        return False  # the order of a set is arbitrary
+    return len(names) == count and all(isinstance(names[index], str) for index in range(count))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -22,12 +23,13 @@ def select_heads(result: SearchResult, requested: str | Sequence[str] | None, pr
     them are chosen, unless two of them may predict different things.
 
     Raises:
-        HeadSwapError: `unknown_head`, `count_disagrees`, or `ambiguous` if the heads predict different things.
+        HeadSwapError: `bad_argument`, `unknown_head`, `count_disagrees`, or `ambiguous` if the heads predict different
+            things.
     """
     detected = result.detected
     listing = ", ".join(f"{prefix + item.name!r} ({item.head.num_classes} classes)" for item in detected)
     if requested is not None:
-        paths = [requested] if isinstance(requested, str) else requested
+        paths = _paths(requested)
         selected = _requested(result, paths, prefix, listing)
         if isinstance(requested, str):
             _check_boxes(result, selected[0], prefix)
@@ -51,11 +53,24 @@ def select_heads(result: SearchResult, requested: str | Sequence[str] | None, pr
                 "with one of them, or a list of both",
             )
     outputs = {output for item in selected for output in item.outputs}
-    if len({(output.training, output.label) for output in outputs}) < len(outputs):
+    if len(selected) > 1 and len({(output.training, output.label) for output in outputs}) < len(outputs):
         raise HeadSwapError(
             "ambiguous", f"several dimensions of one output depend on a head: {listing}. Pass head=PATH to select one"
         )
     return selected
+
+
+def _paths(requested: object) -> list[str]:
+    if isinstance(requested, str):
+        return [requested]
+    wanted = "head must be a path or a list of paths"
+    if isinstance(requested, Mapping) or not isinstance(requested, (Sequence, Set)):
+        raise HeadSwapError("bad_argument", f"{wanted}, not {type(requested).__name__}")
+    paths = list(requested)
+    other = next((type(path).__name__ for path in paths if not isinstance(path, str)), "")
+    if other or not paths:
+        raise HeadSwapError("bad_argument", f"{wanted}, not {f'a list with {other}' if other else 'an empty list'}")
+    return paths
 
 
 def _requested(result: SearchResult, paths: Sequence[str], prefix: str, listing: str) -> list[DetectedHead]:
@@ -63,7 +78,9 @@ def _requested(result: SearchResult, paths: Sequence[str], prefix: str, listing:
     known.update((prefix + name, item) for item in result.detected for name in (item.head.path, *item.head.aliases))
     for path in paths:
         if path not in known:
-            raise HeadSwapError("unknown_head", f"there is no head at {path!r}. This model has {listing}")
+            near = difflib.get_close_matches(path, known, n=1)
+            question = f": did you mean {near[0]!r}?" if near else "."
+            raise HeadSwapError("unknown_head", f"there is no head at {path!r}{question} This model has {listing}")
     return list({id(known[path]): known[path] for path in paths}.values())
 
 

@@ -10,15 +10,18 @@ from functools import partial
 from torch import nn
 
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
+from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.detection.search import SearchResult
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.pytorch.source_lines import place_of_error
+from pytest_headswap.engine.swapping.options import SwapOptions
 from pytest_headswap.engine.swapping.plan import SwapPlan
 from pytest_headswap.engine.swapping.stored_numbers import NumbersAround, StoredNumber
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.engine.swapping.unused_tensors import unused_class_tensors
 from pytest_headswap.engine.swapping.verify import LayerFault, verify_swap
-from pytest_headswap.engine.swapping.written_count import line_with_count, place_of_error
+from pytest_headswap.engine.swapping.written_count import line_with_count
 
 _MAX_SINGLE = 24
 _MAX_PAIRED = 6
@@ -27,7 +30,13 @@ _MAX_NAMED = 6
 
 
 def verify_and_settle(
-    plan: SwapPlan, count: int, names: Sequence[str], around: NumbersAround, changes: Transaction, *, always: bool
+    plan: SwapPlan,
+    options: SwapOptions,
+    names: Sequence[str],
+    around: NumbersAround,
+    changes: Transaction,
+    *,
+    always: bool,
 ) -> list[str]:
     """Verify a swap, and let stored numbers follow. Unless `always`, do so only for these numbers, and never fail.
 
@@ -37,10 +46,14 @@ def verify_and_settle(
     Raises:
         HeadSwapError: `verification_failed`.
     """
-    model, result, selected = plan.model, plan.search_result, plan.selected
+    model, result, selected, count = plan.model, plan.search_result, plan.selected, options.num_classes
     verify = partial(verify_swap, model, plan.inputs, result, selected, count, names, changes)
     if count == 0 or any(item.slot is not None for item in selected):
-        return verify() if always else []
+        try:
+            return verify() if always else []
+        except HeadSwapError as error:
+            unchanged = "What follows the head does not pass on what it returns unchanged: change that part first"
+            raise _with_advice(error, _about_new_head(options, selected) or unchanged) from error.__cause__
     around.forget_changed()
     named = around.named_like_counts()
     if not always and set(around.near) <= set(named) and not around.on_modules_without_parameters():
@@ -63,6 +76,8 @@ def verify_and_settle(
             return []
         if isinstance(error, LayerFault):
             raise
+        if advice := _about_new_head(options, selected):
+            raise _with_advice(error, advice) from error.__cause__
         raise _with_cause(error, model, plan.inputs, result, set(around.widths) - {1}) from error.__cause__
 
 
@@ -143,24 +158,48 @@ def _with_cause(
 ) -> HeadSwapError:
     """Return the error of a verification with the line of the model's code that causes it. The swap is in place."""
     line, layer = place_of_error(error, model) if error.__cause__ is not None else ("", "")
-    written = bool(line) and any(re.search(rf"\b{number}\b", line.partition(": ")[2]) for number in old)
+    written, needs_count = _has_number(line, old), ""
     for training, tensor_kind in original.tensor_kinds.items() if not written else ():
         kinds = TENSOR_KINDS[TENSOR_KINDS.index(tensor_kind) :]
-        found = line_with_count(model, inputs, training, kinds, old)
+        found, needs_count = line_with_count(model, inputs, training, kinds, old)
         if found:
             line, written = found, True
             break
-    message = error.message.removeprefix(f"[{error.reason}] ")
-    if written:
-        count = " or ".join(map(str, sorted(old)))
+    count = " or ".join(map(str, sorted(old)))
+    if needs_count:
         advice = (
-            f"The old class count ({count}) is written into forward at {line!r}. Use the size of the tensor there, "
-            "such as x.shape[-1], or an attribute of the model"
+            f"The {needs_count} called at {line!r} needs the old class count ({count}). Give the model a head of its "
+            "own after that layer, such as an nn.Linear"
+        )
+    elif written:
+        verb = "written into forward" if _has_number(line, old) else "used by forward"
+        advice = (
+            f"The old class count ({count}) is {verb} at {line!r}. Use the size of the tensor there, such as "
+            "x.shape[-1], or a number in an attribute of the model"
         )
     elif line:
-        advice = f"It was raised at {line!r}"
+        advice = (
+            f"It was raised at {line!r}, which does not accept the new class count, or what the model stored in an "
+            "earlier forward"
+        )
     elif layer:
         advice = f"It was raised in {layer}: choose a class count that the layer accepts, or pass new_head"
     else:
         advice = "Please report this architecture"
+    return _with_advice(error, advice)
+
+
+def _about_new_head(options: SwapOptions, selected: Sequence[DetectedHead]) -> str:
+    features = " or ".join(sorted({str(item.head.in_features) for item in selected}))
+    advice = f"new_head must take {features} features and return {options.num_classes} values"
+    return advice if options.new_head is not None else ""
+
+
+def _with_advice(error: HeadSwapError, advice: str) -> HeadSwapError:
+    message = error.message.removeprefix(f"[{error.reason}] ")
     return HeadSwapError(error.reason, f"{message}. {advice}. The model was restored", error.rejected)
+
+
+def _has_number(line: str, numbers: set[int]) -> bool:
+    """Return whether the code of a line has one of these numbers written in it."""
+    return any(re.search(rf"\b{number}\b", line.partition(": ")[2]) for number in numbers)

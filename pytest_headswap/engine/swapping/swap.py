@@ -98,7 +98,10 @@ class Swap:
             HeadSwapError: `bad_argument`, if the names or shapes do not match this head.
         """
         mine = self.state_dict()
-        missing, unknown = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
+        given: Any = state
+        if not isinstance(given, Mapping) or not all(isinstance(value, torch.Tensor) for value in given.values()):
+            raise HeadSwapError("bad_argument", "state must be a mapping of names to tensors, as state_dict() returns")
+        missing, unknown = sorted(mine.keys() - state.keys()), sorted(map(str, state.keys() - mine.keys()))
         wrong = [name for name in mine.keys() & state.keys() if mine[name].shape != state[name].shape]
         if missing or unknown or wrong:
             shapes = ", ".join(f"{n} {tuple(state[n].shape)} into {tuple(mine[n].shape)}" for n in sorted(wrong))
@@ -240,7 +243,7 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
         old_counts = {item.head.num_classes for item in selected}
         slots = [item.slot.path for item in selected if item.slot is not None]
         update_class_metadata(inner, old_counts, count, options.class_names, changes, slots or None)
-        notes = (*notes, *verify_and_settle(plan, count, names, around, changes, always=verify))
+        notes = (*notes, *verify_and_settle(plan, options, names, around, changes, always=verify))
     except BaseException:
         changes.roll_back()
         raise

@@ -60,6 +60,10 @@ def verify_swap(
         for output in item.outputs
         if output.is_squeezed and num_classes != 1
     }
+    resized = {(n, dim) for item in selected for spec in item.tensors for n in spec.names for dim in (spec.dim, None)}
+    derived = {place for place, tensors in original.derived.items() if not resized.isdisjoint(tensors)}
+    chosen = {output.label for item in selected for output in item.outputs if output.label.startswith(CHOSEN)}
+    unchanged: list[str] = []
     reached: set[str] = set()
     calls: Calls = {}
     for training, shapes in original.shapes.items():
@@ -70,11 +74,18 @@ def verify_swap(
             if (training, label) in squeezed:
                 dim, size = squeezed[training, label]
                 expected = (*expected[:dim], size, *expected[dim:])
-            if outputs.get(label) != expected:
+            shape = outputs.get(label, ())
+            if len(shape) == len(expected):
+                dims = [dim for dim in range(len(shape)) if (training, label, dim) in derived]
+                if f"{CHOSEN}{label}" not in chosen:  # such as the five largest
+                    same = [dim for dim in dims if shape[dim] == expected[dim]]
+                    unchanged += [f"{label}, dimension {dim} ({shape[dim]})" for dim in same]
+                expected = tuple(shape[dim] if dim in dims else size for dim, size in enumerate(expected))
+            if shape != expected:
                 raise HeadSwapError(
                     "verification_failed",
                     f"in {'train' if training else 'eval'} mode, {label} should have shape {expected} but has "
-                    f"{outputs.get(label)}",
+                    f"{outputs.get(label, 'no tensor')}",
                 )
     _verify_choices(model, inputs, original, selected, num_classes)
     faults = faulty_layers(model, calls, names)
@@ -88,7 +99,13 @@ def verify_swap(
         )
     parameters = [name for name in names if isinstance(get_registered_tensor(model, name), nn.Parameter)]
     unreachable = [name for name in parameters if name not in reached]
-    return [_unreachable(unreachable)] if unreachable else []
+    notes = [_unreachable(unreachable)] if unreachable else []
+    if unchanged and num_classes and any(item.head.num_classes != num_classes for item in selected):
+        notes.append(
+            f"{'; '.join(dict.fromkeys(unchanged))}: the size did not change, because forward selects from the classes "
+            "or contains their old count. Adapt forward, unless this output does not depend on the class count"
+        )
+    return notes
 
 
 def _old_faults(

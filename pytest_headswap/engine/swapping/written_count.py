@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import linecache
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,10 +17,7 @@ from pytest_headswap.engine.abstract.stand_ins import StandIns
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import DispatchMode
-from pytest_headswap.engine.pytorch.modules import named_modules
-
-_TORCH = str(Path(torch.__file__).parent) + os.sep
-_PACKAGE = str(Path(__file__).parents[2]) + os.sep
+from pytest_headswap.engine.pytorch.source_lines import PACKAGE, line_of
 
 
 class _ConstantFinder(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
@@ -34,10 +28,13 @@ class _ConstantFinder(DispatchMode):  # type: ignore[no-untyped-call, unused-ign
         self._numbers = numbers
         self._execute = execute
         self.line = ""
+        self.layer = ""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(self._has_number(value) for value in args):
-            self.line = _line_of_frame(sys._getframe(1)) or self.line
+            line, layer = _place_of_frame(sys._getframe(1))
+            if line:
+                self.line, self.layer = line, layer
         return self._execute(func, args, kwargs or {})
 
     def _has_number(self, value: Any) -> bool:
@@ -49,10 +46,11 @@ class _ConstantFinder(DispatchMode):  # type: ignore[no-untyped-call, unused-ign
 
 def line_with_count(
     model: nn.Module, inputs: Inputs, training: bool, tensor_kinds: Sequence[str], old: set[int]
-) -> str:
+) -> tuple[str, str]:
     """Return the last line of the model's code that passes an old class count to an operation, or "".
 
-    The line is given as `file:line: code`. Call this after the swap, so that sizes of tensors are new.
+    The line is given as `file:line: code`, with the class of the torch layer it calls if that passes the number. Call
+    this after the swap, so that sizes of tensors are new.
     """
     finders: list[_ConstantFinder] = []
 
@@ -64,39 +62,18 @@ def line_with_count(
 
     with suppress(HeadSwapError), torch.no_grad():
         abstract_run(model, inputs, training=training, tensor_kinds=tensor_kinds, recorder=recorder)
-    return finders[0].line
+    return finders[0].line, finders[0].layer
 
 
-def place_of_error(error: BaseException, model: nn.Module) -> tuple[str, str]:
-    """Return the last line of the model's own code that an exception passed, and the module of torch it came from.
-
-    Either is "" if there is none. Code of a library that the model uses counts as its own.
-    """
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    names = {id(module): path for path, module in named_modules(model)}
-    line, layer, traceback = "", "", cause.__traceback__
-    while isinstance(traceback, TracebackType):
-        code, owner = traceback.tb_frame.f_code, traceback.tb_frame.f_locals.get("self")
-        if id(owner) in names:
-            layer = f"{names[id(owner)] or 'the model'} ({type(owner).__name__})"
-        line = _line(code.co_filename, traceback.tb_lineno) or line
-        traceback = traceback.tb_next
-    return line, layer
-
-
-def _line_of_frame(frame: FrameType | None) -> str:
-    while frame is not None and not frame.f_code.co_filename.startswith(_PACKAGE):  # where the run began
-        line = _line(frame.f_code.co_filename, frame.f_lineno)
+def _place_of_frame(frame: FrameType | None) -> tuple[str, str]:
+    """Return the innermost line of the model's code, and the class of the torch layer that it calls, if any."""
+    layer = ""
+    while frame is not None and not frame.f_code.co_filename.startswith(PACKAGE):  # where the run began
+        line = line_of(frame.f_code.co_filename, frame.f_lineno)
         if line:
-            return line
+            return line, layer
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and owner._parameters:
+            layer = type(owner).__name__
         frame = frame.f_back
-    return ""
-
-
-def _line(file: str, number: int) -> str:
-    if file.startswith((_TORCH, _PACKAGE)):
-        return ""
-    code = linecache.getline(file, number).strip()
-    return f"{Path(file).name}:{number}: {code}" if code else ""
+    return "", ""

@@ -38,12 +38,15 @@ class DimRelation:
         partial: for an output (output, dimension) that is cut out of, or assembled from, input dimensions: the
             reason. Its size does not follow from a single input dimension.
         reduced: pairs of (operand, dimension) that are summed, averaged or otherwise combined to one number.
+        equal_parts: the dimension that the outputs divide into equal parts. It counts as partial unless all parts are
+            combined again.
     """
 
     links: list[DimLink] = field(default_factory=list)
     contracted: list[tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=list)
     partial: dict[tuple[int, int], str] = field(default_factory=dict)
     reduced: set[tuple[int, int]] = field(default_factory=set)
+    equal_parts: int | None = None
 
 
 def rule_table(*entries: tuple[Rule, str]) -> dict[str, Rule]:

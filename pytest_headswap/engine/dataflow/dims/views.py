@@ -8,12 +8,16 @@ from pytest_headswap.engine.dataflow.dims.links import (
     DimLink,
     DimRelation,
     Shape,
+    match_by_size,
     normalize_dim,
     rule_table,
     same_positions,
     shapes,
 )
 from pytest_headswap.engine.dataflow.graph import Node
+
+WRITTEN = "is written in part"
+"""Why a dimension is partial that holds another tensor in some of its positions."""
 
 
 def view_factors(old: Shape, new: Shape) -> list[tuple[int, int, int, int, int]]:
@@ -153,6 +157,38 @@ def _slice_rule(node: Node) -> DimRelation:
     return result
 
 
+def _split(node: Node) -> DimRelation:
+    """split and chunk: as for slices. In equal parts the position within a part is a factor of the dimension."""
+    result = _slice_rule(node)
+    shape = node.inputs[0].shape
+    dim = normalize_dim(node.argument(2, "dim", 0), len(shape))
+    size = node.outputs[0].shape[dim] if shape and node.outputs else 0
+    if 1 < size < shape[dim] and all(value.shape[dim] == size for value in node.outputs):
+        result.links += [DimLink(0, dim, output, dim, size) for output in range(len(node.outputs))]
+        result.equal_parts = dim
+    return result
+
+
+def _glu(node: Node) -> DimRelation:
+    """glu: one half of a dimension is the gate of the other, so the position within a half is shared."""
+    shape = node.inputs[0].shape
+    dim = normalize_dim(node.argument(1, "dim", -1), len(shape))
+    links = same_positions(node, 0, 0, (dim,))
+    return DimRelation([*links, DimLink(0, dim, 0, dim, shape[dim] // 2)])
+
+
+def _write(node: Node) -> DimRelation:
+    """Operations that write a tensor into some positions of another: a dimension written only in part is partial."""
+    result = match_by_size(node)
+    out = node.outputs[0].shape
+    for value in node.inputs[1:]:
+        if len(value.shape) == len(out):
+            for dim, (size, written) in enumerate(zip(out, value.shape, strict=True)):
+                if written < size:
+                    result.partial[0, dim] = WRITTEN
+    return result
+
+
 def _cat(node: Node) -> DimRelation:
     out = node.outputs[0].shape
     dim = normalize_dim(node.argument(1, "dim", 0), len(out))
@@ -216,7 +252,10 @@ RULES = rule_table(
     (_squeeze, "squeeze unsqueeze"),
     (_permute, "permute transpose t numpy_T permute_copy"),
     (_select_rule, "select unbind select_copy"),
-    (_slice_rule, "slice split split_with_sizes narrow constant_pad_nd repeat topk unfold"),
+    (_slice_rule, "slice narrow constant_pad_nd repeat topk unfold"),
+    (_split, "split split_with_sizes unsafe_split unsafe_split_with_sizes"),
+    (_glu, "glu"),
+    (_write, "aliased_write index_put scatter index_add index_copy slice_scatter select_scatter"),
     (_cat, "cat concat"),
     (_stack, "stack"),
     (_index, "index"),
