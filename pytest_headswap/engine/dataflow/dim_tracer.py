@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 
 from pytest_headswap.engine.dataflow.assembled import Selected, parts_of, selections
@@ -186,6 +186,11 @@ class Tracer(DimFlow):
             else:
                 stack.extend(consumer for output in node.outputs for consumer in output.users)
         return uses
+
+    def uses_of(self, names: Collection[str]) -> list[Node]:
+        """Return the operations where the tensors with these names, or what is computed from them, meet the input."""
+        sources = {value for node in self._nodes for value in node.inputs if not set(value.names).isdisjoint(names)}
+        return list(dict.fromkeys(node for value in sources for node in self.uses_with_input(value)))
 
     def parameterless_tail(self, start: ClassAxis, size: int) -> list[ClassAxis]:
         """Return the path back from `start` through parameterless operations on a single tensor."""

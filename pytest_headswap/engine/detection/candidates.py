@@ -157,11 +157,14 @@ def _settle_class_space(candidate: Candidate, tracer: Tracer, declared: int | No
         or space.leads_elsewhere(candidate.axis.value)
     ):
         cause = _consumed_by_backbone(candidate.trace, tracer)
-        if cause or space.is_linear or not candidate.trace.projections:
+        names = [source_name(item.weight.value) for item in candidate.trace.projections]
+        if declared == candidate.trace.size and not set(names).isdisjoint(space.readers):
+            sentence = "the features depend on it as well, so resizing it would change the backbone"
+            return RejectionCause("unsupported_layer", names[0], f"{sentence}: give the head its own weight first")
+        if cause or space.is_linear or not names:
             return cause
-        name = source_name(candidate.trace.projections[0].weight.value)
         return RejectionCause(
-            "output_is_backbone", name, f"{space.readers[0]} consumes its output, so it belongs to the backbone"
+            "output_is_backbone", names[0], f"{space.readers[0]} consumes its output, so it belongs to the backbone"
         )
     if space.fault:
         return RejectionCause(*space.fault)

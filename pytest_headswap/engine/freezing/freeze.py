@@ -8,12 +8,13 @@ eval mode. It is part of the module, so copies and pickles keep it. The keys of 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from pytest_headswap.engine.dataflow.dim_tracer import Tracer
 from pytest_headswap.engine.dataflow.graph import Graph, Node, ancestors
 from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.errors import HeadSwapError
@@ -99,6 +100,7 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
     names = {name.removeprefix(prefix) for name in trainable.names}
     head_modules = _head_modules(model, names, trainable.paths, prefix)
     enclosing = _enclosing_modules(model, head_modules)
+    _check_untied(model, names, {*head_modules, *enclosing})
     backbone = [module for module in modules(model) if module not in head_modules and module not in enclosing]
     original_state = ModuleState(model)
     freeze_all_but(model, (get_registered_tensor(model, name) for name in names))
@@ -138,6 +140,19 @@ def _enclosing_modules(model: nn.Module, heads: set[nn.Module]) -> list[nn.Modul
     parts = [path.split(".") for path, module in named.items() if module in heads and path]
     enclosing = {".".join(part[:count]) for part in parts for count in range(len(part))}
     return list(dict.fromkeys(module for path, module in named.items() if path in enclosing and module not in heads))
+
+
+def _check_untied(model: nn.Module, names: Iterable[str], around_heads: Collection[nn.Module]) -> None:
+    """Raise HeadSwapError `not_freezable` if a tensor of a head is also a tensor of the backbone."""
+    trainable = {id(get_registered_tensor(model, name)): name for name in names}
+    for path, module in named_modules(model):
+        for key, value in (*module._parameters.items(), *module._buffers.items()) if module not in around_heads else ():
+            if id(value) in trainable:
+                raise HeadSwapError(
+                    "not_freezable",
+                    f"{trainable[id(value)]} is tied to {path}.{key}, so training the head would change the backbone: "
+                    "give the head its own weight first, as swap_head does",
+                )
 
 
 class _TrainOverride:
@@ -239,7 +254,7 @@ class _FreezeVerifier:
         """Return the operations before a head that draw random numbers or use batch statistics."""
         if graph is None:
             return []
-        heads = {node for node in graph.nodes if any(self.head_tensors & set(value.names) for value in node.inputs)}
+        heads = set(Tracer(graph).uses_of(self.head_tensors))
         before = ancestors(value for node in heads for value in node.inputs if value.from_input)
         return [node for node in before - heads if node.module not in self.head_modules and is_nondeterministic(node)]
 
