@@ -100,7 +100,8 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
     names = {name.removeprefix(prefix) for name in trainable.names}
     head_modules = _head_modules(model, names, trainable.paths, prefix)
     enclosing = _enclosing_modules(model, head_modules)
-    _check_untied(model, names, {*head_modules, *enclosing})
+    aliases = {name.removeprefix(prefix) for name in trainable.aliases}
+    _check_untied(model, names, aliases, {*head_modules, *enclosing})
     backbone = [module for module in modules(model) if module not in head_modules and module not in enclosing]
     original_state = ModuleState(model)
     freeze_all_but(model, (get_registered_tensor(model, name) for name in names))
@@ -142,16 +143,19 @@ def _enclosing_modules(model: nn.Module, heads: set[nn.Module]) -> list[nn.Modul
     return list(dict.fromkeys(module for path, module in named.items() if path in enclosing and module not in heads))
 
 
-def _check_untied(model: nn.Module, names: Iterable[str], around_heads: Collection[nn.Module]) -> None:
+def _check_untied(
+    model: nn.Module, names: Iterable[str], aliases: Collection[str], around_heads: Collection[nn.Module]
+) -> None:
     """Raise HeadSwapError `not_freezable` if a tensor of a head is also a tensor of the backbone."""
     trainable = {id(get_registered_tensor(model, name)): name for name in names}
     for path, module in named_modules(model):
         for key, value in (*module._parameters.items(), *module._buffers.items()) if module not in around_heads else ():
-            if id(value) in trainable:
+            name = f"{path}.{key}"
+            if id(value) in trainable and name not in aliases:
                 raise HeadSwapError(
                     "not_freezable",
-                    f"{trainable[id(value)]} is tied to {path}.{key}, so training the head would change the backbone: "
-                    "give the head its own weight first, as swap_head does",
+                    f"{trainable[id(value)]} is tied to {name}, so training the head would change the backbone: give "
+                    "the head its own weight first, as swap_head does",
                 )
 
 

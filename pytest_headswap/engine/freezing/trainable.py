@@ -9,7 +9,7 @@ from torch import nn
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.modules import parameters
-from pytest_headswap.engine.swapping.plan import plan_swap
+from pytest_headswap.engine.swapping.plan import SwapPlan, plan_swap
 from pytest_headswap.engine.swapping.swap import Swap
 
 
@@ -21,12 +21,14 @@ class TrainableHeads:
         model: the model as the user passed it, wrappers included.
         paths: paths of the heads in `model`.
         names: names of the tensors of the heads in `model`.
+        aliases: all names that a swap gives a new tensor, such as those of tied heads.
         inputs: inputs for the model without wrappers.
     """
 
     model: nn.Module
     paths: tuple[str, ...]
     names: frozenset[str]
+    aliases: frozenset[str]
     inputs: Inputs
 
 
@@ -38,7 +40,8 @@ def trainable_heads(swap: Swap | nn.Module, inputs: Inputs | None) -> TrainableH
     """
     if isinstance(swap, Swap):
         paths = tuple(head.path for head in swap.heads)
-        return TrainableHeads(swap.model, paths, frozenset(swap.state_dict()), inputs or _inputs_of(swap))
+        names = frozenset(swap.state_dict())
+        return TrainableHeads(swap.model, paths, names, _aliases(swap._plan), inputs or _inputs_of(swap))
     plan = plan_swap(swap, inputs)
     if any(item.slot is not None for item in plan.selected):
         raise HeadSwapError(
@@ -48,7 +51,11 @@ def trainable_heads(swap: Swap | nn.Module, inputs: Inputs | None) -> TrainableH
         )
     paths = tuple(plan.prefix + item.head.path for item in plan.selected)
     names = frozenset(plan.prefix + name for item in plan.selected for name in item.head.tensors)
-    return TrainableHeads(swap, paths, names, plan.inputs)
+    return TrainableHeads(swap, paths, names, _aliases(plan), plan.inputs)
+
+
+def _aliases(plan: SwapPlan) -> frozenset[str]:
+    return frozenset(plan.prefix + name for item in plan.selected for tensor in item.tensors for name in tensor.names)
 
 
 def _inputs_of(swap: Swap) -> Inputs:
