@@ -7,6 +7,7 @@ containers. All writes in forward go there. The originals are always restored, a
 from __future__ import annotations
 
 import contextvars
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -112,6 +113,11 @@ def abstract_run(
         )
     elif not may_depend_on_inputs(last_error):
         remedy = "Other inputs will not help: make sure that the model runs on a real batch first"
+    elif _takes_one_list(model, inputs):
+        remedy = (
+            "A tuple or list holds one argument for each of its items. To pass a list as the only argument, use "
+            "example_inputs=([...],)"
+        )
     else:
         remedy = "Pass example_inputs that the model accepts"
     raise HeadSwapError(
@@ -167,6 +173,23 @@ def _run(
         outputs = contextvars.copy_context().run(model, *forward_inputs.args, **forward_inputs.kwargs)
         device_mixes = tuple(device_mode.device_mixes) if device_mode is not None and check_devices else None
         return AbstractRun(outputs, dict(parameters_of(named)), model_stand_ins, tensor_kind, device_mixes)
+
+
+def _takes_one_list(model: nn.Module, inputs: Inputs) -> bool:
+    """Return whether forward may take the positional inputs as one list."""
+    tensors = [item for item in inputs.args if isinstance(item, torch.Tensor)]
+    if len(tensors) < max(2, len(inputs.args)):
+        return False
+    try:
+        parameters = inspect.signature(model.forward)
+        parameters.bind(list(inputs.args), **inputs.kwargs)
+    except (TypeError, ValueError):  # such as a forward in C
+        return False
+    try:
+        parameters.bind(*inputs.args, **inputs.kwargs)
+    except TypeError:
+        return True
+    return len({tensor.dim() for tensor in tensors}) == 1
 
 
 def may_depend_on_inputs(error: BaseException | None) -> bool:

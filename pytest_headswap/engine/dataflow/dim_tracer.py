@@ -32,18 +32,21 @@ class Tracer(DimFlow):
         """Return the operations that a leaf module ran, with their positions."""
         return [(position, node) for position, node in enumerate(self._nodes) if node.module == module]
 
-    def trace_back(self, start: ClassAxis, size: int) -> Trace:
-        """Trace the class index of `start` back to where it begins. Stop early at an input of the model."""
+    def trace_back(self, start: ClassAxis, size: int, *, through_inputs: bool = False) -> Trace:
+        """Trace the class index of `start` back to where it begins.
+
+        Stop early at an input of the model, unless `through_inputs`.
+        """
         trace = Trace(size)
         stack: list[tuple[ClassAxis, tuple[Node, int] | None]] = [(start, None)]
-        while stack and not trace.from_input:
+        while stack and (through_inputs or not trace.from_input):
             axis, merge_point = stack.pop()
             if axis in trace.axes:
                 continue
             trace.axes.add(axis)
             if axis.value.node is None:
                 trace.sources.append(axis)
-                trace.from_input = axis.value.origin == INPUT
+                trace.from_input = trace.from_input or axis.value.origin == INPUT
                 if merge_point is not None:
                     trace.merge_points[axis] = merge_point
                 continue

@@ -124,10 +124,7 @@ def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | N
     trace = candidate.trace
     for projection, weight in zip(trace.projections, candidate.weights, strict=True):
         if weight is None:
-            operation, source = projection.node.name, source_name(projection.weight.value)
-            return RejectionCause(
-                "unsupported_layer", source, f"the weight of {operation} is not a parameter or buffer of the model"
-            )
+            return _weight_cause(projection, tracer, trace.size)
     for axis in trace.sources:
         if axis.value.origin == ATTRIBUTE:
             sentence = "it has one entry per class but is a plain attribute: register it as a buffer"
@@ -148,6 +145,42 @@ def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | N
     return None
 
 
+def _weight_cause(projection: Projection, tracer: Tracer, size: int) -> RejectionCause:
+    """Return why no parameter or buffer has the class dimension of a weight."""
+    operation, trace = projection.node.name, tracer.trace_back(projection.weight, size)
+    attribute = next((axis.value.name for axis in trace.sources if axis.value.origin == ATTRIBUTE), "")
+    if attribute:
+        sentence = f"{operation} multiplies by it, but it is a plain attribute: register it as a parameter. If it is a"
+        return RejectionCause("unsupported_layer", attribute, f"{sentence} cache, clear it before the swap")
+    if trace.ends or trace.obstacles:
+        way = f"{trace.ends[0].name} makes its class dimension" if trace.ends else trace.obstacles[0][1]
+        sentence = f"the weight of {operation} is computed from it, and {way}. Store the weight as one parameter, or"
+        name = source_name(projection.weight.value)
+        return RejectionCause("unsupported_layer", name, f"{sentence} parametrise it after the swap")
+    sentence = f"the weight of {operation} is not a parameter or buffer of the model"
+    return RejectionCause("unsupported_layer", source_name(projection.weight.value), sentence)
+
+
+def check_modes_agree(candidates: Sequence[Candidate], accepted: Sequence[Candidate]) -> None:
+    """Check that no head sets an output in one mode only, if in the other mode the same output cannot follow.
+
+    Raises:
+        HeadSwapError: the reason why it cannot, such as a normalised weight that eval mode reads from a cache.
+    """
+
+    def key(item: Candidate, *, training: bool) -> tuple[object, ...]:
+        return item.output.label, item.output.dim, item.output.size, training
+
+    found = {key(item, training=item.output.training) for item in accepted}
+    for item in candidates:
+        cause, training = item.rejection_cause, item.output.training
+        if cause is None or cause.reason != "unsupported_layer" or key(item, training=training) in found:
+            continue
+        if key(item, training=not training) in found:
+            mode = "train" if training else "eval"
+            raise HeadSwapError(cause.reason, f"in {mode} mode, {cause.tensor}: {cause.sentence}")
+
+
 def _settle_class_space(candidate: Candidate, tracer: Tracer, declared: int | None) -> RejectionCause | None:
     """Extend the trace by what the class dimension meets after the projection, or return why it holds features."""
     space = ClassSpace(candidate.trace, tracer, is_stated=declared == candidate.trace.size)
@@ -158,7 +191,7 @@ def _settle_class_space(candidate: Candidate, tracer: Tracer, declared: int | No
     ):
         cause = _consumed_by_backbone(candidate.trace, tracer)
         names = [source_name(item.weight.value) for item in candidate.trace.projections]
-        if declared == candidate.trace.size and not set(names).isdisjoint(space.readers):
+        if declared == candidate.trace.size and not space.entries and not set(names).isdisjoint(space.readers):
             sentence = "the features depend on it as well, so resizing it would change the backbone"
             return RejectionCause("unsupported_layer", names[0], f"{sentence}: give the head its own weight first")
         if cause or space.is_linear or not names:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Projection, Trace, Tracer
-from pytest_headswap.engine.dataflow.graph import BUFFER, PARAMETER, Node
+from pytest_headswap.engine.dataflow.graph import BUFFER, PARAMETER, Node, Value
 from pytest_headswap.engine.detection.candidates import Candidate, OutputDim
 from pytest_headswap.engine.detection.head_path import path_through_head
 from pytest_headswap.engine.detection.head_slot import HeadSlot
 from pytest_headswap.engine.detection.tied_weights import TiedWeights
+from pytest_headswap.engine.detection.weight_sums import ADDITIVE, changes_zero, last_name, summands_of_weight
 from pytest_headswap.engine.pytorch.modules import owner_path
 from pytest_headswap.head import Head
 
@@ -23,7 +24,6 @@ _ACTIVATIONS = {
     "log_softmax": "log_softmax",
     "sigmoid": "sigmoid",
 }
-_ADDITIVE = {"add", "sub"}
 _BIAS_OPERANDS = {"addmm": 0, "addmv": 0, "baddbmm": 0, "convolution": 2, "linear": 2}
 
 _KINDS = {"_trilinear": "bilinear", **dict.fromkeys(("_cdist_forward", "cdist", "sub"), "distance")}
@@ -72,6 +72,7 @@ class DetectedHead:
         own_activation_calls: those of them that follow this head.
         is_chosen_from: whether the model returns the index of the largest entry, or that entry.
         tied: pairs of a tensor of the head and the tensor of the backbone that it is tied to. A swap unties them.
+        computed_by: the operation that computes its weight in forward, if a weight of 0 does not stay 0; else "".
         idle: pairs of a tensor of the head and its name in a module that did not run. A swap changes both.
     """
 
@@ -87,6 +88,7 @@ class DetectedHead:
     is_chosen_from: bool = False
     tied: tuple[tuple[str, str], ...] = ()
     idle: tuple[tuple[str, str], ...] = ()
+    computed_by: str = ""
 
     @property
     def name(self) -> str:
@@ -117,8 +119,9 @@ def describe_heads(
             axis for axis in tracer.co_factors(own, candidate.trace.size) if axis.value.origin in (PARAMETER, BUFFER)
         ]
         tensors: dict[tuple[str, ...], ClassTensor] = {}
+        summands = summands_of_weight(candidate, tracer)
         for axis in own:
-            tensor, known = _class_tensor(axis, candidate, tied_weights), tensors.get(axis.value.names)
+            tensor, known = _class_tensor(axis, candidate, summands, tied_weights), tensors.get(axis.value.names)
             if known is not None and known.dim != tensor.dim:
                 tensor = replace(known, more=(*known.more, (tensor.dim, tensor.outer, tensor.inner)))
             tensors[axis.value.names] = tensor
@@ -127,6 +130,7 @@ def describe_heads(
             weight = tensors[key]
             if key not in found:
                 item = _describe(candidate, projection, weight, main)
+                item = replace(item, computed_by=changes_zero(projection, tracer, candidate.trace.size))
                 path_to_output = path_through_head(model, candidate, projection, tracer, item.head.path, _activation)
                 found[key] = replace(item, head=replace(item.head, path_to_output=path_to_output))
             item = _with_activation_calls(found[key], candidate, tracer)
@@ -146,10 +150,12 @@ def describe_heads(
     return [_finalize(item, tied_weights, chosen) for item in found.values()]
 
 
-def _class_tensor(axis: ClassAxis, candidate: Candidate, tied_weights: TiedWeights) -> ClassTensor:
+def _class_tensor(
+    axis: ClassAxis, candidate: Candidate, summands: Collection[Value], tied_weights: TiedWeights
+) -> ClassTensor:
     value, size = axis.value, candidate.trace.size
     weights = [weight.value for weight in candidate.weights if weight is not None]
-    part = WEIGHT if value in weights else BIAS if _is_added(candidate.trace, axis) else OTHER
+    part = WEIGHT if value in weights or value in summands else BIAS if _is_added(candidate.trace, axis) else OTHER
     names = tied_weights.own_names(value, candidate)
     is_inner = not candidate.inner_names.isdisjoint(value.names)
     return ClassTensor(names, axis.dim, axis.outer(size), axis.inner, value.origin == BUFFER, part, is_inner)
@@ -159,8 +165,7 @@ def _is_added(trace: Trace, axis: ClassAxis) -> bool:
     if axis not in trace.merge_points:
         return False
     node, operand = trace.merge_points[axis]
-    name = node.name.split("::")[-1].rstrip("_")
-    return name in _ADDITIVE or _BIAS_OPERANDS.get(name) == operand
+    return last_name(node) in ADDITIVE or _BIAS_OPERANDS.get(last_name(node)) == operand
 
 
 def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor, main: OutputDim) -> DetectedHead:
@@ -213,7 +218,7 @@ def _with_activation_calls(item: DetectedHead, candidate: Candidate, tracer: Tra
 
 
 def _kind(operation: str, spatial: int, in_features: int) -> str:
-    if operation in _ADDITIVE and in_features == 1:
+    if operation in ADDITIVE and in_features == 1:
         return "thresholds"
     if "conv" in operation:
         return f"conv{spatial}d"

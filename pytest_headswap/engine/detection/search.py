@@ -14,6 +14,7 @@ from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.detection.candidates import (
     Candidate,
     RejectionCause,
+    check_modes_agree,
     find_candidates,
     find_squeezed_candidates,
     rejections,
@@ -31,6 +32,7 @@ from pytest_headswap.engine.detection.decoded_outputs import hidden_head_error, 
 from pytest_headswap.engine.detection.describe import DetectedHead, describe_heads
 from pytest_headswap.engine.detection.head_path import path_to_slot
 from pytest_headswap.engine.detection.head_slot import find_head_slots
+from pytest_headswap.engine.detection.input_sizes import ClassInput, inputs_in_outputs, inputs_of_size
 from pytest_headswap.engine.detection.label_lists import find_label_lists
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
 from pytest_headswap.engine.pytorch.inputs import Inputs
@@ -52,6 +54,7 @@ class SearchResult:
         doubt: why the heads may be layers of another kind. Only the user can tell: `head=PATH` selects one anyway.
         competing: pairs of heads of equal size that may predict different things, by the names of their weights.
         boxes: heads that may hold box coordinates for each class of another head, likewise.
+        class_inputs: inputs of the size of a head: their name, the size, and the tensor of the model that reads them.
     """
 
     detected: tuple[DetectedHead, ...]
@@ -64,6 +67,7 @@ class SearchResult:
     doubt: HeadSwapError | None = None
     competing: frozenset[frozenset[str]] = frozenset()
     boxes: Mapping[str, str] = field(default_factory=dict)
+    class_inputs: tuple[ClassInput, ...] = ()
 
     def heads(self) -> Heads:
         """Return the public view of the result."""
@@ -146,6 +150,7 @@ def detect_heads_in(
     rejected = rejections(candidates, tracers)
     possible = [candidate for candidate in candidates if candidate.rejection_cause is None]
     accepted = resolve_class_dim(possible, declared, tracers)
+    check_modes_agree(candidates, accepted)
     lists: dict[str, DetectedHead] = {}
     for graph, tracer in zip(graphs, tracers, strict=True) if not accepted else ():
         for item in find_label_lists(model, graph, tracer):
@@ -183,6 +188,7 @@ def detect_heads_in(
         doubt or count_disagreement(model, declared, detected, graphs),
         competing,
         boxes,
+        tuple(inputs_of_size(graphs, tracers, {item.head.num_classes for item in detected})),
     )
 
 
@@ -226,7 +232,10 @@ def _no_head(
     sentences = [f"{item.path}: {item.reason}" for item in rejected]
     if flattened or not candidates:
         hidden = hidden_head_error(name, graphs, tracers, flattened)
-        return hidden or NoHeadError("output_from_input", f"no layer of {name} sets a dimension of its outputs")
+        if hidden is not None:
+            return hidden
+        met = next(inputs_in_outputs(graphs, tracers), "")
+        return NoHeadError("output_from_input", met or f"no layer of {name} sets a dimension of its outputs")
     causes = [candidate.rejection_cause for candidate in candidates if candidate.rejection_cause is not None]
     for cause in causes:
         if cause.reason in ("concatenated", "composite", "unsupported_layer"):

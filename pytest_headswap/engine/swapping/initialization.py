@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -146,14 +147,18 @@ def _reset(
                 changes.set(module._buffers, key, buffer.clone())
                 renewed.append((owner if module is plain else module, key))
     versions = {item.key: item.new._version for item in items}
-    reset()
+    works = False
+    with suppress(Exception):  # such as a layer whose own hook computes its weight
+        reset()
+        works = True
     for item in items:
         registry: dict[str, Any] = plain._buffers if item.spec.is_buffer else plain._parameters
         value = registry.get(item.key)
         if value is not None and value is not item.new:  # reset_parameters assigned a new tensor
             item.new.copy_(value)
             registry[item.key] = item.new
-    return {item.key: not item.spec.is_buffer or item.new._version > versions[item.key] for item in items}
+    done = {item.key: not item.spec.is_buffer or item.new._version > versions[item.key] for item in items}
+    return done if works else {}
 
 
 def _apply_default(item: NewTensor) -> None:

@@ -7,12 +7,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from torch import nn
-
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
-from pytest_headswap.engine.detection.search import SearchResult
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.swapping.plan import SwapPlan
 from pytest_headswap.engine.swapping.stored_numbers import NumbersAround, StoredNumber
 from pytest_headswap.engine.swapping.transaction import Transaction
@@ -57,13 +53,19 @@ def verify_and_settle(
                 f"{', '.join(unused[:_MAX_NAMED])}{more}: a dimension equals the old class count, and this forward "
                 "does not use the tensor. It was not changed. Set a new one if it has an entry for each class"
             )
+        for name, size, reader in result.class_inputs if always else ():
+            if size in old and reader not in names:
+                notes.append(
+                    f"{reader} still has {size} entries, as many as the old head, and {name} selects or weighs them. "
+                    "If they are the classes of the head, replace that tensor as well"
+                )
         return notes
     except HeadSwapError as error:
         if not always:
             return []
         if isinstance(error, LayerFault):
             raise
-        raise _with_cause(error, model, plan.inputs, result, set(around.widths) - {1}) from error.__cause__
+        raise _with_cause(error, plan, set(around.widths) - {1}) from error.__cause__
 
 
 def _settle(verify: Callable[[], list[str]], around: NumbersAround, changes: Transaction) -> list[str]:
@@ -138,10 +140,9 @@ def _try(
     return notes
 
 
-def _with_cause(
-    error: HeadSwapError, model: nn.Module, inputs: Inputs, original: SearchResult, old: set[int]
-) -> HeadSwapError:
+def _with_cause(error: HeadSwapError, plan: SwapPlan, old: set[int]) -> HeadSwapError:
     """Return the error of a verification with the line of the model's code that causes it. The swap is in place."""
+    model, inputs, original = plan.model, plan.inputs, plan.search_result
     line, layer = place_of_error(error, model) if error.__cause__ is not None else ("", "")
     written = bool(line) and any(re.search(rf"\b{number}\b", line.partition(": ")[2]) for number in old)
     for training, tensor_kind in original.tensor_kinds.items() if not written else ():
@@ -151,6 +152,12 @@ def _with_cause(
             line, written = found, True
             break
     message = error.message.removeprefix(f"[{error.reason}] ")
+    others = [x for x in original.detected if x not in plan.selected and x.head.num_classes in old]
+    of_size = [
+        f"{name!r} {tuple(tensor.shape)}"
+        for name, tensor in zip(inputs.tensor_names(model.forward), inputs.tensors(), strict=False)
+        if not old.isdisjoint(tensor.shape[1:])
+    ]
     if written:
         count = " or ".join(map(str, sorted(old)))
         advice = (
@@ -159,6 +166,14 @@ def _with_cause(
         )
     elif line:
         advice = f"It was raised at {line!r}"
+        if of_size:
+            advice += (
+                f". A dimension of the input {', '.join(of_size)} equals the old class count. If it counts classes, "
+                "leave the input out of example_inputs, or combine it with the logits outside the model"
+            )
+        if others:
+            paths = [plan.prefix + item.name for item in (*plan.selected, *others)]
+            advice += f". If the heads share a layer, swap them together with head={paths}"
     elif layer:
         advice = f"It was raised in {layer}: choose a class count that the layer accepts, or pass new_head"
     else:
