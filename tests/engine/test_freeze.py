@@ -443,3 +443,18 @@ def test_what_forward_writes_only_in_train_mode_is_held_with_the_backbone() -> N
     model.train()
     model(torch.randn(4, 8))
     assert torch.equal(model.center, before)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["with a bias", "without a bias"])
+def test_noise_before_any_head_is_found(bias: bool) -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(8, 16), nn.Linear(16, 10, bias=bias)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(nn.functional.dropout(self.body(x)))  # type: ignore[no-any-return]
+
+    with pytest.raises(HeadSwapError) as caught:
+        freeze_backbone(swap_head(Noisy(), 5, torch.zeros(4, 8)))
+    assert caught.value.reason == "not_freezable"

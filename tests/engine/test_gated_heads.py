@@ -265,7 +265,10 @@ def test_an_output_that_is_computed_in_another_thread_is_refused_truly() -> None
 @pytest.mark.parametrize(
     ("end", "advice"),
     [
-        (lambda net, x: net.body(x) @ net.table, "table: it is a plain attribute: register it as a parameter"),
+        (
+            lambda net, x: net.body(x) @ net.table,
+            "table: aten::mm multiplies by it, but it is a plain attribute: register it as a parameter",
+        ),
         (
             lambda net, x: net.body(x) @ torch.cat([net.fc.weight, net.more.weight]).t(),
             "use a parameter with one entry per class as the weight",

@@ -180,7 +180,7 @@ def test_class_map_keeps_rows_of_the_weight_or_warns(kind: str) -> None:
 
 def test_class_map_warns_if_an_orthogonal_weight_cannot_keep_the_rows() -> None:
     model = model_with("orthogonal")
-    with pytest.warns(HeadSwapWarning, match="_Orthogonal, which changes those of class_map"):
+    with pytest.warns(HeadSwapWarning, match="_Orthogonal, which changes the rows that class_map keeps"):
         swap_head(model, 3, X, class_map={2: 7})
 
 
@@ -216,3 +216,80 @@ def test_an_orthogonal_convolution_keeps_orthogonal_matrices() -> None:
     products = head.weight @ head.weight.mT
     torch.testing.assert_close(products, torch.eye(3).expand_as(products), rtol=0, atol=1e-4)
     assert swap.notes == ()
+
+
+class Plus(nn.Module):
+    """Add a value that is computed from the weight of another layer. It cannot be inverted."""
+
+    def __init__(self, other: nn.Linear, reduce: Change) -> None:
+        super().__init__()
+        self.other, self.reduce = [other], reduce
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.reduce(self.other[0].weight)  # type: ignore[no-any-return]
+
+
+PERMUTATIONS = {"the same order": list(range(10)), "another order": [*range(5, 10), *range(5)]}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("order", PERMUTATIONS.values(), ids=PERMUTATIONS)
+@pytest.mark.parametrize("kind", [name for name in KINDS if name != "weight, then spectral norm"])
+def test_a_class_map_with_all_classes_keeps_every_output(kind: str, order: list[int]) -> None:
+    model = model_with(kind).eval()
+    before = model(X)
+    swap = swap_head(model, 10, X, class_map=order)
+    assert not swap.notes
+    torch.testing.assert_close(model.eval()(X), before[:, order], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [5, 12])
+@pytest.mark.parametrize("kind", ["spectral norm", "spectral norm by hook"])
+def test_a_warning_says_that_spectral_norm_changes_kept_rows(kind: str, count: int) -> None:
+    model = model_with(kind)
+    with pytest.warns(HeadSwapWarning, match="changes the rows that class_map keeps"):
+        swap_head(model, count, X, class_map=range(5))
+    model.eval()(X)
+    assert torch.linalg.matrix_norm(model[2].weight, 2).item() == pytest.approx(1, abs=0.2)
+
+
+class Summed(nn.Module):
+    """The weight of the head is a sum with prototypes, or with a number that depends on the body."""
+
+    def __init__(self, of_body: bool) -> None:
+        super().__init__()
+        self.body, self.fc, self.prototypes = nn.Linear(8, 16), nn.Linear(16, 10), nn.Linear(16, 10, bias=False)
+        register(self.fc, Plus(self.body, lambda w: w.mean()) if of_body else Plus(self.prototypes, lambda w: w))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.body(x)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:prototypes.weight")
+@pytest.mark.parametrize("count", [5, 10, 12])
+@pytest.mark.parametrize("of_body", [True, False])
+def test_rows_of_class_map_are_kept_behind_a_sum_with_another_weight(of_body: bool, count: int) -> None:
+    model = Summed(of_body).eval()
+    before = model(X)
+    swap = swap_head(model, count, X, class_map=range(5))
+    assert not any("fc.weight" in note for note in swap.notes)
+    torch.testing.assert_close(model.eval()(X)[:, :5], before[:, :5], rtol=1e-4, atol=1e-4)
+    swap.restore()
+    assert torch.equal(model(X), before)
+
+
+def test_a_parametrised_tensor_stays_shared_under_its_other_name() -> None:
+    model = model_with("weight norm")
+    model[2].scale = model[2].parametrizations.weight.original0
+    swap = swap_head(model, 5, X)
+    assert model[2].scale is model[2].parametrizations.weight.original0
+    assert not swap.notes
+    swap.restore()
+    assert model[2].scale is model[2].parametrizations.weight.original0
+
+
+def test_a_mask_whose_rows_are_all_kept_is_not_named() -> None:
+    model = model_with("pruned")
+    mask = model[2].weight_mask
+    assert not swap_head(model, 3, X, class_map=[7, 8, 9]).notes
+    assert torch.equal(model[2].weight_mask, mask[7:])

@@ -116,6 +116,11 @@ def abstract_run(
         remedy = "Pass the module whose forward method runs it"
     elif not may_depend_on_inputs(last_error):
         remedy = "Other inputs will not help: make sure that the model runs on a real batch first"
+    elif _takes_one_list(model, inputs):
+        remedy = (
+            "A tuple or list holds one argument for each of its items. To pass a list as the only argument, use "
+            "example_inputs=([...],)"
+        )
     else:
         line, _ = place_of_error(last_error, model)
         where = f", or correct the model: it was raised at {line!r}" if line else ""
@@ -198,6 +203,23 @@ def _set_mode(model: nn.Module, training: bool) -> None:
             f"{type(model).__name__} has a fixed mode, as programs of torch.export do ({first_line(error)}). Its class "
             "count is fixed too: swap the head of the Python model, then export it",
         ) from error
+
+
+def _takes_one_list(model: nn.Module, inputs: Inputs) -> bool:
+    """Return whether forward may take the positional inputs as one list."""
+    tensors = [item for item in inputs.args if isinstance(item, torch.Tensor)]
+    if len(tensors) < max(2, len(inputs.args)):
+        return False
+    try:
+        parameters = inspect.signature(model.forward)
+        parameters.bind(list(inputs.args), **inputs.kwargs)
+    except (TypeError, ValueError):  # such as a forward in C
+        return False
+    try:
+        parameters.bind(*inputs.args, **inputs.kwargs)
+    except TypeError:
+        return True
+    return len({tensor.dim() for tensor in tensors}) == 1
 
 
 def may_depend_on_inputs(error: BaseException | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 
 from pytest_headswap.engine.dataflow.assembled import Selected, parts_of, selections
@@ -33,18 +33,21 @@ class Tracer(DimFlow):
         """Return the operations that a leaf module ran, with their positions."""
         return [(position, node) for position, node in enumerate(self._nodes) if node.module == module]
 
-    def trace_back(self, start: ClassAxis, size: int) -> Trace:
-        """Trace the class index of `start` back to where it begins. Stop early at an input of the model."""
+    def trace_back(self, start: ClassAxis, size: int, *, through_inputs: bool = False) -> Trace:
+        """Trace the class index of `start` back to where it begins.
+
+        Stop early at an input of the model, unless `through_inputs`.
+        """
         trace = Trace(size)
         stack: list[tuple[ClassAxis, tuple[Node, int] | None]] = [(start, None)]
-        while stack and not trace.from_input:
+        while stack and (through_inputs or not trace.from_input):
             axis, merge_point = stack.pop()
             if axis in trace.axes:
                 continue
             trace.axes.add(axis)
             if axis.value.node is None:
                 trace.sources.append(axis)
-                trace.from_input = axis.value.origin == INPUT
+                trace.from_input = trace.from_input or axis.value.origin == INPUT
                 if merge_point is not None:
                     trace.merge_points[axis] = merge_point
                 continue
@@ -200,6 +203,11 @@ class Tracer(DimFlow):
             else:
                 stack.extend(consumer for output in node.outputs for consumer in output.users)
         return uses
+
+    def uses_of(self, names: Collection[str]) -> list[Node]:
+        """Return the operations where the tensors with these names, or what is computed from them, meet the input."""
+        sources = {value for node in self._nodes for value in node.inputs if not set(value.names).isdisjoint(names)}
+        return list(dict.fromkeys(node for value in sources for node in self.uses_with_input(value)))
 
     def parameterless_tail(self, start: ClassAxis, size: int) -> list[ClassAxis]:
         """Return the path back from `start` through parameterless operations on a single tensor."""

@@ -114,6 +114,7 @@ class Graph:
     Attributes:
         training: whether the model ran in train mode.
         tensor_kind: the kind of tensors it ran on: `meta`, `fake` or `real`.
+        inputs: the tensors among the inputs, in order. Their names start with "input".
         nodes: the operations in execution order.
         outputs: floating-point outputs by label.
         other_outputs: labels of the integer and boolean outputs.
@@ -126,6 +127,7 @@ class Graph:
 
     training: bool
     tensor_kind: str = ""
+    inputs: list[Value] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     outputs: dict[str, Value] = field(default_factory=dict)
     other_outputs: list[str] = field(default_factory=list)

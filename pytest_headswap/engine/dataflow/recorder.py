@@ -64,8 +64,11 @@ class RecordingSession:
         """Return a context in which the model runs and is recorded."""
         self.recorder = recorder = Recorder(Graph(self._training), execute)
         recorder.name_sources(named)
-        for index, tensor in enumerate(self._inputs.tensors()):
-            recorder.add_source(stand_ins.stand_in_for(tensor), INPUT, f"input[{index}]")
+        names = self._inputs.tensor_names(named[0][1].forward)
+        for name, tensor in zip(names, self._inputs.tensors(), strict=False):  # a shared container is searched once
+            stand_in = stand_ins.stand_in_for(tensor)
+            recorder.add_source(stand_in, INPUT, f"input {name!r}")
+            recorder.graph.inputs.append(recorder.value_of(stand_in))
         _track_leaf_modules(named, recorder)
         with recorder:
             yield

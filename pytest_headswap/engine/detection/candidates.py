@@ -139,7 +139,7 @@ def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | N
     trace = candidate.trace
     for projection, weight in zip(trace.projections, candidate.weights, strict=True):
         if weight is None:
-            return _cause_without_weight(projection, tracer.trace_back(projection.weight, trace.size).sources)
+            return _weight_cause(projection, tracer, trace.size)
     for axis in trace.sources:
         if axis.value.origin == ATTRIBUTE:
             sentence = "it has one entry per class but is a plain attribute: register it as a buffer"
@@ -165,14 +165,41 @@ def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | N
     return None
 
 
-def _cause_without_weight(projection: Projection, sources: Iterable[ClassAxis]) -> RejectionCause:
-    attribute = next((axis.value.name for axis in sources if axis.value.origin == ATTRIBUTE), "")
+def _weight_cause(projection: Projection, tracer: Tracer, size: int) -> RejectionCause:
+    """Return why no parameter or buffer has the class dimension of a weight."""
+    operation, trace = projection.node.name, tracer.trace_back(projection.weight, size)
+    attribute = next((axis.value.name for axis in trace.sources if axis.value.origin == ATTRIBUTE), "")
     if attribute:
-        sentence = "it is a plain attribute: register it as a parameter"
-        return RejectionCause("unsupported_layer", attribute, sentence)
-    weight = f"forward computes the weight of {projection.node.name} from it, but it has no dimension of that size"
-    sentence = f"{weight}: use a parameter with one entry per class as the weight"
-    return RejectionCause("unsupported_layer", source_name(projection.weight.value), sentence)
+        sentence = f"{operation} multiplies by it, but it is a plain attribute: register it as a parameter. If it is a"
+        return RejectionCause("unsupported_layer", attribute, f"{sentence} cache, clear it before the swap")
+    if trace.ends or trace.obstacles:
+        way = f"{trace.ends[0].name} makes its class dimension" if trace.ends else trace.obstacles[0][1]
+        sentence = f"the weight of {operation} is computed from it, and {way}. Store the weight as one parameter, or"
+        name = source_name(projection.weight.value)
+        return RejectionCause("unsupported_layer", name, f"{sentence} parametrise it after the swap")
+    sentence = f"forward computes the weight of {operation} from it, but it has no dimension of that size"
+    advice = "use a parameter with one entry per class as the weight"
+    return RejectionCause("unsupported_layer", source_name(projection.weight.value), f"{sentence}: {advice}")
+
+
+def check_modes_agree(candidates: Sequence[Candidate], accepted: Sequence[Candidate]) -> None:
+    """Check that no head sets an output in one mode only, if in the other mode the same output cannot follow.
+
+    Raises:
+        HeadSwapError: the reason why it cannot, such as a normalised weight that eval mode reads from a cache.
+    """
+
+    def key(item: Candidate, *, training: bool) -> tuple[object, ...]:
+        return item.output.label, item.output.dim, item.output.size, training
+
+    found = {key(item, training=item.output.training) for item in accepted}
+    for item in candidates:
+        cause, training = item.rejection_cause, item.output.training
+        if cause is None or cause.reason != "unsupported_layer" or key(item, training=training) in found:
+            continue
+        if key(item, training=not training) in found:
+            mode = "train" if training else "eval"
+            raise HeadSwapError(cause.reason, f"in {mode} mode, {cause.tensor}: {cause.sentence}")
 
 
 def _settle_class_space(candidate: Candidate, tracer: Tracer, declared: int | None) -> RejectionCause | None:
@@ -184,11 +211,14 @@ def _settle_class_space(candidate: Candidate, tracer: Tracer, declared: int | No
         or space.leads_elsewhere(candidate.axis.value)
     ):
         cause = _consumed_by_backbone(candidate.trace, tracer)
-        if cause or space.is_linear or not candidate.trace.projections:
+        names = [source_name(item.weight.value) for item in candidate.trace.projections]
+        if declared == candidate.trace.size and not space.entries and not set(names).isdisjoint(space.readers):
+            sentence = "the features depend on it as well, so resizing it would change the backbone"
+            return RejectionCause("unsupported_layer", names[0], f"{sentence}: give the head its own weight first")
+        if cause or space.is_linear or not names:
             return cause
-        name = source_name(candidate.trace.projections[0].weight.value)
         return RejectionCause(
-            "output_is_backbone", name, f"{space.readers[0]} consumes its output, so it belongs to the backbone"
+            "output_is_backbone", names[0], f"{space.readers[0]} consumes its output, so it belongs to the backbone"
         )
     if space.fault:
         return RejectionCause(*space.fault)

@@ -17,19 +17,8 @@ _INDEX_OUTPUTS = {"argmax": 0, "max": 1}  # operations that pick a class, and wh
 _INDEX_STEPS = frozenset(
     (
         *("view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "select", "slice", "expand", "transpose", "t"),
-        *(
-            "permute",
-            "cat",
-            "stack",
-            "clone",
-            "detach",
-            "alias",
-            "_to_copy",
-            "copy_",
-            "unbind",
-            "split",
-            "aliased_write",
-        ),
+        *("permute", "cat", "stack", "clone", "detach", "alias", "_to_copy", "copy_", "unbind", "split"),
+        "aliased_write",
     )
 )
 # Between two layers that form one linear map, as in calibrated logits. A network puts a nonlinearity there.
@@ -53,6 +42,7 @@ class ClassSpace:
     Attributes:
         trace: the trace, with everything that the class index meets. Its projections are those that read features.
         readers: names of the tensors of the model that the class index is multiplied with and summed over.
+        entries: the projections that read features.
         tables: names of the tensors of the model that an arg-max over the classes selects from.
         fault: reason code, name and sentence, if a tensor cannot follow the class count.
         fixed_buffer: name of a buffer that takes classes in, so that it cannot follow their count.
@@ -86,16 +76,16 @@ class ClassSpace:
             explored += 1
             self._add_classes_before(projection)
             self._explore([projection.output])
-        self._entries = [item for item in self.trace.projections if not self._is_inner(item)]
-        direct = [item for item in trace.projections if item in self._entries]
-        self.trace.projections = direct or self._entries
+        self.entries = [item for item in self.trace.projections if not self._is_inner(item)]
+        direct = [item for item in trace.projections if item in self.entries]
+        self.trace.projections = direct or self.entries
 
     def _is_inner(self, projection: Projection) -> bool:
         return projection.node in self._inner or source_name(projection.weight.value) in self.readers
 
     def is_class_space(self) -> bool:
         """Return whether the dimension counts classes rather than the features of a residual backbone."""
-        entries = self._entries
+        entries = self.entries
         if self._is_stated:
             return bool(entries)
         if not self._is_closed or len({source_name(entry.weight.value) for entry in entries}) != 1:
@@ -110,7 +100,7 @@ class ClassSpace:
 
         The output then holds the features before a head, even if the model states that many classes.
         """
-        after = self._inner.keys() - ancestors([output])
+        after = {node for node in self._inner.keys() - ancestors([output]) if output.node in ancestors(node.inputs)}
         others = (value for value in self._tracer.output_values if value is not output)
         return any(self.trace.size in value.shape[1:] and not after.isdisjoint(ancestors([value])) for value in others)
 
@@ -132,13 +122,21 @@ class ClassSpace:
         self.trace.merge_points.update(met.merge_points)
 
     def _add_other_calls(self) -> None:
-        """Add the calls of a projection that lead elsewhere, such as earlier steps whose result is fed back."""
+        """Add the calls of a projection that lead elsewhere, such as earlier steps whose result is fed back.
+
+        Leave out the calls that read another head: what a shared layer does for another output.
+        """
+        before = ancestors(self.trace.nodes[0].outputs) if self.trace.projections else set()
         for projection in list(self.trace.projections):
             weight = self._tracer.trace_back(projection.weight, self.trace.size).sources
             for source in weight:
                 for node in self._tracer.uses_with_input(source.value):
-                    if node not in self.trace.nodes:
+                    if node not in self.trace.nodes and (node in before or not self._reads_classes(node, before)):
                         self._add_call(node, weight)
+
+    def _reads_classes(self, node: Node, before: set[Node]) -> bool:
+        new = ancestors(node.inputs) - before
+        return any(self.trace.size in value.shape[1:] for item in new for value in item.outputs if value.from_input)
 
     def _add_call(self, node: Node, weight: list[ClassAxis]) -> None:
         size = self.trace.size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -12,8 +12,9 @@ from pytest_headswap.engine.dataflow.graph import BUFFER, PARAMETER, Node, Value
 from pytest_headswap.engine.detection.candidates import Candidate, OutputDim
 from pytest_headswap.engine.detection.head_path import path_through_head
 from pytest_headswap.engine.detection.head_slot import HeadSlot
-from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.modules import owner_and_key, owner_path
+from pytest_headswap.engine.detection.tied_weights import TiedWeights
+from pytest_headswap.engine.detection.weight_sums import ADDITIVE, changes_zero, last_name, summands_of_weight
+from pytest_headswap.engine.pytorch.modules import owner_path
 from pytest_headswap.head import Head
 
 _ACTIVATIONS = {
@@ -23,7 +24,6 @@ _ACTIVATIONS = {
     "log_softmax": "log_softmax",
     "sigmoid": "sigmoid",
 }
-_ADDITIVE = {"add", "sub"}
 _BIAS_OPERANDS = {"addmm": 0, "addmv": 0, "baddbmm": 0, "convolution": 2, "linear": 2}
 
 _KINDS = {"_trilinear": "bilinear", **dict.fromkeys(("_cdist_forward", "cdist", "sub"), "distance")}
@@ -71,6 +71,9 @@ class DetectedHead:
         activation_calls: the operations of that module, as pairs of mode (True: train) and position.
         own_activation_calls: those of them that follow this head.
         is_chosen_from: whether the model returns the index of the largest entry, or that entry.
+        tied: pairs of a tensor of the head and the tensor of the backbone that it is tied to. A swap unties them.
+        computed_by: the operation that computes its weight in forward, if a weight of 0 does not stay 0; else "".
+        idle: pairs of a tensor of the head and its name in a module that did not run. A swap changes both.
     """
 
     head: Head
@@ -83,6 +86,9 @@ class DetectedHead:
     activation_calls: frozenset[tuple[bool, int]] = frozenset()
     own_activation_calls: frozenset[tuple[bool, int]] = frozenset()
     is_chosen_from: bool = False
+    tied: tuple[tuple[str, str], ...] = ()
+    idle: tuple[tuple[str, str], ...] = ()
+    computed_by: str = ""
 
     @property
     def name(self) -> str:
@@ -103,9 +109,9 @@ def describe_heads(
             separated.
     """
     found: dict[tuple[str, ...], DetectedHead] = {}
-    described: set[tuple[str, ...]] = set()
+    described = {weight.value.names for item in candidates for weight in item.weights if weight is not None}
     main = candidates[0].output
-    tied_weights = _TiedWeights(model, candidates, tracers)
+    tied_weights = TiedWeights(model, candidates, tracers)
     for candidate in candidates:
         tracer = tracers[candidate.output.training]
         own = candidate.model_sources()
@@ -113,8 +119,9 @@ def describe_heads(
             axis for axis in tracer.co_factors(own, candidate.trace.size) if axis.value.origin in (PARAMETER, BUFFER)
         ]
         tensors: dict[tuple[str, ...], ClassTensor] = {}
+        summands = summands_of_weight(candidate, tracer)
         for axis in own:
-            tensor, known = _class_tensor(axis, candidate, tied_weights), tensors.get(axis.value.names)
+            tensor, known = _class_tensor(axis, candidate, summands, tied_weights), tensors.get(axis.value.names)
             if known is not None and known.dim != tensor.dim:
                 tensor = replace(known, more=(*known.more, (tensor.dim, tensor.outer, tensor.inner)))
             tensors[axis.value.names] = tensor
@@ -122,8 +129,8 @@ def describe_heads(
         for key, projection in zip(keys, reversed(candidate.trace.projections), strict=True):
             weight = tensors[key]
             if key not in found:
-                described.add(key)
                 item = _describe(candidate, projection, weight, main)
+                item = replace(item, computed_by=changes_zero(projection, tracer, candidate.trace.size))
                 path_to_output = path_through_head(model, candidate, projection, tracer, item.head.path, _activation)
                 found[key] = replace(item, head=replace(item.head, path_to_output=path_to_output))
             item = _with_activation_calls(found[key], candidate, tracer)
@@ -143,10 +150,12 @@ def describe_heads(
     return [_finalize(item, tied_weights, chosen) for item in found.values()]
 
 
-def _class_tensor(axis: ClassAxis, candidate: Candidate, tied_weights: _TiedWeights) -> ClassTensor:
+def _class_tensor(
+    axis: ClassAxis, candidate: Candidate, summands: Collection[Value], tied_weights: TiedWeights
+) -> ClassTensor:
     value, size = axis.value, candidate.trace.size
     weights = [weight.value for weight in candidate.weights if weight is not None]
-    part = WEIGHT if value in weights else BIAS if _is_added(candidate.trace, axis) else OTHER
+    part = WEIGHT if value in weights or value in summands else BIAS if _is_added(candidate.trace, axis) else OTHER
     names = tied_weights.own_names(value, candidate)
     is_inner = not candidate.inner_names.isdisjoint(value.names)
     return ClassTensor(names, axis.dim, axis.outer(size), axis.inner, value.origin == BUFFER, part, is_inner)
@@ -156,39 +165,7 @@ def _is_added(trace: Trace, axis: ClassAxis) -> bool:
     if axis not in trace.merge_points:
         return False
     node, operand = trace.merge_points[axis]
-    name = node.name.split("::")[-1].rstrip("_")
-    return name in _ADDITIVE or _BIAS_OPERANDS.get(name) == operand
-
-
-class _TiedWeights:
-    """Distinguish tensors that only heads use from those that the backbone uses too, such as tied embeddings."""
-
-    def __init__(self, model: nn.Module, candidates: Sequence[Candidate], tracers: Sequence[Tracer]) -> None:
-        self._model = model
-        self._tracers = tracers
-        self._path_nodes: set[Node] = {node for candidate in candidates for node in candidate.trace.nodes}
-        self.untied: dict[str, str] = {}
-        """Maps each tied tensor of a head to the tensor or module that it is tied to."""
-
-    def own_names(self, value: Value, candidate: Candidate) -> tuple[str, ...]:
-        """Return the names under which the tensor belongs to the head."""
-        uses = self._tracers[candidate.output.training].uses_with_input(value)
-        foreign = [node for node in uses if node not in self._path_nodes]
-        if not foreign:
-            return value.names
-        mine = {node.module for node in uses if node in self._path_nodes}
-        others = {node.module for node in foreign}
-        owners = {self._model.get_submodule(path) for path in mine}
-        names = tuple(name for name in value.names if owner_and_key(self._model, name)[0] in owners)
-        if not names or "" in mine or mine & others:
-            raise HeadSwapError(
-                "unsupported_layer",
-                f"{value.name} is the head's weight, and {foreign[0].name} in {foreign[0].module or 'forward'} also "
-                "computes features with it, so resizing it would change them: give the head its own weight first",
-            )
-        shared = [name for name in value.names if name not in names]
-        self.untied[names[0]] = shared[0] if shared else foreign[0].module
-        return names
+    return last_name(node) in ADDITIVE or _BIAS_OPERANDS.get(last_name(node)) == operand
 
 
 def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor, main: OutputDim) -> DetectedHead:
@@ -241,7 +218,7 @@ def _with_activation_calls(item: DetectedHead, candidate: Candidate, tracer: Tra
 
 
 def _kind(operation: str, spatial: int, in_features: int) -> str:
-    if operation in _ADDITIVE and in_features == 1:
+    if operation in ADDITIVE and in_features == 1:
         return "thresholds"
     if "conv" in operation:
         return f"conv{spatial}d"
@@ -252,7 +229,7 @@ def _activation(node: Node) -> str | None:
     return _ACTIVATIONS.get(node.name.split("::")[-1])
 
 
-def _finalize(item: DetectedHead, tied_weights: _TiedWeights, chosen: Mapping[str, str]) -> DetectedHead:
+def _finalize(item: DetectedHead, tied_weights: TiedWeights, chosen: Mapping[str, str]) -> DetectedHead:
     outputs = tuple(dict.fromkeys(output.label for output in item.outputs))
     evidence = item.head.evidence
     downstream = [tensor.names[0] for tensor in item.tensors if tensor.module != item.tensors[0].module]
@@ -260,11 +237,13 @@ def _finalize(item: DetectedHead, tied_weights: _TiedWeights, chosen: Mapping[st
         verb = "have" if len(downstream) > 1 else "has"
         evidence += (f"{', '.join(downstream)} {verb} one entry per class, after the projection",)
     tensors = tuple(tensor.names[0] for tensor in item.tensors)
-    for name in tensors:
-        if name in tied_weights.untied:
-            evidence += (f"{name} is shared with {tied_weights.untied[name]}: a new head gets its own tensor",)
+    tied, idle = (
+        tuple((name, pairs[name]) for name in tensors if name in pairs)
+        for pairs in (tied_weights.untied, tied_weights.idle())
+    )
+    evidence += tuple(f"{name} is shared with {other}: a new head gets its own tensor" for name, other in tied)
     labels = sorted({chosen[name] for name in item.tensors[0].names if name in chosen})
     if labels:
         evidence += (f"{labels[0]} is chosen from its classes, such as by arg-max",)
     head = replace(item.head, outputs=outputs, tensors=tensors, evidence=evidence)
-    return replace(item, head=head, is_chosen_from=bool(labels))
+    return replace(item, head=head, is_chosen_from=bool(labels), tied=tied, idle=idle)

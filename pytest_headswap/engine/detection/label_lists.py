@@ -15,12 +15,14 @@ from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.modules import named_modules
 from pytest_headswap.head import Head, PathStep
 
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
 
 def find_label_lists(model: nn.Module, graph: Graph, tracer: Tracer) -> Iterator[DetectedHead]:
     """Yield each `nn.ModuleList` whose layers compute one index of a class dimension each.
 
     Raises:
-        HeadSwapError: `unsupported_layer`, for an `nn.ModuleDict`, whose keys name the labels.
+        HeadSwapError: `unsupported_layer`, for an `nn.ModuleDict`, whose keys name the labels, and for parameters.
     """
     for label, value in graph.outputs.items():
         for dim in reversed(range(len(value.shape))):
@@ -45,12 +47,18 @@ def _container(model: nn.Module, parts: Sequence[Value], tracer: Tracer) -> tupl
     if not all(names):
         return None
     for path, module in named_modules(model):
-        keys = list(module._modules) if type(module) in (nn.ModuleList, nn.ModuleDict) else []
+        keys = list(module._modules or module._parameters) if type(module) in _CONTAINERS else []
         if len(keys) != len(parts) or not names[0][0].startswith(f"{path}."):
             continue
         prefixes = [{name[len(path) + 1 :].split(".")[0] for name in used} for used in names]
         within = all(name.startswith(f"{path}.") for used in names for name in used)
         if within and all(len(keys_used) == 1 for keys_used in prefixes) and set().union(*prefixes) == set(keys):
+            if type(module) in (nn.ParameterList, nn.ParameterDict):
+                raise HeadSwapError(
+                    "unsupported_layer",
+                    f"{path} holds one parameter for each label: stack them into one parameter, with a row for each "
+                    "label",
+                )
             if type(module) is nn.ModuleDict:
                 raise HeadSwapError(
                     "unsupported_layer",

@@ -16,6 +16,7 @@ from pytest_headswap.engine.detection.candidates import (
     Candidate,
     RejectionCause,
     TensorDims,
+    check_modes_agree,
     find_candidates,
     find_squeezed_candidates,
     rejections,
@@ -33,6 +34,7 @@ from pytest_headswap.engine.detection.decoded_outputs import hidden_head_error, 
 from pytest_headswap.engine.detection.describe import DetectedHead, describe_heads
 from pytest_headswap.engine.detection.head_path import path_to_slot
 from pytest_headswap.engine.detection.head_slot import find_head_slots
+from pytest_headswap.engine.detection.input_sizes import ClassInput, inputs_in_outputs, inputs_of_size
 from pytest_headswap.engine.detection.label_lists import find_label_lists
 from pytest_headswap.engine.detection.unregistered import unregistered_weight_error
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
@@ -58,6 +60,7 @@ class SearchResult:
         boxes: heads that may hold box coordinates for each class of another head, likewise.
         derived: for an output dimension that no head sets, as mode, label and dimension: the tensors it may depend on,
             as for `Candidate.begins_at`.
+        class_inputs: inputs of the size of a head: their name, the size, and the tensor of the model that reads them.
     """
 
     detected: tuple[DetectedHead, ...]
@@ -71,6 +74,7 @@ class SearchResult:
     competing: frozenset[frozenset[str]] = frozenset()
     boxes: Mapping[str, str] = field(default_factory=dict)
     derived: Mapping[tuple[bool, str, int], TensorDims] = field(default_factory=dict)
+    class_inputs: tuple[ClassInput, ...] = ()
 
     def heads(self) -> Heads:
         """Return the public view of the result."""
@@ -155,6 +159,7 @@ def detect_heads_in(
     rejected = rejections(candidates, tracers)
     possible = [candidate for candidate in candidates if candidate.rejection_cause is None]
     accepted = resolve_class_dim(possible, declared, tracers)
+    check_modes_agree(candidates, accepted)
     lists = _label_lists(model, graphs, tracers) if not accepted else {}
     competing: frozenset[frozenset[str]] = frozenset()
     boxes: dict[str, str] = {}
@@ -195,6 +200,7 @@ def detect_heads_in(
             if item.rejection_cause is not None
         }
         | _written_counts(graphs, tracers, candidates, detected),
+        tuple(inputs_of_size(graphs, tracers, {item.head.num_classes for item in detected})),
     )
 
 
@@ -274,7 +280,10 @@ def _no_head(
     if flattened or not candidates:
         hidden = hidden_head_error(name, graphs, tracers, flattened)
         hidden = hidden or unregistered_weight_error(model, graphs, tracers)
-        return hidden or NoHeadError("output_from_input", f"no layer of {name} sets a dimension of its outputs")
+        if hidden is not None:
+            return hidden
+        met = next(inputs_in_outputs(graphs, tracers), "")
+        return NoHeadError("output_from_input", met or f"no layer of {name} sets a dimension of its outputs")
     causes = [candidate.rejection_cause for candidate in candidates if candidate.rejection_cause is not None]
     for cause in causes:
         if cause.reason in ("concatenated", "composite", "unsupported_layer"):

@@ -7,13 +7,14 @@ eval mode. It is part of the module, so copies and pickles keep it. The keys of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from pytest_headswap.engine.abstract.script_modules import is_script
+from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.freezing.overrides import hold, hold_around_heads, release
 from pytest_headswap.engine.freezing.trainable import trainable_heads
 from pytest_headswap.engine.freezing.verify import FreezeVerifier
@@ -99,6 +100,8 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
     names = {name.removeprefix(prefix) for name in trainable.names}
     head_modules = _head_modules(model, names, trainable.paths, prefix)
     enclosing = _enclosing_modules(model, head_modules)
+    aliases = {name.removeprefix(prefix) for name in trainable.aliases}
+    _check_untied(model, names, aliases, {*head_modules, *enclosing})
     backbone = [module for module in modules(model) if module not in head_modules and module not in enclosing]
     original_state = ModuleState(model)
     freeze_all_but(model, (get_registered_tensor(model, name) for name in names))
@@ -141,3 +144,19 @@ def _enclosing_modules(model: nn.Module, heads: set[nn.Module]) -> list[nn.Modul
     parts = [path.split(".") for path, module in named.items() if module in heads and path]
     enclosing = {".".join(part[:count]) for part in parts for count in range(len(part))}
     return list(dict.fromkeys(module for path, module in named.items() if path in enclosing and module not in heads))
+
+
+def _check_untied(
+    model: nn.Module, names: Iterable[str], aliases: Collection[str], around_heads: Collection[nn.Module]
+) -> None:
+    """Raise HeadSwapError `not_freezable` if a tensor of a head is also a tensor of the backbone."""
+    trainable = {id(get_registered_tensor(model, name)): name for name in names}
+    for path, module in named_modules(model):
+        for key, value in (*module._parameters.items(), *module._buffers.items()) if module not in around_heads else ():
+            name = f"{path}.{key}"
+            if id(value) in trainable and name not in aliases:
+                raise HeadSwapError(
+                    "not_freezable",
+                    f"{trainable[id(value)]} is tied to {name}, so training the head would change the backbone: give "
+                    "the head its own weight first, as swap_head does",
+                )

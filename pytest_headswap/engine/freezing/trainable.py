@@ -24,12 +24,14 @@ class TrainableHeads:
         model: the model as the user passed it, wrappers included.
         paths: paths of the heads in `model`.
         names: names of the tensors of the heads in `model`.
+        aliases: all names that a swap gives a new tensor, such as those of tied heads.
         inputs: inputs for the model without wrappers.
     """
 
     model: nn.Module
     paths: tuple[str, ...]
     names: frozenset[str]
+    aliases: frozenset[str]
     inputs: Inputs
 
 
@@ -54,14 +56,15 @@ def trainable_heads(swap: Swap | nn.Module, inputs: Inputs | None) -> TrainableH
         )
     paths = tuple(plan.prefix + item.head.path for item in plan.selected)
     names = frozenset(plan.prefix + name for item in plan.selected for name in item.head.tensors)
-    return TrainableHeads(swap, paths, names, plan.inputs)
+    aliases = frozenset(plan.prefix + name for name in plan.names_of_tensors())
+    return TrainableHeads(swap, paths, names, aliases, plan.inputs)
 
 
 def _with_heads(model: nn.Module, made: MadeHeads, inputs: Inputs) -> TrainableHeads:
     prefix = unwrap(model)[1]
-    return TrainableHeads(
-        model, tuple(prefix + path for path in made.paths), frozenset(prefix + name for name in made.names), inputs
-    )
+    paths = tuple(prefix + path for path in made.paths)
+    names, aliases = (frozenset(prefix + name for name in group) for group in (made.names, made.aliases))
+    return TrainableHeads(model, paths, names, names | aliases, inputs)
 
 
 def _inputs_of(swap: Swap) -> Inputs:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +30,16 @@ class Inputs:
     def tensors(self) -> list[torch.Tensor]:
         """Return all tensors among the arguments, at any depth."""
         return nested_tensors((self.args, dict(self.kwargs)))
+
+    def tensor_names(self, forward: Callable[..., Any]) -> list[str]:
+        """Return the argument of `forward` that each tensor belongs to, such as `labels`, in the order of `tensors`."""
+        names = [f"number {index}" for index in range(len(self.args))]
+        with suppress(TypeError, ValueError):  # such as a forward in C
+            kinds = inspect.signature(forward).parameters.values()
+            known = [item.name for item in kinds if item.kind not in (item.VAR_POSITIONAL, item.KEYWORD_ONLY)]
+            names[: len(known)] = known[: len(names)]
+        arguments = [*zip(names, self.args, strict=True), *self.kwargs.items()]
+        return [name for name, value in arguments for _ in nested_tensors(value)]
 
     def without_values(self) -> Inputs:
         """Return the inputs with floating-point tensors on the meta device, so that they take no memory."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +45,22 @@ class NewTensor:
         first = [tensor.movedim(self.spec.dim, 0) for tensor in (self.new, self.old)]
         new, old = (x.view(outer, x.shape[0] // (outer * inner), inner, *x.shape[1:]) for x in first)
         return new, old
+
+    def copy_rows(self, classes: Mapping[int, int]) -> None:
+        """Copy the values of old classes. `classes` maps new class indices to old ones."""
+        if self.new.is_meta or not classes:
+            return
+        if self.spec.more:  # such as a layer from classes to classes
+            dims = [self.spec.dim, *(dim for dim, _, _ in self.spec.more)]
+            new, old = (tensor.movedim(dims, list(range(len(dims)))) for tensor in (self.new, self.old))
+            new_index, old_index = (
+                torch.meshgrid(*[torch.tensor(list(indices), device=new.device)] * len(dims), indexing="ij")
+                for indices in (classes, classes.values())
+            )
+            new[new_index] = old[old_index]
+            return
+        new, old = self.by_class()
+        new[:, list(classes)] = old[:, list(classes.values())]
 
 
 def fill_buffers(

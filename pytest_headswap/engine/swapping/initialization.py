@@ -5,8 +5,10 @@ The values are always finite, whether or not the layer can initialise itself.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -60,35 +62,62 @@ def initialize(
         groups.setdefault(tensor.layer, []).append(item)
     new = {id(item.new) for items in groups.values() for item in items}
     renewed: list[tuple[nn.Module, str]] = []
-    remaining: dict[nn.Module, list[NewTensor]] = {}
+    filled: set[int] = set()
     for owner, items in groups.items():
         values = {item.key: item.new for tensor, item in computed.items() if tensor.layer is owner}
         done = _reset(owner, plain_layer(owner, values) if values else owner, items, new, changes, renewed)
-        remaining[owner] = [item for item in items if item.spec.is_buffer and not done.get(item.key)]
+        filled |= {id(item.new) for item in items if item.is_fixed_weight or done.get(item.key)}
         for item in items if not done else ():
             _apply_default(item)
     everything = [item for items in groups.values() for item in items]
     initialized = [item for item in everything if not item.spec.is_buffer or item.is_fixed_weight]
     for item in initialized:
         apply_init(init, item)
-    copy_class_rows(initialized, classes)
+    for item in initialized:
+        item.copy_rows(classes)
     for tensor, item in computed.items():
         renewed += tensor.store(item.new.detach(), changes)
         for added in tensor.added_to(groups) if not callable(init) else ():
             tensor.make_neutral(added, item.new.detach())
-    notes: list[str] = []
-    for owner, items in remaining.items():
-        refreshed = refresh_spectral_norm(owner, changes)
-        renewed += [(owner, key) for key in refreshed]
-        items = [item for item in items if item.key not in refreshed and not item.is_fixed_weight]
-        # a parametrization that stores a value may assign buffers of its own
-        items = [item for item in items if owner._buffers.get(item.key) is item.new]
-        others, uncertain = fill_buffers(model, owner, items, changes)
-        renewed += [(owner, key) for key in others]
-        notes += uncertain
-    copy_class_rows([item for item in everything if item.spec.is_buffer and not item.is_fixed_weight], classes)
+    others, notes = _fill_buffers(model, groups, filled, classes, changes)
+    renewed += others
     for tensor, item in computed.items():
+        if classes:
+            items = [made for made in itertools.chain(*by_owner.values()) if made.spec.names[0] in tensor.stored]
+            tensor.keep_rows(item, [made for made in items if not made.spec.is_buffer], classes)
         notes += tensor.finish(item.new.detach(), init if isinstance(init, str) else "", bool(classes), changes)
+    return renewed, notes
+
+
+def _fill_buffers(
+    model: nn.Module,
+    by_owner: Mapping[nn.Module, Sequence[NewTensor]],
+    filled: Collection[int],
+    classes: Mapping[int, int],
+    changes: Transaction,
+) -> tuple[list[tuple[nn.Module, str]], list[str]]:
+    """Fill the new buffers but those with the ids `filled`, and keep the rows of old classes.
+
+    Returns:
+        Other buffers that were renewed, as pairs of module and name, and notes for the user.
+    """
+    renewed: list[tuple[nn.Module, str]] = []
+    notes: list[str] = []
+    for owner, items in by_owner.items():
+        derived: set[str] = set()  # Buffers that depend on the new weight, such as its singular vectors.
+        if not _is_permutation(items, classes):
+            derived.update(refresh_spectral_norm(owner, changes))
+            unfilled = [x for x in items if x.spec.is_buffer and x.key not in derived and id(x.new) not in filled]
+            # a parametrization that stores a value may assign buffers of its own
+            unfilled = [item for item in unfilled if owner._buffers.get(item.key) is item.new]
+            others, uncertain = fill_buffers(model, owner, unfilled, changes)
+            renewed += [(owner, key) for key in (*derived, *others)]
+            notes += uncertain if any(item.by_class()[0].shape[1] > len(classes) for item in unfilled) else ()
+            if others and "parametrizations." in items[0].spec.names[0]:
+                derived.update(item.key for item in unfilled)
+        for item in items:
+            if item.spec.is_buffer and not item.is_fixed_weight and item.key not in derived:
+                item.copy_rows(classes)
     return renewed, notes
 
 
@@ -118,14 +147,18 @@ def _reset(
                 changes.set(module._buffers, key, buffer.clone())
                 renewed.append((owner if module is plain else module, key))
     versions = {item.key: item.new._version for item in items}
-    reset()
+    works = False
+    with suppress(Exception):  # such as a layer whose own hook computes its weight
+        reset()
+        works = True
     for item in items:
         registry: dict[str, Any] = plain._buffers if item.spec.is_buffer else plain._parameters
         value = registry.get(item.key)
         if value is not None and value is not item.new:  # reset_parameters assigned a new tensor
             item.new.copy_(value)
             registry[item.key] = item.new
-    return {item.key: not item.spec.is_buffer or item.new._version > versions[item.key] for item in items}
+    done = {item.key: not item.spec.is_buffer or item.new._version > versions[item.key] for item in items}
+    return done if works else {}
 
 
 def _apply_default(item: NewTensor) -> None:
@@ -156,19 +189,7 @@ def apply_init(init: Init, item: NewTensor) -> None:
         new.fill_(-math.log((1 - _PRIOR_PROBABILITY) / _PRIOR_PROBABILITY))
 
 
-def copy_class_rows(items: Sequence[NewTensor], classes: Mapping[int, int]) -> None:
-    """Copy the values of old classes. `classes` maps new class indices to old ones."""
-    for item in items if classes else ():
-        if item.new.is_meta:
-            continue
-        if item.spec.more:  # such as a layer from classes to classes
-            dims = [item.spec.dim, *(dim for dim, _, _ in item.spec.more)]
-            new, old = (tensor.movedim(dims, list(range(len(dims)))) for tensor in (item.new, item.old))
-            new_index, old_index = (
-                torch.meshgrid(*[torch.tensor(list(indices), device=new.device)] * len(dims), indexing="ij")
-                for indices in (classes, classes.values())
-            )
-            new[new_index] = old[old_index]
-            continue
-        new, old = item.by_class()
-        new[:, list(classes)] = old[:, list(classes.values())]
+def _is_permutation(items: Sequence[NewTensor], classes: Mapping[int, int]) -> bool:
+    """Return whether the new classes are the old ones, in any order: then buffers keep their values as well."""
+    counts = {made.shape[1] for item in items[:1] for made in item.by_class()}
+    return len(counts) == 1 and counts == {len(classes)} == {len(set(classes.values()))}

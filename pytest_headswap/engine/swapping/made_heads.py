@@ -14,10 +14,17 @@ _MADE: WeakKeyDictionary[nn.Module, list[MadeHeads]] = WeakKeyDictionary()
 
 @dataclass(frozen=True, eq=False)
 class MadeHeads:
-    """Names of the tensors and paths of the layers that one swap made in a model without wrappers."""
+    """What one swap made in a model without wrappers.
+
+    Attributes:
+        names: names of the new tensors.
+        paths: paths of the new heads.
+        aliases: all names of the new tensors, such as those of tied heads.
+    """
 
     names: tuple[str, ...]
     paths: tuple[str, ...]
+    aliases: tuple[str, ...]
 
 
 def remember_heads(model: nn.Module, made: MadeHeads) -> None:
@@ -38,4 +45,5 @@ def heads_of_swaps(model: nn.Module, *others: MadeHeads) -> MadeHeads:
     names = dict.fromkeys(name for item in made for name in item.names if is_registered(model, name))
     existing = {path for path, _ in named_modules(model, include_aliases=True)} if made else set()
     paths = dict.fromkeys(path for item in made for path in item.paths if path in existing)
-    return MadeHeads(tuple(names), tuple(paths))
+    aliases = dict.fromkeys(name for item in made for name in item.aliases)
+    return MadeHeads(tuple(names), tuple(paths), tuple(aliases))

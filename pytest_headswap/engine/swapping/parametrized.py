@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import ParametrizationList, type_before_parametr
 
 from pytest_headswap.engine.detection.describe import WEIGHT, ClassTensor
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.modules import get_registered_tensor
+from pytest_headswap.engine.pytorch.modules import get_registered_tensor, owner_path
 from pytest_headswap.engine.pytorch.weight_hooks import WeightHook, weight_hooks
 from pytest_headswap.engine.swapping.buffers import NewTensor
 from pytest_headswap.engine.swapping.transaction import Transaction
@@ -92,6 +92,27 @@ class ComputedTensor:
                 return
         item.new.copy_(default)
 
+    def keep_rows(self, item: NewTensor, stored: Sequence[NewTensor], classes: Mapping[int, int]) -> None:
+        """Copy the rows of old classes in the stored tensors, if only this gives the computed tensor its old rows.
+
+        This is so for a parametrization that cannot be inverted, such as one that adds a tensor of the backbone.
+        """
+        if item.new.is_meta or item.spec.more or self._has_rows(item, classes):
+            return
+        before = [made.new.detach().clone() for made in stored]
+        for made in stored:
+            made.copy_rows(classes)
+        if not self._has_rows(item, classes):
+            for made, value in zip(stored, before, strict=True):
+                made.new.copy_(value)
+        else:
+            item.new.copy_(_value(self.layer, self.name, self.source))
+
+    def _has_rows(self, item: NewTensor, classes: Mapping[int, int]) -> bool:
+        computed = replace(item, new=_value(self.layer, self.name, self.source))
+        value, wanted = (made.by_class()[0][:, list(classes)] for made in (computed, item))
+        return _is_close(value, wanted)
+
     def finish(self, wanted: torch.Tensor, init: str, keeps_rows: bool, changes: Transaction) -> list[str]:
         """Compare the computed value with the wanted one. Call this after the buffers are filled.
 
@@ -123,8 +144,8 @@ class ComputedTensor:
                 "first, then parametrise it",
             )
         if (keeps_rows or init == "prior") and not _is_close(value, wanted):
-            kept = "those of class_map" if keeps_rows else "the values of init='prior'"
-            return [f"{name} is computed by {way}, which changes {kept}: compare them before training"]
+            kept = "the rows that class_map keeps" if keeps_rows else "the values of init='prior'"
+            return [f"{name} is computed by {way}, which changes {kept}: compare the outputs before training"]
         return []
 
     def _can_be_zero(self, value: torch.Tensor) -> bool:
@@ -180,12 +201,13 @@ def computed_tensors(model: nn.Module, tensors: Iterable[ClassTensor]) -> list[C
     by_source: dict[tuple[str, str], tuple[ParametrizationList | WeightHook, list[ClassTensor]]] = {}
     weights: set[tuple[str, str]] = set()
     for spec in tensors:
-        path, _, key = spec.names[0].rpartition(".")
+        full = next((name for name in spec.names if "parametrizations." in name), spec.names[0])  # it may have aliases
+        path, _, key = full.rpartition(".")
         owner = model.get_submodule(path)
-        before, mark, rest = spec.names[0].rpartition("parametrizations.")
+        before, mark, rest = full.rpartition("parametrizations.")
         if mark:
             owning = model.get_submodule(before + mark + rest.partition(".")[0])
-            found = (spec.module, rest.partition(".")[0])
+            found = (owner_path(full), rest.partition(".")[0])
             if spec.part == WEIGHT:
                 weights.add(found)  # also if it belongs to a parametrization, such as an added low-rank matrix
             if isinstance(owning, ParametrizationList) and (spec.part == WEIGHT if spec.is_buffer else owner is owning):
@@ -205,7 +227,9 @@ def computed_tensors(model: nn.Module, tensors: Iterable[ClassTensor]) -> list[C
         if len(dims) == 1:
             names, part = (f"{path}.{name}".lstrip("."),), WEIGHT if (path, name) in weights else main.part
             made = replace(main, names=names, dim=dims[0], is_buffer=False, part=part)
-            computed.append(ComputedTensor(layer, name, made, old, frozenset(item.names[0] for item in specs), source))
+            computed.append(
+                ComputedTensor(layer, name, made, old, frozenset(name for item in specs for name in item.names), source)
+            )
     return computed
 
 

@@ -47,6 +47,10 @@ class SwapPlan:
     search_result: SearchResult
     selected: tuple[DetectedHead, ...]
 
+    def names_of_tensors(self) -> tuple[str, ...]:
+        """Return all names, in the model without wrappers, of the tensors that a swap replaces."""
+        return tuple(name for item in self.selected for tensor in item.tensors for name in tensor.names)
+
     @functools.cached_property
     def tensor_references(self) -> list[tuple[Any, Any]]:
         """Where the model refers to tensors. They are listed once, as a plan may be applied several times."""

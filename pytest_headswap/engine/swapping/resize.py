@@ -50,6 +50,7 @@ def resize(
     widths: dict[nn.Module, dict[int, int]] = {}
     stored = {name for tensor in computed for name in tensor.stored}
     inner: set[nn.Module] = set()
+    hooked: list[str] = []
     for spec in tensors:
         if spec.is_buffer and spec.part == WEIGHT and spec.names[0] not in stored and not callable(init):
             raise HeadSwapError(
@@ -59,6 +60,9 @@ def resize(
             )
         old = get_registered_tensor(model, spec.names[0])
         new = make_class_tensor(old, spec, num_classes)
+        vars(new).update(vars(old))  # such as a mark that excludes it from weight decay
+        if getattr(old, "_backward_hooks", None) or getattr(old, "_post_accumulate_grad_hooks", None):
+            hooked.append(spec.names[0])
         for name in spec.names:
             owner, key = owner_and_key(model, name)
             changes.set(owner._parameters if key in owner._parameters else owner._buffers, key, new)
@@ -76,6 +80,13 @@ def resize(
     for path in {spec.module for spec in tensors}:
         update_container_widths(model, path, old_count, num_classes, changes)
     renewed, notes = initialize(model, by_owner, computed, init, classes, changes)
+    if hooked:
+        notes.append(f"{', '.join(hooked)} had a gradient hook, and the new tensor has none: register it again")
+    if init == "zeros" and item.computed_by and not computed:
+        notes.append(
+            f"init='zeros' sets {item.name} to 0, but {item.computed_by} computes the weight of the head from it, so "
+            "the outputs may not be 0"
+        )
     names = [made.spec.names[0] for items in by_owner.values() for made in items]
     for owner, key in renewed:
         path = next(path for path, module in named_modules(model) if module is owner)

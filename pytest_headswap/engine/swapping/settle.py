@@ -7,13 +7,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from torch import nn
-
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
 from pytest_headswap.engine.detection.describe import DetectedHead
-from pytest_headswap.engine.detection.search import SearchResult
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.source_lines import place_of_error
 from pytest_headswap.engine.swapping.options import SwapOptions
 from pytest_headswap.engine.swapping.plan import SwapPlan
@@ -70,6 +66,12 @@ def verify_and_settle(
                 f"{', '.join(unused[:_MAX_NAMED])}{more}: a dimension equals the old class count, and this forward "
                 "does not use the tensor. It was not changed. Set a new one if it has an entry for each class"
             )
+        for name, size, reader in result.class_inputs if always else ():
+            if size in old and reader not in names:
+                notes.append(
+                    f"{reader} still has {size} entries, as many as the old head, and {name} selects or weighs them. "
+                    "If they are the classes of the head, replace that tensor as well"
+                )
         return notes
     except HeadSwapError as error:
         if not always:
@@ -78,7 +80,7 @@ def verify_and_settle(
             raise
         if advice := _about_new_head(options, selected):
             raise _with_advice(error, advice) from error.__cause__
-        raise _with_cause(error, model, plan.inputs, result, set(around.widths) - {1}) from error.__cause__
+        raise _with_cause(error, plan, set(around.widths) - {1}) from error.__cause__
 
 
 def _settle(verify: Callable[[], list[str]], around: NumbersAround, changes: Transaction) -> list[str]:
@@ -153,10 +155,9 @@ def _try(
     return notes
 
 
-def _with_cause(
-    error: HeadSwapError, model: nn.Module, inputs: Inputs, original: SearchResult, old: set[int]
-) -> HeadSwapError:
+def _with_cause(error: HeadSwapError, plan: SwapPlan, old: set[int]) -> HeadSwapError:
     """Return the error of a verification with the line of the model's code that causes it. The swap is in place."""
+    model, inputs, original = plan.model, plan.inputs, plan.search_result
     line, layer = place_of_error(error, model) if error.__cause__ is not None else ("", "")
     written, needs_count = _has_number(line, old), ""
     for training, tensor_kind in original.tensor_kinds.items() if not written else ():
@@ -180,13 +181,35 @@ def _with_cause(
     elif line:
         advice = (
             f"It was raised at {line!r}, which does not accept the new class count, or what the model stored in an "
-            "earlier forward"
+            f"earlier forward{_other_causes(plan, old)}"
         )
     elif layer:
         advice = f"It was raised in {layer}: choose a class count that the layer accepts, or pass new_head"
     else:
         advice = "Please report this architecture"
     return _with_advice(error, advice)
+
+
+def _other_causes(plan: SwapPlan, old: set[int]) -> str:
+    """Return sentences about inputs of the old class count, and about heads that were not swapped."""
+    inputs, text = plan.inputs, ""
+    of_size = [
+        f"{name!r} {tuple(tensor.shape)}"
+        for name, tensor in zip(inputs.tensor_names(plan.model.forward), inputs.tensors(), strict=False)
+        if not old.isdisjoint(tensor.shape[1:])
+    ]
+    if of_size:
+        text += (
+            f". A dimension of the input {', '.join(of_size)} equals the old class count. If it counts classes, "
+            "leave the input out of example_inputs, or combine it with the logits outside the model"
+        )
+    others = [
+        item for item in plan.search_result.detected if item not in plan.selected and item.head.num_classes in old
+    ]
+    if others:
+        paths = [plan.prefix + item.name for item in (*plan.selected, *others)]
+        text += f". If the heads share a layer, swap them together with head={paths}"
+    return text
 
 
 def _about_new_head(options: SwapOptions, selected: Sequence[DetectedHead]) -> str:

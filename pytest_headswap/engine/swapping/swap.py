@@ -37,6 +37,7 @@ from pytest_headswap.engine.swapping.replace import (
 from pytest_headswap.engine.swapping.resize import resize
 from pytest_headswap.engine.swapping.settle import verify_and_settle
 from pytest_headswap.engine.swapping.stored_numbers import NumbersAround
+from pytest_headswap.engine.swapping.ties import check_untied, tie_notes
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.head import Head, Heads
 
@@ -244,13 +245,16 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
         slots = [item.slot.path for item in selected if item.slot is not None]
         update_class_metadata(inner, old_counts, count, options.class_names, changes, slots or None)
         notes = (*notes, *verify_and_settle(plan, options, names, around, changes, always=verify))
+        if verify:
+            check_untied(inner, plan.inputs, result.tensor_kinds, selected)
+        notes = (*notes, *tie_notes(inner, selected))
     except BaseException:
         changes.roll_back()
         raise
     new = [head_after_swap(inner, item, options) for item in selected if count]
     heads = tuple(with_prefix(head, prefix) for head in new)
     old = tuple(with_prefix(item.head, prefix) for item in selected)
-    own = MadeHeads(tuple(dict.fromkeys(names)), tuple(head.path for head in new))
+    own = MadeHeads(tuple(dict.fromkeys(names)), tuple(head.path for head in new), plan.names_of_tensors())
     remember_heads(inner, own)
     return Swap(plan.outer, count, heads, old, notes, tuple(prefix + name for name in own.names), changes, plan, own)
 
