@@ -271,7 +271,7 @@ def test_an_output_that_is_computed_in_another_thread_is_refused_truly() -> None
         ),
         (
             lambda net, x: net.body(x) @ torch.cat([net.fc.weight, net.more.weight]).t(),
-            "use a parameter with one entry per class as the weight",
+            "Store the weight as one parameter",
         ),
     ],
 )

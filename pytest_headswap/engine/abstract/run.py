@@ -211,14 +211,9 @@ def _takes_one_list(model: nn.Module, inputs: Inputs) -> bool:
     if len(tensors) < max(2, len(inputs.args)):
         return False
     try:
-        parameters = inspect.signature(model.forward)
-        parameters.bind(list(inputs.args), **inputs.kwargs)
+        inspect.signature(model.forward).bind(list(inputs.args), **inputs.kwargs)
     except (TypeError, ValueError):  # such as a forward in C
         return False
-    try:
-        parameters.bind(*inputs.args, **inputs.kwargs)
-    except TypeError:
-        return True
     return len({tensor.dim() for tensor in tensors}) == 1
 
 

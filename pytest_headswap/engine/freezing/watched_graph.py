@@ -13,6 +13,7 @@ from torch import nn
 from pytest_headswap.engine.abstract.meta_cache import Execute
 from pytest_headswap.engine.abstract.run import abstract_run
 from pytest_headswap.engine.abstract.stand_ins import StandIns
+from pytest_headswap.engine.dataflow.dim_tracer import Tracer
 from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, INPUT, Graph, Node, Value
 from pytest_headswap.engine.dataflow.recorder import RecordingSession
 from pytest_headswap.engine.freezing.held_state import HeldState
@@ -46,7 +47,7 @@ class WatchedGraph:
 
     def head_calls(self, heads: HeadNames) -> list[Node]:
         """Return the operations that read a tensor of a head."""
-        return [node for node in self.graph.nodes if any(heads.tensors & set(value.names) for value in node.inputs)]
+        return Tracer(self.graph).uses_of(heads.tensors)
 
     def before_heads(self, heads: HeadNames) -> set[Node]:
         """Return the operations that compute the features which the heads read."""
