@@ -115,7 +115,7 @@ class Graph:
         tensor_kind: the kind of tensors it ran on: `meta`, `fake` or `real`.
         nodes: the operations in execution order.
         outputs: floating-point outputs by label.
-        other_outputs: labels of the integer and boolean outputs.
+        other_outputs: integer and boolean outputs by label.
         choices: the dimensions over which outputs were chosen, such as by arg-max.
         selections: operations whose output shape depends on the values of their arguments.
         identities: calls of `nn.Identity` modules.
@@ -126,7 +126,7 @@ class Graph:
     tensor_kind: str = ""
     nodes: list[Node] = field(default_factory=list)
     outputs: dict[str, Value] = field(default_factory=dict)
-    other_outputs: list[str] = field(default_factory=list)
+    other_outputs: dict[str, Value] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
     selections: list[Node] = field(default_factory=list)
     identities: list[IdentityCall] = field(default_factory=list)
@@ -135,6 +135,11 @@ class Graph:
     def live_nodes(self) -> set[Node]:
         """Return the operations that an output depends on."""
         return ancestors((*self.outputs.values(), *(choice.value for choice in self.choices)))
+
+    def used_names(self) -> set[str]:
+        """Return the names of the model's tensors that an output of any dtype depends on."""
+        nodes = self.live_nodes() | ancestors(self.other_outputs.values())
+        return {name for node in nodes for value in node.inputs for name in value.names}
 
     def clear(self) -> None:
         """Break the links between operations and values, and drop all operations. The graph is unusable afterwards.

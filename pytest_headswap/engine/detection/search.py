@@ -52,6 +52,7 @@ class SearchResult:
         doubt: why the heads may be layers of another kind. Only the user can tell: `head=PATH` selects one anyway.
         competing: pairs of heads of equal size that may predict different things, by the names of their weights.
         boxes: heads that may hold box coordinates for each class of another head, likewise.
+        used: names of the tensors of the model that some output depends on.
     """
 
     detected: tuple[DetectedHead, ...]
@@ -64,6 +65,7 @@ class SearchResult:
     doubt: HeadSwapError | None = None
     competing: frozenset[frozenset[str]] = frozenset()
     boxes: Mapping[str, str] = field(default_factory=dict)
+    used: frozenset[str] = frozenset()
 
     def heads(self) -> Heads:
         """Return the public view of the result."""
@@ -171,6 +173,7 @@ def detect_heads_in(
             raise _no_head(model, graphs, tracers, candidates, rejected, chosen.flattened)
         notes = (*notes, "the model was built without a head: a new head replaces the Identity at its end")
     shapes = {graph.training: {label: value.shape for label, value in graph.outputs.items()} for graph in graphs}
+    used = frozenset(name for graph in graphs for name in graph.used_names())
     tensor_kinds = {graph.training: graph.tensor_kind for graph in graphs}
     return SearchResult(
         tuple(detected),
@@ -180,9 +183,10 @@ def detect_heads_in(
         tensor_kinds,
         declared,
         train_error,
-        doubt or count_disagreement(model, declared, detected, graphs),
+        doubt or count_disagreement(model, declared, detected, used),
         competing,
         boxes,
+        used,
     )
 
 
