@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -71,6 +71,8 @@ class DetectedHead:
         activation_calls: the operations of that module, as pairs of mode (True: train) and position.
         own_activation_calls: those of them that follow this head.
         is_chosen_from: whether the model returns the index of the largest entry, or that entry.
+        is_behind: whether it computes a single number from the classes of another head.
+        caution: why the user should look at it, or "".
     """
 
     head: Head
@@ -83,6 +85,8 @@ class DetectedHead:
     activation_calls: frozenset[tuple[bool, int]] = frozenset()
     own_activation_calls: frozenset[tuple[bool, int]] = frozenset()
     is_chosen_from: bool = False
+    is_behind: bool = False
+    caution: str = ""
 
     @property
     def name(self) -> str:
@@ -103,7 +107,7 @@ def describe_heads(
             separated.
     """
     found: dict[tuple[str, ...], DetectedHead] = {}
-    described: set[tuple[str, ...]] = set()
+    described: set[tuple[tuple[str, ...], int]] = set()
     main = candidates[0].output
     tied_weights = _TiedWeights(model, candidates, tracers)
     for candidate in candidates:
@@ -122,25 +126,32 @@ def describe_heads(
         for key, projection in zip(keys, reversed(candidate.trace.projections), strict=True):
             weight = tensors[key]
             if key not in found:
-                described.add(key)
+                described.add((key, weight.dim))
                 item = _describe(candidate, projection, weight, main)
                 path_to_output = path_through_head(model, candidate, projection, tracer, item.head.path, _activation)
                 found[key] = replace(item, head=replace(item.head, path_to_output=path_to_output))
             item = _with_activation_calls(found[key], candidate, tracer)
             same_module = [
-                names for names in tensors if names not in described and tensors[names].module == weight.module
+                names
+                for names in tensors
+                if (names, tensors[names].dim) not in described and tensors[names].module == weight.module
             ]
-            described.update(same_module)
+            described.update((names, tensors[names].dim) for names in same_module)
             found[key] = replace(
                 item,
                 tensors=item.tensors + tuple(tensors[names] for names in same_module),
                 outputs=tuple(dict.fromkeys((*item.outputs, candidate.output))),
             )
-        downstream = [names for names in tensors if names not in described]
-        described.update(downstream)
+        downstream = [names for names in tensors if (names, tensors[names].dim) not in described]
+        described.update((names, tensors[names].dim) for names in downstream)
         item = found[keys[0]]
         found[keys[0]] = replace(item, tensors=item.tensors + tuple(tensors[names] for names in downstream))
     return [_finalize(item, tied_weights, chosen) for item in found.values()]
+
+
+def cautions(heads: Iterable[DetectedHead]) -> list[str]:
+    """Return why the user should look at these heads, with their names."""
+    return [f"{item.name}: {item.caution}" for item in heads if item.caution]
 
 
 def _class_tensor(axis: ClassAxis, candidate: Candidate, tied_weights: _TiedWeights) -> ClassTensor:
@@ -225,7 +236,15 @@ def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor,
         evidence=tuple(evidence),
     )
     activation_path = activation.module if activation is not None else ""
-    return DetectedHead(head, (weight,), (), module_path=projection.node.module, activation_path=activation_path)
+    return DetectedHead(
+        head,
+        (weight,),
+        (),
+        module_path=projection.node.module,
+        activation_path=activation_path,
+        is_behind=candidate.is_behind,
+        caution=candidate.caution,
+    )
 
 
 def _with_activation_calls(item: DetectedHead, candidate: Candidate, tracer: Tracer) -> DetectedHead:
@@ -264,7 +283,10 @@ def _finalize(item: DetectedHead, tied_weights: _TiedWeights, chosen: Mapping[st
         if name in tied_weights.untied:
             evidence += (f"{name} is shared with {tied_weights.untied[name]}: a new head gets its own tensor",)
     labels = sorted({chosen[name] for name in item.tensors[0].names if name in chosen})
+    caution = "" if labels else item.caution
+    if caution:
+        evidence += (caution,)
     if labels:
         evidence += (f"{labels[0]} is chosen from its classes, such as by arg-max",)
     head = replace(item.head, outputs=outputs, tensors=tensors, evidence=evidence)
-    return replace(item, head=head, is_chosen_from=bool(labels))
+    return replace(item, head=head, is_chosen_from=bool(labels), caution=caution)

@@ -28,10 +28,16 @@ from pytest_headswap.engine.detection.class_evidence import (
 from pytest_headswap.engine.detection.competing import box_heads, competing_heads
 from pytest_headswap.engine.detection.declared_counts import count_disagreement, declared_num_classes
 from pytest_headswap.engine.detection.decoded_outputs import hidden_head_error, name_submodules
-from pytest_headswap.engine.detection.describe import DetectedHead, describe_heads
+from pytest_headswap.engine.detection.describe import DetectedHead, cautions, describe_heads
+from pytest_headswap.engine.detection.earlier_outputs import (
+    accept_earlier_classes,
+    accept_shared,
+    name_earlier_classes,
+)
 from pytest_headswap.engine.detection.head_path import path_to_slot
 from pytest_headswap.engine.detection.head_slot import find_head_slots
 from pytest_headswap.engine.detection.label_lists import find_label_lists
+from pytest_headswap.engine.detection.unresolved_outputs import unresolved_output_error
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.head import Head, Heads, Rejected
@@ -69,7 +75,8 @@ class SearchResult:
 
     def heads(self) -> Heads:
         """Return the public view of the result."""
-        return Heads(tuple(item.head for item in self.detected), self.rejected, self.notes, self.tensor_kinds[False])
+        heads = tuple(item.head for item in self.detected)
+        return Heads(heads, self.rejected, (*self.notes, *cautions(self.detected)), self.tensor_kinds[False])
 
 
 def detect_heads(
@@ -139,20 +146,21 @@ def detect_heads_in(
         mine = list(find_candidates(graph, tracer, declared))
         reject_parts_of_attention(mine, tracers, declared)
         mixing += reject_class_mixing(mine, tracers, declared)
+        accept_earlier_classes(mine, tracer, declared)
+        accept_shared(mine, tracer)
+        name_earlier_classes(mine, tracer)
         read_choices(graph, tracer, mine, chosen)
         candidates += mine
     candidates += chosen.candidates
     if all(candidate.rejection_cause for candidate in candidates):
         for graph, tracer in zip(graphs, tracers, strict=True):
             candidates += find_squeezed_candidates(graph, tracer)
+            mine = [candidate for candidate in candidates if candidate.output.training == graph.training]
+            accept_earlier_classes(mine, tracer, declared)
     rejected = rejections(candidates, tracers)
     possible = [candidate for candidate in candidates if candidate.rejection_cause is None]
     accepted = resolve_class_dim(possible, declared, tracers)
-    lists: dict[str, DetectedHead] = {}
-    for graph, tracer in zip(graphs, tracers, strict=True) if not accepted else ():
-        for item in find_label_lists(model, graph, tracer):
-            known = lists.setdefault(item.head.path, item)
-            lists[item.head.path] = replace(known, outputs=tuple(dict.fromkeys((*known.outputs, *item.outputs))))
+    lists = [] if accepted else _detect_label_lists(model, graphs, tracers)
     competing: frozenset[frozenset[str]] = frozenset()
     boxes: dict[str, str] = {}
     doubt = None
@@ -160,13 +168,15 @@ def detect_heads_in(
         detected = describe_heads(model, accepted, tracers, chosen.labels)
         competing = competing_heads(detected, possible, tracers)
         boxes = box_heads(detected, possible)
+        name = type(model).__name__
         if mixing:
-            cause = mixing[0]
-            doubt = HeadSwapError(cause.reason, f"{type(model).__name__}: {cause.tensor}: {cause.sentence}")
+            doubt = HeadSwapError(mixing[0].reason, f"{name}: {mixing[0].tensor}: {mixing[0].sentence}")
         elif chosen.flattened and not chosen.labels:
-            doubt = hidden_head_error(type(model).__name__, graphs, tracers, chosen.flattened)
+            doubt = hidden_head_error(name, graphs, tracers, chosen.flattened)
+        elif not chosen.labels and all(item.head.num_classes != declared for item in detected):
+            doubt = unresolved_output_error(name, graphs, tracers, candidates, detected)
     elif lists and declared != 0:
-        detected = list(lists.values())
+        detected = lists
     else:
         detected = _detect_slots(model, graphs, tracers, candidates)
         if not detected:
@@ -188,6 +198,16 @@ def detect_heads_in(
         boxes,
         used,
     )
+
+
+def _detect_label_lists(model: nn.Module, graphs: Sequence[Graph], tracers: Sequence[Tracer]) -> list[DetectedHead]:
+    """Return the lists with one layer for each label."""
+    lists: dict[str, DetectedHead] = {}
+    for graph, tracer in zip(graphs, tracers, strict=True):
+        for item in find_label_lists(model, graph, tracer):
+            known = lists.setdefault(item.head.path, item)
+            lists[item.head.path] = replace(known, outputs=tuple(dict.fromkeys((*known.outputs, *item.outputs))))
+    return list(lists.values())
 
 
 def _detect_slots(
