@@ -15,7 +15,7 @@ from pytest_headswap.engine.dataflow.graph import INPUT, Node, ancestors
 from pytest_headswap.engine.detection.candidates import Candidate, accept_consumed
 from pytest_headswap.engine.detection.class_space import LINEAR_STEPS, is_linear, widths_before
 
-_POOLING = frozenset(("mean", "sum", "neg"))
+_AFTER_CLASSES = frozenset(("mean", "sum", "neg", "sigmoid", "log", "exp", "clamp", "clamp_min"))
 _RECTIFIERS = frozenset(("relu", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish"))
 _MAX_BETWEEN = 2
 """Number of layers that may lie between classes and a layer that computes another output from them."""
@@ -24,9 +24,9 @@ _MAX_BETWEEN = 2
 def accept_earlier_classes(candidates: Sequence[Candidate], tracer: Tracer, declared: int | None) -> None:
     """Accept each rejected candidate that may hold the classes from which the model computes another output.
 
-    Only linear steps or a softmax follow its projection. No norm and no activation precede the layers that read it, and
-    these are few. It is narrower than the features before it, unless a softmax follows or the other output is a single
-    number. Each head that computes a single number from it is then marked as behind it.
+    Only linear steps or probabilities follow its projection. No norm and no rectifier precede the layers that read it,
+    and these are few. It is narrower than the features before it, unless a softmax follows or the other output is a
+    single number. Each head that computes a single number from it is then marked as behind it.
     """
     heads = [one for one in candidates if one.rejection_cause is None or one.output.is_squeezed]
     for candidate in candidates:
@@ -39,12 +39,16 @@ def accept_earlier_classes(candidates: Sequence[Candidate], tracer: Tracer, decl
         sizes = {other.output.size for other in later}
         if not is_likely and not widths and sizes != {1}:
             continue  # an embedding of the input
-        if _is_rectified(candidate, tracer) or (not is_likely and sizes != {1}):
+        step = _step_of_features(candidate, tracer)
+        if step == "a norm" and sizes != {1}:
+            continue
+        if step or (not is_likely and sizes != {1}):
+            why = f"{step} follows" if step else "they are not narrower than the features before"
             for other in later:
                 other.caution = (
                     f"it reads {candidate.output.label}, another output, whose {size} entries are taken for features "
-                    "because they are not narrower than those before or an activation follows. If they are classes, "
-                    "set model.num_classes to their number"
+                    f"because {why}. If they are classes, set "
+                    "model.num_classes to their number"
                 )
             continue
         accept_consumed(candidate, tracer)
@@ -72,22 +76,27 @@ def _is_linear(candidate: Candidate, tracer: Tracer) -> bool:
     own = {projection.node for projection in trace.projections}
     names = {node.name.split("::")[-1].rstrip("_") for node in trace.nodes if node not in own}
     before = ancestors(projection.features.value for projection in trace.projections)
-    return names <= LINEAR_STEPS | _POOLING and own.isdisjoint(before)
+    return names <= LINEAR_STEPS | _AFTER_CLASSES and own.isdisjoint(before)
 
 
-def _is_rectified(candidate: Candidate, tracer: Tracer) -> bool:
-    """Return whether an activation follows the projections, before another layer does."""
+def _step_of_features(candidate: Candidate, tracer: Tracer) -> str:
+    """Return "a norm" or "an activation" if one follows the projections before another layer does, or "".
+
+    Features go through such steps, and classes do not.
+    """
     visited: set[Node] = set()
     stack = [output for node in _calls(candidate, tracer) for output in node.outputs]
     while stack:
         for node in stack.pop().users:
             if node in visited or node not in tracer.live_nodes or tracer.weights_of(node):
                 continue
+            if "norm" in node.name:
+                return "a norm"
             if node.name.split("::")[-1].rstrip("_") in _RECTIFIERS:
-                return True
+                return "an activation"
             visited.add(node)
             stack += node.outputs
-    return False
+    return ""
 
 
 def accept_shared(candidates: Sequence[Candidate], tracer: Tracer) -> None:
@@ -107,12 +116,11 @@ def accept_shared(candidates: Sequence[Candidate], tracer: Tracer) -> None:
 def heads_computed_from(candidate: Candidate, heads: Sequence[Candidate], tracer: Tracer) -> list[Candidate]:
     """Return the heads that a few layers compute from the projections of a candidate and from nothing else."""
     own = _calls(candidate, tracer)
-    before = ancestors([candidate.axis.value])
     return [
         head
         for head in heads
         if own.isdisjoint(projection.node for projection in head.trace.projections)
-        and all(_is_only_source(own, projection, before, tracer) for projection in head.trace.projections)
+        and all(_is_only_source(own, projection, tracer) for projection in head.trace.projections)
     ]
 
 
@@ -125,8 +133,8 @@ def _calls(candidate: Candidate, tracer: Tracer) -> set[Node]:
     return calls
 
 
-def _is_only_source(nodes: Collection[Node], head: Projection, before: Collection[Node], tracer: Tracer) -> bool:
-    """Return whether a projection reads the inputs only through these operations, without a norm and few layers on."""
+def _is_only_source(nodes: Collection[Node], head: Projection, tracer: Tracer) -> bool:
+    """Return whether a projection reads the inputs only through these operations, and few layers after them."""
     visited: set[Node] = set()
     layers: set[str] = set()
     stack = [head.features.value]
@@ -139,7 +147,7 @@ def _is_only_source(nodes: Collection[Node], head: Projection, before: Collectio
             continue
         visited.add(node)
         layers |= tracer.weights_of(node)
-        if len(layers) > _MAX_BETWEEN or ("norm" in node.name and node not in before):
+        if len(layers) > _MAX_BETWEEN:
             return False
         stack += [operand for operand in node.inputs if operand.from_input]
     return bool(nodes)
