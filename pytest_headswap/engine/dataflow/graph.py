@@ -136,11 +136,6 @@ class Graph:
         """Return the operations that an output depends on."""
         return ancestors((*self.outputs.values(), *(choice.value for choice in self.choices)))
 
-    def used_names(self) -> set[str]:
-        """Return the names of the model's tensors that an output of any dtype depends on."""
-        nodes = self.live_nodes() | ancestors(self.other_outputs.values())
-        return {name for node in nodes for value in node.inputs for name in value.names}
-
     def clear(self) -> None:
         """Break the links between operations and values, and drop all operations. The graph is unusable afterwards.
 

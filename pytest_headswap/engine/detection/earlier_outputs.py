@@ -163,6 +163,8 @@ def name_earlier_classes(candidates: Sequence[Candidate], tracer: Tracer) -> Non
     for candidate in accepted:
         size = candidate.output.size
         for projection in candidate.trace.projections if size > 1 else ():
+            if projection.in_features <= size:
+                continue  # nothing lies next to that many features
             features = tracer.trace_back(projection.features, projection.in_features)
             for reason, piece in features.partial_sources:
                 if reason != "concatenated" or piece.value.shape[piece.dim] != size:

@@ -183,7 +183,7 @@ def detect_heads_in(
             raise _no_head(model, graphs, tracers, candidates, rejected, chosen.flattened)
         notes = (*notes, "the model was built without a head: a new head replaces the Identity at its end")
     shapes = {graph.training: {label: value.shape for label, value in graph.outputs.items()} for graph in graphs}
-    used = frozenset(name for graph in graphs for name in graph.used_names())
+    used = frozenset(name for tracer in tracers for name in tracer.used_names())
     tensor_kinds = {graph.training: graph.tensor_kind for graph in graphs}
     return SearchResult(
         tuple(detected),
