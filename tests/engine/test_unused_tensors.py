@@ -1,4 +1,4 @@
-"""Class-sized tensors that forward does not use keep their size, and a warning names them."""
+"""Class-sized tensors that no output depends on keep their size, and a warning names them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def with_prototypes(model: Any) -> list[str]:
 def test_a_tensor_of_the_old_count_that_forward_does_not_use_is_named(add: Any) -> None:
     model = Net()
     names = add(model)
-    with pytest.warns(HeadSwapWarning, match="this forward does not use the tensor"):
+    with pytest.warns(HeadSwapWarning, match="no output of this forward depends on the tensor"):
         swap = swap_head(model, 5, X)
     assert [note.partition(":")[0] for note in swap.notes] == [", ".join(names)]
     assert all(10 in dict((*model.named_parameters(), *model.named_buffers()))[name].shape for name in names)
@@ -68,6 +68,66 @@ def test_a_tensor_of_the_same_size_that_the_backbone_uses_is_not_named() -> None
             return out + (self.scale.sum() if self.training else 0)
 
     assert swap_head(Ten(), 5, X).notes == ()
+
+
+class Exits(nn.Module):
+    """A model with two exits. The values that forward sees decide which one it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.deep = nn.Linear(8, 16), nn.Linear(16, 16)
+        self.early, self.late = nn.Linear(16, 10), nn.Linear(16, 10)
+        self.takes_early = False
+
+    def is_early(self, h: Tensor) -> bool:
+        return self.takes_early
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x).relu()
+        out: Tensor = self.early(h) if self.is_early(h) else self.late(self.deep(h))
+        return out
+
+
+class ByConfidence(Exits):
+    def is_early(self, h: Tensor) -> bool:
+        return self.takes_early or bool(self.early(h).softmax(-1).amax(-1).min() > 2)
+
+
+class ByEntropy(Exits):
+    def is_early(self, h: Tensor) -> bool:
+        probs = self.early(h).softmax(-1)
+        return self.takes_early or float(-(probs * probs.log()).sum(-1).mean()) < 0
+
+
+class ByIndex(Exits):
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x).relu()
+        exits: list[Tensor] = [self.early(h), self.late(self.deep(h))]
+        return exits[0 if self.takes_early else 1]
+
+
+@pytest.mark.parametrize("kind", [Exits, ByConfidence, ByEntropy, ByIndex])
+def test_the_head_of_an_exit_that_forward_does_not_take_is_named_and_can_be_swapped_next(kind: type[Exits]) -> None:
+    model = kind()
+    with pytest.warns(HeadSwapWarning, match=r"early.weight, early.bias: .*head='early'"):
+        swap_head(model, 5, X)
+    assert (model.early.out_features, model.late.out_features) == (10, 5)
+    model.takes_early = True
+    swap_head(model, 5, X, head="early")
+    assert model(X).shape == (4, 5)
+
+
+def test_a_table_that_only_an_integer_output_depends_on_is_not_named() -> None:
+    class Groups(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.groups: Tensor
+            self.register_buffer("groups", torch.zeros(10, dtype=torch.long))
+
+        def forward(self, x: Tensor, labels: Tensor | None = None) -> Any:
+            return super().forward(x), self.groups.sum() + x.argmax()
+
+    assert swap_head(Groups(), 5, X).notes == ()
 
 
 def test_a_swap_to_the_same_count_names_nothing() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pytest_headswap.engine.dataflow.assembled import selections_before
 from pytest_headswap.engine.dataflow.dims import relation
 from pytest_headswap.engine.dataflow.dims.links import DimRelation
-from pytest_headswap.engine.dataflow.graph import INPUT, Graph, Node, Value
+from pytest_headswap.engine.dataflow.graph import INPUT, Graph, Node, Value, ancestors
 from pytest_headswap.engine.dataflow.trace import ClassAxis
 
 
@@ -19,6 +19,12 @@ class DimFlow:
         self.live_nodes = graph.live_nodes()
         self.output_values = set(graph.outputs.values())
         self._nodes = graph.nodes
+        self._other_outputs = graph.other_outputs.values()
+
+    def used_names(self) -> set[str]:
+        """Return the names of the model's tensors that an output of any dtype depends on."""
+        nodes = self.live_nodes | ancestors(self._other_outputs)
+        return {name for node in nodes for value in node.inputs for name in value.names}
 
     def relation_of(self, node: Node) -> DimRelation:
         """Return the dimension relation of an operation."""

@@ -117,7 +117,7 @@ class Graph:
         inputs: the tensors among the inputs, in order. Their names start with "input".
         nodes: the operations in execution order.
         outputs: floating-point outputs by label.
-        other_outputs: labels of the integer and boolean outputs.
+        other_outputs: integer and boolean outputs by label.
         choices: the dimensions over which outputs were chosen, such as by arg-max.
         selections: operations whose output shape depends on the values of their arguments.
         identities: calls of `nn.Identity` modules.
@@ -130,7 +130,7 @@ class Graph:
     inputs: list[Value] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     outputs: dict[str, Value] = field(default_factory=dict)
-    other_outputs: list[str] = field(default_factory=list)
+    other_outputs: dict[str, Value] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
     selections: list[Node] = field(default_factory=list)
     identities: list[IdentityCall] = field(default_factory=list)

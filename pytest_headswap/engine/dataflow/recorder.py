@@ -88,7 +88,7 @@ class RecordingSession:
             if tensor.is_floating_point():
                 graph.outputs[label] = value
             else:
-                graph.other_outputs.append(label)
+                graph.other_outputs[label] = value
             graph.choices += find_choices(label, value, not tensor.is_floating_point())
         return graph
 

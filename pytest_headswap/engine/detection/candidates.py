@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pytest_headswap._text import join_first
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Projection, Trace, Tracer, source_name
 from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, BUFFER, PARAMETER, Graph
 from pytest_headswap.engine.detection.class_space import ClassSpace, mixing_sentence
@@ -13,6 +14,7 @@ from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.modules import owner_path
 from pytest_headswap.head import Rejected
 
+_PROBABILITIES = frozenset(("_softmax", "softmax", "_log_softmax", "log_softmax"))
 _PARTIAL_CLASS_DIM = (
     "it sets only part of the class dimension, which is combined with other parts or cut: return the output of one "
     "layer that gives all classes"
@@ -61,8 +63,19 @@ class Candidate:
     rejection_cause: RejectionCause | None = None
     mixing_cause: RejectionCause | None = None
     """Why a tensor that takes classes in cannot follow their count."""
+    consumed_space: ClassSpace | None = None
+    """What a dimension meets that was rejected because layers read it."""
+    is_behind: bool = False
+    """Whether it is a single number that the model computes from the classes of another candidate."""
+    caution: str = ""
+    """Why the user should look at the head although it is accepted."""
     inner_names: frozenset[str] = frozenset()
     """Names of the tensors that take classes in, after the projection."""
+
+    @property
+    def holds_probabilities(self) -> bool:
+        """Return whether a softmax goes over it."""
+        return any(node.name.split("::")[-1] in _PROBABILITIES for node in self.trace.nodes)
 
     def model_sources(self) -> list[ClassAxis]:
         """Return the parameters and buffers of the model at which the dimension begins."""
@@ -210,6 +223,7 @@ def _settle_class_space(candidate: Candidate, tracer: Tracer, declared: int | No
         or not space.is_class_space()
         or space.leads_elsewhere(candidate.axis.value)
     ):
+        candidate.consumed_space = space
         cause = _consumed_by_backbone(candidate.trace, tracer)
         names = [source_name(item.weight.value) for item in candidate.trace.projections]
         if declared == candidate.trace.size and not space.entries and not set(names).isdisjoint(space.readers):
@@ -220,6 +234,25 @@ def _settle_class_space(candidate: Candidate, tracer: Tracer, declared: int | No
         return RejectionCause(
             "output_is_backbone", names[0], f"{space.readers[0]} consumes its output, so it belongs to the backbone"
         )
+    if space.readers and declared is None and not space.is_linear and not candidate.holds_probabilities:
+        candidate.caution = (
+            f"its {candidate.trace.size} results are also read by {join_first(space.readers)}, as in a residual block "
+            "of a backbone. Only the widths suggest that they are classes. If they are features, put a head after the "
+            "model instead"
+        )
+    return _enter(candidate, space)
+
+
+def accept_consumed(candidate: Candidate, tracer: Tracer) -> None:
+    """Accept a candidate that was rejected because layers read it. These layers follow the class count."""
+    if candidate.consumed_space is not None:
+        cause = _enter(candidate, candidate.consumed_space)
+        candidate.weights = [_model_weight(item, tracer, candidate.trace.size) for item in candidate.trace.projections]
+        candidate.rejection_cause = cause or _rejection_cause(candidate, tracer)
+
+
+def _enter(candidate: Candidate, space: ClassSpace) -> RejectionCause | None:
+    """Extend the trace by what the class dimension meets, or return why that cannot follow the class count."""
     if space.fault:
         return RejectionCause(*space.fault)
     if space.fixed_buffer:

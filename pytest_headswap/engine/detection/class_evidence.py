@@ -7,8 +7,15 @@ from dataclasses import dataclass, field
 
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer, source_name
 from pytest_headswap.engine.dataflow.graph import BUFFER, PARAMETER, Graph, ancestors, is_attention
-from pytest_headswap.engine.detection.candidates import Candidate, OutputDim, RejectionCause, read_candidate
+from pytest_headswap.engine.detection.candidates import (
+    Candidate,
+    OutputDim,
+    RejectionCause,
+    accept_consumed,
+    read_candidate,
+)
 from pytest_headswap.engine.detection.class_space import mixing_sentence
+from pytest_headswap.engine.detection.earlier_outputs import heads_computed_from
 from pytest_headswap.head import CHOSEN
 
 _NORMALIZED = frozenset(("_softmax", "softmax", "_log_softmax", "log_softmax", "sigmoid"))
@@ -34,7 +41,8 @@ def read_choices(graph: Graph, tracer: Tracer, candidates: Sequence[Candidate], 
     """Add the dimensions over which the model chose what it returns to `result`.
 
     The operand of an arg-max is not an output, so its dimension becomes a candidate of its own, unless an output
-    shows it. A choice before another head, such as that of a router, says nothing about classes.
+    shows it. A choice before another head, such as that of a router, says nothing about classes, unless the model
+    computes that head from its operand alone.
     """
     if not graph.choices:
         return
@@ -53,11 +61,14 @@ def read_choices(graph: Graph, tracer: Tracer, candidates: Sequence[Candidate], 
         if candidate is not None and is_cut:  # such as all classes but the background
             parts = (read_candidate(label, part, graph, tracer) for _, part in candidate.trace.partial_sources)
             candidate = next((part for part in parts if part is not None and part.rejection_cause is None), None)
+        is_earlier = candidate is not None and bool(heads_computed_from(candidate, outputs, tracer))
+        if candidate is not None and is_earlier and candidate.consumed_space is not None:
+            accept_consumed(candidate, tracer)
         if candidate is None or candidate.rejection_cause is not None or candidate.output.size < 2:
             continue
         nodes = {projection.node for projection in candidate.trace.projections}
         is_shown = nodes <= shown
-        if candidate.output in seen or not (is_shown or nodes.isdisjoint(before_heads)):
+        if candidate.output in seen or not (is_shown or is_earlier or nodes.isdisjoint(before_heads)):
             continue
         seen.add(candidate.output)
         if (choice.is_flat or is_cut or is_selected) and not is_shown:

@@ -22,7 +22,7 @@ _INDEX_STEPS = frozenset(
     )
 )
 # Between two layers that form one linear map, as in calibrated logits. A network puts a nonlinearity there.
-_LINEAR_STEPS = _INDEX_STEPS | {"add", "sub", "mul", "div", "_softmax", "_log_softmax", "native_dropout"}
+LINEAR_STEPS = _INDEX_STEPS | {"add", "sub", "mul", "div", "_softmax", "_log_softmax", "native_dropout"}
 _LOOKUPS = ("embedding", "index", "index_select")
 _MAX_READERS = 4
 _MAX_HIDDEN = 200  # dimensions in a bottleneck
@@ -90,7 +90,7 @@ class ClassSpace:
             return bool(entries)
         if not self._is_closed or len({source_name(entry.weight.value) for entry in entries}) != 1:
             return False
-        widths = list(_widths_before(entries[0], self._tracer))
+        widths = list(widths_before(entries[0], self._tracer))
         size = self.trace.size
         fits = entries[0].in_features > size and bool(widths) and widths[0] > size
         return fits and len(self.readers) <= min(_MAX_READERS, len(widths) + 1)
@@ -155,9 +155,9 @@ class ClassSpace:
         before = self._tracer.trace_back(features, size)
         weights = {source_name(item.weight.value) for item in before.projections}
         own = {source_name(item.weight.value) for item in self.trace.projections}
-        is_linear = not weights & own and _is_linear(before)
-        if before.projections and not before.from_input and (weights & own or is_linear):
-            self.is_linear = self.is_linear or is_linear
+        is_map = not weights & own and is_linear(before)
+        if before.projections and not before.from_input and (weights & own or is_map):
+            self.is_linear = self.is_linear or is_map
             nodes = {item.node for item in self.trace.projections}
             self.trace.projections += [item for item in before.projections if item.node not in nodes]
             self._add(before)
@@ -279,14 +279,15 @@ class ClassSpace:
             self.fault = ("unsupported_layer", name, f"{sentence} for {self.trace.size} classes")
 
 
-def _is_linear(trace: Trace) -> bool:
+def is_linear(trace: Trace) -> bool:
     """Return whether only linear steps and a softmax lie between one projection and the traced dimension."""
     nodes = {projection.node for projection in trace.projections}
     names = {node.name.split("::")[-1].rstrip("_") for node in trace.nodes if node not in nodes}
-    return len({source_name(item.weight.value) for item in trace.projections}) == 1 and names <= _LINEAR_STEPS
+    weights = {source_name(item.weight.value) for item in trace.projections}
+    return len(weights) == 1 and names <= LINEAR_STEPS
 
 
-def _widths_before(entry: Projection, tracer: Tracer) -> Iterator[int]:
+def widths_before(entry: Projection, tracer: Tracer) -> Iterator[int]:
     """Yield the width that each product of features with a weight gives its result, in execution order."""
     nodes = [node for node in ancestors([entry.features.value]) if node.outputs]
     for node in sorted(nodes, key=lambda node: tracer.position(node.outputs[0])):

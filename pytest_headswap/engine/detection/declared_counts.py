@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import nn
 
 from pytest_headswap._numbers import as_count
 from pytest_headswap._text import join_first
-from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.modules import named_buffers, named_parameters
@@ -28,9 +27,11 @@ def declared_num_classes(model: nn.Module) -> int | None:
 
 
 def count_disagreement(
-    model: nn.Module, declared: int | None, detected: Sequence[DetectedHead], graphs: Sequence[Graph]
+    model: nn.Module, declared: int | None, detected: Sequence[DetectedHead], used: Collection[str]
 ) -> HeadSwapError | None:
     """Return the error `count_disagrees` if no head has the class count that the model declares, or None.
+
+    `used` are the names of the tensors that some output depends on.
 
     A head may have another count if the model or its configuration states it too, such as the vocabulary size of a
     speech model, and no other tensor has that size. The slot of a model without a head has no count. It is in doubt
@@ -44,7 +45,6 @@ def count_disagreement(
     sizes = {size for name, tensor in tensors.items() if name not in own for size in tensor.shape}
     if (counts & _stated_numbers(model)) - sizes:
         return None
-    used = {name for graph in graphs for node in graph.live_nodes() for value in node.inputs for name in value.names}
     having = [name for name, tensor in tensors.items() if declared in tensor.shape]
     unused = [name for name in having if name not in used]
     if counts == {0} and not having:

@@ -41,7 +41,7 @@ def hidden_head_error(
         selections = graph.live_nodes().intersection(graph.selections)
         if selections or flattened:
             operations = f" ({', '.join(sorted({node.name for node in selections}))})" if selections else ""
-            integers = f", such as {graph.other_outputs[0]}" if graph.other_outputs else ""
+            integers = f", such as {next(iter(graph.other_outputs))}" if graph.other_outputs else ""
             return HeadSwapError(
                 "decoded_output",
                 f"{name} returns results selected from its logits{operations}{integers}, not the logits themselves: "

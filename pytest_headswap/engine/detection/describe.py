@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -74,6 +74,8 @@ class DetectedHead:
         tied: pairs of a tensor of the head and the tensor of the backbone that it is tied to. A swap unties them.
         computed_by: the operation that computes its weight in forward, if a weight of 0 does not stay 0; else "".
         idle: pairs of a tensor of the head and its name in a module that did not run. A swap changes both.
+        is_behind: whether it computes a single number from the classes of another head.
+        caution: why the user should look at it, or "".
     """
 
     head: Head
@@ -89,6 +91,8 @@ class DetectedHead:
     tied: tuple[tuple[str, str], ...] = ()
     idle: tuple[tuple[str, str], ...] = ()
     computed_by: str = ""
+    is_behind: bool = False
+    caution: str = ""
 
     @property
     def name(self) -> str:
@@ -109,7 +113,9 @@ def describe_heads(
             separated.
     """
     found: dict[tuple[str, ...], DetectedHead] = {}
-    described = {weight.value.names for item in candidates for weight in item.weights if weight is not None}
+    described = {
+        (weight.value.names, weight.dim) for item in candidates for weight in item.weights if weight is not None
+    }
     main = candidates[0].output
     tied_weights = TiedWeights(model, candidates, tracers)
     for candidate in candidates:
@@ -135,19 +141,26 @@ def describe_heads(
                 found[key] = replace(item, head=replace(item.head, path_to_output=path_to_output))
             item = _with_activation_calls(found[key], candidate, tracer)
             same_module = [
-                names for names in tensors if names not in described and tensors[names].module == weight.module
+                names
+                for names in tensors
+                if (names, tensors[names].dim) not in described and tensors[names].module == weight.module
             ]
-            described.update(same_module)
+            described.update((names, tensors[names].dim) for names in same_module)
             found[key] = replace(
                 item,
                 tensors=item.tensors + tuple(tensors[names] for names in same_module),
                 outputs=tuple(dict.fromkeys((*item.outputs, candidate.output))),
             )
-        downstream = [names for names in tensors if names not in described]
-        described.update(downstream)
+        downstream = [names for names in tensors if (names, tensors[names].dim) not in described]
+        described.update((names, tensors[names].dim) for names in downstream)
         item = found[keys[0]]
         found[keys[0]] = replace(item, tensors=item.tensors + tuple(tensors[names] for names in downstream))
     return [_finalize(item, tied_weights, chosen) for item in found.values()]
+
+
+def cautions(heads: Iterable[DetectedHead]) -> list[str]:
+    """Return why the user should look at these heads, with their names."""
+    return [f"{item.name}: {item.caution}" for item in heads if item.caution]
 
 
 def _class_tensor(
@@ -202,7 +215,15 @@ def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor,
         evidence=tuple(evidence),
     )
     activation_path = activation.module if activation is not None else ""
-    return DetectedHead(head, (weight,), (), module_path=projection.node.module, activation_path=activation_path)
+    return DetectedHead(
+        head,
+        (weight,),
+        (),
+        module_path=projection.node.module,
+        activation_path=activation_path,
+        is_behind=candidate.is_behind,
+        caution=candidate.caution,
+    )
 
 
 def _with_activation_calls(item: DetectedHead, candidate: Candidate, tracer: Tracer) -> DetectedHead:
@@ -243,7 +264,10 @@ def _finalize(item: DetectedHead, tied_weights: TiedWeights, chosen: Mapping[str
     )
     evidence += tuple(f"{name} is shared with {other}: a new head gets its own tensor" for name, other in tied)
     labels = sorted({chosen[name] for name in item.tensors[0].names if name in chosen})
+    caution = "" if labels else item.caution
+    if caution:
+        evidence += (caution,)
     if labels:
         evidence += (f"{labels[0]} is chosen from its classes, such as by arg-max",)
     head = replace(item.head, outputs=outputs, tensors=tensors, evidence=evidence)
-    return replace(item, head=head, is_chosen_from=bool(labels), tied=tied, idle=idle)
+    return replace(item, head=head, is_chosen_from=bool(labels), tied=tied, idle=idle, caution=caution)

@@ -31,12 +31,18 @@ from pytest_headswap.engine.detection.class_evidence import (
 from pytest_headswap.engine.detection.competing import box_heads, competing_heads
 from pytest_headswap.engine.detection.declared_counts import count_disagreement, declared_num_classes
 from pytest_headswap.engine.detection.decoded_outputs import hidden_head_error, name_submodules
-from pytest_headswap.engine.detection.describe import DetectedHead, describe_heads
+from pytest_headswap.engine.detection.describe import DetectedHead, cautions, describe_heads
+from pytest_headswap.engine.detection.earlier_outputs import (
+    accept_earlier_classes,
+    accept_shared,
+    name_earlier_classes,
+)
 from pytest_headswap.engine.detection.head_path import path_to_slot
 from pytest_headswap.engine.detection.head_slot import find_head_slots
 from pytest_headswap.engine.detection.input_sizes import ClassInput, inputs_in_outputs, inputs_of_size
 from pytest_headswap.engine.detection.label_lists import find_label_lists
 from pytest_headswap.engine.detection.unregistered import unregistered_weight_error
+from pytest_headswap.engine.detection.unresolved_outputs import unresolved_output_error
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.wrappers import script_module_error
@@ -61,6 +67,7 @@ class SearchResult:
         derived: for an output dimension that no head sets, as mode, label and dimension: the tensors it may depend on,
             as for `Candidate.begins_at`.
         class_inputs: inputs of the size of a head: their name, the size, and the tensor of the model that reads them.
+        used: names of the tensors of the model that some output depends on.
     """
 
     detected: tuple[DetectedHead, ...]
@@ -75,10 +82,12 @@ class SearchResult:
     boxes: Mapping[str, str] = field(default_factory=dict)
     derived: Mapping[tuple[bool, str, int], TensorDims] = field(default_factory=dict)
     class_inputs: tuple[ClassInput, ...] = ()
+    used: frozenset[str] = frozenset()
 
     def heads(self) -> Heads:
         """Return the public view of the result."""
-        return Heads(tuple(item.head for item in self.detected), self.rejected, self.notes, self.tensor_kinds[False])
+        heads = tuple(item.head for item in self.detected)
+        return Heads(heads, self.rejected, (*self.notes, *cautions(self.detected)), self.tensor_kinds[False])
 
 
 def detect_heads(
@@ -150,17 +159,22 @@ def detect_heads_in(
         mine = list(find_candidates(graph, tracer, declared))
         reject_parts_of_attention(mine, tracers, declared)
         mixing += reject_class_mixing(mine, tracers, declared)
+        accept_earlier_classes(mine, tracer, declared)
+        accept_shared(mine, tracer)
+        name_earlier_classes(mine, tracer)
         read_choices(graph, tracer, mine, chosen)
         candidates += mine
     candidates += chosen.candidates
     if all(candidate.rejection_cause for candidate in candidates):
         for graph, tracer in zip(graphs, tracers, strict=True):
             candidates += find_squeezed_candidates(graph, tracer)
+            mine = [candidate for candidate in candidates if candidate.output.training == graph.training]
+            accept_earlier_classes(mine, tracer, declared)
     rejected = rejections(candidates, tracers)
     possible = [candidate for candidate in candidates if candidate.rejection_cause is None]
     accepted = resolve_class_dim(possible, declared, tracers)
     check_modes_agree(candidates, accepted)
-    lists = _label_lists(model, graphs, tracers) if not accepted else {}
+    lists = [] if accepted else _detect_label_lists(model, graphs, tracers)
     competing: frozenset[frozenset[str]] = frozenset()
     boxes: dict[str, str] = {}
     doubt = None
@@ -168,13 +182,15 @@ def detect_heads_in(
         detected = describe_heads(model, accepted, tracers, chosen.labels)
         competing = competing_heads(detected, possible, tracers)
         boxes = box_heads(detected, possible)
+        name = type(model).__name__
         if mixing:
-            cause = mixing[0]
-            doubt = HeadSwapError(cause.reason, f"{type(model).__name__}: {cause.tensor}: {cause.sentence}")
+            doubt = HeadSwapError(mixing[0].reason, f"{name}: {mixing[0].tensor}: {mixing[0].sentence}")
         elif chosen.flattened and not chosen.labels:
-            doubt = hidden_head_error(type(model).__name__, graphs, tracers, chosen.flattened)
+            doubt = hidden_head_error(name, graphs, tracers, chosen.flattened)
+        elif not chosen.labels and all(item.head.num_classes != declared for item in detected):
+            doubt = unresolved_output_error(name, graphs, tracers, candidates, detected)
     elif lists and declared != 0:
-        detected = list(lists.values())
+        detected = lists
     else:
         detected = _detect_slots(model, graphs, tracers, candidates)
         if not detected:
@@ -182,6 +198,7 @@ def detect_heads_in(
         notes = (*notes, "the model was built without a head: a new head replaces the Identity at its end")
     _check_script_modules(model, detected)
     shapes = {graph.training: {label: value.shape for label, value in graph.outputs.items()} for graph in graphs}
+    used = frozenset(name for tracer in tracers for name in tracer.used_names())
     tensor_kinds = {graph.training: graph.tensor_kind for graph in graphs}
     return SearchResult(
         tuple(detected),
@@ -191,7 +208,7 @@ def detect_heads_in(
         tensor_kinds,
         declared,
         train_error,
-        doubt or count_disagreement(model, declared, detected, graphs),
+        doubt or count_disagreement(model, declared, detected, used),
         competing,
         boxes,
         {
@@ -201,16 +218,18 @@ def detect_heads_in(
         }
         | _written_counts(graphs, tracers, candidates, detected),
         tuple(inputs_of_size(graphs, tracers, {item.head.num_classes for item in detected})),
+        used,
     )
 
 
-def _label_lists(model: nn.Module, graphs: Sequence[Graph], tracers: Sequence[Tracer]) -> dict[str, DetectedHead]:
+def _detect_label_lists(model: nn.Module, graphs: Sequence[Graph], tracers: Sequence[Tracer]) -> list[DetectedHead]:
+    """Return the lists with one layer for each label."""
     lists: dict[str, DetectedHead] = {}
     for graph, tracer in zip(graphs, tracers, strict=True):
         for item in find_label_lists(model, graph, tracer):
             known = lists.setdefault(item.head.path, item)
             lists[item.head.path] = replace(known, outputs=tuple(dict.fromkeys((*known.outputs, *item.outputs))))
-    return lists
+    return list(lists.values())
 
 
 def _check_script_modules(model: nn.Module, detected: Sequence[DetectedHead]) -> None:

@@ -20,7 +20,8 @@ def select_heads(result: SearchResult, requested: str | Sequence[str] | None, pr
 
     A request is a path, or the name of a tensor of the head. Without one, these are the heads that an arg-max chooses
     from, or else those with the class count that the model declares. If all heads have the same class count, all of
-    them are chosen, unless two of them may predict different things.
+    them are chosen, unless two of them may predict different things. A head that computes a number from the classes of
+    another one is not chosen. Heads that were requested carry no caution.
 
     Raises:
         HeadSwapError: `bad_argument`, `unknown_head`, `count_disagrees`, or `ambiguous` if the heads predict different
@@ -33,10 +34,10 @@ def select_heads(result: SearchResult, requested: str | Sequence[str] | None, pr
         selected = _requested(result, paths, prefix, listing)
         if isinstance(requested, str):
             _check_boxes(result, selected[0], prefix)
-        return [_with_boxes(result, item, selected) for item in selected]
+        return [replace(_with_boxes(result, item, selected), caution="") for item in selected]
     if result.doubt is not None:
         raise result.doubt
-    selected = _chosen_by_model(result) or list(detected)
+    selected = _chosen_by_model(result) or [item for item in detected if not item.is_behind]
     if len({item.head.num_classes for item in selected}) > 1:
         selected = [item for item in selected if item.head.num_classes == result.declared_num_classes]
     if not selected:
@@ -48,9 +49,9 @@ def select_heads(result: SearchResult, requested: str | Sequence[str] | None, pr
         if _compete(result, one, other):
             raise HeadSwapError(
                 "ambiguous",
-                f"{prefix + one.name!r} and {prefix + other.name!r} are both {one.head.num_classes} wide and read the "
-                "same features, but may predict different things, such as classes and coordinates. Pass head=PATH "
-                "with one of them, or a list of both",
+                f"{prefix + one.name!r} and {prefix + other.name!r} are both {one.head.num_classes} wide, but may "
+                "predict different things, such as classes and coordinates. Pass head=PATH with one of them, or a list "
+                "of both",
             )
     outputs = {output for item in selected for output in item.outputs}
     if len(selected) > 1 and len({(output.training, output.label) for output in outputs}) < len(outputs):

@@ -15,14 +15,13 @@ from pytest_headswap.engine.swapping.options import SwapOptions
 from pytest_headswap.engine.swapping.plan import SwapPlan
 from pytest_headswap.engine.swapping.stored_numbers import NumbersAround, StoredNumber
 from pytest_headswap.engine.swapping.transaction import Transaction
-from pytest_headswap.engine.swapping.unused_tensors import unused_class_tensors
+from pytest_headswap.engine.swapping.unused_tensors import unused_note
 from pytest_headswap.engine.swapping.verify import LayerFault, verify_swap
 from pytest_headswap.engine.swapping.written_count import line_with_count
 
 _MAX_SINGLE = 24
 _MAX_PAIRED = 6
 _MAX_TRIED = 4
-_MAX_NAMED = 6
 
 
 def verify_and_settle(
@@ -59,13 +58,8 @@ def verify_and_settle(
     try:
         notes = _settle(verify, around, changes)
         old = set(around.counts) - {count}
-        unused = unused_class_tensors(model, plan.inputs, result.tensor_kinds, old, names) if always and old else []
-        if unused:
-            more = f" and {len(unused) - _MAX_NAMED} more" if len(unused) > _MAX_NAMED else ""
-            notes.append(
-                f"{', '.join(unused[:_MAX_NAMED])}{more}: a dimension equals the old class count, and this forward "
-                "does not use the tensor. It was not changed. Set a new one if it has an entry for each class"
-            )
+        if always and (unused := unused_note(model, result.used, old, names)):
+            notes.append(unused)
         for name, size, reader in result.class_inputs if always else ():
             if size in old and reader not in names:
                 notes.append(

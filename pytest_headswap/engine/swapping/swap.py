@@ -12,7 +12,7 @@ from torch import nn
 
 from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.abstract.stand_ins import META
-from pytest_headswap.engine.detection.describe import DetectedHead
+from pytest_headswap.engine.detection.describe import DetectedHead, cautions
 from pytest_headswap.engine.detection.search import detect_heads
 from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
 from pytest_headswap.engine.pytorch.inputs import read_inputs
@@ -232,7 +232,7 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
     changes = Transaction(inner)
     around = NumbersAround(inner, selected, count)
     names: list[str] = []
-    notes = result.notes
+    notes = (*result.notes, *cautions(selected))
     try:
         for item in selected:
             made, uncertain = _swap_one(inner, item, options, classes, changes)
