@@ -30,6 +30,7 @@ def unresolved_output_error(
     one dimension of the output is longer than 1, does not come from the inputs, and has another size than the heads.
     """
     counts = {item.head.num_classes for item in detected}
+    own = {tensor for item in detected for tensor in item.head.tensors}
     for graph, tracer in zip(graphs, tracers, strict=True):
         mine = [candidate for candidate in candidates if candidate.output.training == graph.training]
         shown = {candidate.output.label for candidate in mine if candidate.rejection_cause is None}
@@ -46,7 +47,7 @@ def unresolved_output_error(
                 accepted = (candidate for candidate in mine if candidate.rejection_cause is None)
                 known = ancestors(item.node.outputs[0] for one in accepted for item in one.trace.projections)
             products = dict(_last_products(value, tracer))
-            if not products or not known.isdisjoint(products):
+            if not products or not known.isdisjoint(products) or not own.isdisjoint(products.values()):
                 continue
             causes = (one.rejection_cause for one in mine if one.output.label == label)
             cause = next((cause for cause in causes if cause is not None), None)

@@ -197,11 +197,11 @@ def _other_causes(plan: SwapPlan, old: set[int]) -> str:
             f". A dimension of the input {', '.join(of_size)} equals the old class count. If it counts classes, "
             "leave the input out of example_inputs, or combine it with the logits outside the model"
         )
-    others = [
-        item for item in plan.search_result.detected if item not in plan.selected and item.head.num_classes in old
-    ]
+    selected = [item.name for item in plan.selected]
+    found = plan.search_result.detected
+    others = [item.name for item in found if item.name not in selected and item.head.num_classes in old]
     if others:
-        paths = [plan.prefix + item.name for item in (*plan.selected, *others)]
+        paths = [plan.prefix + path for path in (*selected, *others)]
         text += f". If the heads share a layer, swap them together with head={paths}"
     return text
 
