@@ -13,23 +13,25 @@ from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
 from pytest_headswap.engine.detection.search import SearchResult
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
+from pytest_headswap.engine.swapping.numbers_around import NumbersAround
 from pytest_headswap.engine.swapping.plan import SwapPlan
-from pytest_headswap.engine.swapping.stored_numbers import NumbersAround, StoredNumber
+from pytest_headswap.engine.swapping.stored_numbers import StoredNumber
 from pytest_headswap.engine.swapping.transaction import Transaction
-from pytest_headswap.engine.swapping.unused_tensors import unused_class_tensors
+from pytest_headswap.engine.swapping.unused_tensors import left_behind
 from pytest_headswap.engine.swapping.verify import LayerFault, verify_swap
 from pytest_headswap.engine.swapping.written_count import line_with_count, place_of_error
 
 _MAX_SINGLE = 24
 _MAX_PAIRED = 6
 _MAX_TRIED = 4
-_MAX_NAMED = 6
 
 
 def verify_and_settle(
-    plan: SwapPlan, count: int, names: Sequence[str], around: NumbersAround, changes: Transaction, *, always: bool
+    plan: SwapPlan, names: Sequence[str], around: NumbersAround, changes: Transaction, *, always: bool
 ) -> list[str]:
     """Verify a swap, and let stored numbers follow. Unless `always`, do so only for these numbers, and never fail.
+
+    `names` are the names of the new tensors.
 
     Returns:
         Notes for the user.
@@ -37,26 +39,22 @@ def verify_and_settle(
     Raises:
         HeadSwapError: `verification_failed`.
     """
-    model, result, selected = plan.model, plan.search_result, plan.selected
-    verify = partial(verify_swap, model, plan.inputs, result, selected, count, names, changes)
-    if count == 0 or any(item.slot is not None for item in selected):
-        return verify() if always else []
+    model, result = plan.model, plan.search_result
+    verify = _verifier(plan, around, names, changes)
     around.forget_changed()
     named = around.named_like_counts()
+    if not any(around.counts.values()) or any(item.slot is not None for item in plan.selected):
+        for number in named:
+            number.set(around.widths[number.value], changes)
+        return verify() if always else []
     if not always and set(around.near) <= set(named) and not around.on_modules_without_parameters():
         for number in named:  # their names say enough: there is nothing to try out
             number.set(around.widths[number.value], changes)
         return []
     try:
         notes = _settle(verify, around, changes)
-        old = set(around.counts) - {count}
-        unused = unused_class_tensors(model, plan.inputs, result.tensor_kinds, old, names) if always and old else []
-        if unused:
-            more = f" and {len(unused) - _MAX_NAMED} more" if len(unused) > _MAX_NAMED else ""
-            notes.append(
-                f"{', '.join(unused[:_MAX_NAMED])}{more}: a dimension equals the old class count, and this forward "
-                "does not use the tensor. It was not changed. Set a new one if it has an entry for each class"
-            )
+        if always and (old := {count for count, new in around.counts.items() if count != new}):
+            notes += left_behind(model, plan.inputs, result.tensor_kinds, old, names, around)
         return notes
     except HeadSwapError as error:
         if not always:
@@ -64,6 +62,22 @@ def verify_and_settle(
         if isinstance(error, LayerFault):
             raise
         raise _with_cause(error, model, plan.inputs, result, set(around.widths) - {1}) from error.__cause__
+
+
+def still_runs(plan: SwapPlan, around: NumbersAround, names: Sequence[str], changes: Transaction) -> bool:
+    """Return whether the model passes verification, after a change to what it stores."""
+    try:
+        _verifier(plan, around, names, changes)()
+    except HeadSwapError:
+        return False
+    return True
+
+
+def _verifier(
+    plan: SwapPlan, around: NumbersAround, names: Sequence[str], changes: Transaction
+) -> Callable[[], list[str]]:
+    count = next(iter(around.counts.values()))
+    return partial(verify_swap, plan.model, plan.inputs, plan.search_result, plan.selected, count, names, changes)
 
 
 def _settle(verify: Callable[[], list[str]], around: NumbersAround, changes: Transaction) -> list[str]:
@@ -82,11 +96,28 @@ def _settle(verify: Callable[[], list[str]], around: NumbersAround, changes: Tra
         if number not in done and _try(verify, (number,), around, changes, keep=True) is not None:
             done.add(number)
     left = [number for number in around.unexplained() if number not in done and number.value > 1]
+    for number in left if around.stale_properties() else ():
+        savepoint, stale = changes.savepoint(), around.stale_properties()
+        if _try(verify, (number,), around, changes, keep=True) is not None:
+            if len(around.stale_properties()) < len(stale):
+                done.add(number)
+            else:
+                changes.undo_since(savepoint)
+    left = [number for number in left if number not in done]
     doubtful = [n for n in left[:_MAX_TRIED] if _try(verify, (n,), around, changes, keep=False) is not None]
     doubtful += left[_MAX_TRIED:]
+    notes = list(notes)
     if doubtful:
         names = ", ".join(f"{number.label} = {number.value}" for number in doubtful)
-        notes = [*notes, f"{names}: equal to the old class count and not changed. Set a new value if it counts classes"]
+        notes.append(f"{names}: equal to the old class count and not changed. Set a new value if it counts classes")
+    if stale := around.stale_properties():
+        notes.append(f"{', '.join(stale)}: a property that still returns the old class count. Correct what it reads")
+    if shared := [number for number in around.shared_counts() if number not in done]:
+        names = ", ".join(f"{number.label} = {number.value}" for number in shared)
+        notes.append(
+            f"{names}: not changed, because a head that was not swapped has the same class count. Set a new value if "
+            "it counts the classes of the new head"
+        )
     return notes
 
 
