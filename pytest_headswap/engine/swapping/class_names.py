@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,10 @@ class ClassNames:
         maps = [set(item.names) for item in stored if item.kind == "by index"]
         self._certain = [item for item in stored if item.kind == "by index" or set(item.names) in maps]
         self._doubtful = [item for item in stored if item not in self._certain]
+
+    def explain(self, holders: Collection[int]) -> None:
+        """Forget doubtful names in objects that are known to be right, given by their ids."""
+        self._doubtful = [item for item in self._doubtful if id(item.place.holder) not in holders]
 
     def indices(self) -> dict[str, int]:
         """Return the index of each class name, empty if it is unknown which names are those of classes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from pytest_headswap.engine.swapping.stored_numbers import (
     places_of,
     whole_number,
 )
+from pytest_headswap.engine.swapping.transaction import Transaction
 
 
 class NumbersAround:
@@ -122,7 +123,7 @@ class NumbersAround:
             if isinstance(value, torch.Tensor) and value is place.get()
         }
 
-    def forget_changed(self) -> None:
+    def _forget_changed(self) -> None:
         """Forget the numbers near the head that the swap changed, or whose module it replaced."""
         same = {path for path, module in self._modules.items() if _submodule(self._model, path) is module}
         self.near = tuple(n for n in self.near if n.path in same and n.current() == n.value)
@@ -134,6 +135,19 @@ class NumbersAround:
     def named_like_counts(self) -> list[StoredNumber]:
         """Return the numbers near the head whose name says that they count classes."""
         return [n for n in self.near if self._is_count(n) and n.path not in self.shared]
+
+    def follow_named(self, changes: Transaction) -> None:
+        """Forget what the swap changed, and update the numbers whose name says that they count classes."""
+        self._forget_changed()
+        for number in self.named_like_counts():
+            number.set(self.widths[number.value], changes)
+
+    def explain(self, holders: Collection[int]) -> None:
+        """Forget what changed, and what is in objects that are known to be right, given by their ids."""
+        self._forget_changed()
+        known = {(number.name, number.value) for number in self.near if id(number.holder) in holders}
+        self.near = tuple(number for number in self.near if (number.name, number.value) not in known)
+        self.collections = [(place, value) for place, value in self.collections if id(place.holder) not in holders]
 
     def shared_counts(self) -> list[StoredNumber]:
         """Return those that may count the classes of a head that was not swapped."""

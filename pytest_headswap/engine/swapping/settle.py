@@ -27,11 +27,18 @@ _MAX_TRIED = 4
 
 
 def verify_and_settle(
-    plan: SwapPlan, names: Sequence[str], around: NumbersAround, changes: Transaction, *, always: bool
+    plan: SwapPlan,
+    names: Sequence[str],
+    around: NumbersAround,
+    changes: Transaction,
+    rename: Callable[[Callable[[], bool]], list[str]],
+    *,
+    always: bool,
 ) -> list[str]:
     """Verify a swap, and let stored numbers follow. Unless `always`, do so only for these numbers, and never fail.
 
-    `names` are the names of the new tensors.
+    `names` are the names of the new tensors. `rename` updates collections that may hold class names. It takes a
+    function that verifies the model again.
 
     Returns:
         Notes for the user.
@@ -40,22 +47,21 @@ def verify_and_settle(
         HeadSwapError: `verification_failed`.
     """
     model, result = plan.model, plan.search_result
-    verify = _verifier(plan, around, names, changes)
-    around.forget_changed()
-    named = around.named_like_counts()
+    count = next(iter(around.counts.values()))
+    verify = partial(verify_swap, model, plan.inputs, result, plan.selected, count, names, changes)
     if not any(around.counts.values()) or any(item.slot is not None for item in plan.selected):
-        for number in named:
-            number.set(around.widths[number.value], changes)
         return verify() if always else []
-    if not always and set(around.near) <= set(named) and not around.on_modules_without_parameters():
-        for number in named:  # their names say enough: there is nothing to try out
-            number.set(around.widths[number.value], changes)
+    is_settled = set(around.near) <= set(around.named_like_counts())  # their names say enough: nothing to try out
+    if not always and is_settled and not around.on_modules_without_parameters():
         return []
     try:
         notes = _settle(verify, around, changes)
         if always and (old := {count for count, new in around.counts.items() if count != new}):
             notes += left_behind(model, plan.inputs, result.tensor_kinds, old, names, around)
-        return notes
+        unseen = [f"{plan.prefix}{item.name}" for item in plan.selected if not item.outputs]
+        if unseen:
+            notes.append(f"{', '.join(unseen)}: swapped, but not verified: no output of this forward shows it")
+        return [*notes, *rename(lambda: _try(verify, (), around, changes, keep=True) is not None)] if always else notes
     except HeadSwapError as error:
         if not always:
             return []
@@ -64,27 +70,9 @@ def verify_and_settle(
         raise _with_cause(error, model, plan.inputs, result, set(around.widths) - {1}) from error.__cause__
 
 
-def still_runs(plan: SwapPlan, around: NumbersAround, names: Sequence[str], changes: Transaction) -> bool:
-    """Return whether the model passes verification, after a change to what it stores."""
-    try:
-        _verifier(plan, around, names, changes)()
-    except HeadSwapError:
-        return False
-    return True
-
-
-def _verifier(
-    plan: SwapPlan, around: NumbersAround, names: Sequence[str], changes: Transaction
-) -> Callable[[], list[str]]:
-    count = next(iter(around.counts.values()))
-    return partial(verify_swap, plan.model, plan.inputs, plan.search_result, plan.selected, count, names, changes)
-
-
 def _settle(verify: Callable[[], list[str]], around: NumbersAround, changes: Transaction) -> list[str]:
     """Verify the swap. If it fails, change the fewest stored numbers with which it succeeds."""
     followed: tuple[StoredNumber, ...] = ()
-    for number in around.named_like_counts():
-        number.set(around.widths[number.value], changes)
     try:
         notes = verify()
     except HeadSwapError:

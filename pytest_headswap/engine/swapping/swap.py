@@ -28,6 +28,7 @@ from pytest_headswap.engine.swapping.label_list import replace_label_list
 from pytest_headswap.engine.swapping.numbers_around import NumbersAround
 from pytest_headswap.engine.swapping.options import SwapOptions
 from pytest_headswap.engine.swapping.plan import outside_inference_mode, plan_swap
+from pytest_headswap.engine.swapping.rebuild import Rebuilt, follow_rebuilt
 from pytest_headswap.engine.swapping.replace import (
     NewHead,
     drop_activation,
@@ -37,7 +38,7 @@ from pytest_headswap.engine.swapping.replace import (
     replaceable_path,
 )
 from pytest_headswap.engine.swapping.resize import resize
-from pytest_headswap.engine.swapping.settle import still_runs, verify_and_settle
+from pytest_headswap.engine.swapping.settle import verify_and_settle
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.head import Head, Heads
 
@@ -240,11 +241,19 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
         near = (*around.layers, *around.containers)
         metadata_notes = update_class_metadata(inner, around.counts, changes, near, around.shared, slots or None)
         class_names.update(count, options.class_names, classes, changes)
-        notes = (*notes, *metadata_notes, *untie(inner, changes))
-        notes = (*notes, *verify_and_settle(plan, names, around, changes, always=verify))
-        if verify:
-            runs = partial(still_runs, plan, around, names, changes)
-            notes = (*notes, *class_names.update_doubtful(count, options.class_names, classes, changes, runs))
+        around.follow_named(changes)
+        rebuilt = follow_rebuilt(inner, around, changes) if count and not slots else Rebuilt()
+        around.explain(rebuilt.explained)
+        class_names.explain(rebuilt.explained)
+        notes = (*notes, *metadata_notes, *untie(inner, changes), *rebuilt.notes)
+        for item in rebuilt.unseen:
+            made, uncertain = _swap_one(inner, item, replace(options, new_head=None), classes, changes)
+            names += made
+            notes = (*notes, *uncertain)
+        selected = (*selected, *rebuilt.unseen)
+        plan = replace(plan, selected=selected)
+        rename = partial(class_names.update_doubtful, count, options.class_names, classes, changes)
+        notes = (*notes, *verify_and_settle(plan, names, around, changes, rename, always=verify))
     except BaseException:
         changes.roll_back()
         raise
