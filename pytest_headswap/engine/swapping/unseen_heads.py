@@ -51,7 +51,8 @@ def requested_unseen_heads(model: nn.Module, path: str, counts: Collection[int])
 
 def _class_dims(owner: nn.Module, tensor: torch.Tensor, count: int) -> list[int]:
     dims = [dim for dim, size in enumerate(tensor.shape) if size == count]
-    return dims[:1] if is_torch(owner) else dims  # torch's own layers put their outputs first
+    is_layer = is_torch(owner) and not isinstance(owner, (nn.ParameterDict, nn.ParameterList))
+    return dims[:1] if is_layer else dims  # torch's own layers put their outputs first
 
 
 def _names_by_identity(model: nn.Module) -> dict[int, tuple[str, ...]]:
