@@ -112,15 +112,14 @@ def _forget_problem_type(
 
 def untie(model: nn.Module, changes: Transaction) -> list[str]:
     """Switch off the option that ties the head to another tensor, which the old head shared. Return notes."""
-    replaced = changes.replaced_tensors()
-    if not any(id(tensor) in replaced for _, tensor in named_parameters(model)):
-        return []
     notes = []
     for owner, prefix in ((model, ""), (config_of(model), "config.")):
         state = owner if isinstance(owner, dict) else getattr(owner, "__dict__", {})
-        for key in [key for key, value in state.items() if str(key).startswith("tie_") and value is True]:
-            changes.set(state, key, False)
-            notes.append(f"{prefix}{key} is now False: tied weights would put the old head back")
+        for key in [key for key, value in state.items() if value is True and str(key).startswith("tie_")]:
+            replaced = changes.replaced_tensors()
+            if any(id(tensor) in replaced for _, tensor in named_parameters(model)):
+                changes.set(state, key, False)
+                notes.append(f"{prefix}{key} is now False: tied weights would put the old head back")
     return notes
 
 

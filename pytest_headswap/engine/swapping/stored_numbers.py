@@ -23,6 +23,7 @@ _MAX_DEPTH = 6
 _MAX_ITEMS = 256
 _MAX_VISITED = 2000
 _ATOMS = (str, bytes, bool, complex, torch.dtype, torch.device, nn.Module, type(None), type)
+_WITHOUT_NUMBERS = {bool, str, type(None), property, types.FunctionType, staticmethod, classmethod}  # the common ones
 _CONTAINERS = (tuple, list, dict, types.MappingProxyType)
 
 
@@ -137,17 +138,22 @@ def is_torch(item: nn.Module | type) -> bool:
     return kind.__module__.partition(".")[0] == "torch"
 
 
-def places_of(module: nn.Module, path: str) -> Iterator[tuple[Place, Any]]:
-    """Yield the numbers and containers that a module stores, in its instance and in classes that are not torch's."""
+def places_of(module: nn.Module, path: str, seen: set[int] | None = None) -> Iterator[tuple[Place, Any]]:
+    """Yield the numbers and containers that a module stores, in its instance and in classes that are not torch's.
+
+    `seen` are the ids of containers and objects to leave out; those that are visited are added.
+    """
     prefix = f"{path}." if path else ""
-    seen: set[int] = set()
+    seen = set() if seen is None else seen
     for key, value in list(module.__dict__.items()):
-        if key not in REGISTRIES and key != "training" and not isinstance(value, _ATOMS):
+        if type(value) not in _WITHOUT_NUMBERS and key not in REGISTRIES and not isinstance(value, _ATOMS):
             yield from _walk(value, Place(f"{prefix}{key}", key, module.__dict__, key, (), module, None, path), 0, seen)
     for kind in type(module).__mro__:
         if not is_torch(kind) and kind is not object:
             for key, value in list(vars(kind).items()):
-                if not (key.startswith("__") or key in module.__dict__ or isinstance(value, _ATOMS) or callable(value)):
+                if type(value) in _WITHOUT_NUMBERS or key.startswith("__") or key in module.__dict__:
+                    continue
+                if not (isinstance(value, _ATOMS) or callable(value)):
                     place = Place(f"{prefix}{key}", key, module.__dict__, key, (), module, value, path)
                     yield from _walk(value, place, 0, seen, shared=True)
 
