@@ -14,6 +14,7 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,9 +49,19 @@ def save_and_load(spec: ModelSpec) -> tuple[str, str]:
         loaded = _loaded(spec, model)
         ours, theirs = _outputs(model, inputs), _outputs(loaded, inputs)
     except Exception as error:  # noqa: BLE001 - a library may raise anything
+        if not _loads_unchanged(spec):
+            return "left out", "the library cannot load it before a swap either"
         return "error", f"{type(error).__name__}: {error}".splitlines()[0]
     wrong = [label for label, value in ours.items() if not _same(value, theirs.get(label))]
     return ("different", ", ".join(wrong)) if wrong or ours.keys() != theirs.keys() else ("equal", "")
+
+
+def _loads_unchanged(spec: ModelSpec) -> bool:
+    try:
+        _loaded(replace(spec, build_native=lambda _: spec.build()), spec.build())
+    except Exception:  # noqa: BLE001 - a library may raise anything
+        return False
+    return True
 
 
 def _loaded(spec: ModelSpec, model: Any) -> nn.Module:
