@@ -15,18 +15,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass
 
+import torch
 from torch import nn
 
-from pytest_headswap._numbers import as_count
 from pytest_headswap._text import join_first
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed, CheckSkipped
+from pytest_headswap.engine import places_of, whole_number
 from pytest_headswap.engine.pytorch import named_buffers, named_modules, named_parameters
 
-_COUNTS_CLASSES = re.compile(r"(^|_)(num|n|nb|number_of)_?(class|classes|labels|cls)$")
-_SIZE = "a collection of {} entries"
+_COUNTS_CLASSES = re.compile(r"(^|[^A-Za-z0-9])(num|n|nb|number_of)_?(class|classes|labels|cls)('\])?$")
+_MAX_PER_CLASS = 8
+"""Values per class of the widest head, such as four coordinates for each of two boxes."""
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """A number, the size of a collection, or the shape of an array. `sizes` has the numbers in it."""
+
+    form: str
+    sizes: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return self.form.format(*self.sizes) if self.form else f"of shape {self.sizes}"
+
+
+_NUMBER, _COLLECTION, _ARRAY = "{}", "a collection of {} entries", ""
 
 
 def metadata(case: Case) -> str:
@@ -42,7 +59,7 @@ def metadata(case: Case) -> str:
     different = [
         f"{name} is {declared[name]}, but {value} in the native model"
         for name, value in native.items()
-        if name in declared and declared[name] != value and not _is_collection_of_its_own(declared[name], old)
+        if name in declared and _counts_other_classes(declared[name], value, old, case.num_classes)
     ]
     if different:
         raise CheckFailed(f"attributes do not match {case.num_classes} classes: {join_first(different)}")
@@ -50,9 +67,20 @@ def metadata(case: Case) -> str:
     return ""
 
 
-def _is_collection_of_its_own(declared: str, old: set[int]) -> bool:
-    """Return whether a collection has other entries than one per class, such as a model's constructor arguments."""
-    return declared.endswith("entries") and declared not in {_SIZE.format(count) for count in old}
+def _counts_other_classes(own: _Declared, native: _Declared, old: set[int], new: int) -> bool:
+    """Return whether the class count explains the native value, and it is not the model's own.
+
+    Other values may merely differ, such as a number of parameters. So may collections that do not have one entry for
+    each class, such as a model's constructor arguments.
+    """
+    if own.form != native.form or len(own.sizes) != len(native.sizes):
+        return False
+    if own.form == _COLLECTION and not old.issuperset(own.sizes):
+        return False
+    different = [(mine, other) for mine, other in zip(own.sizes, native.sizes, strict=True) if mine != other]
+    with_extra_class = {(count + extra, new + extra) for count in old for extra in (-1, 1)}
+    multiples = range(new, new * _MAX_PER_CLASS + 1, new)
+    return bool(different) and all(pair[1] in multiples or pair in with_extra_class for pair in different)
 
 
 def _check_heads_exist(case: Case) -> None:
@@ -75,7 +103,7 @@ def _check_heads_exist(case: Case) -> None:
             )
 
 
-def _check_no_stale_count(case: Case, declared: dict[str, str]) -> None:
+def _check_no_stale_count(case: Case, declared: dict[str, _Declared]) -> None:
     """Raise if an attribute named after a class count still has the old count."""
     for head in case.swap.old_heads:
         if head.num_classes in (0, case.num_classes):
@@ -83,7 +111,7 @@ def _check_no_stale_count(case: Case, declared: dict[str, str]) -> None:
         stale = [
             name
             for name, value in declared.items()
-            if value == str(head.num_classes) and _COUNTS_CLASSES.search(name.rpartition(".")[2])
+            if value == _Declared(_NUMBER, (head.num_classes,)) and _COUNTS_CLASSES.search(name)
         ]
         if stale and not _belongs_to_other_head(case, head.num_classes):
             raise CheckFailed(f"attributes still have the old class count {head.num_classes}: {join_first(stale)}")
@@ -95,24 +123,27 @@ def _belongs_to_other_head(case: Case, count: int) -> bool:
     return any(item.head.num_classes == count for item in not_swapped)
 
 
-def _declared_counts(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield the integers and the sizes of collections in a model's modules and configurations."""
-    visited: set[int] = set()
+def _declared_counts(model: nn.Module) -> Iterator[tuple[str, _Declared]]:
+    """Yield the numbers, collections and arrays that modules store at any depth, and what properties count."""
+    seen: set[int] = set()
     for path, module in named_modules(model):
-        for prefix, owner in ((path, module), (f"{path}.config".lstrip("."), getattr(module, "config", None))):
-            state: dict[str, Any] | None = getattr(owner, "__dict__", None)
-            if state is None or id(owner) in visited:
-                continue
-            visited.add(id(owner))
-            for key, value in state.items():
-                name = f"{prefix}.{key}".lstrip(".")
-                if key in _REGISTRIES or isinstance(value, (bool, nn.Module)):
-                    continue
-                count = as_count(value)
-                if count is not None:
-                    yield name, str(count)
-                elif isinstance(value, (dict, list, tuple, set)):
-                    yield name, _SIZE.format(len(value))
+        for place, value in places_of(module, path, seen):
+            count = whole_number(value)
+            if count is not None:
+                yield place.label, _Declared(_NUMBER, (count,))
+            elif hasattr(type(value), "shape"):
+                yield place.label, _Declared(_ARRAY, tuple(value.shape))
+            elif not isinstance(value, float):
+                yield place.label, _Declared(_COLLECTION, (len(value),))
+        for key, buffer in module._buffers.items():
+            if buffer is not None and (buffer.dim() or _COUNTS_CLASSES.search(key)):
+                yield f"{path}.{key}".lstrip("."), _declared_by(buffer)
+    for name in dir(type(model)):
+        if _COUNTS_CLASSES.search(name) and isinstance(getattr(type(model), name), property):
+            with suppress(Exception):  # a property may raise anything
+                yield name, _Declared(_NUMBER, (int(getattr(model, name)),))
 
 
-_REGISTRIES = frozenset(nn.Module().__dict__)
+def _declared_by(buffer: torch.Tensor) -> _Declared:
+    count = whole_number(buffer)
+    return _Declared(_ARRAY, tuple(buffer.shape)) if count is None else _Declared(_NUMBER, (count,))

@@ -22,6 +22,7 @@ from pytest_headswap.engine.freezing.freeze import FrozenBackbone, freeze_backbo
 from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.engine.swapping.plan import SwapPlan, plan_swap
+from pytest_headswap.engine.swapping.stored_numbers import places_of, whole_number
 from pytest_headswap.engine.swapping.swap import Swap, apply_plan, find_heads, swap_head
 from pytest_headswap.head import Head, Heads, Rejected
 
@@ -65,9 +66,11 @@ __all__ += [
     "on_fake_device",
     "on_meta_device",
     "on_real_device",
+    "places_of",
     "plan_swap",
     "preserve_global_state",
     "read_inputs",
     "record_with_device_checks",
     "substituted",
+    "whole_number",
 ]

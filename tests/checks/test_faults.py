@@ -16,7 +16,7 @@ from pytest_headswap.case.case import Case
 from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import FrozenBackbone, Swap, freeze_backbone
 from pytest_headswap.engine.swapping import resize, swap
-from pytest_headswap.engine.swapping.stored_numbers import NumbersAround
+from pytest_headswap.engine.swapping.numbers_around import NumbersAround
 from pytest_headswap.engine.swapping.transaction import Transaction
 from tests.faulty_net import FEATURE_FAULTS
 
@@ -41,7 +41,7 @@ def _new_tensors_in_float32(patch: Patch) -> None:
 
 def _class_counts_are_not_updated(patch: Patch) -> None:
     patch.setattr(NumbersAround, "named_like_counts", lambda self: [])
-    patch.setattr(swap, "update_class_metadata", lambda *args: None)
+    patch.setattr(swap, "update_class_metadata", lambda *args: [])
 
 
 def _layer_widths_are_not_updated(patch: Patch) -> None:

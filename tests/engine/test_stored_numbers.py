@@ -7,8 +7,9 @@ import types
 import warnings
 from collections import namedtuple
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,25 @@ X = torch.randn(4, 8)
 class Config:
     def __init__(self, width: int) -> None:
         self.width = width
+
+
+class Slots:
+    __slots__ = ("n",)
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrozenSlots:
+    n: int
+
+
+class AttributeDict(dict[str, Any]):
+    """A mapping with items as attributes. As in Lightning, a missing one is a KeyError."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +92,18 @@ def notes_of(model: nn.Module, count: int, inputs: Tensor = X) -> tuple[Any, lis
         (lambda: Config(10), lambda c, y: y.view(-1, c.width), lambda c: c.width),
         (lambda: Frozen(10), lambda c, y: y.view(-1, c.n), lambda c: c.n),
         (lambda: types.SimpleNamespace(a=Config(10)), lambda c, y: y.view(-1, c.a.width), lambda c: c.a.width),
+        (lambda: Slots(10), lambda c, y: y.view(-1, c.n), lambda c: c.n),
+        (lambda: FrozenSlots(10), lambda c, y: y.view(-1, c.n), lambda c: c.n),
+        (lambda: types.MappingProxyType({"k": 10}), lambda c, y: y.view(-1, c["k"]), lambda c: c["k"]),
+        (lambda: AttributeDict(k=10), lambda c, y: y.view(-1, c.k), lambda c: c.k),
+        (lambda: np.array(10), lambda n, y: y.view(-1, int(n)), lambda n: n),
+        (lambda: 10.0, lambda n, y: y.view(-1, int(n)), lambda n: n),
+        (lambda: ([1, 10],), lambda c, y: y.view(-1, c[0][1]), lambda c: c[0][1]),
     ],
-    ids=["attribute", "list", "tuple", "named tuple", "size", "dict", "nested", "object", "dataclass", "namespace"],
+    ids=[
+        *("attribute", "list", "tuple", "named tuple", "size", "dict", "nested", "object", "dataclass", "namespace"),
+        *("slots", "frozen slots", "proxy", "attribute dict", "array", "float", "list in a tuple"),
+    ],
 )
 def test_a_count_that_forward_reads_follows_and_is_restored(
     value: Any, read: Callable[[Any, Tensor], Tensor], after: Callable[[Any], int], count: int
@@ -228,3 +258,157 @@ def test_a_count_deep_in_nested_containers_follows() -> None:
     model = Nested()
     swap_head(model, 5, torch.randn(4, 8))
     assert model.settings.heads == {"classes": [("first", 5)]}
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        lambda model: setattr(model, "config", Slots10()),
+        lambda model: setattr(model, "num_classes", 10.0),
+        lambda model: setattr(model, "num_classes", np.float32(10)),
+        lambda model: setattr(model, "config", {"num_classes": torch.tensor(10)}),
+        lambda model: model.register_buffer("num_classes", torch.tensor(10)),
+        lambda model: setattr(model, "_hub_mixin_config", {"num_classes": 10}),
+        lambda model: setattr(model, "_hparams", AttributeDict(num_classes=10)),
+    ],
+    ids=["slots", "float", "NumPy float", "tensor", "buffer", "hub", "hparams"],
+)
+def test_a_usual_name_follows_in_every_type(store: Callable[[Any], None]) -> None:
+    model: Any = Net()
+    store(model)
+    _, notes = notes_of(model, 5)
+    found = [*model.__dict__.values(), *model._buffers.values()]
+    values = [getattr(item, "num_classes", item) for item in found]
+    values += [item["num_classes"] for item in found if isinstance(item, dict) and "num_classes" in item]
+    assert notes == []
+    assert 5 in [value for value in values if isinstance(value, (int, float, np.number, torch.Tensor))]
+
+
+class Slots10:
+    __slots__ = ("num_classes",)
+
+    def __init__(self) -> None:
+        self.num_classes = 10
+
+
+def test_a_container_of_the_class_is_not_changed_for_other_models() -> None:
+    class Shared(Net):
+        options: ClassVar[dict[str, Any]] = {"num_classes": 10, "k": [10]}
+
+    model, other = Shared(), Shared()
+    swap, _ = notes_of(model, 5)
+    assert model.options["num_classes"] == 5
+    assert other.options["num_classes"] == 10
+    swap.restore()
+    assert model.options is other.options
+
+
+@pytest.mark.parametrize("value", [10, {"k": 10}], ids=["attribute", "item"])
+def test_a_number_that_a_property_returns_as_the_class_count_follows(value: Any) -> None:
+    class Stated(Net):
+        @property
+        def num_classes(self) -> int:
+            count: int = self.stored if isinstance(self.stored, int) else self.stored["k"]
+            return count
+
+    model = Stated(value)
+    _, notes = notes_of(model, 5)
+    assert (model.num_classes, notes) == (5, [])
+
+
+def test_a_property_that_cannot_follow_is_named() -> None:
+    class Stated(Net):
+        @property
+        def num_classes(self) -> int:
+            return int(self.stored) + 1
+
+    _, notes = notes_of(Stated(9), 5)
+    assert notes == ["num_classes: a property that still returns the old class count. Correct what it reads"]
+
+
+def test_a_module_of_the_backbone_keeps_the_count_of_its_own_tensor() -> None:
+    class Router(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.n_classes = 10
+            self.proj = nn.Linear(8, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.proj(x).softmax(-1)  # type: ignore[no-any-return]
+
+    class Routed(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.router, self.body = Router(), nn.Linear(10, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.router(x))
+
+    model = Routed()
+    assert notes_of(model, 5)[1] == []
+    assert model.router.n_classes == 10
+
+
+def test_a_count_that_two_heads_share_is_named_if_only_one_is_swapped() -> None:
+    class Tasks(Net):
+        num_classes: int
+
+        def __init__(self) -> None:
+            super().__init__({"kind": {"num_classes": 10}, "colour": {"num_classes": 10}})
+            self.colour = nn.Linear(16, 10)
+            self.num_classes = 10
+
+        def forward(self, x: Tensor) -> Any:
+            features = self.body(x)
+            return self.fc(features), self.colour(features)
+
+    model = Tasks()
+    with pytest.warns(HeadSwapWarning, match="a head that was not swapped has the same class count"):
+        swap = swap_head(model, 5, X, head="fc")
+    assert model.num_classes == 10
+    assert "_stored['kind']['num_classes'] = 10" in swap.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "before", "after"),
+    [
+        (3, 1, "single_label_classification", None),
+        (1, 4, "regression", None),
+        (3, 4, "single_label_classification", "single_label_classification"),
+        (3, 1, "multi_label_classification", "multi_label_classification"),
+    ],
+)
+def test_a_problem_type_for_another_count_is_reset(old: int, new: int, before: str, after: str | None) -> None:
+    model: Any = Net()
+    model.fc = nn.Linear(16, old)
+    model.config = types.SimpleNamespace(problem_type=before)
+    swap, notes = notes_of(model, new)
+    assert model.config.problem_type == after
+    assert [note.partition(" was")[0] for note in notes] == (["config.problem_type"] if after is None else [])
+    swap.restore()
+    assert model.config.problem_type == before
+
+
+def test_tying_the_weights_again_keeps_the_new_head() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(10, 16), nn.Linear(16, 10, bias=False)
+            self.config = types.SimpleNamespace(tie_word_embeddings=True)
+            self.tie_weights()
+
+        def tie_weights(self) -> None:
+            if self.config.tie_word_embeddings:
+                self.head.weight = self.words.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.words(x))
+            return out
+
+    model = Tied()
+    swap, notes = notes_of(model, 5, torch.randint(0, 10, (2, 3)))
+    model.tie_weights()
+    assert model.head.weight.shape == (5, 16)
+    assert notes == ["config.tie_word_embeddings is now False: tied weights would put the old head back"]
+    swap.restore()
+    assert model.config.tie_word_embeddings

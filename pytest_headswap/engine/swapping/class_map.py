@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import nn
-
 from pytest_headswap._numbers import as_count
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.swapping.class_metadata import class_names
 
 ClassMap = Mapping[int, int | str] | Sequence[int | str | None]
 
 
-def resolve_class_map(model: nn.Module, class_map: ClassMap | None, new_count: int, old_count: int) -> dict[int, int]:
-    """Return `class_map` as a mapping of new class index to old class index.
+def resolve_class_map(
+    names: Mapping[str, int], class_map: ClassMap | None, new_count: int, old_count: int
+) -> dict[int, int]:
+    """Return `class_map` as a mapping of new class index to old class index. `names` has the index of each old name.
 
     Raises:
         HeadSwapError: `bad_argument`, for an index out of range or an unknown class name.
@@ -35,7 +34,6 @@ def resolve_class_map(model: nn.Module, class_map: ClassMap | None, new_count: i
             "class_map must be a mapping of new class index to old index or name, or a sequence of those, "
             f"not {entries!r}",
         )
-    names = class_names(model)
     return {_index(new, new_count, "new"): _old_index(old, old_count, names) for new, old in pairs}
 
 
@@ -43,7 +41,7 @@ def _old_index(value: object, count: int, names: Mapping[str, int]) -> int:
     if not isinstance(value, str):
         return _index(value, count, "old")
     if value not in names:
-        known = f"it has {', '.join(list(names)[:5])}" if names else "it stores no class names (id2label)"
+        known = f"it has {', '.join(list(names)[:5])}" if names else "it stores no class names"
         raise HeadSwapError("bad_argument", f"class_map names {value!r}, which is not a class of the model: {known}")
     return names[value]
 

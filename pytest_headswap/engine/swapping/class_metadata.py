@@ -1,18 +1,19 @@
-"""Update the class counts and class names that a model stores when its head changes.
+"""Update the class counts that a model stores when its head changes.
 
 Losses and reports read these attributes. The engine never uses them to find a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import copy
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from pytest_headswap._numbers import as_count
-from pytest_headswap.engine.pytorch.modules import named_modules
+from pytest_headswap.engine.pytorch.modules import named_modules, named_parameters
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 CLASS_COUNT_NAMES = (
@@ -34,7 +35,6 @@ _CONTAINER_WIDTH_NAMES = (
     "num_columns",
 )
 _INPUT_WIDTH_NAMES = ("in_features", "in_channels", "input_size")
-_LABEL_MAPPING_NAMES = ("id2label", "label2id")
 
 
 def update_layer_widths(
@@ -57,34 +57,75 @@ def update_container_widths(model: nn.Module, layer: str, old: int, new: int, ch
 
 def update_class_metadata(
     model: nn.Module,
-    old: set[int],
-    new: int,
-    names: Sequence[str] | None,
+    counts: Mapping[int, int],
     changes: Transaction,
+    near: Collection[str],
+    shared: Collection[str],
     containing: Collection[str] | None = None,
-) -> None:
-    """Update the class counts and label names of the model, its submodules and their configurations.
+) -> list[str]:
+    """Update the class counts of the model, its submodules and their configurations.
+
+    A module of the backbone that has a tensor of the old class count keeps its numbers: they describe that tensor.
 
     Args:
-        model: the model.
-        old: old class counts; attributes with another value are kept.
-        new: the new class count.
-        names: names of the new classes. None: `LABEL_0`, `LABEL_1`, ...
+        model: the model, with its new head.
+        counts: the new class count for each old one; attributes with another value are kept.
         changes: records every change.
+        near: paths of the head's layers and of the modules that contain them.
+        shared: paths of modules that also contain another head of the old class count. They are not updated.
         containing: paths of heads; only modules that contain one of them are updated. Needed for a model without a
             head, where the old count of 0 also matches unrelated modules. None: all modules.
+
+    Returns:
+        Notes for the user.
     """
     seen: set[int] = set()
+    notes: list[str] = []
     for path, module in named_modules(model):
         if containing is not None and not any(not path or head.startswith(f"{path}.") for head in containing):
             continue
-        for owner in (module, config_of(module)):
-            state = getattr(owner, "__dict__", None)
-            if state is None or id(owner) in seen:
-                continue
-            seen.add(id(owner))
-            _update(state, CLASS_COUNT_NAMES, dict.fromkeys(old, new), changes)
-            _update_label_names(state, old, new, names, changes)
+        owners = (module.__dict__, getattr(config_of(module), "__dict__", None), module._buffers)
+        states = [state for state in owners if state is not None and id(state) not in seen]
+        seen.update(map(id, states))
+        if path in shared or not any(_stored(state, CLASS_COUNT_NAMES, counts) for state in states):
+            continue
+        if path not in near and _has_tensor_of(module, counts):
+            continue
+        for state in states:
+            _update(state, CLASS_COUNT_NAMES, counts, changes)
+    for owner, name in ((model, ""), (config_of(model), "config.")) if not shared else ():
+        notes += _forget_problem_type(getattr(owner, "__dict__", {}), name, counts, changes)
+    return notes
+
+
+def _forget_problem_type(
+    state: dict[str, Any], prefix: str, counts: Mapping[int, int], changes: Transaction
+) -> list[str]:
+    """Reset the kind of loss that was chosen for one class, or for several classes, if the other is now the case."""
+    kind = state.get("problem_type")
+    crosses = any((old == 1) != (new == 1) and new for old, new in counts.items())
+    if not crosses or kind not in ("regression", "single_label_classification"):
+        return []
+    changes.set(state, "problem_type", None)
+    return [f"{prefix}problem_type was {kind!r}, for the old class count. It is now None, so the next loss chooses it"]
+
+
+def untie(model: nn.Module, changes: Transaction) -> list[str]:
+    """Switch off the option that ties the head to another tensor, which the old head shared. Return notes."""
+    notes = []
+    for owner, prefix in ((model, ""), (config_of(model), "config.")):
+        state = owner if isinstance(owner, dict) else getattr(owner, "__dict__", {})
+        for key in [key for key, value in state.items() if value is True and str(key).startswith("tie_")]:
+            replaced = changes.replaced_tensors()
+            if any(id(tensor) in replaced for _, tensor in named_parameters(model)):
+                changes.set(state, key, False)
+                notes.append(f"{prefix}{key} is now False: tied weights would put the old head back")
+    return notes
+
+
+def _has_tensor_of(module: nn.Module, counts: Mapping[int, int]) -> bool:
+    tensors = (*module.parameters(), *module.buffers())
+    return any(size in counts and size > 1 for tensor in tensors for size in tensor.shape)
 
 
 def config_of(module: nn.Module) -> Any:
@@ -92,35 +133,24 @@ def config_of(module: nn.Module) -> Any:
     return getattr(module, "config", None) if "config" in module.__dict__ or hasattr(type(module), "config") else None
 
 
-def class_names(model: nn.Module) -> dict[str, int]:
-    """Return the index of each class name in the `id2label` of the configuration or of the model."""
-    for owner in (getattr(model, "config", None), model):
-        labels = getattr(owner, "id2label", None)
-        if isinstance(labels, Mapping):
-            return {str(name): int(index) for index, name in labels.items()}
-    return {}
+def _stored(state: Mapping[str, Any], keys: Iterable[str], counts: Collection[int]) -> dict[str, int]:
+    found = {key: as_count(state[key]) for key in keys if key in state}
+    return {key: count for key, count in found.items() if count is not None and count in counts}
 
 
 def _update(state: dict[str, Any], keys: Iterable[str], numbers: Mapping[int, int], changes: Transaction) -> None:
-    for key in keys:
-        value = state.get(key)
-        count = as_count(value)
-        if count is not None and count in numbers:
-            changes.set(state, key, like_type_of(value, numbers[count]))
+    for key, count in _stored(state, keys, numbers).items():
+        changes.set(state, key, like_type_of(state[key], numbers[count]))
 
 
 def like_type_of(value: Any, count: int) -> Any:
-    """Return `count` in the type of `value`: an `int`, a NumPy integer or a tensor."""
+    """Return `count` in the type of `value`: a Python or NumPy number, an array without dimensions, or a tensor."""
     if isinstance(value, int):
         return count
-    return value.new_tensor(count) if isinstance(value, torch.Tensor) else type(value)(count)
-
-
-def _update_label_names(
-    state: dict[str, Any], old: set[int], new: int, names: Sequence[str] | None, changes: Transaction
-) -> None:
-    for key in _LABEL_MAPPING_NAMES:
-        value = state.get(key)
-        if isinstance(value, Mapping) and len(value) in old:
-            fresh = {index: (names[index] if names is not None else f"LABEL_{index}") for index in range(new)}
-            changes.set(state, key, fresh if key == "id2label" else {name: index for index, name in fresh.items()})
+    if isinstance(value, torch.Tensor):
+        return value.new_tensor(count)
+    if hasattr(type(value), "__setitem__"):
+        array = copy.copy(value)
+        array[...] = count
+        return array
+    return type(value)(count)

@@ -99,5 +99,5 @@ def plan_swap(
         prefix,
         inputs,
         result,
-        tuple(select_heads(result, head, prefix)),
+        tuple(select_heads(inner, result, head, prefix)),
     )

@@ -8,17 +8,23 @@ from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.swapping.unseen_heads import requested_unseen_heads
 
 if TYPE_CHECKING:
     from pytest_headswap.engine.detection.describe import DetectedHead
     from pytest_headswap.engine.detection.search import SearchResult
 
 
-def select_heads(result: SearchResult, requested: str | Sequence[str] | None, prefix: str) -> Sequence[DetectedHead]:
+def select_heads(
+    model: nn.Module, result: SearchResult, requested: str | Sequence[str] | None, prefix: str
+) -> Sequence[DetectedHead]:
     """Return the heads to swap: the `requested` ones, or those that the evidence supports.
 
-    A request is a path, or the name of a tensor of the head. Without one, these are the heads that an arg-max chooses
+    A request is a path, or the name of a tensor of the head. It may also be a class-sized layer that no output shows.
+    Without one, these are the heads that an arg-max chooses
     from, or else those with the class count that the model declares. If all heads have the same class count, all of
     them are chosen, unless two of them may predict different things. A head that computes a number from the classes of
     another one is not chosen. Heads that were requested carry no caution.
@@ -31,7 +37,7 @@ def select_heads(result: SearchResult, requested: str | Sequence[str] | None, pr
     listing = ", ".join(f"{prefix + item.name!r} ({item.head.num_classes} classes)" for item in detected)
     if requested is not None:
         paths = _paths(requested)
-        selected = _requested(result, paths, prefix, listing)
+        selected = _requested(model, result, paths, prefix, listing)
         if isinstance(requested, str):
             _check_boxes(result, selected[0], prefix)
         return [replace(_with_boxes(result, item, selected), caution="") for item in selected]
@@ -74,15 +80,21 @@ def _paths(requested: object) -> list[str]:
     return paths
 
 
-def _requested(result: SearchResult, paths: Sequence[str], prefix: str, listing: str) -> list[DetectedHead]:
-    known = {prefix + name: item for item in result.detected for name in item.head.tensors}
-    known.update((prefix + name, item) for item in result.detected for name in (item.head.path, *item.head.aliases))
+def _requested(
+    model: nn.Module, result: SearchResult, paths: Sequence[str], prefix: str, listing: str
+) -> list[DetectedHead]:
+    known = {prefix + name: [item] for item in result.detected for name in item.head.tensors}
+    known.update((prefix + name, [item]) for item in result.detected for name in (item.head.path, *item.head.aliases))
+    counts = {item.head.num_classes for item in result.detected}
     for path in paths:
         if path not in known:
-            near = difflib.get_close_matches(path, known, n=1)
-            question = f": did you mean {near[0]!r}?" if near else "."
-            raise HeadSwapError("unknown_head", f"there is no head at {path!r}{question} This model has {listing}")
-    return list({id(known[path]): known[path] for path in paths}.values())
+            unseen = requested_unseen_heads(model, path.removeprefix(prefix), counts)
+            if not unseen:
+                near = difflib.get_close_matches(path, known, n=1)
+                question = f": did you mean {near[0]!r}?" if near else "."
+                raise HeadSwapError("unknown_head", f"there is no head at {path!r}{question} This model has {listing}")
+            known[path] = unseen
+    return list({id(item): item for path in paths for item in known[path]}.values())
 
 
 def _check_boxes(result: SearchResult, item: DetectedHead, prefix: str) -> None:

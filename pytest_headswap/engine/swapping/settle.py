@@ -11,11 +11,12 @@ from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.source_lines import place_of_error
+from pytest_headswap.engine.swapping.numbers_around import NumbersAround
 from pytest_headswap.engine.swapping.options import SwapOptions
 from pytest_headswap.engine.swapping.plan import SwapPlan
-from pytest_headswap.engine.swapping.stored_numbers import NumbersAround, StoredNumber
+from pytest_headswap.engine.swapping.stored_numbers import StoredNumber
 from pytest_headswap.engine.swapping.transaction import Transaction
-from pytest_headswap.engine.swapping.unused_tensors import unused_note
+from pytest_headswap.engine.swapping.unused_tensors import left_behind
 from pytest_headswap.engine.swapping.verify import LayerFault, verify_swap
 from pytest_headswap.engine.swapping.written_count import line_with_count
 
@@ -30,10 +31,14 @@ def verify_and_settle(
     names: Sequence[str],
     around: NumbersAround,
     changes: Transaction,
+    rename: Callable[[Callable[[], bool]], list[str]],
     *,
     always: bool,
 ) -> list[str]:
     """Verify a swap, and let stored numbers follow. Unless `always`, do so only for these numbers, and never fail.
+
+    `names` are the names of the new tensors. `rename` updates collections that may hold class names. It takes a
+    function that verifies the model again.
 
     Returns:
         Notes for the user.
@@ -49,24 +54,25 @@ def verify_and_settle(
         except HeadSwapError as error:
             unchanged = "What follows the head does not pass on what it returns unchanged: change that part first"
             raise _with_advice(error, _about_new_head(options, selected) or unchanged) from error.__cause__
-    around.forget_changed()
-    named = around.named_like_counts()
-    if not always and set(around.near) <= set(named) and not around.on_modules_without_parameters():
-        for number in named:  # their names say enough: there is nothing to try out
-            number.set(around.widths[number.value], changes)
+    is_settled = set(around.near) <= set(around.named_like_counts())  # their names say enough: nothing to try out
+    if not always and is_settled and not around.on_modules_without_parameters():
         return []
     try:
         notes = _settle(verify, around, changes)
-        old = set(around.counts) - {count}
-        if always and (unused := unused_note(model, result.used, old, names)):
-            notes.append(unused)
-        for name, size, reader in result.class_inputs if always else ():
-            if size in old and reader not in names:
-                notes.append(
-                    f"{reader} still has {size} entries, as many as the old head, and {name} selects or weighs them. "
-                    "If they are the classes of the head, replace that tensor as well"
-                )
-        return notes
+        if not always:
+            return notes
+        old = {count for count, new in around.counts.items() if count != new}
+        notes += left_behind(plan, old, names, around)
+        notes += (
+            f"{reader} still has {size} entries, as many as the old head, and {name} selects or weighs them. If they "
+            "are the classes of the head, replace that tensor as well"
+            for name, size, reader in result.class_inputs
+            if size in old and reader not in names
+        )
+        unseen = [f"{plan.prefix}{item.name}" for item in selected if not item.outputs]
+        if unseen:
+            notes.append(f"{', '.join(unseen)}: swapped, but not verified: no output of this forward shows it")
+        return [*notes, *rename(lambda: _try(verify, (), around, changes, keep=True) is not None)]
     except HeadSwapError as error:
         if not always:
             return []
@@ -80,8 +86,6 @@ def verify_and_settle(
 def _settle(verify: Callable[[], list[str]], around: NumbersAround, changes: Transaction) -> list[str]:
     """Verify the swap. If it fails, change the fewest stored numbers with which it succeeds."""
     followed: tuple[StoredNumber, ...] = ()
-    for number in around.named_like_counts():
-        number.set(around.widths[number.value], changes)
     try:
         notes = verify()
     except HeadSwapError:
@@ -93,11 +97,28 @@ def _settle(verify: Callable[[], list[str]], around: NumbersAround, changes: Tra
         if number not in done and _try(verify, (number,), around, changes, keep=True) is not None:
             done.add(number)
     left = [number for number in around.unexplained() if number not in done and number.value > 1]
+    for number in left if around.stale_properties() else ():
+        savepoint, stale = changes.savepoint(), around.stale_properties()
+        if _try(verify, (number,), around, changes, keep=True) is not None:
+            if len(around.stale_properties()) < len(stale):
+                done.add(number)
+            else:
+                changes.undo_since(savepoint)
+    left = [number for number in left if number not in done]
     doubtful = [n for n in left[:_MAX_TRIED] if _try(verify, (n,), around, changes, keep=False) is not None]
     doubtful += left[_MAX_TRIED:]
+    notes = list(notes)
     if doubtful:
         names = ", ".join(f"{number.label} = {number.value}" for number in doubtful)
-        notes = [*notes, f"{names}: equal to the old class count and not changed. Set a new value if it counts classes"]
+        notes.append(f"{names}: equal to the old class count and not changed. Set a new value if it counts classes")
+    if stale := around.stale_properties():
+        notes.append(f"{', '.join(stale)}: a property that still returns the old class count. Correct what it reads")
+    if shared := [number for number in around.shared_counts() if number not in done]:
+        names = ", ".join(f"{number.label} = {number.value}" for number in shared)
+        notes.append(
+            f"{names}: not changed, because a head that was not swapped has the same class count. Set a new value if "
+            "it counts the classes of the new head"
+        )
     return notes
 
 

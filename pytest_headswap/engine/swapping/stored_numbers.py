@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+import numbers
+import types
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,65 +16,119 @@ from torch import nn
 
 from pytest_headswap._numbers import as_count
 from pytest_headswap.engine.abstract.stand_ins import REGISTRIES
-from pytest_headswap.engine.detection.describe import DetectedHead
-from pytest_headswap.engine.pytorch.modules import named_modules, owner_path
-from pytest_headswap.engine.swapping.class_metadata import CLASS_COUNT_NAMES, like_type_of
+from pytest_headswap.engine.swapping.class_metadata import like_type_of
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 _MAX_DEPTH = 6
 _MAX_ITEMS = 256
-_ATOMS = (str, bytes, bool, float, complex, torch.Tensor, torch.dtype, torch.device, nn.Module, type(None), type)
+_MAX_VISITED = 2000
+_ATOMS = (str, bytes, bool, complex, torch.dtype, torch.device, nn.Module, type(None), type)
+_WITHOUT_NUMBERS = {bool, str, type(None), property, types.FunctionType, staticmethod, classmethod}  # the common ones
+_CONTAINERS = (tuple, list, dict, types.MappingProxyType)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class StoredNumber:
-    """A number that a module, or an object or container that it holds, stores.
+class Place:
+    """A place where a module, or an object or container that it holds, stores a value.
 
     Attributes:
         label: an expression for the user, such as `fc.shape[1]` or `config['classes']`.
         name: the last attribute or key on the way to it.
-        value: the number.
-        container: the dictionary or list that holds it, or holds the tuple with it.
+        container: the dictionary, list or object with slots that holds it, or that holds the immutable container with
+            it.
         key: its key there.
-        route: its indices within nested tuples.
-        holder: the object that the attribute of the module refers to; the module itself for plain numbers.
+        route: its indices within nested containers that are copied, not changed.
+        holder: the object that the attribute of the module refers to; the module itself for plain values.
+        default: the value of the class, which an attribute of the instance will hide.
         path: path of the module.
     """
 
     label: str
     name: str
-    value: int
     container: Any
     key: Any
-    route: tuple[int, ...]
+    route: tuple[Any, ...]
     holder: Any
+    default: Any = None
     path: str = ""
 
-    def current(self) -> int | None:
-        """Return the number that is there now."""
-        is_hidden = isinstance(self.container, Mapping) and self.key not in self.container
-        value: Any = self.value if is_hidden else self.container[self.key]
+    def get(self) -> Any:
+        """Return the value that is there now."""
+        value = self._outermost()
         for index in self.route:
             value = value[index]
-        return as_count(value)
+        return value
+
+    def put(self, value: Any, changes: Transaction) -> None:
+        """Store another value there."""
+        changes.set(self.container, self.key, _replaced(self._outermost(), self.route, value))
+
+    def _outermost(self) -> Any:
+        is_hidden = isinstance(self.container, Mapping) and self.key not in self.container
+        return self.default if is_hidden else self.container[self.key]
 
     @property
     def is_attribute(self) -> bool:
         """Return whether it is a plain attribute of a module, not an item of a container or object."""
         return not self.route and isinstance(self.holder, nn.Module)
 
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredNumber(Place):
+    """A number that a module, or an object or container that it holds, stores."""
+
+    value: int = 0
+
+    def current(self) -> int | None:
+        """Return the number that is there now."""
+        return whole_number(self.get())
+
+    @property
+    def is_float(self) -> bool:
+        """Return whether the number has a type for fractions: it may count nothing."""
+        return as_count(self.get()) is None
+
     def set(self, number: int, changes: Transaction) -> None:
         """Store another number in its place, in the type of the old one."""
-        is_hidden = isinstance(self.container, Mapping) and self.key not in self.container  # a class attribute
-        current = self.value if is_hidden else self.container[self.key]
-        changes.set(self.container, self.key, _replaced(current, self.route, number))
+        self.put(like_type_of(self.get(), number), changes)
 
 
-def _replaced(value: Any, route: tuple[int, ...], number: int) -> Any:
+class _Slots:
+    """The attributes of an object with `__slots__`, as the items of a container."""
+
+    def __init__(self, item: Any) -> None:
+        self._item = item
+
+    def __getitem__(self, name: str) -> Any:
+        return object.__getattribute__(self._item, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        object.__setattr__(self._item, name, value)
+
+
+def _slots_of(item: Any) -> list[str]:
+    if type(item).__module__ == "builtins":
+        return []
+    kinds = type(item).__mro__
+    names = [name for kind in kinds for name, value in vars(kind).items() if inspect.ismemberdescriptor(value)]
+    return [name for name in names if hasattr(item, name)]
+
+
+def whole_number(value: Any) -> int | None:
+    """Return the value of an integer, or of a float without a fraction; None for anything else."""
+    count = as_count(value)
+    if count is None and isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
+        return int(float(value)) if float(value).is_integer() else None
+    return count
+
+
+def _replaced(value: Any, route: tuple[Any, ...], new: Any) -> Any:
     if not route:
-        return like_type_of(value, number)
-    items = list(value)
-    items[route[0]] = _replaced(items[route[0]], route[1:], number)
+        return new
+    items = dict(value) if isinstance(value, Mapping) else list(value)
+    items[route[0]] = _replaced(items[route[0]], route[1:], new)
+    if type(value) in (dict, list):
+        return items
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
@@ -80,134 +138,83 @@ def is_torch(item: nn.Module | type) -> bool:
     return kind.__module__.partition(".")[0] == "torch"
 
 
-def numbers_of(module: nn.Module, path: str) -> Iterator[StoredNumber]:
-    """Yield the numbers that a module stores, in its instance and in classes that are not torch's."""
+def places_of(module: nn.Module, path: str, seen: set[int] | None = None) -> Iterator[tuple[Place, Any]]:
+    """Yield the numbers and containers that a module stores, in its instance and in classes that are not torch's.
+
+    `seen` are the ids of containers and objects to leave out; those that are visited are added.
+    """
     prefix = f"{path}." if path else ""
+    seen = set() if seen is None else seen
     for key, value in list(module.__dict__.items()):
-        if key not in REGISTRIES and key != "training":
-            for number in _walk(value, f"{prefix}{key}", key, module.__dict__, key, (), module, 0):
-                yield dataclasses.replace(number, path=path)
+        if type(value) not in _WITHOUT_NUMBERS and key not in REGISTRIES and not isinstance(value, _ATOMS):
+            yield from _walk(value, Place(f"{prefix}{key}", key, module.__dict__, key, (), module, None, path), 0, seen)
     for kind in type(module).__mro__:
         if not is_torch(kind) and kind is not object:
-            for key, value in vars(kind).items():
-                count = None if key.startswith("__") or key in module.__dict__ else as_count(value)
-                if count is not None:  # an attribute of the instance will hide it
-                    yield StoredNumber(f"{prefix}{key}", key, count, module.__dict__, key, (), module, path)
+            for key, value in list(vars(kind).items()):
+                if type(value) in _WITHOUT_NUMBERS or key.startswith("__") or key in module.__dict__:
+                    continue
+                if not (isinstance(value, _ATOMS) or callable(value)):
+                    place = Place(f"{prefix}{key}", key, module.__dict__, key, (), module, value, path)
+                    yield from _walk(value, place, 0, seen, shared=True)
 
 
-def _walk(
-    value: Any, label: str, name: str, container: Any, key: Any, route: tuple[int, ...], holder: Any, depth: int
-) -> Iterator[StoredNumber]:
-    if isinstance(value, _ATOMS):
-        return
-    count = as_count(value)
-    if count is not None:
-        yield StoredNumber(label, name, count, container, key, route, holder)
-    elif depth < _MAX_DEPTH and not callable(value):
-        inner = value if depth == 0 else holder
-        if isinstance(value, tuple):
-            fields = getattr(value, "_fields", None)
-            for index, item in enumerate(value[:_MAX_ITEMS]):
-                end, own = (f".{fields[index]}", fields[index]) if fields else (f"[{index}]", name)
-                yield from _walk(item, label + end, own, container, key, (*route, index), holder, depth + 1)
-        elif not route and isinstance(value, list):
-            for index, item in enumerate(value[:_MAX_ITEMS]):
-                yield from _walk(item, f"{label}[{index}]", name, value, index, (), inner, depth + 1)
-        elif not route and isinstance(value, dict):
-            for item_key in list(dict.keys(value))[:_MAX_ITEMS]:
-                item = dict.__getitem__(value, item_key)  # A subclass may build a new value on each access.
-                own = item_key if isinstance(item_key, str) else name
-                yield from _walk(item, f"{label}[{item_key!r}]", own, value, item_key, (), inner, depth + 1)
-        elif not route and not inspect.ismodule(value) and isinstance(getattr(value, "__dict__", None), dict):
-            for own in list(vars(value))[:_MAX_ITEMS]:
-                yield from _walk(vars(value)[own], f"{label}.{own}", own, vars(value), own, (), inner, depth + 1)
+def numbers_of(module: nn.Module, path: str) -> Iterator[StoredNumber]:
+    """Yield the numbers that a module stores."""
+    for place, value in places_of(module, path):
+        number = whole_number(value)
+        if number is not None:
+            yield StoredNumber(**vars(place), value=number)
 
 
-class NumbersAround:
-    """The stored numbers that equal an old width of a head, by the place where they are stored.
+def _walk(value: Any, place: Place, depth: int, seen: set[int], *, shared: bool = False) -> Iterator[tuple[Place, Any]]:
+    """Yield a value and what it contains. `shared` values belong to a class, so copies are changed in their place.
 
-    Attributes:
-        near: on the layers that own class-sized tensors, and then on the modules that contain those.
+    `seen` are the containers and objects that were visited.
     """
-
-    def __init__(self, model: nn.Module, selected: Iterable[DetectedHead], num_classes: int) -> None:
-        """Record the numbers. Call this before the swap."""
-        self._model = model
-        self.widths: dict[int, int] = {}
-        names: list[str] = []
-        for item in selected:
-            for spec in item.tensors:
-                self.widths[spec.outer * item.head.num_classes * spec.inner] = spec.outer * num_classes * spec.inner
-                names += spec.names
-        self.counts = {item.head.num_classes: num_classes for item in selected}
-        self.widths = {old: new for old, new in (self.widths | self.counts).items() if old != new}
-        self.layers = list(dict.fromkeys(owner_path(name) for name in names))
-        self._containers: dict[str, None] = {}
-        for path in self.layers:
-            while path:
-                path = path.rpartition(".")[0]
-                self._containers[path] = None
-        found = ((path, model.get_submodule(path)) for path in dict.fromkeys((*self.layers, *self._containers)))
-        self.near = tuple(number for path, module in found for number in self._numbers(path, module))
-        self._modules = {number.path: model.get_submodule(number.path) for number in self.near}
-
-    def forget_changed(self) -> None:
-        """Forget the numbers near the head that the swap changed, or whose module it replaced."""
-        same = {path for path, module in self._modules.items() if _submodule(self._model, path) is module}
-        self.near = tuple(n for n in self.near if n.path in same and n.current() == n.value)
-
-    def _numbers(self, path: str, module: nn.Module) -> Iterator[StoredNumber]:
-        return (number for number in numbers_of(module, path) if number.value in self.widths)
-
-    def named_like_counts(self) -> list[StoredNumber]:
-        """Return the numbers near the head whose name says that they count classes."""
-        return [n for n in self.near if n.name in CLASS_COUNT_NAMES and n.value in self.counts]
-
-    def of_layers(self) -> list[StoredNumber]:
-        """Return the attributes of single layers of the head that no dimension of their own tensors equals."""
-        numbers = [n for n in self.near if n.path in self.layers and n.is_attribute and n.value > 1]
-        return [number for number in numbers if not self._has_dimension(number)]
-
-    def on_modules_without_parameters(self) -> list[StoredNumber]:
-        """Return the numbers on other modules that have no parameters, such as a reshape behind the head."""
-        return [
-            number
-            for path, module in named_modules(self._model)
-            if not module._parameters and path not in self.layers and path not in self._containers
-            if not module._modules or next(module.parameters(), None) is None
-            for number in self._numbers(path, module)
-        ]
-
-    def unexplained(self) -> list[StoredNumber]:
-        """Return the numbers near the head that nothing else in the model explains.
-
-        Explained are attributes of torch's own layers, other dimensions of tensors in the same module, and numbers
-        that the backbone stores under the same name or in the same object.
-        """
-        numbers = [
-            number
-            for number in self.near
-            if not self._has_dimension(number) and not is_torch(self._model.get_submodule(number.path))
-        ]
-        if not numbers:
-            return []
-        named: set[tuple[str, int]] = set()
-        objects: set[int] = set()
-        for path, module in named_modules(self._model):
-            if path not in self.layers and path not in self._containers:
-                for number in self._numbers(path, module):
-                    named.add((number.name, number.value))
-                    objects.add(id(number.holder))
-        return [n for n in numbers if (n.name, n.value) not in named and id(n.holder) not in objects]
-
-    def _has_dimension(self, number: StoredNumber) -> bool:
-        module = self._model.get_submodule(number.path)
-        inside = module.named_parameters() if number.path not in self.layers else module.named_parameters(recurse=False)
-        return any(number.value in value.shape for _, value in inside)
+    if isinstance(value, (numbers.Number, torch.Tensor)) or hasattr(type(value), "__array__"):
+        yield place, value
+    elif id(value) not in seen and len(seen) < _MAX_VISITED and not _is_code(value):
+        if not isinstance(value, tuple):  # equal tuples may be one object
+            seen.add(id(value))
+        if isinstance(value, _CONTAINERS):
+            yield place, value
+        for end, name, container, key, item in _items(value, place.name, shared):
+            if isinstance(item, _ATOMS) or depth == _MAX_DEPTH:
+                continue
+            holder = value if depth == 0 else place.holder
+            route = (*place.route, key) if container is None else ()
+            own = (place.container, place.key) if container is None else (container, key)
+            part = Place(place.label + end, name, *own, route, holder, place.default, place.path)
+            yield from _walk(item, part, depth + 1, seen, shared=shared)
 
 
-def _submodule(model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return None
+def _is_code(value: Any) -> bool:
+    return inspect.isroutine(value) or inspect.ismodule(value) or isinstance(value, property)
+
+
+def _items(value: Any, name: str, shared: bool) -> Iterator[tuple[str, str, Any, Any, Any]]:
+    """Yield the label, name, container, key and value of each item. A container of None cannot be changed in place."""
+    if isinstance(value, (tuple, list)):
+        fields = getattr(value, "_fields", None) if isinstance(value, tuple) else None
+        for index, item in enumerate(value[:_MAX_ITEMS]):
+            end, own = (f".{fields[index]}", fields[index]) if fields else (f"[{index}]", name)
+            yield end, own, None if shared or isinstance(value, tuple) else value, index, item
+    elif isinstance(value, dict):
+        for key in list(dict.keys(value))[:_MAX_ITEMS]:
+            item = dict.__getitem__(value, key)  # A subclass may build a new value on each access.
+            yield f"[{key!r}]", key if isinstance(key, str) else name, None if shared else value, key, item
+    elif isinstance(value, types.MappingProxyType):
+        for key in list(value)[:_MAX_ITEMS]:
+            yield f"[{key!r}]", key if isinstance(key, str) else name, None, key, value[key]
+    elif isinstance(value, functools.partial):
+        for key, item in value.keywords.items():
+            yield f".keywords[{key!r}]", key, value.keywords, key, item
+    elif not shared:
+        attributes: Any = None
+        with suppress(Exception):  # an object of the user may raise anything
+            attributes = vars(value)
+        for key in list(attributes)[:_MAX_ITEMS] if isinstance(attributes, dict) else ():
+            yield f".{key}", key, attributes, key, attributes[key]
+        slots = _Slots(value)
+        for key in _slots_of(value)[:_MAX_ITEMS]:
+            yield f".{key}", key, slots, key, slots[key]

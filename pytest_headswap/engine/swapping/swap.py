@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,13 +20,16 @@ from pytest_headswap.engine.pytorch.inputs import read_inputs
 from pytest_headswap.engine.pytorch.modules import get_registered_tensor
 from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.class_map import ClassMap, resolve_class_map
-from pytest_headswap.engine.swapping.class_metadata import update_class_metadata
+from pytest_headswap.engine.swapping.class_metadata import untie, update_class_metadata
+from pytest_headswap.engine.swapping.class_names import ClassNames, empty_mappings
 from pytest_headswap.engine.swapping.head_after_swap import head_after_swap, with_prefix
 from pytest_headswap.engine.swapping.initialization import Init
 from pytest_headswap.engine.swapping.label_list import replace_label_list
 from pytest_headswap.engine.swapping.made_heads import MadeHeads, forget_heads, remember_heads
+from pytest_headswap.engine.swapping.numbers_around import NumbersAround
 from pytest_headswap.engine.swapping.options import SwapOptions
 from pytest_headswap.engine.swapping.plan import outside_inference_mode, plan_swap
+from pytest_headswap.engine.swapping.rebuild import Rebuilt, follow_rebuilt
 from pytest_headswap.engine.swapping.replace import (
     NewHead,
     drop_activation,
@@ -36,7 +40,6 @@ from pytest_headswap.engine.swapping.replace import (
 )
 from pytest_headswap.engine.swapping.resize import resize
 from pytest_headswap.engine.swapping.settle import verify_and_settle
-from pytest_headswap.engine.swapping.stored_numbers import NumbersAround
 from pytest_headswap.engine.swapping.ties import check_untied, tie_notes
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.head import Head, Heads
@@ -228,9 +231,11 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
             f"one new_head module cannot replace {len(selected)} heads: pass a function of (in_features, num_classes)",
         )
     count = options.num_classes
-    classes = resolve_class_map(inner, options.class_map, count, selected[0].head.num_classes)
     changes = Transaction(inner)
-    around = NumbersAround(inner, selected, count)
+    around = NumbersAround(inner, selected, count, [item for item in result.detected if item not in selected])
+    slots = [item.slot.path for item in selected if item.slot is not None]
+    class_names = ClassNames(empty_mappings(inner)) if slots else around.class_names()
+    classes = resolve_class_map(class_names.indices(), options.class_map, count, selected[0].head.num_classes)
     names: list[str] = []
     notes = (*result.notes, *cautions(selected))
     try:
@@ -241,10 +246,24 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
             if options.activation == "drop":
                 drop_activation(inner, item, selected, changes)
         replace_references(inner, plan.tensor_references, changes)
-        old_counts = {item.head.num_classes for item in selected}
-        slots = [item.slot.path for item in selected if item.slot is not None]
-        update_class_metadata(inner, old_counts, count, options.class_names, changes, slots or None)
-        notes = (*notes, *verify_and_settle(plan, options, names, around, changes, always=verify))
+        near = (*around.layers, *around.containers)
+        metadata_notes = update_class_metadata(inner, around.counts, changes, near, around.shared, slots or None)
+        class_names.update(count, options.class_names, classes, changes)
+        around.follow_named(changes)
+        rebuilt = follow_rebuilt(inner, around, changes) if count and not slots else Rebuilt()
+        around.explain(rebuilt.explained)
+        class_names.explain(rebuilt.explained)
+        notes = (*notes, *metadata_notes, *untie(inner, changes), *rebuilt.notes)
+        for item in rebuilt.unseen:
+            made, uncertain = _swap_one(inner, item, replace(options, new_head=None), classes, changes)
+            names += made
+            notes = (*notes, *uncertain)
+        if rebuilt.unseen:
+            replace_references(inner, plan.tensor_references, changes)
+        selected = (*selected, *rebuilt.unseen)
+        plan = replace(plan, selected=selected)
+        rename = partial(class_names.update_doubtful, count, options.class_names, classes, changes)
+        notes = (*notes, *verify_and_settle(plan, options, names, around, changes, rename, always=verify))
         if verify:
             check_untied(inner, plan.inputs, result.tensor_kinds, selected)
         notes = (*notes, *tie_notes(inner, selected))

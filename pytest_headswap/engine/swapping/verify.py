@@ -97,7 +97,10 @@ def verify_swap(
             "verification_failed",
             f"{fault}. Choose a class count that the layer accepts, or pass new_head. The model was restored",
         )
-    parameters = [name for name in names if isinstance(get_registered_tensor(model, name), nn.Parameter)]
+    unseen = {name for item in selected if not item.outputs for name in item.head.tensors}
+    parameters = [
+        name for name in names if name not in unseen and isinstance(get_registered_tensor(model, name), nn.Parameter)
+    ]
     unreachable = [name for name in parameters if name not in reached]
     notes = [_unreachable(unreachable)] if unreachable else []
     if unchanged and num_classes and any(item.head.num_classes != num_classes for item in selected):

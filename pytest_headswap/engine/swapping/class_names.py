@@ -1,0 +1,152 @@
+"""Find the names of classes that a model stores, and update them when its head changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pytest_headswap._numbers import as_count
+from pytest_headswap.engine.swapping.class_metadata import config_of
+from pytest_headswap.engine.swapping.stored_numbers import Place
+from pytest_headswap.engine.swapping.transaction import Transaction
+
+_MAX_NAMED = 6
+_GENERATED = re.compile(r"LABEL_\d+")
+
+
+@dataclass(frozen=True, eq=False)
+class StoredNames:
+    """A collection with one name for each old class.
+
+    Attributes:
+        place: where it is stored.
+        names: the names in the order of the classes.
+        kind: `by index` for a mapping of index to name, `by name` for the inverse, or `list`. Only the first shows by
+            itself that it names classes: the names of other things are stored in lists too.
+    """
+
+    place: Place
+    names: tuple[str, ...]
+    kind: str
+
+    def renamed(self, names: Sequence[str]) -> Any:
+        """Return the collection with other names, in the type of the old one."""
+        value = self.place.get()
+        if self.kind == "list":
+            return type(value)(names)
+        keys_are_text = any(isinstance(item, str) for item in (value if self.kind == "by index" else value.values()))
+        indices = [str(index) if keys_are_text else index for index in range(len(names))]
+        pairs = zip(indices, names, strict=True) if self.kind == "by index" else zip(names, indices, strict=True)
+        return dict(pairs) if type(value) is dict else _filled(value, dict(pairs))
+
+
+def _filled(value: Any, items: dict[Any, Any]) -> Any:
+    try:
+        return type(value)(items)
+    except Exception:  # noqa: BLE001 - the constructor of a user's mapping may take other arguments
+        return items
+
+
+def read_names(place: Place, value: Any, count: int) -> StoredNames | None:
+    """Return the names if `value` holds one for each of `count` classes."""
+    if not isinstance(value, (Mapping, list, tuple)) or len(value) != count or not count:
+        return None
+    if not isinstance(value, Mapping):
+        is_list = all(isinstance(item, str) for item in value) and len(set(value)) == count > 1
+        return StoredNames(place, tuple(value), "list") if is_list and not hasattr(value, "_fields") else None
+    for kind, pairs in (("by index", value.items()), ("by name", [(item, key) for key, item in value.items()])):
+        indexed = {_index(index): name for index, name in pairs if isinstance(name, str)}
+        if indexed.keys() == set(range(count)):
+            return StoredNames(place, tuple(indexed[index] for index in range(count)), kind)
+    return None
+
+
+def _index(value: Any) -> int | None:
+    return int(value) if isinstance(value, str) and value.isdecimal() else as_count(value)
+
+
+def new_names(count: int, given: Sequence[str] | None, old: Sequence[str], classes: Mapping[int, int]) -> list[str]:
+    """Return the given names, or those that kept classes had, and `LABEL_<index>` for new classes."""
+    if given is not None:
+        return list(given)
+    kept = {} if all(map(_GENERATED.fullmatch, old)) else {new: old[index] for new, index in classes.items()}
+    names: list[str] = []
+    for index in range(count):
+        name = kept.get(index, f"LABEL_{index}")
+        names.append(name if name not in names else f"LABEL_{index}")
+    return names
+
+
+class ClassNames:
+    """The names of classes that a model stores."""
+
+    def __init__(self, stored: Sequence[StoredNames]) -> None:
+        maps = [set(item.names) for item in stored if item.kind == "by index"]
+        self._certain = [item for item in stored if item.kind == "by index" or set(item.names) in maps]
+        self._doubtful = [item for item in stored if item not in self._certain]
+
+    def explain(self, holders: Collection[int]) -> None:
+        """Forget doubtful names in objects that are known to be right, given by their ids."""
+        self._doubtful = [item for item in self._doubtful if id(item.place.holder) not in holders]
+
+    def indices(self) -> dict[str, int]:
+        """Return the index of each class name, empty if it is unknown which names are those of classes."""
+        known = self._certain or (self._doubtful if len(self._doubtful) == 1 else [])
+        return {name: index for index, name in enumerate(known[0].names)} if known else {}
+
+    def update(self, count: int, given: Sequence[str] | None, classes: Mapping[int, int], changes: Transaction) -> None:
+        """Store the names of the new classes: the given ones, or those of kept classes.
+
+        Args:
+            count: the new class count.
+            given: the names that the user passed.
+            classes: maps new classes to the old ones that are kept.
+            changes: records every change.
+        """
+        for item in self._certain:
+            item.place.put(item.renamed(new_names(count, given, item.names, classes)), changes)
+
+    def update_doubtful(
+        self,
+        count: int,
+        given: Sequence[str] | None,
+        classes: Mapping[int, int],
+        changes: Transaction,
+        still_runs: Callable[[], bool],
+    ) -> list[str]:
+        """Update a collection that may have the names of classes, if the user gave names and there is only one.
+
+        `still_runs` verifies the model again. The other arguments are those of `update`.
+
+        Returns:
+            Notes for the user.
+        """
+        left = list(self._doubtful)
+        if given is not None and len(left) == 1:
+            savepoint = changes.savepoint()
+            left[0].place.put(left[0].renamed(new_names(count, given, left[0].names, classes)), changes)
+            if still_runs():
+                return []
+            changes.undo_since(savepoint)
+        if left:
+            labels = ", ".join(item.place.label for item in left[:_MAX_NAMED])
+            return [f"{labels}: one name for each old class, not changed. Set new names if it has the names of classes"]
+        if given is not None and not self._certain:
+            return ["class_names has no effect: the model stores no names of classes"]
+        return []
+
+
+def empty_mappings(model: nn.Module) -> list[StoredNames]:
+    """Return the mappings of class names that a model without a head stores."""
+    owners = (model.__dict__, getattr(config_of(model), "__dict__", {}))
+    kinds = {"id2label": "by index", "label2id": "by name"}
+    return [
+        StoredNames(Place(name, name, owner, name, (), model), (), kind)
+        for owner in owners
+        for name, kind in kinds.items()
+        if owner.get(name) == {}
+    ]

@@ -1,0 +1,220 @@
+"""Find the numbers and collections around a head that may have to follow its class count."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_headswap._numbers import as_count
+from pytest_headswap.engine.detection.describe import DetectedHead
+from pytest_headswap.engine.pytorch.modules import named_modules, owner_path
+from pytest_headswap.engine.swapping.class_metadata import CLASS_COUNT_NAMES
+from pytest_headswap.engine.swapping.class_names import ClassNames, read_names
+from pytest_headswap.engine.swapping.stored_numbers import (
+    Place,
+    StoredNumber,
+    is_torch,
+    numbers_of,
+    places_of,
+    whole_number,
+)
+from pytest_headswap.engine.swapping.transaction import Transaction
+
+
+class NumbersAround:
+    """The stored numbers that equal an old width of a head, by the place where they are stored.
+
+    Attributes:
+        near: on the layers that own class-sized tensors, and then on the modules that contain those.
+        collections: containers, arrays and unregistered tensors there with one entry for each old class.
+        shared: paths of the modules that also contain a head of the same class count that is not swapped.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        selected: Sequence[DetectedHead],
+        num_classes: int,
+        others: Iterable[DetectedHead] = (),
+    ) -> None:
+        """Record the numbers. Call this before the swap. `others` are the heads that are not swapped."""
+        self._model = model
+        self.widths: dict[int, int] = {}
+        names: list[str] = []
+        for item in selected:
+            for spec in item.tensors:
+                self.widths[spec.outer * item.head.num_classes * spec.inner] = spec.outer * num_classes * spec.inner
+                names += spec.names
+        self.counts = {item.head.num_classes: num_classes for item in selected}
+        self.widths = {old: new for old, new in (self.widths | self.counts).items() if old != new}
+        self.layers = list(dict.fromkeys(owner_path(name) for name in names))
+        self.containers: dict[str, None] = {}
+        for path in self.layers:
+            while path:
+                path = path.rpartition(".")[0]
+                self.containers[path] = None
+        other_names = [item.name for item in others if item.head.num_classes in self.counts]
+        self.shared = frozenset(
+            path for path in self.containers if any(not path or name.startswith(f"{path}.") for name in other_names)
+        )
+        found: dict[tuple[int, Any, tuple[Any, ...]], tuple[Place, Any]] = {}
+        for path in dict.fromkeys((*self.layers, *self.containers)):
+            for place, value in places_of(model.get_submodule(path), path):  # an outer module holds it as well
+                found[id(place.container), place.key, place.route] = place, value
+        self.near: tuple[StoredNumber, ...] = ()
+        self.collections: list[tuple[Place, Any]] = []
+        for place, value in found.values():
+            self._add(place, value)
+        places = (*self.near, *(place for place, _ in self.collections))
+        self._modules = {place.path: model.get_submodule(place.path) for place in places}
+        self._stated = [item for item in self._properties() if self._stated_count(*item) in self.counts]
+
+    def _add(self, place: Place, value: Any) -> None:
+        count = whole_number(value)
+        if count is not None and count in self.widths:
+            self.near += (StoredNumber(**vars(place), value=count),)
+        elif count is None:
+            shape = (len(value),) if isinstance(value, (list, tuple, Mapping)) else getattr(value, "shape", ())
+            if not {old for old in self.counts if old}.isdisjoint(shape):
+                self.collections.append((place, value))
+
+    def _properties(self) -> Iterator[tuple[str, str]]:
+        for path in (*self.layers, *self.containers):
+            kind = type(self._model.get_submodule(path))
+            yield from ((path, name) for name in CLASS_COUNT_NAMES if isinstance(getattr(kind, name, None), property))
+
+    def _stated_count(self, path: str, name: str) -> int | None:
+        try:
+            return as_count(getattr(self._model.get_submodule(path), name))
+        except Exception:  # noqa: BLE001 - a property may raise anything
+            return None
+
+    def stale_properties(self) -> list[str]:
+        """Return the properties that stated the old class count and still do."""
+        found = [(path, name) for path, name in self._stated if self._stated_count(path, name) in self.counts]
+        return [f"{path}.{name}".lstrip(".") for path, name in found]
+
+    def class_names(self) -> ClassNames:
+        """Return the collections that have one name for each old class."""
+        pairs = itertools.product(self.collections, self.counts)
+        found = (read_names(place, value, old) for (place, value), old in pairs if place.path not in self.shared)
+        return ClassNames([names for names in found if names is not None])
+
+    def values_by_class(self) -> list[str]:
+        """Return the labels of lists and arrays of numbers with one entry for each old class, such as weights."""
+        return [
+            place.label
+            for place, value in self.collections
+            if not isinstance(value, torch.Tensor)
+            if not isinstance(value, Mapping)
+            if not isinstance(value, (list, tuple)) or all(map(_is_number, value))
+            if value is place.get()
+        ]
+
+    def tensors_by_class(self) -> dict[str, torch.Tensor]:
+        """Return the unregistered tensors that have a dimension of an old class count, by their labels."""
+        return {
+            place.label: value
+            for place, value in self.collections
+            if isinstance(value, torch.Tensor) and value is place.get()
+        }
+
+    def _forget_changed(self) -> None:
+        """Forget the numbers near the head that the swap changed, or whose module it replaced."""
+        same = {path for path, module in self._modules.items() if _submodule(self._model, path) is module}
+        self.near = tuple(n for n in self.near if n.path in same and n.current() == n.value)
+        self.collections = [(p, v) for p, v in self.collections if p.path in same and p.get() is v]
+
+    def _numbers(self, path: str, module: nn.Module) -> Iterator[StoredNumber]:
+        return (number for number in numbers_of(module, path) if number.value in self.widths)
+
+    def named_like_counts(self) -> list[StoredNumber]:
+        """Return the numbers near the head whose name says that they count classes."""
+        return [n for n in self.near if self._is_count(n) and n.path not in self.shared]
+
+    def follow_named(self, changes: Transaction) -> None:
+        """Forget what the swap changed, and update the numbers whose name says that they count classes."""
+        self._forget_changed()
+        for number in self.named_like_counts():
+            number.set(self.widths[number.value], changes)
+
+    def explain(self, holders: Collection[int]) -> None:
+        """Forget what changed, and what is in objects that are known to be right, given by their ids."""
+        self._forget_changed()
+        known = {(number.name, number.value) for number in self.near if id(number.holder) in holders}
+        self.near = tuple(number for number in self.near if (number.name, number.value) not in known)
+        self.collections = [(place, value) for place, value in self.collections if id(place.holder) not in holders]
+
+    def shared_counts(self) -> list[StoredNumber]:
+        """Return those that may count the classes of a head that was not swapped."""
+        return [n for n in self.near if self._is_count(n) and n.path in self.shared]
+
+    @staticmethod
+    def _is_count(number: StoredNumber) -> bool:
+        return number.name in CLASS_COUNT_NAMES
+
+    def of_layers(self) -> list[StoredNumber]:
+        """Return the attributes of single layers of the head that no dimension of their own tensors equals."""
+        stored = [n for n in self.near if n.path in self.layers and n.is_attribute and n.value > 1]
+        return [number for number in stored if not self._has_dimension(number)]
+
+    def on_modules_without_parameters(self) -> list[StoredNumber]:
+        """Return the numbers on other modules that have no parameters, such as a reshape behind the head."""
+        return [
+            number
+            for path, module in self._other_modules()
+            if not module._parameters and (not module._modules or next(module.parameters(), None) is None)
+            for number in self._numbers(path, module)
+        ]
+
+    def on_other_modules(self) -> Iterator[StoredNumber]:
+        """Yield the numbers on modules that do not contain the head and are not torch's, such as a loss."""
+        for path, module in self._other_modules():
+            if not is_torch(module):
+                yield from (number for number in self._numbers(path, module) if not number.is_float)
+
+    def _other_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        around = {*self.layers, *self.containers}
+        return ((path, module) for path, module in named_modules(self._model) if path not in around)
+
+    def unexplained(self) -> list[StoredNumber]:
+        """Return the numbers near the head that nothing else in the model explains.
+
+        Explained are attributes of torch's own layers, other dimensions of tensors in the same module, and numbers
+        that the backbone stores under the same name or in the same object.
+        """
+        stored = [
+            number
+            for number in self.near
+            if not number.is_float and not self._has_dimension(number)
+            if not is_torch(self._model.get_submodule(number.path))
+        ]
+        if not stored:
+            return []
+        named: set[tuple[str, int]] = set()
+        objects: set[int] = set()
+        for path, module in self._other_modules():
+            for number in self._numbers(path, module):
+                named.add((number.name, number.value))
+                objects.add(id(number.holder))
+        return [n for n in stored if (n.name, n.value) not in named and id(n.holder) not in objects]
+
+    def _has_dimension(self, number: StoredNumber) -> bool:
+        module = self._model.get_submodule(number.path)
+        inside = module.named_parameters() if number.path not in self.layers else module.named_parameters(recurse=False)
+        return any(number.value in value.shape for _, value in inside)
+
+
+def _submodule(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _is_number(value: Any) -> bool:
+    return whole_number(value) is not None or isinstance(value, float)

@@ -1,0 +1,108 @@
+"""The names of classes follow a swap wherever a model keeps them, or a note names them."""
+
+from __future__ import annotations
+
+import types
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pytest_headswap.engine import HeadSwapWarning, Swap, swap_head
+
+X = torch.randn(4, 8)
+OLD = ["ant", "bee", "cat", "dog", "eel", "fox"]
+NEW = ["a", "b", "c"]
+
+
+class Net(nn.Module):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Linear(8, 16), nn.Linear(16, 6)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.body(x).relu())
+        return out
+
+
+def swapped(model: nn.Module, **options: Any) -> Swap:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HeadSwapWarning)
+        return swap_head(model, 3, X, **options)
+
+
+@pytest.mark.parametrize(
+    ("value", "after"),
+    [
+        (lambda: dict(enumerate(OLD)), dict(enumerate(NEW))),
+        (lambda: {str(index): name for index, name in enumerate(OLD)}, {"0": "a", "1": "b", "2": "c"}),
+        (lambda: {name: index for index, name in enumerate(OLD)}, {"a": 0, "b": 1, "c": 2}),
+        (lambda: list(OLD), NEW),
+        (lambda: tuple(OLD), tuple(NEW)),
+    ],
+    ids=["by index", "by text", "by name", "list", "tuple"],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_names_that_the_user_gives_are_stored(value: Any, after: Any, nested: bool) -> None:
+    model: Any = Net(names=value()) if not nested else Net(config=types.SimpleNamespace(data={"names": value()}))
+    swap = swapped(model, class_names=NEW)
+    assert (model.config.data["names"] if nested else model.names) == after
+    assert swap.notes == ()
+    swap.restore()
+    assert (model.config.data["names"] if nested else model.names) == value()
+
+
+def test_kept_classes_keep_their_names() -> None:
+    model: Any = Net(names=dict(enumerate(OLD)), index={name: index for index, name in enumerate(OLD)})
+    swapped(model, class_map=["dog", None, 0])
+    assert model.names == {0: "dog", 1: "LABEL_1", 2: "ant"}
+    assert model.index == {"dog": 0, "LABEL_1": 1, "ant": 2}
+
+
+def test_generated_names_are_generated_again() -> None:
+    model: Any = Net(names={index: f"LABEL_{index}" for index in range(6)})
+    swapped(model, class_map=[5, 4, 3])
+    assert model.names == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+
+
+def test_classes_can_be_kept_by_names_in_a_list() -> None:
+    model = Net(names=list(OLD))
+    row = model.fc.weight[3].clone()
+    swapped(model, class_map=["dog", None, None])
+    assert torch.equal(model.fc.weight[0], row)
+
+
+def test_a_list_of_names_is_named_if_no_new_names_are_known() -> None:
+    model: Any = Net(names=list(OLD))
+    (note,) = swapped(model).notes
+    assert note.startswith("names: one name for each old class")
+    assert model.names == OLD
+
+
+def test_of_two_lists_none_is_changed() -> None:
+    model: Any = Net(names=list(OLD), layers=[f"layer{index}" for index in range(6)])
+    (note,) = swapped(model, class_names=NEW).notes
+    assert note.startswith("names, layers: one name for each old class")
+    assert model.names == OLD
+
+
+def test_names_that_forward_reads_stay_if_it_needs_the_old_ones() -> None:
+    class Reads(Net):
+        parts: dict[str, int]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (1 + self.parts["fox"])
+
+    model = Reads(parts={name: index for index, name in enumerate(OLD)})
+    (note,) = swapped(model, class_names=NEW).notes
+    assert note.startswith("parts: ")
+    assert list(model.parts) == OLD
+
+
+def test_given_names_that_have_no_place_are_reported() -> None:
+    (note,) = swapped(Net(), class_names=NEW).notes
+    assert note == "class_names has no effect: the model stores no names of classes"
