@@ -253,7 +253,8 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
         rebuilt = follow_rebuilt(inner, around, changes) if count and not slots else Rebuilt()
         around.explain(rebuilt.explained)
         class_names.explain(rebuilt.explained)
-        notes = (*notes, *metadata_notes, *untie(inner, changes), *rebuilt.notes)
+        untied = untie(inner, changes)
+        notes = (*notes, *metadata_notes, *untied, *rebuilt.notes)
         for item in rebuilt.unseen:
             made, uncertain = _swap_one(inner, item, replace(options, new_head=None), classes, changes)
             names += made
@@ -266,7 +267,7 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
         notes = (*notes, *verify_and_settle(plan, options, names, around, changes, rename, always=verify))
         if verify:
             check_untied(inner, plan.inputs, result.tensor_kinds, selected)
-        notes = (*notes, *tie_notes(inner, selected))
+        notes = (*notes, *tie_notes(inner, selected, option_is_off=bool(untied)))
     except BaseException:
         changes.roll_back()
         raise

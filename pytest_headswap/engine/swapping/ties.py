@@ -16,15 +16,19 @@ from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.modules import get_registered_tensor, is_registered
 
 
-def tie_notes(model: nn.Module, selected: Iterable[DetectedHead]) -> Iterator[str]:
-    """Yield a note for each tensor of a head that was tied. Call this after the swap."""
+def tie_notes(model: nn.Module, selected: Iterable[DetectedHead], *, option_is_off: bool) -> Iterator[str]:
+    """Yield a note for each tensor of a head that was tied. Call this after the swap.
+
+    `option_is_off` tells that the model's option to tie weights was switched off.
+    """
+    again = (
+        ". Do not tie them again: tie_weights(), or loading with a setting such as tie_word_embeddings, would undo the "
+        "swap"
+    )
     for item in selected:
         for name, other in item.tied:
             if is_registered(model, name) and get_registered_tensor(model, name) is not _tensor(model, other):
-                yield (
-                    f"{name} was tied to {other} and is now a separate tensor. Do not tie them again: tie_weights(), "
-                    "or loading with a setting such as tie_word_embeddings, would undo the swap"
-                )
+                yield f"{name} was tied to {other} and is now a separate tensor{'' if option_is_off else again}"
         for name, other in item.idle:
             if is_registered(model, name) and get_registered_tensor(model, name) is _tensor(model, other):
                 yield f"{other} is tied to {name}, so it was replaced as well, although its module does not run here"
