@@ -7,7 +7,8 @@ from itertools import combinations, permutations
 
 from pytest_headswap.engine.dataflow.dim_tracer import Tracer
 from pytest_headswap.engine.dataflow.graph import Node, Value, ancestors, is_attention
-from pytest_headswap.engine.detection.candidates import Candidate, dims_by_weight
+from pytest_headswap.engine.detection.candidates import Candidate
+from pytest_headswap.engine.detection.class_dims import dims_by_weight
 from pytest_headswap.engine.detection.describe import DetectedHead
 
 BOX_COORDINATES = 4

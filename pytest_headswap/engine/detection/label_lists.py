@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -18,12 +19,21 @@ from pytest_headswap.head import Head, PathStep
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
-def find_label_lists(model: nn.Module, graph: Graph, tracer: Tracer) -> Iterator[DetectedHead]:
-    """Yield each `nn.ModuleList` whose layers compute one index of a class dimension each.
+def find_label_lists(model: nn.Module, graphs: Sequence[Graph], tracers: Sequence[Tracer]) -> list[DetectedHead]:
+    """Return each `nn.ModuleList` whose layers compute one index of a class dimension each.
 
     Raises:
         HeadSwapError: `unsupported_layer`, for an `nn.ModuleDict`, whose keys name the labels, and for parameters.
     """
+    lists: dict[str, DetectedHead] = {}
+    for graph, tracer in zip(graphs, tracers, strict=True):
+        for item in _find_in(model, graph, tracer):
+            known = lists.setdefault(item.head.path, item)
+            lists[item.head.path] = replace(known, outputs=tuple(dict.fromkeys((*known.outputs, *item.outputs))))
+    return list(lists.values())
+
+
+def _find_in(model: nn.Module, graph: Graph, tracer: Tracer) -> Iterator[DetectedHead]:
     for label, value in graph.outputs.items():
         for dim in reversed(range(len(value.shape))):
             size = value.shape[dim]

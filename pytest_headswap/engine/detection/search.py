@@ -9,19 +9,18 @@ from torch import nn
 
 from pytest_headswap.engine.abstract.script_modules import is_script
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
-from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer
+from pytest_headswap.engine.dataflow.dim_tracer import Tracer
 from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.detection.candidates import (
     Candidate,
     RejectionCause,
     TensorDims,
-    check_modes_agree,
     find_candidates,
     find_squeezed_candidates,
     rejections,
-    resolve_class_dim,
 )
+from pytest_headswap.engine.detection.class_dims import check_modes_agree, resolve_class_dim
 from pytest_headswap.engine.detection.class_evidence import (
     ChosenClasses,
     read_choices,
@@ -42,7 +41,7 @@ from pytest_headswap.engine.detection.head_slot import find_head_slots
 from pytest_headswap.engine.detection.input_sizes import ClassInput, inputs_in_outputs, inputs_of_size
 from pytest_headswap.engine.detection.label_lists import find_label_lists
 from pytest_headswap.engine.detection.unregistered import unregistered_weight_error
-from pytest_headswap.engine.detection.unresolved_outputs import unresolved_output_error
+from pytest_headswap.engine.detection.unresolved_outputs import unresolved_output_error, written_counts
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.wrappers import script_module_error
@@ -174,7 +173,7 @@ def detect_heads_in(
     possible = [candidate for candidate in candidates if candidate.rejection_cause is None]
     accepted = resolve_class_dim(possible, declared, tracers)
     check_modes_agree(candidates, accepted)
-    lists = [] if accepted else _detect_label_lists(model, graphs, tracers)
+    lists = [] if accepted else find_label_lists(model, graphs, tracers)
     competing: frozenset[frozenset[str]] = frozenset()
     boxes: dict[str, str] = {}
     doubt = None
@@ -216,46 +215,16 @@ def detect_heads_in(
             for item in candidates
             if item.rejection_cause is not None
         }
-        | _written_counts(graphs, tracers, candidates, detected),
+        | written_counts(graphs, tracers, candidates, detected),
         tuple(inputs_of_size(graphs, tracers, {item.head.num_classes for item in detected})),
         used,
     )
-
-
-def _detect_label_lists(model: nn.Module, graphs: Sequence[Graph], tracers: Sequence[Tracer]) -> list[DetectedHead]:
-    """Return the lists with one layer for each label."""
-    lists: dict[str, DetectedHead] = {}
-    for graph, tracer in zip(graphs, tracers, strict=True):
-        for item in find_label_lists(model, graph, tracer):
-            known = lists.setdefault(item.head.path, item)
-            lists[item.head.path] = replace(known, outputs=tuple(dict.fromkeys((*known.outputs, *item.outputs))))
-    return list(lists.values())
 
 
 def _check_script_modules(model: nn.Module, detected: Sequence[DetectedHead]) -> None:
     for path in dict.fromkeys(tensor.module for item in detected for tensor in item.tensors):
         if is_script(model.get_submodule(path)):
             raise script_module_error(path)
-
-
-def _written_counts(
-    graphs: Sequence[Graph],
-    tracers: Sequence[Tracer],
-    candidates: Sequence[Candidate],
-    detected: Sequence[DetectedHead],
-) -> dict[tuple[bool, str, int], TensorDims]:
-    """Return the output dimensions that have the size of a head only because forward says so, as in `one_hot`."""
-    known = {(item.output.training, item.output.label, item.output.dim) for item in candidates}
-    heads = {item.head.num_classes: item.tensors[0] for item in detected if item.tensors}
-    found: dict[tuple[bool, str, int], TensorDims] = {}
-    for graph, tracer in zip(graphs, tracers, strict=True):
-        for label, value in graph.outputs.items():
-            for dim, size in enumerate(value.shape):
-                if size in heads and size > 1 and (graph.training, label, dim) not in known:
-                    trace = tracer.trace_back(ClassAxis(value, dim), size)
-                    if not (trace.from_input or trace.sources or trace.obstacles) and value.from_input:
-                        found[graph.training, label, dim] = frozenset(((heads[size].names[0], None),))
-    return found
 
 
 def _detect_slots(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pytest_headswap._text import join_first
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer, source_name
 from pytest_headswap.engine.dataflow.graph import Graph, Node, Value, ancestors
-from pytest_headswap.engine.detection.candidates import Candidate
+from pytest_headswap.engine.detection.candidates import Candidate, TensorDims
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.errors import HeadSwapError
 
@@ -91,3 +91,23 @@ def _last_products(value: Value, tracer: Tracer) -> Iterator[tuple[Node, str]]:
         for factor in factors if any(factor.from_input for factor in factors) else ():
             if not factor.from_input:
                 yield node, source_name(factor)
+
+
+def written_counts(
+    graphs: Sequence[Graph],
+    tracers: Sequence[Tracer],
+    candidates: Sequence[Candidate],
+    detected: Sequence[DetectedHead],
+) -> dict[tuple[bool, str, int], TensorDims]:
+    """Return the output dimensions that have the size of a head only because forward says so, as in `one_hot`."""
+    known = {(item.output.training, item.output.label, item.output.dim) for item in candidates}
+    heads = {item.head.num_classes: item.tensors[0] for item in detected if item.tensors}
+    found: dict[tuple[bool, str, int], TensorDims] = {}
+    for graph, tracer in zip(graphs, tracers, strict=True):
+        for label, value in graph.outputs.items():
+            for dim, size in enumerate(value.shape):
+                if size in heads and size > 1 and (graph.training, label, dim) not in known:
+                    trace = tracer.trace_back(ClassAxis(value, dim), size)
+                    if not (trace.from_input or trace.sources or trace.obstacles) and value.from_input:
+                        found[graph.training, label, dim] = frozenset(((heads[size].names[0], None),))
+    return found

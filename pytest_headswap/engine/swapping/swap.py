@@ -13,7 +13,7 @@ from torch import nn
 
 from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.abstract.stand_ins import META
-from pytest_headswap.engine.detection.describe import DetectedHead, cautions
+from pytest_headswap.engine.detection.describe import cautions
 from pytest_headswap.engine.detection.search import detect_heads
 from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
 from pytest_headswap.engine.pytorch.inputs import read_inputs
@@ -24,7 +24,6 @@ from pytest_headswap.engine.swapping.class_metadata import untie, update_class_m
 from pytest_headswap.engine.swapping.class_names import ClassNames, empty_mappings
 from pytest_headswap.engine.swapping.head_after_swap import head_after_swap, with_prefix
 from pytest_headswap.engine.swapping.initialization import Init
-from pytest_headswap.engine.swapping.label_list import replace_label_list
 from pytest_headswap.engine.swapping.made_heads import MadeHeads, forget_heads, remember_heads
 from pytest_headswap.engine.swapping.numbers_around import NumbersAround
 from pytest_headswap.engine.swapping.options import SwapOptions
@@ -33,13 +32,10 @@ from pytest_headswap.engine.swapping.rebuild import Rebuilt, follow_rebuilt
 from pytest_headswap.engine.swapping.replace import (
     NewHead,
     drop_activation,
-    install_head,
-    remove_head,
     replace_references,
-    replaceable_path,
 )
-from pytest_headswap.engine.swapping.resize import resize
 from pytest_headswap.engine.swapping.settle import verify_and_settle
+from pytest_headswap.engine.swapping.swap_one import swap_one
 from pytest_headswap.engine.swapping.ties import check_untied, tie_notes
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.head import Head, Heads
@@ -240,7 +236,7 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
     notes = (*result.notes, *cautions(selected))
     try:
         for item in selected:
-            made, uncertain = _swap_one(inner, item, options, classes, changes)
+            made, uncertain = swap_one(inner, item, options, classes, changes)
             names += made
             notes = (*notes, *uncertain)
             if options.activation == "drop":
@@ -256,7 +252,7 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
         untied = untie(inner, changes)
         notes = (*notes, *metadata_notes, *untied, *rebuilt.notes)
         for item in rebuilt.unseen:
-            made, uncertain = _swap_one(inner, item, replace(options, new_head=None), classes, changes)
+            made, uncertain = swap_one(inner, item, replace(options, new_head=None), classes, changes)
             names += made
             notes = (*notes, *uncertain)
         if rebuilt.unseen:
@@ -277,35 +273,3 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
     own = MadeHeads(tuple(dict.fromkeys(names)), tuple(head.path for head in new), plan.names_of_tensors())
     remember_heads(inner, own)
     return Swap(plan.outer, count, heads, old, notes, tuple(prefix + name for name in own.names), changes, plan, own)
-
-
-def _swap_one(
-    model: nn.Module, item: DetectedHead, options: SwapOptions, classes: dict[int, int], changes: Transaction
-) -> tuple[list[str], list[str]]:
-    """Swap one head. Return the names of its new tensors, and notes for the user."""
-    count, new_head, init = options.num_classes, options.new_head, options.init
-    if item.label_list is not None:
-        if count == 0 or new_head is not None:
-            raise HeadSwapError(
-                "unsupported_layer",
-                f"{item.label_list} holds one layer for each label: swap it without new_head and with num_classes of "
-                "at least 1",
-            )
-        names = replace_label_list(model, item.label_list, count, init, classes, changes)
-        resized, notes = resize(model, item, item.tensors, count, init, classes, changes)
-        return [*names, *resized], notes
-    if count == 0:
-        if item.slot is None:
-            remove_head(model, item, changes)
-        return [], []
-    if new_head is None and item.slot is None:
-        return resize(model, item, item.tensors, count, init, classes, changes)
-    made = install_head(model, item, count, new_head, changes)
-    if callable(init):
-        for name, parameter in made.items():
-            init(name, parameter)
-    path = replaceable_path(item)
-    downstream = [tensor for tensor in item.tensors if tensor.module != path]
-    tensors = [f"{path}.{name}" for name in model.get_submodule(path).state_dict()]
-    resized, notes = resize(model, item, downstream, count, init, classes, changes)
-    return [*tensors, *resized], notes
