@@ -14,7 +14,7 @@ may also be saved with a configuration that builds a different model.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ from pytest_headswap._text import join_first
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed, CheckSkipped
 from pytest_headswap.engine import places_of, whole_number
-from pytest_headswap.engine.pytorch import named_buffers, named_modules, named_parameters
+from pytest_headswap.engine.pytorch import named_buffers, named_modules, named_parameters, owner_path
 
 _COUNTS_CLASSES = re.compile(r"(^|[^A-Za-z0-9])(num|n|nb|number_of)_?(class|classes|labels|cls)('\])?$")
 _MAX_PER_CLASS = 8
@@ -50,9 +50,10 @@ def metadata(case: Case) -> str:
     """Compare with the native model, or look for the old count and return a note if there is none."""
     _check_heads_exist(case)
     old = {head.num_classes for head in case.swap.old_heads} - {0}
-    declared = dict(_declared_counts(case.model))
+    layers = {owner_path(name) for head in case.swap.heads for name in head.tensors}
+    declared = dict(_declared_counts(case.model, layers))
     try:
-        native = dict(_declared_counts(case.native))
+        native = dict(_declared_counts(case.native, layers))
     except CheckSkipped as skip:
         _check_no_stale_count(case, declared)
         return f"only attributes named after class counts were checked: {skip.message}"
@@ -123,11 +124,15 @@ def _belongs_to_other_head(case: Case, count: int) -> bool:
     return any(item.head.num_classes == count for item in not_swapped)
 
 
-def _declared_counts(model: nn.Module) -> Iterator[tuple[str, _Declared]]:
-    """Yield the numbers, collections and arrays that modules store at any depth, and what properties count."""
+def _declared_counts(model: nn.Module, layers: Collection[str]) -> Iterator[tuple[str, _Declared]]:
+    """Yield the numbers, collections and arrays that modules store at any depth, and what properties count.
+
+    Leave out what torch's own layers say about their parameters, except in the `layers` of the head.
+    """
     seen: set[int] = set()
     for path, module in named_modules(model):
-        for place, value in places_of(module, path, seen):
+        is_plain = bool(module._parameters) and type(module).__module__.startswith("torch.") and path not in layers
+        for place, value in () if is_plain else places_of(module, path, seen):
             count = whole_number(value)
             if count is not None:
                 yield place.label, _Declared(_NUMBER, (count,))
