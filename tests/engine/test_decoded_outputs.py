@@ -42,6 +42,27 @@ def test_a_detector_is_refused_and_the_suggested_step_works(least: float) -> Non
     assert model.logits.out_features == 3
 
 
+class TwoLevels(Detector):
+    """Concatenate boxes of two layers before the selection."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__(least)
+        self.more = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        results = super().forward(x)
+        x = self.features(x)
+        rows = torch.where(self.logits(x).softmax(-1).flatten() > self.least)[0] // 10
+        return {**results, "boxes": torch.cat([self.boxes(x), self.more(x)], 1)[rows]}
+
+
+@pytest.mark.parametrize("least", [0.0, 2.0], ids=["something is found", "nothing is found"])
+def test_boxes_of_two_layers_do_not_hide_that_results_are_selected(least: float) -> None:
+    with pytest.raises(HeadSwapError, match=r"output\['labels'\].*call swap_head on the submodule") as caught:
+        swap_head(TwoLevels(least), 3, X)
+    assert caught.value.reason == "decoded_output"
+
+
 class Masked(Detector):
     """Select with a mask."""
 

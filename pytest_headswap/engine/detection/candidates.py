@@ -158,7 +158,7 @@ def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | N
             return RejectionCause("unsupported_layer", axis.value.name, sentence)
     pieces, searched = list(trace.partial_sources), set[ClassAxis]()
     for reason, piece in pieces:  # grows by the pieces of pieces
-        if piece in searched:
+        if piece in searched or piece.value.shape[piece.dim] == 0:
             continue
         searched.add(piece)
         part = tracer.trace_back(piece, piece.value.shape[piece.dim])

@@ -13,6 +13,7 @@ from pytest_headswap.engine.dataflow.dim_tracer import Tracer
 from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.detection.candidates import (
+    PARTIAL_REASONS,
     Candidate,
     RejectionCause,
     TensorDims,
@@ -273,8 +274,11 @@ def _no_head(
         met = next(inputs_in_outputs(graphs, tracers), "")
         return NoHeadError("output_from_input", met or f"no layer of {name} sets a dimension of its outputs")
     causes = [candidate.rejection_cause for candidate in candidates if candidate.rejection_cause is not None]
+    labels = any(graph.other_outputs for graph in graphs)
     for cause in causes:
-        if cause.reason in ("concatenated", "composite", "unsupported_layer"):
+        if cause.reason in PARTIAL_REASONS and labels and (decoded := hidden_head_error(name, graphs, tracers, ())):
+            return decoded  # boxes of several layers, selected by their scores and returned with integer labels
+        if cause.reason in (*PARTIAL_REASONS, "unsupported_layer"):
             return HeadSwapError(cause.reason, f"{name}: {cause.tensor}: {cause.sentence}", sentences)
     if len(causes) < len(candidates):
         return NoHeadError(
