@@ -1,11 +1,11 @@
 """Freeze every n-th model of a zoo, train its new head for two steps, and write `conformance/FROZEN.md`.
 
-    python conformance/frozen.py --every 20 timm torchvision transformers
+    python conformance/frozen.py timm:7 torchvision:2 transformers:6
 
-Training uses SGD with momentum and weight decay over all parameters, in train mode if the model has one. Afterwards
-every parameter and buffer outside the head has to be bit-identical, and the head has to differ. This uses neither the
-check `frozen_backbone` nor its training. A model that takes too much memory has no values; there, `freeze_backbone`
-only verifies the data flow (evidence `abstract`).
+`timm:7` takes every 7th model of the zoo. Training uses SGD with momentum and weight decay over all parameters, in
+train mode if the model has one. Afterwards every parameter and buffer outside the head has to be bit-identical, and the
+head has to differ. This uses neither the check `frozen_backbone` nor its training. A model that takes too much memory has no
+values; there, `freeze_backbone` only verifies the data flow (evidence `abstract`).
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def write_table(results: dict[str, list[Frozen]], versions: dict[str, str], path
     lines = [
         "# Frozen backbones",
         "",
-        f"Written by `python conformance/frozen.py` on {datetime.now(timezone.utc):%Y-%m-%d}, with",
+        f"Written by `python conformance/{Path(__file__).name} {' '.join(sys.argv[1:])}` on",
+        f"{datetime.now(timezone.utc):%Y-%m-%d}, with",
         f"{', '.join(' '.join(item) for item in versions.items())}.",
         "",
         "Each model gets a new head, its backbone is frozen, and the head takes two steps of SGD with momentum",
@@ -126,17 +127,17 @@ def write_table(results: dict[str, list[Frozen]], versions: dict[str, str], path
 def main() -> int:
     """Run the zoos and write the table. Return 1 if a backbone changed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("zoos", nargs="+")
-    parser.add_argument("--every", type=int, default=1, help="freeze every n-th model (default: all)")
+    parser.add_argument("zoos", nargs="+", metavar="ZOO[:STEP]")
     parser.add_argument("--output", type=Path, default=TABLE, help="the file (default: conformance/FROZEN.md)")
     arguments = parser.parse_args()
     results: dict[str, list[Frozen]] = {}
     versions = {"pytest-headswap": __version__, "torch": torch.__version__.partition("+")[0]}
-    for name in arguments.zoos:
+    for argument in arguments.zoos:
+        name, _, step = argument.partition(":")
         zoo = load_zoo(name)
         versions |= {library: version.partition("+")[0] for library, version in zoo.versions.items()}
         results[name] = []
-        for model in list(zoo.names)[:: arguments.every]:
+        for model in list(zoo.names)[:: int(step or 1)]:
             result = freeze_and_train(name, zoo[model])
             results[name].append(result)
             if result.outcome != "kept" or result.notes:

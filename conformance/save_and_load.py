@@ -1,10 +1,10 @@
-"""Swap heads, save the models, load them with their library alone, and compare the outputs.
+"""Swap heads, save the models, load them with their library alone, compare outputs, and write `conformance/SAVED.md`.
 
     python conformance/save_and_load.py timm:35 torchvision:6 transformers:5
 
 `timm:35` takes every 35th model of the zoo. A class with `from_pretrained` is saved by `save_pretrained`. Any other
 model gives its `state_dict` to a model that the library builds with the new class count. Models of more than 200
-million parameters are left out. The last lines are a table.
+million parameters are left out.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import tempfile
 import warnings
 from collections import Counter
 from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_headswap import HeadSwapWarning, ModelSpec, load_zoo, swap_head
+from pytest_headswap import HeadSwapWarning, ModelSpec, __version__, load_zoo, swap_head
 from pytest_headswap.engine import flatten_outputs, read_inputs
 
 if TYPE_CHECKING:
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
 
 COUNT = 7
 MAX_PARAMETERS = 200_000_000
+TABLE = Path(__file__).with_name("SAVED.md")
 OUTCOMES = ("equal", "different", "error", "left out")
+FAILURES = ("different", "error")
+"""Outcomes that somebody has to look into."""
 
 
 def save_and_load(spec: ModelSpec) -> tuple[str, str]:
@@ -91,25 +96,54 @@ def _same(one: torch.Tensor, other: torch.Tensor | None) -> bool:
     return other is not None and one.shape == other.shape and torch.allclose(one, other, 1e-4, 1e-5, equal_nan=True)
 
 
+def write_table(results: dict[str, list[tuple[str, str, str]]], versions: dict[str, str], path: Path) -> None:
+    """Write the counts of all zoos, and the models that did not come back equal."""
+    lines = [
+        "# Saved and loaded models",
+        "",
+        f"Written by `python conformance/{Path(__file__).name} {' '.join(sys.argv[1:])}` on",
+        f"{datetime.now(timezone.utc):%Y-%m-%d}, with",
+        f"{', '.join(' '.join(item) for item in versions.items())}.",
+        "",
+        "Each model gets a new head, is saved, and is loaded with its library alone. `equal` means that both models",
+        "return the same outputs.",
+        "",
+        f"| zoo | models | {' | '.join(OUTCOMES)} |",
+        f"| --- |{' ---: |' * (1 + len(OUTCOMES))}",
+    ]
+    for zoo, found in results.items():
+        counts = Counter(outcome for _, outcome, _ in found)
+        lines.append(f"| {zoo} | {len(found)} | {' | '.join(str(counts[outcome]) for outcome in OUTCOMES)} |")
+    details = [
+        f"- {zoo} `{model}` ({outcome}): {detail}"
+        for zoo, found in results.items()
+        for model, outcome, detail in found
+        if outcome != "equal"
+    ]
+    path.write_text("\n".join([*lines, "", "## Details", "", *(details or ["None."])]) + "\n", encoding="utf-8")
+
+
 def main() -> int:
-    """Run the zoos and print the table. Return 1 if a model came back different, or not at all."""
+    """Run the zoos and write the table. Return 1 if a model came back different, or not at all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("zoos", nargs="+", metavar="ZOO:STEP")
-    rows = []
-    for argument in parser.parse_args().zoos:
+    parser.add_argument("zoos", nargs="+", metavar="ZOO[:STEP]")
+    parser.add_argument("--output", type=Path, default=TABLE, help="the file (default: conformance/SAVED.md)")
+    arguments = parser.parse_args()
+    results: dict[str, list[tuple[str, str, str]]] = {}
+    versions = {"pytest-headswap": __version__, "torch": torch.__version__.partition("+")[0]}
+    for argument in arguments.zoos:
         name, _, step = argument.partition(":")
         zoo = load_zoo(name)
-        counts: Counter[str] = Counter()
-        for model in zoo.names[:: int(step or 1)]:
+        versions |= {library: version.partition("+")[0] for library, version in zoo.versions.items()}
+        results[name] = []
+        for model in list(zoo.names)[:: int(step or 1)]:
             outcome, detail = save_and_load(zoo[model])
-            counts[outcome] += 1
+            results[name].append((model, outcome, detail))
             if outcome != "equal":
                 print(f"{name}::{model}: {outcome}: {detail}", flush=True)
-        rows.append((name, counts))
-    print(f"\n| zoo | {' | '.join(OUTCOMES)} |\n| --- |{' ---: |' * len(OUTCOMES)}")
-    for name, counts in rows:
-        print(f"| {name} | {' | '.join(str(counts[outcome]) for outcome in OUTCOMES)} |")
-    return int(any(counts["different"] + counts["error"] for _, counts in rows))
+    write_table(results, versions, arguments.output)
+    print(arguments.output)
+    return int(any(outcome in FAILURES for found in results.values() for _, outcome, _ in found))
 
 
 if __name__ == "__main__":

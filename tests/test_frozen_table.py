@@ -55,7 +55,7 @@ def test_a_weight_that_changes_in_the_backward_pass_is_named() -> None:
 
 def test_the_table_counts_the_models_of_a_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = tmp_path / "FROZEN.md"
-    monkeypatch.setattr("sys.argv", ["frozen.py", "--every", "12", "--output", str(table), "builtin"])
+    monkeypatch.setattr("sys.argv", ["frozen.py", "--output", str(table), "builtin:12"])
     assert frozen.main() == 0
     count = len(load_zoo("builtin").names[::12])
     assert f"| builtin | {count} |" in table.read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,7 +58,10 @@ def test_other_outputs_are_different() -> None:
     assert save_and_load(spec(Shifted)) == ("different", "output")
 
 
-def test_the_table_counts_the_outcomes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["save_and_load.py", "builtin:9"])
+def test_the_table_counts_the_outcomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "SAVED.md"
+    monkeypatch.setattr(sys, "argv", ["save_and_load.py", "--output", str(table), "builtin:9"])
     assert main() == 0
-    assert "| zoo | equal | different | error | left out |" in capsys.readouterr().out
+    text = table.read_text(encoding="utf-8")
+    assert "| zoo | models | equal | different | error | left out |" in text
+    assert "| builtin | 4 |" in text
