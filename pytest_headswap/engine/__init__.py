@@ -16,7 +16,8 @@ from pytest_headswap.engine.abstract.stand_ins import (
 )
 from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.dataflow.recorder import record_with_device_checks
-from pytest_headswap.engine.detection.search import SearchResult, detect_heads, detect_heads_in
+from pytest_headswap.engine.detection.search import detect_heads, detect_heads_in
+from pytest_headswap.engine.detection.search_result import SearchResult
 from pytest_headswap.engine.errors import REASONS, ZOO_REFUSED, HeadSwapError, HeadSwapWarning, NoHeadError
 from pytest_headswap.engine.freezing.freeze import FrozenBackbone, freeze_backbone
 from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs

@@ -95,7 +95,7 @@ def test_names_that_forward_reads_stay_if_it_needs_the_old_ones() -> None:
         parts: dict[str, int]
 
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) * (1 + self.parts["fox"])
+            return super().forward(x) * (20 + self.parts["fox"])
 
     model = Reads(parts={name: index for index, name in enumerate(OLD)})
     (note,) = swapped(model, class_names=NEW).notes

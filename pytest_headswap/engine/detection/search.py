@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -16,7 +16,6 @@ from pytest_headswap.engine.detection.candidates import (
     PARTIAL_REASONS,
     Candidate,
     RejectionCause,
-    TensorDims,
     find_candidates,
     find_squeezed_candidates,
     rejections,
@@ -31,7 +30,7 @@ from pytest_headswap.engine.detection.class_evidence import (
 from pytest_headswap.engine.detection.competing import box_heads, competing_heads
 from pytest_headswap.engine.detection.declared_counts import count_disagreement, declared_num_classes
 from pytest_headswap.engine.detection.decoded_outputs import hidden_head_error, name_submodules
-from pytest_headswap.engine.detection.describe import DetectedHead, cautions, describe_heads
+from pytest_headswap.engine.detection.describe import DetectedHead, describe_heads
 from pytest_headswap.engine.detection.earlier_outputs import (
     accept_earlier_classes,
     accept_shared,
@@ -39,55 +38,16 @@ from pytest_headswap.engine.detection.earlier_outputs import (
 )
 from pytest_headswap.engine.detection.head_path import path_to_slot
 from pytest_headswap.engine.detection.head_slot import find_head_slots
-from pytest_headswap.engine.detection.input_sizes import ClassInput, inputs_in_outputs, inputs_of_size
+from pytest_headswap.engine.detection.input_sizes import inputs_in_outputs, inputs_of_size
 from pytest_headswap.engine.detection.label_lists import find_label_lists
+from pytest_headswap.engine.detection.scalar_counts import counts_as_scalars
+from pytest_headswap.engine.detection.search_result import SearchResult
 from pytest_headswap.engine.detection.unregistered import unregistered_weight_error
 from pytest_headswap.engine.detection.unresolved_outputs import unresolved_output_error, written_counts
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.wrappers import script_module_error
-from pytest_headswap.head import Head, Heads, Rejected
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """The result of a search: everything learned about a model from one run in each mode.
-
-    Attributes:
-        detected: the heads.
-        rejected: layers that were considered and rejected.
-        notes: facts for the user, such as a mode that could not be run.
-        shapes: shapes of the labelled outputs in each mode that could be run (False: eval, True: train).
-        tensor_kinds: the kind of tensors that each mode was run on.
-        declared_num_classes: class count that the model declares, or None.
-        train_error: why train mode could not be run.
-        doubt: why the heads may be layers of another kind. Only the user can tell: `head=PATH` selects one anyway.
-        competing: pairs of heads of equal size that may predict different things, by the names of their weights.
-        boxes: heads that may hold box coordinates for each class of another head, likewise.
-        derived: for an output dimension that no head sets, as mode, label and dimension: the tensors it may depend on,
-            as for `Candidate.begins_at`.
-        class_inputs: inputs of the size of a head: their name, the size, and the tensor of the model that reads them.
-        used: names of the tensors of the model that some output depends on.
-    """
-
-    detected: tuple[DetectedHead, ...]
-    rejected: tuple[Rejected, ...]
-    notes: tuple[str, ...]
-    shapes: dict[bool, dict[str, tuple[int, ...]]]
-    tensor_kinds: dict[bool, str]
-    declared_num_classes: int | None
-    train_error: HeadSwapError | None = None
-    doubt: HeadSwapError | None = None
-    competing: frozenset[frozenset[str]] = frozenset()
-    boxes: Mapping[str, str] = field(default_factory=dict)
-    derived: Mapping[tuple[bool, str, int], TensorDims] = field(default_factory=dict)
-    class_inputs: tuple[ClassInput, ...] = ()
-    used: frozenset[str] = frozenset()
-
-    def heads(self) -> Heads:
-        """Return the public view of the result."""
-        heads = tuple(item.head for item in self.detected)
-        return Heads(heads, self.rejected, (*self.notes, *cautions(self.detected)), self.tensor_kinds[False])
+from pytest_headswap.head import Head, Rejected
 
 
 def detect_heads(
@@ -219,6 +179,7 @@ def detect_heads_in(
         | written_counts(graphs, tracers, candidates, detected),
         tuple(inputs_of_size(graphs, tracers, {item.head.num_classes for item in detected})),
         used,
+        counts_as_scalars(graphs, tracers, detected),
     )
 
 

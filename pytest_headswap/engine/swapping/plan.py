@@ -19,7 +19,7 @@ from pytest_headswap.engine.swapping.select_heads import select_heads
 
 if TYPE_CHECKING:
     from pytest_headswap.engine.detection.describe import DetectedHead
-    from pytest_headswap.engine.detection.search import SearchResult
+    from pytest_headswap.engine.detection.search_result import SearchResult
     from pytest_headswap.engine.pytorch.inputs import Inputs
 
 

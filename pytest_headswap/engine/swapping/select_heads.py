@@ -15,7 +15,7 @@ from pytest_headswap.engine.swapping.unseen_heads import requested_unseen_heads
 
 if TYPE_CHECKING:
     from pytest_headswap.engine.detection.describe import DetectedHead
-    from pytest_headswap.engine.detection.search import SearchResult
+    from pytest_headswap.engine.detection.search_result import SearchResult
 
 
 def select_heads(

@@ -18,7 +18,7 @@ from pytest_headswap.engine.swapping.stored_numbers import StoredNumber
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.engine.swapping.unused_tensors import left_behind
 from pytest_headswap.engine.swapping.verify import LayerFault, verify_swap
-from pytest_headswap.engine.swapping.written_count import line_with_count
+from pytest_headswap.engine.swapping.written_count import line_with_count, line_with_scalar
 
 _MAX_SINGLE = 24
 _MAX_PAIRED = 6
@@ -69,6 +69,12 @@ def verify_and_settle(
             for name, size, reader in result.class_inputs
             if size in old and reader not in names
         )
+        if (scalars := result.scalars & old) and (line := line_with_scalar(plan, scalars)):
+            numbers = " and ".join(map(str, sorted(scalars)))
+            notes.append(
+                f"forward computes with {numbers} after the head, at {line!r}: equal to the old class count. If it "
+                "counts classes, use the size of the tensor there, or an attribute of the model"
+            )
         unseen = [f"{plan.prefix}{item.name}" for item in selected if not item.outputs]
         if unseen:
             notes.append(f"{', '.join(unseen)}: swapped, but not verified: no output of this forward shows it")

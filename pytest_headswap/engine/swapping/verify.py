@@ -12,7 +12,7 @@ from pytest_headswap.engine.abstract.run import abstract_run, first_line
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS, StandIns
 from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.detection.describe import DetectedHead
-from pytest_headswap.engine.detection.search import SearchResult
+from pytest_headswap.engine.detection.search_result import SearchResult
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import gradient_leaves

@@ -1,9 +1,9 @@
-"""Find the line of the model's code that has the old class count written in it."""
+"""Find the lines of the model's code that have the old class count written in them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -13,11 +13,13 @@ from torch import nn
 
 from pytest_headswap.engine.abstract.meta_cache import Execute
 from pytest_headswap.engine.abstract.run import abstract_run
-from pytest_headswap.engine.abstract.stand_ins import StandIns
+from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS, StandIns
+from pytest_headswap.engine.detection.scalar_counts import has_scalar
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.internals import DispatchMode
+from pytest_headswap.engine.pytorch.internals import DispatchMode, is_pointwise
 from pytest_headswap.engine.pytorch.source_lines import PACKAGE, line_of
+from pytest_headswap.engine.swapping.plan import SwapPlan
 
 
 class _ConstantFinder(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
@@ -63,6 +65,38 @@ def line_with_count(
     with suppress(HeadSwapError), torch.no_grad():
         abstract_run(model, inputs, training=training, tensor_kinds=tensor_kinds, recorder=recorder)
     return finders[0].line, finders[0].layer
+
+
+class _ScalarFinder(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+    """Remember the last line of the model's code that computes with one of these numbers."""
+
+    def __init__(self, numbers: Collection[int], execute: Execute) -> None:
+        super().__init__()  # type: ignore[no-untyped-call, unused-ignore]
+        self._numbers = numbers
+        self._execute = execute
+        self.line = ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if is_pointwise(func) and any(has_scalar(args, number) for number in self._numbers):
+            self.line = _place_of_frame(sys._getframe(1))[0] or self.line
+        return self._execute(func, args, kwargs or {})
+
+
+def line_with_scalar(plan: SwapPlan, old: Collection[int]) -> str:
+    """Return the last line of the model's code that computes with an old class count, or "". Call it after the swap."""
+    lines: list[str] = []
+
+    @contextmanager
+    def recorder(_: StandIns, __: Sequence[tuple[str, nn.Module]], execute: Execute) -> Iterator[None]:
+        with _ScalarFinder(old, execute) as finder:
+            yield
+        lines.append(finder.line)
+
+    for training, tensor_kind in plan.search_result.tensor_kinds.items():
+        kinds = TENSOR_KINDS[TENSOR_KINDS.index(tensor_kind) :]
+        with suppress(HeadSwapError), torch.no_grad():
+            abstract_run(plan.model, plan.inputs, training=training, tensor_kinds=kinds, recorder=recorder)
+    return next(filter(None, lines), "")
 
 
 def _place_of_frame(frame: FrameType | None) -> tuple[str, str]:
