@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 import warnings
 from typing import Any
@@ -106,3 +107,35 @@ def test_names_that_forward_reads_stay_if_it_needs_the_old_ones() -> None:
 def test_given_names_that_have_no_place_are_reported() -> None:
     (note,) = swapped(Net(), class_names=NEW).notes
     assert note == "class_names has no effect: the model stores no names of classes"
+
+
+def test_a_copy_of_the_names_in_a_module_of_the_backbone_follows() -> None:
+    class Encoder(nn.Module):
+        def __init__(self, config: types.SimpleNamespace) -> None:
+            super().__init__()
+            self.config, self.names = copy.deepcopy(config), dict(config.id2label)
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.layer(x).relu()
+            return out
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = types.SimpleNamespace(id2label=dict(enumerate(OLD)), colours={0: "red"})
+            self.encoder, self.fc = Encoder(self.config), nn.Linear(8, len(OLD))
+            self.encoder.config.other = {index: f"part {index}" for index in range(len(OLD))}
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.fc(self.encoder(x))
+            return out
+
+    model = Model()
+    other = dict(model.encoder.config.other)
+    swap = swapped(model, class_names=NEW)
+    expected = dict(enumerate(NEW))
+    assert model.config.id2label == model.encoder.config.id2label == model.encoder.names == expected
+    assert model.encoder.config.other == other
+    swap.restore()
+    assert model.encoder.names == model.encoder.config.id2label == dict(enumerate(OLD))

@@ -126,3 +126,10 @@ def test_only_the_given_tensor_kinds_are_tried() -> None:
     with pytest.raises(HeadSwapError):
         abstract_run(model, Inputs((torch.randn(2, 3, 8),)), tensor_kinds=("meta",))
     assert abstract_run(model, Inputs((torch.randn(2, 3, 8),)), tensor_kinds=("real",)).tensor_kind == "real"
+
+
+def test_a_model_that_needs_values_is_refused_on_the_meta_device() -> None:
+    model = nn.Sequential(nn.Linear(8, 10)).to("meta")
+    with pytest.raises(HeadSwapError, match="needs values to run") as caught:
+        abstract_run(model, Inputs((torch.zeros(2, 8),)), tensor_kinds=("real",))
+    assert caught.value.reason == "forward_failed"

@@ -105,7 +105,8 @@ def abstract_run(
             raise
         except Exception as error:  # noqa: BLE001 - a model may raise anything; try the next kind
             last_error = error
-    assert last_error is not None, "at least one kind of tensors is tried"
+    if last_error is None:
+        last_error = RuntimeError("this model needs values to run, and tensors on the meta device have none")
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors())
     if any(parameter.is_meta for parameter in model.parameters()):
         remedy = (

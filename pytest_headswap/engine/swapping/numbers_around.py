@@ -12,8 +12,8 @@ from torch import nn
 from pytest_headswap._numbers import as_count
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.pytorch.modules import named_modules, owner_path
-from pytest_headswap.engine.swapping.class_metadata import CLASS_COUNT_NAMES
-from pytest_headswap.engine.swapping.class_names import ClassNames, read_names
+from pytest_headswap.engine.swapping.class_metadata import CLASS_COUNT_NAMES, config_of
+from pytest_headswap.engine.swapping.class_names import ClassNames, StoredNames, read_names
 from pytest_headswap.engine.swapping.stored_numbers import (
     Place,
     StoredNumber,
@@ -99,10 +99,26 @@ class NumbersAround:
         return [f"{path}.{name}".lstrip(".") for path, name in found]
 
     def class_names(self) -> ClassNames:
-        """Return the collections that have one name for each old class."""
+        """Return the collections that have one name for each old class, and copies of them in other modules."""
         pairs = itertools.product(self.collections, self.counts)
         found = (read_names(place, value, old) for (place, value), old in pairs if place.path not in self.shared)
-        return ClassNames([names for names in found if names is not None])
+        near = [names for names in found if names is not None]
+        return ClassNames([*near, *self._copies({(item.kind, item.names) for item in near if item.kind != "list"})])
+
+    def _copies(self, known: Collection[tuple[str, tuple[str, ...]]]) -> Iterator[StoredNames]:
+        """Yield the same mappings in other modules, such as an encoder with its own copy of the configuration."""
+        seen: set[int] = set()
+        for path, module in self._other_modules() if known else ():
+            for owner in (module.__dict__, getattr(config_of(module), "__dict__", {})):
+                if id(owner) in seen:
+                    continue
+                seen.add(id(owner))
+                for key, value in owner.items():
+                    if isinstance(value, Mapping) and len(value) in self.counts:
+                        place = Place(f"{path}.{key}", key, owner, key, (), module, None, path)
+                        names = read_names(place, value, len(value))
+                        if names is not None and (names.kind, names.names) in known:
+                            yield names
 
     def values_by_class(self) -> list[str]:
         """Return the labels of lists and arrays of numbers with one entry for each old class, such as weights."""
