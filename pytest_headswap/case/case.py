@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pytest_headswap.case.abstract_runs import ModeRun, OriginalRun, original_runs, run_modes
+from pytest_headswap.case.abstract_runs import ModeRun, OriginalRun, original_runs, run_mode, run_modes
 from pytest_headswap.case.finding import ABSTRACT, NUMERIC, CheckSkipped
 from pytest_headswap.case.sample_inputs import seeded
 from pytest_headswap.case.skip_init import on_meta_if_possible
@@ -100,11 +100,21 @@ class Case:
 
         They are computed on first access.
         """
+        with self._only_new_head_trainable():
+            return run_modes(self.model, self.inputs)
+
+    def rerun(self, training: bool) -> ModeRun:
+        """Repeat one of the abstract runs after the swap."""
+        with self._only_new_head_trainable():
+            return run_mode(self.model, self.inputs, training)
+
+    @contextmanager
+    def _only_new_head_trainable(self) -> Iterator[None]:
         original_state = ModuleState(self.model)
         freeze_all_but(self.model, self.swap.parameters())
         try:
             with torch.enable_grad():
-                return run_modes(self.model, self.inputs)
+                yield
         finally:
             original_state.restore()
 

@@ -7,6 +7,7 @@ from pytest_headswap.engine.abstract.devices import AliasStandIns, on_fake_devic
 from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.abstract.meta_cache import MetaInitContext, cached_meta_op
 from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run, meta_run_with_device_checks
+from pytest_headswap.engine.abstract.simulated_move import code_names_devices, move_in_simulation
 from pytest_headswap.engine.abstract.stand_ins import (
     META,
     TENSOR_KINDS,
@@ -17,6 +18,7 @@ from pytest_headswap.engine.abstract.stand_ins import (
 from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.dataflow.recorder import record_with_device_checks
 from pytest_headswap.engine.detection.search import SearchResult, detect_heads, detect_heads_in
+from pytest_headswap.engine.detection.unregistered import place_of_tensor
 from pytest_headswap.engine.errors import REASONS, ZOO_REFUSED, HeadSwapError, HeadSwapWarning, NoHeadError
 from pytest_headswap.engine.freezing.freeze import FrozenBackbone, freeze_backbone
 from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
@@ -58,14 +60,17 @@ __all__ += [
     "abstract_run",
     "apply_plan",
     "cached_meta_op",
+    "code_names_devices",
     "detect_heads",
     "detect_heads_in",
     "flatten_outputs",
     "infer_inputs",
     "meta_run_with_device_checks",
+    "move_in_simulation",
     "on_fake_device",
     "on_meta_device",
     "on_real_device",
+    "place_of_tensor",
     "places_of",
     "plan_swap",
     "preserve_global_state",

@@ -18,6 +18,7 @@ from pytest_headswap.engine import FrozenBackbone, Swap, freeze_backbone
 from pytest_headswap.engine.swapping import resize, swap
 from pytest_headswap.engine.swapping.numbers_around import NumbersAround
 from pytest_headswap.engine.swapping.transaction import Transaction
+from tests import planted_models
 from tests.faulty_net import FEATURE_FAULTS
 
 MakeCase = Callable[..., Case]
@@ -295,9 +296,32 @@ ASSIGNED = {
 """Faults that put another tensor in the place of one, and its name."""
 
 
+UNREGISTERED = {
+    planted_models.ModuleInList: r"blocks\[0\].weight",
+    planted_models.ModuleInListForTraining: r"blocks\[0\].weight",
+    planted_models.ModuleInObject: "parts.adapter.weight",
+    planted_models.TensorInObject: r"parts.scale\['main'\]",
+    planted_models.TensorInClosure: "rescale: scale",
+    planted_models.ModuleInGlobal: "between: GLOBAL_LAYER.weight",
+    planted_models.TensorInGlobal: "between: GLOBAL_SCALE",
+}
+"""Models with a trainable tensor that they do not register, and its place."""
+BOUND_TO_A_DEVICE = {
+    planted_models.LeavesTheDevice: "on cuda:0 in eval mode, forward raises .*cpu",
+    planted_models.AddsFromTheCpu: "on cuda:0 in eval mode, forward raises .*cpu",
+    planted_models.HasNoKernel: "on cuda:0 in eval mode, forward raises RuntimeError: no kernel",
+    planted_models.AddsFromTheCpuIfCudaIsAvailable: "on cuda:0 in eval mode, forward raises .*cpu",
+    planted_models.CannotBeMoved: "raises RuntimeError: cannot be moved",
+    planted_models.MovesNothing: "leaves backbone.weight, .* where they were",
+    planted_models.LeavesABufferBehind: "leaves offset where they were",
+    planted_models.FetchesABuffer: "leaves offset where they were",
+}
+"""Models that do not work on another device, and the message."""
+
+
 @dataclass(frozen=True)
 class Fault:
-    """A fault, the check that must fail, and a pattern of its message."""
+    """A fault in the engine, the case or the model, the check that must fail, and a pattern of its message."""
 
     check: str
     message: str
@@ -305,9 +329,10 @@ class Fault:
     case: Callable[[Case], None] | None = None
     evidence: str = "auto"
     native: bool = True
+    model: Callable[[], nn.Module] | None = None
 
     def __str__(self) -> str:
-        fault = self.engine or self.case
+        fault = self.engine or self.case or self.model
         return f"{self.check}: {self.message} {getattr(fault, '__name__', '')} {self.evidence}"
 
 
@@ -362,6 +387,11 @@ FAULTS = [
     Fault("gradient_flow", "reaches aux.bias, aux.weight in any mode", case=_switch("auxiliary head detached")),
     Fault("gradient_flow", "still trains backbone.weight", case=_switch("backbone unfreezes itself")),
     Fault("gradient_flow", r"still trains a tensor of shape \(16,\)", case=_switch("hidden tensor is trained")),
+    *[
+        Fault("gradient_flow", rf"not a registered parameter, held by {place}", model=model, evidence=evidence)
+        for model, place in UNREGISTERED.items()
+        for evidence in ("auto", "abstract")
+    ],
     Fault("gradient_flow", "gradients outside .* in backbone.bias", engine=_one_parameter_stays_trainable),
     Fault("gradient_flow", "gradients outside .* in backbone.weight, backbone.bias", engine=_stale_gradients_are_kept),
     Fault("gradient_flow", "not finite in fc.bias, fc.weight", case=_switch("infinite gradient")),
@@ -417,6 +447,11 @@ FAULTS = [
     Fault("device_placement", "the head has fc.weight in torch.float32", engine=_new_tensors_in_float32),
     Fault("device_placement", "on (cuda:0|a device) in eval mode, .*(cpu|CPU)", case=_switch("tensor made on the CPU")),
     Fault("device_placement", "on (cuda:0|a device) in eval mode, .*(cpu|CPU)", case=_switch("head kept aside")),
+    *[
+        Fault("device_placement", message, model=model, evidence=evidence)
+        for model, message in BOUND_TO_A_DEVICE.items()
+        for evidence in ("auto", "abstract")
+    ],
     Fault("device_placement", r"returns output\['logits'\] on cpu", case=_switch("outputs on the CPU")),
 ]
 
@@ -428,7 +463,10 @@ _TRAINED = ("gradient_flow", "frozen_backbone")
 def test_a_planted_fault_fails_its_check(fault: Fault, make_case: MakeCase, monkeypatch: Patch) -> None:
     if fault.engine is not None and fault.case is None:
         fault.engine(monkeypatch)
-    case = make_case(evidence=fault.evidence, **({} if fault.native else {"native": None}))
+    models: dict[str, Any] = {} if fault.native else {"native": None}
+    if fault.model is not None:
+        models = {"build": fault.model, "native": fault.model}
+    case = make_case(evidence=fault.evidence, **models)
     if fault.engine is not None and fault.case is not None:
         fault.engine(monkeypatch)
     if fault.case is not None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, seed, settings
+from torch import nn
 
 from pytest_headswap.case.build import build_case
 from pytest_headswap.case.finding import Finding
@@ -16,6 +19,7 @@ from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import NoHeadError
 from pytest_headswap.strategies import PlantedModel, planted_models
 from pytest_headswap.zoo import ModelSpec, load_zoo
+from tests import planted_models as sound_models
 
 BUILTIN = load_zoo("builtin")
 
@@ -39,6 +43,23 @@ def test_each_builtin_model_passes_every_check(name: str, evidence: str) -> None
         assert finding.outcome == "passed", (check, finding)
         expected = {"native_parity": "abstract", "metadata": "abstract", "device_placement": "simulated"}
         assert finding.evidence == expected.get(check, evidence)
+
+
+SOUND = [
+    sound_models.TensorCreatedInForward,
+    sound_models.MovesALooseTensor,
+    sound_models.AsksForCuda,
+    sound_models.ImportsAKernel,
+]
+"""Models that look as if they had a fault."""
+
+
+@pytest.mark.parametrize("evidence", ["abstract", "numeric"])
+@pytest.mark.parametrize("model", SOUND)
+def test_each_planted_sound_model_passes_every_check(model: Callable[[int], nn.Module], evidence: str) -> None:
+    spec = ModelSpec("planted", partial(model, 10), lambda _: torch.zeros(2, 8), model)
+    for check, finding in _findings(spec, evidence).items():
+        assert finding.outcome == "passed", (check, finding)
 
 
 @seed(20261124)
