@@ -185,3 +185,189 @@ class ImportsAKernel(Planted):
 
             return kernels_of_no_package.run(features)  # type: ignore[no-any-return]
         return features
+
+
+# --- faults that only a later forward pass shows
+
+
+class Late(Planted):
+    """Counts its forward passes, and does something else from the third on."""
+
+    first = 3
+
+    def set_up(self) -> None:
+        self.calls = 0
+
+    def is_late(self) -> bool:
+        """Count a forward pass."""
+        self.calls += 1
+        return self.calls >= self.first
+
+
+class LateMixing(Late):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features - features.mean(0) if self.is_late() else features
+
+
+class SecondMixing(LateMixing):
+    first = 2
+
+
+class LateMixingByList(LateMixing):
+    def set_up(self) -> None:
+        self.seen: list[int] = []
+
+    def is_late(self) -> bool:
+        self.seen.append(1)
+        return len(self.seen) >= self.first
+
+
+class LateMixingByObject(LateMixing):
+    def set_up(self) -> None:
+        self.parts = SimpleNamespace(calls=0)
+
+    def is_late(self) -> bool:
+        self.parts.calls += 1
+        return bool(self.parts.calls >= self.first)
+
+
+class LateMixingByTensor(LateMixing):
+    def set_up(self) -> None:
+        self.counter = torch.zeros(())
+
+    def is_late(self) -> bool:
+        if self.counter.is_meta:
+            return False
+        self.counter.add_(1)
+        return bool(self.counter >= self.first)
+
+
+class LateMixingByClosure(LateMixing):
+    def set_up(self) -> None:
+        calls = 0
+
+        def count() -> bool:
+            nonlocal calls
+            calls += 1
+            return calls >= self.first
+
+        self.is_late = count  # type: ignore[method-assign]
+
+
+class LateMixingByClass(LateMixing):
+    total = 0
+
+    def is_late(self) -> bool:
+        type(self).total += 1
+        return type(self).total % self.first == 0
+
+
+class LateChance(Late):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(features) if self.is_late() else features
+
+
+class LateNaN(Late):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features / 0 if self.is_late() else features
+
+
+class LateError(Late):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        if self.is_late():
+            raise RuntimeError("out of luck")
+        return features
+
+
+class LateWrite(Late):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        if self.is_late():
+            self.backbone.weight.data.mul_(0.5)
+        return features
+
+
+class LateUnfreeze(Late):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        if self.is_late():
+            self.backbone.weight.requires_grad_()
+            return features + self.backbone.weight.sum()
+        return features
+
+
+class LateWidth(Late):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(x)
+        return nn.functional.pad(logits, (0, 3)) if self.is_late() else logits
+
+
+class LateDetach(Late):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(x)
+        return logits.detach() if self.is_late() else logits
+
+
+class CountsOnly(Late):
+    """Sound: it counts its forward passes, and keeps the last features, but does not read either."""
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        self.is_late()
+        self.last = features.detach()
+        return features
+
+
+# --- sound models with unusual inputs
+
+
+class NormalisesInPlace(Planted):
+    """Sound: it writes to its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.sub_(0.5).div_(0.25))
+
+
+class MasksInPlace(Planted):
+    """Sound: it writes to a part of its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x[:, 0] = 0
+        x += 1
+        return super().forward(x)
+
+
+class ActivatesInPlace(Planted):
+    """Sound: its first layer writes to its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.leaky_relu(x, inplace=True).mul_(2))
+
+
+class GraphOfNodes(Planted):
+    """Sound: each row of the input is a node, and a second input lists the edges."""
+
+    def forward(self, x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        nodes = self.backbone(x).relu()
+        return self.fc(nodes.index_add(0, edges[1], nodes[edges[0]]))  # type: ignore[no-any-return]
+
+
+class GraphOfGraphs(Planted):
+    """Sound: the nodes of two graphs are the rows of the input, and the head reads one row for each graph."""
+
+    def forward(self, x: torch.Tensor, edges: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        nodes = self.backbone(x).relu()
+        target = edges[1, :, None].expand(-1, WIDTH)
+        nodes = nodes + torch.zeros_like(nodes).scatter_add(0, target, nodes.index_select(0, edges[0]))
+        return self.fc(nodes.new_zeros(2, WIDTH).index_add(0, graph, nodes))  # type: ignore[no-any-return]
+
+
+class GraphWithMatrix(Planted):
+    """Sound: an adjacency matrix decides which nodes meet."""
+
+    def forward(self, x: torch.Tensor, adjacency: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return self.fc(adjacency @ self.backbone(x).relu())  # type: ignore[no-any-return]
+
+
+class AttendsToSamples(Planted):
+    """Faulty: each sample attends to the others."""
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features + (features @ features.T).softmax(-1) @ features

@@ -210,7 +210,9 @@ def _swap_there(case: Case, device: torch.device, dtype: torch.dtype | None) -> 
 
 def _inputs_on(case: Case, device: torch.device, dtype: torch.dtype | None) -> Inputs:
     return case.inputs.map_tensors(
-        lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() and dtype is not None else tensor.dtype)
+        lambda tensor: tensor.to(
+            device, dtype if tensor.is_floating_point() and dtype is not None else tensor.dtype, copy=True
+        )
     )
 
 

@@ -112,6 +112,8 @@ def _gradients(case: Case, main: set[str]) -> list[str]:
     missing = sorted(name for name in main if training.gradients.get(name) is None)
     if missing:
         raise CheckFailed(f"a real backward pass gives no gradient to {join_first(missing)}")
+    if training.lost_gradients:
+        raise CheckFailed(f"a later backward pass gives no gradient to {join_first(training.lost_gradients)}")
     real = {name: gradient for name, gradient in training.gradients.items() if gradient is not None}
     infinite = sorted(name for name, gradient in real.items() if not bool(gradient.isfinite().all()))
     if infinite:

@@ -255,7 +255,8 @@ def _check_same_outputs(case: Case, loaded: nn.Module) -> None:
     loaded.eval()
     with case.seeded("forward"), torch.no_grad():
         try:
-            outputs = loaded(*case.inputs.args, **case.inputs.kwargs)
+            inputs = case.inputs.copied()
+            outputs = loaded(*inputs.args, **inputs.kwargs)
         except Exception as error:
             raise CheckFailed(f"a copy of the model cannot be run: {type(error).__name__}: {error}") from error
     copied = dict(flatten_outputs(outputs))

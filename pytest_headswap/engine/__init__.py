@@ -15,11 +15,13 @@ from pytest_headswap.engine.abstract.stand_ins import (
     preserve_global_state,
     substituted,
 )
+from pytest_headswap.engine.abstract.written_state import WrittenState
 from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.dataflow.recorder import record_with_device_checks
 from pytest_headswap.engine.detection.search import SearchResult, detect_heads, detect_heads_in
 from pytest_headswap.engine.detection.unregistered import place_of_tensor
 from pytest_headswap.engine.errors import REASONS, ZOO_REFUSED, HeadSwapError, HeadSwapWarning, NoHeadError
+from pytest_headswap.engine.freezing.batch_mixing import rows_meet_by_input
 from pytest_headswap.engine.freezing.freeze import FrozenBackbone, freeze_backbone
 from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
@@ -57,6 +59,7 @@ __all__ += [
     "SearchResult",
     "StandIns",
     "SwapPlan",
+    "WrittenState",
     "abstract_run",
     "apply_plan",
     "cached_meta_op",
@@ -76,6 +79,7 @@ __all__ += [
     "preserve_global_state",
     "read_inputs",
     "record_with_device_checks",
+    "rows_meet_by_input",
     "substituted",
     "whole_number",
 ]

@@ -306,6 +306,23 @@ UNREGISTERED = {
     planted_models.TensorInGlobal: "between: GLOBAL_SCALE",
 }
 """Models with a trainable tensor that they do not register, and its place."""
+LATE = {
+    planted_models.LateMixing: ("frozen_backbone", "on earlier batches or on the other samples of its batch: fc by"),
+    planted_models.SecondMixing: ("frozen_backbone", "on earlier batches or on the other samples of its batch: fc by"),
+    planted_models.LateMixingByList: ("frozen_backbone", "on earlier batches .*: fc by"),
+    planted_models.LateMixingByObject: ("frozen_backbone", "on earlier batches .*: fc by"),
+    planted_models.LateMixingByTensor: ("frozen_backbone", "on earlier batches .*: fc by"),
+    planted_models.LateMixingByClosure: ("frozen_backbone", "on earlier batches .*: fc by"),
+    planted_models.LateMixingByClass: ("frozen_backbone", "on earlier batches .*: fc by"),
+    planted_models.LateChance: ("frozen_backbone", "depend on chance, .*: fc by"),
+    planted_models.LateNaN: ("frozen_backbone", "not finite in output in step 3"),
+    planted_models.LateError: ("frozen_backbone", "forward raises RuntimeError in step 3: out of luck"),
+    planted_models.LateWrite: ("frozen_backbone", "changed backbone.weight of"),
+    planted_models.LateUnfreeze: ("gradient_flow", "gradients outside the new head, in backbone.weight"),
+    planted_models.LateWidth: ("frozen_backbone", r"output has shape \(2, 8\) in step 3"),
+    planted_models.LateDetach: ("gradient_flow", "no gradient to fc.weight in step 3"),
+}
+"""Models whose fault only a second or third step shows, the check that fails, and its message."""
 BOUND_TO_A_DEVICE = {
     planted_models.LeavesTheDevice: "on cuda:0 in eval mode, forward raises .*cpu",
     planted_models.AddsFromTheCpu: "on cuda:0 in eval mode, forward raises .*cpu",
@@ -432,6 +449,8 @@ FAULTS = [
         Fault("frozen_backbone", "on the other samples .* (aux|fc) by", _freezing_is_not_verified, _switch(fault))
         for fault in FEATURE_FAULTS
     ],
+    *[Fault(check, message, model=model) for model, (check, message) in LATE.items()],
+    Fault("frozen_backbone", "on the other samples .* fc by", model=planted_models.AttendsToSamples),
     Fault("frozen_backbone", "did not change the head fc", case=_switch("head without gradients")),
     Fault("round_trip", "does not restore the original model: fc.weight", engine=_restore_forgets_the_first_change),
     Fault("round_trip", "fc.weight is another Parameter", engine=_restore_gives_copies),

@@ -45,19 +45,28 @@ def test_each_builtin_model_passes_every_check(name: str, evidence: str) -> None
         assert finding.evidence == expected.get(check, evidence)
 
 
-SOUND = [
-    sound_models.TensorCreatedInForward,
-    sound_models.MovesALooseTensor,
-    sound_models.AsksForCuda,
-    sound_models.ImportsAKernel,
-]
-"""Models that look as if they had a fault."""
+_BATCH = (torch.arange(16.0).reshape(2, 8),)
+_NODES, _EDGES = torch.arange(48.0).reshape(6, 8).sin(), torch.tensor([[0, 1, 2, 3, 4, 5], [1, 2, 0, 4, 5, 3]])
+SOUND: dict[Callable[[int], nn.Module], tuple[torch.Tensor, ...]] = {
+    sound_models.TensorCreatedInForward: _BATCH,
+    sound_models.MovesALooseTensor: _BATCH,
+    sound_models.AsksForCuda: _BATCH,
+    sound_models.ImportsAKernel: _BATCH,
+    sound_models.CountsOnly: _BATCH,
+    sound_models.NormalisesInPlace: _BATCH,
+    sound_models.MasksInPlace: _BATCH,
+    sound_models.ActivatesInPlace: _BATCH,
+    sound_models.GraphOfNodes: (_NODES, _EDGES),
+    sound_models.GraphOfGraphs: (_NODES, _EDGES, torch.tensor([0, 0, 0, 1, 1, 1])),
+    sound_models.GraphWithMatrix: (_NODES, torch.eye(6).roll(1, 0)),
+}
+"""Models that look as if they had a fault, and their inputs."""
 
 
 @pytest.mark.parametrize("evidence", ["abstract", "numeric"])
 @pytest.mark.parametrize("model", SOUND)
 def test_each_planted_sound_model_passes_every_check(model: Callable[[int], nn.Module], evidence: str) -> None:
-    spec = ModelSpec("planted", partial(model, 10), lambda _: torch.zeros(2, 8), model)
+    spec = ModelSpec("planted", partial(model, 10), lambda _: tuple(item.clone() for item in SOUND[model]), model)
     for check, finding in _findings(spec, evidence).items():
         assert finding.outcome == "passed", (check, finding)
 
