@@ -371,3 +371,77 @@ class AttendsToSamples(Planted):
 
     def between(self, features: torch.Tensor) -> torch.Tensor:
         return features + (features @ features.T).softmax(-1) @ features
+
+
+# --- sound models that copy, save and load in their own way
+
+
+class ForgetsItsMode(nn.Module):
+    """A layer without parameters, whose copies are made from its arguments only."""
+
+    def __init__(self, times: int = 1) -> None:
+        super().__init__()
+        self.times = times
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"times": self.times}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__init__()
+        self.times = state["times"]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the input, scaled."""
+        return x * self.times
+
+
+class HasForgetfulLayer(Planted):
+    """Sound: a layer forgets its mode when it is copied."""
+
+    def set_up(self) -> None:
+        self.layer = ForgetsItsMode(2)
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return self.layer(features)  # type: ignore[no-any-return]
+
+
+class LoadingDropsABuffer(Planted):
+    """Sound: a buffer of earlier versions is saved, and ignored when it is loaded."""
+
+    def set_up(self) -> None:
+        self.register_buffer("positions", torch.arange(4))
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        state.pop(f"{prefix}positions", None)
+        super()._load_from_state_dict(state, prefix, *args)
+
+
+class SavingAddsAnEntry(Planted):
+    """Sound: it saves a checksum, which loading does not know."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        state = super().state_dict(*args, **kwargs)
+        state["checksum"] = self.backbone.weight.sum()
+        return state
+
+
+class SavingClones(Planted):
+    """Sound: it saves clones of its tensors."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        state = super().state_dict(*args, **kwargs)
+        state.update({key: value.clone() for key, value in state.items()})
+        return state
+
+
+class CountsItself(Planted):
+    """Sound: numbers that merely differ between two models, by chance in the ratio of their classes or a multiple."""
+
+    made = 0
+
+    def set_up(self) -> None:
+        type(self).made += 5
+        self.number = type(self).made
+        self.parameter_count = sum(value.numel() for value in self.parameters())
+        self.megabytes = self.parameter_count * 4 / 2**20
+        self.seeds = [type(self).made + 1, type(self).made + 10]
