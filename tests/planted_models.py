@@ -445,3 +445,28 @@ class CountsItself(Planted):
         self.parameter_count = sum(value.numel() for value in self.parameters())
         self.megabytes = self.parameter_count * 4 / 2**20
         self.seeds = [type(self).made + 1, type(self).made + 10]
+
+
+class LoadsOnlyWhole(SavingAddsAnEntry):
+    """Faulty: it accepts its checksum only together with a head."""
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state, prefix, *args)
+        if f"{prefix}fc.weight" in state:
+            state.pop(f"{prefix}checksum", None)
+            args[3][:] = [key for key in args[3] if key != f"{prefix}checksum"]
+
+
+class CopiesAreTrainable(Planted):
+    """Faulty: a copy is trainable, whatever the original is."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.requires_grad_()
+
+
+class ImportsAKernelAndMixes(ImportsAKernel):
+    """Faulty: after a kernel that this machine lacks, it adds a tensor on the CPU."""
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return super().between(features) + torch.ones(WIDTH)

@@ -105,9 +105,12 @@ def train(
     try:
         with freeze() as frozen:
             record.notes += frozen.notes
-            record.foreign_gradients = [name for name, value in swap.model.named_parameters() if value.grad is not None]
+            stale = {name: value.grad for name, value in swap.model.named_parameters() if value.grad is not None}
+            record.foreign_gradients = list(stale)
             record.in_train_mode = modules_in_train_mode(swap.model, swap)
             with substituted(swap.model, AliasStandIns()):
+                for name, left in stale.items():
+                    swap.model.get_parameter(name).grad = left
                 try:
                     _take_steps(swap.model, swap, batches, train_mode, record, reference)
                     now = swap.state_dict()

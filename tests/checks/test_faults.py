@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.case.case import Case
+from pytest_headswap.case.structure_snapshot import StructureSnapshot
 from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import FrozenBackbone, Swap, freeze_backbone
 from pytest_headswap.engine.swapping import resize, swap
@@ -286,6 +287,18 @@ def _the_swap_reports_another_head_path(case: Case) -> None:
     case.swap.heads = tuple(replace(head, path="backbone") for head in case.swap.heads)
 
 
+def _the_case_has_another_count(case: Case) -> None:
+    case.num_classes = 6
+
+
+def _restore_leaves_an_attribute(case: Case) -> None:
+    layer: Any = case.model.get_submodule("backbone")
+    layer.note = "old"
+    with case.original_head():
+        case.original_structure = StructureSnapshot(case.model)
+    layer.note = "new"
+
+
 THROUGH_DATA = "weight written through .data"
 ASSIGNED = {
     "weight assigned through .data": "backbone.weight",
@@ -329,6 +342,7 @@ BOUND_TO_A_DEVICE = {
     planted_models.HasNoKernel: "on cuda:0 in eval mode, forward raises RuntimeError: no kernel",
     planted_models.AddsFromTheCpuIfCudaIsAvailable: "on cuda:0 in eval mode, forward raises .*cpu",
     planted_models.CannotBeMoved: "raises RuntimeError: cannot be moved",
+    planted_models.ImportsAKernelAndMixes: "on a device in eval mode, .* mixes tensors on the device with a CPU tensor",
     planted_models.MovesNothing: "leaves backbone.weight, .* where they were",
     planted_models.LeavesABufferBehind: "leaves offset where they were",
     planted_models.FetchesABuffer: "leaves offset where they were",
@@ -356,6 +370,7 @@ class Fault:
 FAULTS = [
     Fault("output_shape", r"in eval mode, output\['logits'\] has shape \(2, 10\)", case=_switch("old width")),
     Fault("output_shape", r"in train mode, output\['logits'\] has shape", case=_switch("old width in train mode")),
+    Fault("output_shape", r"in eval mode, output\['logits'\] has shape \(1, 5\)", case=_switch("samples lost")),
     Fault("output_shape", r"shape \(5, 2\) after", case=_switch("classes in the wrong dimension")),
     Fault(
         "output_shape", r"output\['features'\] is not a class output", case=_switch("features follow the class count")
@@ -389,6 +404,7 @@ FAULTS = [
         "replaced the tensors backbone.weight",
         case=_change("backbone", "_parameters", "weight", lambda old: nn.Parameter(old.detach().clone())),
     ),
+    Fault("state_dict", "does not accept checksum of the backbone", model=planted_models.LoadsOnlyWhole),
     Fault("state_dict", "changed the values of backbone.weight", case=_write_to_the_backbone),
     Fault(
         "state_dict",
@@ -416,6 +432,13 @@ FAULTS = [
     Fault("frozen_backbone", r"train\(\) puts backbone, bn", engine=_only_requires_grad_is_set),
     Fault("frozen_backbone", r"train\(\) puts backbone, bn", engine=_train_undoes_eval_mode),
     Fault("frozen_backbone", "train.. puts backbone, bn", engine=_train_undoes_eval_mode, evidence="abstract"),
+    Fault("frozen_backbone", "changed backbone.weight, backbone.bias", engine=_stale_gradients_are_kept),
+    Fault(
+        "frozen_backbone",
+        "still has trainable parameters: backbone.bias",
+        engine=_one_parameter_stays_trainable,
+        evidence="abstract",
+    ),
     Fault("frozen_backbone", "writes to steps", case=_switch("buffer written")),
     Fault("frozen_backbone", "writes to steps", case=_switch("buffer written"), evidence="abstract"),
     Fault("frozen_backbone", "writes to backbone.weight", case=_switch(THROUGH_DATA)),
@@ -457,6 +480,9 @@ FAULTS = [
     Fault("round_trip", "fc.weight has different values", case=_write_to_the_old_head),
     Fault("round_trip", r"reapply\(\) does not restore", engine=_reapply_does_nothing),
     Fault("round_trip", "does not find the new head 'backbone'", case=_the_swap_reports_another_head_path),
+    Fault("round_trip", "does not find the new head 'fc': found 'fc' with 5 classes", case=_the_case_has_another_count),
+    Fault("round_trip", "loading changed backbone.weight, backbone.bias", model=planted_models.CopiesAreTrainable),
+    Fault("round_trip", "backbone.note is 'new', not 'old'", case=_restore_leaves_an_attribute),
     Fault("round_trip", "cannot be copied and saved", case=_unpicklable_since_the_swap),
     Fault("round_trip", "a copy of the frozen model", engine=_copies_lose_eval_mode),
     Fault("round_trip", r"different values in output\['logits'\]", case=_copies_lose_the_scale),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pytest_headswap.results import Result
@@ -228,6 +229,34 @@ def test_a_model_that_forks_gets_each_result_once(
     extend_conftest("def forking():\n    os.fork()\n    return Net()\nSPECS = {'a': dict(build=forking)}")
     project.runpytest_inprocess(ZOO, TWO).assert_outcomes(passed=2)
     assert len(journal()) == 2
+
+
+def test_processes_that_a_model_started_end_with_it(
+    project: pytest.Pytester, extend_conftest: Extend, journal: Journal
+) -> None:
+    extend_conftest(
+        "import subprocess\n"
+        "def leaving():\n"
+        "    process = subprocess.Popen(['sleep', '3000'])\n"
+        "    open('started.txt', 'w').write(str(process.pid))\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "SPECS = {'a': dict(build=leaving)}\n"
+    )
+    project.runpytest_inprocess(ZOO, ONE)
+    assert len(journal()) == 1
+    started = int((project.path / "started.txt").read_text())
+    for _ in range(1000):
+        if has_ended(started):
+            break
+        time.sleep(0.02)
+    assert has_ended(started)
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_the_output_of_a_model_is_shown_up_to_a_limit(project: pytest.Pytester, extend_conftest: Extend) -> None:
