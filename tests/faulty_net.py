@@ -22,6 +22,7 @@ BATCH, WIDTH, OLD, NEW = 2, 16, 10, 5
 
 FEATURE_FAULTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "batch mixed": lambda f: f - f.mean(0),
+    "batch mixed a little": lambda f: f + f.mean(0) / 1000,
     "sum of the samples before": lambda f: f + f.cumsum(0),
     "sum of the samples behind": lambda f: f + f.flip(0).cumsum(0).flip(0),
     "first sample subtracted": lambda f: f - f[0],
@@ -101,6 +102,8 @@ class FaultyNet(nn.Module):
             return F.pad(logits, (0, OLD - NEW))
         if fault == "classes in the wrong dimension":
             return logits.T
+        if fault == "samples lost":
+            return logits[:1]
         if fault == "class count written into forward":
             return logits.reshape(-1, NEW)
         if fault == "NaN":

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from pytest_headswap.case.abstract_runs import ModeRun, OriginalRun, original_runs, run_modes
+from pytest_headswap.case.abstract_runs import ModeRun, OriginalRun, original_runs, run_mode, run_modes
 from pytest_headswap.case.finding import ABSTRACT, NUMERIC, CheckSkipped
+from pytest_headswap.case.head_inputs import record_head_inputs
 from pytest_headswap.case.sample_inputs import seeded
 from pytest_headswap.case.skip_init import on_meta_if_possible
 from pytest_headswap.case.structure_snapshot import StructureSnapshot
 from pytest_headswap.case.tensor_names import head_names
-from pytest_headswap.case.training import EvalForward, TrainingRecord, record_head_inputs, train
+from pytest_headswap.case.training import EvalForward, TrainingRecord, train
 from pytest_headswap.case.value_snapshot import ValueSnapshot
 from pytest_headswap.engine import (
     META,
@@ -29,6 +30,7 @@ from pytest_headswap.engine import (
     Swap,
     SwapPlan,
     freeze_backbone,
+    rows_meet_by_input,
     substituted,
 )
 from pytest_headswap.engine.pytorch import ModuleState, freeze_all_but, parameters
@@ -100,11 +102,21 @@ class Case:
 
         They are computed on first access.
         """
+        with self._only_new_head_trainable():
+            return run_modes(self.model, self.inputs)
+
+    def rerun(self, training: bool) -> ModeRun:
+        """Repeat one of the abstract runs after the swap."""
+        with self._only_new_head_trainable():
+            return run_mode(self.model, self.inputs, training)
+
+    @contextmanager
+    def _only_new_head_trainable(self) -> Iterator[None]:
         original_state = ModuleState(self.model)
         freeze_all_but(self.model, self.swap.parameters())
         try:
             with torch.enable_grad():
-                return run_modes(self.model, self.inputs)
+                yield
         finally:
             original_state.restore()
 
@@ -119,10 +131,21 @@ class Case:
             reference: Mapping[str, torch.Tensor] = {}
             with suppress(Exception):  # The model may run only in train mode; output_shape reports that.
                 reference = self.evaluation.head_inputs
-            freeze, train_mode = self.frozen, self.can_train
             return train(
-                self.swap, self.inputs, self.original_values, freeze=freeze, train_mode=train_mode, reference=reference
+                self.swap,
+                self.inputs,
+                self.original_values,
+                freeze=self.frozen,
+                train_mode=self.can_train,
+                reference=reference,
+                rows_are_samples=self.rows_are_samples,
             )
+
+    @property
+    def rows_are_samples(self) -> bool:
+        """Return whether the rows of the inputs are samples, as far as the data flow shows, not nodes of a graph."""
+        graph = self.swapped_runs[False].graph
+        return graph is None or not rows_meet_by_input(graph)
 
     @cached_property
     def evaluation(self) -> EvalForward:
@@ -171,7 +194,7 @@ class Case:
 
     def forward(self, inputs: Inputs | None = None) -> Any:
         """Return the output of a real forward pass in eval mode, on the inputs of the case by default."""
-        forward_inputs = self.inputs if inputs is None else inputs
+        forward_inputs = (self.inputs if inputs is None else inputs).copied()
         try:
             with substituted(self.model, AliasStandIns()), self.seeded("forward"), torch.no_grad():
                 self.model.eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from pytest_headswap.case.class_outputs import class_output_labels
-from pytest_headswap.case.sample_inputs import batch_size, stable_seed, with_first_sample_last
+from pytest_headswap.case.head_inputs import feature_differences, record_head_inputs, sample_of
+from pytest_headswap.case.sample_inputs import stable_seed, with_first_sample_last
 from pytest_headswap.case.tensor_names import head_names
 from pytest_headswap.case.value_snapshot import ValueSnapshot, bitwise_equal
 from pytest_headswap.engine import (
@@ -20,12 +21,12 @@ from pytest_headswap.engine import (
     HeadSwapError,
     Inputs,
     Swap,
+    WrittenState,
     flatten_outputs,
     substituted,
 )
-from pytest_headswap.engine.pytorch import ModuleState, named_modules, owner_path, parameters
+from pytest_headswap.engine.pytorch import ModuleState, gradient_leaves, named_modules, owner_path, parameters
 
-_ROUNDING = 64  # times the precision of the dtype
 _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 0.01
 
 
@@ -39,15 +40,18 @@ class EvalForward:
 
 @dataclass
 class TrainingRecord:
-    """Observations from one or two training steps, on batches that share a sample: the last of one, first of the other.
+    """Observations from training steps on batches that share a sample: the last of the first, the first of the others.
 
-    The second step is skipped if the head inputs for that sample match the evaluation, which uses the second batch.
+    There is one step if the head inputs for that sample match the evaluation, which uses the second batch, and forward
+    leaves no state behind. There is a third step if the state changes in the second one too.
 
     Attributes:
         freeze_error: error of the engine if it could not freeze the backbone; everything else is empty then.
         gradients: gradient of each new parameter after the first backward pass, or None.
         foreign_gradients: parameters outside of the head that had a gradient at that point.
+        lost_gradients: parameters of a head that had a gradient in the first step but not in a later one, and the step.
         non_finite: labels of outputs with infinite or NaN elements, and the step.
+        unlike_before: class outputs whose shape changed in a later step, or what forward raised in it.
         changed: tensors outside of the head that are not bit-identical to before.
         in_train_mode: modules of the backbone that `train()` put into train mode.
         updated: parameters of the head that changed.
@@ -58,7 +62,9 @@ class TrainingRecord:
     freeze_error: HeadSwapError | None = None
     gradients: dict[str, torch.Tensor | None] = field(default_factory=dict)
     foreign_gradients: list[str] = field(default_factory=list)
+    lost_gradients: list[str] = field(default_factory=list)
     non_finite: list[str] = field(default_factory=list)
+    unlike_before: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     in_train_mode: list[str] = field(default_factory=list)
     updated: set[str] = field(default_factory=set)
@@ -74,8 +80,9 @@ def train(
     freeze: Callable[[], AbstractContextManager[FrozenBackbone]],
     train_mode: bool,
     reference: Mapping[str, torch.Tensor],
+    rows_are_samples: bool,
 ) -> TrainingRecord:
-    """Freeze all but the heads, take one or two SGD steps with momentum and weight decay, and record the effects.
+    """Freeze all but the heads, take up to three SGD steps with momentum and weight decay, and record the effects.
 
     Args:
         swap: the model with its new heads.
@@ -84,22 +91,28 @@ def train(
         freeze: returns a context manager that freezes the backbone.
         train_mode: whether to train in train mode; False if the model only runs in eval mode.
         reference: input of each head in an evaluation; empty if unknown.
+        rows_are_samples: whether the rows of the inputs are samples. Otherwise each step has the same batch.
 
     Returns:
         The observations. The model is restored.
     """
     record = TrainingRecord()
+    first = with_first_sample_last(inputs, stable_seed("companions")) if rows_are_samples else inputs
+    batches = (first, inputs, inputs)
     head = {name: tensor.clone() for name, tensor in swap.state_dict().items()}
     gradients = [(parameter, parameter.grad) for parameter in parameters(swap.model)]
     _plant_stale_gradients(swap)
     try:
         with freeze() as frozen:
             record.notes += frozen.notes
-            record.foreign_gradients = [name for name, value in swap.model.named_parameters() if value.grad is not None]
+            stale = {name: value.grad for name, value in swap.model.named_parameters() if value.grad is not None}
+            record.foreign_gradients = list(stale)
             record.in_train_mode = modules_in_train_mode(swap.model, swap)
             with substituted(swap.model, AliasStandIns()):
+                for name, left in stale.items():
+                    swap.model.get_parameter(name).grad = left
                 try:
-                    _take_steps(swap.model, swap, inputs, train_mode, record, reference)
+                    _take_steps(swap.model, swap, batches, train_mode, record, reference)
                     now = swap.state_dict()
                     record.updated = {name for name, tensor in head.items() if not bitwise_equal(tensor, now[name])}
                 finally:
@@ -161,97 +174,75 @@ def still_trainable(model: nn.Module, swap: Swap) -> list[str]:
 def _take_steps(
     model: nn.Module,
     swap: Swap,
-    inputs: Inputs,
+    batches: Sequence[Inputs],
     training: bool,
     record: TrainingRecord,
     reference: Mapping[str, torch.Tensor],
 ) -> None:
-    new = dict(swap.named_parameters())
+    """Train on the first batch and on further ones, until `TrainingRecord` needs no other step."""
     optimizer = torch.optim.SGD(parameters(model), lr=_LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
-    labels = class_output_labels(swap.heads)
+    known = sample_of(reference, batches[-1])
     features: list[dict[str, torch.Tensor]] = []
-    for step, batch in enumerate((with_first_sample_last(inputs, stable_seed("companions")), inputs)):
+    shapes: dict[str, torch.Size] = {}
+    for step, batch in enumerate(batches):
+        state = WrittenState(model)
         model.train(training)
-        with record_head_inputs(model, swap) as head_inputs, torch.enable_grad():
-            outputs = dict(flatten_outputs(model(*batch.args, **batch.kwargs)))
-            loss = _loss([tensor for label, tensor in outputs.items() if label in labels])
-            if loss is not None:
-                loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
-        features.append(_sample(head_inputs, inputs, last=step == 0))
+        try:
+            with record_head_inputs(model, swap) as head_inputs, torch.enable_grad():
+                outputs = _forward_and_backward(model, swap, batch, record, step)
+        except Exception as error:
+            if not step:
+                raise
+            record.unlike_before.append(f"forward raises {type(error).__name__} in step {step + 1}: {error}")
+            return
+        features.append(sample_of(head_inputs, batch, last=step == 0 and batch is not batches[-1]))
         record.non_finite += [
             f"{label} in step {step + 1}"
             for label, tensor in outputs.items()
             if tensor.is_floating_point() and not bool(tensor.isfinite().all())
         ]
-        if step == 0:
-            record.gradients = {name: parameter.grad for name, parameter in new.items()}
-            record.gradients = {n: g.clone() if g is not None else None for n, g in record.gradients.items()}
-            record.foreign_gradients += [
-                name for name, value in model.named_parameters() if name not in new and value.grad is not None
-            ]
+        now = {label: outputs[label].shape for label in class_output_labels(swap.heads) & outputs.keys()}
+        record.unlike_before += [
+            f"{label} has shape {tuple(now[label])} in step {step + 1}" if label in now else f"{label} is missing"
+            for label, shape in shapes.items()
+            if now.get(label) != shape
+        ]
+        shapes = now
         optimizer.step()
-        known = _sample(reference, inputs)
-        if features[0] and features[0].keys() <= known.keys() and not _differences(features[0], known):
+        record.batch_dependent = record.batch_dependent or feature_differences(features[0], features[-1])
+        is_known = features[0] and features[0].keys() <= known.keys() and not feature_differences(features[0], known)
+        if (step or is_known) and not state.has_changed():
             break
-    record.batch_dependent = _differences(features[0], features[-1])
     if not features[0]:
         record.notes.append("the features were not compared: no head is a separate module")
+
+
+def _forward_and_backward(
+    model: nn.Module, swap: Swap, batch: Inputs, record: TrainingRecord, step: int
+) -> dict[str, torch.Tensor]:
+    """Return the outputs by label, and record which parameters have a gradient."""
+    new, labels, batch = dict(swap.named_parameters()), class_output_labels(swap.heads), batch.copied()
+    for parameter in new.values():
+        parameter.grad = None
+    outputs = dict(flatten_outputs(model(*batch.args, **batch.kwargs)))
+    loss = _loss([tensor for label, tensor in outputs.items() if label in labels])
+    if loss is not None:
+        registered = {id(parameter) for parameter in parameters(model)}
+        unregistered = [(leaf, leaf.grad) for leaf in gradient_leaves([loss]) if id(leaf) not in registered]
+        loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
+        for leaf, gradient in unregistered:
+            leaf.grad = gradient
+    foreign = [name for name, value in model.named_parameters() if name not in new and value.grad is not None]
+    record.foreign_gradients += [name for name in foreign if name not in record.foreign_gradients]
+    gradients = {name: parameter.grad for name, parameter in new.items()}
+    if step == 0:
+        record.gradients = {n: g.clone() if g is not None else None for n, g in gradients.items()}
+    had = (name for name, gradient in record.gradients.items() if gradient is not None)
+    record.lost_gradients += [f"{name} in step {step + 1}" for name in had if gradients[name] is None]
+    return outputs
 
 
 def _loss(outputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
     """Return a loss that weights each element randomly, because the sum of a softmax has no gradient."""
     terms = [(tensor.float() * torch.randn_like(tensor.float())).mean() for tensor in outputs if tensor.requires_grad]
     return torch.stack(terms).sum() if terms else None
-
-
-@contextmanager
-def record_head_inputs(model: nn.Module, swap: Swap) -> Iterator[dict[str, torch.Tensor]]:
-    """Record the input of each head in the block, by the path of the head. Skip a head that is the model itself."""
-    inputs: dict[str, torch.Tensor] = {}
-    handles = []
-    for path in {head.path for head in swap.heads if head.path}:
-
-        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: str = path) -> None:
-            given = (*args, *kwargs.values())
-            tensors = [value for value in given if isinstance(value, torch.Tensor) and value.is_floating_point()]
-            if tensors:
-                inputs[path] = tensors[0].detach().clone()
-
-        handles.append(model.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True))
-    try:
-        yield inputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _sample(head_inputs: Mapping[str, torch.Tensor], inputs: Inputs, *, last: bool = False) -> dict[str, torch.Tensor]:
-    """Return the part of each tensor that belongs to the first or last sample.
-
-    The tensors are (batch, ...), (steps, batch, ...) or (batch * parts, ...).
-    """
-    batch = batch_size(inputs)
-    found = {}
-    for path, tensor in head_inputs.items():
-        if tensor.dim() > 1 and tensor.shape[0] != batch and tensor.shape[1] == batch:
-            found[path] = tensor[:, -1 if last else 0]
-        else:
-            parts = max(1, tensor.shape[0] // batch)
-            found[path] = tensor[-parts:] if last else tensor[:parts]
-    return found
-
-
-def _differences(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
-    """Return the heads whose inputs differ by more than rounding.
-
-    Rounding alone can differ, for example in mixture-of-experts layers, whose batch sizes depend on the other samples.
-    """
-    differences = []
-    for path, tensor in one.items():
-        if path not in other or tensor.shape != other[path].shape or torch.equal(tensor, other[path]):
-            continue
-        difference = float((tensor.float() - other[path].float()).abs().max())
-        allowed = _ROUNDING * torch.finfo(tensor.dtype).eps * float(tensor.float().abs().max())
-        if not difference <= allowed:
-            differences.append(f"{path} by up to {difference:.2g}")
-    return differences

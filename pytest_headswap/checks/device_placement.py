@@ -6,7 +6,10 @@ head are then on that device.
 
 **Evidence.** Real runs on each available CUDA device: in the model's own dtype, and in bfloat16 and float16 where the
 model as built supports them. Without a CUDA device, or if none has enough memory, the evidence is `simulated`. Fake
-tensors then track the device, and the model is swapped on the meta device in bfloat16.
+tensors then track the device, and the model is swapped on the meta device in bfloat16. The model's own `to` is
+called, and forward sees a CUDA device. The simulation cannot see what only a kernel shows, such as an unsupported
+dtype, or code that asks for a device in another way than through torch. Nor does it see, in a model without values, a
+tensor that the model holds without registering it.
 
 **A failure means** that the first batch on a GPU raises: a head was left on the CPU, or forward creates tensors
 there.
@@ -15,6 +18,7 @@ there.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -30,7 +34,9 @@ from pytest_headswap.engine import (
     Inputs,
     Swap,
     apply_plan,
+    code_names_devices,
     flatten_outputs,
+    move_in_simulation,
     on_fake_device,
     on_meta_device,
     on_real_device,
@@ -60,6 +66,7 @@ def device_evidence(case: Case) -> str:
 def device_placement(case: Case) -> str:
     """Run the model on other devices; return a note of unsupported dtypes and of devices with too little memory."""
     _check_head_follows_model(case)
+    moved = _moved_by_the_model(case)
     notes: list[str] = []
     devices: list[torch.device] = []
     case.out_of_memory_devices.clear()
@@ -77,7 +84,7 @@ def device_placement(case: Case) -> str:
             one, partial(run_with_device_memory, other, partial(check_moved_between, case, one, other))
         )
     if not devices:
-        _simulate(case)
+        _simulate(case, moved)
     return "; ".join(dict.fromkeys(note for note in notes if note))
 
 
@@ -105,12 +112,27 @@ def _check_placement(swap: Swap, device: torch.device, dtype: torch.dtype | None
         raise CheckFailed(f"{how} {device} in {dtype}, the head has {join_first(other)}")
 
 
-def _simulate(case: Case) -> None:
-    """Check the outputs under fake tensors, unless the abstract runs with device checks already passed."""
+def _moved_by_the_model(case: Case) -> list[torch.Tensor]:
+    """Call the model's own `to` in simulation, and return the tensors that it moves."""
+    try:
+        moved, left = move_in_simulation(case.model, _SIMULATED_DEVICE)
+    except Exception as error:
+        raise CheckFailed(f"to({str(_SIMULATED_DEVICE)!r}) raises {type(error).__name__}: {error}") from error
+    if left:
+        raise CheckFailed(f"to({str(_SIMULATED_DEVICE)!r}) leaves {join_first(left)} where they were")
+    return moved
+
+
+def _simulate(case: Case, moved: Sequence[torch.Tensor]) -> None:
+    """Check the outputs under fake tensors.
+
+    Leave that out if the abstract runs with device checks passed, and the code names no device that it could tell from
+    another.
+    """
     modes = [training for training in (False, True) if case.swapped_runs[training].error is None]
-    if all(_meta_run_is_clean(case, training) for training in modes):
+    if all(_meta_run_is_clean(case, training) for training in modes) and not code_names_devices(case.model):
         return
-    with on_fake_device(case.model, case.inputs, _SIMULATED_DEVICE) as run:
+    with on_fake_device(case.model, case.inputs, _SIMULATED_DEVICE, moved) as run:
         for training in modes:
             try:
                 outputs = run(training)
@@ -188,7 +210,9 @@ def _swap_there(case: Case, device: torch.device, dtype: torch.dtype | None) -> 
 
 def _inputs_on(case: Case, device: torch.device, dtype: torch.dtype | None) -> Inputs:
     return case.inputs.map_tensors(
-        lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() and dtype is not None else tensor.dtype)
+        lambda tensor: tensor.to(
+            device, dtype if tensor.is_floating_point() and dtype is not None else tensor.dtype, copy=True
+        )
     )
 
 

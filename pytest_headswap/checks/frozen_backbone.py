@@ -4,13 +4,18 @@
 
 - Every parameter and buffer outside the new head is bit for bit unchanged, even if forward writes to it.
 - The features of a sample depend neither on chance nor on the rest of its batch, up to rounding.
+- Later steps are like the first: forward runs, and its class outputs keep their shapes.
 - The head has changed.
 - `train()` leaves every module of the backbone in eval mode.
 
 **Evidence.** Without values: in train mode the data flow of a frozen model has no write to the backbone. It has no
 random numbers and no operation across samples before the head, as far as the data flow shows. With values: the training
 itself. Its features are compared with those of an eval-mode forward pass or, if those differ, with those of a second
-training step. In that pass the sample comes first in another batch; in the training it comes last.
+training step. In that pass the sample comes first in another batch; in the training it comes last. Rows that meet by
+another input, such as the nodes of a graph, are not taken for samples, so each step then has the same batch.
+
+If forward leaves state behind that Python shows, such as a counter, there are up to three steps. The check cannot see
+what changes after the third step, or in a model without values after the first.
 
 **A failure means** that a "frozen" backbone drifts while the head is trained: batch norm statistics, spectral norm,
 counters, or weights written through `.data`. Features computed once no longer match the model, or a validation
@@ -54,13 +59,15 @@ def _check_training(training: TrainingRecord, heads: Sequence[Head]) -> str:
     _check_stays_in_eval(training.in_train_mode)
     if training.changed:
         raise CheckFailed(f"training the head changed {join_first(training.changed)} of the frozen backbone")
-    if training.batch_dependent:
-        raise CheckFailed(
-            "the features of a sample depend on chance or on the other samples of its batch: "
-            f"{join_first(training.batch_dependent)}"
-        )
     if training.non_finite:
         raise CheckFailed(f"while training the head, values are not finite in {join_first(training.non_finite)}")
+    if training.batch_dependent:
+        raise CheckFailed(
+            "the features of a sample depend on chance, on earlier batches or on the other samples of its batch: "
+            f"{join_first(training.batch_dependent)}"
+        )
+    if training.unlike_before:
+        raise CheckFailed(f"training steps differ: {join_first(training.unlike_before)}")
     trained = [head for head in heads if head.class_outputs or not head.outputs]
     still = [head.path or "of the model itself" for head in trained if training.updated.isdisjoint(head.tensors)]
     # auxiliary heads may take no part in these steps: gradient_flow checks each mode

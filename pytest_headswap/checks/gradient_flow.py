@@ -7,7 +7,9 @@ backward pass in train mode, those gradients are finite and not all zero. No oth
 one from before the freeze.
 
 **Evidence.** The autograd graph of abstract runs shows which tensors the loss reaches, not how large the gradients
-are. With values, the gradients themselves.
+are. With values, the gradients themselves. A tensor that the model uses without registering it, in a plain list, an
+object, a closure or a global variable, counts as trained if the loss reaches it. The check cannot see a tensor that
+forward reads through NumPy or in another process.
 
 **A failure means** that fine-tuning would leave a head at its random initialization, or train a part of the backbone
 that should stay frozen. In the first case, a `detach` or `no_grad` cuts the path from the head to the loss.
@@ -15,13 +17,16 @@ that should stay frozen. In the first case, a `detach` or `no_grad` cuts the pat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
 
 from pytest_headswap._text import join_first
 from pytest_headswap.case.abstract_runs import mode_name
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.class_outputs import class_output_labels, skip_without_class_output
 from pytest_headswap.case.finding import CheckFailed
+from pytest_headswap.engine import place_of_tensor
 from pytest_headswap.engine.pytorch import gradient_leaves
 
 
@@ -56,26 +61,45 @@ def _reached_by_loss(case: Case, new: Iterable[str], training: bool) -> set[str]
     """Return the names of the new parameters that the loss reaches; raise if it reaches anything else."""
     mode = case.swapped_runs[training]
     assert mode.run is not None
-    labels = class_output_labels(case.swap.heads)
-    outputs = [tensor for label, tensor in mode.outputs.items() if label in labels and tensor.requires_grad]
-    if not outputs:
+    leaves = _leaves(case, mode.outputs)
+    if not leaves:
         raise CheckFailed(
             f"in {mode_name(training)}, no class output has a gradient: the head is cut off from the loss"
         )
 
     trainable = {name: mode.run.parameters[name] for name in new}
     allowed = {id(tensor) for tensor in trainable.values()}
-    # a leaf created by forward is not part of the model, and no optimizer will ever see it
-    model_stand_ins = {id(tensor) for tensor in mode.run.stand_ins}
-    leaves = gradient_leaves(outputs)
-    foreign = [leaf for leaf in leaves if id(leaf) in model_stand_ins and id(leaf) not in allowed]
-    if foreign:
-        names = {id(tensor): name for name, tensor in mode.run.parameters.items()}
-        unnamed = "a tensor of shape {} that is not a parameter"
-        foreign_names = sorted(names.get(id(leaf), unnamed.format(tuple(leaf.shape))) for leaf in foreign)
-        raise CheckFailed(f"in {mode_name(training)}, the frozen model still trains {join_first(foreign_names)}")
+    foreign = [leaf for leaf in leaves if id(leaf) not in allowed]
+    names = {id(tensor): name for name, tensor in mode.run.parameters.items()}
+    held = sorted(names[id(leaf)] for leaf in foreign if id(leaf) in names)
+    if foreign and not held:
+        held = _unregistered(case, foreign, mode.run.stand_ins, training)
+    if held:
+        raise CheckFailed(f"in {mode_name(training)}, the frozen model still trains {join_first(held)}")
     ids = {id(leaf) for leaf in leaves}
     return {name for name, tensor in trainable.items() if id(tensor) in ids}
+
+
+def _unregistered(
+    case: Case, leaves: Sequence[torch.Tensor], stand_ins: Iterable[torch.Tensor], training: bool
+) -> list[str]:
+    """Describe the leaves that the model holds without registering them.
+
+    A leaf that forward creates is no part of the model, and no optimizer will see it. A second run creates another one.
+    """
+    ids = {id(tensor) for tensor in (*stand_ins, *_leaves(case, case.rerun(training).outputs))}
+    held = []
+    for leaf in leaves:
+        if id(leaf) in ids:
+            place = place_of_tensor(case.model, leaf, tuple(leaf.shape))
+            where = f", held by {place}" if place else ""
+            held.append(f"a tensor of shape {tuple(leaf.shape)} that is not a registered parameter{where}")
+    return held
+
+
+def _leaves(case: Case, outputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    labels = class_output_labels(case.swap.heads)
+    return gradient_leaves([tensor for label, tensor in outputs.items() if label in labels and tensor.requires_grad])
 
 
 def _gradients(case: Case, main: set[str]) -> list[str]:
@@ -88,6 +112,8 @@ def _gradients(case: Case, main: set[str]) -> list[str]:
     missing = sorted(name for name in main if training.gradients.get(name) is None)
     if missing:
         raise CheckFailed(f"a real backward pass gives no gradient to {join_first(missing)}")
+    if training.lost_gradients:
+        raise CheckFailed(f"a later backward pass gives no gradient to {join_first(training.lost_gradients)}")
     real = {name: gradient for name, gradient in training.gradients.items() if gradient is not None}
     infinite = sorted(name for name, gradient in real.items() if not bool(gradient.isfinite().all()))
     if infinite:

@@ -60,7 +60,7 @@ def metadata(case: Case) -> str:
     different = [
         f"{name} is {declared[name]}, but {value} in the native model"
         for name, value in native.items()
-        if name in declared and _counts_other_classes(declared[name], value, old, case.num_classes)
+        if name in declared and _counts_other_classes(name, declared[name], value, old, case.num_classes)
     ]
     if different:
         raise CheckFailed(f"attributes do not match {case.num_classes} classes: {join_first(different)}")
@@ -68,10 +68,11 @@ def metadata(case: Case) -> str:
     return ""
 
 
-def _counts_other_classes(own: _Declared, native: _Declared, old: set[int], new: int) -> bool:
+def _counts_other_classes(name: str, own: _Declared, native: _Declared, old: set[int], new: int) -> bool:
     """Return whether the class count explains the native value, and it is not the model's own.
 
-    Other values may merely differ, such as a number of parameters. So may collections that do not have one entry for
+    Other values may merely differ, such as a number of parameters or of models built so far: a number that is not named
+    after a class count must be the same multiple of the old count. So may collections that do not have one entry for
     each class, such as a model's constructor arguments.
     """
     if own.form != native.form or len(own.sizes) != len(native.sizes):
@@ -80,8 +81,11 @@ def _counts_other_classes(own: _Declared, native: _Declared, old: set[int], new:
         return False
     different = [(mine, other) for mine, other in zip(own.sizes, native.sizes, strict=True) if mine != other]
     with_extra_class = {(count + extra, new + extra) for count in old for extra in (-1, 1)}
-    multiples = range(new, new * _MAX_PER_CLASS + 1, new)
-    return bool(different) and all(pair[1] in multiples or pair in with_extra_class for pair in different)
+    multiples = range(1, _MAX_PER_CLASS + 1)
+    any_own = own.form != _NUMBER or _COUNTS_CLASSES.search(name)
+    pairs = with_extra_class | {(count * times, new * times) for count in old for times in multiples}
+    explained = {new * times for times in multiples}
+    return bool(different) and all(pair in pairs or (any_own and pair[1] in explained) for pair in different)
 
 
 def _check_heads_exist(case: Case) -> None:

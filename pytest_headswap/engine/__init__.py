@@ -7,6 +7,7 @@ from pytest_headswap.engine.abstract.devices import AliasStandIns, on_fake_devic
 from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.abstract.meta_cache import MetaInitContext, cached_meta_op
 from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run, meta_run_with_device_checks
+from pytest_headswap.engine.abstract.simulated_move import code_names_devices, move_in_simulation
 from pytest_headswap.engine.abstract.stand_ins import (
     META,
     TENSOR_KINDS,
@@ -14,11 +15,14 @@ from pytest_headswap.engine.abstract.stand_ins import (
     preserve_global_state,
     substituted,
 )
+from pytest_headswap.engine.abstract.written_state import WrittenState
 from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.dataflow.recorder import record_with_device_checks
 from pytest_headswap.engine.detection.search import detect_heads, detect_heads_in
 from pytest_headswap.engine.detection.search_result import SearchResult
+from pytest_headswap.engine.detection.unregistered import place_of_tensor
 from pytest_headswap.engine.errors import REASONS, ZOO_REFUSED, HeadSwapError, HeadSwapWarning, NoHeadError
+from pytest_headswap.engine.freezing.batch_mixing import rows_meet_by_input
 from pytest_headswap.engine.freezing.freeze import FrozenBackbone, freeze_backbone
 from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
@@ -56,22 +60,27 @@ __all__ += [
     "SearchResult",
     "StandIns",
     "SwapPlan",
+    "WrittenState",
     "abstract_run",
     "apply_plan",
     "cached_meta_op",
+    "code_names_devices",
     "detect_heads",
     "detect_heads_in",
     "flatten_outputs",
     "infer_inputs",
     "meta_run_with_device_checks",
+    "move_in_simulation",
     "on_fake_device",
     "on_meta_device",
     "on_real_device",
+    "place_of_tensor",
     "places_of",
     "plan_swap",
     "preserve_global_state",
     "read_inputs",
     "record_with_device_checks",
+    "rows_meet_by_input",
     "substituted",
     "whole_number",
 ]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+from pytest_headswap.isolation.patched_code import PatchedCode
+
+_LIMITS = {name: value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}
 
 
 def _read_watched_state() -> dict[str, Any]:
@@ -15,30 +21,38 @@ def _read_watched_state() -> dict[str, Any]:
     import torch
 
     cudnn = torch.backends.cudnn
-    return {
-        name: _read_safely(read)
-        for name, read in {
-            "torch.get_default_dtype()": torch.get_default_dtype,
-            "torch.get_default_device()": torch.get_default_device,
-            "torch.get_num_threads()": torch.get_num_threads,
-            "torch.get_deterministic_debug_mode()": torch.get_deterministic_debug_mode,
-            "torch.is_grad_enabled()": torch.is_grad_enabled,
-            "torch.is_inference_mode_enabled()": torch.is_inference_mode_enabled,
-            "torch.is_anomaly_enabled()": torch.is_anomaly_enabled,
-            "torch.is_autocast_enabled('cpu')": lambda: torch.is_autocast_enabled("cpu"),
-            "torch.get_float32_matmul_precision()": torch.get_float32_matmul_precision,
-            "torch.backends.cudnn.enabled": lambda: cudnn.enabled,
-            "torch.backends.cudnn.benchmark": lambda: cudnn.benchmark,
-            "torch.backends.cudnn.deterministic": lambda: cudnn.deterministic,
-            "torch.backends.mkldnn.enabled": lambda: getattr(torch.backends.mkldnn, "enabled", None),
-            "torch.cuda.synchronize()": _check_cuda,
-            "the number of torch's dispatch modes": torch._C._len_torch_dispatch_stack,
-            "the number of torch's function modes": torch._C._len_torch_function_stack,
-            "threading.active_count()": threading.active_count,
-            "sys.getrecursionlimit()": sys.getrecursionlimit,
-            "os.getcwd()": os.getcwd,
-        }.items()
+    reads: dict[str, Callable[[], Any]] = {
+        "torch.get_default_dtype()": torch.get_default_dtype,
+        "torch.get_default_device()": torch.get_default_device,
+        "torch.get_num_threads()": torch.get_num_threads,
+        "torch.get_deterministic_debug_mode()": torch.get_deterministic_debug_mode,
+        "torch.is_grad_enabled()": torch.is_grad_enabled,
+        "torch.is_inference_mode_enabled()": torch.is_inference_mode_enabled,
+        "torch.is_anomaly_enabled()": torch.is_anomaly_enabled,
+        "torch.is_autocast_enabled('cpu')": lambda: torch.is_autocast_enabled("cpu"),
+        "torch.get_float32_matmul_precision()": torch.get_float32_matmul_precision,
+        "torch.backends.cudnn.enabled": lambda: cudnn.enabled,
+        "torch.backends.cudnn.benchmark": lambda: cudnn.benchmark,
+        "torch.backends.cudnn.deterministic": lambda: cudnn.deterministic,
+        "torch.backends.mkldnn.enabled": lambda: getattr(torch.backends.mkldnn, "enabled", None),
+        "torch.cuda.synchronize()": _check_cuda,
+        "the number of torch's dispatch modes": torch._C._len_torch_dispatch_stack,
+        "the number of torch's function modes": torch._C._len_torch_function_stack,
+        "threading.active_count()": threading.active_count,
+        "sys.getrecursionlimit()": sys.getrecursionlimit,
+        "os.getcwd()": os.getcwd,
+        "the number of torch's global module hooks": _count_global_hooks,
+        **{f"the handler of {number.name}": partial(signal.getsignal, number) for number in signal.Signals},
+        **{f"the limit {name}": partial(resource.getrlimit, number) for name, number in _LIMITS.items()},
     }
+    return {name: _read_safely(read) for name, read in reads.items()}
+
+
+def _count_global_hooks() -> int:
+    """Return how many hooks run at every call of any module."""
+    from torch.nn.modules import module
+
+    return sum(len(hooks) for name, hooks in vars(module).items() if name.startswith("_global_") and "hooks" in name)
 
 
 def _check_cuda() -> None:
@@ -67,6 +81,7 @@ class GlobalState:
         from pytest_headswap.engine.pytorch import RandomState
 
         self._watched = _read_watched_state()
+        self._code = PatchedCode()
         self._random_state = RandomState()
         self._environment = dict(os.environ)
         self._path = list(sys.path)
@@ -76,7 +91,9 @@ class GlobalState:
         now = _read_watched_state()
         words = [f"{name} is {now[name]}, it was {was}" for name, was in self._watched.items() if now[name] != was]
         self._watched = now
-        return tuple(words)
+        if patches := self._code.changes():
+            self._code = PatchedCode()  # only now, since it takes longer than to compare
+        return (*words, *patches)
 
     def restore(self) -> None:
         """Restore the state whose changes are not reported."""

@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from pytest_headswap.case.case import Case
+from pytest_headswap.case.structure_snapshot import StructureSnapshot
 from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import FrozenBackbone, Swap, freeze_backbone
 from pytest_headswap.engine.swapping import resize, swap
 from pytest_headswap.engine.swapping.numbers_around import NumbersAround
 from pytest_headswap.engine.swapping.transaction import Transaction
+from tests import planted_models
 from tests.faulty_net import FEATURE_FAULTS
 
 MakeCase = Callable[..., Case]
@@ -285,6 +287,18 @@ def _the_swap_reports_another_head_path(case: Case) -> None:
     case.swap.heads = tuple(replace(head, path="backbone") for head in case.swap.heads)
 
 
+def _the_case_has_another_count(case: Case) -> None:
+    case.num_classes = 6
+
+
+def _restore_leaves_an_attribute(case: Case) -> None:
+    layer: Any = case.model.get_submodule("backbone")
+    layer.note = "old"
+    with case.original_head():
+        case.original_structure = StructureSnapshot(case.model)
+    layer.note = "new"
+
+
 THROUGH_DATA = "weight written through .data"
 ASSIGNED = {
     "weight assigned through .data": "backbone.weight",
@@ -295,9 +309,50 @@ ASSIGNED = {
 """Faults that put another tensor in the place of one, and its name."""
 
 
+UNREGISTERED = {
+    planted_models.ModuleInList: r"blocks\[0\].weight",
+    planted_models.ModuleInListForTraining: r"blocks\[0\].weight",
+    planted_models.ModuleInObject: "parts.adapter.weight",
+    planted_models.TensorInObject: r"parts.scale\['main'\]",
+    planted_models.TensorInClosure: "rescale: scale",
+    planted_models.ModuleInGlobal: "between: GLOBAL_LAYER.weight",
+    planted_models.TensorInGlobal: "between: GLOBAL_SCALE",
+}
+"""Models with a trainable tensor that they do not register, and its place."""
+LATE = {
+    planted_models.LateMixing: ("frozen_backbone", "on earlier batches or on the other samples of its batch: fc by"),
+    planted_models.SecondMixing: ("frozen_backbone", "on earlier batches or on the other samples of its batch: fc by"),
+    planted_models.LateMixingByList: ("frozen_backbone", "on earlier batches .*: fc by"),
+    planted_models.LateMixingByObject: ("frozen_backbone", "on earlier batches .*: fc by"),
+    planted_models.LateMixingByTensor: ("frozen_backbone", "on earlier batches .*: fc by"),
+    planted_models.LateMixingByClosure: ("frozen_backbone", "on earlier batches .*: fc by"),
+    planted_models.LateMixingByClass: ("frozen_backbone", "on earlier batches .*: fc by"),
+    planted_models.LateChance: ("frozen_backbone", "depend on chance, .*: fc by"),
+    planted_models.LateNaN: ("frozen_backbone", "not finite in output in step 3"),
+    planted_models.LateError: ("frozen_backbone", "forward raises RuntimeError in step 3: out of luck"),
+    planted_models.LateWrite: ("frozen_backbone", "changed backbone.weight of"),
+    planted_models.LateUnfreeze: ("gradient_flow", "gradients outside the new head, in backbone.weight"),
+    planted_models.LateWidth: ("frozen_backbone", r"output has shape \(2, 8\) in step 3"),
+    planted_models.LateDetach: ("gradient_flow", "no gradient to fc.weight in step 3"),
+}
+"""Models whose fault only a second or third step shows, the check that fails, and its message."""
+BOUND_TO_A_DEVICE = {
+    planted_models.LeavesTheDevice: "on cuda:0 in eval mode, forward raises .*cpu",
+    planted_models.AddsFromTheCpu: "on cuda:0 in eval mode, forward raises .*cpu",
+    planted_models.HasNoKernel: "on cuda:0 in eval mode, forward raises RuntimeError: no kernel",
+    planted_models.AddsFromTheCpuIfCudaIsAvailable: "on cuda:0 in eval mode, forward raises .*cpu",
+    planted_models.CannotBeMoved: "raises RuntimeError: cannot be moved",
+    planted_models.ImportsAKernelAndMixes: "on a device in eval mode, .* mixes tensors on the device with a CPU tensor",
+    planted_models.MovesNothing: "leaves backbone.weight, .* where they were",
+    planted_models.LeavesABufferBehind: "leaves offset where they were",
+    planted_models.FetchesABuffer: "leaves offset where they were",
+}
+"""Models that do not work on another device, and the message."""
+
+
 @dataclass(frozen=True)
 class Fault:
-    """A fault, the check that must fail, and a pattern of its message."""
+    """A fault in the engine, the case or the model, the check that must fail, and a pattern of its message."""
 
     check: str
     message: str
@@ -305,15 +360,17 @@ class Fault:
     case: Callable[[Case], None] | None = None
     evidence: str = "auto"
     native: bool = True
+    model: Callable[[], nn.Module] | None = None
 
     def __str__(self) -> str:
-        fault = self.engine or self.case
+        fault = self.engine or self.case or self.model
         return f"{self.check}: {self.message} {getattr(fault, '__name__', '')} {self.evidence}"
 
 
 FAULTS = [
     Fault("output_shape", r"in eval mode, output\['logits'\] has shape \(2, 10\)", case=_switch("old width")),
     Fault("output_shape", r"in train mode, output\['logits'\] has shape", case=_switch("old width in train mode")),
+    Fault("output_shape", r"in eval mode, output\['logits'\] has shape \(1, 5\)", case=_switch("samples lost")),
     Fault("output_shape", r"shape \(5, 2\) after", case=_switch("classes in the wrong dimension")),
     Fault(
         "output_shape", r"output\['features'\] is not a class output", case=_switch("features follow the class count")
@@ -347,6 +404,7 @@ FAULTS = [
         "replaced the tensors backbone.weight",
         case=_change("backbone", "_parameters", "weight", lambda old: nn.Parameter(old.detach().clone())),
     ),
+    Fault("state_dict", "does not accept checksum of the backbone", model=planted_models.LoadsOnlyWhole),
     Fault("state_dict", "changed the values of backbone.weight", case=_write_to_the_backbone),
     Fault(
         "state_dict",
@@ -362,6 +420,11 @@ FAULTS = [
     Fault("gradient_flow", "reaches aux.bias, aux.weight in any mode", case=_switch("auxiliary head detached")),
     Fault("gradient_flow", "still trains backbone.weight", case=_switch("backbone unfreezes itself")),
     Fault("gradient_flow", r"still trains a tensor of shape \(16,\)", case=_switch("hidden tensor is trained")),
+    *[
+        Fault("gradient_flow", rf"not a registered parameter, held by {place}", model=model, evidence=evidence)
+        for model, place in UNREGISTERED.items()
+        for evidence in ("auto", "abstract")
+    ],
     Fault("gradient_flow", "gradients outside .* in backbone.bias", engine=_one_parameter_stays_trainable),
     Fault("gradient_flow", "gradients outside .* in backbone.weight, backbone.bias", engine=_stale_gradients_are_kept),
     Fault("gradient_flow", "not finite in fc.bias, fc.weight", case=_switch("infinite gradient")),
@@ -369,6 +432,13 @@ FAULTS = [
     Fault("frozen_backbone", r"train\(\) puts backbone, bn", engine=_only_requires_grad_is_set),
     Fault("frozen_backbone", r"train\(\) puts backbone, bn", engine=_train_undoes_eval_mode),
     Fault("frozen_backbone", "train.. puts backbone, bn", engine=_train_undoes_eval_mode, evidence="abstract"),
+    Fault("frozen_backbone", "changed backbone.weight, backbone.bias", engine=_stale_gradients_are_kept),
+    Fault(
+        "frozen_backbone",
+        "still has trainable parameters: backbone.bias",
+        engine=_one_parameter_stays_trainable,
+        evidence="abstract",
+    ),
     Fault("frozen_backbone", "writes to steps", case=_switch("buffer written")),
     Fault("frozen_backbone", "writes to steps", case=_switch("buffer written"), evidence="abstract"),
     Fault("frozen_backbone", "writes to backbone.weight", case=_switch(THROUGH_DATA)),
@@ -402,12 +472,17 @@ FAULTS = [
         Fault("frozen_backbone", "on the other samples .* (aux|fc) by", _freezing_is_not_verified, _switch(fault))
         for fault in FEATURE_FAULTS
     ],
+    *[Fault(check, message, model=model) for model, (check, message) in LATE.items()],
+    Fault("frozen_backbone", "on the other samples .* fc by", model=planted_models.AttendsToSamples),
     Fault("frozen_backbone", "did not change the head fc", case=_switch("head without gradients")),
     Fault("round_trip", "does not restore the original model: fc.weight", engine=_restore_forgets_the_first_change),
     Fault("round_trip", "fc.weight is another Parameter", engine=_restore_gives_copies),
     Fault("round_trip", "fc.weight has different values", case=_write_to_the_old_head),
     Fault("round_trip", r"reapply\(\) does not restore", engine=_reapply_does_nothing),
     Fault("round_trip", "does not find the new head 'backbone'", case=_the_swap_reports_another_head_path),
+    Fault("round_trip", "does not find the new head 'fc': found 'fc' with 5 classes", case=_the_case_has_another_count),
+    Fault("round_trip", "loading changed backbone.weight, backbone.bias", model=planted_models.CopiesAreTrainable),
+    Fault("round_trip", "backbone.note is 'new', not 'old'", case=_restore_leaves_an_attribute),
     Fault("round_trip", "cannot be copied and saved", case=_unpicklable_since_the_swap),
     Fault("round_trip", "a copy of the frozen model", engine=_copies_lose_eval_mode),
     Fault("round_trip", r"different values in output\['logits'\]", case=_copies_lose_the_scale),
@@ -417,6 +492,11 @@ FAULTS = [
     Fault("device_placement", "the head has fc.weight in torch.float32", engine=_new_tensors_in_float32),
     Fault("device_placement", "on (cuda:0|a device) in eval mode, .*(cpu|CPU)", case=_switch("tensor made on the CPU")),
     Fault("device_placement", "on (cuda:0|a device) in eval mode, .*(cpu|CPU)", case=_switch("head kept aside")),
+    *[
+        Fault("device_placement", message, model=model, evidence=evidence)
+        for model, message in BOUND_TO_A_DEVICE.items()
+        for evidence in ("auto", "abstract")
+    ],
     Fault("device_placement", r"returns output\['logits'\] on cpu", case=_switch("outputs on the CPU")),
 ]
 
@@ -428,7 +508,10 @@ _TRAINED = ("gradient_flow", "frozen_backbone")
 def test_a_planted_fault_fails_its_check(fault: Fault, make_case: MakeCase, monkeypatch: Patch) -> None:
     if fault.engine is not None and fault.case is None:
         fault.engine(monkeypatch)
-    case = make_case(evidence=fault.evidence, **({} if fault.native else {"native": None}))
+    models: dict[str, Any] = {} if fault.native else {"native": None}
+    if fault.model is not None:
+        models = {"build": fault.model, "native": fault.model}
+    case = make_case(evidence=fault.evidence, **models)
     if fault.engine is not None and fault.case is not None:
         fault.engine(monkeypatch)
     if fault.case is not None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, seed, settings
+from torch import nn
 
 from pytest_headswap.case.build import build_case
 from pytest_headswap.case.finding import Finding
@@ -16,6 +19,7 @@ from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import NoHeadError
 from pytest_headswap.strategies import PlantedModel, planted_models
 from pytest_headswap.zoo import ModelSpec, load_zoo
+from tests import planted_models as sound_models
 
 BUILTIN = load_zoo("builtin")
 
@@ -39,6 +43,37 @@ def test_each_builtin_model_passes_every_check(name: str, evidence: str) -> None
         assert finding.outcome == "passed", (check, finding)
         expected = {"native_parity": "abstract", "metadata": "abstract", "device_placement": "simulated"}
         assert finding.evidence == expected.get(check, evidence)
+
+
+_BATCH = (torch.arange(16.0).reshape(2, 8),)
+_NODES, _EDGES = torch.arange(48.0).reshape(6, 8).sin(), torch.tensor([[0, 1, 2, 3, 4, 5], [1, 2, 0, 4, 5, 3]])
+SOUND: dict[Callable[[int], nn.Module], tuple[torch.Tensor, ...]] = {
+    sound_models.TensorCreatedInForward: _BATCH,
+    sound_models.MovesALooseTensor: _BATCH,
+    sound_models.AsksForCuda: _BATCH,
+    sound_models.ImportsAKernel: _BATCH,
+    sound_models.CountsOnly: _BATCH,
+    sound_models.NormalisesInPlace: _BATCH,
+    sound_models.MasksInPlace: _BATCH,
+    sound_models.ActivatesInPlace: _BATCH,
+    sound_models.HasForgetfulLayer: _BATCH,
+    sound_models.LoadingDropsABuffer: _BATCH,
+    sound_models.SavingAddsAnEntry: _BATCH,
+    sound_models.SavingClones: _BATCH,
+    sound_models.CountsItself: _BATCH,
+    sound_models.GraphOfNodes: (_NODES, _EDGES),
+    sound_models.GraphOfGraphs: (_NODES, _EDGES, torch.tensor([0, 0, 0, 1, 1, 1])),
+    sound_models.GraphWithMatrix: (_NODES, torch.eye(6).roll(1, 0)),
+}
+"""Models that look as if they had a fault, and their inputs."""
+
+
+@pytest.mark.parametrize("evidence", ["abstract", "numeric"])
+@pytest.mark.parametrize("model", SOUND)
+def test_each_planted_sound_model_passes_every_check(model: Callable[[int], nn.Module], evidence: str) -> None:
+    spec = ModelSpec("planted", partial(model, 10), lambda _: tuple(item.clone() for item in SOUND[model]), model)
+    for check, finding in _findings(spec, evidence).items():
+        assert finding.outcome == "passed", (check, finding)
 
 
 @seed(20261124)

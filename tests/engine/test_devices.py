@@ -17,7 +17,7 @@ CUDA = torch.device("cuda:0")
 
 def simulated_run(model: nn.Module, x: torch.Tensor, training: bool = False) -> Any:
     """Run the model once on a simulated CUDA device."""
-    with on_fake_device(model, Inputs((x,)), CUDA) as run:
+    with on_fake_device(model, Inputs((x,)), CUDA, [*model.parameters(), *model.buffers()]) as run:
         return run(training)
 
 

@@ -458,3 +458,13 @@ def test_noise_before_any_head_is_found(bias: bool) -> None:
     with pytest.raises(HeadSwapError) as caught:
         freeze_backbone(swap_head(Noisy(), 5, torch.zeros(4, 8)))
     assert caught.value.reason == "not_freezable"
+
+
+def test_refreeze_drops_the_gradients_of_the_backbone_but_not_of_the_head() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+    x = torch.randn(4, 8)
+    frozen = freeze_backbone(swap_head(model, 3, x))
+    frozen.unfreeze()
+    model(x).square().sum().backward()
+    frozen.refreeze()
+    assert [name for name, value in model.named_parameters() if value.grad is not None] == ["2.weight", "2.bias"]

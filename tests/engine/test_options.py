@@ -34,6 +34,13 @@ def test_a_factory_makes_the_new_head() -> None:
     assert [name for name, _ in swap.named_parameters()] == ["2.1.weight", "2.1.bias"]
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_new_head_gets_the_mode_of_the_old_one(training: bool) -> None:
+    model, new = perceptron().train(training), nn.Sequential(nn.Dropout(), nn.Linear(16, 3)).train(not training)
+    swap_head(model, 3, X, new_head=new)
+    assert [module.training for module in new.modules()] == [training] * 3
+
+
 def test_a_module_becomes_the_new_head_and_restore_removes_it() -> None:
     model = perceptron()
     old, new = model[2], nn.Linear(16, 3, bias=False)

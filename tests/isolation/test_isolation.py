@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pytest_headswap.results import Result
@@ -230,6 +231,34 @@ def test_a_model_that_forks_gets_each_result_once(
     assert len(journal()) == 2
 
 
+def test_processes_that_a_model_started_end_with_it(
+    project: pytest.Pytester, extend_conftest: Extend, journal: Journal
+) -> None:
+    extend_conftest(
+        "import subprocess\n"
+        "def leaving():\n"
+        "    process = subprocess.Popen(['sleep', '3000'])\n"
+        "    open('started.txt', 'w').write(str(process.pid))\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "SPECS = {'a': dict(build=leaving)}\n"
+    )
+    project.runpytest_inprocess(ZOO, ONE)
+    assert len(journal()) == 1
+    started = int((project.path / "started.txt").read_text())
+    for _ in range(1000):
+        if has_ended(started):
+            break
+        time.sleep(0.02)
+    assert has_ended(started)
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 def test_the_output_of_a_model_is_shown_up_to_a_limit(project: pytest.Pytester, extend_conftest: Extend) -> None:
     extend_conftest(
         "import sys\n"
@@ -317,6 +346,82 @@ def test_global_state_changed_by_a_model_is_reported_and_undone(
         f"os.getcwd() is /, it was {project.path}"
     )
     assert others == ["", "", ""]
+
+
+PATCHING = """
+import random, resource, signal, sys, types
+import torch.nn.functional as F
+from torch.nn.modules.module import register_module_forward_hook
+
+def functions():
+    F.relu = F.gelu
+    torch.relu = lambda x: x
+    torch.Tensor.relu = lambda self: self
+    nn.Conv3d.forward = nn.Identity.forward
+    nn.ReLU.__call__ = lambda self, x: x
+    random.random = lambda: 0.5
+    return Net()
+
+def process():
+    signal.signal(signal.SIGUSR2, lambda *_: None)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    register_module_forward_hook(lambda *_: None)
+    return Net()
+
+def imports():
+    sys.modules["no_such_package"] = types.ModuleType("no_such_package")
+    sys.modules["zipapp"] = None
+    sys.modules["email"] = types.ModuleType("email")
+    del sys.modules["torch.nn.functional"]
+    return Net()
+
+def looking():
+    assert F.relu is not F.gelu and torch.relu.__name__ == "relu"
+    assert nn.Conv3d.forward.__qualname__ == "Conv3d.forward" and "__call__" not in vars(nn.ReLU)
+    assert torch.Tensor.relu.__name__ == "relu" and type(random.random).__name__ == "builtin_function_or_method"
+    assert signal.getsignal(signal.SIGUSR2) is signal.SIG_DFL
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] != 200
+    assert not torch.nn.modules.module._global_forward_hooks
+    assert "no_such_package" not in sys.modules and "torch.nn.functional" in sys.modules
+    import zipapp
+    return Net()
+
+def importing():
+    import zipapp, torch._dynamo
+    return Net()
+
+SPECS = {
+    "a": dict(build=functions), "b": dict(build=looking), "c": dict(build=process), "d": dict(build=looking),
+    "e": dict(build=imports), "f": dict(build=looking), "g": dict(build=importing),
+}
+"""
+
+
+def test_patches_of_torch_and_of_the_process_are_reported_and_do_not_reach_the_next_model(
+    project: pytest.Pytester, extend_conftest: Extend, journal: Journal
+) -> None:
+    extend_conftest(PATCHING)
+    project.runpytest_inprocess(ZOO, ONE).assert_outcomes(passed=7)
+    functions, second, process, fourth, imports, *others = (item.message for item in journal().values())
+    for name in ("torch.nn.functional.relu", "torch.relu", "Conv3d.forward", "random.random"):
+        assert f"{name} was replaced" in functions
+    for name in ("ReLU.__call__", "torch.Tensor.relu"):
+        assert f"{name} was overridden" in functions
+    for words in (
+        "the handler of SIGUSR2 is <",
+        "the limit RLIMIT_NOFILE is (200, ",
+        "global module hooks is 1, it was 0",
+    ):
+        assert words in process
+    for name, words in (
+        ("no_such_package", "was set without an import"),
+        ("zipapp", "was"),  # torch may have imported it
+        ("email", "was replaced"),
+        ("torch.nn.functional", "was removed"),
+    ):
+        assert f"sys.modules['{name}'] {words}" in imports
+    assert (second, fourth, *others) == ("", "", "", "")
 
 
 def test_global_state_changed_by_a_check_is_reported_with_the_check(

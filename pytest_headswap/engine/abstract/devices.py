@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from pytest_headswap.engine.abstract.simulated_move import cuda_seems_available
 from pytest_headswap.engine.abstract.stand_ins import FAKE, REAL, StandIns, substituted
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import disable_fused_kernels, fake_tensor_mode, silence_fake_tensor_log
@@ -38,11 +39,13 @@ def on_meta_device(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
-def on_fake_device(model: nn.Module, inputs: Inputs, device: torch.device) -> Iterator[Callable[[bool], Any]]:
+def on_fake_device(
+    model: nn.Module, inputs: Inputs, device: torch.device, moved: Sequence[torch.Tensor]
+) -> Iterator[Callable[[bool], Any]]:
     """Put the model on a device that need not exist, for the duration of the block.
 
-    The model consists of fake tensors, which know their device. Parameters, buffers and inputs are on `device`. Other
-    tensors stay where they are, as with `Module.to`.
+    The model consists of fake tensors, which know their device. Inputs and the `moved` tensors are on `device`. Other
+    tensors stay where they are. CUDA seems available.
 
     Yields:
         A function that runs the model, in train mode if its argument is True, and returns the outputs. It raises what
@@ -50,8 +53,9 @@ def on_fake_device(model: nn.Module, inputs: Inputs, device: torch.device) -> It
         CUDA support in torch, that can abort the process.
     """
     fake = fake_tensor_mode(real_kernels=False)
-    on_device = [*parameters(model), *model.buffers(), *inputs.tensors()]
-    stand_ins = _FakeDeviceStandIns(fake, device, on_device)
+    stand_ins = _FakeDeviceStandIns(fake, device, [*moved, *inputs.tensors()])
+    for tensor in moved:
+        stand_ins.stand_in_for(tensor)
 
     def run(training: bool) -> Any:
         model.train(training)
@@ -64,6 +68,7 @@ def on_fake_device(model: nn.Module, inputs: Inputs, device: torch.device) -> It
         stack.enter_context(disable_fused_kernels())
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it would start the CUDA driver
         stack.enter_context(silence_fake_tensor_log())
+        stack.enter_context(cuda_seems_available())
         stack.enter_context(fake)
         yield run
 

@@ -40,6 +40,7 @@ class ReachableCode:
         self_referential: functions that name themselves, and so may keep attributes.
         caches: functions with `functools.lru_cache`.
         constants: default arguments and arguments of partial functions that may hold tensors.
+        names: the names of global variables and attributes in the code.
     """
 
     classes: set[type] = field(default_factory=set)
@@ -49,6 +50,7 @@ class ReachableCode:
     self_referential: list[types.FunctionType] = field(default_factory=list)
     caches: list[Any] = field(default_factory=list)
     constants: list[Any] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
 
 
 @functools.lru_cache(maxsize=32)  # the runs of one model share the entry
@@ -102,6 +104,7 @@ def _reach_of_function(function: types.FunctionType, reach: ReachableCode) -> It
             reach.cells.append(cell)
             yield cell_content(cell)
     names, _ = _names_in(function.__code__)
+    reach.names |= names
     if function.__name__ in names or function.__name__ in function.__code__.co_freevars:
         reach.self_referential.append(function)
     for namespace, name in _variables_of(function):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -119,6 +119,11 @@ class StandIns:
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """Return all stand-ins created so far."""
         return tuple(item for item in self._stand_ins.values() if isinstance(item, torch.Tensor))
+
+    def originals_of(self, tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the tensors whose stand-ins these are, and those that are no stand-ins as they are."""
+        originals = {id(self._stand_ins[id(original)]): original for original in self._originals}
+        return [originals.get(id(tensor), tensor) for tensor in tensors]
 
     def _remember(self, original: Any, stand_in: Any) -> None:
         self._stand_ins[id(original)] = stand_in

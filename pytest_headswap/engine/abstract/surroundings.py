@@ -101,6 +101,16 @@ class Surroundings:
             if function.cache_info().misses != misses:
                 function.cache_clear()
 
+    def pairs(self) -> Iterator[tuple[Any, Any]]:
+        """Yield what each object, container, variable and cache holds now, and what it held when this was made."""
+        yield from ((item.__dict__, state) for item, state in self._objects)
+        yield from ((_copy_items(container), copied) for container, copied in self._containers)
+        yield from ((_slot_content(item, descriptor), value) for item, descriptor, value in self._slots)
+        yield from ((cell_content(cell), value) for cell, value in self._cells)
+        yield from ((namespace.get(name, MISSING), value) for namespace, name, value in self._variables)
+        yield from ((dict(vars(kind)), attributes) for kind, attributes in self._classes)
+        yield from ((function.cache_info().misses, misses) for function, misses in self._caches)
+
     def _add(self, reach: ReachableCode) -> Iterator[Any]:
         """Record the state of what code can reach. Yield the functions and classes found in it."""
         self._classes += [(kind, dict(vars(kind))) for kind in reach.classes]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pytest_headswap.engine.abstract.reachable_code import is_foreign
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Tracer
 from pytest_headswap.engine.dataflow.graph import Graph
 from pytest_headswap.engine.errors import HeadSwapError, NoHeadError
@@ -53,19 +54,25 @@ def unregistered_weight_error(
 
 
 def _error(model: nn.Module, what: str, shape: tuple[int, ...], tensor: torch.Tensor | None) -> HeadSwapError:
-    def is_it(value: Any) -> bool:
-        return tensor is not None and value is tensor
-
-    def is_like_it(value: Any) -> bool:  # a stand-in replaced the tensor during the run
-        return isinstance(value, torch.Tensor) and value.shape == shape
-
-    place = next((place for matches in (is_it, is_like_it) for place in _places(model, matches)), "")
+    place = place_of_tensor(model, tensor, shape)
     return HeadSwapError(
         "unsupported_layer",
         f"{what}{f' ({place})' * bool(place)} that "
         f"{type(model).__name__} does not register, so model.parameters() lacks it. Assign its layer to an attribute "
         "of the model (several layers in an nn.ModuleList or nn.ModuleDict), or a plain tensor as an nn.Parameter",
     )
+
+
+def place_of_tensor(model: nn.Module, tensor: torch.Tensor | None, shape: tuple[int, ...]) -> str:
+    """Return an expression for a place that holds the tensor, such as `blocks[0].weight`; empty if none is found."""
+
+    def is_it(value: Any) -> bool:
+        return tensor is not None and value is tensor
+
+    def is_like_it(value: Any) -> bool:  # a stand-in replaced the tensor during the run
+        return isinstance(value, torch.Tensor) and value.shape == shape
+
+    return next((place for matches in (is_it, is_like_it) for place in _places(model, matches)), "")
 
 
 def _places(model: nn.Module, matches: Callable[[Any], bool]) -> Iterator[str]:
@@ -75,7 +82,10 @@ def _places(model: nn.Module, matches: Callable[[Any], bool]) -> Iterator[str]:
         for key, value in module.__dict__.items():
             if key not in _REGISTRIES:
                 yield from _search(value, f"{prefix}{key}", matches, 0)
-        yield from _search(type(module).forward, f"{prefix}forward", matches, 0)
+        for kind in type(module).__mro__:
+            for name, function in () if is_foreign(kind) else vars(kind).items():
+                if isinstance(function, types.FunctionType):
+                    yield from _search(function, f"{prefix}{name}", matches, 0)
 
 
 def _search(value: Any, label: str, matches: Callable[[Any], bool], depth: int) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from pytest_headswap.engine.dataflow.dim_flow import DimFlow
-from pytest_headswap.engine.dataflow.graph import INPUT, Graph, Node, Value
+from pytest_headswap.engine.dataflow.graph import INPUT, Graph, Node, Value, ancestors
 from pytest_headswap.engine.dataflow.trace import ClassAxis
 
 _ALONG = {
@@ -36,7 +36,7 @@ def mixing_node(graph: Graph, before_heads: Collection[Node]) -> Node | None:
             walk = _Walk(flow, size)
             walk.run(graph, ClassAxis(source, dim))
             reached = {axis.dim for value in graph.outputs.values() for axis in walk.axes.get(value, ())}
-            if walk.is_arranged_by_input or not reached & {0, 1}:
+            if walk.arranged_by is not None or not reached & {0, 1}:
                 continue
             mixed = next((origin for origin, node in walk.mixing if node in before_heads), None)
             if mixed is None:
@@ -44,6 +44,28 @@ def mixing_node(graph: Graph, before_heads: Collection[Node]) -> Node | None:
             if 0 in reached and found is None:
                 found = mixed
     return found
+
+
+def rows_meet_by_input(graph: Graph) -> bool:
+    """Return whether an input decides which rows of another input meet, so that the rows are no samples.
+
+    Edges and adjacency matrices do this with the nodes of a graph. What the model computes from the rows does not
+    count.
+    """
+    flow = DimFlow(graph)
+    for source in graph.inputs:
+        if not source.shape or source.shape[0] < 2:
+            continue
+        walk = _Walk(flow, source.shape[0])
+        walk.run(graph, ClassAxis(source, 0))
+        if walk.arranged_by is not None and source not in _inputs_of(walk.arranged_by):
+            return True
+    return False
+
+
+def _inputs_of(value: Value) -> set[Value]:
+    """Return the inputs that a value depends on, or the value itself if it is one."""
+    return {source for node in ancestors([value]) for source in node.inputs if source.origin == INPUT} | {value}
 
 
 @dataclass
@@ -54,7 +76,7 @@ class _Walk:
         axes: the dimensions of each value that run over it.
         combined: values computed from several of its entries, or from a certain one, with the operation that did so.
         mixing: such operations, each with the one where their result meets a value that has the dimension.
-        is_arranged_by_input: whether data from the input decides which entries meet.
+        arranged_by: the first value found that depends on an input and decides which entries meet.
     """
 
     flow: DimFlow
@@ -62,14 +84,14 @@ class _Walk:
     axes: dict[Value, set[ClassAxis]] = field(default_factory=dict)
     combined: dict[Value, Node] = field(default_factory=dict)
     mixing: list[tuple[Node, Node]] = field(default_factory=list)
-    is_arranged_by_input: bool = False
+    arranged_by: Value | None = None
 
     def run(self, graph: Graph, start: ClassAxis) -> None:
         self.axes[start.value] = {start}
         for node in graph.nodes:
             if any(value in self.axes or value in self.combined for value in node.inputs):
                 self._step(node)
-                if self.is_arranged_by_input:
+                if self.arranged_by is not None:
                     return
 
     def _step(self, node: Node) -> None:
@@ -91,16 +113,17 @@ class _Walk:
             self.combined.update(dict.fromkeys(node.outputs, origin))
 
     def _loses(self, node: Node, axis: ClassAxis, is_kept: bool) -> bool:
-        """Return whether an operation combines or picks entries of the axis. Note whether an input arranges them."""
+        """Return whether an operation combines or picks entries of the axis. Note the value that arranges them."""
         name = node.name.rpartition("::")[2].rstrip("_")
         if name.startswith(("softmax", "log_softmax")) or f"_{name}" in _ALONG:
             name = f"_{name}"
         relation = self.flow.relation_of(node)
         mine = [operand for operand, value in enumerate(node.inputs) if value is axis.value]
         for partner in self.flow.contracted_with(axis, node):
-            self.is_arranged_by_input |= partner.value.from_input or not is_kept
+            if partner.value.from_input or not is_kept:
+                self.arranged_by = partner.value
         if name in _BY_INDEX and not is_kept:
-            self.is_arranged_by_input |= any(value.from_input for value in node.inputs[1:])
+            self.arranged_by = next((value for value in node.inputs[1:] if value.from_input), self.arranged_by)
         if name in _ALONG:
             return self._names(node, _ALONG[name], axis)
         if any((operand, axis.dim) in relation.reduced for operand in mine):

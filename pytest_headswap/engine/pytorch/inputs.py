@@ -27,6 +27,10 @@ class Inputs:
         args, kwargs = map_nested_tensors((self.args, dict(self.kwargs)), change)
         return Inputs(args, kwargs)
 
+    def copied(self) -> Inputs:
+        """Return the inputs with copies of the tensors, for a forward pass that may write to them."""
+        return self.map_tensors(torch.Tensor.clone)
+
     def tensors(self) -> list[torch.Tensor]:
         """Return all tensors among the arguments, at any depth."""
         return nested_tensors((self.args, dict(self.kwargs)))

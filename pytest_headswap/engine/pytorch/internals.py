@@ -151,13 +151,14 @@ def _start_autograd_without_devices() -> None:
 def is_fake_tensor_limitation(error: BaseException) -> bool:
     """Return whether an error is a limitation of fake tensors and not a fault of the model.
 
-    That is the case for code that needs values, for operations without an abstract implementation, and for calls to
-    the driver of a missing device. In torch 2.4, even a plain copy calls the driver.
+    That is the case for code that needs values, for operations without an abstract implementation, for calls to the
+    driver of a missing device, and for packages that only machines with the device have. In torch 2.4, even a plain
+    copy calls the driver.
     """
     from torch._subclasses import fake_tensor
 
     names = ("DataDependentOutputException", "DynamicOutputShapeException", "UnsupportedOperatorException")
-    kinds = tuple(getattr(fake_tensor, name) for name in names if hasattr(fake_tensor, name))
+    kinds = (ImportError, *(getattr(fake_tensor, name) for name in names if hasattr(fake_tensor, name)))
     return isinstance(error, kinds) or any(sign in str(error) for sign in _NO_DRIVER_MESSAGES)
 
 

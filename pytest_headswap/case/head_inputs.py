@@ -1,0 +1,70 @@
+"""Record the features that the heads read, and compare those of one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_headswap.case.sample_inputs import batch_size
+from pytest_headswap.engine import Inputs, Swap
+
+_ROUNDING = 64  # times the precision of the dtype
+
+
+@contextmanager
+def record_head_inputs(model: nn.Module, swap: Swap) -> Iterator[dict[str, torch.Tensor]]:
+    """Record the input of each head in the block, by the path of the head. Skip a head that is the model itself."""
+    inputs: dict[str, torch.Tensor] = {}
+    handles = []
+    for path in {head.path for head in swap.heads if head.path}:
+
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: str = path) -> None:
+            given = (*args, *kwargs.values())
+            tensors = [value for value in given if isinstance(value, torch.Tensor) and value.is_floating_point()]
+            if tensors:
+                inputs[path] = tensors[0].detach().clone()
+
+        handles.append(model.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True))
+    try:
+        yield inputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def sample_of(
+    head_inputs: Mapping[str, torch.Tensor], inputs: Inputs, *, last: bool = False
+) -> dict[str, torch.Tensor]:
+    """Return the part of each tensor that belongs to the first or last sample.
+
+    The tensors are (batch, ...), (steps, batch, ...) or (batch * parts, ...).
+    """
+    batch = batch_size(inputs)
+    found = {}
+    for path, tensor in head_inputs.items():
+        if tensor.dim() > 1 and tensor.shape[0] != batch and tensor.shape[1] == batch:
+            found[path] = tensor[:, -1 if last else 0]
+        else:
+            parts = max(1, tensor.shape[0] // batch)
+            found[path] = tensor[-parts:] if last else tensor[:parts]
+    return found
+
+
+def feature_differences(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
+    """Return the heads whose inputs differ by more than rounding.
+
+    Rounding alone can differ, for example in mixture-of-experts layers, whose batch sizes depend on the other samples.
+    """
+    differences = []
+    for path, tensor in one.items():
+        if path not in other or tensor.shape != other[path].shape or torch.equal(tensor, other[path]):
+            continue
+        difference = float((tensor.float() - other[path].float()).abs().max())
+        allowed = _ROUNDING * torch.finfo(tensor.dtype).eps * float(tensor.float().abs().max())
+        if not difference <= allowed:
+            differences.append(f"{path} by up to {difference:.2g}")
+    return differences

@@ -1,0 +1,101 @@
+"""Call the `to` of a model as if there were another device, and see which tensors it moves."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from pytest_headswap.engine.abstract.reachable_code import reachable_code
+from pytest_headswap.engine.abstract.stand_ins import StandIns, substituted
+from pytest_headswap.engine.pytorch.internals import storage_key
+from pytest_headswap.engine.pytorch.modules import modules, named_buffers, named_parameters
+
+_DEVICE_NAMES = re.compile("device|cuda|cpu|accelerator|is_available")
+
+
+def move_in_simulation(model: nn.Module, device: torch.device) -> tuple[list[torch.Tensor], list[str]]:
+    """Call `model.to(device)` on meta tensors. The device need not exist, and the model is unchanged.
+
+    Returns:
+        The tensors that were moved, and the names of the parameters and buffers that were left behind.
+
+    Raises:
+        Exception: whatever `to` raises.
+    """
+    stand_ins = StandIns()
+    with substituted(model, stand_ins):
+        move = _Move(device, stand_ins.tensors())
+        with move:
+            model.to(device)
+        registered = (*named_parameters(model), *named_buffers(model))
+        left = [name for name, tensor in registered if storage_key(tensor) not in move.storages]
+        return stand_ins.originals_of(move.moved), left
+
+
+class _Move(TorchFunctionMode):
+    """Take note of the tensors that are moved to a device, and give each stand-in new memory in its place."""
+
+    def __init__(self, device: torch.device, stand_ins: tuple[torch.Tensor, ...]) -> None:
+        super().__init__()
+        self._device = device
+        self._simulated = {id(tensor): tensor for tensor in stand_ins}
+        self.moved: list[torch.Tensor] = []
+        self.storages: set[int | None] = {None}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation of torch."""
+        kwargs = kwargs or {}
+        target: torch.device | None = None
+        if func is torch.Tensor.to:
+            target = _target(args[1:], kwargs)
+        elif func is torch.Tensor.cuda or func is torch.Tensor.cpu:
+            target = self._device if func is torch.Tensor.cuda else torch.device("cpu")
+        if target is None:
+            return func(*args, **kwargs)
+        tensor = args[0]
+        if target == self._device:
+            self.moved.append(tensor)
+        if id(tensor) not in self._simulated:
+            return tensor.detach()  # a tensor of the user: `_apply` would write the result into it
+        result = torch.empty_like(tensor, requires_grad=False)
+        self._simulated[id(result)] = result
+        if target == self._device:
+            self.storages.add(storage_key(result))
+        return result
+
+
+def _target(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:
+    """Return the device among the arguments of `Tensor.to`, or None."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, (str, torch.device)):
+            return torch.device(value)
+    return None
+
+
+def code_names_devices(model: nn.Module) -> bool:
+    """Return whether the code of a model can tell devices apart: it names `is_cuda`, `device` or the like."""
+    roots = frozenset(type(module) for module in modules(model))
+    return any(map(_DEVICE_NAMES.search, reachable_code(roots).names))
+
+
+@contextmanager
+def cuda_seems_available() -> Iterator[None]:
+    """Let `torch.cuda.is_available()` return True in the block, except for torch's own code, which needs the truth."""
+    real: Callable[[], bool] = torch.cuda.is_available
+
+    def is_available() -> bool:
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        return real() if caller.partition(".")[0] == "torch" else True
+
+    torch.cuda.is_available = is_available
+    try:
+        yield
+    finally:
+        torch.cuda.is_available = real

@@ -1,0 +1,472 @@
+"""Small models with one fault each, that only some use of the model shows, and small sound ones that look faulty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+WIDTH = 16
+
+
+class Planted(nn.Module):
+    """A linear backbone and head. Subclasses change what lies between them."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.backbone = nn.Linear(8, WIDTH)
+        self.fc = nn.Linear(WIDTH, num_classes)
+        self.set_up()
+
+    def set_up(self) -> None:
+        """Create what the subclass needs."""
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the features that the head reads."""
+        return features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits."""
+        return self.fc(self.between(self.backbone(x).relu()))  # type: ignore[no-any-return]
+
+
+# --- trainable tensors that the model does not register
+
+
+class ModuleInList(Planted):
+    def set_up(self) -> None:
+        self.blocks = [nn.Linear(WIDTH, WIDTH)]
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return self.blocks[0](features)  # type: ignore[no-any-return]
+
+
+class ModuleInListForTraining(ModuleInList):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return super().between(features) if self.training else features
+
+
+class ModuleInObject(Planted):
+    def set_up(self) -> None:
+        self.parts = SimpleNamespace(adapter=nn.Linear(WIDTH, WIDTH))
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return self.parts.adapter(features)  # type: ignore[no-any-return]
+
+
+class TensorInObject(Planted):
+    def set_up(self) -> None:
+        self.parts = SimpleNamespace(scale={"main": torch.ones(WIDTH, requires_grad=True)})
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        scale: torch.Tensor = self.parts.scale["main"]
+        return features * scale
+
+
+class TensorInClosure(Planted):
+    def set_up(self) -> None:
+        scale = torch.ones(WIDTH, requires_grad=True)
+        self.rescale: Callable[[torch.Tensor], torch.Tensor] = lambda features: features * scale
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return self.rescale(features)
+
+
+GLOBAL_LAYER = nn.Linear(WIDTH, WIDTH)
+GLOBAL_SCALE = torch.ones(WIDTH, requires_grad=True)
+
+
+class ModuleInGlobal(Planted):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return GLOBAL_LAYER(features)  # type: ignore[no-any-return]
+
+
+class TensorInGlobal(Planted):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features * GLOBAL_SCALE
+
+
+class TensorCreatedInForward(Planted):
+    """Sound: each forward pass creates another tensor, which is no part of the model."""
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features * torch.ones(WIDTH, device=features.device, requires_grad=True)
+
+
+# --- devices
+
+
+class LeavesTheDevice(Planted):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features.cpu() if features.is_cuda else features
+
+
+class AddsFromTheCpu(Planted):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features + torch.ones(WIDTH) if features.device.type == "cuda" else features
+
+
+class HasNoKernel(Planted):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        if str(self.fc.weight.device).startswith("cuda"):
+            raise RuntimeError("no kernel")
+        return features
+
+
+class AddsFromTheCpuIfCudaIsAvailable(Planted):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features + torch.ones(WIDTH) if torch.cuda.is_available() else features
+
+
+class CannotBeMoved(Planted):
+    def to(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("cannot be moved")
+
+
+class MovesNothing(Planted):
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        for parameter in self.parameters() if recurse else ():
+            fn(parameter)
+        return self
+
+
+class LeavesABufferBehind(Planted):
+    def set_up(self) -> None:
+        self.register_buffer("offset", torch.ones(WIDTH))
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        offset = self._buffers.pop("offset")
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._buffers["offset"] = offset
+        return self
+
+
+class FetchesABuffer(LeavesABufferBehind):
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        nn.Module._apply(self, fn, recurse)  # type: ignore[no-untyped-call]
+        self._buffers["offset"] = self.get_buffer("offset").cpu()
+        return self
+
+
+class MovesALooseTensor(Planted):
+    """Sound: `_apply` moves a tensor that is neither a parameter nor a buffer, also one in an object."""
+
+    def set_up(self) -> None:
+        self.loose = torch.ones(WIDTH)
+        self.parts = SimpleNamespace(loose=torch.ones(WIDTH))
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        loose: torch.Tensor = self.parts.loose
+        return features + self.loose + loose
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.loose = fn(self.loose)
+        self.parts.loose = fn(self.parts.loose)
+        return self
+
+
+class AsksForCuda(Planted):
+    """Sound: it creates a tensor on CUDA if there is a CUDA device, which the model is then on."""
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features + torch.ones(WIDTH, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+class ImportsAKernel(Planted):
+    """Sound: on CUDA it uses a package that this machine lacks."""
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        if features.is_cuda:
+            import kernels_of_no_package  # type: ignore[import-not-found]
+
+            return kernels_of_no_package.run(features)  # type: ignore[no-any-return]
+        return features
+
+
+# --- faults that only a later forward pass shows
+
+
+class Late(Planted):
+    """Counts its forward passes, and does something else from the third on."""
+
+    first = 3
+
+    def set_up(self) -> None:
+        self.calls = 0
+
+    def is_late(self) -> bool:
+        """Count a forward pass."""
+        self.calls += 1
+        return self.calls >= self.first
+
+
+class LateMixing(Late):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features - features.mean(0) if self.is_late() else features
+
+
+class SecondMixing(LateMixing):
+    first = 2
+
+
+class LateMixingByList(LateMixing):
+    def set_up(self) -> None:
+        self.seen: list[int] = []
+
+    def is_late(self) -> bool:
+        self.seen.append(1)
+        return len(self.seen) >= self.first
+
+
+class LateMixingByObject(LateMixing):
+    def set_up(self) -> None:
+        self.parts = SimpleNamespace(calls=0)
+
+    def is_late(self) -> bool:
+        self.parts.calls += 1
+        return bool(self.parts.calls >= self.first)
+
+
+class LateMixingByTensor(LateMixing):
+    def set_up(self) -> None:
+        self.counter = torch.zeros(())
+
+    def is_late(self) -> bool:
+        if self.counter.is_meta:
+            return False
+        self.counter.add_(1)
+        return bool(self.counter >= self.first)
+
+
+class LateMixingByClosure(LateMixing):
+    def set_up(self) -> None:
+        calls = 0
+
+        def count() -> bool:
+            nonlocal calls
+            calls += 1
+            return calls >= self.first
+
+        self.is_late = count  # type: ignore[method-assign]
+
+
+class LateMixingByClass(LateMixing):
+    total = 0
+
+    def is_late(self) -> bool:
+        type(self).total += 1
+        return type(self).total % self.first == 0
+
+
+class LateChance(Late):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(features) if self.is_late() else features
+
+
+class LateNaN(Late):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features / 0 if self.is_late() else features
+
+
+class LateError(Late):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        if self.is_late():
+            raise RuntimeError("out of luck")
+        return features
+
+
+class LateWrite(Late):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        if self.is_late():
+            self.backbone.weight.data.mul_(0.5)
+        return features
+
+
+class LateUnfreeze(Late):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        if self.is_late():
+            self.backbone.weight.requires_grad_()
+            return features + self.backbone.weight.sum()
+        return features
+
+
+class LateWidth(Late):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(x)
+        return nn.functional.pad(logits, (0, 3)) if self.is_late() else logits
+
+
+class LateDetach(Late):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(x)
+        return logits.detach() if self.is_late() else logits
+
+
+class CountsOnly(Late):
+    """Sound: it counts its forward passes, and keeps the last features, but does not read either."""
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        self.is_late()
+        self.last = features.detach()
+        return features
+
+
+# --- sound models with unusual inputs
+
+
+class NormalisesInPlace(Planted):
+    """Sound: it writes to its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.sub_(0.5).div_(0.25))
+
+
+class MasksInPlace(Planted):
+    """Sound: it writes to a part of its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x[:, 0] = 0
+        x += 1
+        return super().forward(x)
+
+
+class ActivatesInPlace(Planted):
+    """Sound: its first layer writes to its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.leaky_relu(x, inplace=True).mul_(2))
+
+
+class GraphOfNodes(Planted):
+    """Sound: each row of the input is a node, and a second input lists the edges."""
+
+    def forward(self, x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        nodes = self.backbone(x).relu()
+        return self.fc(nodes.index_add(0, edges[1], nodes[edges[0]]))  # type: ignore[no-any-return]
+
+
+class GraphOfGraphs(Planted):
+    """Sound: the nodes of two graphs are the rows of the input, and the head reads one row for each graph."""
+
+    def forward(self, x: torch.Tensor, edges: torch.Tensor, graph: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        nodes = self.backbone(x).relu()
+        target = edges[1, :, None].expand(-1, WIDTH)
+        nodes = nodes + torch.zeros_like(nodes).scatter_add(0, target, nodes.index_select(0, edges[0]))
+        return self.fc(nodes.new_zeros(2, WIDTH).index_add(0, graph, nodes))  # type: ignore[no-any-return]
+
+
+class GraphWithMatrix(Planted):
+    """Sound: an adjacency matrix decides which nodes meet."""
+
+    def forward(self, x: torch.Tensor, adjacency: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return self.fc(adjacency @ self.backbone(x).relu())  # type: ignore[no-any-return]
+
+
+class AttendsToSamples(Planted):
+    """Faulty: each sample attends to the others."""
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features + (features @ features.T).softmax(-1) @ features
+
+
+# --- sound models that copy, save and load in their own way
+
+
+class ForgetsItsMode(nn.Module):
+    """A layer without parameters, whose copies are made from its arguments only."""
+
+    def __init__(self, times: int = 1) -> None:
+        super().__init__()
+        self.times = times
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"times": self.times}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__init__()
+        self.times = state["times"]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the input, scaled."""
+        return x * self.times
+
+
+class HasForgetfulLayer(Planted):
+    """Sound: a layer forgets its mode when it is copied."""
+
+    def set_up(self) -> None:
+        self.layer = ForgetsItsMode(2)
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return self.layer(features)  # type: ignore[no-any-return]
+
+
+class LoadingDropsABuffer(Planted):
+    """Sound: a buffer of earlier versions is saved, and ignored when it is loaded."""
+
+    def set_up(self) -> None:
+        self.register_buffer("positions", torch.arange(4))
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        state.pop(f"{prefix}positions", None)
+        super()._load_from_state_dict(state, prefix, *args)
+
+
+class SavingAddsAnEntry(Planted):
+    """Sound: it saves a checksum, which loading does not know."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        state = super().state_dict(*args, **kwargs)
+        state["checksum"] = self.backbone.weight.sum()
+        return state
+
+
+class SavingClones(Planted):
+    """Sound: it saves clones of its tensors."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        state = super().state_dict(*args, **kwargs)
+        state.update({key: value.clone() for key, value in state.items()})
+        return state
+
+
+class CountsItself(Planted):
+    """Sound: numbers that merely differ between two models, by chance in the ratio of their classes or a multiple."""
+
+    made = 0
+
+    def set_up(self) -> None:
+        type(self).made += 5
+        self.number = type(self).made
+        self.parameter_count = sum(value.numel() for value in self.parameters())
+        self.megabytes = self.parameter_count * 4 / 2**20
+        self.seeds = [type(self).made + 1, type(self).made + 10]
+
+
+class LoadsOnlyWhole(SavingAddsAnEntry):
+    """Faulty: it accepts its checksum only together with a head."""
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state, prefix, *args)
+        if f"{prefix}fc.weight" in state:
+            state.pop(f"{prefix}checksum", None)
+            args[3][:] = [key for key in args[3] if key != f"{prefix}checksum"]
+
+
+class CopiesAreTrainable(Planted):
+    """Faulty: a copy is trainable, whatever the original is."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.requires_grad_()
+
+
+class ImportsAKernelAndMixes(ImportsAKernel):
+    """Faulty: after a kernel that this machine lacks, it adds a tensor on the CPU."""
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return super().between(features) + torch.ones(WIDTH)
