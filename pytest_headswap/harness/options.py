@@ -147,7 +147,7 @@ def parse_device(value: Any, option_name: str) -> str:
         return str(value)
     match = re.fullmatch(r"cuda(?::(0|[1-9]\d*))?", value, re.ASCII) if isinstance(value, str) else None
     if match is None:
-        hint = did_you_mean(value, ("auto", "cpu", "cuda"))
+        hint = did_you_mean(str(value).lower().replace("gpu", "cuda"), ("auto", "cpu", "cuda"))
         raise OptionError(f"{option_name} must be {DEVICE_CHOICES}, such as cuda:0, not {value!r}{hint}")
 
     import torch
@@ -174,13 +174,18 @@ def gpu_count() -> int:
 def select_checks(requested: Iterable[Any], available: Mapping[str, Check], option_name: str) -> tuple[Check, ...]:
     """Return the given checks, by name or as objects, in running order: those in `available` first.
 
+    `!name` excludes a check. If every name excludes, all other checks are chosen.
+
     Raises:
         OptionError: there is no such check, or two checks have the same name.
     """
     from pytest_headswap.checks import Check
 
+    items = list(requested)
+    excluded = {item[1:].strip() for item in items if isinstance(item, str) and item.startswith("!")}
+    included = [item for item in items if not (isinstance(item, str) and item.startswith("!"))]
     chosen: dict[str, Check] = {}
-    for item in requested:
+    for item in [*excluded, *(included or (available if excluded else ()))]:
         name = item.name if isinstance(item, Check) else item
         if not isinstance(item, Check) and name not in available:
             raise OptionError(
@@ -190,8 +195,11 @@ def select_checks(requested: Iterable[Any], available: Mapping[str, Check], opti
         check = item if isinstance(item, Check) else available[name]
         if chosen.setdefault(name, check) != check:
             raise OptionError(f"two checks in {option_name} are called {name!r}: rename one")
+    if excluded and excluded >= chosen.keys():
+        raise OptionError(f"{option_name} excludes every check: remove some of the ! names")
     order = {name: position for position, name in enumerate(available)}
-    return tuple(sorted(chosen.values(), key=lambda check: order.get(check.name, len(order))))
+    kept = (check for name, check in chosen.items() if name not in excluded)
+    return tuple(sorted(kept, key=lambda check: order.get(check.name, len(order))))
 
 
 def make_case_options(num_classes: int, evidence: str, device: str, memory_limit: str) -> CaseOptions:

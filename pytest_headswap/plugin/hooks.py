@@ -10,7 +10,14 @@ import pytest
 
 from pytest_headswap.plugin import hookspecs
 from pytest_headswap.plugin.contributions import available_checks, register_contributed_zoos
-from pytest_headswap.plugin.options import add_options, read_settings, zoo_scope
+from pytest_headswap.plugin.given_ids import take_ids
+from pytest_headswap.plugin.options import (
+    add_options,
+    read_settings,
+    reject_models_without_zoo,
+    requested_zoos,
+    zoo_scope,
+)
 from pytest_headswap.plugin.user_tests import fixtures, parametrize
 from pytest_headswap.plugin.user_tests.marker import MARKER
 
@@ -34,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.help or config.option.version or config.option.markers:
         return  # these exit here, and must not fail on the ini file
     register_contributed_zoos(config)
+    take_ids(config, requested_zoos(config))
     scope = zoo_scope(config)
     if scope is None:
         return
@@ -62,3 +70,8 @@ def pytest_configure(config: pytest.Config) -> None:
     else:
         config.stash[CARRIED_OVER] = frozenset(workerinput.get("headswap_carried_over", ()))
         set_torch_threads(workerinput["workercount"])
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Reject options that select nothing, now that the tests with markers are known."""
+    reject_models_without_zoo(session)

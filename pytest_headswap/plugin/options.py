@@ -23,6 +23,7 @@ from pytest_headswap.harness.options import (
     parse_timeout,
     select_checks,
 )
+from pytest_headswap.plugin.given_ids import given_ids, select_ids
 from pytest_headswap.plugin.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ def add_options(parser: pytest.Parser) -> None:
         group.addoption(f"--headswap-{name}", metavar=metavar, default=None, help=text)
         parser.addini(f"headswap_{name.replace('-', '_')}", text, default="")
 
-    text = "zoo of models to test, such as builtin or timm; may be repeated"
+    text = "zoos of models to test, comma-separated, such as builtin or timm"
     group.addoption("--headswap-zoo", metavar="ZOO", action="append", default=None, help=text)
-    parser.addini("headswap_zoo", text.replace("; may be repeated", "; separate several by spaces"), "args", [])
+    parser.addini("headswap_zoo", text, "args", [])
     add("models", "GLOBS", "comma-separated globs of models to test; !glob excludes (default: all)")
-    add("checks", "NAMES", "comma-separated checks to run (default: all)")
+    add("checks", "NAMES", "comma-separated checks to run; !name excludes (default: all)")
     add("num-classes", "N", f"class count of the new heads (default: {CaseOptions.num_classes})")
     add("evidence", "KIND", f"kind of evidence: {', '.join(EVIDENCE)} (default: auto, numeric if memory allows)")
     add("device", "DEVICE", f"device for device_placement: {DEVICE_CHOICES} (default: auto, whatever is available)")
@@ -79,14 +80,14 @@ def add_options(parser: pytest.Parser) -> None:
 
 def zoo_scope(config: pytest.Config) -> ZooScope | None:
     """Return the scope of the zoos, or None without a zoo. Must be cheap, since every pytest run calls it."""
-    given = bool(config.getoption("headswap_zoo"))
-    if not given and not config.getini("headswap_zoo"):
-        return None
     workerinput = getattr(config, "workerinput", None)
     if workerinput is not None:  # xdist always passes paths to workers; the controller knows what was typed
         scope: ZooScope | None = workerinput.get("headswap_scope")
         return scope
-    paths = config.args_source is pytest.Config.ArgsSource.ARGS
+    given = bool(config.getoption("headswap_zoo") or given_ids(config))
+    if not given and not config.getini("headswap_zoo"):
+        return None
+    paths = bool(config.args) and config.args_source is pytest.Config.ArgsSource.ARGS
     if given:
         return "alongside" if paths else "exclusive"
     return None if paths else "alongside"
@@ -94,7 +95,22 @@ def zoo_scope(config: pytest.Config) -> ZooScope | None:
 
 def requested_zoos(config: pytest.Config) -> tuple[str, ...]:
     """Return the zoos of the command line or, without any, those of the ini file."""
-    return tuple(dict.fromkeys(config.getoption("headswap_zoo") or config.getini("headswap_zoo")))
+    texts = config.getoption("headswap_zoo") or config.getini("headswap_zoo")
+    return tuple(dict.fromkeys(name for text in texts for name in split_commas(text)))
+
+
+def reject_models_without_zoo(session: pytest.Session) -> None:
+    """Raise `UsageError` if `--headswap-models` is typed, but neither an option nor a marker names a zoo.
+
+    With pytest-xdist, no process can tell: the controller has no tests, and an error in a worker looks like a crash.
+    """
+    config = session.config
+    if config.getoption("headswap_models") is None or config.getoption("dist", "no") != "no":
+        return
+    if hasattr(config, "workerinput") or requested_zoos(config) or given_ids(config):
+        return
+    if not any(item.get_closest_marker("headswap") for item in session.items):
+        raise pytest.UsageError("--headswap-models has no effect without a zoo: add --headswap-zoo, such as timm")
 
 
 def option_text(config: pytest.Config, name: str) -> str:
@@ -131,14 +147,21 @@ def read_settings(config: pytest.Config, scope: ZooScope, available_checks: Mapp
         options = read_case_options(config)
         patterns = option_text(config, "models")
         shard = parse_shard(option_text(config, "shard"), "--headswap-shard")
-        selected = _select(config, patterns)
         requested = split_commas(option_text(config, "checks")) or available_checks
         checks = select_checks(requested, available_checks, "--headswap-checks")
+        checks_by_model: Mapping[tuple[str, str], frozenset[str]] = {}
+        if ids := given_ids(config):
+            chosen = select_ids(ids, checks, available_checks)
+            selected, checks, checks_by_model = chosen.selected, chosen.checks, chosen.by_model
+            patterns = ",".join(ids)
+        else:
+            selected = _select(config, patterns)
         expectations = _expectations(config, selected, available_checks, options)
     except OptionError as error:
         raise pytest.UsageError(f"{error}\nSee {page(error.page)}") from error
     zoos = selected if shard is None else shard_of_selection(selected, shard)
-    return Settings(zoos, selected, shard, checks, options, _report_folder(config), scope, patterns, expectations)
+    report = _report_folder(config)
+    return Settings(zoos, selected, shard, checks, options, report, scope, patterns, expectations, checks_by_model)
 
 
 def _select(config: pytest.Config, patterns: str) -> Selection:

@@ -59,6 +59,8 @@ def _load(name: str) -> Zoo:
         return _load_known(name, _ENTRIES[name])
     if name in entry_point_names():
         return load_entry_point(name)
+    if name.endswith(".py"):
+        raise ZooError(f"zoo {name!r} is a file without an attribute: use {name}:ATTR, such as {name}:ZOO")
     if ":" in name:
         return load_reference(name)
     raise ZooError(
@@ -87,16 +89,21 @@ def select_models(zoo: Zoo, patterns: str = "") -> tuple[str, ...]:
     included = [part for part in parts if not part.startswith("!")] or ["*"]
     selected: set[str] = set()
     for pattern in included:
-        selected |= _match(zoo, pattern)
+        selected |= match_models(zoo, pattern)
     for part in parts:
         if part.startswith("!"):
-            selected -= _match(zoo, part[1:].strip())
+            selected -= match_models(zoo, part[1:].strip())
     if parts and not selected:
         raise ZooError(f"{patterns!r} excludes every model of zoo {zoo.name!r}: remove some of the ! patterns")
     return tuple(name for name in zoo.names if name in selected)
 
 
-def _match(zoo: Zoo, pattern: str) -> set[str]:
+def match_models(zoo: Zoo, pattern: str) -> set[str]:
+    """Return the names of `zoo` that one name or glob matches.
+
+    Raises:
+        ZooError: the name does not exist (the message suggests close matches), or the glob matches nothing.
+    """
     if pattern in zoo.names:  # a name may contain glob characters
         return {pattern}
     if not any(sign in pattern for sign in "*?["):

@@ -77,7 +77,8 @@ class ModelNode(pytest.Collector):
 
     def collect(self) -> Iterable[pytest.Item]:
         """Return one item per check."""
-        return [CheckItem.from_parent(self, check=check) for check in self.parent.settings.checks]
+        checks = self.parent.settings.checks_of(self.parent.zoo.name, self.model)
+        return [CheckItem.from_parent(self, check=check) for check in checks]
 
     def setup(self) -> None:
         """Build the model. pytest remembers an exception raised here, so a failing model is built only once."""

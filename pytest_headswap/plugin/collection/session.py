@@ -11,6 +11,7 @@ import pytest
 from pytest_headswap.plugin.apply_expectations import skip_if_not_run
 from pytest_headswap.plugin.collection.nodes import CheckItem, ZooNode
 from pytest_headswap.plugin.collection.phase_reports import attach_result
+from pytest_headswap.plugin.given_ids import given_ids
 from pytest_headswap.plugin.settings import CARRIED_OVER, Settings
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class ZooSession:
     def pytest_configure_node(self, node: Any) -> None:
         """Send an xdist worker what only the controller knows."""
         node.workerinput["headswap_scope"] = self.settings.scope
+        node.workerinput["headswap_ids"] = given_ids(self.config)
         node.workerinput["headswap_expectations"] = self.settings.expectations.to_worker
 
     @pytest.hookimpl(optionalhook=True)

@@ -89,8 +89,7 @@ class ExpectationsSummary:
         return [
             zoo.name
             for zoo, names in self.settings.this_shard
-            if complete[zoo.name]
-            and ran.issuperset(CheckId(zoo.name, name, check.name) for name in names for check in self.settings.checks)
+            if complete[zoo.name] and ran.issuperset(self.settings.tests_of(zoo.name, names))
         ]
 
     def _update(self, scope: RunScope) -> None:
