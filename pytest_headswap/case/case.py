@@ -32,6 +32,7 @@ from pytest_headswap.engine import (
     substituted,
 )
 from pytest_headswap.engine.pytorch import ModuleState, freeze_all_but, parameters
+from pytest_headswap.zoo.class_count import build_with_class_count
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
@@ -156,7 +157,9 @@ class Case:
                 "no_native", f"the zoo {self.zoo} does not define how to build {self.spec.name} natively"
             )
         try:
-            return on_meta_if_possible(partial(self.spec.build_native, self.num_classes), lambda model: model)
+            return on_meta_if_possible(
+                partial(build_with_class_count, self.spec.build_native, self.num_classes), lambda model: model
+            )
         except Exception as error:
             raise CheckSkipped(
                 "no_native",
