@@ -1,4 +1,4 @@
-"""Run the command line: `headswap explain`, `headswap list-zoos`, and `headswap report`, `merge` and `compare`.
+"""Run the command line: `headswap explain`, `list-zoos`, `list-models`, `report`, `merge` and `compare`.
 
 Exit codes:
 
@@ -14,8 +14,9 @@ import argparse
 from collections.abc import Sequence
 
 from pytest_headswap._version import __version__
-from pytest_headswap.cli.explain import _explain, _list_zoos
+from pytest_headswap.cli.explain import _explain
 from pytest_headswap.cli.reports import add_report_commands
+from pytest_headswap.cli.zoos import add_zoo_commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,9 +35,10 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser(
         "explain", help="print the heads of a model, their evidence, and the rejected candidates"
     )
-    explain.add_argument("model", metavar="ZOO:MODEL", help="model of a zoo, such as timm:levit_128")
+    explain.add_argument(
+        "model", metavar="[ZOO:]MODEL", help="model or glob, such as timm:levit_128; ZOO is optional if only one has it"
+    )
     explain.set_defaults(run=_explain)
-    zoos = commands.add_parser("list-zoos", help="list the zoos")
-    zoos.set_defaults(run=_list_zoos)
+    add_zoo_commands(commands)
     add_report_commands(commands)
     return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -134,9 +135,44 @@ def load_spec(text: str) -> tuple[str, ModelSpec]:
     Raises:
         ZooError: there is no such zoo or model, or the text does not have this form.
     """
-    zoo, colon, model = text.partition(":")
-    if zoo not in zoo_names() and text.count(":") > 1:
-        zoo, colon, model = text.rpartition(":")  # a user's zoo (`package.module:ATTR`) contains a colon itself
-    if not (zoo and colon and model):
-        raise ZooError(f"{text!r} is not ZOO:MODEL, such as timm:levit_128; `headswap list-zoos` lists the zoos")
+    zoo, model = _split(text)
+    if not (zoo and model):
+        raise ZooError(_wrong_form(text))
     return zoo, load_zoo(zoo)[model]
+
+
+def find_models(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the zoo and the sorted models of `ZOO:MODEL`, or of a model that only one zoo has. Globs are possible.
+
+    Raises:
+        ZooError: nothing matches, several zoos match, or the text does not have this form.
+    """
+    zoo, model = _split(text)
+    if zoo and model:
+        return zoo, tuple(sorted(match_models(load_zoo(zoo), model)))
+    if ":" in text or text in zoo_names():
+        raise ZooError(_wrong_form(text))
+    found: dict[str, tuple[str, ...]] = {}
+    known: dict[str, None] = {}
+    for name in zoo_names():
+        with suppress(ZooError):  # a zoo that is not installed, or that has no such model
+            loaded = load_zoo(name)
+            known.update(dict.fromkeys(loaded.names))
+            found[name] = tuple(sorted(match_models(loaded, text)))
+    if not found:
+        raise ZooError(unknown_name("model", text, list(known), "the installed zoos"))
+    if len(found) > 1:
+        raise ZooError(f"several zoos have {text!r}: use {' or '.join(f'{name}:{text}' for name in found)}")
+    ((zoo, models),) = found.items()
+    return zoo, models
+
+
+def _split(text: str) -> tuple[str, str]:
+    zoo, _, model = text.partition(":")
+    if zoo not in zoo_names() and text.count(":") > 1:
+        zoo, _, model = text.rpartition(":")  # a user's zoo (`package.module:ATTR`) contains a colon itself
+    return zoo, model
+
+
+def _wrong_form(text: str) -> str:
+    return f"{text!r} is not ZOO:MODEL, such as timm:levit_128; `headswap list-zoos` lists the zoos"
