@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_headswap.plugin import hookspecs
-from pytest_headswap.plugin.contributions import available_checks, register_contributed_zoos
+from pytest_headswap.plugin.contributions import register_contributed_zoos
 from pytest_headswap.plugin.given_ids import take_ids
 from pytest_headswap.plugin.options import (
     add_options,
@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_headswap.harness.garbage import gc_disabled_for_imports
 
     with gc_disabled_for_imports():
-        settings = read_settings(config, scope, available_checks(config))
+        settings = read_settings(config, scope)
 
     from pytest_headswap.plugin.collection.session import ZooSession, set_torch_threads
     from pytest_headswap.plugin.recording.expectations_summary import ExpectationsSummary

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,11 @@ from pytest_headswap.harness.options import (
     parse_num_classes,
     parse_shard,
     parse_timeout,
+    reject_unknown_checks,
     select_checks,
 )
-from pytest_headswap.plugin.given_ids import given_ids, select_ids
+from pytest_headswap.plugin.contributions import available_checks, check_names
+from pytest_headswap.plugin.given_ids import given_ids, select_ids, zoos_of_ids
 from pytest_headswap.plugin.settings import Settings
 
 if TYPE_CHECKING:
@@ -135,33 +137,50 @@ def read_case_options(config: pytest.Config) -> CaseOptions:
     )
 
 
-def read_settings(config: pytest.Config, scope: ZooScope, available_checks: Mapping[str, Check]) -> Settings:
-    """Load the requested zoos and validate all options.
+def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
+    """Load the requested zoos and validate all options. What does not need torch is validated before torch is imported.
 
     Raises:
         pytest.UsageError: an option is invalid; the message says what to type instead.
     """
     from pytest_headswap.plugin.planning.shards import shard_of_selection
+    from pytest_headswap.plugin.read_expectations import validate_path
 
     try:
         options = read_case_options(config)
         patterns = option_text(config, "models")
         shard = parse_shard(option_text(config, "shard"), "--headswap-shard")
-        requested = split_commas(option_text(config, "checks")) or available_checks
-        checks = select_checks(requested, available_checks, "--headswap-checks")
+        requested = split_commas(option_text(config, "checks"))
+        reject_unknown_checks(requested, check_names(config), "--headswap-checks")
+        validate_path(config, *_expectations_path(config))
+        ids = given_ids(config)
+        _reject_unknown_zoos(zoos_of_ids(ids) or requested_zoos(config))
+        available = available_checks(config)
+        checks = select_checks(requested or available, available, "--headswap-checks")
         checks_by_model: Mapping[tuple[str, str], frozenset[str]] = {}
-        if ids := given_ids(config):
-            chosen = select_ids(ids, checks, available_checks)
+        if ids:
+            chosen = select_ids(ids, checks, available)
             selected, checks, checks_by_model = chosen.selected, chosen.checks, chosen.by_model
             patterns = ",".join(ids)
         else:
             selected = _select(config, patterns)
-        expectations = _expectations(config, selected, available_checks, options)
+        expectations = _expectations(config, selected, available, options)
     except OptionError as error:
         raise pytest.UsageError(f"{error}\nSee {page(error.page)}") from error
     zoos = selected if shard is None else shard_of_selection(selected, shard)
     report = _report_folder(config)
     return Settings(zoos, selected, shard, checks, options, report, scope, patterns, expectations, checks_by_model)
+
+
+def _reject_unknown_zoos(names: Iterable[str]) -> None:
+    from pytest_headswap.zoo import ZooError
+    from pytest_headswap.zoo.registry import reject_unknown_zoo
+
+    try:
+        for name in names:
+            reject_unknown_zoo(name)
+    except ZooError as error:
+        raise OptionError(f"--headswap-zoo: {error}", page="zoo") from error
 
 
 def _select(config: pytest.Config, patterns: str) -> Selection:
@@ -183,11 +202,16 @@ def _expectations(
 ) -> Expectations:
     from pytest_headswap.plugin.read_expectations import read_expectations
 
+    given_path, path = _expectations_path(config)
+    return read_expectations(config, selected, tuple(available_checks), options, given_path, path)
+
+
+def _expectations_path(config: pytest.Config) -> tuple[str, Path]:
+    """Return the path of the expectations as typed, empty if there is none, and the same path, absolute."""
     payload = getattr(config, "workerinput", {}).get("headswap_expectations")
     given_path = option_text(config, "expectations") if payload is None else payload["typed"]
     base = config.rootpath if config.getoption("headswap_expectations") is None else config.invocation_params.dir
-    path = base / given_path if payload is None else Path(payload["path"])
-    return read_expectations(config, selected, tuple(available_checks), options, given_path, path)
+    return given_path, base / given_path if payload is None else Path(payload["path"])
 
 
 def _report_folder(config: pytest.Config) -> Path:

@@ -48,20 +48,29 @@ def load_entry_point(name: str) -> Zoo:
     return make_zoo(name, _call_user_code(f"importing entry point {entry.value!r}", entry.load))
 
 
+def parse_reference(reference: str) -> tuple[str, str]:
+    """Return the module or file, and the attribute, of a reference. This imports nothing.
+
+    Raises:
+        ZooError: the reference does not have this form, or there is no such file.
+    """
+    where, _, attribute = reference.rpartition(":")
+    if not where or not attribute or where.endswith(":"):
+        raise ZooError(f"{reference!r} is not a zoo: use package.module:ATTR or file.py:ATTR")
+    if where.endswith(".py") and not Path(where).is_file():
+        raise ZooError(f"zoo {reference!r}: there is no file {where!r} (working directory: {Path.cwd()})")
+    return where, attribute
+
+
 def load_reference(reference: str) -> Zoo:
     """Return the zoo at `package.module:ATTR` or `file.py:ATTR`.
 
     Raises:
         ZooError: the import failed, there is no such attribute, or it is not a zoo.
     """
-    where, _, attribute = reference.rpartition(":")
-    if not where or not attribute or where.endswith(":"):
-        raise ZooError(f"{reference!r} is not a zoo: use package.module:ATTR or file.py:ATTR")
+    where, attribute = parse_reference(reference)
     if where.endswith(".py"):
-        path = Path(where)
-        if not path.is_file():
-            raise ZooError(f"zoo {reference!r}: there is no file {where!r} (working directory: {Path.cwd()})")
-        module = _call_user_code(f"importing {where}", lambda: _import_file(path))
+        module = _call_user_code(f"importing {where}", lambda: _import_file(Path(where)))
     else:
         module = _call_user_code(f"importing {where}", lambda: _import_module(where))
     if not hasattr(module, attribute):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from pytest_headswap.zoo.custom import entry_point_names, load_entry_point, load_reference
+from pytest_headswap.zoo.custom import entry_point_names, load_entry_point, load_reference, parse_reference
 from pytest_headswap.zoo.spec import Zoo, ZooError, unknown_name
 
 if TYPE_CHECKING:
@@ -56,14 +56,21 @@ def load_zoo(name: str) -> Zoo:
 
 
 def _load(name: str) -> Zoo:
+    reject_unknown_zoo(name)
     if name in _ENTRIES:
         return _load_known(name, _ENTRIES[name])
-    if name in entry_point_names():
-        return load_entry_point(name)
+    return load_entry_point(name) if name in entry_point_names() else load_reference(name)
+
+
+def reject_unknown_zoo(name: str) -> None:
+    """Raise `ZooError` if `name` cannot refer to a zoo. This imports nothing."""
+    if name in zoo_names():
+        return
     if name.endswith(".py"):
         raise ZooError(f"zoo {name!r} is a file without an attribute: use {name}:ATTR, such as {name}:ZOO")
     if ":" in name:
-        return load_reference(name)
+        parse_reference(name)
+        return
     raise ZooError(
         unknown_name("zoo", name, zoo_names(), "the installed zoos") + " (for your own zoo, use package.module:ATTR)"
     )

@@ -11,6 +11,7 @@ from pytest_headswap import Case, ModelSpec
 from pytest_headswap.case import build as case_build
 from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.checks import CHECKS
+from pytest_headswap.harness.options import CHECK_NAMES
 from pytest_headswap.results import Result, read_journal
 
 USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
@@ -260,6 +261,52 @@ def test_the_header_states_what_runs(project: pytest.Pytester) -> None:
     flags = ["--headswap-zoo=testzoo", "--headswap-models=alpha,beta*", "--headswap-checks=native_parity,output_shape"]
     result = project.runpytest_inprocess(*flags, "--collect-only")
     result.stdout.fnmatch_lines(["headswap: testzoo (2 of 8 models); output_shape, native_parity; 7 classes"])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--headswap-zoo=builtin", "--headswap-checks=output_shap"],
+        ["--headswap-zoo=builtin", "--headswap-checks=!mine_to"],
+        ["--headswap-zoo=builtin", "--headswap-num-classes=0"],
+        ["--headswap-zoo=builtin", "--headswap-evidence=real"],
+        ["--headswap-zoo=builtin", "--headswap-device=gpu"],
+        ["--headswap-zoo=builtin", "--headswap-timeout=soon"],
+        ["--headswap-zoo=builtin", "--headswap-memory-limit=much"],
+        ["--headswap-zoo=builtin", "--headswap-shard=3/2"],
+        ["--headswap-zoo=builtin", "--headswap-expectations=nowhere.toml"],
+        ["--headswap-zoo=builtin", "--headswap-update-expectations"],
+        ["--headswap-zoo=builtin", "--headswap-zoo=tim"],
+        ["--headswap-zoo=builtin,nowhere.py:ZOO"],
+        ["--headswap-zoo=builtin,zoo.py"],
+        ["--headswap-models=residual"],
+        ["buildin::residual"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_told_before_torch_is_imported(pytester: pytest.Pytester, flags: list[str]) -> None:
+    pytester.makeconftest(
+        """
+        import atexit, pathlib, sys
+        atexit.register(lambda: pathlib.Path("loaded.txt").write_text(str("torch" in sys.modules)))
+        def pytest_headswap_checks(config):
+            return {"mine_too": print}
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:hypothesispytest", *flags)
+    assert result.ret == USAGE_ERROR
+    assert (pytester.path / "loaded.txt").read_text() == "False"
+
+
+def test_the_plan_counts_what_k_selects(project: pytest.Pytester) -> None:
+    flags = ["--headswap-zoo=testzoo", "--headswap-checks=metadata,state_dict", "--collect-only"]
+    result = project.runpytest_inprocess(*flags, "-k", "alpha or (beta and metadata)")
+    result.stdout.fnmatch_lines(["headswap: -k, -m and --deselect leave 2 of 8 models, 3 checks"])
+    project.runpytest_inprocess(*flags).stdout.no_fnmatch_line("*leave*")
+
+
+def test_the_names_of_checks_are_known_without_the_checks() -> None:
+    assert tuple(CHECKS) == CHECK_NAMES
 
 
 def test_one_option_names_several_zoos(project: pytest.Pytester) -> None:
