@@ -1,10 +1,10 @@
-"""Run the command line: `headswap explain`, `list-zoos`, `list-models`, `report`, `merge` and `compare`.
+"""Run the command line: `headswap explain`, and the other commands that `_parser` declares.
 
 Exit codes:
 
 - 0: success.
-- 1: the model has no head or cannot be traced, journals cannot be read or merged, or the later of two runs has new
-  failures.
+- 1: the model has no head or cannot be traced, journals cannot be read or merged, an expectations file is
+  invalid, or the later of two runs has new failures.
 - 2: an argument is invalid, or two runs cannot be compared.
 """
 
@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 
 from pytest_headswap._version import __version__
+from pytest_headswap.cli.expectations import add_expectations_command
 from pytest_headswap.cli.explain import _explain
 from pytest_headswap.cli.reports import add_report_commands
 from pytest_headswap.cli.zoos import add_zoo_commands
@@ -40,5 +41,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.set_defaults(run=_explain)
     add_zoo_commands(commands)
+    add_expectations_command(commands)
     add_report_commands(commands)
     return parser

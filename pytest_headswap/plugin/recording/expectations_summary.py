@@ -142,6 +142,9 @@ class ExpectationsSummary:
         if idle := [entry for entry in self.unused_entries if entry.may_pass]:
             yield f"{_entries(len(idle), 'unused ')} with may_pass:"
             yield from _indent([_describe(entry) for entry in idle])
+        if ended := [item.entry for item in self.expectations.matcher.ended]:
+            yield f"ENDED: {_entries(len(ended))} no longer applied. Delete what is fixed, or set a later end:"
+            yield from _indent([f"{_describe(entry)}; ended {entry.until}" for entry in ended])
         if self.todo_entries:
             yield f"TODO: {_entries(len(self.todo_entries))} without a reason yet:"
             yield from _indent([_describe(entry) for entry in self.todo_entries])
