@@ -66,7 +66,9 @@ def pytest_configure(config: pytest.Config) -> None:
         if resume is not None:
             config.pluginmanager.register(resume, "headswap-resume")
         config.pluginmanager.register(ExpectationsSummary(settings), "headswap-ending")
-        config.pluginmanager.register(Recorder(config, settings, lock, resume), "headswap-recorder")
+        recorder = Recorder(config, settings, lock, resume)
+        config.pluginmanager.register(recorder, "headswap-recorder")
+        config.pluginmanager.register(recorder.folded_errors, "headswap-folded-errors")
     else:
         config.stash[CARRIED_OVER] = frozenset(workerinput.get("headswap_carried_over", ()))
         set_torch_threads(workerinput["workercount"])
