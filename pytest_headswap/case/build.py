@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
@@ -34,6 +34,8 @@ from pytest_headswap.engine.pytorch import parameters
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
+
+T = TypeVar("T")
 
 _MAX_REAL_BYTES = 2**30  # bytes of parameters that may be allocated to run train mode
 DEFAULT_TENSOR_BYTES = 2**32  # default limit in bytes
@@ -80,15 +82,12 @@ def build_case(
             elif evidence == ABSTRACT:
                 plan, abstract_reason = on_meta_if_possible(spec.build, partial(_plan_for, spec)), ""
             else:
-                plan, abstract_reason = _build_with_values(spec, None if evidence == NUMERIC else tensor_bytes)
-        inputs = plan.inputs
-        if any(tensor.is_meta for tensor in parameters(plan.outer)):
-            abstract_reason = abstract_reason or (
-                "the model is built on the meta device" if evidence != ABSTRACT else ""
-            )
-        else:
-            device = next((parameter.device for parameter in parameters(plan.outer)), torch.device("cpu"))
-            inputs = randomize(inputs.with_values(device), stable_seed(zoo, spec.name))
+                plan, abstract_reason = _build_with_values(
+                    spec,
+                    None if evidence == NUMERIC else tensor_bytes,
+                    partial(_plan_for, spec, use_smallest_input=True),
+                )
+        inputs, abstract_reason = _randomized(zoo, spec, plan.outer, plan.inputs, evidence, abstract_reason)
         structure = StructureSnapshot(plan.outer)
         values = None if abstract_reason or evidence == ABSTRACT else ValueSnapshot(plan.outer)
         # The engine need not verify the swap: the checks do so in more detail.
@@ -98,8 +97,52 @@ def build_case(
     )
 
 
-def _build_with_values(spec: ModelSpec, tensor_bytes: int | None) -> tuple[SwapPlan, str]:
-    """Build a model with values and find its heads.
+def build_case_without_head(
+    zoo: str, spec: ModelSpec, options: CaseOptions, no_head: NoHeadError, *, tensor_bytes: int = DEFAULT_TENSOR_BYTES
+) -> Case:
+    """Build the model of `spec`, which has no head, for checks that need none. The arguments are as for `build_case`.
+
+    Raises:
+        HeadSwapError: the inputs cannot be inferred.
+        Exception: any exception that the zoo raises while it builds the model or its inputs.
+    """
+
+    def with_inputs(model: nn.Module) -> tuple[nn.Module, Inputs]:
+        return model, _given_inputs(spec, model) or infer_inputs(model)
+
+    evidence = options.evidence
+    with seeded(zoo, spec.name), torch.no_grad():
+        if evidence == ABSTRACT:
+            (model, inputs), abstract_reason = on_meta_if_possible(spec.build, with_inputs), ""
+        else:
+            limit = None if evidence == NUMERIC else tensor_bytes
+            (model, inputs), abstract_reason = _build_with_values(spec, limit, with_inputs)
+        inputs, abstract_reason = _randomized(zoo, spec, model, inputs, evidence, abstract_reason)
+        values = None if abstract_reason or evidence == ABSTRACT else ValueSnapshot(model)
+        return Case(
+            *(zoo, spec, options.num_classes, model, inputs, None, None, StructureSnapshot(model), values),
+            abstract_reason=abstract_reason,
+            device=options.device,
+            no_head=no_head,
+        )
+
+
+def _randomized(
+    zoo: str, spec: ModelSpec, model: nn.Module, inputs: Inputs, evidence: str, abstract_reason: str
+) -> tuple[Inputs, str]:
+    """Return random inputs if the model has values, and why it has none although the evidence allows them."""
+    if any(tensor.is_meta for tensor in parameters(model)):
+        return inputs, abstract_reason or ("the model is built on the meta device" if evidence != ABSTRACT else "")
+    device = next((parameter.device for parameter in parameters(model)), torch.device("cpu"))
+    return randomize(inputs.with_values(device), stable_seed(zoo, spec.name)), abstract_reason
+
+
+def _given_inputs(spec: ModelSpec, model: nn.Module) -> Inputs | None:
+    return read_inputs(spec.example_inputs(model)) if spec.example_inputs is not None else None
+
+
+def _build_with_values(spec: ModelSpec, tensor_bytes: int | None, then: Callable[[nn.Module], T]) -> tuple[T, str]:
+    """Return `then(model)` for a model built with values, and an empty reason.
 
     If the values and a copy of them would take more than `tensor_bytes` bytes, build it without values, and return the
     reason as well.
@@ -114,9 +157,9 @@ def _build_with_values(spec: ModelSpec, tensor_bytes: int | None) -> tuple[SwapP
             f"real values would need {format_bytes(own_bytes)} of separate memory, "
             f"more than the {format_bytes(tensor_bytes)} allowed"
         )
-        return on_meta_if_possible(spec.build, partial(_plan_for, spec, use_smallest_input=True)), abstract_reason
+        return on_meta_if_possible(spec.build, then), abstract_reason
     WEIGHT_POOLS.fill(skip_init)
-    return _plan_for(spec, skip_init.model, use_smallest_input=True), ""
+    return then(skip_init.model), ""
 
 
 def _plan_for(spec: ModelSpec, model: nn.Module, use_smallest_input: bool = False) -> SwapPlan:
@@ -126,8 +169,7 @@ def _plan_for(spec: ModelSpec, model: nn.Module, use_smallest_input: bool = Fals
         HeadSwapError: the model does not run in eval mode, or does not run in train mode on the meta device although
             memory would be cheap. Some models draw masks with NumPy in train mode.
     """
-    given = read_inputs(spec.example_inputs(model)) if spec.example_inputs is not None else None
-    inputs = given or infer_inputs(model)
+    inputs = _given_inputs(spec, model) or infer_inputs(model)
     plan = _plan_on_smallest_input(spec, model, inputs, (META,)) if use_smallest_input else None
     if plan is not None:
         return plan

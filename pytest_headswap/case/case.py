@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ from pytest_headswap.engine import (
     FrozenBackbone,
     HeadSwapError,
     Inputs,
+    NoHeadError,
     Swap,
     SwapPlan,
     freeze_backbone,
@@ -34,6 +35,7 @@ from pytest_headswap.engine import (
     substituted,
 )
 from pytest_headswap.engine.pytorch import ModuleState, freeze_all_but, parameters
+from pytest_headswap.zoo.class_count import build_with_class_count
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
@@ -51,13 +53,12 @@ class Case:
         num_classes: class count of the new head.
         model: the model after the swap.
         inputs: arguments of `forward`; random numbers if the model has values.
-        swap: the result of the swap.
-        plan: the heads that the engine found in the model as built.
         original_structure: modules, attributes and tensors of the model before the swap.
         original_values: values of all tensors before the swap; None without values, that is, for abstract evidence.
         abstract_reason: why the model has no values although they were allowed; empty if it has values.
         device: device for `device_placement`: `auto`, `cpu`, `cuda` or `cuda:N`.
         out_of_memory_devices: devices that turned out to have too little memory for the model.
+        no_head: why the model has no head; only checks that need no head get such a case. None: it has one.
     """
 
     zoo: str
@@ -65,14 +66,37 @@ class Case:
     num_classes: int
     model: nn.Module
     inputs: Inputs
-    swap: Swap
-    plan: SwapPlan
+    _swap: Swap | None
+    _plan: SwapPlan | None
     original_structure: StructureSnapshot
     original_values: ValueSnapshot | None = None
     abstract_reason: str = ""
     device: str = "auto"
     out_of_memory_devices: list[torch.device] = field(default_factory=list)
+    no_head: NoHeadError | None = None
     _frozen: FrozenBackbone | HeadSwapError | None = None
+
+    @property
+    def swap(self) -> Swap:
+        """Return the result of the swap.
+
+        Raises:
+            NoHeadError: the model has no head.
+        """
+        return self._swap if self._swap is not None else self._raise_no_head()
+
+    @property
+    def plan(self) -> SwapPlan:
+        """Return the heads that the engine found in the model as built.
+
+        Raises:
+            NoHeadError: the model has no head.
+        """
+        return self._plan if self._plan is not None else self._raise_no_head()
+
+    def _raise_no_head(self) -> NoReturn:
+        assert self.no_head is not None, "a case without a swap has a reason"
+        raise NoHeadError(self.no_head.reason, self.no_head.message)
 
     @property
     def numeric(self) -> bool:
@@ -87,7 +111,8 @@ class Case:
     @property
     def abstract_evidence(self) -> str:
         """Return `abstract`, and the kind of tensors the model ran on if it was not `meta`."""
-        tensor_kinds = {original.tensor_kind for original in self.original_runs.values()}
+        runs = self.original_runs if self.no_head is None else {}
+        tensor_kinds = {original.tensor_kind for original in runs.values()}
         tensor_kind = next((tensor_kind for tensor_kind in reversed(TENSOR_KINDS) if tensor_kind in tensor_kinds), META)
         return ABSTRACT if tensor_kind == META else f"{ABSTRACT}, {tensor_kind} tensors"
 
@@ -179,7 +204,9 @@ class Case:
                 "no_native", f"the zoo {self.zoo} does not define how to build {self.spec.name} natively"
             )
         try:
-            return on_meta_if_possible(partial(self.spec.build_native, self.num_classes), lambda model: model)
+            return on_meta_if_possible(
+                partial(build_with_class_count, self.spec.build_native, self.num_classes), lambda model: model
+            )
         except Exception as error:
             raise CheckSkipped(
                 "no_native",

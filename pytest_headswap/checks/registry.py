@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 
-from pytest_headswap.case.build import build_case
+from pytest_headswap.case.build import build_case, build_case_without_head
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import SKIP_REASONS, CheckFailed, CheckSkipped, Finding, describe_error, error_text
 from pytest_headswap.checks import device_placement as placement
@@ -32,6 +32,8 @@ __all__ = [
     "CheckSkipped",
     "Finding",
     "build_case",
+    "build_case_without_head",
+    "finding_of_error",
     "run_check",
 ]
 
@@ -48,11 +50,14 @@ class Check:
         run: inspects a case and leaves it unchanged. Returns a note for the report or None, or raises `CheckFailed`
             or `CheckSkipped`.
         evidence: returns what a verdict on a case rests on; by default the evidence of the case.
+        needs_head: False: the check also runs on models without a head. There `case.no_head` says why, `case.model` is
+            the model as built, and `case.swap` raises `NoHeadError`.
     """
 
     name: str
     run: Callable[[Case], str | None]
     evidence: Callable[[Case], str] = _CASE_EVIDENCE
+    needs_head: bool = True
 
 
 # In running and listing order: the cheapest and most informative first.
@@ -82,10 +87,15 @@ def run_check(check: str | Check, case: Case) -> Finding:
         return _run(check, case)
     except KeyboardInterrupt:
         raise
-    except HeadSwapError as error:
-        return Finding("error", error.message, reason=error.reason, exception=error)
     except BaseException as error:  # noqa: BLE001 - a model's own code may raise anything, SystemExit too
-        return Finding("error", describe_error(error), exception=error)
+        return finding_of_error(error)
+
+
+def finding_of_error(error: BaseException) -> Finding:
+    """Return the finding for an exception that is not a verdict."""
+    if isinstance(error, HeadSwapError):
+        return Finding("error", error.message, reason=error.reason, exception=error)
+    return Finding("error", describe_error(error), exception=error)
 
 
 def _run(check: Check, case: Case) -> Finding:

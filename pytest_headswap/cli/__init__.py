@@ -1,1 +1,1 @@
-"""The command line: `headswap explain`, `list-zoos`, `report`, `merge` and `compare`."""
+"""The command line: `headswap explain`, `list-zoos`, `list-models`, `expectations`, `report`, `merge` and `compare`."""

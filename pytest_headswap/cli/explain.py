@@ -1,4 +1,4 @@
-"""Run `headswap explain` and `headswap list-zoos`."""
+"""Run `headswap explain`."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
 
 
-def _list_zoos(_: argparse.Namespace) -> int:
-    from pytest_headswap.zoo import zoo_names
-
-    for name in zoo_names():
-        print(name)
-    return 0
-
-
 def _explain(arguments: argparse.Namespace) -> int:
-    from pytest_headswap.zoo import ZooError
-    from pytest_headswap.zoo.registry import load_spec
+    from pytest_headswap.zoo import ZooError, load_zoo
+    from pytest_headswap.zoo.registry import find_models
 
     try:
-        _, spec = load_spec(arguments.model)
+        zoo, models = find_models(arguments.model)
     except ZooError as error:
         return fail(2, str(error))
+    codes = []
+    for number, model in enumerate(models):
+        if number:
+            print()
+        codes.append(_explain_model(f"{zoo}:{model}", load_zoo(zoo)[model]))
+    return max(codes)
 
+
+def _explain_model(title: str, spec: ModelSpec) -> int:
     from pytest_headswap.engine import HeadSwapError
 
     out = Console(soft_wrap=True, highlight=False)
@@ -43,11 +43,11 @@ def _explain(arguments: argparse.Namespace) -> int:
         heads, notes = _find(spec)
     except HeadSwapError as error:
         _print_rejected(Console(stderr=True, soft_wrap=True, highlight=False), error)
-        return fail(1, f"{arguments.model}: {error}")
+        return fail(1, f"{title}: {error}")
     except Exception as error:  # noqa: BLE001 - the code of a zoo's library may raise anything
-        return fail(1, f"{arguments.model} cannot be built: {type(error).__name__}: {error}")
+        return fail(1, f"{title} cannot be built: {type(error).__name__}: {error}")
     evidence = _EVIDENCE.get(heads.tensor_kind, heads.tensor_kind)
-    out.print(Text(f"{arguments.model}: {pluralize(len(heads), 'head')}, found by {evidence}", style="bold"))
+    out.print(Text(f"{title}: {pluralize(len(heads), 'head')}, found by {evidence}", style="bold"))
     for head in heads:
         _print_head(out, head)
     _print_list(out, "Rejected", (f"{item.path or 'the model itself'}: {item.reason}" for item in heads.rejected))

@@ -1,10 +1,10 @@
-"""Run the command line: `headswap explain`, `headswap list-zoos`, and `headswap report`, `merge` and `compare`.
+"""Run the command line: `headswap explain`, and the other commands that `_parser` declares.
 
 Exit codes:
 
 - 0: success.
-- 1: the model has no head or cannot be traced, journals cannot be read or merged, or the later of two runs has new
-  failures.
+- 1: the model has no head or cannot be traced, journals cannot be read or merged, an expectations file is
+  invalid, or the later of two runs has new failures.
 - 2: an argument is invalid, or two runs cannot be compared.
 """
 
@@ -14,8 +14,10 @@ import argparse
 from collections.abc import Sequence
 
 from pytest_headswap._version import __version__
-from pytest_headswap.cli.explain import _explain, _list_zoos
+from pytest_headswap.cli.expectations import add_expectations_command
+from pytest_headswap.cli.explain import _explain
 from pytest_headswap.cli.reports import add_report_commands
+from pytest_headswap.cli.zoos import add_zoo_commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,9 +36,11 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser(
         "explain", help="print the heads of a model, their evidence, and the rejected candidates"
     )
-    explain.add_argument("model", metavar="ZOO:MODEL", help="model of a zoo, such as timm:levit_128")
+    explain.add_argument(
+        "model", metavar="[ZOO:]MODEL", help="model or glob, such as timm:levit_128; ZOO is optional if only one has it"
+    )
     explain.set_defaults(run=_explain)
-    zoos = commands.add_parser("list-zoos", help="list the zoos")
-    zoos.set_defaults(run=_list_zoos)
+    add_zoo_commands(commands)
+    add_expectations_command(commands)
     add_report_commands(commands)
     return parser

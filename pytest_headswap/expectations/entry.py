@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_headswap._text import did_you_mean
 from pytest_headswap.expectations.condition import Condition, ConditionError, read_condition
+from pytest_headswap.expectations.until import Until, read_until
 
 EXPECTABLE_OUTCOMES = ("failed", "error", "skipped", "crashed", "timeout")
 TODO = "TODO"
@@ -32,6 +33,8 @@ class Entry:
         when: the condition under which the entry applies.
         may_pass: whether passing is also accepted.
         run: False: the check is not run.
+        issue: the address or number of the issue about it, shown in reports; empty: none.
+        until: when the entry ends; None: never.
         path: the file, as shown in messages.
         line, last_line: the first line of the entry, and the last one with a value.
     """
@@ -46,6 +49,8 @@ class Entry:
     may_pass: bool
     run: bool
     reason: str
+    issue: str
+    until: Until | None
     path: Path
     line: int
     last_line: int
@@ -59,6 +64,12 @@ class Entry:
     def is_todo(self) -> bool:
         """Return whether the reason still has to be written."""
         return self.reason.lstrip().startswith(TODO)
+
+    @property
+    def explanation(self) -> str:
+        """Return the reason and the issue on one line."""
+        reason = " ".join(self.reason.split())
+        return f"{reason} ({self.issue})" if self.issue else reason
 
     def matches(self, outcome: str, code: str, message: str) -> bool:
         """Return whether an observation is what this entry expects."""
@@ -89,6 +100,7 @@ def read_entry(table: Mapping[str, Any], zoo: str, path: Path, line: int, last_l
         raise EntryError(f"outcome must be one of {', '.join(EXPECTABLE_OUTCOMES)}, not {outcome!r}")
     try:
         when = read_condition(table["when"]) if "when" in table else ()
+        until = read_until(table["until"]) if "until" in table else None
     except ConditionError as error:
         raise EntryError(str(error)) from error
     entry = Entry(
@@ -102,6 +114,8 @@ def read_entry(table: Mapping[str, Any], zoo: str, path: Path, line: int, last_l
         may_pass=_boolean(table, "may_pass", default=False),
         run=_boolean(table, "run", default=True),
         reason=_text(table, "reason"),
+        issue=_issue(table),
+        until=until,
         path=path,
         line=line,
         last_line=last_line,
@@ -136,6 +150,13 @@ def _text(table: Mapping[str, Any], key: str, default: str | None = None) -> str
     if not isinstance(value, str) or (key in table and not value.strip()):
         raise EntryError(f"{key} must be text that is not empty, not {value!r}{_HINTS.get(key, '')}")
     return value
+
+
+def _issue(table: Mapping[str, Any]) -> str:
+    value = table.get("issue", "")
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return f"#{value}"
+    return " ".join(_text(table, "issue", "").split())
 
 
 def _patterns(table: Mapping[str, Any], key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:

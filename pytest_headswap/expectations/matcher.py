@@ -15,6 +15,7 @@ from pytest_headswap._globs import select_names
 from pytest_headswap.expectations.entry import Entry
 from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId
+from pytest_headswap.results.result import FAILURES
 
 NOT_RUN = "not_run"
 """The reason code of checks that an entry excludes from running."""
@@ -33,11 +34,12 @@ class Verdict:
     Attributes:
         kind: `none`: nothing is expected, and nothing needs to be. `expected`: an entry explains the result.
             `unexpected_pass`: it should not have passed. `mismatch`: something else is expected. `unlisted_skip`: a
-            skip without an entry, in a zoo whose skips must all be listed.
+            skip without an entry, in a zoo whose skips must all be listed. `ended`: a failure that only ended
+            entries cover.
         entries: the entries that explain the result, or that it violates.
     """
 
-    kind: Literal["none", "expected", "unexpected_pass", "mismatch", "unlisted_skip"]
+    kind: Literal["none", "expected", "unexpected_pass", "mismatch", "unlisted_skip", "ended"]
     entries: tuple[Entry, ...] = ()
 
 
@@ -49,6 +51,10 @@ class ScopedEntry:
     models: frozenset[str]
     checks: frozenset[str]
 
+    def covers(self, test: CheckId) -> bool:
+        """Return whether the entry covers a test."""
+        return self.entry.zoo == test.zoo and test.model in self.models and test.check in self.checks
+
     def tests(self) -> Iterable[CheckId]:
         """Return each check of each model."""
         return (CheckId(self.entry.zoo, model, check) for model in self.models for check in self.checks)
@@ -56,18 +62,15 @@ class ScopedEntry:
 
 @dataclass(frozen=True)
 class ExpectationMatcher:
-    """The entries that apply here, and the zoos whose skips must all be listed."""
+    """The entries that apply here, the zoos whose skips must all be listed, and the entries that have ended."""
 
     entries: tuple[ScopedEntry, ...]
     strict_skips: frozenset[str] = frozenset()
+    ended: tuple[ScopedEntry, ...] = ()
 
     def entries_of(self, test: CheckId) -> list[Entry]:
         """Return the entries that cover a test."""
-        return [
-            item.entry
-            for item in self.entries
-            if item.entry.zoo == test.zoo and test.model in item.models and test.check in item.checks
-        ]
+        return [item.entry for item in self.entries if item.covers(test)]
 
     def verdict(self, result: Result) -> Verdict:
         """Match one result, before expectations are applied, against the entries that cover it."""
@@ -81,6 +84,10 @@ class ExpectationMatcher:
             return Verdict("mismatch", tuple(entries))
         if result.outcome == "skipped" and result.zoo in self.strict_skips:
             return Verdict("unlisted_skip")
+        if result.outcome in FAILURES and (
+            ended := [item.entry for item in self.ended if item.covers(result.check_id)]
+        ):
+            return Verdict("ended", tuple(ended))
         return Verdict("none")
 
     def unused_entries(self, results: Sequence[Result], complete: Collection[str]) -> list[Entry]:
@@ -109,6 +116,7 @@ def make_matcher(
     models: Mapping[str, Collection[str]],
     checks: Collection[str],
     strict_skips: Iterable[str],
+    ended: Iterable[Entry] = (),
 ) -> ExpectationMatcher:
     """Return the matcher of the entries that apply here.
 
@@ -117,15 +125,20 @@ def make_matcher(
         models: the names of all models, by zoo.
         checks: the names of all checks.
         strict_skips: the zoos whose skips must all be listed.
+        ended: entries that no longer apply here, although their conditions hold.
 
     Raises:
         ConflictError: two entries expect different outcomes of the same check of a model.
     """
-    scoped = tuple(
-        ScopedEntry(entry, select_names(entry.models, models[entry.zoo]), select_names(entry.checks, checks))
-        for entry in entries
-        if entry.zoo in models
-    )
+
+    def scope(of: Iterable[Entry]) -> tuple[ScopedEntry, ...]:
+        return tuple(
+            ScopedEntry(entry, select_names(entry.models, models[entry.zoo]), select_names(entry.checks, checks))
+            for entry in of
+            if entry.zoo in models
+        )
+
+    scoped = scope(entries)
     for one, other in combinations(scoped, 2):
         if one.entry.zoo != other.entry.zoo or _expected_outcome(one.entry) == _expected_outcome(other.entry):
             continue
@@ -137,7 +150,7 @@ def make_matcher(
                 f"and by {other.entry.where} ({_expected_outcome(other.entry)}). Leave it out of one with "
                 f"'!{test.model}'"
             )
-    return ExpectationMatcher(scoped, frozenset(strict_skips))
+    return ExpectationMatcher(scoped, frozenset(strict_skips), scope(ended))
 
 
 def _expected_outcome(entry: Entry) -> str:

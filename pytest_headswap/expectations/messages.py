@@ -18,7 +18,11 @@ def describe(verdict: Verdict, result: Result, file: str) -> str:
         file: the expectations file or folder, as typed.
     """
     if verdict.kind == "expected":
-        return "; ".join(dict.fromkeys(_reason(entry) for entry in verdict.entries))
+        return "; ".join(dict.fromkeys(entry.explanation for entry in verdict.entries))
+    if verdict.kind == "ended":
+        return "\n".join(
+            f"the expectation of {entry.where} ended {entry.until}: {entry.explanation}" for entry in verdict.entries
+        )
     outcome = f"{result.outcome} [{result.reason}]" if result.reason else result.outcome
     lines = []
     if verdict.kind == "unexpected_pass":
@@ -36,8 +40,4 @@ def fix_command(command: str, file: str) -> str:
 
 
 def _expectation(entry: Entry) -> str:
-    return f"{entry.where} expects {entry.describe()}: {_reason(entry)}"
-
-
-def _reason(entry: Entry) -> str:
-    return " ".join(entry.reason.split())
+    return f"{entry.where} expects {entry.describe()}: {entry.explanation}"

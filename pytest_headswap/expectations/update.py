@@ -42,17 +42,14 @@ class RunScope:
 
     def matcher(self, documents: Sequence[Document]) -> ExpectationMatcher:
         """Return the matcher for the entries of the run's zoos whose conditions hold."""
-        return make_matcher(
-            [
-                entry
-                for document in documents
-                for entry in document.entries
-                if entry.zoo in self.models and evaluate(entry.when, self.environment)
-            ],
-            self.models,
-            self.checks,
-            [zoo for document in documents if document.strict_skips for zoo in _zoos_of(document, self.models)],
-        )
+        entries: list[Entry] = []
+        ended: list[Entry] = []
+        for entry in (entry for document in documents for entry in document.entries):
+            if entry.zoo in self.models and evaluate(entry.when, self.environment):
+                has_ended = entry.until is not None and entry.until.has_ended(self.environment)
+                (ended if has_ended else entries).append(entry)
+        strict = [zoo for document in documents if document.strict_skips for zoo in _zoos_of(document, self.models)]
+        return make_matcher(entries, self.models, self.checks, strict, ended)
 
 
 def _zoos_of(document: Document, zoos: Collection[str]) -> list[str]:
@@ -111,7 +108,8 @@ def update_document(document: Document, scope: RunScope, results: Sequence[Resul
         strict_skip = item.outcome == "skipped" and item.zoo in matcher.strict_skips
         listed = verdict.kind == "expected" or not (item.outcome in FAILURES or strict_skip)
         # a test must not be covered by entries with different outcomes: the old one has to be narrowed first
-        if not listed and all(entry in deleted or entry.outcome == item.outcome for entry in verdict.entries):
+        covering = [] if verdict.kind == "ended" else verdict.entries
+        if not listed and all(entry in deleted or entry.outcome == item.outcome for entry in covering):
             key = _entry_key(item, verdict.entries)
             new.setdefault(key, {}).setdefault(item.model, set()).add(item.check)
     added = [values for key in sorted(new) for values in _new_entries(document, scope, key, new[key])]

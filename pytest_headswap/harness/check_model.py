@@ -19,7 +19,9 @@ from pytest_headswap.results import Result
 if TYPE_CHECKING:
     from torch import nn
 
+    from pytest_headswap.case.finding import Finding
     from pytest_headswap.checks import Check
+    from pytest_headswap.engine import NoHeadError
     from pytest_headswap.results import Outcome
     from pytest_headswap.zoo import ModelSpec
 
@@ -75,7 +77,7 @@ def check_headswap(
 def _results(target: Target, checks: tuple[Check, ...], options: CaseOptions) -> list[Result]:
     from pytest_headswap.case.finding import error_text
     from pytest_headswap.checks import run_check
-    from pytest_headswap.engine import NoHeadError
+    from pytest_headswap.engine import ZOO_REFUSED, NoHeadError
 
     previous = time.perf_counter()
     meter = MemoryMeter(reset_peak=False)  # do not reset the peak memory of the user's process
@@ -95,17 +97,27 @@ def _results(target: Target, checks: tuple[Check, ...], options: CaseOptions) ->
         )
         return replace(found, seconds=round(previous - start, 4))
 
+    results: list[Result]
+    outcome: Outcome
     try:
         case = target.build(options)
     except NoHeadError as error:
-        return [result(check, "skipped", error.message, error.reason) for check in checks]
+        results = []
+        for check in checks:
+            if check.needs_head or error.reason == ZOO_REFUSED:
+                results.append(result(check, "skipped", error.message, error.reason))
+                continue
+            finding = apply_pytest_outcome(check_without_head(target, check, options, error))
+            outcome = "xfailed" if is_xfail(finding.exception) else finding.outcome
+            results.append(result(check, outcome, finding_message(finding), finding.reason, finding=finding))
+        return results
     except KeyboardInterrupt:
         raise  # it may be Ctrl-C
     except BaseException as error:  # noqa: BLE001 - the code of a model may raise anything, SystemExit too
-        outcome: Outcome = "skipped" if is_skip(error) else "xfailed" if is_xfail(error) else "error"
+        outcome = "skipped" if is_skip(error) else "xfailed" if is_xfail(error) else "error"
         message = error_text(error) if outcome == "skipped" else error_message(error)
         return [result(check, outcome, message, reason_code(error)) for check in checks]
-    results: list[Result] = []
+    results = []
     try:
         anatomy = swapped_heads(case)
         for check in checks:
@@ -122,3 +134,22 @@ def _results(target: Target, checks: tuple[Check, ...], options: CaseOptions) ->
     finally:
         case.swap.restore()
     return results
+
+
+def check_without_head(target: Target, check: Check, options: CaseOptions, no_head: NoHeadError) -> Finding:
+    """Run a check on a model that has no head. The model keeps its modes."""
+    from pytest_headswap.checks import run_check
+    from pytest_headswap.checks.registry import finding_of_error
+    from pytest_headswap.engine.pytorch import ModuleState
+
+    try:
+        case = target.build_without_head(options, no_head)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the code of a model may raise anything, SystemExit too
+        return finding_of_error(error)
+    state = ModuleState(case.model)
+    try:
+        return run_check(check, case)
+    finally:
+        state.restore()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,11 @@ from pytest_headswap.case.options import AUTO, CaseOptions
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
 
+CHECK_NAMES = (
+    *("output_shape", "native_parity", "metadata", "state_dict"),
+    *("gradient_flow", "frozen_backbone", "round_trip", "device_placement"),
+)
+"""The names of the built-in checks, in running order: importing the checks themselves imports torch."""
 EVIDENCE = ("auto", "abstract", "numeric")
 MAX_SHARDS = 10_000
 MIN_MEMORY = 64 * 2**20
@@ -147,7 +152,7 @@ def parse_device(value: Any, option_name: str) -> str:
         return str(value)
     match = re.fullmatch(r"cuda(?::(0|[1-9]\d*))?", value, re.ASCII) if isinstance(value, str) else None
     if match is None:
-        hint = did_you_mean(value, ("auto", "cpu", "cuda"))
+        hint = did_you_mean(str(value).lower().replace("gpu", "cuda"), ("auto", "cpu", "cuda"))
         raise OptionError(f"{option_name} must be {DEVICE_CHOICES}, such as cuda:0, not {value!r}{hint}")
 
     import torch
@@ -171,27 +176,47 @@ def gpu_count() -> int:
     return torch.cuda.device_count()
 
 
+def reject_unknown_checks(names: Iterable[Any], known: Collection[str], option_name: str) -> None:
+    """Reject names of checks, with or without `!`, that are not known.
+
+    Raises:
+        OptionError: there is no such check; the message suggests close matches.
+    """
+    for name in names:
+        plain = str(name).removeprefix("!").strip()
+        if plain not in known:
+            raise OptionError(
+                f"unknown check {plain!r} in {option_name}{did_you_mean(plain, known)} "
+                f"The checks are {', '.join(known)}"
+            )
+
+
 def select_checks(requested: Iterable[Any], available: Mapping[str, Check], option_name: str) -> tuple[Check, ...]:
     """Return the given checks, by name or as objects, in running order: those in `available` first.
+
+    `!name` excludes a check. If every name excludes, all other checks are chosen.
 
     Raises:
         OptionError: there is no such check, or two checks have the same name.
     """
     from pytest_headswap.checks import Check
 
+    items = list(requested)
+    excluded = {item[1:].strip() for item in items if isinstance(item, str) and item.startswith("!")}
+    included = [item for item in items if not (isinstance(item, str) and item.startswith("!"))]
     chosen: dict[str, Check] = {}
-    for item in requested:
+    for item in [*excluded, *(included or (available if excluded else ()))]:
         name = item.name if isinstance(item, Check) else item
-        if not isinstance(item, Check) and name not in available:
-            raise OptionError(
-                f"unknown check {name!r} in {option_name}{did_you_mean(name, available)} The checks are "
-                f"{', '.join(available)}"
-            )
+        if not isinstance(item, Check):
+            reject_unknown_checks([name], available, option_name)
         check = item if isinstance(item, Check) else available[name]
         if chosen.setdefault(name, check) != check:
             raise OptionError(f"two checks in {option_name} are called {name!r}: rename one")
+    if excluded and excluded >= chosen.keys():
+        raise OptionError(f"{option_name} excludes every check: remove some of the ! names")
     order = {name: position for position, name in enumerate(available)}
-    return tuple(sorted(chosen.values(), key=lambda check: order.get(check.name, len(order))))
+    kept = (check for name, check in chosen.items() if name not in excluded)
+    return tuple(sorted(kept, key=lambda check: order.get(check.name, len(order))))
 
 
 def make_case_options(num_classes: int, evidence: str, device: str, memory_limit: str) -> CaseOptions:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pytest_headswap.case.case import Case
+    from pytest_headswap.engine import NoHeadError
     from pytest_headswap.zoo import ModelSpec
 
 
@@ -36,6 +37,14 @@ class Target:
     def repro(self, check: str, options: CaseOptions) -> str:
         """Return the command that repeats a check; empty if no command can."""
         return reproduce_command(self.test_id(check), options.flags()) if self.reproducible else ""
+
+    def build_without_head(self, options: CaseOptions, no_head: NoHeadError) -> Case:
+        """Build the case of a model that has no head, for checks that need none."""
+        from pytest_headswap.case.build import build_case_without_head
+        from pytest_headswap.harness.memory_budget import resolve_memory_budget
+
+        memory = resolve_memory_budget(options.memory_limit, workers=1).tensor_bytes
+        return build_case_without_head(self.zoo, self.spec, options, no_head, tensor_bytes=memory)
 
     def build(self, options: CaseOptions) -> Case:
         """Build the case. A module passed by the user keeps its new head until `case.swap.restore()`."""

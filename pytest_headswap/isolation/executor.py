@@ -25,12 +25,14 @@ class BuildReply:
         anatomy: the swapped heads; None if there is none.
         reason, message: why the model has no head; empty if it has one.
         notes: notes for the model's results.
+        without_head: whether the model, which has no head, can be built for checks that need none.
     """
 
     anatomy: SwappedHeads | None = None
     reason: str = ""
     message: str = ""
     notes: tuple[str, ...] = ()
+    without_head: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_headswap._text import format_bytes
@@ -63,14 +64,15 @@ class InProcessExecutor:
         self.ignore_refusals = ignore_refusals
         self.format_failure = format_failure
         self.case: Case | None = None
+        self._build_without_head: Callable[[], Case] | None = None
         self._meter: MemoryMeter | None = None
         self._released = 0
 
     def build(self, zoo: Zoo, model: str) -> BuildReply:
         """Build a model and swap its head. Raises whatever the model raises."""
-        from pytest_headswap.case.build import build_case
+        from pytest_headswap.case.build import build_case, build_case_without_head
         from pytest_headswap.case.finding import ABSTRACT
-        from pytest_headswap.engine import NoHeadError
+        from pytest_headswap.engine import ZOO_REFUSED, NoHeadError
 
         spec = zoo[model]
         if self.ignore_refusals:
@@ -81,7 +83,11 @@ class InProcessExecutor:
         try:
             case = build_case(zoo.name, spec, options, tensor_bytes=self.budget.tensor_bytes)
         except NoHeadError as error:
-            return BuildReply(reason=error.reason, message=error.message)
+            if error.reason != ZOO_REFUSED:
+                no_head = NoHeadError(error.reason, error.message)
+                build = partial(build_case_without_head, tensor_bytes=self.budget.tensor_bytes)
+                self._build_without_head = partial(build, zoo.name, spec, options, no_head)
+            return BuildReply(reason=error.reason, message=error.message, without_head=error.reason != ZOO_REFUSED)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -100,9 +106,17 @@ class InProcessExecutor:
     def check(self, check: Check) -> CheckReply:
         """Run a check on the model."""
         from pytest_headswap.checks import run_check
+        from pytest_headswap.checks.registry import finding_of_error
 
-        assert self.case is not None, "a model is built before it is checked"
         assert self._meter is not None
+        if self.case is None:
+            assert self._build_without_head is not None, "a model is built before it is checked"
+            try:
+                self.case = self._build_without_head()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - a model's own code may raise anything, SystemExit too
+                return CheckReply(apply_pytest_outcome(finding_of_error(error)), self._meter.peak_mb())
         return CheckReply(apply_pytest_outcome(run_check(check, self.case)), self._meter.peak_mb())
 
     def release(self) -> None:
@@ -111,7 +125,7 @@ class InProcessExecutor:
         Freeze surviving objects after each model so that the next `gc.collect()` skips them (it would otherwise take
         180 ms, and grow with the op cache). Unfreeze every 100 models, in case a library kept a model alive.
         """
-        self.case = None
+        self.case = self._build_without_head = None
         clear_last_exception()
         self._released += 1
         if self._released % _UNFREEZE_EVERY == 0:

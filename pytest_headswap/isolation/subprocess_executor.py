@@ -49,6 +49,7 @@ class SubprocessExecutor:
         self._imported_modules: list[str] = []
         self._build_request = Request("build")
         self._built = False
+        self._has_head = True
         self._nothing_built = False  # the zoo refused, so there is nothing to release
         self._seconds_used = 0.0
         self._crashes = 0
@@ -104,6 +105,7 @@ class SubprocessExecutor:
         assert isinstance(reply.value, BuildReply)
         self._built = True
         self._nothing_built = reply.value.reason == ZOO_REFUSED
+        self._has_head = not reply.value.reason
         return replace(reply.value, notes=global_changes_note(reply.global_changes))
 
     def _build_again(self) -> BuildReply:
@@ -112,8 +114,9 @@ class SubprocessExecutor:
         Raises:
             RebuildError: the second build has no head to check, but the first one had.
         """
+        had_head = self._has_head
         built = self._build()
-        if built.reason:
+        if built.reason and had_head:
             self._built = False
             raise RebuildError(f"the model was rebuilt after its process was lost, and has no head: {built.message}")
         return built

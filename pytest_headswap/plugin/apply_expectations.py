@@ -42,6 +42,6 @@ def skip_if_not_run(expectations: Expectations, test: CheckId) -> None:
     entry = expectations.not_run_entry(test)
     if entry is None or expectations.run_skipped:
         return
-    error: Any = pytest.skip.Exception(f"[{NOT_RUN}] {' '.join(entry.reason.split())}")
+    error: Any = pytest.skip.Exception(f"[{NOT_RUN}] {entry.explanation}")
     error.reason = NOT_RUN
     raise error

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_headswap.harness.options import CHECK_NAMES
+
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
 
@@ -49,6 +51,11 @@ def available_checks(config: pytest.Config) -> Mapping[str, Check]:
     if _CHECKS not in config.stash:
         config.stash[_CHECKS] = _read_checks(config)
     return config.stash[_CHECKS]
+
+
+def check_names(config: pytest.Config) -> tuple[str, ...]:
+    """Return the names of all checks, in running order, without torch unless a hook imports it."""
+    return (*CHECK_NAMES, *(str(name) for _, name, _ in _hook_entries(config, "pytest_headswap_checks")))
 
 
 def _read_checks(config: pytest.Config) -> Mapping[str, Check]:

@@ -9,8 +9,15 @@ from __future__ import annotations
 import pytest
 
 from pytest_headswap.plugin import hookspecs
-from pytest_headswap.plugin.contributions import available_checks, register_contributed_zoos
-from pytest_headswap.plugin.options import add_options, read_settings, zoo_scope
+from pytest_headswap.plugin.contributions import register_contributed_zoos
+from pytest_headswap.plugin.given_ids import take_ids
+from pytest_headswap.plugin.options import (
+    add_options,
+    read_settings,
+    reject_models_without_zoo,
+    requested_zoos,
+    zoo_scope,
+)
 from pytest_headswap.plugin.user_tests import fixtures, parametrize
 from pytest_headswap.plugin.user_tests.marker import MARKER
 
@@ -34,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.help or config.option.version or config.option.markers:
         return  # these exit here, and must not fail on the ini file
     register_contributed_zoos(config)
+    take_ids(config, requested_zoos(config))
     scope = zoo_scope(config)
     if scope is None:
         return
@@ -41,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_headswap.harness.garbage import gc_disabled_for_imports
 
     with gc_disabled_for_imports():
-        settings = read_settings(config, scope, available_checks(config))
+        settings = read_settings(config, scope)
 
     from pytest_headswap.plugin.collection.session import ZooSession, set_torch_threads
     from pytest_headswap.plugin.recording.expectations_summary import ExpectationsSummary
@@ -58,7 +66,14 @@ def pytest_configure(config: pytest.Config) -> None:
         if resume is not None:
             config.pluginmanager.register(resume, "headswap-resume")
         config.pluginmanager.register(ExpectationsSummary(settings), "headswap-ending")
-        config.pluginmanager.register(Recorder(config, settings, lock, resume), "headswap-recorder")
+        recorder = Recorder(config, settings, lock, resume)
+        config.pluginmanager.register(recorder, "headswap-recorder")
+        config.pluginmanager.register(recorder.folded_errors, "headswap-folded-errors")
     else:
         config.stash[CARRIED_OVER] = frozenset(workerinput.get("headswap_carried_over", ()))
         set_torch_threads(workerinput["workercount"])
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Reject options that select nothing, now that the tests with markers are known."""
+    reject_models_without_zoo(session)

@@ -46,8 +46,8 @@ def pytest_headswap_checks(config: pytest.Config) -> Mapping[str, Callable[[Case
     - `pytest_headswap.CheckFailed(message)` if it finds a fault;
     - `pytest_headswap.CheckSkipped(reason, message)` if it does not apply, with its own reason code.
 
-    Any other exception is an error of the check. To also declare the evidence for the results, return a
-    `pytest_headswap.Check` of the same name.
+    Any other exception is an error of the check. To also declare the evidence for the results, or that the check needs
+    no head, return a `pytest_headswap.Check` of the same name.
 
         def pytest_headswap_checks(config):
             return {"small_head": small_head}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,11 @@ from pytest_headswap.harness.options import (
     parse_num_classes,
     parse_shard,
     parse_timeout,
+    reject_unknown_checks,
     select_checks,
 )
+from pytest_headswap.plugin.contributions import available_checks, check_names
+from pytest_headswap.plugin.given_ids import given_ids, select_ids, zoos_of_ids
 from pytest_headswap.plugin.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,11 +45,11 @@ def add_options(parser: pytest.Parser) -> None:
         group.addoption(f"--headswap-{name}", metavar=metavar, default=None, help=text)
         parser.addini(f"headswap_{name.replace('-', '_')}", text, default="")
 
-    text = "zoo of models to test, such as builtin or timm; may be repeated"
+    text = "zoos of models to test, comma-separated, such as builtin or timm"
     group.addoption("--headswap-zoo", metavar="ZOO", action="append", default=None, help=text)
-    parser.addini("headswap_zoo", text.replace("; may be repeated", "; separate several by spaces"), "args", [])
+    parser.addini("headswap_zoo", text, "args", [])
     add("models", "GLOBS", "comma-separated globs of models to test; !glob excludes (default: all)")
-    add("checks", "NAMES", "comma-separated checks to run (default: all)")
+    add("checks", "NAMES", "comma-separated checks to run; !name excludes (default: all)")
     add("num-classes", "N", f"class count of the new heads (default: {CaseOptions.num_classes})")
     add("evidence", "KIND", f"kind of evidence: {', '.join(EVIDENCE)} (default: auto, numeric if memory allows)")
     add("device", "DEVICE", f"device for device_placement: {DEVICE_CHOICES} (default: auto, whatever is available)")
@@ -79,14 +82,14 @@ def add_options(parser: pytest.Parser) -> None:
 
 def zoo_scope(config: pytest.Config) -> ZooScope | None:
     """Return the scope of the zoos, or None without a zoo. Must be cheap, since every pytest run calls it."""
-    given = bool(config.getoption("headswap_zoo"))
-    if not given and not config.getini("headswap_zoo"):
-        return None
     workerinput = getattr(config, "workerinput", None)
     if workerinput is not None:  # xdist always passes paths to workers; the controller knows what was typed
         scope: ZooScope | None = workerinput.get("headswap_scope")
         return scope
-    paths = config.args_source is pytest.Config.ArgsSource.ARGS
+    given = bool(config.getoption("headswap_zoo") or given_ids(config))
+    if not given and not config.getini("headswap_zoo"):
+        return None
+    paths = bool(config.args) and config.args_source is pytest.Config.ArgsSource.ARGS
     if given:
         return "alongside" if paths else "exclusive"
     return None if paths else "alongside"
@@ -94,7 +97,22 @@ def zoo_scope(config: pytest.Config) -> ZooScope | None:
 
 def requested_zoos(config: pytest.Config) -> tuple[str, ...]:
     """Return the zoos of the command line or, without any, those of the ini file."""
-    return tuple(dict.fromkeys(config.getoption("headswap_zoo") or config.getini("headswap_zoo")))
+    texts = config.getoption("headswap_zoo") or config.getini("headswap_zoo")
+    return tuple(dict.fromkeys(name for text in texts for name in split_commas(text)))
+
+
+def reject_models_without_zoo(session: pytest.Session) -> None:
+    """Raise `UsageError` if `--headswap-models` is typed, but neither an option nor a marker names a zoo.
+
+    With pytest-xdist, no process can tell: the controller has no tests, and an error in a worker looks like a crash.
+    """
+    config = session.config
+    if config.getoption("headswap_models") is None or config.getoption("dist", "no") != "no":
+        return
+    if hasattr(config, "workerinput") or requested_zoos(config) or given_ids(config):
+        return
+    if not any(item.get_closest_marker("headswap") for item in session.items):
+        raise pytest.UsageError("--headswap-models has no effect without a zoo: add --headswap-zoo, such as timm")
 
 
 def option_text(config: pytest.Config, name: str) -> str:
@@ -119,26 +137,50 @@ def read_case_options(config: pytest.Config) -> CaseOptions:
     )
 
 
-def read_settings(config: pytest.Config, scope: ZooScope, available_checks: Mapping[str, Check]) -> Settings:
-    """Load the requested zoos and validate all options.
+def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
+    """Load the requested zoos and validate all options. What does not need torch is validated before torch is imported.
 
     Raises:
         pytest.UsageError: an option is invalid; the message says what to type instead.
     """
     from pytest_headswap.plugin.planning.shards import shard_of_selection
+    from pytest_headswap.plugin.read_expectations import validate_path
 
     try:
         options = read_case_options(config)
         patterns = option_text(config, "models")
         shard = parse_shard(option_text(config, "shard"), "--headswap-shard")
-        selected = _select(config, patterns)
-        requested = split_commas(option_text(config, "checks")) or available_checks
-        checks = select_checks(requested, available_checks, "--headswap-checks")
-        expectations = _expectations(config, selected, available_checks, options)
+        requested = split_commas(option_text(config, "checks"))
+        reject_unknown_checks(requested, check_names(config), "--headswap-checks")
+        validate_path(config, *_expectations_path(config))
+        ids = given_ids(config)
+        _reject_unknown_zoos(zoos_of_ids(ids) or requested_zoos(config))
+        available = available_checks(config)
+        checks = select_checks(requested or available, available, "--headswap-checks")
+        checks_by_model: Mapping[tuple[str, str], frozenset[str]] = {}
+        if ids:
+            chosen = select_ids(ids, checks, available)
+            selected, checks, checks_by_model = chosen.selected, chosen.checks, chosen.by_model
+            patterns = ",".join(ids)
+        else:
+            selected = _select(config, patterns)
+        expectations = _expectations(config, selected, available, options)
     except OptionError as error:
         raise pytest.UsageError(f"{error}\nSee {page(error.page)}") from error
     zoos = selected if shard is None else shard_of_selection(selected, shard)
-    return Settings(zoos, selected, shard, checks, options, _report_folder(config), scope, patterns, expectations)
+    report = _report_folder(config)
+    return Settings(zoos, selected, shard, checks, options, report, scope, patterns, expectations, checks_by_model)
+
+
+def _reject_unknown_zoos(names: Iterable[str]) -> None:
+    from pytest_headswap.zoo import ZooError
+    from pytest_headswap.zoo.registry import reject_unknown_zoo
+
+    try:
+        for name in names:
+            reject_unknown_zoo(name)
+    except ZooError as error:
+        raise OptionError(f"--headswap-zoo: {error}", page="zoo") from error
 
 
 def _select(config: pytest.Config, patterns: str) -> Selection:
@@ -160,11 +202,16 @@ def _expectations(
 ) -> Expectations:
     from pytest_headswap.plugin.read_expectations import read_expectations
 
+    given_path, path = _expectations_path(config)
+    return read_expectations(config, selected, tuple(available_checks), options, given_path, path)
+
+
+def _expectations_path(config: pytest.Config) -> tuple[str, Path]:
+    """Return the path of the expectations as typed, empty if there is none, and the same path, absolute."""
     payload = getattr(config, "workerinput", {}).get("headswap_expectations")
     given_path = option_text(config, "expectations") if payload is None else payload["typed"]
     base = config.rootpath if config.getoption("headswap_expectations") is None else config.invocation_params.dir
-    path = base / given_path if payload is None else Path(payload["path"])
-    return read_expectations(config, selected, tuple(available_checks), options, given_path, path)
+    return given_path, base / given_path if payload is None else Path(payload["path"])
 
 
 def _report_folder(config: pytest.Config) -> Path:

@@ -60,12 +60,10 @@ def read_expectations(
     run_skipped = bool(config.getoption("headswap_run_skipped"))
     update = bool(config.getoption("headswap_update_expectations"))
     if not given_path:
-        if update:
-            raise OptionError(f"{UPDATE} requires {OPTION}=FILE_OR_FOLDER", page="expectations")
         return Expectations(None, {}, scope, ExpectationMatcher(()), skip_reason, ZOO_REFUSED, run_skipped)
     store = ExpectationFiles(path, given_path, tuple(zoos))
     try:
-        texts = _texts(config, store, update)
+        texts = _texts(config, store)
         documents = [store.parse(text, Path(path)) for path, text in texts.items()]
         _validate(documents, store, scope)
         matcher = scope.matcher(documents)
@@ -74,15 +72,28 @@ def read_expectations(
     return Expectations(store, texts, scope, matcher, skip_reason, ZOO_REFUSED, run_skipped, update)
 
 
-def _texts(config: pytest.Config, store: ExpectationFiles, update: bool) -> dict[str, str]:
+def validate_path(config: pytest.Config, given_path: str, path: Path) -> None:
+    """Validate the path of the expectations, before anything is imported for them.
+
+    Raises:
+        OptionError: it is missing although it is to be updated, or it does not exist and is not to be updated.
+    """
+    update = bool(config.getoption("headswap_update_expectations"))
+    if update and not given_path:
+        raise OptionError(f"{UPDATE} requires {OPTION}=FILE_OR_FOLDER", page="expectations")
+    if given_path and not update and not path.exists() and not hasattr(config, "workerinput"):
+        raise OptionError(
+            f"{OPTION}: {path} does not exist. "
+            f"{UPDATE} creates a file if its name ends in {SUFFIX}, otherwise a folder",
+            page="expectations",
+        )
+
+
+def _texts(config: pytest.Config, store: ExpectationFiles) -> dict[str, str]:
     payload: Any = getattr(config, "workerinput", {}).get("headswap_expectations")
     if payload is not None:
         texts: dict[str, str] = payload["texts"]
         return texts
-    if not store.path.exists() and not update:
-        raise DocumentError(
-            f"{store.path} does not exist. {UPDATE} creates a file if its name ends in {SUFFIX}, otherwise a folder"
-        )
     return store.read()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_headswap.checks import Check
     from pytest_headswap.expectations.expectations import Expectations
     from pytest_headswap.harness.options import Shard
+    from pytest_headswap.results.ids import CheckId
     from pytest_headswap.zoo.selection import Selection
 
 
@@ -35,9 +37,24 @@ class Settings:
     report: Path
     scope: ZooScope
     models: str
-    """The patterns as typed."""
+    """The patterns or ids as typed."""
 
     expectations: Expectations
+    checks_by_model: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    """The names of the checks of each model, by zoo and model, if ids select them; empty: all checks of all models."""
+
+    def checks_of(self, zoo: str, model: str) -> tuple[Check, ...]:
+        """Return the selected checks of a model."""
+        if not self.checks_by_model:
+            return self.checks
+        return tuple(check for check in self.checks if check.name in self.checks_by_model[zoo, model])
+
+    def tests_of(self, zoo: str, models: Iterable[str]) -> Iterator[CheckId]:
+        """Yield the ids of the selected checks of some models."""
+        from pytest_headswap.results.ids import CheckId
+
+        for model in models:
+            yield from (CheckId(zoo, model, check.name) for check in self.checks_of(zoo, model))
 
     @property
     def model_count(self) -> int:
@@ -51,7 +68,8 @@ class Settings:
 
         here, names = self.report.resolve(), (REPEAT_REPORT, f"{REPEAT_REPORT}-2")
         own = next((name for name in names if here.name == name or here == Path(name).resolve()), "")
-        if own and self.model_count * len(self.checks) == 1:
+        tests = [test for zoo, models in self.this_shard for test in self.tests_of(zoo.name, models)]
+        if own and len(tests) == 1:
             return own  # a repeated test uses the same folder again
         return names[1] if own == names[0] else names[0]
 

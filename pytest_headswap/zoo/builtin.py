@@ -59,7 +59,7 @@ _ENTRIES: dict[str, _Entry] = {
     "shared_scale": _Entry(models.SharedScale, ROWS),
     "raw_parameter": _Entry(models.RawParameter, ROWS),
     "cosine": _Entry(models.Cosine, ROWS),
-    "root_linear": _Entry(partial(nn.Linear, 24), ROWS),
+    "root_linear": _Entry(lambda num_classes: nn.Linear(24, num_classes), ROWS),
     "one_class": _Entry(models.linear, ROWS, num_classes=1),
     "no_grad_backbone": _Entry(models.NoGradBackbone),
     "frozen": _Entry(models.frozen),

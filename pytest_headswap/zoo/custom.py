@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from pytest_headswap._text import single_line, truncate
+from pytest_headswap.zoo.class_count import NAME, build_with_class_count, class_count_problem, parameters_of
 from pytest_headswap.zoo.spec import ModelSpec, Zoo, ZooError, unknown_name
 
 T = TypeVar("T")
@@ -47,20 +48,29 @@ def load_entry_point(name: str) -> Zoo:
     return make_zoo(name, _call_user_code(f"importing entry point {entry.value!r}", entry.load))
 
 
+def parse_reference(reference: str) -> tuple[str, str]:
+    """Return the module or file, and the attribute, of a reference. This imports nothing.
+
+    Raises:
+        ZooError: the reference does not have this form, or there is no such file.
+    """
+    where, _, attribute = reference.rpartition(":")
+    if not where or not attribute or where.endswith(":"):
+        raise ZooError(f"{reference!r} is not a zoo: use package.module:ATTR or file.py:ATTR")
+    if where.endswith(".py") and not Path(where).is_file():
+        raise ZooError(f"zoo {reference!r}: there is no file {where!r} (working directory: {Path.cwd()})")
+    return where, attribute
+
+
 def load_reference(reference: str) -> Zoo:
     """Return the zoo at `package.module:ATTR` or `file.py:ATTR`.
 
     Raises:
         ZooError: the import failed, there is no such attribute, or it is not a zoo.
     """
-    where, _, attribute = reference.rpartition(":")
-    if not where or not attribute or where.endswith(":"):
-        raise ZooError(f"{reference!r} is not a zoo: use package.module:ATTR or file.py:ATTR")
+    where, attribute = parse_reference(reference)
     if where.endswith(".py"):
-        path = Path(where)
-        if not path.is_file():
-            raise ZooError(f"zoo {reference!r}: there is no file {where!r} (working directory: {Path.cwd()})")
-        module = _call_user_code(f"importing {where}", lambda: _import_file(path))
+        module = _call_user_code(f"importing {where}", lambda: _import_file(Path(where)))
     else:
         module = _call_user_code(f"importing {where}", lambda: _import_module(where))
     if not hasattr(module, attribute):
@@ -143,14 +153,16 @@ def _spec(zoo: str, name: Any, item: Any) -> ModelSpec:
             raise ZooError(f"zoo {zoo!r} has ModelSpec {item.name!r} under the name {name!r}: use the same name")
         if not callable(item.build):
             raise ZooError(f"ModelSpec {name!r} of zoo {zoo!r} has {_describe(item.build)} as build: pass a function")
-        native = item.build_native and partial(_call_factory, zoo, name, item.build_native)
+        native = item.build_native and partial(_build_native, zoo, name, item.build_native)
         return replace(item, build=partial(_call_factory, zoo, name, item.build), build_native=native)
     if not callable(item) or _is_model(item):
         raise ZooError(f"zoo {zoo!r} has {_describe(item)} as {name!r}: it must be a factory, a class or a ModelSpec")
-    takes = _num_classes_of(item)
+    takes = next((parameter for parameter in parameters_of(item) if parameter.name == NAME), None)
     if takes is None:
         return ModelSpec(name, build=partial(_call_factory, zoo, name, item))
-    native = partial(_call_factory, zoo, name, lambda num_classes: item(num_classes=num_classes))
+    if problem := class_count_problem(item):
+        raise ZooError(f"the factory of {name!r} in zoo {zoo!r} {problem}")
+    native = partial(_build_native, zoo, name, item)
     return ModelSpec(
         name,
         build=partial(native, NUM_CLASSES) if takes.default is takes.empty else partial(_call_factory, zoo, name, item),
@@ -158,15 +170,12 @@ def _spec(zoo: str, name: Any, item: Any) -> ModelSpec:
     )
 
 
-def _num_classes_of(factory: Callable[..., Any]) -> inspect.Parameter | None:
-    try:
-        return inspect.signature(factory).parameters.get("num_classes")
-    except (TypeError, ValueError):  # some builtins have no signature
-        return None
+def _build_native(zoo: str, name: str, factory: Callable[..., Any], num_classes: int) -> Any:
+    return _call_factory(zoo, name, partial(build_with_class_count, factory, num_classes))
 
 
-def _call_factory(zoo: str, name: str, factory: Callable[..., Any], *num_classes: int) -> Any:
-    model = factory(*num_classes)
+def _call_factory(zoo: str, name: str, factory: Callable[[], Any]) -> Any:
+    model = factory()
     if not _is_model(model):
         raise ZooError(f"the factory of {name!r} in zoo {zoo!r} returned {_describe(model)}, not a torch.nn.Module")
     return model

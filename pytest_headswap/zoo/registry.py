@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from pytest_headswap.zoo.custom import entry_point_names, load_entry_point, load_reference
+from pytest_headswap.zoo.custom import entry_point_names, load_entry_point, load_reference, parse_reference
 from pytest_headswap.zoo.spec import Zoo, ZooError, unknown_name
 
 if TYPE_CHECKING:
@@ -55,12 +56,21 @@ def load_zoo(name: str) -> Zoo:
 
 
 def _load(name: str) -> Zoo:
+    reject_unknown_zoo(name)
     if name in _ENTRIES:
         return _load_known(name, _ENTRIES[name])
-    if name in entry_point_names():
-        return load_entry_point(name)
+    return load_entry_point(name) if name in entry_point_names() else load_reference(name)
+
+
+def reject_unknown_zoo(name: str) -> None:
+    """Raise `ZooError` if `name` cannot refer to a zoo. This imports nothing."""
+    if name in zoo_names():
+        return
+    if name.endswith(".py"):
+        raise ZooError(f"zoo {name!r} is a file without an attribute: use {name}:ATTR, such as {name}:ZOO")
     if ":" in name:
-        return load_reference(name)
+        parse_reference(name)
+        return
     raise ZooError(
         unknown_name("zoo", name, zoo_names(), "the installed zoos") + " (for your own zoo, use package.module:ATTR)"
     )
@@ -87,16 +97,21 @@ def select_models(zoo: Zoo, patterns: str = "") -> tuple[str, ...]:
     included = [part for part in parts if not part.startswith("!")] or ["*"]
     selected: set[str] = set()
     for pattern in included:
-        selected |= _match(zoo, pattern)
+        selected |= match_models(zoo, pattern)
     for part in parts:
         if part.startswith("!"):
-            selected -= _match(zoo, part[1:].strip())
+            selected -= match_models(zoo, part[1:].strip())
     if parts and not selected:
         raise ZooError(f"{patterns!r} excludes every model of zoo {zoo.name!r}: remove some of the ! patterns")
     return tuple(name for name in zoo.names if name in selected)
 
 
-def _match(zoo: Zoo, pattern: str) -> set[str]:
+def match_models(zoo: Zoo, pattern: str) -> set[str]:
+    """Return the names of `zoo` that one name or glob matches.
+
+    Raises:
+        ZooError: the name does not exist (the message suggests close matches), or the glob matches nothing.
+    """
     if pattern in zoo.names:  # a name may contain glob characters
         return {pattern}
     if not any(sign in pattern for sign in "*?["):
@@ -127,9 +142,44 @@ def load_spec(text: str) -> tuple[str, ModelSpec]:
     Raises:
         ZooError: there is no such zoo or model, or the text does not have this form.
     """
-    zoo, colon, model = text.partition(":")
-    if zoo not in zoo_names() and text.count(":") > 1:
-        zoo, colon, model = text.rpartition(":")  # a user's zoo (`package.module:ATTR`) contains a colon itself
-    if not (zoo and colon and model):
-        raise ZooError(f"{text!r} is not ZOO:MODEL, such as timm:levit_128; `headswap list-zoos` lists the zoos")
+    zoo, model = _split(text)
+    if not (zoo and model):
+        raise ZooError(_wrong_form(text))
     return zoo, load_zoo(zoo)[model]
+
+
+def find_models(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the zoo and the sorted models of `ZOO:MODEL`, or of a model that only one zoo has. Globs are possible.
+
+    Raises:
+        ZooError: nothing matches, several zoos match, or the text does not have this form.
+    """
+    zoo, model = _split(text)
+    if zoo and model:
+        return zoo, tuple(sorted(match_models(load_zoo(zoo), model)))
+    if ":" in text or text in zoo_names():
+        raise ZooError(_wrong_form(text))
+    found: dict[str, tuple[str, ...]] = {}
+    known: dict[str, None] = {}
+    for name in zoo_names():
+        with suppress(ZooError):  # a zoo that is not installed, or that has no such model
+            loaded = load_zoo(name)
+            known.update(dict.fromkeys(loaded.names))
+            found[name] = tuple(sorted(match_models(loaded, text)))
+    if not found:
+        raise ZooError(unknown_name("model", text, list(known), "the installed zoos"))
+    if len(found) > 1:
+        raise ZooError(f"several zoos have {text!r}: use {' or '.join(f'{name}:{text}' for name in found)}")
+    ((zoo, models),) = found.items()
+    return zoo, models
+
+
+def _split(text: str) -> tuple[str, str]:
+    zoo, _, model = text.partition(":")
+    if zoo not in zoo_names() and text.count(":") > 1:
+        zoo, _, model = text.rpartition(":")  # a user's zoo (`package.module:ATTR`) contains a colon itself
+    return zoo, model
+
+
+def _wrong_form(text: str) -> str:
+    return f"{text!r} is not ZOO:MODEL, such as timm:levit_128; `headswap list-zoos` lists the zoos"

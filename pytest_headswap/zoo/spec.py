@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_headswap._text import did_you_mean, join_first
+from pytest_headswap.zoo.class_count import class_count_problem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +29,8 @@ class ModelSpec:
             `with torch.device("meta")` builds it without memory.
         example_inputs: returns the inputs of `forward` for the built model: a tensor, a tuple of positional inputs or
             a mapping of keyword inputs. None: the engine infers them.
-        build_native: returns the model as the zoo builds it for a given class count, or raises. None: the zoo cannot
+        build_native: returns the model as the zoo builds it for a given class count, or raises. A class or a function
+            takes the count as `num_classes`; a function of one parameter may call it anything. None: the zoo cannot
             build it, and `native_parity` is skipped.
         skip_reason: the reason why this model cannot be swapped, such as a package that is not installed. The model
             is then skipped and never built. Empty: the model runs.
@@ -40,6 +42,9 @@ class ModelSpec:
         small_variant: returns the spec of this architecture for a smaller input, which costs less to compute. Only the
             inputs and tensors such as position tables may differ, never the head. None: no such variant. Checks then
             use the shipped architecture, on the smallest input that it accepts.
+
+    Raises:
+        ZooError: the parameters of `build_native` do not say which one is the class count.
     """
 
     name: str
@@ -52,6 +57,10 @@ class ModelSpec:
     tags: tuple[str, ...] = ()
     metadata_notes: Callable[[nn.Module, Sequence[Head]], tuple[str, ...]] | None = None
     small_variant: Callable[[], ModelSpec] | None = None
+
+    def __post_init__(self) -> None:
+        if self.build_native is not None and (problem := class_count_problem(self.build_native)):
+            raise ZooError(f"build_native of {self.name!r} {problem}")
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,84 @@ def test_explain_reports_errors_on_stderr_without_a_traceback(
     assert "Traceback" not in captured.err
 
 
-def test_list_zoos_prints_the_names_of_the_zoos(capsys: Output) -> None:
+def test_list_zoos_prints_counts_and_what_is_not_installed(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Zoo:
+        raise ModuleNotFoundError("No module named 'ghostlib'", name="ghostlib")
+
+    registry.register("ghosts", missing, library="ghostlib")
+    for name in ("timm", "torchvision", "transformers"):  # slow to import
+        monkeypatch.delitem(registry._ENTRIES, name)
     assert main(["list-zoos"]) == 0
-    assert {"builtin", "testzoo", "timm"} <= set(capsys.readouterr().out.split())
+    assert capsys.readouterr().out == (
+        "builtin  35 models\n"
+        "ghosts   zoo 'ghosts' needs ghostlib, which is not installed: pip install 'pytest-headswap[ghostlib]'\n"
+        "testzoo  5 models\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ([], ["distilled", "doubled", "encoder", "unbuildable", "wrong:inputs"]),
+        (["d*"], ["distilled", "doubled"]),
+        (["!d*,!encoder"], ["unbuildable", "wrong:inputs"]),
+    ],
+)
+def test_list_models_prints_the_models_that_globs_select(
+    capsys: Output, arguments: list[str], names: list[str]
+) -> None:
+    assert main(["list-models", "testzoo", *arguments]) == 0
+    assert capsys.readouterr().out.splitlines() == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["testzo"], "unknown zoo 'testzo' in the installed zoos: did you mean testzoo?"),
+        (["testzoo", "destilled"], "unknown model 'destilled' in zoo 'testzoo': did you mean distilled?"),
+        (["testzoo", "x*"], "no model of zoo 'testzoo' matches 'x*'"),
+    ],
+)
+def test_list_models_suggests_known_names(capsys: Output, arguments: list[str], message: str) -> None:
+    assert main(["list-models", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_explain_takes_globs_and_continues_after_an_error(capsys: Output) -> None:
+    assert main(["explain", "testzoo:d*"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith("testzoo:distilled: 2 heads")
+    assert "headswap: testzoo:doubled: [" in captured.err
+
+
+@pytest.fixture
+def only_small_zoos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the zoos that take seconds to import out of a search."""
+    for name in ("timm", "torchvision", "transformers"):
+        monkeypatch.delitem(registry._ENTRIES, name)
+
+
+@pytest.mark.usefixtures("only_small_zoos")
+@pytest.mark.parametrize("text", ["distilled", "dist[i]lled"])
+def test_explain_finds_the_only_zoo_that_has_a_model(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.delitem(registry._ENTRIES, "builtin")
+    assert main(["explain", text]) == 0
+    assert capsys.readouterr().out.startswith("testzoo:distilled: 2 heads")
+
+
+@pytest.mark.usefixtures("only_small_zoos")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("distilled", "several zoos have 'distilled': use builtin:distilled or testzoo:distilled"),
+        ("encodr", "unknown model 'encodr' in the installed zoos: did you mean encoder"),
+    ],
+)
+def test_explain_says_which_zoos_have_similar_models(capsys: Output, text: str, message: str) -> None:
+    assert main(["explain", text]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_version_option_prints_the_version_of_the_package(capsys: Output) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.expectations.condition import WORDS, ConditionError, Environment, evaluate, read_condition
 from pytest_headswap.expectations.matcher import ConflictError, make_matcher
 from pytest_headswap.expectations.toml_document import Document, DocumentError, parse_document
+from pytest_headswap.expectations.update import RunScope
 from pytest_headswap.harness.options import EVIDENCE, OptionError
 from pytest_headswap.plugin.read_expectations import read_expectations
 from pytest_headswap.results import Result
@@ -258,3 +260,63 @@ def test_a_worker_parses_the_text_that_the_controller_read(tmp_path: Path) -> No
     controller: Any = SimpleNamespace(getoption=lambda _: False)
     with pytest.raises(OptionError, match="invalid TOML"):
         read_expectations(controller, *here)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("2027-01-31", "after 2027-01-31"),
+        ('"2027-01-31"', "after 2027-01-31"),
+        ('{ timm = "1.2" }', "with timm 1.2"),
+    ],
+)
+def test_an_entry_may_end_at_a_day_or_a_version(value: str, text: str) -> None:
+    (entry,) = parse(f"{FAILS}until = {value}\n").entries
+    assert str(entry.until) == text
+
+
+@pytest.mark.parametrize(
+    "value", ['"1.2"', "3", '{ timm = "x" }', "{ timm = 1 }", '{ timm = "1", torch = "2" }', "2027-01-31T10:00:00"]
+)
+def test_an_end_that_is_neither_a_day_nor_a_version_is_refused(value: str) -> None:
+    with pytest.raises(DocumentError, match=r", line 1: until must be 2027-01-31, the last day, or \{timm"):
+        parse(f"{FAILS}until = {value}\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "ended"),
+    [
+        ("2000-01-01", True),
+        ("9999-12-31", False),
+        ('{ timm = "1.2" }', True),
+        ('{ timm = "1.2.1" }', False),
+        ('{ not_installed = "0" }', False),
+    ],
+)
+def test_an_entry_applies_until_its_end(value: str, ended: bool) -> None:
+    scope = RunScope({"zoo": ["a"]}, ["one"], Environment(versions={"timm": "1.2"}))
+    matcher = scope.matcher([parse(f"{FAILS}until = {value}\n")])
+    failure = Result("zoo", "a", "one", "failed")
+    assert matcher.verdict(failure).kind == ("ended" if ended else "expected")
+    assert (len(matcher.entries), len(matcher.ended)) == ((0, 1) if ended else (1, 0))
+    passed = matcher.verdict(replace(failure, outcome="passed")).kind
+    assert passed == ("none" if ended else "unexpected_pass")
+
+
+@pytest.mark.parametrize(
+    ("value", "explanation"),
+    [
+        ("12", "known (#12)"),
+        ('"https://example.com/12"', "known (https://example.com/12)"),
+        ('"gh-12"', "known (gh-12)"),
+    ],
+)
+def test_an_entry_may_name_its_issue(value: str, explanation: str) -> None:
+    (entry,) = parse(f"{FAILS}issue = {value}\n").entries
+    assert entry.explanation == explanation
+
+
+@pytest.mark.parametrize("value", ["true", '" "', "-1", "1.5"])
+def test_an_issue_that_is_no_number_or_text_is_refused(value: str) -> None:
+    with pytest.raises(DocumentError, match=", line 1: issue must be text that is not empty"):
+        parse(f"{FAILS}issue = {value}\n")

@@ -380,3 +380,36 @@ def test_a_full_traceback_includes_the_expectation(project: pytest.Pytester, wri
     write(MISMATCHED.replace("the state_dict differs", "else"))
     result = project.runpytest_inprocess(ZOO, TWO, FILE, "--headswap-models=mismatched", "--tb=native")
     result.stdout.fnmatch_lines(["*is failed, but testzoo.toml, line 2 expects failed*matches 'else'*"])
+
+
+def test_the_issue_of_an_entry_is_shown_in_reports(project: pytest.Pytester, write: Write, journal: Journal) -> None:
+    write(MISMATCHED + "issue = 12\n")
+    result = project.runpytest_inprocess("testzoo::mismatched::native_parity", FILE, "-rx")
+    result.assert_outcomes(xfailed=1)
+    result.stdout.fnmatch_lines(["XFAIL testzoo::mismatched::native_parity - its native model is another one (#12)"])
+    (item,) = journal().values()
+    assert item.expectation == "its native model is another one (#12)"
+
+
+def test_an_entry_that_has_ended_no_longer_holds_and_says_so(
+    project: pytest.Pytester, write: Write, journal: Journal
+) -> None:
+    write(MISMATCHED + 'until = { testlib = "1.1" }\n')
+    result = project.runpytest_inprocess("testzoo::mismatched::native_parity", FILE)
+    result.assert_outcomes(failed=1)
+    text = "the expectation of testzoo.toml, line 2 ended with testlib 1.1: its native model is another one"
+    result.stdout.fnmatch_lines(
+        [f"*{text}", "ENDED: 1 entry no longer applied. Delete what is fixed, or set a later end:"]
+    )
+    (item,) = journal().values()
+    assert (item.outcome, item.expectation) == ("failed", text)
+    write(MISMATCHED + 'until = { testlib = "1.3" }\n')
+    project.runpytest_inprocess("testzoo::mismatched::native_parity", FILE).assert_outcomes(xfailed=1)
+
+
+def test_an_update_lists_a_failure_again_after_its_entry_has_ended(project: pytest.Pytester, write: Write) -> None:
+    path = write(MISMATCHED + "until = 2000-01-01\n")
+    project.runpytest_inprocess("testzoo::mismatched::native_parity", FILE, UPDATE)
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith(MISMATCHED)
+    assert text.count("[[expect]]") == 2

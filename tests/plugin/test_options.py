@@ -10,6 +10,8 @@ import torch
 from pytest_headswap import Case, ModelSpec
 from pytest_headswap.case import build as case_build
 from pytest_headswap.case.options import CaseOptions
+from pytest_headswap.checks import CHECKS
+from pytest_headswap.harness.options import CHECK_NAMES
 from pytest_headswap.results import Result, read_journal
 
 USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
@@ -43,6 +45,34 @@ BAD_FLAGS = {
         "*--headswap-device must be auto, cpu, cuda, or cuda:N*such as cuda:0, not 'cuda:': did you mean cuda*",
     ),
     "device without a number": (["--headswap-zoo=testzoo", "--headswap-device=cuda:one"], "*not 'cuda:one'*"),
+    "a GPU under another name": (
+        ["--headswap-zoo=testzoo", "--headswap-device=gpu"],
+        "*must be auto, cpu, cuda*not 'gpu': did you mean cuda[?]",
+    ),
+    "a numbered GPU under another name": (
+        ["--headswap-zoo=testzoo", "--headswap-device=GPU:1"],
+        "*not 'GPU:1': did you mean cuda[?]",
+    ),
+    "a file as a zoo": (
+        ["--headswap-zoo=empty.py"],
+        "*zoo 'empty.py' is a file without an attribute: use empty.py:ATTR, such as empty.py:ZOO",
+    ),
+    "a second zoo that is unknown": (
+        ["--headswap-zoo=testzoo,buildin"],
+        "*unknown zoo 'buildin'*did you mean builtin*",
+    ),
+    "an excluded check that is unknown": (
+        ["--headswap-zoo=testzoo", "--headswap-checks=!metadat"],
+        "*unknown check 'metadat' in --headswap-checks: did you mean metadata[?]*",
+    ),
+    "every check left out": (
+        ["--headswap-zoo=testzoo", "--headswap-checks=metadata,!metadata"],
+        "*--headswap-checks excludes every check: remove some of the ! names",
+    ),
+    "models without a zoo": (
+        ["--headswap-models=alpha"],
+        "*--headswap-models has no effect without a zoo: add --headswap-zoo, such as timm",
+    ),
     "device of another kind": (["--headswap-zoo=testzoo", "--headswap-device=meta"], "*must be auto, cpu, cuda*"),
 }
 
@@ -231,3 +261,90 @@ def test_the_header_states_what_runs(project: pytest.Pytester) -> None:
     flags = ["--headswap-zoo=testzoo", "--headswap-models=alpha,beta*", "--headswap-checks=native_parity,output_shape"]
     result = project.runpytest_inprocess(*flags, "--collect-only")
     result.stdout.fnmatch_lines(["headswap: testzoo (2 of 8 models); output_shape, native_parity; 7 classes"])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--headswap-zoo=builtin", "--headswap-checks=output_shap"],
+        ["--headswap-zoo=builtin", "--headswap-checks=!mine_to"],
+        ["--headswap-zoo=builtin", "--headswap-num-classes=0"],
+        ["--headswap-zoo=builtin", "--headswap-evidence=real"],
+        ["--headswap-zoo=builtin", "--headswap-device=gpu"],
+        ["--headswap-zoo=builtin", "--headswap-timeout=soon"],
+        ["--headswap-zoo=builtin", "--headswap-memory-limit=much"],
+        ["--headswap-zoo=builtin", "--headswap-shard=3/2"],
+        ["--headswap-zoo=builtin", "--headswap-expectations=nowhere.toml"],
+        ["--headswap-zoo=builtin", "--headswap-update-expectations"],
+        ["--headswap-zoo=builtin", "--headswap-zoo=tim"],
+        ["--headswap-zoo=builtin,nowhere.py:ZOO"],
+        ["--headswap-zoo=builtin,zoo.py"],
+        ["--headswap-models=residual"],
+        ["buildin::residual"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_told_before_torch_is_imported(pytester: pytest.Pytester, flags: list[str]) -> None:
+    pytester.makeconftest(
+        """
+        import atexit, pathlib, sys
+        atexit.register(lambda: pathlib.Path("loaded.txt").write_text(str("torch" in sys.modules)))
+        def pytest_headswap_checks(config):
+            return {"mine_too": print}
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:hypothesispytest", *flags)
+    assert result.ret == USAGE_ERROR
+    assert (pytester.path / "loaded.txt").read_text() == "False"
+
+
+def test_the_plan_counts_what_k_selects(project: pytest.Pytester) -> None:
+    flags = ["--headswap-zoo=testzoo", "--headswap-checks=metadata,state_dict", "--collect-only"]
+    result = project.runpytest_inprocess(*flags, "-k", "alpha or (beta and metadata)")
+    result.stdout.fnmatch_lines(["headswap: -k, -m and --deselect leave 2 of 8 models, 3 checks"])
+    project.runpytest_inprocess(*flags).stdout.no_fnmatch_line("*leave*")
+
+
+def test_the_names_of_checks_are_known_without_the_checks() -> None:
+    assert tuple(CHECKS) == CHECK_NAMES
+
+
+def test_one_option_names_several_zoos(project: pytest.Pytester) -> None:
+    flags = ["--headswap-checks=metadata", "--headswap-models=alpha,residual", "--collect-only", "-q"]
+    expected = ["testzoo::alpha::metadata", "builtin::residual::metadata"]
+    for zoos in (["--headswap-zoo=testzoo, builtin"], ["--headswap-zoo=testzoo", "--headswap-zoo=builtin,testzoo"]):
+        assert _ids(project.runpytest_inprocess(*zoos, *flags)) == expected
+    project.makeini("[pytest]\nheadswap_zoo = testzoo,builtin")
+    assert _ids(project.runpytest_inprocess(*flags)) == ["test_own.py::test_mine", *expected]
+
+
+@pytest.mark.parametrize(
+    ("checks", "expected"),
+    [
+        ("!metadata,!round_trip", [name for name in CHECKS if name not in ("metadata", "round_trip")]),
+        ("metadata,state_dict,!metadata", ["state_dict"]),
+    ],
+)
+def test_a_check_with_an_exclamation_mark_is_left_out(
+    project: pytest.Pytester, checks: str, expected: list[str]
+) -> None:
+    flags = ["--headswap-zoo=testzoo", "--headswap-models=alpha", f"--headswap-checks={checks}"]
+    ids = _ids(project.runpytest_inprocess(*flags, "--collect-only", "-q"))
+    assert ids == [f"testzoo::alpha::{name}" for name in expected]
+
+
+def test_models_may_be_named_without_a_zoo_if_a_marker_names_one(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_marked="""
+        import pytest
+        @pytest.mark.headswap(zoo="testzoo")
+        def test_model(headswap_case):
+            pass
+        """
+    )
+    result = project.runpytest_inprocess("--headswap-models=alpha", "--collect-only", "-q")
+    assert _ids(result) == ["test_marked.py::test_model[testzoo::alpha]", "test_own.py::test_mine"]
+
+
+def _ids(result: pytest.RunResult) -> list[str]:
+    return [line for line in result.stdout.lines if "::" in line]

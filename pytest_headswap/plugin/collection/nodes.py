@@ -77,13 +77,12 @@ class ModelNode(pytest.Collector):
 
     def collect(self) -> Iterable[pytest.Item]:
         """Return one item per check."""
-        return [CheckItem.from_parent(self, check=check) for check in self.parent.settings.checks]
+        checks = self.parent.settings.checks_of(self.parent.zoo.name, self.model)
+        return [CheckItem.from_parent(self, check=check) for check in checks]
 
     def setup(self) -> None:
         """Build the model. pytest remembers an exception raised here, so a failing model is built only once."""
         self.built = self.parent.executor().build(self.parent.zoo, self.model)
-        if self.built.reason:
-            pytest.skip(self.built.message)
 
     def teardown(self) -> None:
         """Release the model before the next one is built."""
@@ -115,6 +114,12 @@ class CheckItem(pytest.Item):
     def finding(self) -> Finding | None:
         """Return the finding of the check; None if the check did not run."""
         return self.reply.finding if self.reply is not None else None
+
+    def setup(self) -> None:
+        """Skip the check if the model has no head, unless it needs none."""
+        built = self.parent.built
+        if built is not None and built.reason and (self.check.needs_head or not built.without_head):
+            pytest.skip(built.message)
 
     def runtest(self) -> None:
         """Run the check, and raise if it finds a fault."""

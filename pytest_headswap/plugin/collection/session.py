@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_headswap._text import pluralize
 from pytest_headswap.plugin.apply_expectations import skip_if_not_run
 from pytest_headswap.plugin.collection.nodes import CheckItem, ZooNode
 from pytest_headswap.plugin.collection.phase_reports import attach_result
+from pytest_headswap.plugin.given_ids import given_ids
 from pytest_headswap.plugin.settings import CARRIED_OVER, Settings
 
 if TYPE_CHECKING:
@@ -43,6 +45,16 @@ class ZooSession:
         parts += [f"{options.evidence} evidence"] if options.evidence != "auto" else []
         parts += [f"on {options.device}"] if options.device != "auto" else []
         return [f"headswap: {'; '.join(parts)}", limits_header(self.config, self.settings)]
+
+    def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
+        """Return a line with what `-k`, `-m` and `--deselect` leave of the plan, if one of them is given."""
+        option = self.config.option
+        if not (option.keyword or option.markexpr or option.deselect):
+            return []
+        tests = [item.check_id for item in items if isinstance(item, CheckItem)]
+        models = {(test.zoo, test.model) for test in tests}
+        planned = pluralize(self.settings.model_count, "model")
+        return [f"headswap: -k, -m and --deselect leave {len(models):,} of {planned}, {pluralize(len(tests), 'check')}"]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(
@@ -128,6 +140,7 @@ class ZooSession:
     def pytest_configure_node(self, node: Any) -> None:
         """Send an xdist worker what only the controller knows."""
         node.workerinput["headswap_scope"] = self.settings.scope
+        node.workerinput["headswap_ids"] = given_ids(self.config)
         node.workerinput["headswap_expectations"] = self.settings.expectations.to_worker
 
     @pytest.hookimpl(optionalhook=True)

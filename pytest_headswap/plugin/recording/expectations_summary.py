@@ -89,8 +89,7 @@ class ExpectationsSummary:
         return [
             zoo.name
             for zoo, names in self.settings.this_shard
-            if complete[zoo.name]
-            and ran.issuperset(CheckId(zoo.name, name, check.name) for name in names for check in self.settings.checks)
+            if complete[zoo.name] and ran.issuperset(self.settings.tests_of(zoo.name, names))
         ]
 
     def _update(self, scope: RunScope) -> None:
@@ -143,6 +142,9 @@ class ExpectationsSummary:
         if idle := [entry for entry in self.unused_entries if entry.may_pass]:
             yield f"{_entries(len(idle), 'unused ')} with may_pass:"
             yield from _indent([_describe(entry) for entry in idle])
+        if ended := [item.entry for item in self.expectations.matcher.ended]:
+            yield f"ENDED: {_entries(len(ended))} no longer applied. Delete what is fixed, or set a later end:"
+            yield from _indent([f"{_describe(entry)}; ended {entry.until}" for entry in ended])
         if self.todo_entries:
             yield f"TODO: {_entries(len(self.todo_entries))} without a reason yet:"
             yield from _indent([_describe(entry) for entry in self.todo_entries])

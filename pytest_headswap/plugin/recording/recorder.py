@@ -16,6 +16,7 @@ from pytest_headswap.harness.failure_text import error_message
 from pytest_headswap.plugin.apply_expectations import adjust_report
 from pytest_headswap.plugin.collection.phase_reports import NO_RESULT, REPORT_ATTRIBUTE
 from pytest_headswap.plugin.collection.report_outcome import report_outcome
+from pytest_headswap.plugin.recording.fold_errors import FoldedErrors
 from pytest_headswap.plugin.recording.header import journal_header
 from pytest_headswap.plugin.recording.summary import count_lines, problem_lines
 from pytest_headswap.plugin.settings import Settings
@@ -54,6 +55,7 @@ class Recorder:
         self.missing: tuple[str, ...] = ()
         self.reports: Reports | None = None
         self.report_error = ""
+        self.folded_errors = FoldedErrors()
         self._results: dict[str, Result] = {}
         self._seconds: dict[str, float] = {}
         self._heads_written: set[tuple[str, str]] = set()
@@ -109,6 +111,8 @@ class Recorder:
         else:
             return
         has_outcome = report.outcome in ("passed", "failed", "skipped")
+        if result is not None:
+            self.folded_errors.add(report, result)
         if report.when == "setup" or not has_outcome:
             self._results.pop(nodeid, None)  # the test starts, or pytest is about to rerun it
         self._seconds[nodeid] = self._seconds.get(nodeid, 0.0) + report.duration

@@ -13,7 +13,6 @@ from pytest_headswap.expectations.outcomes import reapply
 from pytest_headswap.plugin.recording.header import journal_header
 from pytest_headswap.plugin.settings import CARRIED_OVER, Settings
 from pytest_headswap.results import JOURNAL_NAME, JournalError, JournalHeader, Result, read_journal
-from pytest_headswap.results.ids import CheckId
 
 RERUN_OUTCOMES = ("crashed", "timeout")
 """Outcomes whose checks are rerun: the machine may have caused them, and the next run may succeed."""
@@ -45,12 +44,7 @@ class Resume:
                     f"--headswap-resume: the journal {path} belongs to another run: {'; '.join(differences)}. "
                     "Use the same options, choose another --headswap-report, or omit --headswap-resume to start over"
                 )
-        selected = {
-            str(CheckId(zoo.name, name, check.name))
-            for zoo, names in settings.this_shard
-            for name in names
-            for check in settings.checks
-        }
+        selected = {str(test) for zoo, names in settings.this_shard for test in settings.tests_of(zoo.name, names)}
         latest = {result.nodeid: result for result in results if result.nodeid in selected}
         adjusted = [reapply(settings.expectations, result) for result in latest.values()]
         self.carried_over = tuple(

@@ -105,19 +105,23 @@ class BoundCheck:
         __tracebackhide__ = True
         from pytest_headswap.case.finding import CheckFailed
         from pytest_headswap.checks import run_check
-        from pytest_headswap.engine import NoHeadError
+        from pytest_headswap.engine import ZOO_REFUSED, NoHeadError
         from pytest_headswap.harness.build_result import finding_message
+        from pytest_headswap.harness.check_model import check_without_head
 
         if model is not self.model:
             raise TypeError("call check(model) with the `model` argument of this test")
         try:
             case = _case_cache.case_of(self)
         except NoHeadError as error:
-            pytest.skip(error.message)
-        try:
-            finding = run_check(self.check, case)
-        finally:
-            case.swap.restore()
+            if self.check.needs_head or error.reason == ZOO_REFUSED:
+                pytest.skip(error.message)
+            finding = check_without_head(self.target, self.check, self.options, error)
+        else:
+            try:
+                finding = run_check(self.check, case)
+            finally:
+                case.swap.restore()
         if finding.outcome == "skipped":
             pytest.skip(finding_message(finding))
         if finding.outcome == "failed":
