@@ -6,16 +6,26 @@ or in a `functools.lru_cache`. A stand-in that stays there breaks the next real 
 
 from __future__ import annotations
 
-import functools
-import operator
 import types
-from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from pytest_headswap.engine.abstract.held_values import (
+    CONTAINERS,
+    PLAIN_CONTAINERS,
+    copy_items,
+    dict_of,
+    restore_cell,
+    restore_class,
+    restore_container,
+    restore_slot,
+    restore_variable,
+    slot_content,
+    slots_of,
+)
 from pytest_headswap.engine.abstract.reachable_code import (
     MISSING,
     PLAIN,
@@ -28,8 +38,8 @@ from pytest_headswap.engine.abstract.reachable_code import (
 
 _MAX_ITEMS = 4096
 """Largest container that is searched. Larger ones are registries of a library."""
-_CONTAINERS = (list, dict, set, deque)
-_PLAIN_CONTAINERS = frozenset((*_CONTAINERS, OrderedDict, defaultdict))
+_MAX_COPIED = 2**26
+"""Elements of all tensors outside of modules that are copied for one run."""
 _HOLDERS = frozenset(("argparse", "collections", "queue", "types", "weakref", "_thread"))
 """Modules of the standard library whose objects hold what users put there, such as a `WeakKeyDictionary`."""
 
@@ -52,6 +62,8 @@ class Surroundings:
         self._variables: list[tuple[dict[str, Any], str, Any]] = []
         self._classes: list[tuple[type, dict[str, Any]]] = []
         self._caches: list[tuple[Any, int]] = []
+        self._tensors: list[torch.Tensor] = []
+        self._copies: list[tuple[torch.Tensor, int, torch.Tensor]] = []
         covered: set[Any] = set()
         code = {type(module) for module in module_list}.union(self._visit(values))
         while code:
@@ -59,9 +71,17 @@ class Surroundings:
             code = set(self._add(reachable_code(frozenset(code)))) - covered
 
     def substitute(self, stand_in: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
-        """Replace each tensor for which `stand_in` returns another one. `restore` puts the tensors back."""
+        """Replace each tensor for which `stand_in` returns another one. `restore` puts the tensors back.
+
+        Copy the others, up to `_MAX_COPIED` elements, so that `restore` can undo what forward writes to them.
+        """
         for container, key, value in self.references(stand_in):
             container[key] = value
+        left = _MAX_COPIED
+        for tensor in self._tensors:
+            if stand_in(tensor) is None and tensor.numel() <= left and not (tensor.is_meta or tensor.is_inference()):
+                self._copies.append((tensor, tensor._version, tensor.detach().clone()))
+                left -= tensor.numel()
 
     def references(self, replacement: Callable[[torch.Tensor], torch.Tensor | None]) -> Iterator[tuple[Any, Any, Any]]:
         """Yield each reference to a tensor for which `replacement` returns another one.
@@ -85,18 +105,21 @@ class Surroundings:
 
     def restore(self) -> None:
         """Undo every write since this object was made."""
+        for tensor, version, copied in self._copies:
+            if tensor._version != version:
+                tensor.data.copy_(copied)
         for item, state in self._objects:
-            _restore_container(item.__dict__, state)
+            restore_container(item.__dict__, state)
         for container, copied in self._containers:
-            _restore_container(container, copied)
+            restore_container(container, copied)
         for item, descriptor, value in self._slots:
-            _restore_slot(item, descriptor, value)
+            restore_slot(item, descriptor, value)
         for cell, value in self._cells:
-            _restore_cell(cell, value)
+            restore_cell(cell, value)
         for namespace, name, value in self._variables:
-            _restore_variable(namespace, name, value)
+            restore_variable(namespace, name, value)
         for kind, attributes in self._classes:
-            _restore_class(kind, attributes)
+            restore_class(kind, attributes)
         for function, misses in self._caches:
             if function.cache_info().misses != misses:
                 function.cache_clear()
@@ -104,8 +127,8 @@ class Surroundings:
     def pairs(self) -> Iterator[tuple[Any, Any]]:
         """Yield what each object, container, variable and cache holds now, and what it held when this was made."""
         yield from ((item.__dict__, state) for item, state in self._objects)
-        yield from ((_copy_items(container), copied) for container, copied in self._containers)
-        yield from ((_slot_content(item, descriptor), value) for item, descriptor, value in self._slots)
+        yield from ((copy_items(container), copied) for container, copied in self._containers)
+        yield from ((slot_content(item, descriptor), value) for item, descriptor, value in self._slots)
         yield from ((cell_content(cell), value) for cell, value in self._cells)
         yield from ((namespace.get(name, MISSING), value) for namespace, name, value in self._variables)
         yield from ((dict(vars(kind)), attributes) for kind, attributes in self._classes)
@@ -142,23 +165,25 @@ class Surroundings:
                     stack.append(value.__self__)
                 continue
             self._seen.add(id(value))
-            if issubclass(kind, _CONTAINERS):
+            if issubclass(kind, torch.Tensor):
+                self._tensors.append(value)
+            if issubclass(kind, CONTAINERS):
                 if len(value) <= _MAX_ITEMS:
-                    copied = _copy_items(value)
+                    copied = copy_items(value)
                     self._containers.append((value, copied))
                     stack += copied.values() if isinstance(copied, dict) else copied
             elif issubclass(kind, tuple):
                 stack += value
-            if kind not in _PLAIN_CONTAINERS and (
+            if kind not in PLAIN_CONTAINERS and (
                 not is_foreign(kind) or kind.__module__ in _HOLDERS or issubclass(kind, nn.Module)
             ):
                 yield kind
-                state = _dict_of(value)
+                state = dict_of(value)
                 if type(state) is dict:
                     self._objects.append((value, state.copy()))
                     stack += state.values()
-                for descriptor in _slots(kind):  # type: ignore[arg-type]
-                    content = _slot_content(value, descriptor)
+                for descriptor in slots_of(kind):  # type: ignore[arg-type]
+                    content = slot_content(value, descriptor)
                     self._slots.append((value, descriptor, content))
                     stack.append(content)
 
@@ -187,107 +212,3 @@ def with_replacement(value: Any, replacement: Callable[[torch.Tensor], torch.Ten
         return None
     items = [old if new is None else new for old, new in zip(value, made, strict=True)]
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-
-
-@functools.cache
-def _slots(kind: type) -> tuple[types.MemberDescriptorType, ...]:
-    """Return the attributes that a class keeps in `__slots__`."""
-    values = (value for base in kind.__mro__ if "__slots__" in vars(base) for value in vars(base).values())
-    return tuple(value for value in values if isinstance(value, types.MemberDescriptorType))
-
-
-def _slot_content(item: Any, descriptor: types.MemberDescriptorType) -> Any:
-    try:
-        return descriptor.__get__(item)
-    except AttributeError:  # not assigned
-        return MISSING
-
-
-def _restore_slot(item: Any, descriptor: types.MemberDescriptorType, value: Any) -> None:
-    if _slot_content(item, descriptor) is value:
-        return
-    if value is MISSING:
-        descriptor.__delete__(item)
-    else:
-        descriptor.__set__(item, value)
-
-
-def _restore_cell(cell: types.CellType, value: Any) -> None:
-    if cell_content(cell) is value:
-        return
-    if value is MISSING:
-        del cell.cell_contents
-    else:
-        cell.cell_contents = value
-
-
-def _restore_variable(namespace: dict[str, Any], name: str, value: Any) -> None:
-    current = namespace.get(name, MISSING)
-    if current is value or not _holds_tensor(current):
-        return
-    if value is MISSING:
-        del namespace[name]
-    else:
-        namespace[name] = value
-
-
-def _restore_class(kind: type, attributes: dict[str, Any]) -> None:
-    if len(vars(kind)) == len(attributes) and all(map(operator.is_, vars(kind).values(), attributes.values())):
-        return
-    for name, current in list(vars(kind).items()):
-        value = attributes.get(name, MISSING)
-        if current is value or not _holds_tensor(current):
-            continue
-        if value is MISSING:
-            delattr(kind, name)
-        else:
-            setattr(kind, name, value)
-
-
-def _copy_items(container: Any) -> Any:
-    """Return the items of a container as a dict or list. A dict subclass may build a new value on each access."""
-    if not isinstance(container, dict):
-        return list(container)
-    if type(container) in _PLAIN_CONTAINERS:
-        return dict(container)
-    keys = OrderedDict.__iter__ if isinstance(container, OrderedDict) else dict.__iter__
-    return {key: dict.__getitem__(container, key) for key in keys(container)}
-
-
-def _restore_container(container: Any, copied: Any) -> None:
-    """Give a container its former items. `copied` is a dict of them, or a list."""
-    if isinstance(container, dict):
-        current = _copy_items(container)
-        if current.keys() != copied.keys() or not all(map(operator.is_, map(current.get, copied), copied.values())):
-            container.clear()
-            container.update(copied)
-    elif len(container) != len(copied) or not all(map(operator.is_, container, copied)):
-        container.clear()
-        if isinstance(container, set):
-            container.update(copied)
-        else:
-            container.extend(copied)
-
-
-def _holds_tensor(value: Any, depth: int = 3) -> bool:
-    """Return whether a value is a tensor, or a container or object with one."""
-    if isinstance(value, torch.Tensor):
-        return True
-    if depth == 0 or type(value) in PLAIN or is_code(value) or isinstance(value, types.ModuleType):
-        return False
-    items: Iterable[Any]
-    if isinstance(value, dict):
-        items = value.values()
-    elif isinstance(value, (list, tuple, set, deque)):
-        items = value
-    else:
-        items = (_dict_of(value) or {}).values()
-    return any(_holds_tensor(item, depth - 1) for item in items)
-
-
-def _dict_of(value: Any) -> Any:
-    """Return the `__dict__` of an object, or None. The class of an object without one may raise anything."""
-    try:
-        return getattr(value, "__dict__", None)
-    except Exception:  # noqa: BLE001
-        return None

@@ -38,6 +38,7 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
         self._execute = execute
         self._values: dict[int, Value] = {}
         self._tensors: list[torch.Tensor] = []
+        self._computed: list[torch.Tensor] = []
         self._sources: list[tuple[torch.Tensor, Value]] = []
         self._by_storage: defaultdict[int | None, list[torch.Tensor]] = defaultdict(list)
         self._num_indexed = 0  # length of the indexed part of _tensors; built lazily, as most models need no index
@@ -106,8 +107,8 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
         return self._by_storage[key]
 
     def tensor_references(self) -> list[weakref.ref[torch.Tensor]]:
-        """Return weak references to all tensors that an operation returned."""
-        return [weakref.ref(tensor) for tensor in self._tensors if self._values[id(tensor)].node is not None]
+        """Return weak references to all tensors that operations made, not those that they only wrote to."""
+        return [weakref.ref(tensor) for tensor in self._computed]
 
     def _new(self, tensor: torch.Tensor, value: Value) -> Value:
         self._values[id(tensor)] = value
@@ -162,11 +163,13 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
         value = Value(tuple(tensor.shape), node, len(node.outputs))
         value.from_input = from_input
         node.outputs.append(value)
-        for inner in _wrapped(tensor):
-            self._new(inner, value)
+        inner = _wrapped(tensor)
+        for part in inner:
+            self._new(part, value)
         if id(tensor) in self._values:
             self._values[id(tensor)] = value
             return value
+        self._computed += (tensor, *inner)
         return self._new(tensor, value)
 
     def _propagate_aliased_write(self, written: torch.Tensor, value: Value) -> None:
