@@ -23,12 +23,13 @@ Imports = dict[str, set[str]]
 
 # The folders from top to bottom, each with its left and right edge.
 ROWS: tuple[Mapping[str, tuple[int, int]], ...] = (
-    {"plugin": (0, 480), "cli": (500, 720)},
+    {"cli": (460, 720)},
+    {"plugin": (0, 380)},
     {"isolation": (0, 260)},
     {"harness": (0, 260)},
     {"checks": (0, 260)},
     {"case": (0, 260)},
-    {"zoo": (0, 220), "expectations": (240, 440), "report": (460, 720)},
+    {"zoo": (0, 220), "expectations": (320, 440), "report": (460, 720)},
     {"engine": (0, 380), "results": (400, 720)},
     {MODULES: (0, 720)},
 )

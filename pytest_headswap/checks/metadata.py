@@ -61,6 +61,7 @@ def metadata(case: Case) -> str:
         f"{name} is {declared[name]}, but {value} in the native model"
         for name, value in native.items()
         if name in declared and _counts_other_classes(name, declared[name], value, old, case.num_classes)
+        if not (owner_path(name) in layers and _is_size_of_parameter(case, name, declared[name], value))
     ]
     if different:
         raise CheckFailed(f"attributes do not match {case.num_classes} classes: {join_first(different)}")
@@ -86,6 +87,13 @@ def _counts_other_classes(name: str, own: _Declared, native: _Declared, old: set
     pairs = with_extra_class | {(count * times, new * times) for count in old for times in multiples}
     explained = {new * times for times in multiples}
     return bool(different) and all(pair in pairs or (any_own and pair[1] in explained) for pair in different)
+
+
+def _is_size_of_parameter(case: Case, name: str, own: _Declared, native: _Declared) -> bool:
+    """Return whether a number is a dimension of a parameter of the layer, which differs in the native model too."""
+    layers = (model.get_submodule(owner_path(name)) for model in (case.model, case.native))
+    sizes = ([size for tensor in layer.parameters(recurse=False) for size in tensor.shape] for layer in layers)
+    return own.form == _NUMBER and (*own.sizes, *native.sizes) in zip(*sizes, strict=False)
 
 
 def _check_heads_exist(case: Case) -> None:
@@ -135,8 +143,9 @@ def _declared_counts(model: nn.Module, layers: Collection[str]) -> Iterator[tupl
     """
     seen: set[int] = set()
     for path, module in named_modules(model):
-        is_plain = bool(module._parameters) and type(module).__module__.startswith("torch.") and path not in layers
-        for place, value in () if is_plain else places_of(module, path, seen):
+        if module._parameters and type(module).__module__.startswith("torch.") and path not in layers:
+            continue
+        for place, value in places_of(module, path, seen):
             count = whole_number(value)
             if count is not None:
                 yield place.label, _Declared(_NUMBER, (count,))

@@ -76,10 +76,10 @@ def _check(path: Path) -> tuple[list[str], list[str], int]:
 
 def _check_models(document: Document) -> tuple[list[str], list[str]]:
     """Return the problems with models and checks, and a note for each zoo that cannot be loaded."""
+    from pytest_headswap._check_names import CHECK_NAMES
     from pytest_headswap.expectations.condition import Environment
     from pytest_headswap.expectations.matcher import ConflictError
     from pytest_headswap.expectations.update import RunScope
-    from pytest_headswap.harness.options import CHECK_NAMES
     from pytest_headswap.zoo import ZooError, load_zoo
 
     problems, notes = [], []

@@ -15,11 +15,6 @@ from pytest_headswap.case.options import AUTO, CaseOptions
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
 
-CHECK_NAMES = (
-    *("output_shape", "native_parity", "metadata", "state_dict"),
-    *("gradient_flow", "frozen_backbone", "round_trip", "device_placement"),
-)
-"""The names of the built-in checks, in running order: importing the checks themselves imports torch."""
 EVIDENCE = ("auto", "abstract", "numeric")
 MAX_SHARDS = 10_000
 MIN_MEMORY = 64 * 2**20

@@ -117,7 +117,7 @@ class SubprocessExecutor:
         had_head = self._has_head
         built = self._build()
         if built.reason and had_head:
-            self._built = False
+            self._built, self._has_head = False, had_head
             raise RebuildError(f"the model was rebuilt after its process was lost, and has no head: {built.message}")
         return built
 

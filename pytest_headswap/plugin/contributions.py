@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.harness.options import CHECK_NAMES
+from pytest_headswap._check_names import CHECK_NAMES
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check

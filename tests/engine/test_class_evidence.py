@@ -243,3 +243,21 @@ def test_a_fixed_buffer_that_mixes_classes_is_no_head(matrix: Tensor, show: str)
             call()
         assert caught.value.reason == "unsupported_layer"
     assert (model.matrix.shape, model.value.out_features) == (matrix.shape, 1)
+
+
+def test_features_that_a_head_of_the_stated_count_reads_are_no_head() -> None:
+    class Cached(nn.Module):
+        num_labels = 7
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.keys, self.mix, self.score = nn.Linear(8, 8), nn.Linear(8, 16), nn.Linear(16, 7)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            keys = self.keys(x)
+            kept = keys.reshape(4, 2, 4).repeat_interleave(2, 1)
+            return {"logits": self.score(self.mix(kept[:, ::2].flatten(1)).relu()), "keys": keys.view(4, 2, 4)}
+
+    found = find_heads(Cached(), X)
+    assert [head.path for head in found] == ["score"]
+    assert "keys" in [item.path for item in found.rejected]

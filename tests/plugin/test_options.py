@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pytest_headswap import Case, ModelSpec
+from pytest_headswap._check_names import CHECK_NAMES
 from pytest_headswap.case import build as case_build
 from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.checks import CHECKS
-from pytest_headswap.harness.options import CHECK_NAMES
 from pytest_headswap.results import Result, read_journal
 
 USAGE_ERROR = pytest.ExitCode.USAGE_ERROR

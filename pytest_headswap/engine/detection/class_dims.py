@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pytest_headswap.engine.dataflow.dim_tracer import Tracer
-from pytest_headswap.engine.detection.candidates import Candidate
+from pytest_headswap.engine.dataflow.dim_tracer import Tracer, source_name
+from pytest_headswap.engine.dataflow.graph import ancestors
+from pytest_headswap.engine.detection.candidates import Candidate, RejectionCause
 from pytest_headswap.engine.errors import HeadSwapError
 
 
@@ -56,6 +57,23 @@ def resolve_class_dim(candidates: list[Candidate], declared: int | None, tracers
             )
         other_dims |= {id(candidate) for candidate in group.values() if candidate is not fitting[0]}
     return [candidate for candidate in candidates if id(candidate) not in other_dims]
+
+
+def reject_features_of_stated_heads(candidates: Sequence[Candidate], declared: int | None) -> None:
+    """Reject what a head of the stated class count reads features from, such as the keys in a returned cache."""
+    possible = [item for item in candidates if item.rejection_cause is None]
+    stated = [item for item in possible if item.output.size == declared and item.trace.projections]
+    before = ancestors(projection.features.value for item in stated for projection in item.trace.projections)
+    for item in possible:
+        own = {projection.node for projection in item.trace.projections}
+        if item.output.size != declared and own and own <= before:
+            name = source_name(item.trace.projections[0].weight.value)
+            reader = source_name(stated[0].trace.projections[0].weight.value)
+            item.rejection_cause = RejectionCause(
+                "output_is_backbone",
+                name,
+                f"{reader}, a head of the stated class count, reads features computed from it",
+            )
 
 
 def check_modes_agree(candidates: Sequence[Candidate], accepted: Sequence[Candidate]) -> None:

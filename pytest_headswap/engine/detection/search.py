@@ -20,7 +20,11 @@ from pytest_headswap.engine.detection.candidates import (
     find_squeezed_candidates,
     rejections,
 )
-from pytest_headswap.engine.detection.class_dims import check_modes_agree, resolve_class_dim
+from pytest_headswap.engine.detection.class_dims import (
+    check_modes_agree,
+    reject_features_of_stated_heads,
+    resolve_class_dim,
+)
 from pytest_headswap.engine.detection.class_evidence import (
     ChosenClasses,
     read_choices,
@@ -130,6 +134,7 @@ def detect_heads_in(
             candidates += find_squeezed_candidates(graph, tracer)
             mine = [candidate for candidate in candidates if candidate.output.training == graph.training]
             accept_earlier_classes(mine, tracer, declared)
+    reject_features_of_stated_heads(candidates, declared)
     rejected = rejections(candidates, tracers)
     possible = [candidate for candidate in candidates if candidate.rejection_cause is None]
     accepted = resolve_class_dim(possible, declared, tracers)

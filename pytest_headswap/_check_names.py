@@ -1,0 +1,9 @@
+"""The names of the checks that every model gets, in the order in which they run."""
+
+from __future__ import annotations
+
+CHECK_NAMES = (
+    *("output_shape", "native_parity", "metadata", "state_dict"),
+    *("gradient_flow", "frozen_backbone", "round_trip", "device_placement"),
+)
+"""The names of the built-in checks, in running order: importing the checks themselves imports torch."""
