@@ -25,6 +25,9 @@ MISSING = object()
 
 _FOREIGN = frozenset((*sys.stdlib_module_names, "torch", "numpy")) - {"__main__"}
 """Packages that keep no tensors of a model."""
+_DEVICE_TYPES = frozenset(("cpu", "cuda", "mps", "xpu", "hip", "npu", "xla"))
+DEVICE_BRANCH = "<device>"
+"""Stands among the names for a function that reads a device and contains the name of a type of device."""
 _CACHED_FUNCTION = type(functools.lru_cache(lambda: None))
 
 
@@ -105,6 +108,8 @@ def _reach_of_function(function: types.FunctionType, reach: ReachableCode) -> It
             yield cell_content(cell)
     names, _ = _names_in(function.__code__)
     reach.names |= names
+    if "device" in names and _names_device_type(function.__code__):
+        reach.names.add(DEVICE_BRANCH)
     if function.__name__ in names or function.__name__ in function.__code__.co_freevars:
         reach.self_referential.append(function)
     for namespace, name in _variables_of(function):
@@ -154,6 +159,17 @@ def _variables_of(function: types.FunctionType) -> Iterable[tuple[dict[str, Any]
                 yield function.__globals__, name
         elif not _is_foreign_name(value.__name__):
             yield from ((vars(value), attribute) for attribute in names if attribute in vars(value))
+
+
+@functools.cache
+def _names_device_type(code: types.CodeType) -> bool:
+    """Return whether a function, or one inside it, contains the name of a type of device."""
+    for value in code.co_consts:
+        if isinstance(value, types.CodeType) and _names_device_type(value):
+            return True
+        if isinstance(value, str) and value.partition(":")[0] in _DEVICE_TYPES:
+            return True
+    return False
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,12 +11,14 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from pytest_headswap.engine.abstract.reachable_code import reachable_code
+from pytest_headswap.engine.abstract.reachable_code import DEVICE_BRANCH, reachable_code
 from pytest_headswap.engine.abstract.stand_ins import StandIns, substituted
 from pytest_headswap.engine.pytorch.internals import storage_key
 from pytest_headswap.engine.pytorch.modules import modules, named_buffers, named_parameters
 
-_DEVICE_NAMES = re.compile("device|cuda|cpu|accelerator|is_available")
+_DEVICE_NAMES = frozenset(
+    (DEVICE_BRANCH, "is_cuda", "is_cpu", "is_mps", "is_xpu", "is_available", "device_count", "current_accelerator")
+)
 
 
 def move_in_simulation(model: nn.Module, device: torch.device) -> tuple[list[torch.Tensor], list[str]]:
@@ -80,9 +81,9 @@ def _target(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | Non
 
 
 def code_names_devices(model: nn.Module) -> bool:
-    """Return whether the code of a model can tell devices apart: it names `is_cuda`, `device` or the like."""
+    """Return whether the code of a model tells devices apart, by `is_cuda` or by the type of a device."""
     roots = frozenset(type(module) for module in modules(model))
-    return any(map(_DEVICE_NAMES.search, reachable_code(roots).names))
+    return not _DEVICE_NAMES.isdisjoint(reachable_code(roots).names)
 
 
 @contextmanager
