@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import sys
@@ -21,18 +22,28 @@ def clear_last_exception() -> None:
 
 @contextmanager
 def gc_disabled_for_imports() -> Iterator[None]:
-    """Disable garbage collection in a block of imports.
+    """Disable garbage collection in a block of imports, and exempt what they create if torch is among it.
 
     The imports of torch and timm create a million objects that are never freed. Scanning them for garbage takes a third
-    of the import time.
+    of the import time, and a second later in the run. They are exempt until the interpreter exits.
     """
-    enabled = gc.isenabled()
+    enabled, had_torch = gc.isenabled(), "torch" in sys.modules
     gc.disable()
     try:
         yield
     finally:
+        if not had_torch and "torch" in sys.modules:
+            gc.freeze()
+            atexit.register(_unfreeze_at_exit)
         if enabled:
             gc.enable()
+
+
+def _unfreeze_at_exit() -> None:
+    """Let Python free the objects of nanobind, which triton uses: it prints a line for each that is never collected."""
+    gc.collect()  # run finalizers while every module is still whole
+    gc.unfreeze()
+    gc.disable()  # Python collects three times at its end, and only the first looks at this switch: two are enough
 
 
 def trim_heap() -> None:
