@@ -39,10 +39,9 @@ def state_dict(case: Case) -> str:
     new = head_names(case.swap)
     with case.original_head():
         before = _state(case.model)
-        made = {key for key, value in _state(case.model).items() if value is not before.get(key)}
         old_head = [before[name] for old in case.swap.old_heads for name in old.tensors if name in before]
         replaced = names_by_identity(before, old_head) | (new & before.keys())
-        _check_backbone_unchanged(before, after, replaced, new, made)
+        _check_backbone_unchanged(case, before, after, replaced, new)
         _check_backbone_loads(case, _without(after, new), replaced)
     if case.values_changed_by_swap:
         raise CheckFailed(f"the swap changed the values of {join_first(case.values_changed_by_swap)}")
@@ -58,13 +57,9 @@ def _state(model: nn.Module) -> dict[str, object]:
 
 
 def _check_backbone_unchanged(
-    before: Mapping[str, object],
-    after: Mapping[str, object],
-    old_head: set[str],
-    new_head: set[str],
-    made: set[str],
+    case: Case, before: Mapping[str, object], after: Mapping[str, object], old_head: set[str], new_head: set[str]
 ) -> None:
-    """Compare the entries outside the heads. Those that `state_dict()` makes anew on each call differ in identity."""
+    """Compare the entries outside the heads. The case holds the unswapped model at this point."""
     missing = [key for key in before if key not in after and key not in old_head]
     if missing:
         raise CheckFailed(f"the swap removed {join_first(missing)} from the state_dict")
@@ -74,8 +69,11 @@ def _check_backbone_unchanged(
     other = [
         key
         for key, value in before.items()
-        if key in after and key not in new_head | made and isinstance(value, torch.Tensor) and after[key] is not value
+        if key in after and key not in new_head and isinstance(value, torch.Tensor) and after[key] is not value
     ]
+    if other:
+        again = _state(case.model)  # what `state_dict()` makes anew on each call says nothing of the swap
+        other = [key for key in other if again.get(key) is before[key]]
     if other:
         raise CheckFailed(f"the swap replaced the tensors {join_first(other)}, outside the head")
 
@@ -95,14 +93,16 @@ def _check_backbone_loads(case: Case, backbone: Mapping[str, object], replaced: 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns that loading on meta copies nothing, as intended
             result = case.model.load_state_dict(backbone, strict=False)
-            # what a hook drops or adds in the model as built, too, says nothing of the swap
-            own = case.model.load_state_dict(case.model.state_dict(), strict=False)
+            missing = [key for key in result.missing_keys if key not in replaced]
+            unexpected = result.unexpected_keys
+            if missing or unexpected:  # what a hook drops or adds in the model as built, too, says nothing of the swap
+                own = case.model.load_state_dict(case.model.state_dict(), strict=False)
+                missing = [key for key in missing if key not in own.missing_keys]
+                unexpected = [key for key in unexpected if key not in own.unexpected_keys]
     except RuntimeError as error:  # a shape that does not fit
         raise CheckFailed(f"the backbone does not load into an unswapped model: {error}") from error
-    unexpected = [key for key in result.unexpected_keys if key not in own.unexpected_keys]
     if unexpected:
         raise CheckFailed(f"an unswapped model does not accept {join_first(unexpected)} of the backbone")
-    missing = [key for key in result.missing_keys if key not in replaced and key not in own.missing_keys]
     if missing:
         raise CheckFailed(f"the backbone lacks {join_first(missing)}, which an unswapped model needs")
 

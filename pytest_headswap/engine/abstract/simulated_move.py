@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,13 +13,15 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from pytest_headswap.engine.abstract.reachable_code import DEVICE_BRANCH, reachable_code
-from pytest_headswap.engine.abstract.stand_ins import StandIns, substituted
+from pytest_headswap.engine.abstract.stand_ins import PLAIN_TENSOR_TYPES, StandIns, substituted
 from pytest_headswap.engine.pytorch.internals import storage_key
 from pytest_headswap.engine.pytorch.modules import modules, named_buffers, named_parameters
 
 _DEVICE_NAMES = frozenset(
     (DEVICE_BRANCH, "is_cuda", "is_cpu", "is_mps", "is_xpu", "is_available", "device_count", "current_accelerator")
 )
+
+_MOVERS = frozenset(("to", "cuda", "cpu", "_apply"))
 
 
 def move_in_simulation(model: nn.Module, device: torch.device) -> tuple[list[torch.Tensor], list[str]]:
@@ -30,6 +33,8 @@ def move_in_simulation(model: nn.Module, device: torch.device) -> tuple[list[tor
     Raises:
         Exception: whatever `to` raises.
     """
+    if all(_moves_as_torch_does(module) for module in modules(model)):
+        return [tensor for _, tensor in (*named_parameters(model), *named_buffers(model))], []
     stand_ins = StandIns()
     with substituted(model, stand_ins):
         move = _Move(device, stand_ins.tensors())
@@ -38,6 +43,21 @@ def move_in_simulation(model: nn.Module, device: torch.device) -> tuple[list[tor
         registered = (*named_parameters(model), *named_buffers(model))
         left = [name for name, tensor in registered if storage_key(tensor) not in move.storages]
         return stand_ins.originals_of(move.moved), left
+
+
+def _moves_as_torch_does(module: nn.Module) -> bool:
+    """Return whether only torch's own code moves a module. That code moves every registered tensor."""
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    return (
+        _has_methods_of_torch(type(module))
+        and _MOVERS.isdisjoint(module.__dict__)
+        and all(tensor is None or type(tensor) in PLAIN_TENSOR_TYPES for tensor in tensors)
+    )
+
+
+@functools.cache
+def _has_methods_of_torch(kind: type) -> bool:
+    return all(getattr(kind, name).__module__.startswith("torch.nn.") for name in _MOVERS)
 
 
 class _Move(TorchFunctionMode):

@@ -23,7 +23,7 @@ _CONTAINER_TYPES = (list, dict, set, collections.OrderedDict, collections.deque,
 REGISTRIES = frozenset(key for key, value in nn.Module().__dict__.items() if isinstance(value, (dict, set)))
 _HOOKS = frozenset(key for key in REGISTRIES if key.endswith("_hooks"))
 _REGISTRY_TYPES = frozenset((dict, set, collections.OrderedDict))
-_PLAIN_TENSOR_TYPES = frozenset((torch.Tensor, nn.Parameter))
+PLAIN_TENSOR_TYPES = frozenset((torch.Tensor, nn.Parameter))
 
 META, FAKE, REAL = "meta", "fake", "real"
 TENSOR_KINDS = (META, FAKE, REAL)
@@ -49,7 +49,7 @@ class StandIns:
         stand_in: torch.Tensor | None = self._stand_ins.get(id(tensor))
         if stand_in is None:
             kind = type(tensor)
-            if kind not in _PLAIN_TENSOR_TYPES and torch.nn.parameter.is_lazy(tensor):
+            if kind not in PLAIN_TENSOR_TYPES and torch.nn.parameter.is_lazy(tensor):
                 raise HeadSwapError(
                     "unsupported_model",
                     "the model has uninitialised lazy parameters: run it once on a real batch before the swap",
@@ -63,7 +63,7 @@ class StandIns:
         return stand_in
 
     def _make(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self._tensor_kind == META and tensor.is_meta and type(tensor) in _PLAIN_TENSOR_TYPES:
+        if self._tensor_kind == META and tensor.is_meta and type(tensor) in PLAIN_TENSOR_TYPES:
             return tensor.data  # no values that a write could change
         if self._tensor_kind == META and tensor.layout is torch.strided and not tensor.is_quantized:
             return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
