@@ -94,8 +94,10 @@ class HeldState:
                 if tensor is not None:
                     self._add_tensor(prefix + key, prefix + key, True, tensor)
         for key, value in state.items():
-            if type(value) not in PLAIN and key not in REGISTRIES:
-                self._add(prefix + key, prefix + key, value, _DEPTH)
+            kind = type(value)
+            if kind in PLAIN or key in REGISTRIES or (kind is tuple and PLAIN.issuperset(map(type, value))):
+                continue
+            self._add(prefix + key, prefix + key, value, _DEPTH)
 
     def _add_tensor(self, attribute: str, path: str, is_registered: bool, tensor: torch.Tensor) -> None:
         self.tensors[path] = HeldTensor(attribute, is_registered, tensor, storage_key(tensor))
