@@ -72,7 +72,7 @@ def reject_unknown_zoo(name: str) -> None:
         parse_reference(name)
         return
     raise ZooError(
-        unknown_name("zoo", name, zoo_names(), "the installed zoos") + " (for your own zoo, use package.module:ATTR)"
+        unknown_name("zoo", name, zoo_names()) + " (for your own zoo, use package.module:ATTR)"
     )
 
 
@@ -167,7 +167,7 @@ def find_models(text: str) -> tuple[str, tuple[str, ...]]:
             known.update(dict.fromkeys(loaded.names))
             found[name] = tuple(sorted(match_models(loaded, text)))
     if not found:
-        raise ZooError(unknown_name("model", text, list(known), "the installed zoos"))
+        raise ZooError(unknown_name("model", text, list(known)))
     if len(found) > 1:
         raise ZooError(f"several zoos have {text!r}: use {' or '.join(f'{name}:{text}' for name in found)}")
     ((zoo, models),) = found.items()

@@ -102,7 +102,8 @@ class Zoo:
         return self.spec(name)
 
 
-def unknown_name(what: str, name: str, known: Sequence[str], where: str) -> str:
-    """Return the message for an unknown name, with close matches."""
+def unknown_name(what: str, name: str, known: Sequence[str], where: str = "") -> str:
+    """Return the message for an unknown name, with close matches. `where` names what was searched."""
     hint = did_you_mean(name, known)
-    return f"unknown {what} {name!r} in {where}{hint if hint != '.' else f': it has {join_first(known)}'}"
+    place = f" in {where}" if where else ""
+    return f"unknown {what} {name!r}{place}{hint if hint != '.' else f': known are {join_first(known)}'}"

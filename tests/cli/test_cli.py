@@ -122,7 +122,7 @@ def test_explain_gives_the_reason_if_a_model_has_no_layers(capsys: Output) -> No
 @pytest.mark.parametrize(
     ("argument", "code", "message"),
     [
-        ("testzo:distilled", 2, "unknown zoo 'testzo' in the installed zoos: did you mean testzoo?"),
+        ("testzo:distilled", 2, "unknown zoo 'testzo': did you mean testzoo?"),
         ("testzoo:destilled", 2, "unknown model 'destilled' in zoo 'testzoo': did you mean distilled?"),
         ("testzoo", 2, "'testzoo' is not ZOO:MODEL, such as timm:levit_128"),
         ("testzoo:", 2, "is not ZOO:MODEL"),
@@ -174,7 +174,7 @@ def test_list_models_prints_the_models_that_globs_select(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["testzo"], "unknown zoo 'testzo' in the installed zoos: did you mean testzoo?"),
+        (["testzo"], "unknown zoo 'testzo': did you mean testzoo?"),
         (["testzoo", "destilled"], "unknown model 'destilled' in zoo 'testzoo': did you mean distilled?"),
         (["testzoo", "x*"], "no model of zoo 'testzoo' matches 'x*'"),
     ],
@@ -213,7 +213,7 @@ def test_explain_finds_the_only_zoo_that_has_a_model(
     ("text", "message"),
     [
         ("distilled", "several zoos have 'distilled': use builtin:distilled or testzoo:distilled"),
-        ("encodr", "unknown model 'encodr' in the installed zoos: did you mean encoder"),
+        ("encodr", "unknown model 'encodr': did you mean encoder"),
     ],
 )
 def test_explain_says_which_zoos_have_similar_models(capsys: Output, text: str, message: str) -> None:

@@ -122,7 +122,7 @@ def test_models_are_selected_by_globs(patterns: str, names: tuple[str, ...]) -> 
 @pytest.mark.parametrize(
     ("patterns", "text"),
     [
-        ("a3", "unknown model 'a3' in zoo 'z': it has a1, a2, b1"),
+        ("a3", "unknown model 'a3' in zoo 'z': known are a1, a2, b1"),
         ("c*", "no model of zoo 'z' matches 'c\\*'"),
         ("!c*", "no model of zoo 'z' matches 'c\\*'"),
         ("a1,!a*", "excludes every model of zoo 'z'"),

@@ -147,7 +147,7 @@ def test_module_in_a_package_is_found(tmp_path: Path) -> None:
         ("zoo_of_user:EMPTY", "has no models"),
         ("zoo_of_user:NUMBER", "has int 3 as 'three': it must be a factory"),
         ("zoo_of_user:WRONG", "has ModelSpec 'b' under the name 'a'"),
-        ("tiim", "unknown zoo 'tiim' in the installed zoos: did you mean timm"),
+        ("tiim", "unknown zoo 'tiim': did you mean timm"),
         ("something", "for your own zoo, use package.module:ATTR"),
     ],
 )
