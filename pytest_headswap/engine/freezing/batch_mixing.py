@@ -34,7 +34,8 @@ def find_mixing(graph: Graph, features: Collection[Value]) -> Mixing | None:
     as for the nodes of a graph.
     """
     flow = DimFlow(graph)
-    found: list[Mixing] = []
+    found: dict[Value, Mixing] = {}
+    arrangers: set[Value] = set()
     some_separate = False
     for source in {value for node in graph.nodes for value in node.inputs if value.origin == INPUT}:
         first: Mixing | None = None
@@ -42,6 +43,7 @@ def find_mixing(graph: Graph, features: Collection[Value]) -> Mixing | None:
             if not 1 < size <= _MAX_ROWS:
                 continue
             rows = RowFlow(graph, flow, source, dim)
+            arrangers |= rows.arrangers
             if rows.is_arranged or not _reaches(rows, (*graph.outputs.values(), *features), size):
                 continue
             mixing, is_used = _mixing_in(rows, features, size)
@@ -51,8 +53,9 @@ def find_mixing(graph: Graph, features: Collection[Value]) -> Mixing | None:
             if dim == 0:
                 first = mixing
         if first is not None:
-            found.append(first)
-    best = max(found, key=lambda mixing: mixing.is_certain, default=None)
+            found[source] = first
+    candidates = [mixing for source, mixing in found.items() if source not in arrangers]
+    best = max(candidates, key=lambda mixing: mixing.is_certain, default=None)
     return best and Mixing(best.node, best.is_certain and not some_separate)
 
 

@@ -40,6 +40,7 @@ class RowFlow:
         whole: the rows that all entries of a value depend on.
         origin: the operation that first combined or exchanged rows, for each value that depends on such a result.
         is_arranged: whether the model or another input decides how rows meet. The rest is unknown then.
+        arrangers: these other inputs.
     """
 
     def __init__(self, graph: Graph, flow: DimFlow, source: Value, dim: int) -> None:
@@ -47,6 +48,7 @@ class RowFlow:
         self.whole: dict[Value, int] = {}
         self.origin: dict[Value, Node] = {}
         self.is_arranged = False
+        self.arrangers: set[Value] = set()
         self._graph, self._flow, self._source = graph, flow, source
         self._start = own_rows(source.shape[dim])
         self.axes[source] = {ClassAxis(source, dim): self._start}
@@ -116,13 +118,19 @@ class RowFlow:
 
     def _meets(self, partner: Value, rows: Rows) -> bool:
         """Return whether rows are samples although a value decides which of them meet. Note if it arranges them."""
-        sources = inputs_of(partner)
-        if sources:
-            self.is_arranged |= self._source not in sources
+        if sources := self._arrange([partner]):
             return sources == {self._source}
         if any(source.names for node in ancestors([partner]) for source in node.inputs) or partner.names:
             self.is_arranged |= rows == self._start
         return True
+
+    def _arrange(self, deciding: Iterable[Value]) -> set[Value]:
+        """Return the inputs that values which decide how rows meet depend on. Note if these are other inputs."""
+        sources = {source for value in deciding for source in inputs_of(value)}
+        if sources and self._source not in sources:
+            self.is_arranged = True
+            self.arrangers |= sources
+        return sources
 
     def _pick(self, node: Node, name: str, axis: ClassAxis, rows: Rows) -> None:
         self._changed = True
@@ -217,8 +225,7 @@ class RowFlow:
                     placed[position] |= row
                 self._put(ClassAxis(out, dim), tuple(placed))
                 return True
-        sources = set().union(*(inputs_of(index) for index in call.indices))
-        self.is_arranged |= bool(sources) and self._source not in sources
+        self._arrange(call.indices)
         is_certain = all(constant_value(self._graph, index) is not None for index in call.indices)
         self._add_whole([out], everything if is_certain else unsure(everything))
         return True

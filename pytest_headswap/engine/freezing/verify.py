@@ -12,7 +12,7 @@ from torch import nn
 from pytest_headswap.engine.dataflow.graph import Node
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.freezing.batch_mixing import Mixing, find_mixing
-from pytest_headswap.engine.freezing.observe import depends_on_generators, observe
+from pytest_headswap.engine.freezing.observe import Observation, depends_on_generators, observe
 from pytest_headswap.engine.freezing.overrides import hold_around_heads
 from pytest_headswap.engine.freezing.watched_graph import HeadNames, WatchedGraph, watch
 from pytest_headswap.engine.pytorch.inputs import Inputs
@@ -63,12 +63,15 @@ class FreezeVerifier:
         return ("the model does not run in train mode on these inputs, so the freeze was not verified",)
 
     def _verify(self) -> tuple[str, ...]:
-        if self._is_plain():
+        observed = observe(self.model, self.inputs, training=True, readers=self.enclosing)
+        if self._is_plain(observed):
             return (_ONE_SAMPLE,) if _samples(self.inputs) == 1 else ()
         in_train_mode = watch(self.model, self.inputs, training=True)
         notes: tuple[str, ...] = ()
         mixing = self._mixing(in_train_mode)
-        fault = self._fault(in_train_mode, mixing) or self._difference_to_eval_mode(in_train_mode)
+        fault = self._fault(in_train_mode, mixing)
+        if fault is None and self._may_tell_modes_apart(observed):
+            fault = self._difference_to_eval_mode(in_train_mode)
         if fault is not None:
             hold_around_heads(self.enclosing, self.head_modules, asleep=True)
             note = (
@@ -98,15 +101,15 @@ class FreezeVerifier:
     def _mixing(self, watched: WatchedGraph) -> Mixing | None:
         return find_mixing(watched.graph, watched.features(self.heads))
 
-    def _is_plain(self) -> bool:
+    def _is_plain(self, in_train_mode: Observation) -> bool:
         """Return whether cheap runs show nothing suspicious, and the same operations in train and eval mode."""
-        in_train_mode = observe(self.model, self.inputs, training=True, readers=self.enclosing)
-        if in_train_mode.is_suspicious:
-            return False
-        if not in_train_mode.reads_mode and not any(map(_has_hooks, self.enclosing)):
-            return True
+        if in_train_mode.is_suspicious or not self._may_tell_modes_apart(in_train_mode):
+            return not in_train_mode.is_suspicious
         runs = [observe(self.model, self.inputs, training=mode, keep_operations=True) for mode in (True, False)]
         return runs[0].operations == runs[1].operations
+
+    def _may_tell_modes_apart(self, in_train_mode: Observation) -> bool:
+        return in_train_mode.reads_mode or any(map(_has_hooks, self.enclosing))
 
     def _fault(self, watched: WatchedGraph, mixing: Mixing | None) -> _Fault | None:
         """Return what forward does that the freeze must prevent."""
