@@ -349,6 +349,30 @@ class GraphOfNodes(Planted):
         return self.fc(nodes.index_add(0, edges[1], nodes[edges[0]]))  # type: ignore[no-any-return]
 
 
+class NormInBlock(Planted):
+    """Sound: a norm inside a block."""
+
+    def set_up(self) -> None:
+        self.blocks = nn.Sequential(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH)))
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return self.blocks(features)  # type: ignore[no-any-return]
+
+
+class ResetsItsStatistics(Planted):
+    """Faulty: `train` resets the count of batches."""
+
+    def set_up(self) -> None:
+        self.bn = nn.BatchNorm1d(WIDTH)
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return self.bn(features)  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> Any:
+        self.bn.get_buffer("num_batches_tracked").zero_()
+        return super().train(mode)
+
+
 class GraphOfGraphs(Planted):
     """Sound: the nodes of two graphs are the rows of the input, and the head reads one row for each graph."""
 

@@ -108,6 +108,32 @@ def _train_undoes_eval_mode(patch: Patch) -> None:
     patch.setattr("pytest_headswap.case.case.freeze_backbone", freeze_once)
 
 
+def _statistics_are_reset(patch: Patch) -> None:
+    def reset(self: Any) -> None:
+        type(self.module).reset_running_stats(self.module)
+
+    patch.setattr("pytest_headswap.engine.freezing.overrides._KeepStatistics.__call__", reset)
+
+
+def _replaced_children_wake(patch: Patch) -> None:
+    def train(self: Any, mode: bool = True) -> nn.Module:
+        return type(self.module).train(self.module, mode)  # type: ignore[no-any-return]
+
+    patch.setattr("pytest_headswap.engine.freezing.overrides._TrainAroundHead.__call__", train)
+
+
+def _replaced_norms_of_blocks_wake(patch: Patch) -> None:
+    _replaced_children_wake(patch)
+
+    def train(self: Any, mode: bool = True) -> nn.Module:
+        for child in self.module.children():
+            child.train(mode)
+        self.module.training = False
+        return self.module  # type: ignore[no-any-return]
+
+    patch.setattr("pytest_headswap.engine.freezing.overrides._StayInEval.__call__", train)
+
+
 def _copies_lose_eval_mode(patch: Patch) -> None:
     def freeze_without_copies(swap: Swap, inputs: Any = None) -> FrozenBackbone:
         frozen = freeze_backbone(swap, inputs)
@@ -432,6 +458,16 @@ FAULTS = [
     Fault("frozen_backbone", r"train\(\) puts backbone, bn", engine=_only_requires_grad_is_set),
     Fault("frozen_backbone", r"train\(\) puts backbone, bn", engine=_train_undoes_eval_mode),
     Fault("frozen_backbone", "train.. puts backbone, bn", engine=_train_undoes_eval_mode, evidence="abstract"),
+    *[
+        Fault("frozen_backbone", message, engine=engine, evidence=evidence, model=model)
+        for message, engine, model in (
+            (r"do not stay: update_bn resets bn\.running_mean", _statistics_are_reset, None),
+            ("do not stay: update_bn resets bn.num_batches_tracked", None, planted_models.ResetsItsStatistics),
+            ("do not stay: convert_sync_batchnorm wakes bn", _replaced_children_wake, None),
+            ("wakes blocks.0.1", _replaced_norms_of_blocks_wake, planted_models.NormInBlock),
+        )
+        for evidence in ("auto", "abstract")
+    ],
     Fault("frozen_backbone", "changed backbone.weight, backbone.bias", engine=_stale_gradients_are_kept),
     Fault(
         "frozen_backbone",
