@@ -362,6 +362,14 @@ LATE = {
     planted_models.LateDetach: ("gradient_flow", "no gradient to fc.weight in step 3"),
 }
 """Models whose fault only a second or third step shows, the check that fails, and its message."""
+BACKWARDS = {
+    planted_models.BackwardHookOfModel: "steps",
+    planted_models.BackwardPreHookOfHead: "steps",
+    planted_models.HookOfLogits: "average",
+    planted_models.HookOfWeight: "steps",
+    planted_models.FunctionThatWrites: "backbone.weight",
+}
+"""Models whose backward pass changes a tensor of the backbone, and its name."""
 BOUND_TO_A_DEVICE = {
     planted_models.LeavesTheDevice: "on cuda:0 in eval mode, forward raises .*cpu",
     planted_models.AddsFromTheCpu: "on cuda:0 in eval mode, forward raises .*cpu",
@@ -509,6 +517,7 @@ FAULTS = [
         for fault in FEATURE_FAULTS
     ],
     *[Fault(check, message, model=model) for model, (check, message) in LATE.items()],
+    *[Fault("frozen_backbone", f"changed {name} of", model=model) for model, name in BACKWARDS.items()],
     Fault("frozen_backbone", "softmax in a forward method combines the samples", model=planted_models.AttendsToSamples),
     Fault("frozen_backbone", "did not change the head fc", case=_switch("head without gradients")),
     Fault("round_trip", "does not restore the original model: fc.weight", engine=_restore_forgets_the_first_change),

@@ -188,6 +188,15 @@ def test_a_note_says_that_a_model_runs_only_on_one_sample() -> None:
     assert "runs only on one sample" in frozen_with(one_sample_only, torch.randn(1, 8)).notes[0]
 
 
+@pytest.mark.parametrize("path", ["", "fc"])
+@pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_a_note_names_modules_with_backward_hooks(path: str, kind: str) -> None:
+    model = Net(batch_mean, always=False)
+    getattr(model.get_submodule(path), kind)(lambda *_: None)
+    notes = freeze_backbone(swap_head(model, 5, torch.randn(BATCH, 8))).notes
+    assert f"backward hooks of {'Linear' if path else 'Net'} did not run" in notes[-1]
+
+
 def experts(_: Any, f: Tensor) -> Tensor:
     """Send each sample to one of two experts, by an index that depends on all samples."""
     order = f.argmax(1).gt(7).long().argsort()

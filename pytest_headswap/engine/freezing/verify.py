@@ -47,6 +47,14 @@ class FreezeVerifier:
         Raises:
             HeadSwapError: `not_freezable` or `forward_failed`.
         """
+        hooked = [module for module in (*self.enclosing, *self.head_modules) if _has_backward_hooks(module)]
+        names = _listed(sorted({type(module).__name__ for module in hooked}))
+        hook_note = (
+            f"the backward hooks of {names} did not run: it was not verified that they leave the backbone as it is"
+        )
+        return (*self._verify_forward(must_run=must_run), *([hook_note] if hooked else []))
+
+    def _verify_forward(self, *, must_run: bool) -> tuple[str, ...]:
         if _samples(self.inputs) == 1:
             try:
                 return replace(self, inputs=self.inputs.map_tensors(_twice))._verify()
@@ -174,6 +182,10 @@ def _samples(inputs: Inputs) -> int:
 def _twice(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor with two samples if it has one."""
     return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[0] == 1 else tensor
+
+
+def _has_backward_hooks(module: nn.Module) -> bool:
+    return bool(module._backward_hooks or module._backward_pre_hooks)
 
 
 def _has_hooks(module: nn.Module) -> bool:
