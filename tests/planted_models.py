@@ -349,6 +349,89 @@ class GraphOfNodes(Planted):
         return self.fc(nodes.index_add(0, edges[1], nodes[edges[0]]))  # type: ignore[no-any-return]
 
 
+class Backwards(Planted):
+    """Faulty: the backward pass changes a weight or a buffer of the backbone."""
+
+    def set_up(self) -> None:
+        self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("average", torch.zeros(WIDTH))
+
+    def count(self, *_: Any) -> None:
+        self.get_buffer("steps").add_(1)
+
+
+class BackwardHookOfModel(Backwards):
+    def set_up(self) -> None:
+        super().set_up()
+        self.register_full_backward_hook(type(self).count)
+
+
+class BackwardPreHookOfHead(Backwards):
+    def set_up(self) -> None:
+        super().set_up()
+        self.fc.register_full_backward_pre_hook(lambda *_: self.count())
+
+
+class HookOfLogits(Backwards):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(x)
+        if logits.requires_grad:
+            logits.register_hook(self.assign)
+        return logits
+
+    def assign(self, gradient: torch.Tensor) -> None:
+        self.average = self.get_buffer("average") + gradient.sum()
+
+
+class HookOfWeight(Backwards):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.fc.weight * 1
+        if weight.requires_grad:
+            weight.register_hook(lambda _: self.count())
+        return nn.functional.linear(self.backbone(x).relu(), weight, self.fc.bias)
+
+
+class _DecaysInBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, model: Any) -> torch.Tensor:
+        ctx.model = model
+        return logits.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        ctx.model.backbone.weight.data.mul_(0.9)
+        return gradients[0], None
+
+
+class FunctionThatWrites(Backwards):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _DecaysInBackward.apply(super().forward(x), self)  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
+
+
+class NormInBlock(Planted):
+    """Sound: a norm inside a block."""
+
+    def set_up(self) -> None:
+        self.blocks = nn.Sequential(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH)))
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return self.blocks(features)  # type: ignore[no-any-return]
+
+
+class ResetsItsStatistics(Planted):
+    """Faulty: `train` resets the count of batches."""
+
+    def set_up(self) -> None:
+        self.bn = nn.BatchNorm1d(WIDTH)
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return self.bn(features)  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> Any:
+        self.bn.get_buffer("num_batches_tracked").zero_()
+        return super().train(mode)
+
+
 class GraphOfGraphs(Planted):
     """Sound: the nodes of two graphs are the rows of the input, and the head reads one row for each graph."""
 

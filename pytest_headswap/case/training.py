@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pytest_headswap.case.calls_after_freeze import modules_in_train_mode, statistics_moved_by_calls
 from pytest_headswap.case.class_outputs import class_output_labels
 from pytest_headswap.case.head_inputs import feature_differences, record_head_inputs, sample_of
 from pytest_headswap.case.sample_inputs import stable_seed, with_first_sample_last
@@ -25,7 +26,7 @@ from pytest_headswap.engine import (
     flatten_outputs,
     substituted,
 )
-from pytest_headswap.engine.pytorch import ModuleState, gradient_leaves, named_modules, owner_path, parameters
+from pytest_headswap.engine.pytorch import gradient_leaves, parameters
 
 _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 0.01
 
@@ -54,6 +55,7 @@ class TrainingRecord:
         unlike_before: class outputs whose shape changed in a later step, or what forward raised in it.
         changed: tensors outside of the head that are not bit-identical to before.
         in_train_mode: modules of the backbone that `train()` put into train mode.
+        moved: statistics of the backbone that other calls of torch reset or wake, and the call.
         updated: parameters of the head that changed.
         batch_dependent: heads whose input for the shared sample depended on the rest of the batch, and by how much.
         notes: what was not verified.
@@ -67,6 +69,7 @@ class TrainingRecord:
     unlike_before: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     in_train_mode: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
     updated: set[str] = field(default_factory=set)
     batch_dependent: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -108,6 +111,7 @@ def train(
             stale = {name: value.grad for name, value in swap.model.named_parameters() if value.grad is not None}
             record.foreign_gradients = list(stale)
             record.in_train_mode = modules_in_train_mode(swap.model, swap)
+            record.moved = statistics_moved_by_calls(swap.model, swap)
             with substituted(swap.model, AliasStandIns()):
                 for name, left in stale.items():
                     swap.model.get_parameter(name).grad = left
@@ -135,40 +139,6 @@ def _plant_stale_gradients(swap: Swap) -> None:
     for parameter in parameters(swap.model):
         if id(parameter) not in new and parameter.is_floating_point():
             parameter.grad = torch.zeros((), dtype=parameter.dtype, device=parameter.device).expand_as(parameter)
-
-
-def modules_in_train_mode(model: nn.Module, swap: Swap) -> list[str]:
-    """Return the paths of backbone modules that `train()` puts into train mode. Restore all modes afterwards.
-
-    The backbone is every module that neither owns a tensor of a head, nor is inside of a head, nor contains one.
-    """
-    inside = {owner_path(name) for name in swap.state_dict()} | {head.path for head in swap.heads}
-    original_state = ModuleState(model)
-    try:
-        model.train()
-        in_train_mode = [path for path, module in named_modules(model) if module.training]
-    finally:
-        original_state.restore()
-    around = {prefix for path in inside for prefix in _prefixes(path)}
-    return [
-        path for path in in_train_mode if path not in around and not any(_is_in(path, head) for head in inside if head)
-    ]
-
-
-def _prefixes(path: str) -> Iterator[str]:
-    yield ""
-    parts = path.split(".")
-    yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
-
-
-def _is_in(path: str, other: str) -> bool:
-    return path.startswith(f"{other}.")
-
-
-def still_trainable(model: nn.Module, swap: Swap) -> list[str]:
-    """Return the names of parameters outside of the head that are still trainable."""
-    new = {id(parameter) for parameter in swap.parameters()}
-    return [name for name, value in model.named_parameters() if value.requires_grad and id(value) not in new]
 
 
 def _take_steps(

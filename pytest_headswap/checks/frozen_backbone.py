@@ -6,7 +6,8 @@
 - The features of a sample depend neither on chance nor on the rest of its batch, up to rounding.
 - Later steps are like the first: forward runs, and its class outputs keep their shapes.
 - The head has changed.
-- `train()` leaves every module of the backbone in eval mode.
+- `train()` leaves every module of the backbone in eval mode, `update_bn` leaves its statistics, and norms that
+  `convert_sync_batchnorm` makes stay in eval mode too.
 
 **Evidence.** Without values: in train mode the data flow of a frozen model has no write to the backbone. It has no
 random numbers and no operation across samples before the head, as far as the data flow shows. With values: the training
@@ -27,9 +28,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_headswap._text import join_first
+from pytest_headswap.case.calls_after_freeze import modules_in_train_mode, statistics_moved_by_calls, still_trainable
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
-from pytest_headswap.case.training import TrainingRecord, modules_in_train_mode, still_trainable
+from pytest_headswap.case.training import TrainingRecord
 from pytest_headswap.engine import Head, HeadSwapError
 
 
@@ -40,6 +42,7 @@ def frozen_backbone(case: Case) -> str:
     try:
         with case.frozen() as frozen:
             _check_stays_in_eval(modules_in_train_mode(case.model, case.swap))
+            _check_statistics(statistics_moved_by_calls(case.model, case.swap))
             trainable = still_trainable(case.model, case.swap)
             if trainable:
                 raise CheckFailed(f"the frozen backbone still has trainable parameters: {join_first(trainable)}")
@@ -53,10 +56,16 @@ def _check_stays_in_eval(modules: Sequence[str]) -> None:
         raise CheckFailed(f"train() puts {join_first(modules)} of the frozen backbone into train mode")
 
 
+def _check_statistics(moved: Sequence[str]) -> None:
+    if moved:
+        raise CheckFailed(f"the statistics of the frozen backbone do not stay: {join_first(moved)}")
+
+
 def _check_training(training: TrainingRecord, heads: Sequence[Head]) -> str:
     if training.freeze_error is not None:
         raise CheckFailed(f"the backbone cannot be frozen: {training.freeze_error.message}") from training.freeze_error
     _check_stays_in_eval(training.in_train_mode)
+    _check_statistics(training.moved)
     if training.changed:
         raise CheckFailed(f"training the head changed {join_first(training.changed)} of the frozen backbone")
     if training.non_finite:

@@ -29,10 +29,10 @@ from torch import nn
 
 from pytest_headswap._text import join_first
 from pytest_headswap.case.abstract_runs import run_mode
+from pytest_headswap.case.calls_after_freeze import modules_in_train_mode
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
 from pytest_headswap.case.structure_snapshot import StructureSnapshot
-from pytest_headswap.case.training import modules_in_train_mode
 from pytest_headswap.case.value_snapshot import named_tensors
 from pytest_headswap.engine import HeadSwapError, StandIns, detect_heads, detect_heads_in, flatten_outputs, substituted
 from pytest_headswap.engine.pytorch import ModuleState, named_modules

@@ -108,6 +108,32 @@ def _train_undoes_eval_mode(patch: Patch) -> None:
     patch.setattr("pytest_headswap.case.case.freeze_backbone", freeze_once)
 
 
+def _statistics_are_reset(patch: Patch) -> None:
+    def reset(self: Any) -> None:
+        type(self.module).reset_running_stats(self.module)
+
+    patch.setattr("pytest_headswap.engine.freezing.overrides._KeepStatistics.__call__", reset)
+
+
+def _replaced_children_wake(patch: Patch) -> None:
+    def train(self: Any, mode: bool = True) -> nn.Module:
+        return type(self.module).train(self.module, mode)  # type: ignore[no-any-return]
+
+    patch.setattr("pytest_headswap.engine.freezing.overrides._TrainAroundHead.__call__", train)
+
+
+def _replaced_norms_of_blocks_wake(patch: Patch) -> None:
+    _replaced_children_wake(patch)
+
+    def train(self: Any, mode: bool = True) -> nn.Module:
+        for child in self.module.children():
+            child.train(mode)
+        self.module.training = False
+        return self.module  # type: ignore[no-any-return]
+
+    patch.setattr("pytest_headswap.engine.freezing.overrides._StayInEval.__call__", train)
+
+
 def _copies_lose_eval_mode(patch: Patch) -> None:
     def freeze_without_copies(swap: Swap, inputs: Any = None) -> FrozenBackbone:
         frozen = freeze_backbone(swap, inputs)
@@ -336,6 +362,14 @@ LATE = {
     planted_models.LateDetach: ("gradient_flow", "no gradient to fc.weight in step 3"),
 }
 """Models whose fault only a second or third step shows, the check that fails, and its message."""
+BACKWARDS = {
+    planted_models.BackwardHookOfModel: "steps",
+    planted_models.BackwardPreHookOfHead: "steps",
+    planted_models.HookOfLogits: "average",
+    planted_models.HookOfWeight: "steps",
+    planted_models.FunctionThatWrites: "backbone.weight",
+}
+"""Models whose backward pass changes a tensor of the backbone, and its name."""
 BOUND_TO_A_DEVICE = {
     planted_models.LeavesTheDevice: "on cuda:0 in eval mode, forward raises .*cpu",
     planted_models.AddsFromTheCpu: "on cuda:0 in eval mode, forward raises .*cpu",
@@ -432,6 +466,16 @@ FAULTS = [
     Fault("frozen_backbone", r"train\(\) puts backbone, bn", engine=_only_requires_grad_is_set),
     Fault("frozen_backbone", r"train\(\) puts backbone, bn", engine=_train_undoes_eval_mode),
     Fault("frozen_backbone", "train.. puts backbone, bn", engine=_train_undoes_eval_mode, evidence="abstract"),
+    *[
+        Fault("frozen_backbone", message, engine=engine, evidence=evidence, model=model)
+        for message, engine, model in (
+            (r"do not stay: update_bn resets bn\.running_mean", _statistics_are_reset, None),
+            ("do not stay: update_bn resets bn.num_batches_tracked", None, planted_models.ResetsItsStatistics),
+            ("do not stay: convert_sync_batchnorm wakes bn", _replaced_children_wake, None),
+            ("wakes blocks.0.1", _replaced_norms_of_blocks_wake, planted_models.NormInBlock),
+        )
+        for evidence in ("auto", "abstract")
+    ],
     Fault("frozen_backbone", "changed backbone.weight, backbone.bias", engine=_stale_gradients_are_kept),
     Fault(
         "frozen_backbone",
@@ -461,19 +505,20 @@ FAULTS = [
             ("sum of the samples before", "cumsum in a forward method combines the samples"),
             ("sum of the samples behind", "flip in a forward method combines the samples"),
             ("first sample subtracted", "select in a forward method combines the samples"),
+            ("samples exchanged", "index in a forward method combines the samples"),
             ("chance of normal", "normal in a forward method"),
             ("chance of rrelu", "rrelu_with_noise in a forward method"),
             ("chance of NumPy", r"random numbers from numpy\.random even in eval mode"),
             ("chance of Python", "random numbers from Python's random even in eval mode"),
         )
     ],
-    Fault("frozen_backbone", "on the other samples .* (aux|fc) by", case=_switch("samples exchanged")),
     *[
         Fault("frozen_backbone", "on the other samples .* (aux|fc) by", _freezing_is_not_verified, _switch(fault))
         for fault in FEATURE_FAULTS
     ],
     *[Fault(check, message, model=model) for model, (check, message) in LATE.items()],
-    Fault("frozen_backbone", "on the other samples .* fc by", model=planted_models.AttendsToSamples),
+    *[Fault("frozen_backbone", f"changed {name} of", model=model) for model, name in BACKWARDS.items()],
+    Fault("frozen_backbone", "softmax in a forward method combines the samples", model=planted_models.AttendsToSamples),
     Fault("frozen_backbone", "did not change the head fc", case=_switch("head without gradients")),
     Fault("round_trip", "does not restore the original model: fc.weight", engine=_restore_forgets_the_first_change),
     Fault("round_trip", "fc.weight is another Parameter", engine=_restore_gives_copies),

@@ -346,6 +346,117 @@ def mixup(_: Any, f: Tensor) -> Tensor:
     return f * 0.7 + f[torch.arange(f.shape[0] - 1, -1, -1)] * 0.3
 
 
+def attention(_: Any, f: Tensor) -> Tensor:
+    q = f[None]
+    return f + functional.scaled_dot_product_attention(q, q, q)[0]
+
+
+def other_samples(_: Any, f: Tensor) -> Tensor:
+    """Subtract the samples of the batch that are alike, as a loss with negatives from the batch does."""
+    scores = (f @ f.t()).masked_fill(torch.eye(len(f), dtype=torch.bool), -1e9)
+    return f - scores.softmax(-1) @ f
+
+
+def distances(_: Any, f: Tensor) -> Tensor:
+    return f * torch.cdist(f, f).mean(1, keepdim=True)
+
+
+def covariance(_: Any, f: Tensor) -> Tensor:
+    return f @ (f.t() @ f)
+
+
+def mean_as_a_product(_: Any, f: Tensor) -> Tensor:
+    return f - torch.full((len(f), len(f)), 1 / len(f)) @ f
+
+
+def pairs(_: Any, f: Tensor) -> Tensor:
+    return f[torch.tensor([1, 0, 3, 2, 5, 4])]
+
+
+def index_select(_: Any, f: Tensor) -> Tensor:
+    return f + f.index_select(0, torch.arange(len(f)).flip(0))
+
+
+def next_sample(_: Any, f: Tensor) -> Tensor:
+    return f - f[(torch.arange(len(f), device=f.device) + 1) % len(f)]
+
+
+def gathered(_: Any, f: Tensor) -> Tensor:
+    return f + f.gather(0, torch.arange(len(f)).flip(0)[:, None].expand_as(f))
+
+
+def written_elsewhere(_: Any, f: Tensor) -> Tensor:
+    moved = torch.zeros_like(f)
+    moved[torch.arange(len(f)).flip(0)] = f
+    return f - moved
+
+
+def sorted_by_sum(_: Any, f: Tensor) -> Tensor:
+    return f[f.sum(1).argsort()]
+
+
+def differences(_: Any, f: Tensor) -> Tensor:
+    return f + functional.pad(f.diff(dim=0), (0, 0, 1, 0))
+
+
+def differences_in_place(_: Any, f: Tensor) -> Tensor:
+    changed = f.clone()
+    changed[1:] -= f[:-1]
+    return changed
+
+
+def sample_by_sample(_: Any, f: Tensor) -> Tensor:
+    return torch.stack([f[index] - f[index - 1] for index in range(len(f))])
+
+
+def written_sample_by_sample(_: Any, f: Tensor) -> Tensor:
+    moved = torch.zeros_like(f)
+    for index in range(len(f)):
+        moved[index] = f[index - 1]
+    return moved
+
+
+def halves(_: Any, f: Tensor) -> Tensor:
+    first, second = f.chunk(2)
+    return torch.cat([second, first])
+
+
+def largest(_: Any, f: Tensor) -> Tensor:
+    return f - f.topk(2, dim=0).values[1:]
+
+
+def median(_: Any, f: Tensor) -> Tensor:
+    return f - f.kthvalue(3, dim=0).values
+
+
+def norm_over_the_batch(_: Any, f: Tensor) -> Tensor:
+    return functional.layer_norm(f.t(), [len(f)]).t()
+
+
+def convolution_over_the_batch(_: Any, f: Tensor) -> Tensor:
+    return functional.conv1d(f.t()[:, None], torch.ones(1, 1, 3), padding=1)[:, 0].t()
+
+
+def pooling_over_the_batch(_: Any, f: Tensor) -> Tensor:
+    return f - functional.avg_pool1d(f.t(), 3, 1, 1).t()
+
+
+def transform_over_the_batch(_: Any, f: Tensor) -> Tensor:
+    return torch.real(torch.fft.fft(f, dim=0))
+
+
+def rolled_elements(_: Any, f: Tensor) -> Tensor:
+    return f.roll(3)
+
+
+def folded_mean(_: Any, f: Tensor) -> Tensor:
+    return f - f.view(-1, 4).mean(0).repeat(4)
+
+
+def folded_index(_: Any, f: Tensor) -> Tensor:
+    return f.view(-1, 4)[torch.arange(4 * len(f)).flip(0)].reshape(f.shape)
+
+
 CHANGES: tuple[Callable[[Any, Tensor], Any], ...] = (
     *(normal, normal_of_tensor, rrelu, gamma, dirichlet, cauchy, geometric, log_normal, binomial, random_integers),
     *(alpha_dropout, gumbel, attention_dropout, own_generator, permuted_features, numpy_global, numpy_held),
@@ -356,4 +467,8 @@ CHANGES: tuple[Callable[[Any, Tensor], Any], ...] = (
     *(batch_mean, batch_mean_kept, batch_std, batch_maximum, batch_softmax, batch_norm_of_length, cumulative),
     *(cumulative_product, backwards_cumulative, rolled, flipped, first_sample, last_sample, neighbours),
     *(transposed_mean, reshaped_mean, batch_product, sorted_batch, statistics_of_batch_norm, mixup),
+    *(attention, other_samples, distances, covariance, mean_as_a_product, pairs, index_select, next_sample, gathered),
+    *(written_elsewhere, sorted_by_sum, differences, differences_in_place, sample_by_sample),
+    *(written_sample_by_sample, halves, largest, median, norm_over_the_batch, convolution_over_the_batch),
+    *(pooling_over_the_batch, transform_over_the_batch, rolled_elements, folded_mean, folded_index),
 )

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from pytest_headswap.engine import FrozenBackbone, HeadSwapError, freeze_backbone, swap_head
-from tests.engine.frozen_models import CHANGES, WIDTH, Net, batch_product, mixup, neighbours, numpy_held, python_held
+from tests.engine.frozen_models import (
+    CHANGES,
+    WIDTH,
+    Net,
+    batch_mean,
+    differences,
+    numpy_held,
+    other_samples,
+    python_held,
+)
 
 BATCH = 6
 
@@ -56,11 +65,7 @@ def test_what_forward_does_only_in_train_mode_is_prevented_with_a_note(change: A
     assert model.train().training
 
 
-@pytest.mark.parametrize(
-    "change",
-    [item for item in CHANGES if item not in (batch_product, mixup, neighbours)],
-    ids=lambda item: item.__name__,
-)
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_what_forward_does_in_eval_mode_too_is_refused(change: Any) -> None:
     torch.manual_seed(0)
     random.seed(0)
@@ -118,6 +123,38 @@ def normalizes_each_sample(_: Any, f: Tensor) -> Tensor:
     return f.t().cumsum(0).t().softmax(-1) + f.flip(1) + f.sort(-1).values + f.amax(-1, keepdim=True)
 
 
+def goes_sample_by_sample(_: Any, f: Tensor) -> Tensor:
+    written = torch.zeros_like(f)
+    for index in range(len(f)):
+        written[index] = f[index] * 2
+    return written + torch.stack([f[index] for index in range(len(f))]) + torch.cat([part * 2 for part in f.chunk(3)])
+
+
+def moves_samples_and_back(_: Any, f: Tensor) -> Tensor:
+    order = torch.tensor([3, 1, 2, 0, 5, 4])
+    moved = torch.zeros_like(f)
+    moved[order] = f[order] * 2
+    return f.flip(0).exp().flip(0) + f.roll(1, 0).exp().roll(-1, 0) + f[order].exp()[order.argsort()] + moved
+
+
+def picks_within_a_sample(_: Any, f: Tensor) -> Tensor:
+    parts = f.view(-1, 4, 4)
+    largest = parts[torch.arange(len(f)), parts.sum(-1).argmax(-1)]
+    mask = torch.zeros_like(f).scatter(1, f.topk(3, 1).indices, 1.0)
+    return f * mask + f.gather(1, f.argsort(1)) + largest.repeat(1, 4)
+
+
+def attends_within_a_sample(_: Any, f: Tensor) -> Tensor:
+    parts = f.view(-1, 4, 4)
+    folded = f.view(-1, 4)
+    return (parts @ parts.transpose(1, 2)).softmax(-1).flatten(1) + (folded * folded.sum(1, keepdim=True)).view_as(f)
+
+
+def filters_within_a_sample(_: Any, f: Tensor) -> Tensor:
+    filtered = nn.functional.conv1d(f[:, None], torch.ones(1, 1, 3), padding=1)[:, 0]
+    return filtered + nn.functional.layer_norm(f, [WIDTH]) + nn.functional.group_norm(f, 4)
+
+
 def dropout_of_nothing(_: Any, f: Tensor) -> Tensor:
     q = f.view(-1, 1, 4, 4)
     f = f + nn.functional.scaled_dot_product_attention(q, q, q, dropout_p=0.0).flatten(1)
@@ -128,12 +165,71 @@ def dropout_of_nothing(_: Any, f: Tensor) -> Tensor:
     "change",
     [
         *(seeds_itself, draws_but_does_not_use, fills_a_cache, remembers_its_features, normalizes_each_sample),
-        dropout_of_nothing,
+        *(dropout_of_nothing, goes_sample_by_sample, moves_samples_and_back, picks_within_a_sample),
+        *(attends_within_a_sample, filters_within_a_sample),
     ],
     ids=lambda item: item.__name__,
 )
 def test_what_changes_no_feature_is_not_refused(change: Any) -> None:
     assert frozen_with(change).notes == ()
+
+
+@pytest.mark.parametrize("change", [batch_mean, differences, other_samples], ids=lambda item: item.__name__)
+def test_inputs_with_one_sample_are_verified_with_two(change: Any) -> None:
+    with pytest.raises(HeadSwapError, match="combines the samples of a batch"):
+        frozen_with(change, torch.randn(1, 8))
+
+
+def one_sample_only(_: Any, f: Tensor) -> Tensor:
+    return f.view(1, WIDTH) * 2
+
+
+def test_a_note_says_that_a_model_runs_only_on_one_sample() -> None:
+    assert "runs only on one sample" in frozen_with(one_sample_only, torch.randn(1, 8)).notes[0]
+
+
+@pytest.mark.parametrize("path", ["", "fc"])
+@pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_a_note_names_modules_with_backward_hooks(path: str, kind: str) -> None:
+    model = Net(batch_mean, always=False)
+    getattr(model.get_submodule(path), kind)(lambda *_: None)
+    notes = freeze_backbone(swap_head(model, 5, torch.randn(BATCH, 8))).notes
+    assert f"backward hooks of {'Linear' if path else 'Net'} did not run" in notes[-1]
+
+
+def experts(_: Any, f: Tensor) -> Tensor:
+    """Send each sample to one of two experts, by an index that depends on all samples."""
+    order = f.argmax(1).gt(7).long().argsort()
+    return torch.zeros_like(f).index_copy(0, order, f[order] * 2)
+
+
+def minibatch_deviation(_: Any, f: Tensor) -> Tensor:
+    return f + f.view(2, -1, WIDTH).std(0).repeat(2, 1)
+
+
+def distinct(_: Any, f: Tensor) -> Tensor:
+    values: Tensor = torch.unique(f[:, :1].round(), dim=0)
+    return f + values.sum()
+
+
+class Pair(nn.Module):
+    """A model that subtracts the mean of its second input, whose rows may be samples or something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.other, self.fc = nn.Linear(8, WIDTH), nn.Linear(8, WIDTH), nn.Linear(WIDTH, 10)
+
+    def forward(self, x: Tensor, y: Tensor) -> Any:
+        return self.fc(self.body(x) - self.other(y).mean(0))
+
+
+@pytest.mark.parametrize("change", [experts, minibatch_deviation, distinct, None])
+def test_what_may_combine_samples_is_named_in_a_note(change: Any) -> None:
+    if change is None:
+        frozen = freeze_backbone(swap_head(Pair(), 5, (torch.randn(BATCH, 8), torch.randn(BATCH, 8))))
+    else:
+        frozen = frozen_with(change)
+    assert "may combine or exchange the samples of a batch" in frozen.notes[0]
 
 
 def replaces_a_constant(model: Any, f: Tensor) -> Any:

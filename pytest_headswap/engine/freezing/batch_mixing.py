@@ -2,142 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from functools import reduce
+from operator import or_
+from typing import NamedTuple
 
 from pytest_headswap.engine.dataflow.dim_flow import DimFlow
-from pytest_headswap.engine.dataflow.graph import INPUT, Graph, Node, Value, ancestors
-from pytest_headswap.engine.dataflow.trace import ClassAxis
+from pytest_headswap.engine.dataflow.graph import INPUT, Graph, Node, Value
+from pytest_headswap.engine.freezing.row_rules import certain, own_rows, unsure
+from pytest_headswap.engine.freezing.sample_rows import RowFlow
 
-_ALONG = {
-    **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "_softmax", "_log_softmax"), 1),
-    **dict.fromkeys(("sort", "flip"), 1),
-    "roll": 2,
-}
-"""Operations that combine the entries of a dimension and keep it, and the position of the argument that names it."""
-_PICKING = frozenset(("select", "slice", "unbind", "split", "narrow"))
-_BY_INDEX = frozenset(("index", "index_select", "gather", "scatter", "scatter_add", "index_add", "index_put", "take"))
+_MAX_ROWS = 4096  # a longer dimension counts samples of sound, points or tokens, but no samples of a batch
 
 
-def mixing_node(graph: Graph, before_heads: Collection[Node]) -> Node | None:
-    """Return an operation before the heads that mixes samples, or None.
+class Mixing(NamedTuple):
+    """The operation that combines or exchanges samples.
 
-    Samples are counted by the input dimension that reaches the first dimension of an output. They are not taken for
-    samples if an input decides how they meet, as for the nodes of a graph or the tokens of a sequence, or if another
-    dimension reaches one of the first two dimensions of an output unmixed, as in models with the sequence first.
+    `is_certain`: not if an index that depends on the samples decides which of them meet, as in a mixture of experts,
+    or if the rows may be something else than samples.
+    """
+
+    node: Node
+    is_certain: bool
+
+
+def find_mixing(graph: Graph, features: Collection[Value]) -> Mixing | None:
+    """Return an operation that makes the features of a sample depend on other samples, or None.
+
+    Samples are counted by the first dimension of an input, or by the second one if its rows stay separate, as in
+    models with the sequence first. They are not taken for samples if the model or another input decides how they meet,
+    as for the nodes of a graph.
     """
     flow = DimFlow(graph)
-    found: Node | None = None
-    sources = {value for node in graph.nodes for value in node.inputs if value.origin == INPUT}
-    for source in sources:
+    found: dict[Value, Mixing] = {}
+    arrangers: set[Value] = set()
+    some_separate = False
+    for source in {value for node in graph.nodes for value in node.inputs if value.origin == INPUT}:
+        first: Mixing | None = None
         for dim, size in enumerate(source.shape[:2]):
-            if size < 2:
+            if not 1 < size <= _MAX_ROWS:
                 continue
-            walk = _Walk(flow, size)
-            walk.run(graph, ClassAxis(source, dim))
-            reached = {axis.dim for value in graph.outputs.values() for axis in walk.axes.get(value, ())}
-            if walk.arranged_by is not None or not reached & {0, 1}:
+            rows = RowFlow(graph, flow, source, dim)
+            arrangers |= rows.arrangers
+            if rows.is_arranged or not _reaches(rows, (*graph.outputs.values(), *features), size):
                 continue
-            mixed = next((origin for origin, node in walk.mixing if node in before_heads), None)
-            if mixed is None:
-                return None
-            if 0 in reached and found is None:
-                found = mixed
-    return found
+            mixing, is_used = _mixing_in(rows, features, size)
+            if mixing is None and is_used:
+                some_separate, first = True, None
+                break
+            if dim == 0:
+                first = mixing
+        if first is not None:
+            found[source] = first
+    candidates = [mixing for source, mixing in found.items() if source not in arrangers]
+    best = max(candidates, key=lambda mixing: mixing.is_certain, default=None)
+    return best and Mixing(best.node, best.is_certain and not some_separate)
+
+
+def _reaches(rows: RowFlow, values: Iterable[Value], size: int) -> bool:
+    """Return whether one of the first two dimensions of a value may run over the rows."""
+    return any(
+        (value in rows.whole and value.shape[:1] == (size,)) or any(axis.dim < 2 for axis in rows.axes.get(value, ()))
+        for value in values
+    )
+
+
+def _mixing_in(flow: RowFlow, features: Iterable[Value], size: int) -> tuple[Mixing | None, bool]:
+    """Return how features depend on other rows than their own, and whether any feature depends on a row at all."""
+    found: Mixing | None = None
+    is_used = False
+    for value in features:
+        whole, axes = flow.whole.get(value, 0), flow.axes.get(value, {})
+        is_used |= bool(whole or axes)
+        others = whole
+        if not axes:
+            others = 0 if certain(whole).bit_count() == 1 else whole
+        for axis, rows in axes.items():
+            elsewhere = [reduce(or_, rows) for other, rows in axes.items() if other.dim != axis.dim]
+            rest = whole | unsure(reduce(or_, elsewhere, 0))
+            others = min((_beyond(rows, rest, own) for own in _own(len(rows), size)), key=certain)
+            if others:
+                break
+        if others and (found is None or certain(others)):
+            found = Mixing(flow.origin[value], bool(certain(others)))
+            if found.is_certain:
+                break
+    return found, is_used
+
+
+def _own(length: int, size: int) -> list[tuple[int, ...]]:
+    """Return the rows that each position may depend on: its own one, also if each row is repeated."""
+    rows = own_rows(size)
+    count = length // size
+    if length % size:
+        return [rows[:length]] if length < size else []
+    return [rows * count, tuple(row for row in rows for _ in range(count))]
+
+
+def _beyond(rows: Iterable[int], rest: int, own: Iterable[int]) -> int:
+    """Return the rows that positions depend on beyond their own ones."""
+    return reduce(or_, ((row | rest) & ~(one | unsure(one)) for row, one in zip(rows, own, strict=True)), 0)
 
 
 def rows_meet_by_input(graph: Graph) -> bool:
-    """Return whether an input decides which rows of another input meet, so that the rows are no samples.
+    """Return whether the model or an input decides which rows of an input meet, so that the rows are no samples.
 
     Edges and adjacency matrices do this with the nodes of a graph. What the model computes from the rows does not
     count.
     """
     flow = DimFlow(graph)
-    for source in graph.inputs:
-        if not source.shape or source.shape[0] < 2:
-            continue
-        walk = _Walk(flow, source.shape[0])
-        walk.run(graph, ClassAxis(source, 0))
-        if walk.arranged_by is not None and source not in _inputs_of(walk.arranged_by):
-            return True
-    return False
-
-
-def _inputs_of(value: Value) -> set[Value]:
-    """Return the inputs that a value depends on, or the value itself if it is one."""
-    return {source for node in ancestors([value]) for source in node.inputs if source.origin == INPUT} | {value}
-
-
-@dataclass
-class _Walk:
-    """Follow one input dimension through all operations.
-
-    Attributes:
-        axes: the dimensions of each value that run over it.
-        combined: values computed from several of its entries, or from a certain one, with the operation that did so.
-        mixing: such operations, each with the one where their result meets a value that has the dimension.
-        arranged_by: the first value found that depends on an input and decides which entries meet.
-    """
-
-    flow: DimFlow
-    size: int
-    axes: dict[Value, set[ClassAxis]] = field(default_factory=dict)
-    combined: dict[Value, Node] = field(default_factory=dict)
-    mixing: list[tuple[Node, Node]] = field(default_factory=list)
-    arranged_by: Value | None = None
-
-    def run(self, graph: Graph, start: ClassAxis) -> None:
-        self.axes[start.value] = {start}
-        for node in graph.nodes:
-            if any(value in self.axes or value in self.combined for value in node.inputs):
-                self._step(node)
-                if self.arranged_by is not None:
-                    return
-
-    def _step(self, node: Node) -> None:
-        carried = [axis for value in dict.fromkeys(node.inputs) for axis in self.axes.get(value, ())]
-        kept: set[ClassAxis] = set()
-        origin = next((self.combined[x] for x in node.inputs if x in self.combined and x not in self.axes), None)
-        for axis in carried:
-            links = set(self.flow.step_forward(axis, node, self.size))
-            kept |= links
-            if self._loses(node, axis, bool(links)):
-                origin = node
-        for axis in kept:
-            self.axes.setdefault(axis.value, set()).add(axis)
-        if origin is None:
-            return
-        if kept:
-            self.mixing.append((origin, node))
-        else:
-            self.combined.update(dict.fromkeys(node.outputs, origin))
-
-    def _loses(self, node: Node, axis: ClassAxis, is_kept: bool) -> bool:
-        """Return whether an operation combines or picks entries of the axis. Note the value that arranges them."""
-        name = node.name.rpartition("::")[2].rstrip("_")
-        if name.startswith(("softmax", "log_softmax")) or f"_{name}" in _ALONG:
-            name = f"_{name}"
-        relation = self.flow.relation_of(node)
-        mine = [operand for operand, value in enumerate(node.inputs) if value is axis.value]
-        for partner in self.flow.contracted_with(axis, node):
-            if partner.value.from_input or not is_kept:
-                self.arranged_by = partner.value
-        if name in _BY_INDEX and not is_kept:
-            self.arranged_by = next((value for value in node.inputs[1:] if value.from_input), self.arranged_by)
-        if name in _ALONG:
-            return self._names(node, _ALONG[name], axis)
-        if any((operand, axis.dim) in relation.reduced for operand in mine):
-            return True
-        return name in _PICKING and not is_kept and self._is_picked(node, axis)
-
-    def _names(self, node: Node, position: int, axis: ClassAxis) -> bool:
-        """Return whether an argument of an operation names the dimension of the axis."""
-        dims = node.argument(position, "dims" if position == 2 or node.name.endswith("flip") else "dim", -1)
-        ndim = len(axis.value.shape)
-        return axis.dim in {dim % ndim for dim in (dims if isinstance(dims, tuple) else (dims,)) if ndim}
-
-    def _is_picked(self, node: Node, axis: ClassAxis) -> bool:
-        """Return whether an operation picks entries of the dimension of the axis."""
-        position = {"unbind": 1, "select": 1, "narrow": 1, "slice": 1}.get(node.name.rpartition("::")[2], 2)
-        dim = node.argument(position, "dim", 0)
-        return isinstance(dim, int) and dim % len(axis.value.shape) == axis.dim
+    return any(
+        RowFlow(graph, flow, source, 0).is_arranged
+        for source in graph.inputs
+        if source.shape and 1 < source.shape[0] <= _MAX_ROWS
+    )

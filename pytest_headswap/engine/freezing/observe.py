@@ -16,7 +16,7 @@ from pytest_headswap.engine.abstract.run import abstract_run
 from pytest_headswap.engine.abstract.stand_ins import StandIns
 from pytest_headswap.engine.freezing.held_state import HeldState
 from pytest_headswap.engine.freezing.mode_reads import mode_reads
-from pytest_headswap.engine.freezing.nondeterminism import is_nondeterministic, may_combine_samples
+from pytest_headswap.engine.freezing.nondeterminism import counts_all, is_nondeterministic, may_combine_samples
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import DispatchMode, mutated_tensors, op_name, storage_key
 
@@ -118,6 +118,7 @@ class _ObservingMode(DispatchMode):  # type: ignore[no-untyped-call, unused-igno
         self.is_suspicious = False
         self.operations: list[Any] = []
         self._of_model = {storage_key(tensor) for tensor in stand_ins.tensors()} | {None}
+        self._counts: dict[int | None, torch.Tensor] = {}
         self._execute = execute
         self._batch = batch
         self._keep_operations = keep_operations
@@ -130,10 +131,13 @@ class _ObservingMode(DispatchMode):  # type: ignore[no-untyped-call, unused-igno
             written = mutated_tensors(func, args, kwargs)
             self.is_suspicious = (
                 is_nondeterministic(func, args, kwargs)
-                or may_combine_samples(func, args, kwargs, self._batch)
+                or may_combine_samples(func, args, kwargs, self._batch, self._of_model, self._counts)
                 or any(storage_key(tensor) in self._of_model for tensor in written)
             )
-        return self._execute(func, args, kwargs)
+        result = self._execute(func, args, kwargs)
+        if counts_all(func, args, self._batch):
+            self._counts[storage_key(result)] = result  # kept alive, so that the key stays its own
+        return result
 
 
 def _plain(value: Any) -> Any:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from pytest_headswap.engine.dataflow.graph import Node
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.freezing.batch_mixing import mixing_node
-from pytest_headswap.engine.freezing.observe import depends_on_generators, observe
+from pytest_headswap.engine.freezing.batch_mixing import Mixing, find_mixing
+from pytest_headswap.engine.freezing.observe import Observation, depends_on_generators, observe
 from pytest_headswap.engine.freezing.overrides import hold_around_heads
 from pytest_headswap.engine.freezing.watched_graph import HeadNames, WatchedGraph, watch
 from pytest_headswap.engine.pytorch.inputs import Inputs
 
 _MAX_NAMED = 5  # tensors named in a message
+_ONE_SAMPLE = (
+    "the model runs only on one sample of these inputs, so it was not verified that features do not depend on others"
+)
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,39 @@ class FreezeVerifier:
         Raises:
             HeadSwapError: `not_freezable` or `forward_failed`.
         """
+        hooked = [module for module in (*self.enclosing, *self.head_modules) if _has_backward_hooks(module)]
+        names = _listed(sorted({type(module).__name__ for module in hooked}))
+        hook_note = (
+            f"the backward hooks of {names} did not run: it was not verified that they leave the backbone as it is"
+        )
+        return (*self._verify_forward(must_run=must_run), *([hook_note] if hooked else []))
+
+    def _verify_forward(self, *, must_run: bool) -> tuple[str, ...]:
+        if _samples(self.inputs) == 1:
+            try:
+                return replace(self, inputs=self.inputs.map_tensors(_twice))._verify()
+            except HeadSwapError as error:
+                if error.reason != "forward_failed":
+                    raise
         try:
-            if self._is_plain():
-                return ()
-            in_train_mode = watch(self.model, self.inputs, training=True)
-        except HeadSwapError:
-            if must_run:
-                watch(self.model, self.inputs, training=False).graph.clear()
-            return ("the model does not run in train mode on these inputs, so the freeze was not verified",)
+            return self._verify()
+        except HeadSwapError as error:
+            if error.reason != "forward_failed":
+                raise
+        if must_run:
+            watch(self.model, self.inputs, training=False).graph.clear()
+        return ("the model does not run in train mode on these inputs, so the freeze was not verified",)
+
+    def _verify(self) -> tuple[str, ...]:
+        observed = observe(self.model, self.inputs, training=True, readers=self.enclosing)
+        if self._is_plain(observed):
+            return (_ONE_SAMPLE,) if _samples(self.inputs) == 1 else ()
+        in_train_mode = watch(self.model, self.inputs, training=True)
         notes: tuple[str, ...] = ()
-        fault = self._fault(in_train_mode) or self._difference_to_eval_mode(in_train_mode)
+        mixing = self._mixing(in_train_mode)
+        fault = self._fault(in_train_mode, mixing)
+        if fault is None and self._may_tell_modes_apart(observed):
+            fault = self._difference_to_eval_mode(in_train_mode)
         if fault is not None:
             hold_around_heads(self.enclosing, self.head_modules, asleep=True)
             note = (
@@ -62,25 +89,37 @@ class FreezeVerifier:
             notes = (note,)
             in_train_mode.graph.clear()
             in_train_mode = watch(self.model, self.inputs, training=True)
-            if fault := self._fault(in_train_mode):
+            mixing = self._mixing(in_train_mode)
+            if fault := self._fault(in_train_mode, mixing):
                 raise HeadSwapError("not_freezable", fault.in_eval_mode)
         if in_train_mode.constants:
             names = _listed(in_train_mode.constants)
             notes += (f"forward replaces {names} by constants, which do not depend on the values of its inputs",)
+        if mixing is not None:
+            note = (
+                f"{mixing.node.name} in {_where(mixing.node)} may combine or exchange the samples of a batch: it was "
+                "not verified that the features of a sample do not depend on the others"
+            )
+            notes += (note,)
+        elif _samples(self.inputs) == 1:
+            notes += (_ONE_SAMPLE,)
         in_train_mode.graph.clear()
         return notes
 
-    def _is_plain(self) -> bool:
+    def _mixing(self, watched: WatchedGraph) -> Mixing | None:
+        return find_mixing(watched.graph, watched.features(self.heads))
+
+    def _is_plain(self, in_train_mode: Observation) -> bool:
         """Return whether cheap runs show nothing suspicious, and the same operations in train and eval mode."""
-        in_train_mode = observe(self.model, self.inputs, training=True, readers=self.enclosing)
-        if in_train_mode.is_suspicious:
-            return False
-        if not in_train_mode.reads_mode and not any(map(_has_hooks, self.enclosing)):
-            return True
+        if in_train_mode.is_suspicious or not self._may_tell_modes_apart(in_train_mode):
+            return not in_train_mode.is_suspicious
         runs = [observe(self.model, self.inputs, training=mode, keep_operations=True) for mode in (True, False)]
         return runs[0].operations == runs[1].operations
 
-    def _fault(self, watched: WatchedGraph) -> _Fault | None:
+    def _may_tell_modes_apart(self, in_train_mode: Observation) -> bool:
+        return in_train_mode.reads_mode or any(map(_has_hooks, self.enclosing))
+
+    def _fault(self, watched: WatchedGraph, mixing: Mixing | None) -> _Fault | None:
         """Return what forward does that the freeze must prevent."""
         if written := [name for name in watched.written if name not in self.heads.tensors]:
             return _Fault(
@@ -102,10 +141,11 @@ class FreezeVerifier:
                 f"forward draws random numbers from {_listed(names)} even in eval mode: draw them only if "
                 "self.training is true",
             )
-        if mixing := mixing_node(watched.graph, before_heads):
+        if mixing is not None and mixing.is_certain:
             what = "combines the samples of a batch"
             return _Fault(
-                what, f"{mixing.name} in {_where(mixing)} {what} even in eval mode: let it depend on self.training"
+                what,
+                f"{mixing.node.name} in {_where(mixing.node)} {what} even in eval mode: let it depend on self.training",
             )
         return None
 
@@ -133,6 +173,19 @@ def _where(node: Node) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_NAMED])
+
+
+def _samples(inputs: Inputs) -> int:
+    return next((tensor.shape[0] for tensor in inputs.tensors() if tensor.dim()), 0)
+
+
+def _twice(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor with two samples if it has one."""
+    return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[0] == 1 else tensor
+
+
+def _has_backward_hooks(module: nn.Module) -> bool:
+    return bool(module._backward_hooks or module._backward_pre_hooks)
 
 
 def _has_hooks(module: nn.Module) -> bool:

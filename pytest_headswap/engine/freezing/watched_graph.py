@@ -14,17 +14,13 @@ from pytest_headswap.engine.abstract.meta_cache import Execute
 from pytest_headswap.engine.abstract.run import abstract_run
 from pytest_headswap.engine.abstract.stand_ins import StandIns
 from pytest_headswap.engine.dataflow.dim_tracer import Tracer
-from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, INPUT, Graph, Node, Value
+from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, INPUT, Graph, Node, Value, ancestors
 from pytest_headswap.engine.dataflow.recorder import RecordingSession
 from pytest_headswap.engine.freezing.held_state import HeldState
 from pytest_headswap.engine.freezing.nondeterminism import is_nondeterministic
 from pytest_headswap.engine.freezing.observe import PLAIN_ARGUMENTS
+from pytest_headswap.engine.freezing.row_rules import SHAPES_ONLY
 from pytest_headswap.engine.pytorch.inputs import Inputs
-
-_SHAPES_ONLY = frozenset(
-    f"aten::{name}" for kind in ("zeros", "ones", "full", "empty") for name in (f"{kind}_like", f"new_{kind}")
-)
-"""Operations that read the shape of a tensor, but not its values."""
 
 
 @dataclass(eq=False)
@@ -37,6 +33,7 @@ class WatchedGraph:
         written: names of the tensors of the model that forward wrote to, or replaced by other values.
         constants: names of parameters and buffers that forward replaced by values that do not depend on the inputs.
         used_generators: names of the generators of Python and NumPy that the run used.
+        held: constants of the graph, which has only weak references to them.
     """
 
     graph: Graph
@@ -44,6 +41,7 @@ class WatchedGraph:
     written: list[str] = field(default_factory=list)
     constants: list[str] = field(default_factory=list)
     used_generators: list[str] = field(default_factory=list)
+    held: list[Any] = field(default_factory=list)
 
     def head_calls(self, heads: HeadNames) -> list[Node]:
         """Return the operations that read a tensor of a head."""
@@ -53,6 +51,13 @@ class WatchedGraph:
         """Return the operations that compute the features which the heads read."""
         calls = self.head_calls(heads)
         return _features_of(calls, calls, heads)
+
+    def features(self, heads: HeadNames) -> list[Value]:
+        """Return the values that the heads read."""
+        before = self.before_heads(heads)
+        within = ancestors(output for call in self.head_calls(heads) for output in call.outputs)
+        read = (value for node in within - before for value in node.inputs)
+        return list(dict.fromkeys(value for value in read if value.node in before or value.origin == INPUT))
 
     def feature_operations(self, heads: HeadNames) -> set[Any]:
         """Return the operations before each head in a form that can be compared."""
@@ -112,6 +117,7 @@ def watch(model: nn.Module, inputs: Inputs, *, training: bool) -> WatchedGraph:
                 yield
             graph = session.recorder.graph
             found = WatchedGraph(graph, [graph.nodes[position] for position in positions])
+            found.held += [reference() for reference in graph.constants.values()]
             found.used_generators += before.used_generators()
             found.written += session.recorder.mutated_sources()
             _add_assigned(found, before, HeldState(named), session)
@@ -159,7 +165,7 @@ def _is_variable(value: Value, path: str, found: WatchedGraph) -> bool:
         seen.add(node)
         if node in random_nodes:
             return True
-        if node.name in _SHAPES_ONLY:
+        if node.name in SHAPES_ONLY:
             continue
         for source in node.inputs:
             if source.node is not None:
