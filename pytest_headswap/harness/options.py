@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_headswap.checks import Check
 
 EVIDENCE = ("auto", "abstract", "numeric")
+ISOLATION = ("auto", "fork", "spawn")
 MAX_SHARDS = 10_000
 MIN_MEMORY = 64 * 2**20
 DEVICE_CHOICES = "auto, cpu, cuda, or cuda:N with a number"
@@ -122,6 +124,21 @@ def parse_memory_limit(value: Any, option_name: str) -> str:
     if value != AUTO:
         parse_memory_size(value, option_name)
     return str(value)
+
+
+def parse_isolation(value: str, option_name: str) -> str:
+    """Validate `value` as a way to start child processes.
+
+    Raises:
+        OptionError: there is no such way, or this system lacks it.
+    """
+    if value not in ISOLATION:
+        raise OptionError(
+            f"{option_name} must be one of {', '.join(ISOLATION)}, not {value!r}{did_you_mean(value, ISOLATION)}"
+        )
+    if value == "fork" and not hasattr(os, "fork"):
+        raise OptionError(f"{option_name}=fork: this system cannot fork processes. Use spawn or auto")
+    return value
 
 
 def parse_evidence(value: Any, option_name: str) -> str:

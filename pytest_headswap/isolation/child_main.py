@@ -1,4 +1,4 @@
-"""The child process that runs models. It is forked from pytest, so torch, zoos, hooks and settings are loaded already.
+"""The child process that runs models. A fork of pytest has torch, zoos, hooks and settings; a spawned one loads them.
 
 The child handles one request at a time and replies with plain data. It never returns into pytest's frames.
 """
@@ -12,18 +12,21 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from pytest_headswap.harness.garbage import trim_heap
 from pytest_headswap.harness.memory_budget import rss_bytes
 from pytest_headswap.isolation.executor import BuildReply, CheckReply
 from pytest_headswap.isolation.in_process_executor import InProcessExecutor
+from pytest_headswap.isolation.inherited_file import InheritedFile
 from pytest_headswap.isolation.remote_exception import RemoteException, truncate
 
 STACK_SIGNAL = signal.SIGUSR1 if sys.platform != "win32" else 0
@@ -76,12 +79,24 @@ _GC_THRESHOLD = 10_000
 
 
 def child_main(
-    executor: InProcessExecutor, requests: Connection, outputs: tuple[int, int], stack: IO[str], parent: int
+    make_executor: Callable[[], InProcessExecutor],
+    requests: Connection,
+    outputs: Sequence[InheritedFile],
+    stack: InheritedFile,
 ) -> NoReturn:
     """Run the child process to its end."""
     try:
-        _detach_from_pytest(outputs, stack, parent)
+        _detach_from_pytest(outputs, stack)
+        try:
+            executor = make_executor()
+        except BaseException as error:  # noqa: BLE001 - a conftest may raise anything, SystemExit too
+            requests.recv()
+            requests.send(Reply(None, RemoteException.capture(error), (), (), (), rss_bytes()))
+            os._exit(0)
+        _prepare_for_models()
         _serve_requests(executor, requests)
+    except EOFError:
+        os._exit(0)
     except BaseException:  # noqa: BLE001 - nothing may return into pytest's frames
         with suppress(BaseException):
             sys.excepthook(*sys.exc_info())
@@ -90,31 +105,49 @@ def child_main(
         os._exit(70)
 
 
-def _detach_from_pytest(outputs: tuple[int, int], stack: IO[str], parent: int) -> None:
-    """Separate the forked process from pytest: give it its own files and signals, and have it end with pytest."""
-    import torch
-
-    os.setpgid(0, 0)  # Ctrl-C is for pytest; killing the group also kills the processes of a model
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
+def _detach_from_pytest(outputs: Sequence[InheritedFile], stack: InheritedFile) -> None:
+    """Separate the process from pytest: give it its own files and signals, and have it end with pytest."""
+    parent = parent_process()
+    assert parent is not None
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    with suppress(OSError):  # if memory runs out, the kernel should kill this process first
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    for place, file in enumerate((os.open(os.devnull, os.O_RDONLY), *outputs)):
+    if sys.platform != "win32":
+        os.setpgid(0, 0)  # Ctrl-C is for pytest; killing the group also kills the processes of a model
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent.pid:
+            os._exit(0)
+        with suppress(OSError):  # if memory runs out, the kernel should kill this process first
+            Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    else:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    descriptors = [file.descriptor for file in outputs]
+    for place, file in enumerate((os.open(os.devnull, os.O_RDONLY), *descriptors)):
         os.dup2(file, place)
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", 1, "utf-8", "backslashreplace", closefd=False)
     sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
-    faulthandler.enable(stack)
-    faulthandler.register(STACK_SIGNAL, stack)
+    faulthandler.enable(stack.descriptor)
+    if sys.platform != "win32":
+        faulthandler.register(STACK_SIGNAL, stack.descriptor)
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process when the parent process ends."""
+    wait([sentinel])
+    os._exit(0)
+
+
+def _prepare_for_models() -> None:
+    """Undo what pytest set up for its own process, and prepare to measure memory."""
+    import torch
+
     for handler in list(logging.root.handlers):  # pytest's handlers would collect records that nobody reads
         if type(handler).__module__.startswith("_pytest."):
             logging.root.removeHandler(handler)
     os.environ.pop("PYTEST_CURRENT_TEST", None)
-    torch.set_num_threads(1)  # the fork has no OpenMP threads, and OpenMP would wait for them
+    torch.set_num_threads(1)  # a fork has no OpenMP threads, and OpenMP would wait for them
     gc.freeze()  # existing objects are never garbage, and scanning them would copy their memory pages
     gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])
     trim_heap()  # as after each model, so that the memory a model leaves behind can be measured
@@ -126,10 +159,7 @@ def _serve_requests(executor: InProcessExecutor, requests: Connection) -> None:
     own, streams = os.getpid(), (sys.stdout, sys.stderr)
     globals_before, modules = GlobalState(), set(sys.modules)
     while True:
-        try:
-            request: Request = requests.recv()
-        except EOFError:
-            os._exit(0)
+        request: Request = requests.recv()
 
         def answer(request: Request = request) -> BuildReply | CheckReply | None:
             match request.operation:
@@ -175,7 +205,7 @@ def _call(function: Callable[[], Any], executor: InProcessExecutor) -> tuple[Any
 
 
 def _self_test() -> None:
-    """Swap and check a small model. Raises or hangs if a fork of this process cannot compute.
+    """Swap and check a small model. Raises or hangs if this process, a fork, cannot compute.
 
     Raises:
         RuntimeError: there is a GPU, but this process cannot use it.

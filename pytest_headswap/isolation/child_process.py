@@ -1,7 +1,7 @@
 """Run models in a child process: a crash, hang, flood of output or memory blow-up affects only that model.
 
-The pytest process, or an xdist worker, forks a child process and sends it one request at a time (`child_main.py`).
-While it waits for the reply, it monitors the child process's time, memory and output.
+The pytest process, or an xdist worker, forks or spawns a child process and sends it one request at a time
+(`child_main.py`). While it waits for the reply, it monitors the child process's time, memory and output.
 """
 
 from __future__ import annotations
@@ -13,10 +13,16 @@ import sys
 import tempfile
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import Pipe
+from io import FileIO
+from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import register_after_fork
+from types import ModuleType
+from typing import Literal
 
 import psutil
 
@@ -24,6 +30,9 @@ from pytest_headswap.harness.memory_budget import rss_bytes
 from pytest_headswap.isolation import process_error
 from pytest_headswap.isolation.child_main import STACK_SIGNAL, Reply, Request, child_main
 from pytest_headswap.isolation.in_process_executor import InProcessExecutor
+from pytest_headswap.isolation.inherited_file import InheritedFile
+
+StartMethod = Literal["fork", "spawn"]
 
 MAX_OUTPUT = 2**20
 """The bytes that a model may print to stdout, and again to stderr."""
@@ -42,41 +51,47 @@ class ProcessLimits:
 
 
 class ChildProcess:
-    """A forked child process and this end of its pipes."""
+    """A child process and this end of its pipes."""
 
-    def __init__(self, executor: InProcessExecutor) -> None:
-        parent_end, child_end = Pipe()
+    def __init__(self, start_method: StartMethod, make_executor: Callable[[], InProcessExecutor]) -> None:
+        """Start the process. `make_executor` is called in it, and has to be picklable if it is spawned."""
+        self._requests, child_end = Pipe()
         ends = [os.pipe() for _ in range(2)]
         self._stack = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        parent = os.getpid()
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # about threads; the child needs none
-                self.pid = os.fork()
-            if self.pid == 0:
-                parent_end.close()
-                for read, _ in ends:
-                    os.close(read)
-                child_main(executor, child_end, (ends[0][1], ends[1][1]), self._stack, parent)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        child_end.close()
-        for read, write in ends:
-            os.close(write)
-            os.set_blocking(read, False)
-        self._requests: Connection = parent_end
-        self._outputs = {read: stream for (read, _), stream in zip(ends, ("stdout", "stderr"), strict=True)}
-        self._decoders = {read: codecs.getincrementaldecoder("utf-8")("replace") for read in self._outputs}
+        self._outputs = {FileIO(read): stream for (read, _), stream in zip(ends, ("stdout", "stderr"), strict=True)}
+        self._decoders = {file: codecs.getincrementaldecoder("utf-8")("replace") for file in self._outputs}
         self._output_budget = dict.fromkeys(self._outputs, MAX_OUTPUT)
-        self._status: int | None = None
         self.baseline_rss = 0
         self.peak_rss = 0
+        register_after_fork(self._requests, Connection.close)  # a fork's copies would keep the pipes open
+        for file in self._outputs:
+            register_after_fork(file, FileIO.close)
+        outputs = [InheritedFile(write) for _, write in ends]
+        arguments = make_executor, child_end, outputs, InheritedFile(self._stack.fileno())
+        self._process: BaseProcess = get_context(start_method).Process(  # type: ignore[attr-defined]
+            target=child_main, args=arguments
+        )
+        try:
+            with _interrupts_blocked(), _main_hidden(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # about threads; the child needs none
+                self._process.start()
+        except BaseException:
+            self._close_files()
+            raise
+        finally:
+            child_end.close()
+            for _, write in ends:
+                os.close(write)
+        assert self._process.pid is not None
+        self._pid: int = self._process.pid
+        if sys.platform != "win32":
+            for file in self._outputs:
+                os.set_blocking(file.fileno(), False)
 
     def start_model(self) -> None:
         """Prepare for the next model: reset its output allowance and take the current memory as its baseline."""
         self._output_budget = dict.fromkeys(self._outputs, MAX_OUTPUT)
-        self.baseline_rss = self.peak_rss = rss_bytes(self.pid)
+        self.baseline_rss = self.peak_rss = rss_bytes(self._pid)
 
     def request(self, request: Request, activity: str, seconds_left: float, limits: ProcessLimits) -> Reply:
         """Send a request and return the reply; wait at most `seconds_left`.
@@ -96,15 +111,19 @@ class ChildProcess:
             self._requests.send(request)
         while True:
             seconds_left = until - time.monotonic()
-            ready = wait([self._requests, *self._outputs], max(0.0, min(_POLL_SECONDS, seconds_left)))
+            # Windows cannot wait for a pipe
+            files = [] if sys.platform == "win32" else [file.fileno() for file in self._outputs]
+            ready = wait([self._requests, *files], max(0.0, min(_POLL_SECONDS, seconds_left)))
             if self._requests in ready and (reply := self._receive()) is not None:
                 self._forward_output()
                 return reply
             self._forward_output()
             if self.has_exited():
                 self._forward_output()
-                assert self._status is not None
-                raise process_error.process_died(self._status, activity, self._read_stack(), self._memory_growth_mb)
+                assert self._process.exitcode is not None
+                raise process_error.process_died(
+                    self._process.exitcode, activity, self._read_stack(), self._memory_growth_mb
+                )
             self._sample_memory()
             if self._memory_growth > limits.bytes:
                 raise process_error.exceeded_memory(self._memory_growth, limits.bytes, activity, self._request_stack())
@@ -121,7 +140,7 @@ class ChildProcess:
 
     def _sample_memory(self) -> None:
         with suppress(psutil.Error):
-            self.peak_rss = max(self.peak_rss, rss_bytes(self.pid))
+            self.peak_rss = max(self.peak_rss, rss_bytes(self._pid))
 
     def _receive(self) -> Reply | None:
         try:
@@ -133,35 +152,30 @@ class ChildProcess:
 
     def has_exited(self) -> bool:
         """Return whether the process has ended."""
-        if self._status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._status = status
-        return self._status is not None
+        return self._process.exitcode is not None
 
     def _wait_for_exit(self) -> None:
         """Wait until the process ends, now that its pipe is closed; kill it if a model closed the pipe."""
         until = time.monotonic() + 1.0
         while not self.has_exited():
             if time.monotonic() > until:
-                os.kill(self.pid, signal.SIGKILL)
+                self._process.kill()
             time.sleep(0.001)
 
     def _forward_output(self) -> None:
         """Print the child process's output, so that pytest captures it."""
         for file, name in list(self._outputs.items()):
             for _ in range(16):  # endless output must not delay the checks of time and memory
-                try:
-                    data = os.read(file, _CHUNK)
-                except BlockingIOError:
+                data = _read_available(file)
+                if data is None:
                     break
                 if not data:
-                    os.close(file)
+                    file.close()
                     del self._outputs[file]
                     break
                 self._print(file, name, data)
 
-    def _print(self, file: int, name: str, data: bytes) -> None:
+    def _print(self, file: FileIO, name: str, data: bytes) -> None:
         budget = self._output_budget[file]
         if budget < 0:
             return
@@ -175,8 +189,10 @@ class ChildProcess:
 
     def _request_stack(self) -> str:
         """Have the child process write its stack, including when it runs C code, and return it."""
+        if not STACK_SIGNAL:
+            return ""
         with suppress(ProcessLookupError):
-            os.kill(self.pid, STACK_SIGNAL)
+            os.kill(self._pid, STACK_SIGNAL)
         until, size = time.monotonic() + _STACK_SECONDS, -1
         while time.monotonic() < until:
             time.sleep(_POLL_SECONDS)
@@ -195,14 +211,54 @@ class ChildProcess:
         """Kill the process and everything it started; safe to call more than once."""
         if self._requests.closed:
             return
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        if self._status is None:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)  # in case it has no process group yet
-            _, self._status = os.waitpid(self.pid, 0)
+        if sys.platform != "win32":
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._pid, signal.SIGKILL)
+        self._process.kill()  # in case it has no process group yet
+        self._process.join()
+        self._close_files()
+
+    def _close_files(self) -> None:
         self._requests.close()
-        for file in self._outputs:
-            os.close(file)
-        self._outputs = {}
         self._stack.close()
+        for file in self._outputs:
+            file.close()
+        self._outputs = {}
+
+
+def _read_available(file: FileIO) -> bytes | None:
+    """Return what a pipe holds; None if it is empty, and no bytes at its end."""
+    if sys.platform == "win32":
+        import _winapi
+        import msvcrt
+
+        try:
+            if not _winapi.PeekNamedPipe(msvcrt.get_osfhandle(file.fileno()), 0)[0]:
+                return None
+        except BrokenPipeError:
+            return b""
+    return file.read(_CHUNK)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Have a process that is started ignore Ctrl-C until it is ready to do so itself."""
+    if sys.platform == "win32":
+        yield
+        return
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Keep a spawned process from importing `__main__`: a script that calls `pytest.main()` would run again."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,6 +63,13 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Release all resources; no call follows."""
+
+
+def warn_unsupported() -> None:
+    """Warn about what child processes cannot do on this system."""
+    if sys.platform == "win32":
+        missing = "the location in the code of a timeout, and a note if a model changes the limits of its process"
+        warnings.warn(f"headswap: results lack what this system cannot tell: {missing}", stacklevel=2)
 
 
 def warn_not_isolated(reason: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
 import threading
@@ -13,7 +12,15 @@ from typing import Any
 
 from pytest_headswap.isolation.patched_code import PatchedCode
 
-_LIMITS = {name: value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}
+
+def _limit_reads() -> dict[str, Callable[[], Any]]:
+    """Return functions that read the limits of this process, by name."""
+    if sys.platform == "win32":
+        return {}
+    import resource
+
+    numbers = {name: value for name, value in vars(resource).items() if name.startswith("RLIMIT_")}
+    return {f"the limit {name}": partial(resource.getrlimit, number) for name, number in numbers.items()}
 
 
 def _read_watched_state() -> dict[str, Any]:
@@ -43,7 +50,7 @@ def _read_watched_state() -> dict[str, Any]:
         "os.getcwd()": os.getcwd,
         "the number of torch's global module hooks": _count_global_hooks,
         **{f"the handler of {number.name}": partial(signal.getsignal, number) for number in signal.Signals},
-        **{f"the limit {name}": partial(resource.getrlimit, number) for name, number in _LIMITS.items()},
+        **_limit_reads(),
     }
     return {name: _read_safely(read) for name, read in reads.items()}
 
@@ -102,4 +109,5 @@ class GlobalState:
             os.environ.clear()
             os.environ.update(self._environment)
         sys.path[:] = self._path
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if sys.platform != "win32":
+            signal.setitimer(signal.ITIMER_REAL, 0)

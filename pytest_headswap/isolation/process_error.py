@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import traceback
@@ -38,14 +37,13 @@ class ChildProcessDied(ReportedError):
         return ChildProcessDied(self.outcome, f"not run: {self}", peak_memory_mb=self.peak_memory_mb)
 
 
-def process_died(status: int, activity: str, stack: str, peak_memory_mb: float) -> ChildProcessDied:
-    """Return the error for a process that ended by itself; `status` is its wait status."""
-    code = os.waitstatus_to_exitcode(status)
+def process_died(code: int, activity: str, stack: str, peak_memory_mb: float) -> ChildProcessDied:
+    """Return the error for a process that ended by itself; `code` is its exit status, or minus its signal."""
     if code >= 0:
         how = f"the process of the model ended with exit status {code}"
     else:
         how = f"the process of the model was killed by {_signal_name(-code)}"
-    hint = "; the kernel does this when memory runs out" if -code == signal.SIGKILL else ""
+    hint = "; the kernel does this when memory runs out" if how.endswith("SIGKILL") else ""
     return ChildProcessDied("crashed", f"{how} {activity}{_innermost_frames(stack)}{hint}", stack, peak_memory_mb)
 
 
@@ -90,7 +88,7 @@ def _parse_faulthandler(stack: str) -> list[traceback.FrameSummary]:
     frames = []
     for line in (current or stack).splitlines()[1:]:
         match = _FRAME_LINE.match(line)
-        if match is None:
+        if match is None or match[3] == "child_main":  # the frames further out are of pytest and multiprocessing
             break
         frames.append(traceback.FrameSummary(match[1], int(match[2]), match[3]))
     return frames[::-1]

@@ -10,14 +10,14 @@ import importlib
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap.harness.failure_text import ReportedError
+from pytest_headswap.harness.failure_text import ReportedError, error_message
 from pytest_headswap.isolation.child_main import Reply, Request
-from pytest_headswap.isolation.child_process import ChildProcess, ProcessLimits
-from pytest_headswap.isolation.executor import BuildReply, CheckReply, warn_not_isolated
+from pytest_headswap.isolation.child_process import ChildProcess, ProcessLimits, StartMethod
+from pytest_headswap.isolation.executor import BuildReply, CheckReply, warn_not_isolated, warn_unsupported
 from pytest_headswap.isolation.in_process_executor import InProcessExecutor
 from pytest_headswap.isolation.process_error import ChildProcessDied, global_changes_note
 
@@ -37,12 +37,27 @@ class SubprocessExecutor:
     """An executor that runs models in child processes.
 
     If a check loses the model's process, the model is rebuilt for the remaining checks. A model is given up if it is
-    lost while being built, is lost twice, or exceeds its time limit. If no child process can be started, for example
-    because the pytest process has threads, the remaining models run in that process, with a warning.
+    lost while being built, is lost twice, or exceeds its time limit. If a child process cannot be forked, for example
+    because the pytest process has threads, it is spawned. If that fails too, the remaining models run in the pytest
+    process, with a warning.
     """
 
-    def __init__(self, in_process: InProcessExecutor) -> None:
+    def __init__(
+        self,
+        in_process: InProcessExecutor,
+        start_methods: tuple[StartMethod, StartMethod],
+        make_spawned: Callable[[], InProcessExecutor],
+    ) -> None:
+        """Prepare to start child processes.
+
+        Args:
+            in_process: the executor that a forked process inherits.
+            start_methods: how to start a child process, and how to try again after a failure.
+            make_spawned: picklable function that returns the executor in a spawned process.
+        """
         self.in_process = in_process
+        self._start_methods = start_methods
+        self._make_spawned = make_spawned
         self._child: ChildProcess | None = None
         self._baseline_rss = 0
         self._state_changed = False
@@ -56,7 +71,7 @@ class SubprocessExecutor:
         self._build_crash: ChildProcessDied | None = None
         self._check_crash: ChildProcessDied | None = None
         self._abandoned: ChildProcessDied | None = None
-        self._fell_back = False
+        self._fell_back = self._warned = False
 
     @property
     def runs_in_subprocess(self) -> bool:
@@ -64,14 +79,24 @@ class SubprocessExecutor:
         return not self._fell_back
 
     def start(self) -> str:
-        """Start a child process and test it; return why models cannot run in one here, or an empty string."""
+        """Start a child process and test it; return why models cannot run in one here, or an empty string.
+
+        A failed start is tried again: the machine may have been short of memory or time.
+        """
+        first, second = self._start_methods
+        if not self._start(first):
+            return ""
+        self._start_methods = second, second
+        return self._start(second)
+
+    def _start(self, method: StartMethod) -> str:
         self._state_changed = False
         try:
-            self._child = self._spawn()
+            self._child = self._start_child(method)
             reply = self._send(Request("self_test"), "before the first model")
-        except (ChildProcessDied, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - options of another plugin may raise anything when they are pickled
             self.close()
-            return str(error)
+            return error_message(error)
         if reply.exception is not None:
             self.close()
             return reply.exception.message
@@ -82,11 +107,14 @@ class SubprocessExecutor:
         """Build a model and swap its head. Raises whatever the model raises; if the model is lost, its checks raise."""
         if self._child is not None and self._child.has_exited():
             self.close()  # it died between requests
-        if not self._fell_back and self._child is None and self.start() and (why := self.start()):
-            self._fell_back = True  # after two attempts: the machine may have been short of memory or time
+        if not self._fell_back and self._child is None and (why := self.start()):
+            self._fell_back = True
             warn_not_isolated(why)
         if self._fell_back:
             return self.in_process.build(zoo, model)
+        if not self._warned:
+            self._warned = True
+            warn_unsupported()
         self._build_request = Request("build", zoo.name, model)
         self._built, self._nothing_built, self._seconds_used, self._crashes = False, False, 0.0, 0
         self._build_crash = self._check_crash = self._abandoned = None
@@ -200,15 +228,18 @@ class SubprocessExecutor:
         self._imported_modules += reply.imported_modules
         return reply
 
-    def _spawn(self) -> ChildProcess:
-        """Return a new child process, after importing the torch modules that earlier ones imported."""
+    def _start_child(self, method: StartMethod) -> ChildProcess:
+        if method == "spawn":
+            return ChildProcess(method, self._make_spawned)
         names, self._imported_modules = self._imported_modules, []
         _import_or_undo(names)
-        return ChildProcess(self.in_process)
+        return ChildProcess(method, lambda: self.in_process)
 
 
 def _import_or_undo(names: Sequence[str]) -> None:
-    """Import modules. If one cannot be imported, forget all of them, so that the next child imports them itself.
+    """Import modules that earlier child processes imported, so that a fork has them.
+
+    If one cannot be imported, forget all of them, so that the next child imports them itself.
 
     A package whose import failed halfway leaves submodules behind, with which no later import of it works.
     """

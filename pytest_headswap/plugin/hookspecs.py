@@ -30,7 +30,7 @@ def pytest_headswap_zoos(config: pytest.Config) -> Mapping[str, Any] | None:
     A zoo is anything that `package.module:ATTR` may refer to: a mapping of names to factories, model classes or
     `ModelSpec`, an iterable of `ModelSpec`, a `Zoo`, or a function that returns one of these. Use a function to import
     a library only when its zoo is requested. This hook is called at the start of every run, and again in each worker of
-    pytest-xdist, where it must return the same zoos.
+    pytest-xdist and in each spawned child process, where it must return the same zoos.
 
     A name that is already taken ends the run with an error that names the plugin.
     """
@@ -57,8 +57,9 @@ def pytest_headswap_checks(config: pytest.Config) -> Mapping[str, Callable[[Case
             if size > 1_000_000:
                 raise CheckFailed(f"the head has {size:,} parameters")
 
-    Called when a zoo is requested, and in each worker of pytest-xdist. The name is part of ids, results and
-    `--headswap-checks`, so it must be an identifier. A name that is already taken ends the run with an error.
+    Called when a zoo is requested, in each worker of pytest-xdist, and in each spawned child process. The name is part
+    of ids, results and `--headswap-checks`, so it must be an identifier. A name that is already taken ends the run with
+    an error.
     """
 
 
@@ -66,8 +67,8 @@ def pytest_headswap_checks(config: pytest.Config) -> Mapping[str, Callable[[Case
 def pytest_headswap_case(config: pytest.Config, case: Case) -> None:
     """Called after a model was built and its head swapped, before its first check or the test that requests it.
 
-    The hook runs in the process that holds the model. On Linux, the models of a zoo run are in a child process, forked
-    from pytest or from a worker of pytest-xdist. Printed output and files are kept; anything that the hook keeps in
+    The hook runs in the process that holds the model: for a zoo run, a child process of pytest or of a worker of
+    pytest-xdist. Printed output and files are kept; anything that the hook keeps in
     memory is lost with the child. An exception raised here is an error of all tests of the model.
     """
 

@@ -10,13 +10,15 @@ import pytest
 
 from pytest_headswap._links import page
 from pytest_headswap._text import split_commas
-from pytest_headswap.case.options import CaseOptions
+from pytest_headswap.case.options import AUTO, CaseOptions
 from pytest_headswap.harness.options import (
     DEVICE_CHOICES,
     EVIDENCE,
+    ISOLATION,
     OptionError,
     parse_device,
     parse_evidence,
+    parse_isolation,
     parse_memory_limit,
     parse_num_classes,
     parse_shard,
@@ -55,6 +57,7 @@ def add_options(parser: pytest.Parser) -> None:
     add("device", "DEVICE", f"device for device_placement: {DEVICE_CHOICES} (default: auto, whatever is available)")
     add("timeout", "SECONDS", f"time limit per model in seconds, for all its checks (default: {CaseOptions.timeout})")
     add("memory-limit", "SIZE", "memory limit per model, such as 2.5GiB (default: the worker's share of free memory)")
+    add("isolation", "KIND", f"how child processes start: {', '.join(ISOLATION)} (default: auto, fork on Linux)")
     add("shard", "I/N", "shard of the models to run on this machine, such as 2/8 on the second of eight (default: all)")
     text = "TOML file (or a folder with one per zoo) that lists expected failures and their reasons (default: none)"
     add("expectations", "FILE_OR_FOLDER", text)
@@ -149,6 +152,7 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
     try:
         options = read_case_options(config)
         patterns = option_text(config, "models")
+        isolation = parse_isolation(option_text(config, "isolation") or AUTO, "--headswap-isolation")
         shard = parse_shard(option_text(config, "shard"), "--headswap-shard")
         requested = split_commas(option_text(config, "checks"))
         reject_unknown_checks(requested, check_names(config), "--headswap-checks")
@@ -169,7 +173,10 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
         raise pytest.UsageError(f"{error}\nSee {page(error.page)}") from error
     zoos = selected if shard is None else shard_of_selection(selected, shard)
     report = _report_folder(config)
-    return Settings(zoos, selected, shard, checks, options, report, scope, patterns, expectations, checks_by_model)
+    return Settings(
+        *(zoos, selected, shard, checks, options, report, scope, patterns, expectations, isolation),
+        checks_by_model=checks_by_model,
+    )
 
 
 def _reject_unknown_zoos(names: Iterable[str]) -> None:

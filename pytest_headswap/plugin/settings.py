@@ -6,9 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+
+from pytest_headswap.case.options import AUTO
+from pytest_headswap.plugin.given_ids import given_ids
 
 if TYPE_CHECKING:
     from pytest_headswap.case.options import CaseOptions
@@ -40,6 +43,9 @@ class Settings:
     """The patterns or ids as typed."""
 
     expectations: Expectations
+    isolation: str = AUTO
+    """How child processes start: `auto`, `fork` or `spawn`."""
+
     checks_by_model: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     """The names of the checks of each model, by zoo and model, if ids select them; empty: all checks of all models."""
 
@@ -76,3 +82,12 @@ class Settings:
 
 CARRIED_OVER = pytest.StashKey[frozenset[str]]()
 """The ids of results that `--headswap-resume` keeps."""
+
+
+def worker_input(config: pytest.Config, settings: Settings) -> dict[str, Any]:
+    """Return, as plain data, what another process needs besides the options to read the same settings."""
+    return {
+        "headswap_scope": settings.scope,
+        "headswap_ids": given_ids(config),
+        "headswap_expectations": settings.expectations.to_worker,
+    }

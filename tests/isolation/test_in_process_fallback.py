@@ -1,14 +1,12 @@
-"""Models run in the pytest process, with a warning, if a fork of that process cannot compute."""
+"""Models leave a process that cannot be forked again: for a spawned one or, with a warning, for that of pytest."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
-import torch
 
 from pytest_headswap.results import Result
 
@@ -58,21 +56,6 @@ SPECS = {name: dict(build=Net) for name in ("alpha", "killer", "omega")}
 """
 
 
-def test_models_run_in_the_pytest_process_with_a_warning_if_a_fork_cannot_compute(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = os.getpid()
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: os.getpid() == here)
-    result = project.runpytest_inprocess(
-        ZOO, "--headswap-checks=metadata", "--headswap-models=alpha", "--headswap-device=cpu"
-    )
-    result.assert_outcomes(passed=1, warnings=1)
-    result.stdout.fnmatch_lines(
-        ["*headswap: models run in the pytest process, without limits*: RuntimeError: CUDA was*"]
-    )
-
-
 def test_threads_started_by_the_projects_tests_do_not_matter(
     project: pytest.Pytester, extend_conftest: Callable[[str], None], journal: Journal
 ) -> None:
@@ -84,12 +67,29 @@ def test_threads_started_by_the_projects_tests_do_not_matter(
     assert len(journal()) == 4
 
 
-def test_no_model_is_blamed_if_a_child_process_cannot_be_replaced(
+def test_no_model_is_blamed_if_a_child_process_cannot_be_forked_again(
     project: pytest.Pytester, extend_conftest: Callable[[str], None], journal: Journal
 ) -> None:
     extend_conftest(DYING)
     project.makepyfile(test_own=THREADS)
     done = project.runpytest_subprocess(ZOO, "--headswap-checks=dying,last,gradient_flow", "test_own.py")
+    done.stdout.no_fnmatch_line(UNPROTECTED)
+    results = journal().values()
+    assert Counter((result.model, result.outcome) for result in results) == {
+        ("alpha", "passed"): 3,
+        ("killer", "passed"): 2,
+        ("killer", "crashed"): 1,
+        ("omega", "passed"): 3,
+    }
+
+
+def test_no_model_is_blamed_if_a_child_process_cannot_be_replaced(
+    project: pytest.Pytester, extend_conftest: Callable[[str], None], journal: Journal
+) -> None:
+    extend_conftest(DYING)
+    project.makepyfile(test_own=THREADS)
+    flags = ("--headswap-checks=dying,last,gradient_flow", "--headswap-isolation=fork")
+    done = project.runpytest_subprocess(ZOO, *flags, "test_own.py")
     done.stdout.fnmatch_lines([f"{UNPROTECTED}fork-based multiprocessing*"])
     results = journal().values()
     assert Counter((result.model, result.outcome) for result in results) == {

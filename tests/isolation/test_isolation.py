@@ -502,9 +502,11 @@ def _alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("ending", "isolation"), [(signal.SIGINT, "fork"), (signal.SIGKILL, "fork"), (signal.SIGKILL, "spawn")]
+)
 def test_an_interrupted_run_keeps_its_results_and_leaves_no_process(
-    project: pytest.Pytester, extend_conftest: Extend, journal: Journal, ending: signal.Signals
+    project: pytest.Pytester, extend_conftest: Extend, journal: Journal, ending: signal.Signals, isolation: str
 ) -> None:
     extend_conftest(
         FAULTS
@@ -516,7 +518,8 @@ def test_an_interrupted_run_keeps_its_results_and_leaves_no_process(
         + "    return Net()\n"
         + "SPECS = {'alpha': dict(build=Net), 'beta': dict(build=waiting), 'gamma': dict(build=Net)}\n"
     )
-    command = [sys.executable, "-m", "pytest", ZOO, TWO, "-p", "no:cacheprovider"]
+    kind = f"--headswap-isolation={isolation}"
+    command = [sys.executable, "-m", "pytest", ZOO, TWO, kind, "-p", "no:cacheprovider"]
     out = (project.path / "out.txt").open("w")
     # shells start what runs in the background with Ctrl-C ignored, and what that starts would ignore it too
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)

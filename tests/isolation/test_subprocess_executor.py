@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_headswap.isolation import subprocess_executor
+from pytest_headswap.isolation.child_process import StartMethod
 from pytest_headswap.isolation.subprocess_executor import SubprocessExecutor
 
 
@@ -39,20 +40,20 @@ def test_an_import_that_fails_halfway_leaves_no_module_behind(half_imported: Pat
 def test_models_leave_their_process_only_after_two_failed_starts(
     failures: int, recwarn: pytest.WarningsRecorder
 ) -> None:
-    starts: list[int] = []
+    starts: list[StartMethod] = []
 
     class Replaced(SubprocessExecutor):
-        def start(self) -> str:
-            starts.append(1)
+        def _start(self, method: StartMethod) -> str:
+            starts.append(method)
             return "no memory" if len(starts) <= failures else ""
 
         def _build(self) -> Any:
             return "isolated"
 
     in_process = SimpleNamespace(build=lambda zoo, model: "in process")
-    executor: Any = Replaced(in_process)  # type: ignore[arg-type]
+    executor: Any = Replaced(in_process, ("fork", "spawn"), lambda: in_process)  # type: ignore[arg-type, return-value]
     zoo: Any = SimpleNamespace(name="zoo")
     assert executor.build(zoo, "model") == ("isolated" if failures == 1 else "in process")
-    assert len(starts) == 2
+    assert starts == ["fork", "spawn"]
     warned = ["no memory" in str(item.message) for item in recwarn]
     assert warned == [True] * (failures - 1)

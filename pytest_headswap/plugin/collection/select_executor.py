@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,15 +16,16 @@ from pytest_headswap.isolation.executor import Executor, OversizedModels
 from pytest_headswap.isolation.in_process_executor import InProcessExecutor
 from pytest_headswap.plugin.failure_style import failure_text
 from pytest_headswap.plugin.planning.costs import known_oversized
-from pytest_headswap.plugin.settings import Settings
+from pytest_headswap.plugin.settings import Settings, worker_input
+
+if TYPE_CHECKING:
+    from pytest_headswap.isolation.child_process import StartMethod
 
 _BUDGET = pytest.StashKey[MemoryBudget]()
 
 
 def why_not_isolated(config: pytest.Config) -> str:
     """Return why models run unprotected in the pytest process; empty if they run in a child process."""
-    if sys.platform != "linux":
-        return "on this system"
     if config.option.usepdb or config.option.trace:
         return "with --pdb and --trace"
     if sys.gettrace() is not None or _debugger_attached():
@@ -44,11 +49,59 @@ def make_executor(config: pytest.Config, settings: Settings) -> tuple[Executor, 
 
     from pytest_headswap.isolation.subprocess_executor import SubprocessExecutor
 
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return in_process, "CUDA is already in use in this process"
-    isolated = SubprocessExecutor(in_process)
+    methods: tuple[StartMethod, StartMethod]
+    if settings.isolation == "fork":
+        methods = "fork", "fork"
+    elif settings.isolation == "spawn" or not _can_fork() or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        methods = "spawn", "spawn"
+    else:
+        methods = "fork", "spawn"
+    isolated = SubprocessExecutor(in_process, methods, SpawnedExecutor.of(config, settings, budget))
     why = isolated.start()
     return (in_process, why) if why else (isolated, "")
+
+
+def _can_fork() -> bool:
+    """Return whether a fork is safe. The libraries of macOS do not work in one."""
+    return hasattr(os, "fork") and sys.platform != "darwin"
+
+
+@dataclass(frozen=True)
+class SpawnedExecutor:
+    """Makes the executor of a spawned process from plain data. The process configures pytest like a worker of xdist.
+
+    It imports plugins, `conftest.py` and zoos again. No session starts in it.
+    """
+
+    options: dict[str, Any]
+    arguments: list[str]
+    folder: Path
+    workerinput: dict[str, Any]
+    budget: MemoryBudget
+
+    @classmethod
+    def of(cls, config: pytest.Config, settings: Settings, budget: MemoryBudget) -> SpawnedExecutor:
+        """Return the recipe for a process with the same settings."""
+        options = {**vars(config.option), "dist": "no", "numprocesses": None, "tx": [], "cacheclear": False}
+        options |= {"capture": "no", "log_file": os.devnull}  # the files of this process
+        options["plugins"] = [*config.option.plugins, "no:terminal", "no:faulthandler"]
+        # the child imported this package before pytest could rewrite its assertions
+        rewrite = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
+        options["pythonwarnings"] = [*(config.option.pythonwarnings or ()), rewrite]
+        own = getattr(config, "workerinput", {"workerid": "headswap", "workercount": 1})
+        workerinput = {**own, **worker_input(config, settings)}
+        return cls(options, list(config.args), config.invocation_params.dir, workerinput, budget)
+
+    def __call__(self) -> InProcessExecutor:
+        """Return the executor; called in the spawned process."""
+        folder = Path.cwd()
+        os.chdir(self.folder)  # paths in options are relative to it
+        config: Any = pytest.Config.fromdictargs(self.options, self.arguments)
+        config.workerinput = self.workerinput
+        config._do_configure()
+        os.chdir(folder)
+        settings = config.pluginmanager.get_plugin("headswap-run").settings
+        return _in_process_executor(config, settings, self.budget, known_oversized(settings, self.budget.process_bytes))
 
 
 def _in_process_executor(

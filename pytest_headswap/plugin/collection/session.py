@@ -12,8 +12,7 @@ from pytest_headswap._text import pluralize
 from pytest_headswap.plugin.apply_expectations import skip_if_not_run
 from pytest_headswap.plugin.collection.nodes import CheckItem, ZooNode
 from pytest_headswap.plugin.collection.phase_reports import attach_result
-from pytest_headswap.plugin.given_ids import given_ids
-from pytest_headswap.plugin.settings import CARRIED_OVER, Settings
+from pytest_headswap.plugin.settings import CARRIED_OVER, Settings, worker_input
 
 if TYPE_CHECKING:
     from pytest_headswap.isolation.executor import Executor
@@ -98,7 +97,7 @@ class ZooSession:
         return self._executor
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Fork the child process before the project's tests run here: once one has used a GPU, it is too late."""
+        """Start the child process before the project's tests run here: once one has used a GPU, no fork can."""
         has_checks = any(isinstance(item, CheckItem) for item in session.items)
         if has_checks and self.settings.scope == "alongside" and not self.config.option.collectonly:
             self._executor_or_new()
@@ -139,9 +138,7 @@ class ZooSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Send an xdist worker what only the controller knows."""
-        node.workerinput["headswap_scope"] = self.settings.scope
-        node.workerinput["headswap_ids"] = given_ids(self.config)
-        node.workerinput["headswap_expectations"] = self.settings.expectations.to_worker
+        node.workerinput.update(worker_input(self.config, self.settings))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
