@@ -45,6 +45,9 @@ class JournalHeader:
     selected: Mapping[str, Any] = field(default_factory=dict)
     """The selected checks of each model, by zoo; empty if not known."""
 
+    code: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By zoo, the digest or version of each file and package that defines its models; empty if not known."""
+
     def to_json(self) -> dict[str, Any]:
         """Return a dict that `json` can write, with the version of the format first."""
         return {
@@ -56,6 +59,7 @@ class JournalHeader:
             "started": self.started,
             **({"merged": dict(self.merged)} if self.merged else {}),
             **({"selected": dict(self.selected)} if self.selected else {}),
+            **({"code": {zoo: dict(parts) for zoo, parts in self.code.items()}} if self.code else {}),
         }
 
 
@@ -123,6 +127,7 @@ class _Header(TypedDict, total=False):
     started: str
     merged: _Merged
     selected: dict[str, list[_SelectedGroup]]
+    code: dict[str, dict[str, str]]
 
 
 def _read_header(path: Path, line: bytes) -> JournalHeader:
