@@ -35,14 +35,12 @@ def code_fingerprint(zoo: str) -> dict[str, str]:
         if item in seen:
             continue
         seen.add(item)
-        if isinstance(item, Path):
-            name, files = item.name, [item]
-        else:
-            name, files = item, _own_files(item)
-            if files is None:
-                with suppress(PackageNotFoundError, ValueError):
-                    found[name] = version(name)
-                continue
+        name = item.name if isinstance(item, Path) else item
+        files = [item] if isinstance(item, Path) else _own_files(item)
+        if files is None:
+            with suppress(PackageNotFoundError, ValueError):
+                found[name] = version(name)
+            continue
         digest = hashlib.sha256()
         for file in files:
             with suppress(OSError):  # a broken link

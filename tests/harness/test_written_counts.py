@@ -169,7 +169,7 @@ def test_a_number_written_in_many_places_is_not_blamed() -> None:
         if x.dim() != 2:
             raise ValueError
         for _ in range(2):
-            model.seen = [size for size in x.shape if size > 2]
+            assert all(size != 2 for size in x.shape[2:])
         return x if x.shape[1] == 2 else x[:, :1]
 
     results = check_headswap(Net(busy, 2), 7, X)

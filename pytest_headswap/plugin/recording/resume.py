@@ -38,7 +38,7 @@ class Resume:
         self.changed_code: dict[str, list[str]] = {}
         if path.exists():
             try:
-                header, results = read_journal(path)
+                header, results = read_journal(settings.report)
             except JournalError as error:
                 raise pytest.UsageError(f"--headswap-resume: {error}") from error
             now = journal_header(settings)
