@@ -30,6 +30,7 @@ from pytest_headswap.engine import (
     NoHeadError,
     Swap,
     SwapPlan,
+    apply_plan,
     freeze_backbone,
     rows_meet_by_input,
     substituted,
@@ -144,6 +145,23 @@ class Case:
                 yield
         finally:
             original_state.restore()
+
+    def refuse_if_forward_keeps_old_count(self) -> None:
+        """Raise what `swap_head` raises if the outputs do not follow the new class count: one verdict for all checks.
+
+        Raises:
+            HeadSwapError: `verification_failed`, with the line of forward that causes it.
+        """
+        dims = {label: head.class_dim for head in self.swap.heads for label in head.class_outputs}
+        for training, before in self.original_runs.items():
+            expected = {
+                label: (*shape[: dims[label]], self.num_classes, *shape[dims[label] + 1 :]) if label in dims else shape
+                for label, shape in before.shapes.items()
+            }
+            if before.error is None and self.swapped_runs[training].shapes != expected:
+                with self.original_head(), torch.no_grad():
+                    apply_plan(self.plan, self.num_classes).restore()
+                return  # the engine accepts the swap: the checks say what is wrong
 
     @cached_property
     def training(self) -> TrainingRecord:

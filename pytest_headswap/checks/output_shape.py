@@ -2,8 +2,9 @@
 
 **Promise.** In eval and in train mode the swapped model returns the same tensors as before. Their shapes differ only in
 the class dimension of each head output, which has the new class count. This also holds for other class counts and batch
-sizes: one of each is drawn, along with a mode. The seed depends only on the model and the check. If they fail,
-hypothesis searches for the smallest failing example.
+sizes: one of each is drawn, along with a mode. If the new class count is smaller than the old one, the drawn one is
+larger, and the other way round. The seed depends only on the model and the check. If they fail, hypothesis searches for
+the smallest failing example.
 
 **Evidence.** Abstract runs of the model as built and of the swapped model. Shapes are read from what forward returns,
 not from the engine's analysis. With values, a real forward pass in eval mode must return the same shapes and finite
@@ -26,7 +27,7 @@ from pytest_headswap.case.case import Case
 from pytest_headswap.case.class_outputs import skip_without_class_output
 from pytest_headswap.case.finding import CheckFailed
 from pytest_headswap.case.sample_inputs import batch_size, stable_seed, with_batch_size
-from pytest_headswap.engine import Inputs, apply_plan, flatten_outputs
+from pytest_headswap.engine import HeadSwapError, Inputs, apply_plan, flatten_outputs
 
 _MAX_CLASSES, _MAX_BATCH_SIZE = 1000, 3  # few batch sizes: each one fills the meta cache again
 
@@ -127,12 +128,23 @@ def _check_random_sizes(case: Case, dims: ClassDims) -> bool:
     chance, present = Random(seed), batch_size(case.inputs)
     others = [size for size in range(1, _MAX_BATCH_SIZE + 1) if size != present]
     training = chance.random() < 0.5 and case.original_runs[True].error is None
-    drawn_sizes = (chance.randint(1, _MAX_CLASSES), chance.choice(others), training)
+    old = max(count for _, count in dims.values()) if dims else case.num_classes
+    # on the other side of the old count: forward may cut what is larger, or pad what is smaller
+    drawn = chance.randint(1, old) if case.num_classes > old else old + chance.randint(1, _MAX_CLASSES)
+    drawn_sizes = (drawn, chance.choice(others), training)
     with case.original_head(), torch.no_grad():
         try:
             return _check_sizes(case, dims, *drawn_sizes)
         except CheckFailed:
-            return _check_sizes(case, dims, *_shrink(case, dims, drawn_sizes, others, seed))
+            smallest = _shrink(case, dims, drawn_sizes, others, seed)
+            try:
+                return _check_sizes(case, dims, *smallest)
+            except CheckFailed as failure:
+                try:
+                    apply_plan(case.plan, smallest[0]).restore()
+                except HeadSwapError as error:  # the engine knows the line of forward
+                    raise CheckFailed(f"{failure}. With {smallest[0]} classes, {error.message}") from None
+                raise
 
 
 def _shrink(case: Case, dims: ClassDims, drawn_sizes: DrawnSizes, others: Sequence[int], seed: int) -> DrawnSizes:
@@ -150,7 +162,7 @@ def _shrink(case: Case, dims: ClassDims, drawn_sizes: DrawnSizes, others: Sequen
     settings = hypothesis.settings(
         max_examples=20, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
     )
-    classes = strategies.integers(1, _MAX_CLASSES)
+    classes = strategies.integers(1, max(drawn_sizes[0], _MAX_CLASSES))
     every = strategies.tuples(classes, strategies.sampled_from(others), strategies.booleans())
     try:
         return hypothesis.find(every, fails, settings=settings, random=Random(seed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -77,8 +78,8 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _journal(path: Path) -> Path:
-    return path if path.is_file() else path / JOURNAL_NAME
+def _journal(path: Path) -> str:
+    return os.path.realpath(path if path.is_file() else path / JOURNAL_NAME)  # resolve() raises for a loop of links
 
 
 def _merge(arguments: argparse.Namespace) -> int:
@@ -87,7 +88,7 @@ def _merge(arguments: argparse.Namespace) -> int:
     from pytest_headswap.results.merge import MergeError, merge
     from pytest_headswap.results.merge_versions import merge_versions
 
-    if _journal(arguments.out).resolve() in {_journal(path).resolve() for path in arguments.journals}:
+    if _journal(arguments.out) in map(_journal, arguments.journals):
         return fail(2, f"{arguments.out} is one of the journals to merge: choose another output folder")
     try:
         if arguments.by_version_of:

@@ -49,10 +49,17 @@ class Target:
     def build(self, options: CaseOptions) -> Case:
         """Build the case. A module passed by the user keeps its new head until `case.swap.restore()`."""
         from pytest_headswap.case.build import build_case
+        from pytest_headswap.engine import HeadSwapError
         from pytest_headswap.harness.memory_budget import resolve_memory_budget
 
         memory = resolve_memory_budget(options.memory_limit, workers=1).tensor_bytes
-        return build_case(self.zoo, self.spec, options, tensor_bytes=memory)
+        case = build_case(self.zoo, self.spec, options, tensor_bytes=memory)
+        try:
+            case.refuse_if_forward_keeps_old_count()
+        except HeadSwapError:
+            case.swap.restore()
+            raise
+        return case
 
 
 def resolve_target(

@@ -82,6 +82,13 @@ class InProcessExecutor:
         self._meter = MemoryMeter()
         try:
             case = build_case(zoo.name, spec, options, tensor_bytes=self.budget.tensor_bytes)
+            if known_peak is not None:
+                peak_text = format_bytes(int(known_peak * 2**20))
+                case.abstract_reason = (
+                    f"it took {peak_text} before, more than the {format_bytes(self.budget.process_bytes)} that it may"
+                )
+            self.on_case(case)
+            case.refuse_if_forward_keeps_old_count()
         except NoHeadError as error:
             if error.reason != ZOO_REFUSED:
                 no_head = NoHeadError(error.reason, error.message)
@@ -94,13 +101,7 @@ class InProcessExecutor:
             if (printable := printable_exception(error)) is error:
                 raise
             raise printable from None
-        if known_peak is not None:
-            peak_text = format_bytes(int(known_peak * 2**20))
-            case.abstract_reason = (
-                f"it took {peak_text} before, more than the {format_bytes(self.budget.process_bytes)} that it may"
-            )
         self.case = case
-        self.on_case(case)
         return BuildReply(swapped_heads(case))
 
     def check(self, check: Check) -> CheckReply:

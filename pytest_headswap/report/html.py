@@ -48,6 +48,8 @@ def write_html(matrix: Matrix, folder: Path) -> Path:
     """Write the pages into a folder and delete those of an earlier report. Return the path of the matrix page."""
     environment = _environment()
     pages = folder / PAGES
+    if pages.is_symlink():  # never write or delete elsewhere
+        pages.unlink()
     pages.mkdir(parents=True, exist_ok=True)
     old = {path.name for path in pages.iterdir() if _PACKAGE.fullmatch(path.name)}
     _write(folder / _STYLE, _static(_STYLE))

@@ -27,6 +27,7 @@ _MARKUP = re.compile(r"[\\`*{}\[\]<>|~#!&$@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|
 def write_markdown(matrix: Matrix, folder: Path) -> Path:
     """Write the summary into a folder; return its path."""
     path = folder / SUMMARY
+    path.unlink(missing_ok=True)  # it may be a symbolic link to a file elsewhere
     path.write_text(render_markdown(matrix), encoding="utf-8", errors="backslashreplace", newline="\n")
     return path
 

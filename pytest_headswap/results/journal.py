@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
@@ -45,6 +47,9 @@ class JournalHeader:
     selected: Mapping[str, Any] = field(default_factory=dict)
     """The selected checks of each model, by zoo; empty if not known."""
 
+    code: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By zoo, the digest or version of each file and package that defines its models; empty if not known."""
+
     def to_json(self) -> dict[str, Any]:
         """Return a dict that `json` can write, with the version of the format first."""
         return {
@@ -56,6 +61,7 @@ class JournalHeader:
             "started": self.started,
             **({"merged": dict(self.merged)} if self.merged else {}),
             **({"selected": dict(self.selected)} if self.selected else {}),
+            **({"code": {zoo: dict(parts) for zoo, parts in self.code.items()}} if self.code else {}),
         }
 
 
@@ -72,10 +78,12 @@ def read_journal(path: str | Path) -> tuple[JournalHeader, list[Result]]:
         JournalError: the file cannot be read or is not a journal.
     """
     path = Path(path)
-    if path.is_dir():
-        path = path / JOURNAL_NAME
     header, results = None, []
     try:
+        if path.is_dir():
+            path = _journal_in(path)
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device may never end
+            raise JournalError(f"{path} is not a headswap journal: it is not a regular file")
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
@@ -89,6 +97,15 @@ def read_journal(path: str | Path) -> tuple[JournalHeader, list[Result]]:
     if header is None:
         raise JournalError(f"{path} is not a headswap journal: it has no complete line")
     return header, results
+
+
+def _journal_in(folder: Path) -> Path:
+    """Return the journal in a report folder. It must not be a symbolic link out of the folder."""
+    path = folder / JOURNAL_NAME
+    real = Path(os.path.realpath(path))  # unlike resolve(), it does not raise for a loop
+    if path.is_symlink() and not real.is_relative_to(os.path.realpath(folder)):
+        raise JournalError(f"{path} is a symbolic link out of the report folder: pass {real} if that is the journal")
+    return path
 
 
 class _Format(TypedDict):
@@ -123,6 +140,7 @@ class _Header(TypedDict, total=False):
     started: str
     merged: _Merged
     selected: dict[str, list[_SelectedGroup]]
+    code: dict[str, dict[str, str]]
 
 
 def _read_header(path: Path, line: bytes) -> JournalHeader:

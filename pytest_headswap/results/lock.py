@@ -21,6 +21,7 @@ LOCK_NAME = "results.lock"
 _MAX_TRIES = 10  # another run may delete its lock file between two of our steps
 _MAX_CHARS = 300  # characters of a command
 _MAX_BYTES = 4096  # bytes of a lock file
+_NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)  # the lock overwrites its file; Windows lacks the flag
 
 _Identity = tuple[int, int]
 _Owner = dict[str, Any]
@@ -74,7 +75,7 @@ class FolderLock:
             here = _identity_at(self.path)
             if here in _HELD:  # do not open it: closing the file would release this process's lock
                 raise FolderInUseError(self._in_use(_HELD[here]))
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | _NO_LINKS, 0o644)
             try:
                 if not _is_free(file):
                     raise FolderInUseError(self._in_use(_owner_in(file)))
@@ -177,7 +178,7 @@ def _owner_in(file: int) -> _Owner:
 
 def _identity_at(path: Path) -> _Identity | None:
     try:
-        return _identity(path.stat())
+        return _identity(path.lstat())
     except OSError:
         return None
 

@@ -117,6 +117,7 @@ class JournalWriter:
         """Replace the journal atomically by a file with this content, and continue writing there."""
         new = self.path.with_name(f"{self.path.name}.new")  # the old file stays until the new one is complete
         try:
+            new.unlink(missing_ok=True)  # it may be a symbolic link to a file elsewhere
             new.write_bytes(content)
             if sys.platform == "win32" and self._file is not None:
                 self._file.close()  # Windows cannot replace an open file

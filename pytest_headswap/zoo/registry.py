@@ -33,6 +33,12 @@ def register(name: str, load: Callable[[], Zoo], library: str = "") -> None:
     _LOADED.pop(name, None)
 
 
+def registration(name: str) -> tuple[Callable[[], Zoo], str] | None:
+    """Return the function that loads a registered zoo, and the library that it needs; None for other zoos."""
+    entry = _ENTRIES.get(name)
+    return (entry.load, entry.library) if entry is not None else None
+
+
 def zoo_names() -> tuple[str, ...]:
     """Return the sorted names of all known zoos, including those that installed distributions register."""
     return tuple(sorted({*_ENTRIES, *entry_point_names()}))

@@ -44,3 +44,21 @@ def test_without_a_summary_every_error_is_counted(project: pytest.Pytester) -> N
         "testzoo::unbuildable", "--headswap-checks=metadata,state_dict", "--no-summary"
     )
     result.assert_outcomes(errors=2)
+
+
+@pytest.mark.parametrize("flags", [[], ["-n1"]], ids=["alone", "with xdist"])
+def test_a_class_count_written_into_forward_is_one_block(
+    project: pytest.Pytester, extend_conftest: Callable[[str], None], journal: Journal, flags: list[str]
+) -> None:
+    extend_conftest(
+        "class Written(Net):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x).view(-1, 10)\n"
+        "SPECS['written'] = dict(build=Written, build_native=Written)"
+    )
+    result = project.runpytest_inprocess("testzoo::written", *flags)
+    result.assert_outcomes(errors=len(CHECKS))
+    assert result.stdout.lines.count("and 7 more checks for the same reason") == 1
+    assert sum("return super().forward(x).view(-1, 10)" in line for line in result.stdout.lines) <= 3
+    (verdict,) = {(found.outcome, found.reason, found.message) for found in journal().values()}
+    assert verdict[:2] == ("error", "verification_failed")

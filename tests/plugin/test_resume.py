@@ -245,3 +245,122 @@ def test_a_full_disk_is_a_loud_warning_and_the_run_continues(
     assert [item.model for item in journal().values()] == ["alpha", "alpha", "lonely"], "whole lines, and no torn one"
     result = project.runpytest_inprocess(*flags, "--headswap-resume")
     result.assert_outcomes(passed=3, deselected=3)
+
+
+MODELS = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.fc = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        return self.fc(x)
+"""
+OF_FILE = ("--headswap-zoo=zoo.py:ZOO", "--headswap-checks=output_shape,native_parity")
+
+
+@pytest.fixture
+def zoo_file(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Create a zoo in a file that imports a module beside it, and one inside a function."""
+    monkeypatch.syspath_prepend(project.path)
+    (project.path / "models.py").write_text(MODELS)
+    (project.path / "parts").mkdir()
+    (project.path / "parts" / "__init__.py").write_text("")
+    (project.path / "parts" / "late.py").write_text(MODELS.replace("Net", "Late"))
+    path = project.path / "zoo.py"
+    path.write_text(
+        "from models import Net\n\n\n"
+        "def late(num_classes=10):\n    from parts.late import Late\n    return Late(num_classes)\n\n\n"
+        "ZOO = {'net': Net, 'late': late}\n"
+    )
+    return path
+
+
+def test_results_are_kept_if_the_code_of_the_zoo_has_not_changed(project: pytest.Pytester, zoo_file: Path) -> None:
+    project.runpytest_subprocess(*OF_FILE).assert_outcomes(passed=4)
+    zoo_file.touch()
+    (project.path / "test_other.py").write_text("def test_other():\n    pass\n")
+    result = project.runpytest_subprocess(*OF_FILE, "--headswap-resume")
+    result.assert_outcomes(deselected=4)
+    result.stdout.no_fnmatch_line("*changed since*")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("zoo.py", "zoo.py"), ("models.py", "models"), ("parts/late.py", "parts"), ("parts/new.py", "parts")],
+)
+@pytest.mark.parametrize("flags", [[], ["-n1"]], ids=["alone", "with xdist"])
+def test_models_run_again_if_a_file_that_defines_them_has_changed(
+    project: pytest.Pytester, zoo_file: Path, journal: Journal, name: str, shown: str, flags: list[str]
+) -> None:
+    project.runpytest_subprocess(*OF_FILE).assert_outcomes(passed=4)
+    with (project.path / name).open("a") as file:
+        file.write("\nCHANGED = True\n")
+    result = project.runpytest_subprocess(*OF_FILE, "--headswap-resume", *flags)
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(
+        [f"headswap: resume: {shown} changed since the earlier run, so all models of zoo.py:ZOO run again"]
+    )
+    assert len(journal()) == 4
+    project.runpytest_subprocess(*OF_FILE, "--headswap-resume").assert_outcomes(deselected=4)
+
+
+def test_a_change_to_one_zoo_keeps_the_results_of_the_others(
+    project: pytest.Pytester, zoo_file: Path, journal: Journal
+) -> None:
+    run = ("--headswap-zoo=testzoo,zoo.py:ZOO", "--headswap-checks=output_shape", "--headswap-models=net,late,alpha")
+    first = project.runpytest_subprocess(*run)
+    first.assert_outcomes(passed=3)
+    zoo_file.write_text(zoo_file.read_text() + "\n")
+    result = project.runpytest_subprocess(*run, "--headswap-resume")
+    result.assert_outcomes(passed=2, deselected=1)
+    assert len(journal()) == 3
+
+
+def test_models_run_again_if_an_installed_package_of_theirs_has_another_version(
+    project: pytest.Pytester, zoo_file: Path
+) -> None:
+    installed = project.path / "site-packages"
+    (installed / "layers").mkdir(parents=True)
+    (installed / "layers" / "__init__.py").write_text("")
+    project.makeini(f"[pytest]\npythonpath = {installed}\n")
+    zoo_file.write_text(f"import layers\n{zoo_file.read_text()}")
+
+    def install(version: str) -> None:
+        for old in installed.glob("*.dist-info"):
+            (old / "METADATA").unlink()
+            old.rmdir()
+        info = installed / f"layers-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: layers\nVersion: {version}\n")
+
+    install("1.0")
+    project.runpytest_subprocess(*OF_FILE).assert_outcomes(passed=4)
+    project.runpytest_subprocess(*OF_FILE, "--headswap-resume").assert_outcomes(deselected=4)
+    install("1.1")
+    result = project.runpytest_subprocess(*OF_FILE, "--headswap-resume")
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["headswap: resume: layers changed since the earlier run, so *"])
+
+
+def test_a_zoo_of_a_conftest_runs_again_if_the_conftest_has_changed(
+    project: pytest.Pytester, extend_conftest: Extend
+) -> None:
+    flags = (*RUN, "--headswap-models=alpha")
+    project.runpytest_subprocess(*flags).assert_outcomes(passed=2)
+    extend_conftest("CHANGED = True")
+    project.runpytest_subprocess(*flags, "--headswap-resume").assert_outcomes(passed=2)
+
+
+def test_a_journal_that_does_not_know_the_code_is_kept(project: pytest.Pytester, zoo_file: Path) -> None:
+    project.runpytest_subprocess(*OF_FILE).assert_outcomes(passed=4)
+
+    def forget(lines: list[str]) -> list[str]:
+        header = json.loads(lines[0])
+        del header["code"]
+        return [json.dumps(header) + "\n", *lines[1:]]
+
+    _edit(project, forget)
+    project.runpytest_subprocess(*OF_FILE, "--headswap-resume").assert_outcomes(deselected=4)

@@ -39,6 +39,16 @@ def parts_of(node: Node, dim: int) -> list[Value]:
     return []
 
 
+def reassembled_dim(node: Node, parts: Sequence[Value]) -> tuple[Value, int] | None:
+    """Return the tensor and dimension whose indices, in their order, are the parts that a stack is assembled from."""
+    if len(parts) < 2 or node.name == ALIASED_WRITE:  # the links of a write lead there already
+        return None
+    found = [(base, dim, index) for part in parts for base, dim, index in _selections_of(part)]
+    base, dim, _ = found[0] if found else (parts[0], 0, 0)
+    in_order = found == [(base, dim, index) for index in range(len(parts))]
+    return (base, dim) if in_order and base.shape[dim] == len(parts) else None
+
+
 def _written_parts(node: Node | None, dim: int) -> list[Value]:
     """Return the parts that a loop wrote to the indices of a dimension (`out[:, j] = ...`)."""
     parts: dict[int, Value] = {}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 
-from pytest_headswap.engine.dataflow.assembled import Selected, parts_of, selections
+from pytest_headswap.engine.dataflow.assembled import Selected, parts_of, reassembled_dim, selections
 from pytest_headswap.engine.dataflow.dim_flow import DimFlow, map_stride
 from pytest_headswap.engine.dataflow.dims.links import DimRelation
 from pytest_headswap.engine.dataflow.dims.views import WRITTEN
@@ -64,7 +64,11 @@ class Tracer(DimFlow):
 
     def _step_back(self, axis: ClassAxis, node: Node, trace: Trace) -> Iterator[tuple[Node, int, ClassAxis]]:
         """Yield the operands that the class index runs over before a node: the node, the operand's index, its axis."""
-        selected = self._selected_for_parts(axis, node)
+        parts = parts_of(node, axis.dim) if axis.inner == 1 else []
+        if whole := reassembled_dim(node, parts):
+            yield node, 0, ClassAxis(*whole)
+            return
+        selected = self._selected_for_parts(parts)
         if selected:
             yield from self._step_back_to_selected(axis, selected, trace)
             return
@@ -104,13 +108,12 @@ class Tracer(DimFlow):
         elif trace.size > 1 or self.begins(projection.weight):  # size 1 is not unique
             trace.projections.append(projection)
 
-    def _selected_for_parts(self, axis: ClassAxis, node: Node) -> list[Selected]:
+    def _selected_for_parts(self, parts: Sequence[Value]) -> list[Selected]:
         """Return the dimensions of model tensors whose indices the parts of an assembled dimension select.
 
         Each is given as it meets the input in the first part. Every part selects another index, and together they
         select all of them.
         """
-        parts = parts_of(node, axis.dim) if axis.inner == 1 else []
         if len(parts) < 2:
             return []
         found: dict[ClassAxis, dict[int, Selected]] = {}

@@ -18,11 +18,12 @@ from pytest_headswap.engine.swapping.stored_numbers import StoredNumber
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.engine.swapping.unused_tensors import left_behind
 from pytest_headswap.engine.swapping.verify import LayerFault, verify_swap
-from pytest_headswap.engine.swapping.written_count import line_with_count, line_with_scalar
+from pytest_headswap.engine.swapping.written_count import line_with_count, line_with_scalar, lines_with_literal
 
 _MAX_SINGLE = 24
 _MAX_PAIRED = 6
 _MAX_TRIED = 4
+_MAX_LINES = 3  # a small number is written in many lines that have nothing to do with classes
 
 
 def verify_and_settle(
@@ -206,8 +207,16 @@ def _with_cause(error: HeadSwapError, plan: SwapPlan, old: set[int]) -> HeadSwap
         )
     elif layer:
         advice = f"It was raised in {layer}: choose a class count that the layer accepts, or pass new_head"
+    elif (lines := lines_with_literal(model, old)) and len(lines) <= _MAX_LINES:
+        advice = (
+            f"The number {count}, the old class count, is written at {' and '.join(map(repr, lines))}. If it counts "
+            "classes, use the size of the tensor there, such as x.shape[-1], or a number in an attribute of the model"
+        )
     else:
-        advice = "Please report this architecture"
+        advice = (
+            f"forward does not follow the new class count: look for the old one ({count}) in it, and use the size of "
+            "the tensor there, such as x.shape[-1]. If it is nowhere written, please report this architecture"
+        )
     return _with_advice(error, advice)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import sys
+import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
 import torch
 from torch import nn
 
 from pytest_headswap.engine.abstract.meta_cache import Execute
+from pytest_headswap.engine.abstract.reachable_code import is_foreign
 from pytest_headswap.engine.abstract.run import abstract_run
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS, StandIns
 from pytest_headswap.engine.detection.scalar_counts import has_scalar
@@ -65,6 +69,32 @@ def line_with_count(
     with suppress(HeadSwapError), torch.no_grad():
         abstract_run(model, inputs, training=training, tensor_kinds=tensor_kinds, recorder=recorder)
     return finders[0].line, finders[0].layer
+
+
+def lines_with_literal(model: nn.Module, numbers: Collection[int]) -> list[str]:
+    """Return the lines of the model's methods, and of functions that they name, that contain one of these numbers.
+
+    A global variable with that value counts as well. `__init__` does not: it creates the old head.
+    """
+    kinds = dict.fromkeys(kind for module in model.modules() for kind in type(module).__mro__ if not is_foreign(kind))
+    stack = [value for kind in kinds for name, value in vars(kind).items() if name != "__init__"]
+    stack += [value for module in model.modules() for value in vars(module).values()]
+    lines: dict[str, None] = {}
+    seen = set()
+    while stack:
+        function = inspect.unwrap(value) if isinstance(value := stack.pop(), FunctionType) else None
+        if function is None or function in seen or is_foreign(function):
+            continue
+        seen.add(function)
+        with suppress(OSError, SyntaxError):  # code without a source file, or a lambda inside an expression
+            source, start = inspect.getsourcelines(function)
+            node: Any
+            for node in ast.walk(ast.parse(textwrap.dedent("".join(source)))):
+                value = function.__globals__.get(node.id) if isinstance(node, ast.Name) else getattr(node, "value", 0)
+                stack.append(value)
+                if type(value) is int and value in numbers:
+                    lines[line_of(function.__code__.co_filename, start + node.lineno - 1)] = None
+    return sorted(filter(None, lines))
 
 
 class _ScalarFinder(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]

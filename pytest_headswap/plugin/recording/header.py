@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.results import JournalHeader
 from pytest_headswap.results.merge import shard_options
+from pytest_headswap.zoo.source_code import code_fingerprint
 
 
 def journal_header(settings: Settings) -> JournalHeader:
@@ -21,7 +22,8 @@ def journal_header(settings: Settings) -> JournalHeader:
     if settings.shard is not None:
         part = {zoo.name: names for zoo, names in settings.this_shard}
         options |= shard_options(str(settings.shard), part, {zoo.name: names for zoo, names in settings.selected})
-    return JournalHeader(_versions(settings), options)
+    code = {zoo.name: code_fingerprint(zoo.name) for zoo, _ in settings.this_shard}
+    return JournalHeader(_versions(settings), options, code=code)
 
 
 def _versions(settings: Settings) -> dict[str, str]:

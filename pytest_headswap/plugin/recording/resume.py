@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pytest_headswap._text import join_first
 from pytest_headswap.expectations.outcomes import reapply
 from pytest_headswap.plugin.recording.header import journal_header
 from pytest_headswap.plugin.settings import CARRIED_OVER, Settings
@@ -34,12 +35,15 @@ class Resume:
         self.config = config
         path = settings.report / JOURNAL_NAME
         results: list[Result] = []
+        self.changed_code: dict[str, list[str]] = {}
         if path.exists():
             try:
-                header, results = read_journal(path)
+                header, results = read_journal(settings.report)
             except JournalError as error:
                 raise pytest.UsageError(f"--headswap-resume: {error}") from error
-            if differences := list(_differences(header, journal_header(settings))):
+            now = journal_header(settings)
+            self.changed_code = {zoo: names for zoo in now.code if (names := _changed_code(header, now, zoo))}
+            if differences := list(_differences(header, now)):
                 raise pytest.UsageError(
                     f"--headswap-resume: the journal {path} belongs to another run: {'; '.join(differences)}. "
                     "Use the same options, choose another --headswap-report, or omit --headswap-resume to start over"
@@ -48,15 +52,24 @@ class Resume:
         latest = {result.nodeid: result for result in results if result.nodeid in selected}
         adjusted = [reapply(settings.expectations, result) for result in latest.values()]
         self.carried_over = tuple(
-            result for result in adjusted if result is not None and result.outcome not in RERUN_OUTCOMES
+            result
+            for result in adjusted
+            if result is not None and result.outcome not in RERUN_OUTCOMES and result.zoo not in self.changed_code
         )
         self.rerun_count = len(latest) - len(self.carried_over)
         self.changed = sum(result.outcome != latest[result.nodeid].outcome for result in self.carried_over)
         self.failures = tuple(result for result in self.carried_over if result.needs_attention)
         config.stash[CARRIED_OVER] = frozenset(result.nodeid for result in self.carried_over)
 
-    def pytest_report_header(self) -> str:
-        """Return a line with the number of results that are kept."""
+    def pytest_report_header(self) -> list[str]:
+        """Return a line with the number of results that are kept, and one for each zoo whose code has changed."""
+        return [self._kept(), *map(self._code_change, self.changed_code)]
+
+    def _code_change(self, zoo: str) -> str:
+        names = join_first(self.changed_code[zoo])
+        return f"headswap: resume: {names} changed since the earlier run, so all models of {zoo} run again"
+
+    def _kept(self) -> str:
         if not self.carried_over and not self.rerun_count:
             return "headswap: resume: there are no earlier results, so all checks run"
         changed = f", {self.changed} with another outcome under the current expectations" if self.changed else ""
@@ -76,6 +89,12 @@ class Resume:
             yield f"  {result.outcome} {result.nodeid} - {result.full_message.partition(chr(10))[0]}"
         if len(self.failures) > _MAX_LISTED:
             yield f"  and {len(self.failures) - _MAX_LISTED:,} more"
+
+
+def _changed_code(then: JournalHeader, now: JournalHeader, zoo: str) -> list[str]:
+    """Return the names of the files and packages of a zoo that have changed, were added or are gone."""
+    old, new = then.code.get(zoo, now.code[zoo]), now.code[zoo]
+    return [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
 
 
 def _differences(then: JournalHeader, now: JournalHeader) -> Iterator[str]:
