@@ -2,7 +2,7 @@
 
     python conformance/frozen.py timm:7 torchvision:2 transformers:6
 
-`timm:7` takes every 7th model of the zoo. Training uses SGD with momentum and weight decay over all parameters, in
+`timm:7` takes every 7th model of the zoo, `timm:7:3` those from the 4th on. Training uses SGD with momentum and weight decay over all parameters, in
 train mode if the model has one. Afterwards every parameter and buffer outside the head has to be bit-identical, and the
 head has to differ. This uses neither the check `frozen_backbone` nor its training. A model that takes too much memory
 has no values; there, `freeze_backbone` only verifies the data flow (evidence `abstract`).
@@ -127,17 +127,17 @@ def write_table(results: dict[str, list[Frozen]], versions: dict[str, str], path
 def main() -> int:
     """Run the zoos and write the table. Return 1 if a backbone changed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("zoos", nargs="+", metavar="ZOO[:STEP]")
+    parser.add_argument("zoos", nargs="+", metavar="ZOO[:STEP[:START]]")
     parser.add_argument("--output", type=Path, default=TABLE, help="the file (default: conformance/FROZEN.md)")
     arguments = parser.parse_args()
     results: dict[str, list[Frozen]] = {}
     versions = {"pytest-headswap": __version__, "torch": torch.__version__.partition("+")[0]}
     for argument in arguments.zoos:
-        name, _, step = argument.partition(":")
+        name, step, start = (*argument.split(":"), "", "")[:3]
         zoo = load_zoo(name)
         versions |= {library: version.partition("+")[0] for library, version in zoo.versions.items()}
         results[name] = []
-        for model in list(zoo.names)[:: int(step or 1)]:
+        for model in list(zoo.names)[int(start or 0) :: int(step or 1)]:
             result = freeze_and_train(name, zoo[model])
             results[name].append(result)
             if result.outcome != "kept" or result.notes:
