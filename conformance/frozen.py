@@ -2,9 +2,9 @@
 
     python conformance/frozen.py timm:7 torchvision:2 transformers:6
 
-`timm:7` takes every 7th model of the zoo. Training uses SGD with momentum and weight decay over all parameters, in
-train mode if the model has one. Afterwards every parameter and buffer outside the head has to be bit-identical, and the
-head has to differ. This uses neither the check `frozen_backbone` nor its training. A model that takes too much memory
+`timm:7` takes every 7th model of the zoo, `timm:7:3` begins with the fourth model. Training uses SGD with momentum and
+weight decay over all parameters, in train mode if the model has one. Afterwards every parameter and buffer outside the
+head has to be bit-identical, and the head has to differ. This uses neither the check `frozen_backbone` nor its training. A model that takes too much memory
 has no values; there, `freeze_backbone` only verifies the data flow (evidence `abstract`).
 """
 
@@ -22,7 +22,7 @@ import torch
 
 from pytest_headswap import HeadSwapError, NoHeadError, __version__, freeze_backbone, load_zoo
 from pytest_headswap.case.build import build_case
-from pytest_headswap.case.options import CaseOptions
+from pytest_headswap.case.options import AUTO, CaseOptions
 from pytest_headswap.case.tensor_names import head_names
 from pytest_headswap.case.value_snapshot import bitwise_equal, named_tensors
 from pytest_headswap.engine import flatten_outputs
@@ -47,11 +47,11 @@ class Frozen:
     notes: tuple[str, ...] = ()
 
 
-def freeze_and_train(zoo: str, spec: ModelSpec) -> Frozen:
+def freeze_and_train(zoo: str, spec: ModelSpec, memory_limit: str = AUTO) -> Frozen:
     """Swap the head of a model, freeze the backbone, train, and compare all tensors."""
     evidence = ""
     try:
-        case = build_case(zoo, spec, CaseOptions())
+        case = build_case(zoo, spec, CaseOptions(memory_limit=memory_limit))
         evidence = case.evidence
         with case.seeded("frozen"):
             frozen = freeze_backbone(case.swap, case.inputs)
@@ -127,18 +127,19 @@ def write_table(results: dict[str, list[Frozen]], versions: dict[str, str], path
 def main() -> int:
     """Run the zoos and write the table. Return 1 if a backbone changed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("zoos", nargs="+", metavar="ZOO[:STEP]")
+    parser.add_argument("zoos", nargs="+", metavar="ZOO[:STEP[:START]]")
     parser.add_argument("--output", type=Path, default=TABLE, help="the file (default: conformance/FROZEN.md)")
+    parser.add_argument("--memory-limit", default=AUTO, help="train a model only within this memory, such as 1GiB")
     arguments = parser.parse_args()
     results: dict[str, list[Frozen]] = {}
     versions = {"pytest-headswap": __version__, "torch": torch.__version__.partition("+")[0]}
     for argument in arguments.zoos:
-        name, _, step = argument.partition(":")
+        name, step, start = (*argument.split(":"), "", "")[:3]
         zoo = load_zoo(name)
         versions |= {library: version.partition("+")[0] for library, version in zoo.versions.items()}
         results[name] = []
-        for model in list(zoo.names)[:: int(step or 1)]:
-            result = freeze_and_train(name, zoo[model])
+        for model in list(zoo.names)[int(start or 0) :: int(step or 1)]:
+            result = freeze_and_train(name, zoo[model], arguments.memory_limit)
             results[name].append(result)
             if result.outcome != "kept" or result.notes:
                 print(f"{name}::{result}", flush=True)

@@ -2,8 +2,8 @@
 
     python conformance/save_and_load.py timm:35 torchvision:6 transformers:5
 
-`timm:35` takes every 35th model of the zoo. A class with `from_pretrained` is saved by `save_pretrained`. Any other
-model gives its `state_dict` to a model that the library builds with the new class count. Models of more than 200
+`timm:35` takes every 35th model of the zoo, `timm:35:3` begins with the fourth model. A class with `from_pretrained` is
+saved by `save_pretrained`. Any other model gives its `state_dict` to a model that the library builds with the new class count. Models of more than 200
 million parameters are left out.
 """
 
@@ -126,17 +126,17 @@ def write_table(results: dict[str, list[tuple[str, str, str]]], versions: dict[s
 def main() -> int:
     """Run the zoos and write the table. Return 1 if a model came back different, or not at all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("zoos", nargs="+", metavar="ZOO[:STEP]")
+    parser.add_argument("zoos", nargs="+", metavar="ZOO[:STEP[:START]]")
     parser.add_argument("--output", type=Path, default=TABLE, help="the file (default: conformance/SAVED.md)")
     arguments = parser.parse_args()
     results: dict[str, list[tuple[str, str, str]]] = {}
     versions = {"pytest-headswap": __version__, "torch": torch.__version__.partition("+")[0]}
     for argument in arguments.zoos:
-        name, _, step = argument.partition(":")
+        name, step, start = (*argument.split(":"), "", "")[:3]
         zoo = load_zoo(name)
         versions |= {library: version.partition("+")[0] for library, version in zoo.versions.items()}
         results[name] = []
-        for model in list(zoo.names)[:: int(step or 1)]:
+        for model in list(zoo.names)[int(start or 0) :: int(step or 1)]:
             outcome, detail = save_and_load(zoo[model])
             results[name].append((model, outcome, detail))
             if outcome != "equal":

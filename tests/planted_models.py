@@ -363,7 +363,7 @@ class Backwards(Planted):
 class BackwardHookOfModel(Backwards):
     def set_up(self) -> None:
         super().set_up()
-        self.register_full_backward_hook(type(self).count)
+        self.register_full_backward_hook(lambda *_: self.count())
 
 
 class BackwardPreHookOfHead(Backwards):
@@ -376,7 +376,7 @@ class HookOfLogits(Backwards):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits = super().forward(x)
         if logits.requires_grad:
-            logits.register_hook(self.assign)
+            logits.register_hook(self.assign)  # type: ignore[no-untyped-call, unused-ignore]
         return logits
 
     def assign(self, gradient: torch.Tensor) -> None:
@@ -387,7 +387,7 @@ class HookOfWeight(Backwards):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.fc.weight * 1
         if weight.requires_grad:
-            weight.register_hook(lambda _: self.count())
+            weight.register_hook(lambda _: self.count())  # type: ignore[no-untyped-call, unused-ignore]
         return nn.functional.linear(self.backbone(x).relu(), weight, self.fc.bias)
 
 
