@@ -56,7 +56,7 @@ def _moves_as_torch_does(module: nn.Module) -> bool:
 
 
 @functools.cache
-def _has_methods_of_torch(kind: type) -> bool:
+def _has_methods_of_torch(kind: Any) -> bool:
     return all(getattr(kind, name).__module__.startswith("torch.nn.") for name in _MOVERS)
 
 
