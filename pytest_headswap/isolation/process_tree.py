@@ -122,11 +122,13 @@ class StartedByModel:
     def changes(self) -> Iterator[str]:
         """Yield descriptions of what was started since the last call and still exists."""
         children = set(children_of(os.getpid()))
+        self._children &= children
         for child in sorted(children - self._children):
             command = _read(f"/proc/{child}/cmdline").replace("\0", " ").strip()
-            if command and _TRACKER not in command:  # a process that has ended has no command line
-                yield f"a process that it started runs: {command[:80]}"
-        self._children = children
+            if command:  # a process that is about to start, or has ended, has no command line
+                self._children.add(child)
+                if _TRACKER not in command:
+                    yield f"a process that it started runs: {command[:80]}"
         for path in sorted(new_segments([os.getpid()], self._segments)):
             yield f"it created shared memory: {path}"
         self._segments = segments()
