@@ -27,10 +27,12 @@ from pytest_headswap.harness.memory_budget import rss_bytes
 from pytest_headswap.isolation.executor import BuildReply, CheckReply
 from pytest_headswap.isolation.in_process_executor import InProcessExecutor
 from pytest_headswap.isolation.inherited_file import InheritedFile
+from pytest_headswap.isolation.process_tree import MARK
 from pytest_headswap.isolation.remote_exception import RemoteException, truncate
 
 STACK_SIGNAL = signal.SIGUSR1 if sys.platform != "win32" else 0
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _MAX_WARNINGS = 100  # per request
 
 
@@ -109,6 +111,7 @@ def _detach_from_pytest(outputs: Sequence[InheritedFile], stack: InheritedFile) 
     """Separate the process from pytest: give it its own files and signals, and have it end with pytest."""
     parent = parent_process()
     assert parent is not None
+    os.environ[MARK] = str(os.getpid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform != "win32":
@@ -116,6 +119,7 @@ def _detach_from_pytest(outputs: Sequence[InheritedFile], stack: InheritedFile) 
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what loses its parent process stays in the tree
         if os.getppid() != parent.pid:
             os._exit(0)
         with suppress(OSError):  # if memory runs out, the kernel should kill this process first

@@ -14,23 +14,30 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from io import FileIO
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import register_after_fork
+from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
 import psutil
 
-from pytest_headswap.harness.memory_budget import rss_bytes
 from pytest_headswap.isolation import process_error
 from pytest_headswap.isolation.child_main import STACK_SIGNAL, Reply, Request, child_main
 from pytest_headswap.isolation.in_process_executor import InProcessExecutor
 from pytest_headswap.isolation.inherited_file import InheritedFile
+from pytest_headswap.isolation.process_tree import (
+    descendants_of,
+    end_processes,
+    new_segments,
+    segments,
+    tree_bytes,
+)
 
 StartMethod = Literal["fork", "spawn"]
 
@@ -61,8 +68,11 @@ class ChildProcess:
         self._outputs = {FileIO(read): stream for (read, _), stream in zip(ends, ("stdout", "stderr"), strict=True)}
         self._decoders = {file: codecs.getincrementaldecoder("utf-8")("replace") for file in self._outputs}
         self._output_budget = dict.fromkeys(self._outputs, MAX_OUTPUT)
-        self.baseline_rss = 0
-        self.peak_rss = 0
+        self._baseline_bytes = 0
+        self._peak_bytes = 0
+        self._started: dict[int, psutil.Process] = {}
+        self._segments_before = segments()
+        self._segments: set[Path] = set()
         register_after_fork(self._requests, Connection.close)  # a fork's copies would keep the pipes open
         for file in self._outputs:
             register_after_fork(file, FileIO.close)
@@ -72,7 +82,8 @@ class ChildProcess:
             target=child_main, args=arguments
         )
         try:
-            with _interrupts_blocked(), _main_hidden(), warnings.catch_warnings():
+            hidden = _main_hidden() if start_method == "spawn" else nullcontext()
+            with _interrupts_blocked(), hidden, warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # about threads; the child needs none
                 self._process.start()
         except BaseException:
@@ -89,9 +100,12 @@ class ChildProcess:
                 os.set_blocking(file.fileno(), False)
 
     def start_model(self) -> None:
-        """Prepare for the next model: reset its output allowance and take the current memory as its baseline."""
+        """Prepare for the next model: reset its output allowance, and take the present memory as its baseline."""
         self._output_budget = dict.fromkeys(self._outputs, MAX_OUTPUT)
-        self.baseline_rss = self.peak_rss = rss_bytes(self._pid)
+        self._segments_before = segments()
+        self._peak_bytes = 0
+        self._sample_memory()
+        self._baseline_bytes = self._peak_bytes
 
     def request(self, request: Request, activity: str, seconds_left: float, limits: ProcessLimits) -> Reply:
         """Send a request and return the reply; wait at most `seconds_left`.
@@ -116,31 +130,43 @@ class ChildProcess:
             ready = wait([self._requests, *files], max(0.0, min(_POLL_SECONDS, seconds_left)))
             if self._requests in ready and (reply := self._receive()) is not None:
                 self._forward_output()
+                if reply.global_changes:
+                    self._find_started()
                 return reply
             self._forward_output()
             if self.has_exited():
                 self._forward_output()
                 assert self._process.exitcode is not None
                 raise process_error.process_died(
-                    self._process.exitcode, activity, self._read_stack(), self._memory_growth_mb
+                    self._process.exitcode, activity, self._read_stack(), self.memory_growth_mb
                 )
             self._sample_memory()
             if self._memory_growth > limits.bytes:
                 raise process_error.exceeded_memory(self._memory_growth, limits.bytes, activity, self._request_stack())
             if seconds_left <= 0:
-                raise process_error.timed_out(limits.seconds, activity, self._request_stack(), self._memory_growth_mb)
+                raise process_error.timed_out(limits.seconds, activity, self._request_stack(), self.memory_growth_mb)
 
     @property
     def _memory_growth(self) -> int:
-        return self.peak_rss - self.baseline_rss
+        return self._peak_bytes - self._baseline_bytes
 
     @property
-    def _memory_growth_mb(self) -> float:
+    def memory_growth_mb(self) -> float:
+        """Return the peak memory of the model and its processes in MiB, as far as it was seen while it was busy."""
         return round(self._memory_growth / 2**20, 1)
 
     def _sample_memory(self) -> None:
-        with suppress(psutil.Error):
-            self.peak_rss = max(self.peak_rss, rss_bytes(self._pid))
+        self._peak_bytes = max(self._peak_bytes, tree_bytes(self._pid, self._find_started()))
+
+    def _find_started(self) -> list[int]:
+        """Return the ids of the processes that the model started. Remember them and the shared memory they hold."""
+        found = descendants_of(self._pid)
+        for pid in found:
+            if pid not in self._started:
+                with suppress(psutil.Error):
+                    self._started[pid] = psutil.Process(pid)
+        self._segments |= new_segments([self._pid, *found], self._segments_before)
+        return found
 
     def _receive(self) -> Reply | None:
         try:
@@ -211,11 +237,14 @@ class ChildProcess:
         """Kill the process and everything it started; safe to call more than once."""
         if self._requests.closed:
             return
-        if sys.platform != "win32":
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._pid, signal.SIGKILL)
-        self._process.kill()  # in case it has no process group yet
+        crashed = self.has_exited()
+        if not crashed:
+            self._find_started()
+        self._process.kill()
         self._process.join()
+        end_processes(self._pid, self._started.values(), crashed=crashed)
+        for path in self._segments:
+            path.unlink(missing_ok=True)
         self._close_files()
 
     def _close_files(self) -> None:

@@ -67,9 +67,13 @@ class Executor(Protocol):
 
 def warn_unsupported() -> None:
     """Warn about what child processes cannot do on this system."""
+    missing: list[str] = []
+    if sys.platform != "linux":
+        missing += ["processes and shared memory that a model leaves behind", "memory that is shared but not mapped"]
     if sys.platform == "win32":
-        missing = "the location in the code of a timeout, and a note if a model changes the limits of its process"
-        warnings.warn(f"headswap: results lack what this system cannot tell: {missing}", stacklevel=2)
+        missing += ["the location of a timeout in the code", "changed limits of the process"]
+    if missing:
+        warnings.warn(f"headswap: on this system, results do not show {', '.join(missing)}", stacklevel=2)
 
 
 def warn_not_isolated(reason: str) -> None:

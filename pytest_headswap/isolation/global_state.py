@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from pytest_headswap.isolation.patched_code import PatchedCode
+from pytest_headswap.isolation.process_tree import StartedByModel
 
 
 def _limit_reads() -> dict[str, Callable[[], Any]]:
@@ -89,6 +90,7 @@ class GlobalState:
 
         self._watched = _read_watched_state()
         self._code = PatchedCode()
+        self._started = StartedByModel()
         self._random_state = RandomState()
         self._environment = dict(os.environ)
         self._path = list(sys.path)
@@ -100,7 +102,7 @@ class GlobalState:
         self._watched = now
         if patches := self._code.changes():
             self._code = PatchedCode()  # only now, since it takes longer than to compare
-        return (*words, *patches)
+        return (*words, *patches, *self._started.changes())
 
     def restore(self) -> None:
         """Restore the state whose changes are not reported."""

@@ -179,7 +179,10 @@ class SubprocessExecutor:
         assert isinstance(reply.value, CheckReply)
         exception: Any = reply.exception.rebuild() if reply.exception is not None else None
         finding = replace(reply.value.finding, exception=exception)
-        return replace(reply.value, finding=finding, notes=notes + global_changes_note(reply.global_changes))
+        assert self._child is not None
+        # the processes of the model count too, which the child process does not see
+        peak = max(reply.value.peak_memory_mb or 0.0, self._child.memory_growth_mb)
+        return CheckReply(finding, peak, notes + global_changes_note(reply.global_changes))
 
     def release(self) -> None:
         """Release the model. Close a child process whose state changed, or that holds much more memory than at first.

@@ -206,4 +206,5 @@ def test_isolation_can_be_imported_without_what_windows_lacks() -> None:
     done = subprocess.run([sys.executable, "-c", WINDOWS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "the process of the model ended with exit status 3221225477 in a check\n"
-    assert "UserWarning: headswap: results lack what this system cannot tell: the location" in done.stderr
+    assert "UserWarning: headswap: on this system, results do not show processes" in done.stderr
+    assert "the location of a timeout in the code, changed limits of the process" in done.stderr
