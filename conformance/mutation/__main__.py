@@ -39,7 +39,7 @@ def main() -> int:
     """Run the mutants and write the table. Return 1 if a survivor is not explained."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=360, help="about how many mutants (default: 360)")
+    parser.add_argument("--count", type=int, default=200, help="about how many mutants (default: 200)")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time (default: 1)")
     parser.add_argument("--shard", default="1/1", help="the part to run, such as 1/4")
     parser.add_argument("--seconds", type=float, default=15, help="of tests for a mutant, at most (default: 15)")

@@ -122,9 +122,8 @@ class Fork:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def run_jobs(jobs: Iterable[Job], workers: int) -> None:
-    """Run the jobs, at most `workers` at a time."""
-    waiting = list(jobs)[::-1]
+def run_jobs(waiting: list[Job], workers: int) -> None:
+    """Run the jobs, at most `workers` at a time, from the last to the first. A job that ends may add another."""
     running: list[tuple[Fork, Callable[[Fork, int], None]]] = []
     while waiting or running:
         while waiting and len(running) < workers:

@@ -17,7 +17,7 @@ from conformance.mutation.campaign import CAUGHT
 TABLE = Path(__file__).parents[1] / "MUTATION.md"
 SURVIVORS = Path(__file__).with_name("survivors.toml")
 REASONS = {
-    "equivalent": "no input tells the mutant from the original",
+    "equivalent": "nothing tells the mutant from the original",
     "cost": "only time or memory differs",
     "wording": "only the text of a message differs",
     "accepted": "a user would hardly notice",
@@ -58,10 +58,10 @@ def write_table(lines: list[dict[str, Any]], total: int, path: Path = TABLE, sur
         f"{platform.python_version()}, torch {version('torch').partition('+')[0]}, pytest {version('pytest')}.",
         "",
         "Each mutant is one small mistake in the package. It is killed if a test that reaches it fails. The rate",
-        "counts timed out mutants as killed, and leaves out equivalent ones.",
+        "counts timed out mutants as killed, and leaves out those that change no result.",
         "",
         *([f"**Unfinished: {total - len(lines)} of {total} mutants have not run.**", ""] if len(lines) < total else []),
-        "| folder | mutants | killed | timed out | explained | unexplained | killed of all but equivalent |",
+        "| folder | mutants | killed | timed out | explained | unexplained | killed of those that change a result |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         *(_row(name, [line for line in lines if _folder(line) == name], known) for name in folders),
         _row("all", lines, known),
@@ -86,9 +86,9 @@ def _folder(line: dict[str, Any]) -> str:
 def _row(name: str, lines: list[dict[str, Any]], known: dict[str, Survivor]) -> str:
     outcomes = Counter(line["outcome"] for line in lines)
     alive = [known.get(line["key"]) for line in lines if line["outcome"] not in CAUGHT]
-    equivalent = sum(entry is not None and entry.why == "equivalent" for entry in alive)
+    unseen = sum(entry is not None and entry.why in ("equivalent", "cost") for entry in alive)
     caught = sum(outcomes[outcome] for outcome in CAUGHT)
-    rate = caught / max(1, len(lines) - equivalent)
+    rate = caught / max(1, len(lines) - unseen)
     unexplained = alive.count(None)
     return (
         f"| {name} | {len(lines)} | {outcomes['killed']} | {outcomes['timed out']} | {len(alive) - unexplained} | "
