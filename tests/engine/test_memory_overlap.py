@@ -65,7 +65,10 @@ def test_views_that_meet_in_the_next_row_are_not_disjoint(
     assert not are_disjoint(first, second)
 
 
-def test_a_sparse_tensor_is_not_known_to_be_disjoint() -> None:
-    sparse, strided = torch.eye(3).to_sparse(), torch.eye(3)
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_a_sparse_tensor_is_not_known_to_be_disjoint(layout: torch.layout) -> None:
+    strided = torch.eye(3)
+    sparse = strided.to_sparse(layout=layout)
     assert not are_disjoint(sparse, strided)
     assert not are_disjoint(strided, sparse)
