@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -173,3 +175,8 @@ class HeadInTrainMode(nn.Module):
 def test_a_model_whose_train_mode_needs_values_is_built_again() -> None:
     case = build_case("zoo", ModelSpec("net", HeadInTrainMode, lambda _: torch.zeros(2, 8)), CaseOptions(5, "abstract"))
     assert [head.path for head in case.swap.heads] == ["fc"]
+
+
+def test_the_documentation_states_the_default_class_count() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "options.md").read_text("utf-8")
+    assert f"class count of the new heads; default: {CaseOptions().num_classes} |" in text

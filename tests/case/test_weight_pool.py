@@ -328,3 +328,10 @@ def test_a_model_with_the_largest_layer_so_far_uses_only_pools(
     pools.fill(lean)
     assert all(pools.pool_of(value) is not None for value in lean.model.parameters() if value.dim() > 1)
     assert ValueSnapshot(lean.model).changed() == []
+
+
+def test_a_tensor_overlaps_a_chunk_that_has_its_last_element_but_not_the_next_one() -> None:
+    pool = weight_pool.WeightPool(2, torch.float32)
+    values = torch.empty(weight_pool._CHUNK + 1, device="meta")
+    assert pool.overlaps(values, {1})
+    assert not pool.overlaps(values[:-1], {1})

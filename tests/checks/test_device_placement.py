@@ -225,3 +225,16 @@ def test_on_cuda_a_planted_fault_fails(make_case: MakeCase, fault: str) -> None:
     case = make_case()
     _switch(case, fault)
     assert run_check("device_placement", case).outcome == "failed"
+
+
+def test_a_tensor_that_every_forward_creates_on_the_cpu_fails(make_case: MakeCase) -> None:
+    class Creates(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.fc = nn.Linear(8, 16), nn.Linear(16, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.body(x).relu() * torch.arange(16))  # type: ignore[no-any-return]
+
+    finding = run_check("device_placement", make_case(build=Creates))
+    assert (finding.outcome, "cpu" in finding.message) == ("failed", True)

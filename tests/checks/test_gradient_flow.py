@@ -54,3 +54,21 @@ def test_requires_grad_flags_are_restored(make_case: MakeCase) -> None:
     run_check("gradient_flow", case)
     assert {name: parameter.requires_grad for name, parameter in case.model.named_parameters()} == before
     assert all(parameter.grad is None for parameter in case.model.parameters())
+
+
+def test_a_note_names_the_mode_in_which_the_model_does_not_run(make_case: MakeCase) -> None:
+    class EvalOnly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.fc = nn.Linear(8, 16), nn.Linear(16, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                raise RuntimeError("only for inference")
+            return self.fc(self.body(x).relu())  # type: ignore[no-any-return]
+
+    finding = run_check("gradient_flow", make_case(build=EvalOnly))
+    assert (finding.outcome, finding.message) == (
+        "passed",
+        "train mode was not checked: the model does not run in it",
+    )

@@ -182,3 +182,17 @@ def test_a_property_that_states_the_old_count_fails(make_case: MakeCase) -> None
     finding = run_check("metadata", make_case(build=build, native=build))
     assert finding.outcome == "failed"
     assert "num_classes is 10, but 5" in finding.message
+
+
+def test_a_buffer_that_a_layer_leaves_empty_passes() -> None:
+    class Leaves(nn.Module):
+        def __init__(self, num_classes: int = 10) -> None:
+            super().__init__()
+            self.body, self.fc = nn.Linear(8, 16), nn.Linear(16, num_classes)
+            self.register_buffer("scale", None)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.body(x).relu())  # type: ignore[no-any-return]
+
+    spec = ModelSpec("leaves", build=Leaves, build_native=Leaves, example_inputs=lambda model: torch.zeros(2, 8))
+    assert run_check("metadata", build_case("own", spec, CaseOptions())).outcome == "passed"

@@ -104,3 +104,17 @@ def test_hypothesis_is_not_imported_unless_a_comparison_fails(
 ) -> None:
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     assert run_check("output_shape", make_case()).outcome == "passed"
+
+
+def test_an_output_that_does_not_grow_with_the_batch_passes(make_case: MakeCase) -> None:
+    class WithTable(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.fc = nn.Linear(8, 16), nn.Linear(16, 10)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            features = self.body(x).relu()
+            return {"logits": self.fc(features), "mean": features.mean(0)}
+
+    finding = run_check("output_shape", make_case(build=WithTable))
+    assert (finding.outcome, finding.message) == ("passed", "")

@@ -65,3 +65,11 @@ def test_registries_are_left_out_only_for_modules_that_torch_copies() -> None:
     assert not plain(InspectsItself)
     assert not plain(type(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))))
     assert not plain(torch.fx.GraphModule)
+
+
+def test_a_wrapped_model_passes(make_case: MakeCase) -> None:
+    def build() -> nn.Module:
+        return nn.DataParallel(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10)))
+
+    finding = run_check("round_trip", make_case(build=build))
+    assert (finding.outcome, finding.message) == ("passed", "")

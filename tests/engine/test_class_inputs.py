@@ -151,3 +151,11 @@ def test_each_tensor_has_the_name_of_its_argument() -> None:
     assert given is not None
     assert given.tensor_names(forward) == ["key"]
     assert Inputs((X,)).tensor_names(max) == ["number 0"]
+
+
+@pytest.mark.filterwarnings("ignore:.*this forward does not use the tensor")
+@pytest.mark.parametrize(("run", "prev", "reader"), READ.values(), ids=READ)
+def test_no_tensor_is_named_if_the_class_count_stays(run: Any, prev: Any, reader: str) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*input 'prev'")
+        assert swap_head(Body(run), 10, (X, prev)).num_classes == 10

@@ -202,3 +202,30 @@ def test_a_predictor_of_scores_and_boxes_for_each_class_is_named_with_both_heads
         swap_head(model, 3, X)
     swap_head(model.predictor, 3, torch.relu(model.body(X)), head=["bbox_pred", "cls_score"])
     assert model(X)["labels"].max() == 2
+
+
+class MaskedColumns(Detector):
+    """Select columns with a mask."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        best, labels = self.logits(self.features(x)).max(-1)
+        return torch.stack([best, labels.float()])[:, best > self.least]
+
+
+def test_a_selection_of_columns_with_a_mask_is_decoded_output() -> None:
+    with pytest.raises(HeadSwapError) as caught:
+        swap_head(MaskedColumns(-100.0), 3, X)
+    assert caught.value.reason == "decoded_output"
+
+
+def test_a_choice_from_padded_classes_fails_the_verification() -> None:
+    class Padded(Detector):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            logits = self.logits(self.features(x))
+            return nn.functional.pad(logits, (0, 10 - logits.shape[1])).argmax(1)
+
+    model = Padded(0.0)
+    with pytest.raises(HeadSwapError) as caught:
+        swap_head(model, 3, X)
+    assert caught.value.reason == "verification_failed"
+    assert model.logits.out_features == 10

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.abstract.devices import on_fake_device, on_meta_device, on_real_device
+from pytest_headswap.engine.abstract.simulated_move import code_names_devices
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import is_fake_tensor_limitation
 
@@ -107,3 +108,18 @@ def test_on_meta_device_changes_device_and_dtype_and_restores_them() -> None:
     with on_meta_device(model, torch.float16):
         assert {(value.device.type, value.dtype) for value in model.state_dict().values()} == {("meta", torch.float16)}
     assert _state(model) == before
+
+
+class RowsOnCuda(nn.Module):
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return list(filter(lambda row: row.device.type == "cuda", x))
+
+
+class RowsOfAKind(nn.Module):
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return list(filter(lambda row: row.device.type == "round", x))
+
+
+@pytest.mark.parametrize(("build", "expected"), [(RowsOnCuda, True), (RowsOfAKind, False)])
+def test_a_lambda_that_names_a_type_of_device_tells_devices_apart(build: type[nn.Module], expected: bool) -> None:
+    assert code_names_devices(build()) is expected

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pytest_headswap import engine
 from pytest_headswap.engine import HeadSwapError, NoHeadError, find_heads
 from pytest_headswap.engine.dataflow.assembled import ALIASED_WRITE
 from pytest_headswap.engine.dataflow.graph import ancestors
@@ -247,3 +250,8 @@ def test_parts_of_one_tensor_do_not_depend_on_each_other() -> None:
     )
     assert "fc.weight" in of_head
     assert "fc.weight" not in of_features
+
+
+def test_the_engine_lists_every_name_that_it_exports() -> None:
+    public = {name for name, value in vars(engine).items() if name[0] != "_" and not isinstance(value, ModuleType)}
+    assert public - {"annotations"} == set(engine.__all__)

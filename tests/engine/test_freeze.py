@@ -468,3 +468,75 @@ def test_refreeze_drops_the_gradients_of_the_backbone_but_not_of_the_head() -> N
     model(x).square().sum().backward()
     frozen.refreeze()
     assert [name for name, value in model.named_parameters() if value.grad is not None] == ["2.weight", "2.bias"]
+
+
+def test_a_buffer_set_from_the_inputs_and_a_shape_is_written_and_named_once() -> None:
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(8, 16), nn.Linear(16, 5)
+            self.register_buffer("kept", torch.zeros(16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.body(x)
+            self.kept = x.mean(0) + torch.zeros_like(x[0])
+            return self.head(x)  # type: ignore[no-any-return]
+
+    with pytest.raises(HeadSwapError, match="forward writes to kept even in eval mode"):
+        freeze_backbone(swap_head(Keeps(), 3, batch()), batch())
+
+
+def test_a_buffer_that_forward_reads_and_replaces_is_named_once() -> None:
+    class Moves(nn.Module):
+        center: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(8, 16), nn.Linear(16, 5)
+            self.register_buffer("center", torch.zeros(16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.body(x)
+            self.center = self.center * 0.9 + x.mean(0)
+            return self.head(x - self.center)  # type: ignore[no-any-return]
+
+    with pytest.raises(HeadSwapError, match="forward writes to center even in eval mode"):
+        freeze_backbone(swap_head(Moves(), 3, batch()), batch())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_whose_dtype_changes_after_the_swap_is_frozen(dtype: torch.dtype) -> None:
+    class Strict(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(8, 16), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.dtype != self.body.weight.dtype:
+                raise TypeError(f"expected {self.body.weight.dtype}")
+            return self.head(self.body(x))  # type: ignore[no-any-return]
+
+    swap = swap_head(Strict(), 3, batch())
+    swap.model.to(dtype)
+    assert freeze_backbone(swap).notes == ()
+    assert {name for name, value in swap.model.named_parameters() if value.requires_grad} == {
+        "head.weight",
+        "head.bias",
+    }
+
+
+def test_the_heads_of_all_swaps_are_trained() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 5), nn.Linear(16, 6)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.body(x)
+            return self.one(x), self.two(x)
+
+    model = Two()
+    swap_head(model, 3, batch(), head="one")
+    freeze_backbone(swap_head(model, 4, batch(), head="two"))
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert trained == {"one.weight", "one.bias", "two.weight", "two.bias"}

@@ -98,3 +98,26 @@ def test_names_in_the_path_of_a_wrapped_model_start_at_the_wrapper() -> None:
     names = [step.name for step in swap.heads[0].path_to_output if step.type]
     assert names == ["module.stem", "module.branch", "module.pool", "module.fc"]
     assert swap.heads[0].path_to_output == swap.old_heads[0].path_to_output
+
+
+def test_the_shape_of_a_head_is_that_of_its_outputs() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10), nn.Softmax(-1))
+    (head,) = find_heads(model, torch.zeros(2, 4, 8))
+    assert [(step.name, step.shape) for step in head.path_to_output][-3:] == [
+        ("2", (2, 4, 10)),
+        ("3", (2, 4, 10)),
+        ("output", (2, 4, 10)),
+    ]
+
+
+def test_the_evidence_states_how_often_a_width_counts_the_classes() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.fc = nn.Linear(8, 16), nn.Linear(16, 20)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.body(x).relu()).view(-1, 2, 10).mean(1)  # type: ignore[no-any-return]
+
+    (head,) = find_heads(Two(), torch.zeros(4, 8))
+    assert head.evidence[-1] == "its width is 20, which is 2 times the class count"

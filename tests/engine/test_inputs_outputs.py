@@ -214,3 +214,11 @@ def test_a_label_is_the_expression_for_a_tensor(outputs: Any, labels: list[str])
     for label, tensor in pairs:
         found: Tensor = eval(label, {"output": outputs})
         assert found is tensor
+
+
+@pytest.mark.parametrize(("given", "advised"), [((4, 8), True), (("a", "text"), False)])
+def test_only_numbers_are_taken_for_a_shape(given: Any, advised: bool) -> None:
+    with pytest.raises(HeadSwapError) as caught:
+        read_inputs(given)
+    assert ("torch.zeros(4, 8) for a shape" in caught.value.message) is advised
+    assert ("for a shape" in caught.value.message) is advised

@@ -116,3 +116,12 @@ def test_a_stack_of_features_is_no_list_of_labels() -> None:
     assert len(model.labels) == 10
     assert model(X).shape == (4, 5)
     assert {head.kind for head in swap.heads} == {"linear"}
+
+
+def test_a_function_can_fill_the_layer_of_each_label() -> None:
+    def fill(name: str, tensor: Tensor) -> None:
+        tensor.fill_(2.0)
+
+    model = Labels(COMBINATIONS["stacked"])
+    swap_head(model, 5, X, init=fill)
+    assert all((value == 2).all() for layer in model.labels for value in layer.parameters())

@@ -49,3 +49,26 @@ def test_overlapping_slices_are_not_disjoint() -> None:
     assert not are_disjoint(whole[:, :3], whole[:, 2:4])
     assert not are_disjoint(whole[:, :3], whole.T)
     assert are_disjoint(whole[0], whole[2])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "strides"),
+    [((6, (2, 2)), (8, (1, 4)), (2, 8)), ((4, (1, 3)), (6, (3, 2)), (1, 4))],
+    ids=["the first is long", "the second is long"],
+)
+def test_views_that_meet_in_the_next_row_are_not_disjoint(
+    one: tuple[int, tuple[int, int]], other: tuple[int, tuple[int, int]], strides: tuple[int, int]
+) -> None:
+    base = torch.empty(100, device="meta")
+    first, second = (base.as_strided(shape, strides, offset) for offset, shape in (one, other))
+    assert not _elements(first).isdisjoint(_elements(second))
+    assert not are_disjoint(first, second)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_a_sparse_tensor_is_not_known_to_be_disjoint(layout: torch.layout) -> None:
+    strided = torch.eye(3)
+    sparse = strided.to_sparse(layout=layout)
+    assert not are_disjoint(sparse, strided)
+    assert not are_disjoint(strided, sparse)

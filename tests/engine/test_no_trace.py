@@ -274,3 +274,10 @@ def test_writes_in_forward_go_to_stand_ins(device: str) -> None:
         name: (id(value), value.shape, value.stride(), value.dtype, value.requires_grad, value._version, value.grad)
         for name, value in tensors.items()
     }
+
+
+def test_a_probe_leaves_fused_kernels_enabled() -> None:
+    before = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    assert any(before)
+    find_heads(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10)), torch.zeros(2, 8))
+    assert (torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()) == before

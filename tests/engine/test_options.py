@@ -384,3 +384,18 @@ def test_the_error_for_a_model_with_two_inputs_asks_for_example_inputs() -> None
     with pytest.raises(HeadSwapError, match="pass example_inputs") as caught:
         swap_head(Two(), 3)
     assert caught.value.reason == "no_inputs"
+
+
+@pytest.mark.parametrize("new_head", [nn.Linear, nn.Linear(16, 3)], ids=["a class", "a module"])
+def test_a_function_can_fill_a_head_that_is_passed_in(new_head: Any) -> None:
+    model = perceptron()
+    names: list[str] = []
+
+    def fill(name: str, tensor: Tensor) -> None:
+        names.append(name)
+        tensor.fill_(2.0)
+
+    swap_head(model, 3, X, new_head=new_head, init=fill)
+    assert sorted(names) == ["2.bias", "2.weight"]
+    assert all((value == 2).all() for value in model[2].parameters())
+    assert all(value.requires_grad for value in model[2].parameters())

@@ -159,3 +159,16 @@ def test_a_stack_over_time_with_a_table_of_positions_is_not_a_head() -> None:
             return torch.stack(steps, 1)
 
     assert [head.path for head in find_heads(Recurrent(), torch.randn(4, 6, 8))] == ["out"]
+
+
+def test_a_convolution_with_a_weight_in_a_list_is_refused_and_the_weight_is_named() -> None:
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.hidden = nn.Conv2d(3, 16, 3), [torch.randn(10, 16, 1, 1)]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.conv2d(self.body(x), self.hidden[0])
+
+    with pytest.raises(HeadSwapError, match=r"\(hidden\[0\]\) that Hidden does not register"):
+        swap_head(Hidden(), 5, torch.zeros(2, 3, 8, 8))

@@ -63,3 +63,7 @@ def test_a_number_before_the_head_is_not_named() -> None:
 
 def test_the_mean_of_two_results_is_not_named() -> None:
     assert swap_head(Net(lambda net, y: (y + y.flip(0)) / 2, 2), 5, X).notes == ()
+
+
+def test_a_count_that_shapes_a_tensor_is_not_named() -> None:
+    assert swap_head(Net(lambda net, y: y.repeat(10, 1)[:4]), 5, X).notes == ()

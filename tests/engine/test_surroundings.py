@@ -360,3 +360,33 @@ def test_an_object_whose_attributes_raise_is_no_obstacle() -> None:
 
     assert [head.path for head in find_heads(Using(), X)] == ["fc"]
     assert [head.path for head in find_heads(Net(), (X,))] == ["fc"]
+
+
+def test_a_class_attribute_with_a_number_and_a_tensor_has_its_former_value_after_a_probe() -> None:
+    class Cached(Net):
+        sized: Any = None
+
+        def table(self, device: Any) -> Any:
+            if Cached.sized is None:
+                Cached.sized = (16, super().table(device))
+            return Cached.sized[1]
+
+    find_heads(Cached(), X)
+    assert Cached.sized is None
+
+
+def test_a_dictionary_that_a_function_keeps_in_its_attribute_is_as_it_was() -> None:
+    def remembered(device: Any) -> Any:
+        tables: Any = remembered.tables  # type: ignore[attr-defined]
+        if "table" not in tables:
+            tables["table"] = torch.ones(16, device=device)
+        return tables["table"]
+
+    remembered.tables = {}  # type: ignore[attr-defined]
+
+    class Cached(Net):
+        def table(self, device: Any) -> Any:
+            return remembered(device)
+
+    find_heads(Cached(), X)
+    assert remembered.tables == {}  # type: ignore[attr-defined]

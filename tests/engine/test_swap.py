@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_headswap._links import DOCS
-from pytest_headswap.engine import HeadSwapError, NoHeadError, swap_head
+from pytest_headswap.engine import HeadSwapError, NoHeadError, plan_swap, swap_head
+from pytest_headswap.engine.pytorch.inputs import read_inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.zoo import load_zoo
 
@@ -334,3 +335,14 @@ def test_a_tensor_of_two_heads_in_one_module_is_trained_once() -> None:
 
     swap = swap_head(Sum(), 5, torch.randn(4, 8))
     assert sorted(name for name, _ in swap.named_parameters()) == ["a", "b"]
+
+
+def test_a_copied_plan_lists_the_references_of_its_own_model() -> None:
+    model: Any = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 10))
+    model.watched = [model[2].weight]
+    plan = plan_swap(model, read_inputs(torch.zeros(4, 8)))
+    assert plan.tensor_references
+    copied = copy.deepcopy(plan)
+    assert "tensor_references" not in vars(copied)
+    own: Any = copied.model
+    assert own.watched[0] is own.get_parameter("2.weight")

@@ -176,3 +176,9 @@ def test_without_file_system_locks_a_reused_process_id_is_not_the_owner(
     else:
         with pytest.raises(FolderInUseError):
             FolderLock(tmp_path)
+
+
+def test_a_lock_file_that_is_replaced_each_time_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_headswap.results.lock._identity_at", lambda path: None)
+    with pytest.raises(FolderInUseError):
+        FolderLock(tmp_path)

@@ -147,3 +147,10 @@ def test_journals_that_cannot_be_merged_are_named(runs: list[Path], write: Write
     assert "cannot read the journal" in _problem([*runs, tmp_path / "nowhere"])
     merge_versions(runs, "torch").write(tmp_path / "out")
     assert "was merged from several versions" in _problem([tmp_path / "out", runs[0]])
+
+
+def test_every_journal_that_cannot_be_read_is_named(runs: list[Path], tmp_path: Path) -> None:
+    missing = [tmp_path / "missing", tmp_path / "absent"]
+    with pytest.raises(MergeError) as caught:
+        merge_versions([missing[0], *runs, missing[1]], "torch")
+    assert all(str(folder) in str(caught.value) for folder in missing)

@@ -150,3 +150,20 @@ def test_a_journal_has_one_writer_at_a_time(tmp_path: Path) -> None:
         assert (tmp_path / LOCK_NAME).exists()
     assert _models(tmp_path) == ["a"]
     assert not (tmp_path / LOCK_NAME).exists()
+
+
+def test_a_journal_that_cannot_be_written_is_an_error_that_releases_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").mkdir()
+    with pytest.raises(JournalError, match=r"cannot write the report to .*Choose a folder that can be written"):
+        JournalWriter(tmp_path, HEADER)
+    FolderLock(tmp_path, "pytest").release()
+
+
+def test_a_lock_that_is_passed_in_is_taken_again_with_its_folder(tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path / "report")
+    writer = JournalWriter(lock.folder, HEADER, lock=lock)
+    shutil.rmtree(lock.folder)
+    writer.write(result("net"))
+    assert lock.held
+    writer.close()
+    lock.release()

@@ -53,9 +53,6 @@ def _initialize(path: str, layer: nn.Module, init: Init) -> None:
                 f"{type(module).__name__} has no reset_parameters",
             )
     for name, parameter in layer.named_parameters():
-        if callable(init):
-            init(f"{path}.{name}", parameter)
-        else:
-            part = WEIGHT if parameter.dim() > 1 else BIAS
-            spec = ClassTensor((f"{path}.{name}",), 0, 1, 1, is_buffer=False, part=part)
-            apply_init(init, NewTensor(spec, name, parameter, parameter))
+        part = WEIGHT if parameter.dim() > 1 else BIAS
+        spec = ClassTensor((f"{path}.{name}",), 0, 1, 1, is_buffer=False, part=part)
+        apply_init(init, NewTensor(spec, name, parameter, parameter))

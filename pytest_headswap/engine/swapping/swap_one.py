@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from pytest_headswap.engine.detection.describe import DetectedHead
@@ -36,8 +37,9 @@ def swap_one(
         return resize(model, item, item.tensors, count, init, classes, changes)
     made = install_head(model, item, count, new_head, changes)
     if callable(init):
-        for name, parameter in made.items():
-            init(name, parameter)
+        with torch.no_grad():
+            for name, parameter in made.items():
+                init(name, parameter)
     path = replaceable_path(item)
     downstream = [tensor for tensor in item.tensors if tensor.module != path]
     tensors = [f"{path}.{name}" for name in model.get_submodule(path).state_dict()]
