@@ -103,10 +103,14 @@ class RowFlow:
             self._changed = True
             self._put_all(node, links, (everything,) * len(rows), everything)
             return
+        if _has_group_for_each(node, name, axis, len(rows)):
+            channels = node.outputs[0].shape[1]
+            self._put(ClassAxis(node.outputs[0], 1, channels // len(rows)), rows)
+            return
         if partners := list(self._flow.contracted_with(axis, node)):
             met = [self._meets(partner.value, rows) for partner in partners]
             self._changed = True
-            self._add_whole(node.outputs, everything if all(met) else unsure(everything))
+            self._add_whole(node.outputs, everything if all(met) and is_plain else unsure(everything))
         elif any((operand, axis.dim) in relation.reduced for operand in operands):
             self._changed = True
             self._add_whole(node.outputs, everything)
@@ -252,3 +256,11 @@ class RowFlow:
     def _add_whole(self, values: Iterable[Value], rows: int) -> None:
         for value in values if rows else ():
             self.whole[value] = self.whole.get(value, 0) | rows
+
+
+def _has_group_for_each(node: Node, name: str, axis: ClassAxis, rows: int) -> bool:
+    """Return whether a convolution treats each row as groups of channels, with weights of its own."""
+    if not name.endswith("convolution") or axis.dim != (1 if axis.value is node.inputs[0] else 0):
+        return False
+    groups = int(node.argument(8, "groups", 1))
+    return groups > 1 and groups % rows == 0 and axis.inner * rows == axis.value.shape[axis.dim]
