@@ -114,6 +114,8 @@ class RowFlow:
         elif any((operand, axis.dim) in relation.reduced for operand in operands):
             self._changed = True
             self._add_whole(node.outputs, everything)
+        elif name in ("im2col", "col2im") and axis.dim == 0:
+            links = [ClassAxis(node.outputs[0], 0, axis.inner)]
         elif node.outputs and node.outputs[0] not in {link.value for link in links}:
             self._changed = True
             self._add_whole(node.outputs[:1], everything if len(rows) == 1 else unsure(everything))
