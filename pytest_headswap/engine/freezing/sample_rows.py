@@ -103,9 +103,8 @@ class RowFlow:
             self._changed = True
             self._put_all(node, links, (everything,) * len(rows), everything)
             return
-        if _has_group_for_each(node, name, axis, len(rows)):
-            channels = node.outputs[0].shape[1]
-            self._put(ClassAxis(node.outputs[0], 1, channels // len(rows)), rows)
+        if (apart := _kept_apart(node, name, axis, len(rows))) is not None:
+            self._put(apart, rows)
             return
         if partners := list(self._flow.contracted_with(axis, node)):
             met = [self._meets(partner.value, rows) for partner in partners]
@@ -114,8 +113,6 @@ class RowFlow:
         elif any((operand, axis.dim) in relation.reduced for operand in operands):
             self._changed = True
             self._add_whole(node.outputs, everything)
-        elif name in ("im2col", "col2im") and axis.dim == 0:
-            links = [ClassAxis(node.outputs[0], 0, axis.inner)]
         elif node.outputs and node.outputs[0] not in {link.value for link in links}:
             self._changed = True
             self._add_whole(node.outputs[:1], everything if len(rows) == 1 else unsure(everything))
@@ -260,9 +257,13 @@ class RowFlow:
             self.whole[value] = self.whole.get(value, 0) | rows
 
 
-def _has_group_for_each(node: Node, name: str, axis: ClassAxis, rows: int) -> bool:
-    """Return whether a convolution treats each row as groups of channels, with weights of its own."""
+def _kept_apart(node: Node, name: str, axis: ClassAxis, rows: int) -> ClassAxis | None:
+    """Return where rows are after an operation on each of them: patches, or a convolution with groups for each row."""
+    out = node.outputs[0]
+    if name in ("im2col", "col2im"):
+        return ClassAxis(out, 0, axis.inner) if axis.dim == 0 else None
     if not name.endswith("convolution") or axis.dim != (1 if axis.value is node.inputs[0] else 0):
-        return False
+        return None
     groups = int(node.argument(8, "groups", 1))
-    return groups > 1 and groups % rows == 0 and axis.inner * rows == axis.value.shape[axis.dim]
+    is_outermost = axis.inner * rows == axis.value.shape[axis.dim]
+    return ClassAxis(out, 1, out.shape[1] // rows) if groups > 1 and groups % rows == 0 and is_outermost else None
