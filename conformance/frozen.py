@@ -4,8 +4,9 @@
 
 `timm:7` takes every 7th model of the zoo, `timm:7:3` begins with the fourth model. Training uses SGD with momentum and
 weight decay over all parameters, in train mode if the model has one. Afterwards every parameter and buffer outside the
-head has to be bit-identical, and the head has to differ. This uses neither the check `frozen_backbone` nor its training. A model that takes too much memory
-has no values; there, `freeze_backbone` only verifies the data flow (evidence `abstract`).
+head has to be bit-identical, and the head has to differ. This uses neither the check `frozen_backbone` nor its
+training. A model that takes too much memory has no values; there, `freeze_backbone` only verifies the data flow
+(evidence `abstract`).
 """
 
 from __future__ import annotations

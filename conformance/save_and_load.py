@@ -2,9 +2,9 @@
 
     python conformance/save_and_load.py timm:35 torchvision:6 transformers:5
 
-`timm:35` takes every 35th model of the zoo, `timm:35:3` begins with the fourth model. A class with `from_pretrained` is
-saved by `save_pretrained`. Any other model gives its `state_dict` to a model that the library builds with the new class count. Models of more than 200
-million parameters are left out.
+`timm:35` takes every 35th model of the zoo, `timm:35:3` begins with the fourth model. A class with `from_pretrained`
+is saved by `save_pretrained`. Any other model gives its `state_dict` to a model that the library builds with the new
+class count. Models of more than 200 million parameters are left out.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ may also be saved with a configuration that builds a different model.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -146,13 +146,9 @@ def _declared_counts(model: nn.Module, layers: Collection[str]) -> Iterator[tupl
         if module._parameters and type(module).__module__.startswith("torch.") and path not in layers:
             continue
         for place, value in places_of(module, path, seen):
-            count = whole_number(value)
-            if count is not None:
-                yield place.label, _Declared(_NUMBER, (count,))
-            elif hasattr(type(value), "shape"):
-                yield place.label, _Declared(_ARRAY, tuple(value.shape))
-            elif not isinstance(value, float):
-                yield place.label, _Declared(_COLLECTION, (len(value),))
+            declared = _declared_at(place.name, value)
+            if declared is not None:
+                yield place.label, declared
         for key, buffer in module._buffers.items():
             if buffer is not None and (buffer.dim() or _COUNTS_CLASSES.search(key)):
                 yield f"{path}.{key}".lstrip("."), _declared_by(buffer)
@@ -160,6 +156,18 @@ def _declared_counts(model: nn.Module, layers: Collection[str]) -> Iterator[tupl
         if _COUNTS_CLASSES.search(name) and isinstance(getattr(type(model), name), property):
             with suppress(Exception):  # a property may raise anything
                 yield name, _Declared(_NUMBER, (int(getattr(model, name)),))
+
+
+def _declared_at(name: str, value: object) -> _Declared | None:
+    if isinstance(value, str):
+        counts = value.strip().isdecimal() and _COUNTS_CLASSES.search(name)
+        return _Declared(_NUMBER, (int(value),)) if counts else None
+    count = whole_number(value)
+    if count is not None:
+        return _Declared(_NUMBER, (count,))
+    if hasattr(value, "shape"):
+        return _Declared(_ARRAY, tuple(value.shape))
+    return _Declared(_COLLECTION, (len(value),)) if isinstance(value, Sized) else None
 
 
 def _declared_by(buffer: torch.Tensor) -> _Declared:

@@ -429,6 +429,13 @@ FAULTS = [
         "config.id2label is a collection of 10 entries",
         case=_attribute("config", "id2label", dict.fromkeys(range(10))),
     ),
+    Fault("metadata", "old class count 10: config.num_classes", case=_attribute("config", "num_classes", "10")),
+    Fault(
+        "metadata",
+        "old class count 10: config.num_classes",
+        case=_attribute("config", "num_classes", " 10"),
+        native=False,
+    ),
     Fault("metadata", "old class count 10: num_classes", engine=_class_counts_are_not_updated, native=False),
     Fault("metadata", "reports 10 classes after the swap", case=_report_another_count),
     Fault("metadata", "aux should be the same layer as the head 'fc'", case=_name_another_layer_as_alias),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_headswap.engine import HeadSwapWarning, Swap, swap_head
+from pytest_headswap.engine import HeadSwapError, HeadSwapWarning, Swap, swap_head
 
 X = torch.randn(4, 8)
 OLD = ["ant", "bee", "cat", "dog", "eel", "fox"]
@@ -82,6 +82,44 @@ def test_a_list_of_names_is_named_if_no_new_names_are_known() -> None:
     (note,) = swapped(model).notes
     assert note.startswith("names: one name for each old class")
     assert model.names == OLD
+
+
+@pytest.mark.parametrize("kind", [set, frozenset])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_set_of_names_gets_the_given_names(kind: Any, nested: bool) -> None:
+    model: Any = Net(names=kind(OLD)) if not nested else Net(config=types.SimpleNamespace(data={"names": kind(OLD)}))
+    swap = swapped(model, class_names=NEW)
+    after = model.config.data["names"] if nested else model.names
+    assert type(after) is kind
+    assert after == set(NEW)
+    assert swap.notes == ()
+
+
+def test_a_set_of_names_follows_a_mapping_with_the_same_names() -> None:
+    model: Any = Net(id2label=dict(enumerate(OLD)), known=set(OLD), others={"heads", "tails"})
+    swap = swapped(model, class_map=["dog", None, "ant"])
+    assert model.known == set(model.id2label.values()) == {"dog", "LABEL_1", "ant"}
+    assert model.others == {"heads", "tails"}
+    assert swap.notes == ()
+
+
+def test_a_set_of_names_is_named_if_no_new_names_are_known() -> None:
+    model: Any = Net(names=set(OLD))
+    (note,) = swapped(model).notes
+    assert note.startswith("names: one name for each old class")
+    assert model.names == set(OLD)
+
+
+def test_a_set_does_not_give_an_order_to_classes() -> None:
+    with pytest.raises(HeadSwapError, match="class_map"):
+        swapped(Net(names=set(OLD)), class_map=["dog", None, "ant"])
+
+
+def test_sets_of_another_size_or_of_something_else_are_left_alone() -> None:
+    model = Net(
+        names=set(OLD[:5]), kinds={int, str, float, bool, list, dict}, steps={0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5}
+    )
+    assert swapped(model).notes == ()
 
 
 def test_of_two_lists_none_is_changed() -> None:

@@ -155,6 +155,16 @@ def filters_within_a_sample(_: Any, f: Tensor) -> Tensor:
     return filtered + nn.functional.layer_norm(f, [WIDTH]) + nn.functional.group_norm(f, 4)
 
 
+def patches_of_a_sample(_: Any, f: Tensor) -> Tensor:
+    return f + nn.functional.unfold(f.view(-1, 1, 4, 4), 2, stride=2).flatten(1)
+
+
+def weights_for_each_sample(_: Any, f: Tensor) -> Tensor:
+    weight = f.view(-1, 1, 1, 1).expand(-1, 4, 1, 1)  # 16 filters for each sample, one group of channels for each
+    image = f.view(1, -1, 2, 2)
+    return f + nn.functional.conv2d(image, weight, groups=len(f)).view(len(f), WIDTH, 4).mean(-1)
+
+
 def dropout_of_nothing(_: Any, f: Tensor) -> Tensor:
     q = f.view(-1, 1, 4, 4)
     f = f + nn.functional.scaled_dot_product_attention(q, q, q, dropout_p=0.0).flatten(1)
@@ -166,7 +176,7 @@ def dropout_of_nothing(_: Any, f: Tensor) -> Tensor:
     [
         *(seeds_itself, draws_but_does_not_use, fills_a_cache, remembers_its_features, normalizes_each_sample),
         *(dropout_of_nothing, goes_sample_by_sample, moves_samples_and_back, picks_within_a_sample),
-        *(attends_within_a_sample, filters_within_a_sample),
+        *(attends_within_a_sample, patches_of_a_sample, weights_for_each_sample, filters_within_a_sample),
     ],
     ids=lambda item: item.__name__,
 )

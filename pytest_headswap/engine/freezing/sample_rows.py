@@ -103,10 +103,13 @@ class RowFlow:
             self._changed = True
             self._put_all(node, links, (everything,) * len(rows), everything)
             return
+        if (apart := _kept_apart(node, name, axis, len(rows))) is not None:
+            self._put(apart, rows)
+            return
         if partners := list(self._flow.contracted_with(axis, node)):
             met = [self._meets(partner.value, rows) for partner in partners]
             self._changed = True
-            self._add_whole(node.outputs, everything if all(met) else unsure(everything))
+            self._add_whole(node.outputs, everything if all(met) and is_plain else unsure(everything))
         elif any((operand, axis.dim) in relation.reduced for operand in operands):
             self._changed = True
             self._add_whole(node.outputs, everything)
@@ -252,3 +255,15 @@ class RowFlow:
     def _add_whole(self, values: Iterable[Value], rows: int) -> None:
         for value in values if rows else ():
             self.whole[value] = self.whole.get(value, 0) | rows
+
+
+def _kept_apart(node: Node, name: str, axis: ClassAxis, rows: int) -> ClassAxis | None:
+    """Return where rows are after an operation on each of them: patches, or a convolution with groups for each row."""
+    out = node.outputs[0]
+    if name in ("im2col", "col2im"):
+        return ClassAxis(out, 0, axis.inner) if axis.dim == 0 else None
+    if not name.endswith("convolution") or axis.dim != (1 if axis.value is node.inputs[0] else 0):
+        return None
+    groups = int(node.argument(8, "groups", 1))
+    is_outermost = axis.inner * rows == axis.value.shape[axis.dim]
+    return ClassAxis(out, 1, out.shape[1] // rows) if groups > 1 and groups % rows == 0 and is_outermost else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,8 @@ class StoredNames:
     Attributes:
         place: where it is stored.
         names: the names in the order of the classes.
-        kind: `by index` for a mapping of index to name, `by name` for the inverse, or `list`. Only the first shows by
-            itself that it names classes: the names of other things are stored in lists too.
+        kind: `by index` for a mapping of index to name, `by name` for the inverse, `list`, or `set`, which has no
+            order. Only the first shows by itself that it names classes: other names are stored in lists too.
     """
 
     place: Place
@@ -36,7 +36,7 @@ class StoredNames:
     def renamed(self, names: Sequence[str]) -> Any:
         """Return the collection with other names, in the type of the old one."""
         value = self.place.get()
-        if self.kind == "list":
+        if self.kind in ("list", "set"):
             return type(value)(names)
         keys_are_text = any(isinstance(item, str) for item in (value if self.kind == "by index" else value.values()))
         indices = [str(index) if keys_are_text else index for index in range(len(names))]
@@ -53,8 +53,11 @@ def _filled(value: Any, items: dict[Any, Any]) -> Any:
 
 def read_names(place: Place, value: Any, count: int) -> StoredNames | None:
     """Return the names if `value` holds one for each of `count` classes."""
-    if not isinstance(value, (Mapping, list, tuple)) or len(value) != count or not count:
+    if not isinstance(value, (Mapping, list, tuple, Set)) or len(value) != count or not count:
         return None
+    if isinstance(value, Set):
+        is_text = count > 1 and all(isinstance(item, str) for item in value)
+        return StoredNames(place, tuple(sorted(value)), "set") if is_text else None
     if not isinstance(value, Mapping):
         is_list = all(isinstance(item, str) for item in value) and len(set(value)) == count > 1
         return StoredNames(place, tuple(value), "list") if is_list and not hasattr(value, "_fields") else None
@@ -95,7 +98,8 @@ class ClassNames:
 
     def indices(self) -> dict[str, int]:
         """Return the index of each class name, empty if it is unknown which names are those of classes."""
-        known = self._certain or (self._doubtful if len(self._doubtful) == 1 else [])
+        certain = [item for item in self._certain if item.kind != "set"]
+        known = certain or (self._doubtful if len(self._doubtful) == 1 and self._doubtful[0].kind != "set" else [])
         return {name: index for index, name in enumerate(known[0].names)} if known else {}
 
     def update(self, count: int, given: Sequence[str] | None, classes: Mapping[int, int], changes: Transaction) -> None:
@@ -108,7 +112,14 @@ class ClassNames:
             changes: records every change.
         """
         for item in self._certain:
-            item.place.put(item.renamed(new_names(count, given, item.names, classes)), changes)
+            ordered = (
+                item
+                if item.kind != "set"
+                else next(
+                    other for other in self._certain if other.kind != "set" and set(other.names) == set(item.names)
+                )
+            )
+            item.place.put(item.renamed(new_names(count, given, ordered.names, classes)), changes)
 
     def update_doubtful(
         self,

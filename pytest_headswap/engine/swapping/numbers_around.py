@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,10 @@ from pytest_headswap.engine.swapping.stored_numbers import (
 )
 from pytest_headswap.engine.swapping.transaction import Transaction
 
+_KEY = r"[A-Za-z_][\w.]*(?:\s*=\s*|[\"']?:\s+|[\"']:\s*)[\"']?"
+"""A name and the sign behind it, as in `classes=1000`, `classes: 1000` or `"classes": 1000`."""
+_LISTS = (list, tuple, set, frozenset)
+
 
 class NumbersAround:
     """The stored numbers that equal an old width of a head, by the place where they are stored.
@@ -31,6 +36,7 @@ class NumbersAround:
     Attributes:
         near: on the layers that own class-sized tensors, and then on the modules that contain those.
         collections: containers, arrays and unregistered tensors there with one entry for each old class.
+        texts: texts there that are an old class count, or that state one, such as `num_classes=1000`.
         shared: paths of the modules that also contain a head of the same class count that is not swapped.
     """
 
@@ -67,18 +73,25 @@ class NumbersAround:
                 found[id(place.container), place.key, place.route] = place, value
         self.near: tuple[StoredNumber, ...] = ()
         self.collections: list[tuple[Place, Any]] = []
+        self.texts: list[tuple[Place, str]] = []
+        stated = "|".join(str(old) for old in self.counts if old > 1)
+        self._in_text = re.compile(rf"^\s*(?:{stated})\s*$|{_KEY}(?:{stated})(?![\w.%/])") if stated else None
         for place, value in found.values():
             self._add(place, value)
-        places = (*self.near, *(place for place, _ in self.collections))
+        places = (*self.near, *(place for place, _ in (*self.collections, *self.texts)))
         self._modules = {place.path: model.get_submodule(place.path) for place in places}
         self._stated = [item for item in self._properties() if self._stated_count(*item) in self.counts]
 
     def _add(self, place: Place, value: Any) -> None:
+        if isinstance(value, str):
+            if self._in_text is not None and self._in_text.search(value):
+                self.texts.append((place, value))
+            return
         count = whole_number(value)
         if count is not None and count in self.widths:
             self.near += (StoredNumber(**vars(place), value=count),)
         elif count is None:
-            shape = (len(value),) if isinstance(value, (list, tuple, Mapping)) else getattr(value, "shape", ())
+            shape = (len(value),) if isinstance(value, (*_LISTS, Mapping)) else getattr(value, "shape", ())
             if not {old for old in self.counts if old}.isdisjoint(shape):
                 self.collections.append((place, value))
 
@@ -127,7 +140,7 @@ class NumbersAround:
             for place, value in self.collections
             if not isinstance(value, torch.Tensor)
             if not isinstance(value, Mapping)
-            if not isinstance(value, (list, tuple)) or all(map(_is_number, value))
+            if not isinstance(value, _LISTS) or all(map(_is_number, value))
             if value is place.get()
         ]
 
@@ -144,6 +157,7 @@ class NumbersAround:
         same = {path for path, module in self._modules.items() if _submodule(self._model, path) is module}
         self.near = tuple(n for n in self.near if n.path in same and n.current() == n.value)
         self.collections = [(p, v) for p, v in self.collections if p.path in same and p.get() is v]
+        self.texts = [(p, v) for p, v in self.texts if p.path in same and p.get() is v]
 
     def _numbers(self, path: str, module: nn.Module) -> Iterator[StoredNumber]:
         return (number for number in numbers_of(module, path) if number.value in self.widths)
@@ -157,6 +171,10 @@ class NumbersAround:
         self._forget_changed()
         for number in self.named_like_counts():
             number.set(self.widths[number.value], changes)
+        for place, value in self.texts:
+            if place.name in CLASS_COUNT_NAMES and place.path not in self.shared and value.strip().isdecimal():
+                place.put(value.replace(value.strip(), str(self.counts[int(value)])), changes)
+        self._forget_changed()
 
     def explain(self, holders: Collection[int]) -> None:
         """Forget what changed, and what is in objects that are known to be right, given by their ids."""
@@ -164,6 +182,7 @@ class NumbersAround:
         known = {(number.name, number.value) for number in self.near if id(number.holder) in holders}
         self.near = tuple(number for number in self.near if (number.name, number.value) not in known)
         self.collections = [(place, value) for place, value in self.collections if id(place.holder) not in holders]
+        self.texts = [(place, value) for place, value in self.texts if id(place.holder) not in holders]
 
     def shared_counts(self) -> list[StoredNumber]:
         """Return those that may count the classes of a head that was not swapped."""

@@ -24,6 +24,7 @@ _MAX_SINGLE = 24
 _MAX_PAIRED = 6
 _MAX_TRIED = 4
 _MAX_LINES = 3  # a small number is written in many lines that have nothing to do with classes
+_MAX_SHOWN = 60  # characters of a text
 
 
 def verify_and_settle(
@@ -118,6 +119,9 @@ def _settle(verify: Callable[[], list[str]], around: NumbersAround, changes: Tra
     if doubtful:
         names = ", ".join(f"{number.label} = {number.value}" for number in doubtful)
         notes.append(f"{names}: equal to the old class count and not changed. Set a new value if it counts classes")
+    if around.texts:
+        names = ", ".join(f"{place.label} = {_shortened(value)!r}" for place, value in around.texts)
+        notes.append(f"{names}: states the old class count and was not changed. Set a new text if it counts classes")
     if stale := around.stale_properties():
         notes.append(f"{', '.join(stale)}: a property that still returns the old class count. Correct what it reads")
     if shared := [number for number in around.shared_counts() if number not in done]:
@@ -127,6 +131,10 @@ def _settle(verify: Callable[[], list[str]], around: NumbersAround, changes: Tra
             "it counts the classes of the new head"
         )
     return notes
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _first_success(

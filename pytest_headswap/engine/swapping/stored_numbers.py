@@ -22,9 +22,10 @@ from pytest_headswap.engine.swapping.transaction import Transaction
 _MAX_DEPTH = 6
 _MAX_ITEMS = 256
 _MAX_VISITED = 2000
-_ATOMS = (str, bytes, bool, complex, torch.dtype, torch.device, nn.Module, type(None), type)
-_WITHOUT_NUMBERS = {bool, str, type(None), property, types.FunctionType, staticmethod, classmethod}  # the common ones
-_CONTAINERS = (tuple, list, dict, types.MappingProxyType)
+_ATOMS = (bytes, bool, complex, torch.dtype, torch.device, nn.Module, type(None), type)
+_WITHOUT_NUMBERS = {bool, type(None), property, types.FunctionType, staticmethod, classmethod}  # the common ones
+_CONTAINERS = (tuple, list, dict, set, frozenset, types.MappingProxyType)
+_MAX_TEXT = 10_000  # characters
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,7 +112,7 @@ def _slots_of(item: Any) -> list[str]:
         return []
     kinds = type(item).__mro__
     names = [name for kind in kinds for name, value in vars(kind).items() if inspect.ismemberdescriptor(value)]
-    return [name for name in names if hasattr(item, name)]
+    return [name for name in names if name != "__dict__" and hasattr(item, name)]
 
 
 def whole_number(value: Any) -> int | None:
@@ -139,7 +140,7 @@ def is_torch(item: nn.Module | type) -> bool:
 
 
 def places_of(module: nn.Module, path: str, seen: set[int] | None = None) -> Iterator[tuple[Place, Any]]:
-    """Yield the numbers and containers that a module stores, in its instance and in classes that are not torch's.
+    """Yield the numbers, texts and containers of a module, in its instance and in classes that are not torch's.
 
     `seen` are the ids of containers and objects to leave out; those that are visited are added.
     """
@@ -167,11 +168,15 @@ def numbers_of(module: nn.Module, path: str) -> Iterator[StoredNumber]:
 
 
 def _walk(value: Any, place: Place, depth: int, seen: set[int], *, shared: bool = False) -> Iterator[tuple[Place, Any]]:
-    """Yield a value and what it contains. `shared` values belong to a class, so copies are changed in their place.
+    """Yield a value and what it contains. A text counts if it has a digit.
 
-    `seen` are the containers and objects that were visited.
+    `shared` values belong to a class, so copies are changed in their place. `seen` are the containers and objects that
+    were visited.
     """
-    if isinstance(value, (numbers.Number, torch.Tensor)) or hasattr(type(value), "__array__"):
+    if isinstance(value, str):
+        if len(value) <= _MAX_TEXT and any(map(str.isdigit, value)):
+            yield place, value
+    elif isinstance(value, (numbers.Number, torch.Tensor)) or hasattr(type(value), "__array__"):
         yield place, value
     elif id(value) not in seen and len(seen) < _MAX_VISITED and not _is_code(value):
         if not isinstance(value, tuple):  # equal tuples may be one object
