@@ -147,6 +147,7 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
     from pytest_headswap.plugin.read_expectations import validate_path
 
     try:
+        _reject_dist_each(config)
         options = read_case_options(config)
         patterns = option_text(config, "models")
         shard = parse_shard(option_text(config, "shard"), "--headswap-shard")
@@ -170,6 +171,15 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
     zoos = selected if shard is None else shard_of_selection(selected, shard)
     report = _report_folder(config)
     return Settings(zoos, selected, shard, checks, options, report, scope, patterns, expectations, checks_by_model)
+
+
+def _reject_dist_each(config: pytest.Config) -> None:
+    if config.getoption("dist", "no") == "each" and not hasattr(config, "workerinput"):
+        raise OptionError(
+            "--dist=each runs every test on each worker, but a report has one result for each test: use "
+            "--dist=load, or start one run for each environment, with its own --headswap-report, and compare them",
+            page="scale",
+        )
 
 
 def _reject_unknown_zoos(names: Iterable[str]) -> None:
