@@ -150,6 +150,7 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
     from pytest_headswap.plugin.read_expectations import validate_path
 
     try:
+        _reject_dist_each(config)
         options = read_case_options(config)
         patterns = option_text(config, "models")
         isolation = parse_isolation(option_text(config, "isolation") or AUTO, "--headswap-isolation")
@@ -177,6 +178,15 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
         *(zoos, selected, shard, checks, options, report, scope, patterns, expectations, isolation),
         checks_by_model=checks_by_model,
     )
+
+
+def _reject_dist_each(config: pytest.Config) -> None:
+    if config.getoption("dist", "no") == "each" and not hasattr(config, "workerinput"):
+        raise OptionError(
+            "--dist=each runs every test on each worker, but a report has one result for each test: use "
+            "--dist=load, or start one run for each environment, with its own --headswap-report, and compare them",
+            page="scale",
+        )
 
 
 def _reject_unknown_zoos(names: Iterable[str]) -> None:

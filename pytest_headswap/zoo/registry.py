@@ -77,9 +77,7 @@ def reject_unknown_zoo(name: str) -> None:
     if ":" in name:
         parse_reference(name)
         return
-    raise ZooError(
-        unknown_name("zoo", name, zoo_names()) + " (for your own zoo, use package.module:ATTR)"
-    )
+    raise ZooError(unknown_name("zoo", name, zoo_names()) + " (for your own zoo, use package.module:ATTR)")
 
 
 def _load_known(name: str, entry: _Entry) -> Zoo:

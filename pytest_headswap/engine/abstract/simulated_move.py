@@ -48,15 +48,16 @@ def move_in_simulation(model: nn.Module, device: torch.device) -> tuple[list[tor
 def _moves_as_torch_does(module: nn.Module) -> bool:
     """Return whether only torch's own code moves a module. That code moves every registered tensor."""
     tensors = (*module._parameters.values(), *module._buffers.values())
+    kind: Any = type(module)  # mypy takes a class of modules for unhashable
     return (
-        _has_methods_of_torch(type(module))
+        _has_methods_of_torch(kind)
         and _MOVERS.isdisjoint(module.__dict__)
         and all(tensor is None or type(tensor) in PLAIN_TENSOR_TYPES for tensor in tensors)
     )
 
 
 @functools.cache
-def _has_methods_of_torch(kind: Any) -> bool:
+def _has_methods_of_torch(kind: type) -> bool:
     return all(getattr(kind, name).__module__.startswith("torch.nn.") for name in _MOVERS)
 
 

@@ -140,7 +140,7 @@ def run_memory_budget(config: pytest.Config, settings: Settings) -> MemoryBudget
 
 def worker_count(config: pytest.Config) -> int:
     """Return the number of workers that share the models; 1 without xdist."""
-    if config.getoption("dist", "no") in ("no", "each"):
+    if config.getoption("dist", "no") == "no":
         return 1
     counts = [spec.partition("*")[0] if "*" in spec else "1" for spec in config.getoption("tx", None) or ["popen"]]
     return sum(int(count) if count.isdigit() else 1 for count in counts)
