@@ -218,3 +218,27 @@ def test_the_error_quotes_what_is_about_the_model() -> None:
 def test_no_warning_about_a_guess_reaches_the_user(recwarn: pytest.WarningsRecorder) -> None:
     swap_head(ImageAndTableBatch(), 5)
     assert not recwarn.list
+
+
+class KeepsExample(nn.Module):
+    """A classifier that keeps an example of its input, such as a LightningModule."""
+
+    def __init__(self, example: Tensor, inner: bool) -> None:
+        super().__init__()
+        self.features, self.fc = nn.Linear(8, 16), nn.Linear(16, 10)
+        setattr(self.features if inner else self, "example_input_array", example)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).relu())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("inner", [False, True])
+@pytest.mark.parametrize("samples", [2, 10])
+def test_an_input_that_the_model_keeps_as_an_attribute_is_no_tensor_of_the_head(samples: int, inner: bool) -> None:
+    example = torch.randn(samples, 8)
+    swap = swap_head(KeepsExample(example, inner), 5, example)
+    assert [head.path for head in swap.heads] == ["fc"]
+
+
+def test_the_example_of_a_model_is_used_without_inputs() -> None:
+    assert swap_head(KeepsExample(torch.randn(10, 8), inner=False), 5).heads[0].path == "fc"

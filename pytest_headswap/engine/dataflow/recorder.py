@@ -17,7 +17,7 @@ from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run, meta_
 from pytest_headswap.engine.abstract.script_modules import is_script
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS, StandIns
 from pytest_headswap.engine.dataflow.choices import find_choices
-from pytest_headswap.engine.dataflow.graph import INPUT, Graph, IdentityCall
+from pytest_headswap.engine.dataflow.graph import Graph, IdentityCall
 from pytest_headswap.engine.dataflow.recording_mode import Recorder
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
@@ -63,12 +63,9 @@ class RecordingSession:
     def context(self, stand_ins: StandIns, named: Sequence[tuple[str, nn.Module]], execute: Execute) -> Iterator[None]:
         """Return a context in which the model runs and is recorded."""
         self.recorder = recorder = Recorder(Graph(self._training), execute)
-        recorder.name_sources(named)
+        tensors = map(stand_ins.stand_in_for, self._inputs.tensors())
         names = self._inputs.tensor_names(named[0][1].forward)
-        for name, tensor in zip(names, self._inputs.tensors(), strict=False):  # a shared container is searched once
-            stand_in = stand_ins.stand_in_for(tensor)
-            recorder.add_source(stand_in, INPUT, f"input {name!r}")
-            recorder.graph.inputs.append(recorder.value_of(stand_in))
+        recorder.name_sources(named, list(zip(names, tensors, strict=False)))  # a shared container is searched once
         _track_leaf_modules(named, recorder)
         with recorder:
             yield

@@ -43,12 +43,18 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
         self._by_storage: defaultdict[int | None, list[torch.Tensor]] = defaultdict(list)
         self._num_indexed = 0  # length of the indexed part of _tensors; built lazily, as most models need no index
 
-    def name_sources(self, named: Sequence[tuple[str, nn.Module]]) -> None:
-        """Register the model's own tensors. `named` are its modules under all their names."""
+    def name_sources(self, named: Sequence[tuple[str, nn.Module]], inputs: Sequence[tuple[str, torch.Tensor]]) -> None:
+        """Register the model's own tensors and its inputs. `named` are its modules under all their names.
+
+        A plain attribute that holds an input, such as an example kept for later, is an input.
+        """
         for name, parameter in parameters_of(named):
             self.add_source(parameter, PARAMETER, name)
         for name, buffer in buffers_of(named):
             self.add_source(buffer, BUFFER, name)
+        for name, tensor in inputs:
+            self.add_source(tensor, INPUT, f"input {name!r}")
+            self.graph.inputs.append(self._values[id(tensor)])
         visited: set[int] = set()
         for path, module in named:
             if id(module) in visited:
