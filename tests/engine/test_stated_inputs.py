@@ -226,7 +226,7 @@ class KeepsExample(nn.Module):
     def __init__(self, example: Tensor, inner: bool) -> None:
         super().__init__()
         self.features, self.fc = nn.Linear(8, 16), nn.Linear(16, 10)
-        setattr(self.features if inner else self, "example_input_array", example)
+        (self.features if inner else self).example_input_array = example
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.features(x).relu())  # type: ignore[no-any-return]
