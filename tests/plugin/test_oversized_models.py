@@ -67,7 +67,6 @@ def test_shipped_peaks_do_not_override_the_evidence_the_user_chose(
     [
         ({}, 1),
         ({"dist": "no", "tx": ["popen"] * 3}, 1),
-        ({"dist": "each", "tx": ["popen"] * 3}, 1),
         ({"dist": "load", "tx": ["popen"] * 3}, 3),
         ({"dist": "load", "tx": ["3*popen", "ssh=host//python=python3"]}, 4),
     ],

@@ -18,6 +18,8 @@ from pytest_headswap.engine.freezing.watched_graph import HeadNames, WatchedGrap
 from pytest_headswap.engine.pytorch.inputs import Inputs
 
 _MAX_NAMED = 5  # tensors named in a message
+UNVERIFIED_SAMPLES = "it was not verified that the features of a sample do not depend on the others"
+"""End of the note on operations that may combine samples. A run on other batches can verify it."""
 _ONE_SAMPLE = (
     "the model runs only on one sample of these inputs, so it was not verified that features do not depend on others"
 )
@@ -97,8 +99,8 @@ class FreezeVerifier:
             notes += (f"forward replaces {names} by constants, which do not depend on the values of its inputs",)
         if mixing is not None:
             note = (
-                f"{mixing.node.name} in {_where(mixing.node)} may combine or exchange the samples of a batch: it was "
-                "not verified that the features of a sample do not depend on the others"
+                f"{mixing.node.name} in {_where(mixing.node)} may combine or exchange the samples of a batch: "
+                f"{UNVERIFIED_SAMPLES}"
             )
             notes += (note,)
         elif _samples(self.inputs) == 1:
