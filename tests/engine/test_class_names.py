@@ -177,3 +177,26 @@ def test_a_copy_of_the_names_in_a_module_of_the_backbone_follows() -> None:
     assert model.encoder.config.other == other
     swap.restore()
     assert model.encoder.names == model.encoder.config.id2label == dict(enumerate(OLD))
+
+
+class IdlePart(nn.Module):
+    """A module that no forward pass runs. It keeps names of classes of its own, as the parts of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = label_config()
+
+
+def label_config() -> types.SimpleNamespace:
+    names = [f"LABEL_{index}" for index in range(6)]
+    by_name = {name: index for index, name in enumerate(names)}
+    return types.SimpleNamespace(id2label=dict(enumerate(names)), label2id=by_name)
+
+
+@pytest.mark.parametrize("count", [7, 8, 20])
+def test_an_index_among_more_new_names_is_not_taken_for_the_old_class_count(count: int) -> None:
+    model = Net(config=label_config(), part=IdlePart())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        swap_head(model, count, X)
+    assert len(model.part.config.label2id) == count  # type: ignore[union-attr, arg-type]

@@ -64,7 +64,7 @@ def verify_and_settle(
         if not always:
             return notes
         old = {count for count, new in around.counts.items() if count != new}
-        notes += left_behind(plan, old, names, around)
+        notes += left_behind(plan, old, names, around, changes)
         notes += (
             f"{reader} still has {size} entries, as many as the old head, and {name} selects or weighs them. If they "
             "are the classes of the head, replace that tensor as well"

@@ -59,6 +59,10 @@ class Transaction:
             if isinstance(change.old, torch.Tensor) and isinstance(change.new, torch.Tensor)
         }
 
+    def has_placed(self, value: Any) -> bool:
+        """Return whether a change put this very object in its place."""
+        return any(change.new is value for change in self._done)
+
     def savepoint(self) -> int:
         """Return a mark for `undo_since`."""
         return len(self._done)

@@ -18,6 +18,7 @@ from pytest_headswap.engine.pytorch.internals import DispatchMode, tensors_of_ca
 from pytest_headswap.engine.pytorch.modules import named_buffers, named_parameters, owner_path
 from pytest_headswap.engine.swapping.numbers_around import NumbersAround
 from pytest_headswap.engine.swapping.plan import SwapPlan
+from pytest_headswap.engine.swapping.transaction import Transaction
 
 _MAX_NAMED = 6
 
@@ -36,7 +37,9 @@ class _UseFinder(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
         return self._execute(func, args, kwargs or {})
 
 
-def left_behind(plan: SwapPlan, counts: Collection[int], new: Collection[str], around: NumbersAround) -> list[str]:
+def left_behind(
+    plan: SwapPlan, counts: Collection[int], new: Collection[str], around: NumbersAround, changes: Transaction
+) -> list[str]:
     """Return notes that name what has the old class count, was not changed, and affects no output.
 
     Args:
@@ -44,6 +47,7 @@ def left_behind(plan: SwapPlan, counts: Collection[int], new: Collection[str], a
         counts: the old class counts.
         new: the names of the tensors of the new head.
         around: what the model stores around its head.
+        changes: what the swap changed.
     """
     model, sizes = plan.model, {count for count in counts if count > 1}
     registered = {
@@ -52,7 +56,11 @@ def left_behind(plan: SwapPlan, counts: Collection[int], new: Collection[str], a
         if name not in new and name not in plan.search_result.used and not sizes.isdisjoint(tensor.shape)
     }
     held = {label: tensor for label, tensor in around.tensors_by_class().items() if not sizes.isdisjoint(tensor.shape)}
-    numbers = [number for number in around.on_other_modules() if number.value in sizes]
+    numbers = [
+        number
+        for number in around.on_other_modules()
+        if number.value in sizes and not changes.has_placed(number.container)
+    ]
     called: set[int] = set()
     if held or numbers:
         try:
