@@ -60,6 +60,20 @@ def test_classes_and_coordinates_of_equal_number_are_ambiguous(model: Detector) 
     assert [head.path for head in swap_head(model, 7, X, head=chosen).heads] == [chosen]
 
 
+def test_layers_whose_sum_is_compared_for_each_pair_of_classes_are_selected_by_path() -> None:
+    """Each sets both dimensions of the output with its one weight, so both dimensions count classes."""
+
+    def pairs(_: Any, one: Tensor, other: Tensor) -> Tensor:
+        scores = one + other
+        return scores[:, :, None] - scores[:, None]
+
+    model = Detector(pairs)
+    with pytest.raises(HeadSwapError, match="several dimensions of one output depend on a head"):
+        swap_head(model, 7, X)
+    swap_head(model, 7, X, head=["cls", "box"])
+    assert model(X).shape == (4, 7, 7)
+
+
 def test_coordinates_from_a_tower_of_convolutions_are_ambiguous() -> None:
     class Dense(nn.Module):
         def __init__(self) -> None:
