@@ -225,7 +225,7 @@ class LateMixingBesideAScale(LateMixing):
 
 
 class _ScaledLinear(nn.Linear):
-    def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         return super().forward(x) * scale
 
 
