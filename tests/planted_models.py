@@ -213,6 +213,22 @@ class SecondMixing(LateMixing):
     first = 2
 
 
+class LateMixingBesideAScale(LateMixing):
+    """The head reads the features and a constant, which does not change."""
+
+    def set_up(self) -> None:
+        super().set_up()
+        self.fc = _ScaledLinear(WIDTH, self.fc.out_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.between(self.backbone(x).relu()), torch.full((1,), 0.5, device=x.device))  # type: ignore[no-any-return]
+
+
+class _ScaledLinear(nn.Linear):
+    def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(x) * scale
+
+
 class LateMixingByList(LateMixing):
     def set_up(self) -> None:
         self.seen: list[int] = []

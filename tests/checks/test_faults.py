@@ -348,6 +348,7 @@ UNREGISTERED = {
 LATE = {
     planted_models.LateMixing: ("frozen_backbone", "on earlier batches or on the other samples of its batch: fc by"),
     planted_models.SecondMixing: ("frozen_backbone", "on earlier batches or on the other samples of its batch: fc by"),
+    planted_models.LateMixingBesideAScale: ("frozen_backbone", "on earlier batches .*: fc by"),
     planted_models.LateMixingByList: ("frozen_backbone", "on earlier batches .*: fc by"),
     planted_models.LateMixingByObject: ("frozen_backbone", "on earlier batches .*: fc by"),
     planted_models.LateMixingByTensor: ("frozen_backbone", "on earlier batches .*: fc by"),

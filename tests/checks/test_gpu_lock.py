@@ -111,6 +111,23 @@ def test_only_an_out_of_memory_error_is_retried() -> None:
         gpu_lock.run_with_device_memory(CPU, _run([RuntimeError("CUDA error: an illegal memory access")]))
 
 
+def test_each_process_gives_its_unused_memory_back_before_it_waits_for_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The name of the device is enough here: nothing runs on it."""
+    events: list[str] = []
+
+    def turn(_: torch.device, *, exclusive: bool) -> AbstractContextManager[None]:
+        events.append("exclusive" if exclusive else "shared")
+        return nullcontext()
+
+    monkeypatch.setattr(gpu_lock, "_device_lock", turn)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: events.append("memory given back"))
+    run = _run([torch.cuda.OutOfMemoryError("CUDA out of memory.")])
+    assert gpu_lock.run_with_device_memory(torch.device("cuda"), run) == "result"
+    assert events == ["shared", "memory given back", "exclusive", "memory given back"]
+
+
 def test_the_retry_has_exclusive_access(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bool] = []
 

@@ -70,6 +70,23 @@ def test_an_arg_max_alone_is_enough() -> None:
     assert model.cls.out_features == 3
 
 
+@pytest.mark.filterwarnings("ignore:with the backbone frozen, no gradient reaches")
+def test_an_arg_max_over_the_sum_of_two_layers_finds_both() -> None:
+    class Summed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.local, self.distant = nn.Linear(8, 16), nn.Linear(16, 10), nn.Linear(16, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.body(x))
+            return (self.local(x) + self.distant(x)).argmax(1)  # type: ignore[no-any-return]
+
+    model = Summed()
+    swap = swap_head(model, 3, X)
+    assert {head.path for head in swap.heads} == {"local", "distant"}
+    assert model(X).max() < 3
+
+
 def test_an_arg_max_settles_which_of_two_equal_heads_counts_classes() -> None:
     class Shown(Decoded):
         def forward(self, x: Tensor) -> dict[str, Any]:

@@ -59,6 +59,11 @@ def chain(model: Any, f: Tensor) -> Tensor:
     return alpha
 
 
+def steps(model: Any, f: Tensor) -> Tensor:
+    faded = model.fc(f)[:, :, None] * torch.linspace(0.5, 1.0, 6)
+    return faded + (faded[:, :, None] * model.mixing[None, :, :, None]).sum(1)  # type: ignore[no-any-return]
+
+
 def table(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape))
 
@@ -79,6 +84,17 @@ CASES: dict[str, tuple[Callable[[], Net], dict[str, tuple[int, ...]]]] = {
     "a bottleneck": (
         lambda: Net(residual, unit=bottleneck(10, 32)),
         {"unit.0.weight": (32, 5), "unit.0.bias": (32,), "unit.2.weight": (5, 32), "unit.2.bias": (5,)},
+    ),
+    "a bottleneck without biases": (
+        lambda: Net(
+            residual,
+            unit=nn.Sequential(nn.Linear(10, 32, bias=False), nn.ReLU(), nn.Linear(32, 10, bias=False)),
+        ),
+        {"unit.0.weight": (32, 5), "unit.2.weight": (5, 32)},
+    ),
+    "a table that mixes the classes in each of six steps": (
+        lambda: Net(steps, mixing=table(10, 10)),
+        {"mixing": (5, 5)},
     ),
     "a recurrence": (lambda: Net(recurrence, back=nn.Linear(10, 10)), {"back.weight": (5, 5), "back.bias": (5,)}),
     "a recurrence from zeros": (
@@ -109,7 +125,7 @@ def test_layers_in_class_space_follow_learn_and_are_restored(name: str) -> None:
     assert shapes.keys() <= {*swap.heads[0].tensors} | {key for key in shapes if shapes[key] == (32,)}
     out = model(X)
     tensors = [out] if isinstance(out, Tensor) else list(out)
-    assert tensors[0].shape == (4, 5)
+    assert tensors[0].shape[:2] == (4, 5)
     torch.stack([tensor.square().sum() for tensor in tensors]).sum().backward()  # type: ignore[no-untyped-call]
     assert [key for key, value in swap.named_parameters() if value.grad is None or not value.grad.any()] == []
     swap.restore()

@@ -60,6 +60,34 @@ def test_classes_and_coordinates_of_equal_number_are_ambiguous(model: Detector) 
     assert [head.path for head in swap_head(model, 7, X, head=chosen).heads] == [chosen]
 
 
+def test_a_refusal_names_the_two_heads_that_the_model_chooses_from() -> None:
+    class Choosing(Detector):
+        def __init__(self) -> None:
+            super().__init__(lambda _, one, other: {"one": one.argmax(1), "other": other.argmax(1)})
+            self.third = nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            return {"third": self.third(torch.relu(self.body(x))), **super().forward(x)}
+
+    with pytest.raises(HeadSwapError, match=r"'(cls' and 'box|box' and 'cls)' are both 4 wide") as caught:
+        swap_head(Choosing(), 7, X)
+    assert caught.value.reason == "ambiguous"
+
+
+def test_layers_whose_sum_is_compared_for_each_pair_of_classes_are_selected_by_path() -> None:
+    """Each sets both dimensions of the output with its one weight, so both dimensions count classes."""
+
+    def pairs(_: Any, one: Tensor, other: Tensor) -> Tensor:
+        scores = one + other
+        return scores[:, :, None] - scores[:, None]
+
+    model = Detector(pairs)
+    with pytest.raises(HeadSwapError, match="several dimensions of one output depend on a head"):
+        swap_head(model, 7, X)
+    swap_head(model, 7, X, head=["cls", "box"])
+    assert model(X).shape == (4, 7, 7)
+
+
 def test_coordinates_from_a_tower_of_convolutions_are_ambiguous() -> None:
     class Dense(nn.Module):
         def __init__(self) -> None:

@@ -97,6 +97,24 @@ def frozen_with(change: Any, x: Tensor | None = None) -> FrozenBackbone:
     return freeze_backbone(swap_head(model, 5, torch.randn(BATCH, 8) if x is None else x))
 
 
+@pytest.mark.parametrize("size", [16, 64, 300])
+@pytest.mark.parametrize("order", ["C", "F"], ids=["by rows", "by columns"])
+def test_a_random_matrix_of_any_size_is_noticed(size: int, order: Any) -> None:
+    class Projected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.fc = nn.Linear(8, size), nn.Linear(size, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            matrix = np.asarray(np.random.rand(size, size), np.float32, order)
+            return self.fc(self.body(x) @ torch.from_numpy(matrix))  # type: ignore[no-any-return]
+
+    swap = swap_head(Projected(), 5, torch.randn(BATCH, 8))
+    with pytest.raises(HeadSwapError, match=r"draws random numbers from numpy\.random even in eval mode") as caught:
+        freeze_backbone(swap)
+    assert caught.value.reason == "not_freezable"
+
+
 def seeds_itself(_: Any, f: Tensor) -> Tensor:
     np.random.seed(0)
     return f * torch.as_tensor(np.random.rand(WIDTH), dtype=f.dtype)

@@ -52,6 +52,18 @@ def test_the_path_lists_the_last_layers_the_head_and_the_operations_around_it() 
     ]
 
 
+def test_a_head_of_tokens_is_one_step_with_the_shape_that_it_returns() -> None:
+    """The layer multiplies all tokens as one matrix and reshapes the result before the activation."""
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 10), nn.LogSoftmax(-1))
+    (head,) = find_heads(model, torch.zeros(2, 6, 8))
+    assert [(step.kind, step.name, step.shape) for step in head.path_to_output] == [
+        ("layer", "0", (2, 6, 16)),
+        ("head", "1", (2, 6, 10)),
+        ("activation", "2", (2, 6, 10)),
+        ("output", "output", (2, 6, 10)),
+    ]
+
+
 def test_only_the_last_steps_of_a_deep_backbone_are_listed() -> None:
     layers = [nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(30)]
     (head,) = find_heads(nn.Sequential(*layers, nn.Linear(8, 10)), torch.zeros(2, 8))

@@ -125,3 +125,19 @@ def test_a_function_can_fill_the_layer_of_each_label() -> None:
     model = Labels(COMBINATIONS["stacked"])
     swap_head(model, 5, X, init=fill)
     assert all((value == 2).all() for layer in model.labels for value in layer.parameters())
+
+
+def test_labels_that_come_from_two_lists_in_turn_are_refused_as_a_concatenation() -> None:
+    class Turns(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(8, 16)
+            self.near, self.wide = (nn.ModuleList(nn.Linear(16, 1) for _ in range(10)) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            f = self.body(x).relu()
+            return torch.cat([(self.wide if at % 2 else self.near)[at](f) for at in range(10)], 1)
+
+    with pytest.raises(HeadSwapError, match="sets only part of the class dimension") as error:
+        swap_head(Turns(), 5, X)
+    assert error.value.reason == "concatenated"

@@ -68,6 +68,12 @@ def test_a_constraint_of_a_custom_layer_is_found() -> None:
     swap_head(model, 6, X)
 
 
+def test_a_new_head_that_does_not_run_is_named_with_its_error() -> None:
+    """Its tensors have other names than those of the old head."""
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 10))
+    assert "1.0 (Demanding) raises ValueError" in refusal(model, 5, new_head=nn.Sequential(Demanding(16, 5))).message
+
+
 def test_values_that_are_not_finite_are_refused() -> None:
     def endless(_: str, tensor: Tensor) -> None:
         tensor.fill_(float("inf"))

@@ -209,6 +209,15 @@ def test_a_parametrised_head_on_the_meta_device_is_swapped() -> None:
     assert model(X.to("meta")).shape == (4, 5)
 
 
+@pytest.mark.parametrize("kind", ["orthogonal", "weight norm", "spectral norm", "pruned"])
+def test_a_class_map_of_a_parametrised_head_works_on_the_meta_device(kind: str) -> None:
+    model = model_with(kind).to("meta")
+    swap = quiet_swap(model, 3, class_map=[7, None, 2])
+    assert model(X.to("meta")).shape == (4, 3)
+    swap.restore()
+    assert model(X.to("meta")).shape == (4, 10)
+
+
 def test_an_orthogonal_convolution_keeps_orthogonal_matrices() -> None:
     """The matrices are the last two dimensions, so that its buffer has one for each class and channel."""
     head: Any = nn.utils.parametrizations.orthogonal(nn.Conv2d(8, 10, 3))

@@ -67,6 +67,15 @@ def test_old_modules_come_back_in_the_dtype_of_the_model() -> None:
     assert model(X.double()).shape == (4, 10)
 
 
+def test_the_old_head_follows_the_model_if_something_without_tensors_took_its_place() -> None:
+    model = plain()
+    swap = swap_head(model, 5, X, new_head=nn.Sequential(nn.Linear(16, 5)))
+    model[2] = nn.Identity()
+    model.double()
+    swap.restore()
+    assert model(X.double()).shape == (4, 10)
+
+
 def test_old_tensors_come_back_on_the_device_of_the_model() -> None:
     model = plain()
     swap = swap_head(model, 5, X)

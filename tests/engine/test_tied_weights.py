@@ -217,3 +217,23 @@ def test_every_summand_keeps_the_rows_of_the_class_map(make: Callable[[], nn.Mod
     assert len(tensors) == len(set(tensors))
     swap.restore()
     assert torch.equal(model(X), before)
+
+
+def test_a_weight_with_two_names_is_listed_by_its_first_and_found_by_both() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.other = nn.Linear(8, 16), nn.Linear(16, 7)
+            self.classes = self.labels = nn.Parameter(torch.randn(10, 16))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.body(x).relu()
+            return x @ self.classes.T, self.other(x)
+
+    with pytest.raises(HeadSwapError, match=r"'classes' \(10 classes\), 'other' \(7 classes\)"):
+        swap_head(Named(), 5, X)
+    for name in ("classes", "labels"):
+        model = Named()
+        swap_head(model, 5, X, head=name)
+        assert model(X)[0].shape == (4, 5)
+        assert model.labels is model.classes

@@ -40,6 +40,7 @@ def dora(model: Any) -> Tensor:
 ZERO: dict[str, tuple[Callable[[], nn.Module], bool]] = {
     "low rank": (lambda: Body(lambda m: m.fc.weight + 2 * (m.up @ m.down), up=(10, 2), down=(2, 16)), True),
     "a sum": (lambda: Body(lambda m: m.fc.weight - m.other, other=(10, 16)), True),
+    "a number for each class": (lambda: Body(lambda m: m.fc.weight + m.offset[:, None], offset=(10,)), True),
     "scaled": (lambda: Body(lambda m: m.fc.weight * m.scale, scale=(1,)), True),
     "normalised": (lambda: Body(lambda m: functional.normalize(m.fc.weight)), True),
     "transposed": (lambda: Body(lambda m: m.other.t(), other=(16, 10)), True),

@@ -190,6 +190,23 @@ def test_an_exit_of_a_model_is_an_error_and_does_not_end_pytest(
     assert (first.outcome, first.message) == ("error", raised.replace("(3)", ": 3").replace("()", ""))
 
 
+def test_an_interrupt_in_a_check_is_an_error_of_this_check_alone(
+    project: pytest.Pytester, extend_conftest: Extend, journal: Journal
+) -> None:
+    """A library may raise it, since Ctrl-C never reaches the process of a model."""
+    extend_conftest(
+        "def interrupt(case):\n"
+        "    raise KeyboardInterrupt('by the library')\n"
+        "def pytest_headswap_checks(config):\n"
+        "    return {'interrupt': interrupt, 'after': lambda case: None}\n"
+        "SPECS = {'a': dict(build=Net)}\n"
+    )
+    project.runpytest_inprocess(ZOO, "--headswap-checks=interrupt,after").assert_outcomes(failed=1, passed=1)
+    first, second = journal().values()
+    assert (first.outcome, first.message) == ("error", "KeyboardInterrupt: by the library")
+    assert second.outcome == "passed"
+
+
 def test_an_exception_that_cannot_be_pickled_is_still_reported(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal
 ) -> None:
@@ -279,6 +296,19 @@ def test_the_output_of_a_model_is_shown_up_to_a_limit(project: pytest.Pytester, 
     assert [line for line in lines if line.startswith("... the model prints more than 1,048,576 bytes")]
     assert any(line.endswith("a word") for line in lines)
     assert any("from below" in line for line in result.errlines)
+
+
+def test_a_line_that_a_model_does_not_end_is_shown_with_this_model(
+    project: pytest.Pytester, extend_conftest: Extend
+) -> None:
+    extend_conftest(
+        "def failing():\n"
+        "    print('half a line', end='')\n"
+        "    raise ValueError('no')\n"
+        "SPECS = {'a': dict(build=failing)}\n"
+    )
+    result = project.runpytest_inprocess(ZOO, ONE)
+    result.stdout.fnmatch_lines(["*Captured stdout setup*", "half a line*"])
 
 
 def test_the_output_of_a_model_is_shown_with_its_failure(project: pytest.Pytester, extend_conftest: Extend) -> None:

@@ -27,8 +27,7 @@ def summands_of_weight(candidate: Candidate, tracer: Tracer) -> set[Value]:
     for projection in candidate.trace.projections:
         trace = tracer.trace_back(projection.weight, candidate.trace.size)
         if _joins(trace) <= _SUMS:
-            own = (axis.value for axis in trace.sources if axis.value.origin == PARAMETER)
-            found.update(value for value in own if len(value.shape) > 1)
+            found.update(axis.value for axis in trace.sources if axis.value.origin == PARAMETER)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import DispatchMode, mutated_tensors, op_name, storage_key
 
 _PERTURBED_RUNS = 8  # a branch taken with a probability of one half stays unnoticed in 1 of 256 models
-_SMALL = 4096  # elements of constants that are compared
 PLAIN_ARGUMENTS = frozenset((bool, int, float, str, type(None)))
 
 
@@ -141,14 +141,15 @@ class _ObservingMode(DispatchMode):  # type: ignore[no-untyped-call, unused-igno
 
 
 def _plain(value: Any) -> Any:
-    """Return an argument in a form that can be compared: tensors by shape, small constants by value."""
+    """Return an argument in a form that can be compared: tensors by shape, constants by a digest of their values."""
     kind = type(value)
     if kind in PLAIN_ARGUMENTS:
         return value
     if isinstance(value, torch.Tensor):
-        is_constant = kind is torch.Tensor and value.device.type == "cpu" and value.layout is torch.strided
-        if is_constant and value.numel() <= _SMALL and value.is_contiguous():
-            size = value.numel() * value.element_size()
-            return value.shape, value.dtype, ctypes.string_at(value.data_ptr(), size) if size else b""
+        if kind is torch.Tensor and value.device.type == "cpu" and value.layout is torch.strided and value.numel():
+            constant = value.contiguous()
+            size = constant.numel() * constant.element_size()
+            data = (ctypes.c_char * size).from_address(constant.data_ptr())  # without a copy, and for any dtype
+            return value.shape, value.dtype, hashlib.blake2b(data).digest()
         return value.shape, value.dtype
     return tuple(_plain(item) for item in value) if isinstance(value, (list, tuple)) else str(kind)

@@ -84,6 +84,7 @@ def _requested(
     model: nn.Module, result: SearchResult, paths: Sequence[str], prefix: str, listing: str
 ) -> list[DetectedHead]:
     known = {prefix + name: [item] for item in result.detected for name in item.head.tensors}
+    known |= {prefix + name: [item] for item in result.detected for spec in item.tensors for name in spec.names}
     known.update((prefix + name, [item]) for item in result.detected for name in (item.head.path, *item.head.aliases))
     counts = {item.head.num_classes for item in result.detected}
     for path in paths:
