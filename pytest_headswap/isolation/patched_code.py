@@ -44,13 +44,20 @@ class PatchedCode:
 
     def _changed_imports(self) -> Iterator[str]:
         for name, module in self._imported.items():
-            if sys.modules.get(name, _MISSING) is not module:
+            new = sys.modules.get(name, _MISSING)
+            if new is not module and not _is_imported_again(new, module):
                 yield f"sys.modules[{name!r}] was {'replaced' if name in sys.modules else 'removed'}"
         for name in sorted(sys.modules.keys() - self._imported.keys()):
             # extensions in C add parts of themselves, and private modules
             is_public = "." not in name and not name.startswith("_")
             if is_public and getattr(sys.modules[name], "__spec__", None) is None:
                 yield f"sys.modules[{name!r}] was set without an import"
+
+
+def _is_imported_again(new: Any, old: Any) -> bool:
+    """Return whether a module was executed once more from its file, as transformers does with itself."""
+    file = getattr(old, "__file__", None)
+    return type(new) is type(old) and file is not None and getattr(new, "__file__", None) == file
 
 
 def _is_wrapped_by_torch(new: Any, old: Any) -> bool:

@@ -183,6 +183,12 @@ def weights_for_each_sample(_: Any, f: Tensor) -> Tensor:
     return f + nn.functional.conv2d(image, weight, groups=len(f)).view(len(f), WIDTH, 4).mean(-1)
 
 
+def compares_samples_and_ignores_the_answer(_: Any, f: Tensor) -> Tensor:
+    torch.equal(f[:1], f[1:2])  # operations without a result
+    torch._assert_async(f.isfinite().all())
+    return f[torch.arange(len(f))]
+
+
 def dropout_of_nothing(_: Any, f: Tensor) -> Tensor:
     q = f.view(-1, 1, 4, 4)
     f = f + nn.functional.scaled_dot_product_attention(q, q, q, dropout_p=0.0).flatten(1)
@@ -195,6 +201,7 @@ def dropout_of_nothing(_: Any, f: Tensor) -> Tensor:
         *(seeds_itself, draws_but_does_not_use, fills_a_cache, remembers_its_features, normalizes_each_sample),
         *(dropout_of_nothing, goes_sample_by_sample, moves_samples_and_back, picks_within_a_sample),
         *(attends_within_a_sample, patches_of_a_sample, weights_for_each_sample, filters_within_a_sample),
+        compares_samples_and_ignores_the_answer,
     ],
     ids=lambda item: item.__name__,
 )

@@ -379,6 +379,7 @@ def test_global_state_changed_by_a_model_is_reported_and_undone(
 
 
 PATCHING = """
+import colorsys
 import random, resource, signal, sys, types
 import torch.nn.functional as F
 from torch.nn.modules.module import register_module_forward_hook
@@ -419,6 +420,8 @@ def looking():
 
 def importing():
     import zipapp, torch._dynamo
+    sys.modules.pop("colorsys")
+    import colorsys  # executes the module once more, as transformers does with itself
     return Net()
 
 SPECS = {

@@ -259,11 +259,10 @@ class RowFlow:
 
 def _kept_apart(node: Node, name: str, axis: ClassAxis, rows: int) -> ClassAxis | None:
     """Return where rows are after an operation on each of them: patches, or a convolution with groups for each row."""
-    out = node.outputs[0]
     if name in ("im2col", "col2im"):
-        return ClassAxis(out, 0, axis.inner) if axis.dim == 0 else None
+        return ClassAxis(node.outputs[0], 0, axis.inner) if axis.dim == 0 else None
     if not name.endswith("convolution") or axis.dim != (1 if axis.value is node.inputs[0] else 0):
         return None
-    groups = int(node.argument(8, "groups", 1))
+    out, groups = node.outputs[0], int(node.argument(8, "groups", 1))
     is_outermost = axis.inner * rows == axis.value.shape[axis.dim]
     return ClassAxis(out, 1, out.shape[1] // rows) if groups > 1 and groups % rows == 0 and is_outermost else None
