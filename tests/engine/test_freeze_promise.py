@@ -189,6 +189,11 @@ def compares_samples_and_ignores_the_answer(_: Any, f: Tensor) -> Tensor:
     return f[torch.arange(len(f))]
 
 
+def attends_to_constants(_: Any, f: Tensor) -> Tensor:
+    q = nn.functional.layer_norm(f[:, :4, None], (1,)).squeeze(2)  # a norm of single entries is constant
+    return f + torch.softmax(q @ q.T, 1) @ f.new_ones(len(f), 1)
+
+
 def dropout_of_nothing(_: Any, f: Tensor) -> Tensor:
     q = f.view(-1, 1, 4, 4)
     f = f + nn.functional.scaled_dot_product_attention(q, q, q, dropout_p=0.0).flatten(1)
@@ -201,7 +206,7 @@ def dropout_of_nothing(_: Any, f: Tensor) -> Tensor:
         *(seeds_itself, draws_but_does_not_use, fills_a_cache, remembers_its_features, normalizes_each_sample),
         *(dropout_of_nothing, goes_sample_by_sample, moves_samples_and_back, picks_within_a_sample),
         *(attends_within_a_sample, patches_of_a_sample, weights_for_each_sample, filters_within_a_sample),
-        compares_samples_and_ignores_the_answer,
+        *(compares_samples_and_ignores_the_answer, attends_to_constants),
     ],
     ids=lambda item: item.__name__,
 )
@@ -238,6 +243,13 @@ def experts(_: Any, f: Tensor) -> Tensor:
     return torch.zeros_like(f).index_copy(0, order, f[order] * 2)
 
 
+def indexed_by_a_count(_: Any, f: Tensor) -> Tensor:
+    """Pick entries by an index that depends on a number computed from all samples, as Longformer does."""
+    count = f.gt(0).long().sum(1)
+    places = (torch.arange(WIDTH) < count.max() - count[:, None]).long().argmax(1)
+    return f + f[torch.arange(len(f)), places, None]
+
+
 def minibatch_deviation(_: Any, f: Tensor) -> Tensor:
     return f + f.view(2, -1, WIDTH).std(0).repeat(2, 1)
 
@@ -258,7 +270,7 @@ class Pair(nn.Module):
         return self.fc(self.body(x) - self.other(y).mean(0))
 
 
-@pytest.mark.parametrize("change", [experts, minibatch_deviation, distinct, None])
+@pytest.mark.parametrize("change", [experts, minibatch_deviation, distinct, indexed_by_a_count, None])
 def test_what_may_combine_samples_is_named_in_a_note(change: Any) -> None:
     if change is None:
         frozen = freeze_backbone(swap_head(Pair(), 5, (torch.randn(BATCH, 8), torch.randn(BATCH, 8))))

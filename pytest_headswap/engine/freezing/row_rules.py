@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from functools import reduce
 from operator import or_
 from typing import NamedTuple
@@ -128,6 +129,11 @@ def spans(node: Node, name: str, axis: ClassAxis) -> bool:
     if name.startswith("_fft"):
         return axis.dim in named_dims(node, 1)
     return name.startswith("linalg") and name != "linalg_vector_norm" and axis.dim >= ndim - 2
+
+
+def normalizes_single_entries(node: Node) -> bool:
+    """Return whether a layer norm acts on one entry at a time: its result is its bias, whatever the entry."""
+    return "layer_norm" in node.name and math.prod(node.argument(1, "normalized_shape")) == 1
 
 
 def own_rows(size: int) -> Rows:

@@ -24,6 +24,7 @@ from pytest_headswap.engine.freezing.row_rules import (
     known_positions,
     moved,
     named_dims,
+    normalizes_single_entries,
     own_rows,
     pads_of,
     short_name,
@@ -53,7 +54,9 @@ class RowFlow:
         self._start = own_rows(source.shape[dim])
         self.axes[source] = {ClassAxis(source, dim): self._start}
         for node in graph.nodes:
-            if node.name not in SHAPES_ONLY and any(x in self.axes or x in self.whole for x in node.inputs):
+            if node.name in SHAPES_ONLY or normalizes_single_entries(node):
+                continue
+            if any(x in self.axes or x in self.whole for x in node.inputs):
                 self._step(node)
                 if self.is_arranged:
                     return
@@ -65,9 +68,12 @@ class RowFlow:
         if node.name == ALIASED_WRITE and self._write_to_part(node, *node.inputs[:2]):
             read = []
         joined = self._join(node, name) if name in ("cat", "concat", "stack") else False
+        indexing = indexing_of(node, name)
         for value in read:
             if not joined:
-                self._add_whole(node.outputs, self.whole.get(value, 0))
+                whole = self.whole.get(value, 0)
+                is_index = indexing is not None and value in indexing.indices  # which rows it picks decides
+                self._add_whole(node.outputs, unsure(whole) if is_index else whole)
             for axis, rows in self.axes.get(value, {}).items():
                 self._pass(node, name, axis, rows)
         earlier = next((self.origin[value] for value in node.inputs if value in self.origin), None)
