@@ -11,6 +11,7 @@ import pytest
 
 from pytest_headswap._text import did_you_mean
 from pytest_headswap.harness.options import OptionError
+from pytest_headswap.plugin.controller_data import controller_data
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
@@ -49,7 +50,7 @@ def take_ids(config: pytest.Config, requested_zoos: Sequence[str]) -> None:
     Raises:
         pytest.UsageError: an id begins with the name of neither a file nor a zoo, and a zoo has a similar name.
     """
-    workerinput = getattr(config, "workerinput", None)
+    workerinput = controller_data(config)
     if workerinput is not None:
         ids = tuple(workerinput.get("headswap_ids", ()))
     else:

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_headswap.plugin import hookspecs
 from pytest_headswap.plugin.contributions import register_contributed_zoos
+from pytest_headswap.plugin.controller_data import controller_data
 from pytest_headswap.plugin.given_ids import take_ids
 from pytest_headswap.plugin.options import (
     add_options,
@@ -59,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_headswap.plugin.settings import CARRIED_OVER
 
     config.pluginmanager.register(ZooSession(config, settings), "headswap-run")
-    workerinput = getattr(config, "workerinput", None)
+    workerinput = controller_data(config)
     if workerinput is None:
         lock = lock_report_folder(config, settings)
         resume = Resume(config, settings) if config.getoption("headswap_resume") else None

@@ -27,6 +27,7 @@ from pytest_headswap.harness.options import (
     select_checks,
 )
 from pytest_headswap.plugin.contributions import available_checks, check_names
+from pytest_headswap.plugin.controller_data import controller_data
 from pytest_headswap.plugin.given_ids import given_ids, select_ids, zoos_of_ids
 from pytest_headswap.plugin.settings import Settings
 
@@ -85,7 +86,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 def zoo_scope(config: pytest.Config) -> ZooScope | None:
     """Return the scope of the zoos, or None without a zoo. Must be cheap, since every pytest run calls it."""
-    workerinput = getattr(config, "workerinput", None)
+    workerinput = controller_data(config)
     if workerinput is not None:  # xdist always passes paths to workers; the controller knows what was typed
         scope: ZooScope | None = workerinput.get("headswap_scope")
         return scope

@@ -15,6 +15,7 @@ from pytest_headswap.expectations.matcher import ConflictError, ExpectationMatch
 from pytest_headswap.expectations.toml_document import DocumentError
 from pytest_headswap.expectations.update import RunScope
 from pytest_headswap.harness.options import OptionError, gpu_count
+from pytest_headswap.plugin.controller_data import controller_data
 
 if TYPE_CHECKING:
     from pytest_headswap.case.options import CaseOptions
@@ -81,7 +82,7 @@ def validate_path(config: pytest.Config, given_path: str, path: Path) -> None:
     update = bool(config.getoption("headswap_update_expectations"))
     if update and not given_path:
         raise OptionError(f"{UPDATE} requires {OPTION}=FILE_OR_FOLDER", page="expectations")
-    if given_path and not update and not path.exists() and not hasattr(config, "workerinput"):
+    if given_path and not update and not path.exists() and controller_data(config) is None:
         raise OptionError(
             f"{OPTION}: {path} does not exist. "
             f"{UPDATE} creates a file if its name ends in {SUFFIX}, otherwise a folder",
@@ -90,7 +91,7 @@ def validate_path(config: pytest.Config, given_path: str, path: Path) -> None:
 
 
 def _texts(config: pytest.Config, store: ExpectationFiles) -> dict[str, str]:
-    payload: Any = getattr(config, "workerinput", {}).get("headswap_expectations")
+    payload: Any = (controller_data(config) or {}).get("headswap_expectations")
     if payload is not None:
         texts: dict[str, str] = payload["texts"]
         return texts

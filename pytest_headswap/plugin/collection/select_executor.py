@@ -14,6 +14,7 @@ from pytest_headswap._text import format_bytes, pluralize
 from pytest_headswap.harness.memory_budget import MemoryBudget, resolve_memory_budget
 from pytest_headswap.isolation.executor import Executor, OversizedModels
 from pytest_headswap.isolation.in_process_executor import InProcessExecutor
+from pytest_headswap.plugin.controller_data import SPAWNED, controller_data
 from pytest_headswap.plugin.failure_style import failure_text
 from pytest_headswap.plugin.planning.costs import known_oversized
 from pytest_headswap.plugin.settings import Settings, worker_input
@@ -68,7 +69,7 @@ def _can_fork() -> bool:
 
 @dataclass(frozen=True)
 class SpawnedExecutor:
-    """Makes the executor of a spawned process from plain data. The process configures pytest like a worker of xdist.
+    """Makes the executor of a spawned process from plain data. The process configures pytest once more.
 
     It imports plugins, `conftest.py` and zoos again. No session starts in it.
     """
@@ -88,7 +89,7 @@ class SpawnedExecutor:
         # the child imported this package before pytest could rewrite its assertions
         rewrite = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
         options["pythonwarnings"] = [*(config.option.pythonwarnings or ()), rewrite]
-        own = getattr(config, "workerinput", {"workerid": "headswap", "workercount": 1})
+        own = controller_data(config) or {"workercount": 1}
         workerinput = {**own, **worker_input(config, settings)}
         return cls(options, list(config.args), config.invocation_params.dir, workerinput, budget)
 
@@ -97,7 +98,7 @@ class SpawnedExecutor:
         folder = Path.cwd()
         os.chdir(self.folder)  # paths in options are relative to it
         config: Any = pytest.Config.fromdictargs(self.options, self.arguments)
-        config.workerinput = self.workerinput
+        config.stash[SPAWNED] = self.workerinput
         config._do_configure()
         os.chdir(folder)
         settings = config.pluginmanager.get_plugin("headswap-run").settings
@@ -132,7 +133,7 @@ def limits_header(config: pytest.Config, settings: Settings) -> str:
 def run_memory_budget(config: pytest.Config, settings: Settings) -> MemoryBudget:
     """Return the memory budget of this process, or of each worker; it is measured once."""
     if _BUDGET not in config.stash:
-        workerinput = getattr(config, "workerinput", None)
+        workerinput = controller_data(config)
         workers = worker_count(config) if workerinput is None else int(workerinput["workercount"])
         config.stash[_BUDGET] = resolve_memory_budget(settings.options.memory_limit, workers)
     return config.stash[_BUDGET]
