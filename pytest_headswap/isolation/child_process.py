@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -31,6 +30,7 @@ from pytest_headswap.isolation import process_error
 from pytest_headswap.isolation.child_main import STACK_SIGNAL, Reply, Request, child_main
 from pytest_headswap.isolation.in_process_executor import InProcessExecutor
 from pytest_headswap.isolation.inherited_file import InheritedFile
+from pytest_headswap.isolation.interrupts import interrupts_blocked
 from pytest_headswap.isolation.process_tree import (
     descendants_of,
     end_processes,
@@ -83,7 +83,7 @@ class ChildProcess:
         )
         try:
             hidden = _main_hidden() if start_method == "spawn" else nullcontext()
-            with _interrupts_blocked(), hidden, warnings.catch_warnings():
+            with interrupts_blocked(), hidden, warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # about threads; the child needs none
                 self._process.start()
         except BaseException:
@@ -267,19 +267,6 @@ def _read_available(file: FileIO) -> bytes | None:
         except BrokenPipeError:
             return b""
     return file.read(_CHUNK)
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Have a process that is started ignore Ctrl-C until it is ready to do so itself."""
-    if sys.platform == "win32":
-        yield
-        return
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @contextmanager

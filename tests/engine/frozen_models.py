@@ -286,6 +286,10 @@ def batch_softmax(_: Any, f: Tensor) -> Tensor:
     return f.softmax(0)
 
 
+def shifted_norm_of_single_entries(_: Any, f: Tensor) -> Tensor:
+    return f + nn.functional.layer_norm(f[..., None], (1,), bias=f.mean().view(1))[..., 0]
+
+
 def batch_norm_of_length(_: Any, f: Tensor) -> Tensor:
     return functional.normalize(f, dim=0)
 
@@ -471,4 +475,5 @@ CHANGES: tuple[Callable[[Any, Tensor], Any], ...] = (
     *(written_elsewhere, sorted_by_sum, differences, differences_in_place, sample_by_sample),
     *(written_sample_by_sample, halves, largest, median, norm_over_the_batch, convolution_over_the_batch),
     *(pooling_over_the_batch, transform_over_the_batch, rolled_elements, folded_mean, folded_index),
+    shifted_norm_of_single_entries,
 )

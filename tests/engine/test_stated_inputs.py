@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -223,22 +224,35 @@ def test_no_warning_about_a_guess_reaches_the_user(recwarn: pytest.WarningsRecor
 class KeepsExample(nn.Module):
     """A classifier that keeps an example of its input, such as a LightningModule."""
 
-    def __init__(self, example: Tensor, inner: bool) -> None:
+    def __init__(self, example: Tensor, keep: Callable[[KeepsExample, Tensor], None]) -> None:
         super().__init__()
         self.features, self.fc = nn.Linear(8, 16), nn.Linear(16, 10)
-        (self.features if inner else self).example_input_array = example
+        keep(self, example)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.features(x).relu())  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("inner", [False, True])
+KEEP: dict[str, Callable[[KeepsExample, Tensor], None]] = {
+    "attribute": lambda model, x: setattr(model, "example_input_array", x),
+    "attribute of a part": lambda model, x: setattr(model.features, "example", x),
+    "buffer": lambda model, x: model.register_buffer("example", x, persistent=False),
+    "list": lambda model, x: setattr(model, "examples", [x]),
+    "dict": lambda model, x: setattr(model, "examples", {"x": x}),
+}
+
+
+@pytest.mark.parametrize("keep", KEEP.values(), ids=KEEP)
 @pytest.mark.parametrize("samples", [2, 10])
-def test_an_input_that_the_model_keeps_as_an_attribute_is_no_tensor_of_the_head(samples: int, inner: bool) -> None:
+def test_an_input_that_the_model_keeps_is_no_tensor_of_the_head(
+    samples: int, keep: Callable[[KeepsExample, Tensor], None]
+) -> None:
     example = torch.randn(samples, 8)
-    swap = swap_head(KeepsExample(example, inner), 5, example)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        swap = swap_head(KeepsExample(example, keep), 5, example)
     assert [head.path for head in swap.heads] == ["fc"]
 
 
 def test_the_example_of_a_model_is_used_without_inputs() -> None:
-    assert swap_head(KeepsExample(torch.randn(10, 8), inner=False), 5).heads[0].path == "fc"
+    assert swap_head(KeepsExample(torch.randn(10, 8), KEEP["attribute"]), 5).heads[0].path == "fc"

@@ -253,11 +253,13 @@ def test_a_worker_parses_the_text_that_the_controller_read(tmp_path: Path) -> No
     path = tmp_path / "zoo.toml"
     path.write_text("nonsense", encoding="utf-8")
     sent = {"path": str(path), "typed": "zoo.toml", "texts": {str(path): FAILS}}
-    worker: Any = SimpleNamespace(workerinput={"headswap_expectations": sent}, getoption=lambda _: False)
+    worker: Any = SimpleNamespace(
+        stash=pytest.Stash(), workerinput={"headswap_expectations": sent}, getoption=lambda _: False
+    )
     zoo: Any = SimpleNamespace(name="zoo", names=("a",), versions={})
     here = (((zoo, ("a",)),), ("one",), CaseOptions(), "zoo.toml", path)
     assert [item.entry.models for item in read_expectations(worker, *here).matcher.entries] == [("a",)]
-    controller: Any = SimpleNamespace(getoption=lambda _: False)
+    controller: Any = SimpleNamespace(stash=pytest.Stash(), getoption=lambda _: False)
     with pytest.raises(OptionError, match="invalid TOML"):
         read_expectations(controller, *here)
 

@@ -46,15 +46,15 @@ class Recorder(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
     def name_sources(self, named: Sequence[tuple[str, nn.Module]], inputs: Sequence[tuple[str, torch.Tensor]]) -> None:
         """Register the model's own tensors and its inputs. `named` are its modules under all their names.
 
-        A plain attribute that holds an input, such as an example kept for later, is an input.
+        A buffer or attribute that holds an input, such as an example kept for later, is an input.
         """
         for name, parameter in parameters_of(named):
             self.add_source(parameter, PARAMETER, name)
-        for name, buffer in buffers_of(named):
-            self.add_source(buffer, BUFFER, name)
         for name, tensor in inputs:
             self.add_source(tensor, INPUT, f"input {name!r}")
             self.graph.inputs.append(self._values[id(tensor)])
+        for name, buffer in buffers_of(named):
+            self.add_source(buffer, BUFFER, name)
         visited: set[int] = set()
         for path, module in named:
             if id(module) in visited:

@@ -54,16 +54,15 @@ class RowFlow:
         self._start = own_rows(source.shape[dim])
         self.axes[source] = {ClassAxis(source, dim): self._start}
         for node in graph.nodes:
-            if node.name in SHAPES_ONLY or normalizes_single_entries(node):
-                continue
-            if any(x in self.axes or x in self.whole for x in node.inputs):
+            if node.name not in SHAPES_ONLY and any(x in self.axes or x in self.whole for x in node.inputs):
                 self._step(node)
                 if self.is_arranged:
                     return
 
     def _step(self, node: Node) -> None:
         name = short_name(node)
-        read = list(dict.fromkeys(node.inputs[1:] if name == "copy" else node.inputs))
+        is_first_lost = name == "copy" or normalizes_single_entries(node)
+        read = list(dict.fromkeys(node.inputs[1:] if is_first_lost else node.inputs))
         self._changed = False
         if node.name == ALIASED_WRITE and self._write_to_part(node, *node.inputs[:2]):
             read = []

@@ -55,7 +55,12 @@ def left_behind(
         for name, tensor in (*named_parameters(model), *named_buffers(model))
         if name not in new and name not in plan.search_result.used and not sizes.isdisjoint(tensor.shape)
     }
-    held = {label: tensor for label, tensor in around.tensors_by_class().items() if not sizes.isdisjoint(tensor.shape)}
+    inputs = {id(tensor) for tensor in plan.inputs.tensors()}
+    held = {
+        label: tensor
+        for label, tensor in around.tensors_by_class().items()
+        if id(tensor) not in inputs and not sizes.isdisjoint(tensor.shape)
+    }
     numbers = [
         number
         for number in around.on_other_modules()

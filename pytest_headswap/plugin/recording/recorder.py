@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ import pytest
 
 from pytest_headswap.harness.build_result import build_result
 from pytest_headswap.harness.failure_text import error_message
+from pytest_headswap.isolation.interrupts import interrupts_blocked
 from pytest_headswap.plugin.apply_expectations import adjust_report
 from pytest_headswap.plugin.collection.phase_reports import NO_RESULT, REPORT_ATTRIBUTE
 from pytest_headswap.plugin.collection.report_outcome import report_outcome
@@ -156,7 +155,7 @@ class Recorder:
         )
 
     def _finish(self, nodeid: str) -> None:
-        with _sigint_blocked():  # each result is written exactly once
+        with interrupts_blocked():  # each result is written exactly once
             result, seconds = self._results.pop(nodeid, None), self._seconds.pop(nodeid, 0.0)
             if result is None:
                 return
@@ -284,16 +283,3 @@ class Recorder:
 def _rank(result: Result) -> tuple[bool, int]:
     """Return a sort key, lower for worse outcomes."""
     return not result.needs_attention, severity(result)
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Delay Ctrl-C until the end of the block, if the system supports it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
