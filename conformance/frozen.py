@@ -1,6 +1,6 @@
 """Freeze every n-th model of a zoo, train its new head for two steps, and write `conformance/FROZEN.md`.
 
-    python conformance/frozen.py timm:7 torchvision:2 transformers:6
+    python -m conformance.frozen timm:7 torchvision:2 transformers:6
 
 `timm:7` takes every 7th model of the zoo, `timm:7:3` begins with the fourth model. Training uses SGD with momentum and
 weight decay over all parameters, in train mode if the model has one. Afterwards every parameter and buffer outside the
@@ -14,14 +14,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_headswap import HeadSwapError, NoHeadError, __version__, freeze_backbone, load_zoo
+from conformance.sampled_models import origin, sample
+from pytest_headswap import HeadSwapError, NoHeadError, freeze_backbone
 from pytest_headswap.case.build import build_case
 from pytest_headswap.case.options import AUTO, CaseOptions
 from pytest_headswap.case.tensor_names import head_names
@@ -91,14 +92,12 @@ def _train(case: Case) -> tuple[str, str]:
     return ("kept", "") if changed else ("head unchanged", "")
 
 
-def write_table(results: dict[str, list[Frozen]], versions: dict[str, str], path: Path) -> None:
+def write_table(results: dict[str, list[Frozen]], where_from: Sequence[str], path: Path) -> None:
     """Write the counts of all zoos, and the models whose backbone was not kept."""
     lines = [
         "# Frozen backbones",
         "",
-        f"Written by `python conformance/{Path(__file__).name} {' '.join(sys.argv[1:])}` on",
-        f"{datetime.now(timezone.utc):%Y-%m-%d}, with",
-        f"{', '.join(' '.join(item) for item in versions.items())}.",
+        *where_from,
         "",
         "Each model gets a new head, its backbone is frozen, and the head takes two steps of SGD with momentum",
         "and weight decay. `kept` means that every tensor outside the head is bit-identical, and the head is not.",
@@ -128,25 +127,21 @@ def write_table(results: dict[str, list[Frozen]], versions: dict[str, str], path
 def main() -> int:
     """Run the zoos and write the table. Return 1 if a backbone changed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("zoos", nargs="+", metavar="ZOO[:STEP[:START]]")
+    parser.add_argument("zoos", nargs="+", type=sample, metavar="ZOO[:STEP[:START]]")
     parser.add_argument("--output", type=Path, default=TABLE, help="the file (default: conformance/FROZEN.md)")
     parser.add_argument("--memory-limit", default=AUTO, help="train a model only within this memory, such as 1GiB")
     arguments = parser.parse_args()
     results: dict[str, list[Frozen]] = {}
-    versions = {"pytest-headswap": __version__, "torch": torch.__version__.partition("+")[0]}
-    for argument in arguments.zoos:
-        name, step, start = (*argument.split(":"), "", "")[:3]
-        zoo = load_zoo(name)
-        versions |= {library: version.partition("+")[0] for library, version in zoo.versions.items()}
-        results[name] = []
-        for model in list(zoo.names)[int(start or 0) :: int(step or 1)]:
-            result = freeze_and_train(name, zoo[model], arguments.memory_limit)
-            results[name].append(result)
+    for item in arguments.zoos:
+        name, found = item.zoo.name, results.setdefault(item.zoo.name, [])
+        for spec in item.specs():
+            result = freeze_and_train(name, spec, arguments.memory_limit)
+            found.append(result)
             if result.outcome != "kept" or result.notes:
                 print(f"{name}::{result}", flush=True)
-    write_table(results, versions, arguments.output)
+    write_table(results, origin("frozen", arguments.zoos), arguments.output)
     print(arguments.output)
-    return int(any(item.outcome in FAILURES for found in results.values() for item in found))
+    return int(any(result.outcome in FAILURES for found in results.values() for result in found))
 
 
 if __name__ == "__main__":

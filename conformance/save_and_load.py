@@ -1,6 +1,6 @@
 """Swap heads, save the models, load them with their library alone, compare outputs, and write `conformance/SAVED.md`.
 
-    python conformance/save_and_load.py timm:35 torchvision:6 transformers:5
+    python -m conformance.save_and_load timm:35 torchvision:6 transformers:5
 
 `timm:35` takes every 35th model of the zoo, `timm:35:3` begins with the fourth model. A class with `from_pretrained`
 is saved by `save_pretrained`. Any other model gives its `state_dict` to a model that the library builds with the new
@@ -14,14 +14,15 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_headswap import HeadSwapWarning, ModelSpec, __version__, load_zoo, swap_head
+from conformance.sampled_models import origin, sample
+from pytest_headswap import HeadSwapWarning, ModelSpec, swap_head
 from pytest_headswap.engine import flatten_outputs, read_inputs
 
 if TYPE_CHECKING:
@@ -96,14 +97,12 @@ def _same(one: torch.Tensor, other: torch.Tensor | None) -> bool:
     return other is not None and one.shape == other.shape and torch.allclose(one, other, 1e-4, 1e-5, equal_nan=True)
 
 
-def write_table(results: dict[str, list[tuple[str, str, str]]], versions: dict[str, str], path: Path) -> None:
+def write_table(results: dict[str, list[tuple[str, str, str]]], where_from: Sequence[str], path: Path) -> None:
     """Write the counts of all zoos, and the models that did not come back equal."""
     lines = [
         "# Saved and loaded models",
         "",
-        f"Written by `python conformance/{Path(__file__).name} {' '.join(sys.argv[1:])}` on",
-        f"{datetime.now(timezone.utc):%Y-%m-%d}, with",
-        f"{', '.join(' '.join(item) for item in versions.items())}.",
+        *where_from,
         "",
         "Each model gets a new head, is saved, and is loaded with its library alone. `equal` means that both models",
         "return the same outputs.",
@@ -126,22 +125,18 @@ def write_table(results: dict[str, list[tuple[str, str, str]]], versions: dict[s
 def main() -> int:
     """Run the zoos and write the table. Return 1 if a model came back different, or not at all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("zoos", nargs="+", metavar="ZOO[:STEP[:START]]")
+    parser.add_argument("zoos", nargs="+", type=sample, metavar="ZOO[:STEP[:START]]")
     parser.add_argument("--output", type=Path, default=TABLE, help="the file (default: conformance/SAVED.md)")
     arguments = parser.parse_args()
     results: dict[str, list[tuple[str, str, str]]] = {}
-    versions = {"pytest-headswap": __version__, "torch": torch.__version__.partition("+")[0]}
-    for argument in arguments.zoos:
-        name, step, start = (*argument.split(":"), "", "")[:3]
-        zoo = load_zoo(name)
-        versions |= {library: version.partition("+")[0] for library, version in zoo.versions.items()}
-        results[name] = []
-        for model in list(zoo.names)[int(start or 0) :: int(step or 1)]:
-            outcome, detail = save_and_load(zoo[model])
-            results[name].append((model, outcome, detail))
+    for item in arguments.zoos:
+        name, found = item.zoo.name, results.setdefault(item.zoo.name, [])
+        for spec in item.specs():
+            outcome, detail = save_and_load(spec)
+            found.append((spec.name, outcome, detail))
             if outcome != "equal":
-                print(f"{name}::{model}: {outcome}: {detail}", flush=True)
-    write_table(results, versions, arguments.output)
+                print(f"{name}::{spec.name}: {outcome}: {detail}", flush=True)
+    write_table(results, origin("save_and_load", arguments.zoos), arguments.output)
     print(arguments.output)
     return int(any(outcome in FAILURES for found in results.values() for _, outcome, _ in found))
 

@@ -1,4 +1,4 @@
-"""`conformance/frozen.py` freezes and trains the models of a zoo, and reports every backbone that changes."""
+"""`conformance.frozen` freezes and trains the models of a zoo, and reports every backbone that changes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from conformance import frozen
+from conformance.sampled_models import sample
 from pytest_headswap import ModelSpec, load_zoo
 
 
@@ -59,3 +60,21 @@ def test_the_table_counts_the_models_of_a_zoo(tmp_path: Path, monkeypatch: pytes
     assert frozen.main() == 0
     count = len(load_zoo("builtin").names[::12])
     assert f"| builtin | {count} |" in table.read_text(encoding="utf-8")
+
+
+def test_a_sample_begins_at_a_model_and_takes_every_nth() -> None:
+    names = load_zoo("builtin").names
+    assert [spec.name for spec in sample("builtin:5:2").specs()] == list(names[2::5])
+    assert [spec.name for spec in sample("builtin").specs()] == list(names)
+
+
+@pytest.mark.parametrize(
+    "text", ["builtin:0", "builtin:x", "builtin:-1", "builtin:", "builtin:1:2:3", "nozoo", "nozoo:3"]
+)
+def test_a_sample_that_cannot_be_taken_is_a_usage_error(
+    text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["frozen.py", text])
+    with pytest.raises(SystemExit):
+        frozen.main()
+    assert text.partition(":")[0] in capsys.readouterr().err.splitlines()[-1]

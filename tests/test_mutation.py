@@ -247,3 +247,12 @@ def test_an_explanation_needs_a_known_kind_and_a_reason(tmp_path: Path) -> None:
     survivors.write_text('[[survivor]]\nkey = "k3"\nwhy = "luck"\nreason = "it is"\n')
     with pytest.raises(ValueError, match="`why` of k3 has to be one of equivalent, cost, wording, accepted"):
         table.explained(survivors)
+
+
+@pytest.mark.parametrize("options", [["--shard=3/2"], ["--shard=0/2"], ["--shard=x"], ["--workers=0"], ["--count=-1"]])
+def test_an_option_that_means_nothing_is_a_usage_error(options: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "conformance.mutation", str(tmp_path / "new"), *options]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    assert run.returncode == 2
+    assert options[0].partition("=")[0] in run.stderr
+    assert not (tmp_path / "new").exists()

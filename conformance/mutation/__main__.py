@@ -39,9 +39,9 @@ def main() -> int:
     """Run the mutants and write the table. Return 1 if a survivor is not explained."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=200, help="about how many mutants (default: 200)")
-    parser.add_argument("--workers", type=int, default=1, help="processes at a time (default: 1)")
-    parser.add_argument("--shard", default="1/1", help="the part to run, such as 1/4")
+    parser.add_argument("--count", type=_positive, default=200, help="about how many mutants (default: 200)")
+    parser.add_argument("--workers", type=_positive, default=1, help="processes at a time (default: 1)")
+    parser.add_argument("--shard", type=_shard, default="1/1", help="the part to run, such as 1/4")
     parser.add_argument("--seconds", type=float, default=15, help="of tests for a mutant, at most (default: 15)")
     parser.add_argument("--retry", action="store_true", help="run mutants again that no test noticed")
     parser.add_argument("--table", action="store_true", help="only write the table")
@@ -54,12 +54,25 @@ def main() -> int:
         tests = [path for name in TESTS for path in (ROOT / "tests" / name).glob("test_*.py")]
         campaign = Campaign(ROOT, folder, mutants, tests, arguments.workers)
         campaign.learn()
-        shard, shards = map(int, arguments.shard.split("/"))
+        shard, shards = arguments.shard
         known = {key for key, line in results(folder).items() if line["outcome"] in CAUGHT or not arguments.retry}
         waiting = [mutant for mutant in mutants[shard - 1 :: shards] if mutant.key not in known]
         campaign.run(waiting, folder / f"mutants-{shard}-of-{shards}.jsonl", arguments.seconds)
     found = results(folder)
     return write_table([found[mutant.key] for mutant in mutants if mutant.key in found], len(mutants))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    shard, _, shards = text.partition("/")
+    if not (shard.isdecimal() and shards.isdecimal() and 1 <= int(shard) <= int(shards)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 1/4")
+    return int(shard), int(shards)
 
 
 if __name__ == "__main__":

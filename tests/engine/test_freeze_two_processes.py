@@ -55,6 +55,7 @@ def train_in_one_process(rank: int, way: str, folder: str) -> None:
             optimizer.step()
         after = {name: whole(tensor) for name, tensor in model.state_dict().items()}
         torch.save((before, after), f"{folder}/{rank}")
+        distributed.barrier()  # gloo aborts a process whose peer leaves while it still receives
     finally:
         distributed.destroy_process_group()
 

@@ -1,0 +1,57 @@
+"""Take models of zoos by arguments such as `timm:7`, for the commands that write a table about them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import torch
+
+from pytest_headswap import ModelSpec, Zoo, __version__, load_zoo
+from pytest_headswap.zoo import ZooError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Every `step`-th model of a zoo, from the one with index `start`."""
+
+    zoo: Zoo
+    step: int
+    start: int
+
+    def specs(self) -> Iterator[ModelSpec]:
+        """Yield the models."""
+        for name in self.zoo.names[self.start :: self.step]:
+            yield self.zoo[name]
+
+
+def sample(text: str) -> Sample:
+    """Read `ZOO[:STEP[:START]]`.
+
+    Raises:
+        argparse.ArgumentTypeError: the zoo is unknown, or a number is missing or too small.
+    """
+    name, *numbers = text.split(":")
+    if len(numbers) > 2 or not all(number.isdecimal() for number in numbers) or numbers[:1] == ["0"]:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ZOO[:STEP[:START]], such as timm:7 or timm:7:3")
+    step, start = (*map(int, numbers), *(1, 0)[len(numbers) :])
+    try:
+        return Sample(load_zoo(name), step, start)
+    except ZooError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def origin(module: str, samples: Iterable[Sample]) -> list[str]:
+    """Return lines that say which command wrote a table, when, and with which versions."""
+    versions = {"pytest-headswap": __version__, "torch": torch.__version__}
+    for item in samples:
+        versions |= item.zoo.versions
+    listed = ", ".join(f"{library} {version.partition('+')[0]}" for library, version in versions.items())
+    return [
+        f"Written by `python -m conformance.{module} {' '.join(sys.argv[1:])}` on",
+        f"{datetime.now(timezone.utc):%Y-%m-%d}, with",
+        f"{listed}.",
+    ]
