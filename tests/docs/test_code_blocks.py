@@ -6,6 +6,8 @@ The blocks of a page run in order, in one folder:
 - `bash` runs line by line.
 - `toml` and `yaml` must parse. With a title, they are written to that file.
 - `text` is the expected output of the block before it; `...` matches anything.
+
+The pages in `docs/use` need more libraries: `tox run -e integrations` runs them.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ import pytest
 import tomlkit
 import yaml
 
-from .conftest import PAGES, README, ROOT, Block, blocks_of
+from .conftest import DOCS, PAGES, README, ROOT, Block, blocks_of
+
+USE = DOCS / "use"
 
 SMALL = "--headswap-zoo=builtin --headswap-models=conv_head,conv1d_head --headswap-checks=metadata"
 REDUCED = {
@@ -55,7 +59,13 @@ REDUCED = {
 }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.integrations] * (page.parent == USE))
+        for page in PAGES
+    ],
+)
 def test_code_blocks_print_the_documented_output(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

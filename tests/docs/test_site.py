@@ -51,7 +51,7 @@ def _html(site: Path, name: str) -> str:
 
 def test_every_page_of_the_navigation_is_built(site: Path) -> None:
     pages = [name.removesuffix(".md").removesuffix("index") for name in _sources(SETTINGS["nav"])]
-    assert len(pages) == len(list((ROOT / "docs").glob("*.md")))
+    assert len(pages) == len(list((ROOT / "docs").rglob("*.md")))
     for name in pages:
         assert "<h1" in _html(site, name)
 

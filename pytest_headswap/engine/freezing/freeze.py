@@ -15,7 +15,7 @@ from torch import nn
 
 from pytest_headswap.engine.abstract.script_modules import is_script
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.freezing.overrides import hold, hold_around_heads, release
+from pytest_headswap.engine.freezing.overrides import hold, hold_around_heads
 from pytest_headswap.engine.freezing.trainable import trainable_heads
 from pytest_headswap.engine.freezing.verify import FreezeVerifier
 from pytest_headswap.engine.freezing.watched_graph import HeadNames
@@ -28,7 +28,7 @@ from pytest_headswap.engine.pytorch.modules import (
     owner_path,
     parameters,
 )
-from pytest_headswap.engine.pytorch.saved_state import ModuleState
+from pytest_headswap.engine.pytorch.saved_state import ModuleState, remove_overrides
 from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.swap import Swap
 
@@ -106,7 +106,7 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
     original_state = ModuleState(model)
     freeze_all_but(model, (get_registered_tensor(model, name) for name in names))
     _clear_frozen_gradients(model)
-    release(head_modules)
+    remove_overrides(head_modules)
     hold(backbone)
     hold_around_heads(enclosing, head_modules, asleep=False)
     notes = (_SCRIPT_NOTE,) if any(is_script(module) for module in backbone) else ()

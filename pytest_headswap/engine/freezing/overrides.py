@@ -5,31 +5,16 @@ These are classes with `__slots__` rather than functions: functions make copies 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterable
 from typing import Any
 
 from torch import nn
 
 from pytest_headswap.engine.pytorch.modules import modules
-from pytest_headswap.engine.pytorch.saved_state import OVERRIDDEN_METHODS
+from pytest_headswap.engine.pytorch.saved_state import MethodOverride
 
 
-class _Override:
-    __slots__ = ("module",)
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.module,)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Override:
-        function, arguments = self.__reduce__()
-        return function(*copy.deepcopy(arguments, memo))  # type: ignore[no-any-return]
-
-
-class _StayInEval(_Override):
+class _StayInEval(MethodOverride):
     """Keep the module and everything inside it in eval mode, including modules that were added or replaced later."""
 
     __slots__ = ()
@@ -39,7 +24,7 @@ class _StayInEval(_Override):
         return self.module
 
 
-class _KeepStatistics(_Override):
+class _KeepStatistics(MethodOverride):
     """Keep the running statistics: `torch.optim.swa_utils.update_bn` would reset them."""
 
     __slots__ = ()
@@ -48,7 +33,7 @@ class _KeepStatistics(_Override):
         """Do nothing."""
 
 
-class _TrainAroundHead(_Override):
+class _TrainAroundHead(MethodOverride):
     """Pass the mode on to the children that lead to a head, and keep all others in eval mode.
 
     The module itself stays in eval mode if `asleep`.
@@ -103,11 +88,3 @@ def hold_around_heads(enclosing: Iterable[nn.Module], head_modules: Collection[n
         module.__dict__["train"] = _TrainAroundHead(module, children, asleep)
         if asleep:
             module.training = False
-
-
-def release(awake: Iterable[nn.Module]) -> None:
-    """Remove the methods that an earlier freeze gave to modules that now belong to a head."""
-    for module in awake:
-        for name in OVERRIDDEN_METHODS:
-            if isinstance(module.__dict__.get(name), _Override):
-                del module.__dict__[name]

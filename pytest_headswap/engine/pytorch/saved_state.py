@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -35,6 +37,30 @@ class RandomState:
 
 OVERRIDDEN_METHODS = ("train", "reset_running_stats")
 """Methods that a freeze gives to modules."""
+
+
+class MethodOverride:
+    """A method that a freeze gives to one module. Copies and pickles of the module keep it."""
+
+    __slots__ = ("module",)
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.module,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MethodOverride:
+        function, arguments = self.__reduce__()
+        return function(*copy.deepcopy(arguments, memo))  # type: ignore[no-any-return]
+
+
+def remove_overrides(owners: Iterable[nn.Module]) -> None:
+    """Remove the methods that a freeze gave to these modules."""
+    for module in owners:
+        for name in OVERRIDDEN_METHODS:
+            if isinstance(module.__dict__.get(name), MethodOverride):
+                del module.__dict__[name]
 
 
 class ModuleState:

@@ -22,6 +22,7 @@ from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.class_map import ClassMap, resolve_class_map
 from pytest_headswap.engine.swapping.class_metadata import untie, update_class_metadata
 from pytest_headswap.engine.swapping.class_names import ClassNames, empty_mappings
+from pytest_headswap.engine.swapping.export import plain_copy
 from pytest_headswap.engine.swapping.head_after_swap import head_after_swap, with_prefix
 from pytest_headswap.engine.swapping.initialization import Init
 from pytest_headswap.engine.swapping.made_heads import MadeHeads, forget_heads, remember_heads
@@ -113,6 +114,17 @@ class Swap:
         with torch.no_grad():
             for name, value in mine.items():
                 value.copy_(state[name])
+
+    def export(self) -> nn.Module:
+        """Return a copy of the model without anything of this package in it, to save it whole and load it anywhere.
+
+        The copy has the same classes, outputs, `state_dict`, `requires_grad` flags and modes. A freeze does not hold
+        in it: the next `train()` wakes batch norm and dropout of the backbone. Wrappers of the model are copied too.
+
+        Raises:
+            HeadSwapError: `unsupported_model`, if the model cannot be copied.
+        """
+        return plain_copy(self.model)
 
     def restore(self) -> None:
         """Restore the old heads: the original tensors, layers and attributes. A second call does nothing."""
