@@ -11,7 +11,14 @@ from torch import nn
 
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.modules import get_registered_tensor
-from pytest_headswap.engine.swapping.made_heads import MadeHeads, forget_heads, later_changes, remember_heads
+from pytest_headswap.engine.swapping.made_heads import (
+    MadeHeads,
+    forget_heads,
+    heads_of_swaps,
+    later_changes,
+    remember_heads,
+)
+from pytest_headswap.engine.swapping.param_groups import param_groups
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.head import Head
 
@@ -64,6 +71,38 @@ class Swap:
             value = get_registered_tensor(self.model, name)
             if isinstance(value, nn.Parameter):
                 yield name, value
+
+    def param_groups(
+        self,
+        lr: float | None = None,
+        *,
+        backbone_lr: float | None = None,
+        layer_decay: float | None = None,
+        weight_decay: float | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return parameter groups for any optimizer of torch, with a learning rate for each layer.
+
+        Each parameter of the model with `requires_grad` is in exactly one group; frozen ones are left out. Groups have
+        a `name`, such as `head` or `layer 3, no decay`. The first ones belong to the heads of all swaps of the model,
+        the others to the backbone, from its last layer to its first.
+
+        Args:
+            lr: learning rate of the heads.
+            backbone_lr: learning rate of the last layer of the backbone. None: `lr`, times `layer_decay` if given.
+            layer_decay: factor of at most 1 between the learning rates of a layer and of the next one. None: all layers
+                have the same rate. A layer is a residual block, or else a single layer such as a convolution. Their
+                order is that of the data flow, which is recorded by running the model on the example inputs of the
+                swap. Layers that run in parallel, or that a connection skips, share a rate. Parameters that forward
+                does not use have that of the first layer.
+            weight_decay: weight decay of parameters with at least 2 dimensions. None: the default of the optimizer.
+                Other parameters, such as those of norms and biases, always have a weight decay of 0.
+
+        Raises:
+            HeadSwapError: `bad_argument`, for a missing or invalid number, or a model without trainable parameters.
+                `forward_failed`: the model no longer runs on the example inputs.
+        """
+        heads = heads_of_swaps(self._plan.model, self._made).names
+        return param_groups(self._plan, heads, lr, backbone_lr, layer_decay, weight_decay)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return only the tensors of the new heads, by their names in the model."""
