@@ -29,7 +29,8 @@ from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.engine.swapping.plan import SwapPlan, plan_swap
 from pytest_headswap.engine.swapping.stored_numbers import places_of, whole_number
-from pytest_headswap.engine.swapping.swap import Swap, apply_plan, find_heads, swap_head
+from pytest_headswap.engine.swapping.swap import Swap
+from pytest_headswap.engine.swapping.swap_head import apply_plan, find_heads, swap_head
 from pytest_headswap.head import Head, Heads, Rejected
 
 # Public API
