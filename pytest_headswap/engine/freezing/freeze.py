@@ -7,6 +7,7 @@ eval mode. It is part of the module, so copies and pickles keep it. The keys of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -25,7 +26,9 @@ from pytest_headswap.engine.swapping.swap import Swap
 _SCRIPT_NOTE = "copies and pickles of script modules are not frozen: freeze them again"
 
 
-def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> FrozenBackbone:
+def freeze_backbone(
+    swap: Swap | nn.Module, example_inputs: Any = None, *, head: str | Sequence[str] | None = None
+) -> FrozenBackbone:
     """Freeze everything except the heads, and verify the result.
 
     The freeze holds through every later `train()`, copy and pickle:
@@ -41,6 +44,8 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
             model become trainable or, if it was not swapped, those that `swap_head` would replace.
         example_inputs: as for `find_heads`; a model with batch norm needs a batch of at least 2. None: those of the
             swap.
+        head: path of the head to train, or several paths, for a model whose heads predict different things, as for
+            `swap_head`. By default the heads of all swaps are trained.
 
     Returns:
         The frozen model. Its `notes` list what could not be verified.
@@ -49,9 +54,10 @@ def freeze_backbone(swap: Swap | nn.Module, example_inputs: Any = None) -> Froze
         NoHeadError: `swap` is a model without a head.
         HeadSwapError: nothing was frozen. `forward_failed`: the model does not run on `example_inputs`.
             `not_freezable`: in eval mode too, forward writes to the backbone, draws random numbers or combines
-            samples. `not_a_module` or `bad_argument`: `swap` is neither a swap nor a model with a head.
+            samples. `not_a_module` or `bad_argument`: `swap` is neither a swap nor a model with a head. `ambiguous` or
+            `unknown_head`: as for `swap_head`. `unsupported_model`: the model is wrapped in `DistributedDataParallel`.
     """
-    trainable = trainable_heads(swap, read_inputs(example_inputs))
+    trainable = trainable_heads(swap, read_inputs(example_inputs), head)
     model, prefix = unwrap(trainable.model)
     names, aliases, paths = (
         {name.removeprefix(prefix) for name in group}
