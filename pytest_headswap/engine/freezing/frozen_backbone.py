@@ -25,7 +25,7 @@ from pytest_headswap.engine.freezing.watched_graph import watch
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.modules import named_modules, named_parameters, parameters
 from pytest_headswap.engine.pytorch.saved_state import ModuleState
-from pytest_headswap.engine.pytorch.wrappers import unwrap
+from pytest_headswap.engine.pytorch.wrappers import unwrap, without_wrappers
 
 
 @dataclass(repr=False)
@@ -47,9 +47,8 @@ class FrozenBackbone:
 
     def __repr__(self) -> str:
         flags = [parameter.requires_grad for parameter in parameters(self.model)]
-        return (
-            f"FrozenBackbone({type(unwrap(self.model)[0]).__name__}: {sum(flags)} of {len(flags)} parameters trainable)"
-        )
+        name = type(without_wrappers(self.model)[0]).__name__
+        return f"FrozenBackbone({name}: {sum(flags)} of {len(flags)} parameters trainable)"
 
     def unfreeze(self, *paths: str, last: int | None = None) -> list[nn.Parameter]:
         """Unfreeze stages of the backbone, or without arguments all of it.
