@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-_ABSENT = object()
+from pytest_headswap.engine.swapping.owners import AttributesOf, attributes_of
+
+
+class _Absent:
+    """Stand for a key that was not there. A class stays the same object in copies and pickles."""
+
+
+_ABSENT = _Absent
 
 
 class _Kind(NamedTuple):
@@ -44,6 +51,22 @@ class Transaction:
         self._model = model
         self._model_kind = _kind_of(model)
         self._moved: dict[int, tuple[Any, nn.Module]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        changes = (*self._done, *self._undone)
+        owners = attributes_of(self._model, [change.container for change in changes]) if self._model else {}
+        lists = {
+            name: [replace(item, container=owners.get(id(item.container), item.container)) for item in listed]
+            for name, listed in (("_done", self._done), ("_undone", self._undone))
+        }
+        return {**vars(self), **lists, "_moved": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name in ("_done", "_undone"):
+            for item in state[name]:
+                if isinstance(item.container, AttributesOf):
+                    object.__setattr__(item, "container", vars(item.container.owner))
+        vars(self).update(state)
 
     def set(self, container: Any, key: Any, value: Any) -> None:
         """Set `container[key] = value` and record the change. Undoing it keeps the order of the keys."""
