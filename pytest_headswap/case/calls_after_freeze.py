@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -19,18 +19,14 @@ def modules_in_train_mode(model: nn.Module, swap: Swap) -> list[str]:
 
     The backbone is every module that neither owns a tensor of a head, nor is inside of a head, nor contains one.
     """
-    original_state = ModuleState(model)
-    try:
-        model.train()
-        return [path for path, module in _backbone(model, swap).items() if module.training]
-    finally:
-        original_state.restore()
+    return _try_calls(model, _backbone(model, swap), ())[0]
 
 
-def statistics_moved_by_calls(model: nn.Module, swap: Swap) -> list[str]:
-    """Return the statistics of the backbone that `update_bn` resets or `convert_sync_batchnorm` wakes, and the call.
+def effects_of_calls(model: nn.Module, swap: Swap) -> tuple[list[str], list[str]]:
+    """Return `modules_in_train_mode`, and the statistics of the backbone that do not stay.
 
-    Of the norms beside a head and of those further away, one each is tried. Nothing runs, and all is restored.
+    `update_bn` may reset these statistics, or `convert_sync_batchnorm` may wake them. Of the norms beside a head and
+    of those further away, one each is tried. Nothing runs, and all is restored.
     """
     backbone = _backbone(model, swap)
     norms: dict[bool, _Norm] = {}
@@ -38,13 +34,7 @@ def statistics_moved_by_calls(model: nn.Module, swap: Swap) -> list[str]:
         if isinstance(module, _BatchNorm) and module.running_mean is not None:
             parent, _, key = path.rpartition(".")
             norms.setdefault(parent in backbone, _Norm(path, key, module, model.get_submodule(parent)))
-    if not norms:
-        return []
-    original_state = ModuleState(model)
-    try:
-        return _moved(model, norms.values())
-    finally:
-        original_state.restore()
+    return _try_calls(model, backbone, norms.values())
 
 
 def still_trainable(model: nn.Module, swap: Swap) -> list[str]:
@@ -60,8 +50,11 @@ class _Norm(NamedTuple):
     parent: nn.Module
 
 
-def _moved(model: nn.Module, norms: Collection[_Norm]) -> list[str]:
+def _try_calls(
+    model: nn.Module, backbone: Mapping[str, nn.Module], norms: Collection[_Norm]
+) -> tuple[list[str], list[str]]:
     """Try the calls with other buffers in the place of those of the norms."""
+    original_state = ModuleState(model)
     own = [(norm, dict(norm.module._buffers)) for norm in norms]
     planted = [
         (norm, key, torch.full(buffer.shape, 3, dtype=buffer.dtype, device="cpu"))
@@ -70,6 +63,10 @@ def _moved(model: nn.Module, norms: Collection[_Norm]) -> list[str]:
         if buffer is not None
     ]
     try:
+        model.train()
+        in_train_mode = [path for path, module in backbone.items() if module.training]
+        if not norms:
+            return in_train_mode, []
         for norm, key, buffer in planted:
             norm.module._buffers[key] = buffer.clone()
         update_bn((), nn.ModuleList(norm.module for norm in norms))
@@ -82,11 +79,12 @@ def _moved(model: nn.Module, norms: Collection[_Norm]) -> list[str]:
             if not torch.equal(norm.module.get_buffer(key), buffer)
         ]
         awake = [norm.path for norm in norms if model.get_submodule(norm.path).training]
-        return [*reset, *(f"convert_sync_batchnorm wakes {path}" for path in awake)]
+        return in_train_mode, [*reset, *(f"convert_sync_batchnorm wakes {path}" for path in awake)]
     finally:
         for norm, buffers in own:
             norm.parent._modules[norm.key] = norm.module
             norm.module._buffers.update(buffers)
+        original_state.restore()
 
 
 def _backbone(model: nn.Module, swap: Swap) -> dict[str, nn.Module]:

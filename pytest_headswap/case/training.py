@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_headswap.case.calls_after_freeze import modules_in_train_mode, statistics_moved_by_calls
+from pytest_headswap.case.calls_after_freeze import effects_of_calls
 from pytest_headswap.case.class_outputs import class_output_labels
 from pytest_headswap.case.head_inputs import feature_differences, record_head_inputs, sample_of
 from pytest_headswap.case.sample_inputs import stable_seed, with_first_sample_last
@@ -111,8 +111,7 @@ def train(
             record.notes += frozen.notes
             stale = {name: value.grad for name, value in swap.model.named_parameters() if value.grad is not None}
             record.foreign_gradients = list(stale)
-            record.in_train_mode = modules_in_train_mode(swap.model, swap)
-            record.moved = statistics_moved_by_calls(swap.model, swap)
+            record.in_train_mode, record.moved = effects_of_calls(swap.model, swap)
             with substituted(swap.model, AliasStandIns()):
                 for name, left in stale.items():
                     swap.model.get_parameter(name).grad = left

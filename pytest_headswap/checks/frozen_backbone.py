@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_headswap._text import join_first
-from pytest_headswap.case.calls_after_freeze import modules_in_train_mode, statistics_moved_by_calls, still_trainable
+from pytest_headswap.case.calls_after_freeze import effects_of_calls, still_trainable
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
 from pytest_headswap.case.training import TrainingRecord
@@ -41,8 +41,9 @@ def frozen_backbone(case: Case) -> str:
         return _check_training(case.training, case.swap.heads)
     try:
         with case.frozen() as frozen:
-            _check_stays_in_eval(modules_in_train_mode(case.model, case.swap))
-            _check_statistics(statistics_moved_by_calls(case.model, case.swap))
+            in_train_mode, moved = effects_of_calls(case.model, case.swap)
+            _check_stays_in_eval(in_train_mode)
+            _check_statistics(moved)
             trainable = still_trainable(case.model, case.swap)
             if trainable:
                 raise CheckFailed(f"the frozen backbone still has trainable parameters: {join_first(trainable)}")

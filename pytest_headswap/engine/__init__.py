@@ -23,13 +23,15 @@ from pytest_headswap.engine.detection.search_result import SearchResult
 from pytest_headswap.engine.detection.unregistered import place_of_tensor
 from pytest_headswap.engine.errors import REASONS, ZOO_REFUSED, HeadSwapError, HeadSwapWarning, NoHeadError
 from pytest_headswap.engine.freezing.batch_mixing import rows_meet_by_input
-from pytest_headswap.engine.freezing.freeze import FrozenBackbone, freeze_backbone
+from pytest_headswap.engine.freezing.freeze import freeze_backbone
+from pytest_headswap.engine.freezing.frozen_backbone import FrozenBackbone
 from pytest_headswap.engine.freezing.verify import UNVERIFIED_SAMPLES
 from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.engine.swapping.plan import SwapPlan, plan_swap
 from pytest_headswap.engine.swapping.stored_numbers import places_of, whole_number
-from pytest_headswap.engine.swapping.swap import Swap, apply_plan, find_heads, swap_head
+from pytest_headswap.engine.swapping.swap import Swap
+from pytest_headswap.engine.swapping.swap_head import apply_plan, find_heads, swap_head
 from pytest_headswap.head import Head, Heads, Rejected
 
 # Public API

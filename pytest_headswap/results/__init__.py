@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_headswap.results.journal import JOURNAL_NAME, JournalError, JournalHeader, read_journal
+from pytest_headswap.results.journal import JOURNAL_NAME, JournalError, JournalHeader, changed_code, read_journal
 from pytest_headswap.results.result import OUTCOMES, Outcome, Result
 from pytest_headswap.results.writer import JournalWriter
 
@@ -14,5 +14,6 @@ __all__ = [
     "JournalWriter",
     "Outcome",
     "Result",
+    "changed_code",
     "read_journal",
 ]

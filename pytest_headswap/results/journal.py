@@ -65,6 +65,15 @@ class JournalHeader:
         }
 
 
+def changed_code(then: JournalHeader, now: JournalHeader, zoo: str) -> list[str]:
+    """Return the names of the files and packages of a zoo that have changed, were added or are gone.
+
+    A journal without the code of the zoo, or an older one, tells nothing.
+    """
+    old, new = then.code.get(zoo, now.code[zoo]), now.code[zoo]
+    return [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+
+
 def read_journal(path: str | Path) -> tuple[JournalHeader, list[Result]]:
     """Read a journal. A last line that was cut off by a crash is ignored.
 

@@ -10,14 +10,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import msgspec
 
 from pytest_headswap._text import join_first, pluralize
-from pytest_headswap.results.journal import JournalError, JournalHeader, read_journal
+from pytest_headswap.results.journal import JournalError, JournalHeader, changed_code, read_journal
 from pytest_headswap.results.result import Result
 from pytest_headswap.results.writer import JournalWriter
 
@@ -146,7 +146,8 @@ def merge(folders: Sequence[Path], *, allow_missing: bool = False) -> Merged:
             ],
         },
     )
-    return Merged(header, results, tuple(missing))
+    code = {zoo: parts for shard in shards for zoo, parts in shard.header.code.items()}
+    return Merged(replace(header, code=code), results, tuple(missing))
 
 
 def _read(folder: Path) -> _Shard:
@@ -175,6 +176,9 @@ def _differences(shards: Sequence[_Shard]) -> Iterator[str]:
                     sentence = f"{candidate.get(key)!r} here, {reference.get(key)!r} there"
                     sentence = "other models were selected" if key == "selection" else f"{key}: {sentence}"
                     yield f"{shard.name} has other {what} than {first.name}: {sentence}"
+        for zoo in sorted(first.header.code.keys() & shard.header.code.keys()):
+            if changed := changed_code(first.header, shard.header, zoo):
+                yield f"{shard.name} has other code of {zoo} than {first.name}: {join_first(changed)}"
 
 
 def _run_options(header: JournalHeader) -> dict[str, Any]:

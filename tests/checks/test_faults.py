@@ -16,6 +16,7 @@ from pytest_headswap.case.case import Case
 from pytest_headswap.case.structure_snapshot import StructureSnapshot
 from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import FrozenBackbone, Swap, freeze_backbone
+from pytest_headswap.engine.freezing.awake import NOTHING
 from pytest_headswap.engine.swapping import resize, swap
 from pytest_headswap.engine.swapping.numbers_around import NumbersAround
 from pytest_headswap.engine.swapping.transaction import Transaction
@@ -59,7 +60,7 @@ def _only_requires_grad_is_set(patch: Patch) -> None:
         for parameter in swap.model.parameters():
             parameter.requires_grad_(id(parameter) in new)
             parameter.grad = None
-        return FrozenBackbone(swap.model, (), None)
+        return FrozenBackbone(swap.model, (), NOTHING, swap._plan.inputs, None)
 
     patch.setattr("pytest_headswap.case.case.freeze_backbone", naive)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim import swa_utils
 
-from pytest_headswap.engine import freeze_backbone, swap_head
+from pytest_headswap.engine import HeadSwapError, freeze_backbone, swap_head
 
 WIDTH = 16
 Call = Callable[[Any], Any]
@@ -151,6 +151,20 @@ def test_a_frozen_model_stays_frozen_in_distributed_training(wrap: Call) -> None
     train(model)
     after = backbone(model)
     assert [key for key in before if not torch.equal(before[key], after[key])] == []
+
+
+@pytest.mark.skipif(not distributed.is_available(), reason="this torch has no torch.distributed")
+@pytest.mark.parametrize("as_swap", [True, False], ids=["swap", "model"])
+@pytest.mark.usefixtures("one_process")
+def test_a_model_in_distributed_data_parallel_is_frozen_before_it_is_wrapped(as_swap: bool) -> None:
+    swap = swap_head(Net(), 5, torch.randn(6, 8))
+    model = nn.parallel.DistributedDataParallel(swap.model)
+    swap.model = model
+    with pytest.raises(HeadSwapError, match=r"freeze ddp\.module, then wrap it again") as caught:
+        freeze_backbone(swap if as_swap else model)
+    assert caught.value.reason == "unsupported_model"
+    assert all(value.requires_grad for value in model.parameters())
+    freeze_backbone(model.module)
 
 
 def test_statistics_of_the_head_can_still_be_reset() -> None:

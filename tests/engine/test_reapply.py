@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pytest_headswap import HeadSwapError, HeadSwapWarning, swap_head
-from pytest_headswap.engine.swapping.swap import apply_plan
+from pytest_headswap.engine.swapping.swap_head import apply_plan
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 

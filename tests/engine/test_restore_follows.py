@@ -133,6 +133,6 @@ def test_a_sharded_model_is_refused_with_the_order_to_follow(inputs: torch.Tenso
     mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
     model = fsdp.fully_shard(plain(), mesh=mesh)
     for call in (lambda: swap_head(model, 5, inputs), lambda: find_heads(model, inputs)):
-        with pytest.raises(HeadSwapError, match=r"swap the head first, then shard the model") as caught:
+        with pytest.raises(HeadSwapError, match=r"swap the head and freeze first, then shard the model") as caught:
             call()
         assert caught.value.reason == "unsupported_model"

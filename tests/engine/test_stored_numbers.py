@@ -363,7 +363,7 @@ def test_a_count_that_two_heads_share_is_named_if_only_one_is_swapped() -> None:
             return self.fc(features), self.colour(features)
 
     model = Tasks()
-    with pytest.warns(HeadSwapWarning, match="a head that was not swapped has the same class count"):
+    with pytest.warns(HeadSwapWarning, match="several heads had this class count and now differ"):
         swap = swap_head(model, 5, X, head="fc")
     assert model.num_classes == 10
     assert "_stored['kind']['num_classes'] = 10" in swap.notes[0]

@@ -98,7 +98,7 @@ def test_a_module_without_forward_is_refused_with_what_to_pass(model: nn.Module)
 
 @pytest.mark.parametrize(
     "count",
-    [True, False, "5", b"5", 5.0, float("nan"), -1, None, [5], {"fc": 5}, torch.tensor(5.0), np.array([5]), 10**12],
+    [True, False, "5", b"5", 5.0, float("nan"), -1, None, [5], {"fc": -5}, torch.tensor(5.0), np.array([5]), 10**12],
 )
 def test_a_class_count_that_is_no_count_is_refused(count: Any) -> None:
     model = Net()

@@ -63,13 +63,16 @@ def test_the_last_attempt_is_the_result(
     if flags:
         pytest.importorskip("xdist")
     extend_conftest(UNRELIABLE)
-    result = project.runpytest_subprocess(*RUN, "--reruns=2", *flags)
+    result = project.runpytest_subprocess(*RUN, "--reruns=3", *flags)
     outcomes = {nodeid.removeprefix("testzoo::"): found for nodeid, found in journal().items()}  # one line for each
     assert len(outcomes) == 12
     for model in ("alpha", "late", "crashing"):
         assert outcomes[f"{model}::output_shape"].outcome == "passed", outcomes
         assert outcomes[f"{model}::lucky"].outcome == "passed", outcomes
-        assert outcomes[f"{model}::worse"].message == "attempt 3 fails"
+    # workers may share the checks of a model, and the one that runs first spends an attempt on the build
+    assert outcomes["alpha::worse"].message == "attempt 4 fails"
+    for model in ("late", "crashing"):
+        assert outcomes[f"{model}::worse"].message in ("attempt 3 fails", "attempt 4 fails")
     assert {outcomes[f"unbuildable::{check}"].outcome for check in ("output_shape", "lucky", "worse")} == {"error"}
     counts = result.parseoutcomes()
     assert {key: counts[key] for key in ("passed", "failed", "errors")} == {"passed": 6, "failed": 3, "errors": 3}

@@ -168,6 +168,36 @@ def test_shards_of_different_runs_are_refused_even_if_others_may_be_missing(
         assert message in _problems(shards, allow_missing=allow_missing)
 
 
+def _with_code(**code: str) -> Change:
+    return lambda header, results: (replace(header, code={"mine": code}), results)
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ({"models.py": "2", "lib": "1.0"}, "models.py"),
+        ({"models.py": "1", "lib": "1.1"}, "lib"),
+        ({"models.py": "1"}, "lib"),
+        ({"models.py": "1", "lib": "1.0", "layers.py": "3"}, "layers.py"),
+    ],
+)
+def test_shards_whose_models_come_from_other_code_are_refused(
+    shards: list[Path], code: dict[str, str], named: str
+) -> None:
+    for folder in shards[:2]:
+        _change(folder, _with_code(**{"models.py": "1", "lib": "1.0"}))
+    _change(shards[2], _with_code(**code))
+    problem = f"shard 3/3 ({shards[2]}) has other code of mine than shard 1/3 ({shards[0]}): {named}"
+    assert _problems(shards) == problem
+
+
+def test_a_merged_journal_keeps_the_code_of_its_models(shards: list[Path], tmp_path: Path) -> None:
+    for folder in shards[1:]:  # the journal of an older version states no code
+        _change(folder, _with_code(**{"models.py": "1"}))
+    header, _ = read_journal(merge(shards).write(tmp_path / "merged"))
+    assert header.code == {"mine": {"models.py": "1"}}
+
+
 def test_the_journal_of_a_run_on_one_machine_is_not_a_shard(shards: list[Path]) -> None:
     _change(shards[1], lambda header, results: (replace(header, options=OPTIONS), results))
     assert (

@@ -65,10 +65,11 @@ class Surroundings:
         self._tensors: list[torch.Tensor] = []
         self._copies: list[tuple[torch.Tensor, int, torch.Tensor]] = []
         covered: set[Any] = set()
-        code = {type(module) for module in module_list}.union(self._visit(values))
-        while code:
-            covered |= code
-            code = set(self._add(reachable_code(frozenset(code)))) - covered
+        for roots in ({type(module) for module in module_list}, set(self._visit(values))):
+            code = roots - covered
+            while code:
+                covered |= code
+                code = set(self._add(reachable_code(frozenset(code)))) - covered
 
     def substitute(self, stand_in: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
         """Replace each tensor for which `stand_in` returns another one. `restore` puts the tensors back.

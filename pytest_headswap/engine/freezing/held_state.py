@@ -93,11 +93,10 @@ class HeldState:
             for key, tensor in state[registry].items():
                 if tensor is not None:
                     self._add_tensor(prefix + key, prefix + key, True, tensor)
-        for key, value in state.items():
-            kind = type(value)
-            if kind in PLAIN or key in REGISTRIES or (kind is tuple and PLAIN.issuperset(map(type, value))):
-                continue
-            self._add(prefix + key, prefix + key, value, _DEPTH)
+        # first in one comprehension, because most attributes are left out
+        for key, value in [item for item in state.items() if item[0] not in REGISTRIES and type(item[1]) not in PLAIN]:
+            if type(value) is not tuple or not PLAIN.issuperset(map(type, value)):
+                self._add(prefix + key, prefix + key, value, _DEPTH)
 
     def _add_tensor(self, attribute: str, path: str, is_registered: bool, tensor: torch.Tensor) -> None:
         self.tensors[path] = HeldTensor(attribute, is_registered, tensor, storage_key(tensor))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.modules import parameters
+from pytest_headswap.engine.pytorch.modules import modules, parameters
 from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.made_heads import MadeHeads, heads_of_swaps
 from pytest_headswap.engine.swapping.plan import plan_swap
@@ -35,19 +36,37 @@ class TrainableHeads:
     inputs: Inputs
 
 
-def trainable_heads(swap: Swap | nn.Module, inputs: Inputs | None) -> TrainableHeads:
+def trainable_heads(
+    swap: Swap | nn.Module, inputs: Inputs | None, head: str | Sequence[str] | None = None
+) -> TrainableHeads:
     """Return the heads that swaps of the model made or, without a swap, those that `swap_head` would replace.
+
+    Args:
+        swap: a swap, or a model.
+        inputs: the arguments of forward; None to infer them.
+        head: paths of the heads of a model, as for `swap_head`.
 
     Raises:
         HeadSwapError: as for `freeze_backbone`.
     """
+    model = swap.model if isinstance(swap, Swap) else swap
+    inner, _ = unwrap(model)
+    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in modules(model)):
+        raise HeadSwapError(
+            "unsupported_model",
+            "DistributedDataParallel waits for the gradients of all parameters that were trainable when it was "
+            "created: freeze ddp.module, then wrap it again",
+        )
     if isinstance(swap, Swap):
+        if head is not None:
+            raise HeadSwapError(
+                "bad_argument", "a swap has its own heads: pass its model, as freeze_backbone(swap.model, head=...)"
+            )
         made = heads_of_swaps(swap._plan.model, swap._made)
         return _with_heads(swap.model, made, inputs or _inputs_of(swap))
-    inner, _ = unwrap(swap)
-    if (made := heads_of_swaps(inner)).names:
+    if head is None and (made := heads_of_swaps(inner)).names:
         return _with_heads(swap, made, inputs or infer_inputs(inner))
-    plan = plan_swap(swap, inputs)
+    plan = plan_swap(swap, inputs, head)
     if any(item.slot is not None for item in plan.selected):
         raise HeadSwapError(
             "bad_argument",

@@ -11,6 +11,7 @@ from torch import nn
 
 from pytest_headswap.engine.dataflow.graph import Node
 from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.freezing.awake import NOTHING, AwakeParts, in_eval_mode
 from pytest_headswap.engine.freezing.batch_mixing import Mixing, find_mixing
 from pytest_headswap.engine.freezing.observe import Observation, depends_on_generators, observe
 from pytest_headswap.engine.freezing.overrides import hold_around_heads
@@ -33,15 +34,17 @@ class FreezeVerifier:
         model: the frozen model.
         inputs: the arguments of its forward.
         heads: the tensors and modules of its heads.
-        enclosing: the modules that contain a head.
-        head_modules: the modules of the heads.
+        enclosing: the modules that contain an awake one.
+        awake: all parts that are not frozen: the heads, and unfrozen stages.
+        stages: the unfrozen stages. The rest is verified with these in eval mode.
     """
 
     model: nn.Module
     inputs: Inputs
     heads: HeadNames
     enclosing: Sequence[nn.Module]
-    head_modules: set[nn.Module]
+    awake: AwakeParts
+    stages: AwakeParts = NOTHING
 
     def verify(self, *, must_run: bool) -> tuple[str, ...]:
         """Return notes for the user. With `must_run`, a model that runs in neither mode is an error.
@@ -49,7 +52,7 @@ class FreezeVerifier:
         Raises:
             HeadSwapError: `not_freezable` or `forward_failed`.
         """
-        hooked = [module for module in (*self.enclosing, *self.head_modules) if _has_backward_hooks(module)]
+        hooked = [module for module in (*self.enclosing, *self.awake.modules) if _has_backward_hooks(module)]
         names = _listed(sorted({type(module).__name__ for module in hooked}))
         hook_note = (
             f"the backward hooks of {names} did not run: it was not verified that they leave the backbone as it is"
@@ -73,6 +76,26 @@ class FreezeVerifier:
         return ("the model does not run in train mode on these inputs, so the freeze was not verified",)
 
     def _verify(self) -> tuple[str, ...]:
+        with in_eval_mode(self.stages.modules):
+            notes = self._verify_frozen()
+        for module in self.stages.shared:
+            if observe(self.model, self.inputs, training=True, readers=[module]).reads_mode:
+                note = (
+                    f"a {type(module).__name__} of the unfrozen part also runs in the frozen part, so it stays in eval "
+                    "mode"
+                )
+                notes += (note,)
+        if self.stages.modules:
+            watched = watch(self.model, self.inputs, training=True)
+            watched.graph.clear()
+            if written := [name for name in watched.written if name not in self.awake.names]:
+                raise HeadSwapError(
+                    "not_freezable",
+                    f"in train mode the unfrozen part writes to {_listed(written)}, which is frozen: unfreeze that too",
+                )
+        return notes
+
+    def _verify_frozen(self) -> tuple[str, ...]:
         observed = observe(self.model, self.inputs, training=True, readers=self.enclosing)
         if self._is_plain(observed):
             return (_ONE_SAMPLE,) if _samples(self.inputs) == 1 else ()
@@ -83,7 +106,7 @@ class FreezeVerifier:
         if fault is None and self._may_tell_modes_apart(observed):
             fault = self._difference_to_eval_mode(in_train_mode)
         if fault is not None:
-            hold_around_heads(self.enclosing, self.head_modules, asleep=True)
+            hold_around_heads(self.enclosing, self.awake.modules, asleep=True)
             note = (
                 f"forward of a module that contains the head {fault.in_train_mode} in train mode, so such modules also "
                 "stay in eval mode: outputs that appear only in train mode are not returned"
@@ -123,7 +146,7 @@ class FreezeVerifier:
 
     def _fault(self, watched: WatchedGraph, mixing: Mixing | None) -> _Fault | None:
         """Return what forward does that the freeze must prevent."""
-        if written := [name for name in watched.written if name not in self.heads.tensors]:
+        if written := [name for name in watched.written if name not in self.awake.names]:
             return _Fault(
                 f"writes to {_listed(written)}",
                 f"forward writes to {_listed(written)} even in eval mode: write only if self.training is true",

@@ -76,7 +76,8 @@ class ModuleState:
     def restore(self) -> None:
         """Restore the recorded modules and parameters."""
         for module, training, methods in self._modes:
-            module.training = training
+            if module.training is not training:  # because `__setattr__` of a module is slow
+                module.training = training
             for name in OVERRIDDEN_METHODS:
                 if name not in methods:
                     module.__dict__.pop(name, None)

@@ -6,7 +6,7 @@ Losses and reports read these attributes. The engine never uses them to find a h
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def update_container_widths(model: nn.Module, layer: str, old: int, new: int, ch
 
 def update_class_metadata(
     model: nn.Module,
-    counts: Mapping[int, int],
+    counts_at: Callable[[str], Mapping[int, int]],
     changes: Transaction,
     near: Collection[str],
     shared: Collection[str],
@@ -69,10 +69,11 @@ def update_class_metadata(
 
     Args:
         model: the model, with its new head.
-        counts: the new class count for each old one; attributes with another value are kept.
+        counts_at: returns the new class count for each old one that a module may store, by its path. Attributes with
+            another value are kept.
         changes: records every change.
         near: paths of the head's layers and of the modules that contain them.
-        shared: paths of modules that also contain another head of the old class count. They are not updated.
+        shared: paths of modules with heads that had one class count and now differ. They are not updated.
         containing: paths of heads; only modules that contain one of them are updated. Needed for a model without a
             head, where the old count of 0 also matches unrelated modules. None: all modules.
 
@@ -87,6 +88,7 @@ def update_class_metadata(
         owners = (module.__dict__, getattr(config_of(module), "__dict__", None), module._buffers)
         states = [state for state in owners if state is not None and id(state) not in seen]
         seen.update(map(id, states))
+        counts = counts_at(path)
         if path in shared or not any(_stored(state, CLASS_COUNT_NAMES, counts) for state in states):
             continue
         if path not in near and _has_tensor_of(module, counts):
@@ -94,7 +96,7 @@ def update_class_metadata(
         for state in states:
             _update(state, CLASS_COUNT_NAMES, counts, changes)
     for owner, name in ((model, ""), (config_of(model), "config.")) if not shared else ():
-        notes += _forget_problem_type(getattr(owner, "__dict__", {}), name, counts, changes)
+        notes += _forget_problem_type(getattr(owner, "__dict__", {}), name, counts_at(""), changes)
     return notes
 
 

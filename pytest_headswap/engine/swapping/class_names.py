@@ -12,6 +12,7 @@ from torch import nn
 from pytest_headswap._numbers import as_count
 from pytest_headswap.engine.pytorch.modules import named_modules, parameters_of
 from pytest_headswap.engine.swapping.class_metadata import config_of
+from pytest_headswap.engine.swapping.options import HeadSwap
 from pytest_headswap.engine.swapping.stored_numbers import Place
 from pytest_headswap.engine.swapping.transaction import Transaction
 
@@ -107,19 +108,23 @@ class ClassNames:
         """Forget doubtful names in objects that are known to be right, given by their ids."""
         self._doubtful = [item for item in self._doubtful if id(item.place.holder) not in holders]
 
-    def indices(self) -> dict[str, int]:
-        """Return the index of each class name, empty if it is unknown which names are those of classes."""
-        certain = [item for item in self._certain if item.kind != "set"]
-        known = certain or (self._doubtful if len(self._doubtful) == 1 and self._doubtful[0].kind != "set" else [])
-        return {name: index for index, name in enumerate(known[0].names)} if known else {}
+    def indices(self, count: int, head: str) -> dict[str, int]:
+        """Return the index of each class name of the head at this path, empty if it is unknown which names are those.
 
-    def update(self, count: int, given: Sequence[str] | None, classes: Mapping[int, int], changes: Transaction) -> None:
+        Names in a module that contains only this head come first. `count` is its old class count.
+        """
+        doubtful = [item for item in self._doubtful if len(item.names) == count]
+        certain = [item for item in self._certain if item.kind != "set" and len(item.names) == count]
+        known = certain or (doubtful if len(doubtful) == 1 and doubtful[0].kind != "set" else [])
+        near = [item for item in known if item.place.path and f"{head}.".startswith(f"{item.place.path}.")]
+        return {name: index for index, name in enumerate((near or known)[0].names)} if known else {}
+
+    def update(self, swap_of: Callable[[str, int], HeadSwap], changes: Transaction) -> None:
         """Store the names of the new classes: the given ones, or those of kept classes.
 
         Args:
-            count: the new class count.
-            given: the names that the user passed.
-            classes: maps new classes to the old ones that are kept.
+            swap_of: returns the swap of the head whose old classes a collection names, by the path of the module that
+                holds it, and its length.
             changes: records every change.
         """
         for item in self._certain:
@@ -130,15 +135,10 @@ class ClassNames:
                     other for other in self._certain if other.kind != "set" and set(other.names) == set(item.names)
                 )
             )
-            item.place.put(item.renamed(new_names(count, given, ordered.names, classes)), changes)
+            item.place.put(item.renamed(_new_names(swap_of(*_key(item)), ordered.names)), changes)
 
     def update_doubtful(
-        self,
-        count: int,
-        given: Sequence[str] | None,
-        classes: Mapping[int, int],
-        changes: Transaction,
-        still_runs: Callable[[], bool],
+        self, swap_of: Callable[[str, int], HeadSwap], changes: Transaction, still_runs: Callable[[], bool]
     ) -> list[str]:
         """Update a collection that may have the names of classes, if the user gave names and there is only one.
 
@@ -147,19 +147,41 @@ class ClassNames:
         Returns:
             Notes for the user.
         """
-        left = list(self._doubtful)
-        if given is not None and len(left) == 1:
+        left = []
+        for item in self._doubtful:
+            swap = swap_of(*_key(item))
+            sizes = [len(other.names) for other in (*self._certain, *self._doubtful)]
             savepoint = changes.savepoint()
-            left[0].place.put(left[0].renamed(new_names(count, given, left[0].names, classes)), changes)
-            if still_runs():
-                return []
+            if swap.options.class_names is not None and sizes.count(len(item.names)) == 1:
+                item.place.put(item.renamed(_new_names(swap, item.names)), changes)
+                if still_runs():
+                    continue
             changes.undo_since(savepoint)
+            left.append(item)
         if left:
             labels = ", ".join(item.place.label for item in left[:_MAX_NAMED])
             return [f"{labels}: one name for each old class, not changed. Set new names if it has the names of classes"]
-        if given is not None and not self._certain:
-            return ["class_names has no effect: the model stores no names of classes"]
         return []
+
+    def without_effect(self, swaps: Sequence[HeadSwap]) -> list[str]:
+        """Return a note for each list of new names for which the model stores no old ones."""
+        stored = {len(item.names) for item in (*self._certain, *self._doubtful)}
+        given = {id(swap.options): swap.item.name for swap in swaps if swap.options.class_names is not None}
+        used = {id(swap.options) for swap in swaps if swap.old_count in stored}
+        several = len({id(swap.options) for swap in swaps}) > 1
+        return [
+            f"class_names has no effect{f' on {name}' if several else ''}: the model stores no names of classes"
+            for key, name in given.items()
+            if key not in used
+        ]
+
+
+def _key(item: StoredNames) -> tuple[str, int]:
+    return item.place.path, len(item.names)
+
+
+def _new_names(swap: HeadSwap, old: Sequence[str]) -> list[str]:
+    return new_names(swap.new_count, swap.options.class_names, old, swap.classes)
 
 
 def empty_mappings(model: nn.Module) -> list[StoredNames]:

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from pytest_headswap.engine.detection.describe import DetectedHead
-from pytest_headswap.engine.swapping.options import SwapOptions
+from pytest_headswap.engine.swapping.options import HeadSwap
 from pytest_headswap.head import Head
 
 
@@ -26,8 +25,9 @@ def with_prefix(head: Head, prefix: str) -> Head:
     )
 
 
-def head_after_swap(model: nn.Module, item: DetectedHead, options: SwapOptions) -> Head:
+def head_after_swap(model: nn.Module, swap: HeadSwap) -> Head:
     """Return the new head, with its tensors and class count."""
+    item, options, _ = swap
     activation = None if options.activation == "drop" else item.head.activation
     head = replace(item.head, num_classes=options.num_classes, activation=activation)
     if item.label_list is not None:

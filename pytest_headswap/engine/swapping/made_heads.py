@@ -1,15 +1,19 @@
-"""Remember the heads that swaps made in a model, so that a freeze leaves the heads of every swap trainable."""
+"""Remember the heads that swaps made in a model, in the order of the swaps.
+
+A freeze leaves the heads of every swap trainable, and a swap is not undone before a later one of the same head.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 
 from pytest_headswap.engine.pytorch.modules import is_registered, named_modules
+from pytest_headswap.engine.swapping.transaction import Transaction
 
-_MADE: WeakKeyDictionary[nn.Module, list[MadeHeads]] = WeakKeyDictionary()
+_MADE: WeakKeyDictionary[nn.Module, list[tuple[MadeHeads, ref[Transaction]]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,21 +31,28 @@ class MadeHeads:
     aliases: tuple[str, ...]
 
 
-def remember_heads(model: nn.Module, made: MadeHeads) -> None:
+def remember_heads(model: nn.Module, made: MadeHeads, changes: Transaction) -> None:
     """Note that a swap is in force. A second call does nothing."""
     known = _MADE.setdefault(model, [])
-    if made not in known:
-        known.append(made)
+    if not any(item is made for item, _ in known):
+        known.append((made, ref(changes)))  # the changes refer to the model, so a reference would keep it alive
 
 
 def forget_heads(model: nn.Module, made: MadeHeads) -> None:
     """Note that a swap was undone. A second call does nothing."""
-    _MADE[model] = [item for item in _MADE.get(model, []) if item is not made]
+    _MADE[model] = [pair for pair in _MADE.get(model, []) if pair[0] is not made]
+
+
+def later_changes(model: nn.Module, made: MadeHeads) -> list[Transaction]:
+    """Return the changes of the swaps in force that came after this one."""
+    known = _MADE.get(model, [])
+    later = known[next((i + 1 for i, (item, _) in enumerate(known) if item is made), len(known)) :]
+    return [changes for _, reference in later if (changes := reference()) is not None]
 
 
 def heads_of_swaps(model: nn.Module, *others: MadeHeads) -> MadeHeads:
     """Return the heads of all swaps in force, and `others`, that are still part of the model."""
-    made = (*_MADE.get(model, ()), *others)
+    made = (*(item for item, _ in _MADE.get(model, ())), *others)
     names = dict.fromkeys(name for item in made for name in item.names if is_registered(model, name))
     existing = {path for path, _ in named_modules(model, include_aliases=True)} if made else set()
     paths = dict.fromkeys(path for item in made for path in item.paths if path in existing)

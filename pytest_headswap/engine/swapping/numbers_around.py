@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.pytorch.modules import named_modules, owner_path
 from pytest_headswap.engine.swapping.class_metadata import CLASS_COUNT_NAMES, config_of
 from pytest_headswap.engine.swapping.class_names import ClassNames, StoredNames, names_parts_of, read_names
+from pytest_headswap.engine.swapping.options import HeadSwap
 from pytest_headswap.engine.swapping.stored_numbers import (
     Place,
     StoredNumber,
@@ -34,38 +36,41 @@ class NumbersAround:
     """The stored numbers that equal an old width of a head, by the place where they are stored.
 
     Attributes:
+        swaps: the heads that are swapped. Their classes are mapped once the names of the old ones are known.
+        widths: what each old width or class count becomes; several numbers, if heads with this count will differ.
         near: on the layers that own class-sized tensors, and then on the modules that contain those.
         collections: containers, arrays and unregistered tensors there with one entry for each old class.
         texts: texts there that are an old class count, or that state one, such as `num_classes=1000`.
-        shared: paths of the modules that also contain a head of the same class count that is not swapped.
+        shared: paths of the modules with heads that have one class count, and will not have one after the swap.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        selected: Sequence[DetectedHead],
-        num_classes: int,
-        others: Iterable[DetectedHead] = (),
-    ) -> None:
+    def __init__(self, model: nn.Module, swaps: Sequence[HeadSwap], others: Iterable[DetectedHead] = ()) -> None:
         """Record the numbers. Call this before the swap. `others` are the heads that are not swapped."""
         self._model = model
-        self.widths: dict[int, int] = {}
+        self.swaps = swaps
+        widths: dict[int, dict[int, None]] = {}
+        counts: dict[int, dict[int, None]] = {}
         names: list[str] = []
-        for item in selected:
-            for spec in item.tensors:
-                self.widths[spec.outer * item.head.num_classes * spec.inner] = spec.outer * num_classes * spec.inner
+        for swap in swaps:
+            counts.setdefault(swap.old_count, {})[swap.new_count] = None
+            for spec in swap.item.tensors:
+                width = spec.outer * swap.new_count * spec.inner
+                widths.setdefault(spec.outer * swap.old_count * spec.inner, {})[width] = None
                 names += spec.names
-        self.counts = {item.head.num_classes: num_classes for item in selected}
-        self.widths = {old: new for old, new in (self.widths | self.counts).items() if old != new}
+        self._counts = {old: tuple(new) for old, new in counts.items()}
+        self.widths = {old: tuple(new) for old, new in (widths | counts).items() if tuple(new) != (old,)}
         self.layers = list(dict.fromkeys(owner_path(name) for name in names))
         self.containers: dict[str, None] = {}
         for path in self.layers:
             while path:
                 path = path.rpartition(".")[0]
                 self.containers[path] = None
-        other_names = [item.name for item in others if item.head.num_classes in self.counts]
+        other_names = [item.name for item in others if item.head.num_classes in self._counts]
         self.shared = frozenset(
-            path for path in self.containers if any(not path or name.startswith(f"{path}.") for name in other_names)
+            path
+            for path in self.containers
+            if any(_contains(path, name) for name in other_names)
+            or any(len(self._new_values(path, old)) > 1 for old in self._counts)
         )
         found: dict[tuple[int, Any, tuple[Any, ...]], tuple[Place, Any]] = {}
         for path in dict.fromkeys((*self.layers, *self.containers)):
@@ -74,13 +79,13 @@ class NumbersAround:
         self.near: tuple[StoredNumber, ...] = ()
         self.collections: list[tuple[Place, Any]] = []
         self.texts: list[tuple[Place, str]] = []
-        stated = "|".join(str(old) for old in self.counts if old > 1)
+        stated = "|".join(str(old) for old in self._counts if old > 1)
         self._in_text = re.compile(rf"^\s*(?:{stated})\s*$|{_KEY}(?:{stated})(?![\w.%/])") if stated else None
         for place, value in found.values():
             self._add(place, value)
         places = (*self.near, *(place for place, _ in (*self.collections, *self.texts)))
         self._modules = {place.path: model.get_submodule(place.path) for place in places}
-        self._stated = [item for item in self._properties() if self._stated_count(*item) in self.counts]
+        self._stated = [item for item in self._properties() if self._stated_count(*item) in self._counts]
 
     def _add(self, place: Place, value: Any) -> None:
         if isinstance(value, str):
@@ -89,11 +94,29 @@ class NumbersAround:
             return
         count = whole_number(value)
         if count is not None and count in self.widths:
-            self.near += (StoredNumber(**vars(place), value=count),)
+            news = self._new_values(place.path, count)
+            self.near += tuple(StoredNumber(**vars(place), value=count, new=new) for new in news)
         elif count is None:
             shape = (len(value),) if isinstance(value, (*_LISTS, Mapping)) else getattr(value, "shape", ())
-            if not {old for old in self.counts if old}.isdisjoint(shape):
+            if not {old for old in self._counts if old}.isdisjoint(shape):
                 self.collections.append((place, value))
+
+    def _new_values(self, path: str, number: int) -> tuple[int, ...]:
+        """Return what a number becomes in the module at `path`: one value, unless heads with this count will differ."""
+        new = self.widths.get(number, ())
+        inside = [swap for swap in self.swaps if _contains(path, swap.item.name)] if len(new) > 1 else ()
+        return tuple(dict.fromkeys(swap.new_count for swap in inside if swap.old_count == number)) or new
+
+    def counts_at(self, path: str) -> dict[int, int]:
+        """Return the new class count for each old one in the module at `path`, where that is certain."""
+        found = {old: self._new_values(path, old) or new for old, new in self._counts.items()}
+        return {old: new for old, (new, *more) in found.items() if not more}
+
+    def swap_of(self, path: str, count: int) -> HeadSwap:
+        """Return the swap whose old classes a collection in the module at `path` names. `count` is its length."""
+        swaps = [swap for swap in self.swaps if swap.old_count == count]
+        swaps = [swap for swap in swaps if _contains(path, swap.item.name)] or swaps
+        return next((swap for swap in swaps if swap.options.class_names is not None), swaps[0])
 
     def _properties(self) -> Iterator[tuple[str, str]]:
         for path in (*self.layers, *self.containers):
@@ -108,12 +131,12 @@ class NumbersAround:
 
     def stale_properties(self) -> list[str]:
         """Return the properties that stated the old class count and still do."""
-        found = [(path, name) for path, name in self._stated if self._stated_count(path, name) in self.counts]
+        found = [(path, name) for path, name in self._stated if self._stated_count(path, name) in self._counts]
         return [f"{path}.{name}".lstrip(".") for path, name in found]
 
     def class_names(self) -> ClassNames:
         """Return the collections that have one name for each old class, and copies of them in other modules."""
-        pairs = itertools.product(self.collections, self.counts)
+        pairs = itertools.product(self.collections, self._counts)
         found = (read_names(place, value, old) for (place, value), old in pairs if place.path not in self.shared)
         near = [names for names in found if names is not None and not names_parts_of(self._model, names)]
         return ClassNames([*near, *self._copies({(item.kind, item.names) for item in near if item.kind != "list"})])
@@ -127,7 +150,7 @@ class NumbersAround:
                     continue
                 seen.add(id(owner))
                 for key, value in owner.items():
-                    if isinstance(value, Mapping) and len(value) in self.counts:
+                    if isinstance(value, Mapping) and len(value) in self._counts:
                         place = Place(f"{path}.{key}", key, owner, key, (), module, None, path)
                         names = read_names(place, value, len(value))
                         if names is not None and (names.kind, names.names) in known:
@@ -160,7 +183,8 @@ class NumbersAround:
         self.texts = [(p, v) for p, v in self.texts if p.path in same and p.get() is v]
 
     def _numbers(self, path: str, module: nn.Module) -> Iterator[StoredNumber]:
-        return (number for number in numbers_of(module, path) if number.value in self.widths)
+        found = (number for number in numbers_of(module, path) if number.value in self.widths)
+        return (replace(number, new=new) for number in found for new in self._new_values(path, number.value))
 
     def named_like_counts(self) -> list[StoredNumber]:
         """Return the numbers near the head whose name says that they count classes."""
@@ -170,10 +194,10 @@ class NumbersAround:
         """Forget what the swap changed, and update the numbers whose name says that they count classes."""
         self._forget_changed()
         for number in self.named_like_counts():
-            number.set(self.widths[number.value], changes)
+            number.set(number.new, changes)
         for place, value in self.texts:
             if place.name in CLASS_COUNT_NAMES and place.path not in self.shared and value.strip().isdecimal():
-                place.put(value.replace(value.strip(), str(self.counts[int(value)])), changes)
+                place.put(value.replace(value.strip(), str(self.counts_at(place.path)[int(value)])), changes)
         self._forget_changed()
 
     def explain(self, holders: Collection[int]) -> None:
@@ -242,6 +266,11 @@ class NumbersAround:
         module = self._model.get_submodule(number.path)
         inside = module.named_parameters() if number.path not in self.layers else module.named_parameters(recurse=False)
         return any(number.value in value.shape for _, value in inside)
+
+
+def _contains(path: str, name: str) -> bool:
+    """Return whether the module at `path` is, or contains, the module or tensor with this name."""
+    return not path or name == path or name.startswith(f"{path}.")
 
 
 def _submodule(model: nn.Module, path: str) -> nn.Module | None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from pytest_headswap._numbers import as_count
+from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.swapping.class_map import ClassMap
+from pytest_headswap.engine.swapping.class_map import ClassMap, resolve_class_map
 from pytest_headswap.engine.swapping.initialization import INITS, Init
 from pytest_headswap.engine.swapping.replace import NewHead
 
@@ -69,6 +70,29 @@ class SwapOptions:
             raise HeadSwapError(
                 "bad_argument", f"class_names must contain {count} names in a list of str, one for each new class"
             )
+
+
+class HeadSwap(NamedTuple):
+    """A head, and what replaces it. `classes` maps new class indices to the old ones whose values are kept."""
+
+    item: DetectedHead
+    options: SwapOptions
+    classes: dict[int, int] = {}  # noqa: RUF012 - never changed
+
+    def with_classes(self, names: Mapping[str, int]) -> HeadSwap:
+        """Return the swap with the classes of `class_map`. `names` has the index of each old class name."""
+        classes = resolve_class_map(names, self.options.class_map, self.new_count, self.old_count)
+        return self._replace(classes=classes)
+
+    @property
+    def old_count(self) -> int:
+        """Return the class count of the old head."""
+        return self.item.head.num_classes
+
+    @property
+    def new_count(self) -> int:
+        """Return the class count of the new head."""
+        return self.options.num_classes
 
 
 def _takes(function: Any, *arguments: object) -> bool:

@@ -10,17 +10,17 @@ import copy
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from pytest_headswap.engine.abstract.meta_cache import MetaInitContext
 from pytest_headswap.engine.abstract.stand_ins import preserve_global_state
-from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.pytorch.modules import named_buffers, named_parameters
 from pytest_headswap.engine.swapping.class_names import new_names, read_names
 from pytest_headswap.engine.swapping.numbers_around import NumbersAround
+from pytest_headswap.engine.swapping.options import HeadSwap
 from pytest_headswap.engine.swapping.stored_numbers import StoredNumber, numbers_of, places_of
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.engine.swapping.unseen_heads import unseen_heads
@@ -35,12 +35,12 @@ class Rebuilt:
     """What a model shows that was built again.
 
     Attributes:
-        unseen: heads that depend on the class count, and that no output shows.
+        unseen: swaps of heads that depend on the class count, and that no output shows.
         explained: ids of the objects that the model was built from; their numbers are right.
         notes: what the user should know.
     """
 
-    unseen: tuple[DetectedHead, ...] = ()
+    unseen: tuple[HeadSwap, ...] = ()
     explained: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
 
@@ -59,11 +59,11 @@ def follow_rebuilt(model: nn.Module, around: NumbersAround, changes: Transaction
             changes.replay()
         ignored = _different(old_built, old)
         wrong = _without(wrong, ignored)
-    count, new = next(iter(around.counts.items()))
 
-    def unseen_in(wrong: Shapes) -> dict[str, list[int]]:
-        dims = {name: _changed(old_built[name], wrong[name], count, new) for name in wrong if name in old_built}
-        return {name: found for name, found in dims.items() if found}
+    def unseen_in(wrong: Shapes, swaps: Iterable[HeadSwap] = around.swaps) -> dict[str, list[int]]:
+        counts = dict.fromkeys((swap.old_count, swap.new_count) for swap in swaps)
+        pairs = [(name, old_built[name], shape) for name, shape in wrong.items() if name in old_built]
+        return {name: dims for (*count,) in counts for name, old, new in pairs if (dims := _changed(old, new, *count))}
 
     left = wrong.keys() - unseen_in(wrong)
     for follow in _followers(model, around, changes) if left else ():
@@ -75,7 +75,11 @@ def follow_rebuilt(model: nn.Module, around: NumbersAround, changes: Transaction
             wrong, left = still, still.keys() - unseen_in(still)
         else:
             changes.undo_since(savepoint)
-    unseen = tuple(unseen_heads(model, unseen_in(wrong), count))
+    unseen = tuple(
+        HeadSwap(item, replace(swap.options, new_head=None), swap.classes)
+        for swap in {(swap.old_count, swap.new_count): swap for swap in reversed(around.swaps)}.values()
+        for item in unseen_heads(model, unseen_in(wrong, [swap]), swap.old_count)
+    )
     if left:
         listed = ", ".join(f"{name} has shape {wrong[name]}" for name in sorted(left)[:_MAX_NAMED])
         note = (
@@ -88,7 +92,15 @@ def follow_rebuilt(model: nn.Module, around: NumbersAround, changes: Transaction
 
 def _followers(model: nn.Module, around: NumbersAround, changes: Transaction) -> list[Callable[[], None]]:
     """Return functions that change a stored number, and those of that name, to the new class count, or one less."""
-    (old, new), *_ = around.counts.items()
+    followers: list[Callable[[], None]] = []
+    for old, new in dict.fromkeys((swap.old_count, swap.new_count) for swap in around.swaps):
+        followers += _followers_of_count(model, around, old, new, changes)
+    return followers
+
+
+def _followers_of_count(
+    model: nn.Module, around: NumbersAround, old: int, new: int, changes: Transaction
+) -> list[Callable[[], None]]:
     numbers = [number for number in around.near if number.current() == number.value and number.value == old]
     followers = [_setter(numbers, name, new, changes) for name in dict.fromkeys(number.name for number in numbers)]
     names = [found for place, value in places_of(model, "") if (found := read_names(place, value, old - 1))]

@@ -34,10 +34,9 @@ def select_heads(
             things.
     """
     detected = result.detected
-    listing = ", ".join(f"{prefix + item.name!r} ({item.head.num_classes} classes)" for item in detected)
     if requested is not None:
-        paths = _paths(requested)
-        selected = _requested(model, result, paths, prefix, listing)
+        found = requested_heads(model, result, _paths(requested), prefix)
+        selected = list({id(item): item for items in found.values() for item in items}.values())
         if isinstance(requested, str):
             _check_boxes(result, selected[0], prefix)
         return [replace(_with_boxes(result, item, selected), caution="") for item in selected]
@@ -46,10 +45,12 @@ def select_heads(
     selected = _chosen_by_model(result) or [item for item in detected if not item.is_behind]
     if len({item.head.num_classes for item in selected}) > 1:
         selected = [item for item in selected if item.head.num_classes == result.declared_num_classes]
+    listing = _listing(result, prefix)
     if not selected:
         raise HeadSwapError(
             "ambiguous",
-            f"the model has several heads with different class counts: {listing}. Pass head=PATH to select one",
+            f"the model has several heads with different class counts: {listing}. Pass head=PATH to select one, or a "
+            "mapping such as {PATH: 5, PATH: 4} as num_classes to swap several",
         )
     for one, other in combinations(selected, 2):
         if _compete(result, one, other):
@@ -62,7 +63,8 @@ def select_heads(
     outputs = {output for item in selected for output in item.outputs}
     if len(selected) > 1 and len({(output.training, output.label) for output in outputs}) < len(outputs):
         raise HeadSwapError(
-            "ambiguous", f"several dimensions of one output depend on a head: {listing}. Pass head=PATH to select one"
+            "ambiguous",
+            f"several dimensions of one output depend on a head: {listing}. Pass head=PATH to select one",
         )
     return selected
 
@@ -80,9 +82,14 @@ def _paths(requested: object) -> list[str]:
     return paths
 
 
-def _requested(
-    model: nn.Module, result: SearchResult, paths: Sequence[str], prefix: str, listing: str
-) -> list[DetectedHead]:
+def requested_heads(
+    model: nn.Module, result: SearchResult, paths: Sequence[str], prefix: str
+) -> dict[str, list[DetectedHead]]:
+    """Return the heads at each path.
+
+    Raises:
+        HeadSwapError: `unknown_head`.
+    """
     known = {prefix + name: [item] for item in result.detected for name in item.head.tensors}
     known |= {prefix + name: [item] for item in result.detected for spec in item.tensors for name in spec.names}
     known.update((prefix + name, [item]) for item in result.detected for name in (item.head.path, *item.head.aliases))
@@ -93,9 +100,14 @@ def _requested(
             if not unseen:
                 near = difflib.get_close_matches(path, known, n=1)
                 question = f": did you mean {near[0]!r}?" if near else "."
+                listing = _listing(result, prefix)
                 raise HeadSwapError("unknown_head", f"there is no head at {path!r}{question} This model has {listing}")
             known[path] = unseen
-    return list({id(item): item for path in paths for item in known[path]}.values())
+    return {path: known[path] for path in paths}
+
+
+def _listing(result: SearchResult, prefix: str) -> str:
+    return ", ".join(f"{prefix + item.name!r} ({item.head.num_classes} classes)" for item in result.detected)
 
 
 def _check_boxes(result: SearchResult, item: DetectedHead, prefix: str) -> None:

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
-from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.source_lines import place_of_error
 from pytest_headswap.engine.swapping.numbers_around import NumbersAround
-from pytest_headswap.engine.swapping.options import SwapOptions
+from pytest_headswap.engine.swapping.options import HeadSwap
 from pytest_headswap.engine.swapping.plan import SwapPlan
 from pytest_headswap.engine.swapping.stored_numbers import StoredNumber
 from pytest_headswap.engine.swapping.transaction import Transaction
@@ -29,7 +28,7 @@ _MAX_SHOWN = 60  # characters of a text
 
 def verify_and_settle(
     plan: SwapPlan,
-    options: SwapOptions,
+    swaps: Sequence[HeadSwap],
     names: Sequence[str],
     around: NumbersAround,
     changes: Transaction,
@@ -48,14 +47,14 @@ def verify_and_settle(
     Raises:
         HeadSwapError: `verification_failed`.
     """
-    model, result, selected, count = plan.model, plan.search_result, plan.selected, options.num_classes
-    verify = partial(verify_swap, model, plan.inputs, result, selected, count, names, changes)
-    if count == 0 or any(item.slot is not None for item in selected):
+    result, selected = plan.search_result, plan.selected
+    verify = partial(verify_swap, plan.model, plan.inputs, result, swaps, names, changes)
+    if any(swap.new_count == 0 or swap.item.slot is not None for swap in swaps):
         try:
             return verify() if always else []
         except HeadSwapError as error:
             unchanged = "What follows the head does not pass on what it returns unchanged: change that part first"
-            raise _with_advice(error, _about_new_head(options, selected) or unchanged) from error.__cause__
+            raise _with_advice(error, _about_new_head(swaps) or unchanged) from error.__cause__
     is_settled = set(around.near) <= set(around.named_like_counts())  # their names say enough: nothing to try out
     if not always and is_settled and not around.on_modules_without_parameters():
         return []
@@ -63,7 +62,7 @@ def verify_and_settle(
         notes = _settle(verify, around, changes)
         if not always:
             return notes
-        old = {count for count, new in around.counts.items() if count != new}
+        old = {swap.old_count for swap in swaps if swap.old_count != swap.new_count}
         notes += left_behind(plan, old, names, around, changes)
         notes += (
             f"{reader} still has {size} entries, as many as the old head, and {name} selects or weighs them. If they "
@@ -80,55 +79,51 @@ def verify_and_settle(
         unseen = [f"{plan.prefix}{item.name}" for item in selected if not item.outputs]
         if unseen:
             notes.append(f"{', '.join(unseen)}: swapped, but not verified: no output of this forward shows it")
-        return [*notes, *rename(lambda: _try(verify, (), around, changes, keep=True) is not None)]
+        return [*notes, *rename(lambda: _try(verify, (), changes, keep=True) is not None)]
     except HeadSwapError as error:
         if not always:
             return []
         if isinstance(error, LayerFault):
             raise
-        if advice := _about_new_head(options, selected):
+        if advice := _about_new_head(swaps):
             raise _with_advice(error, advice) from error.__cause__
         raise _with_cause(error, plan, set(around.widths) - {1}) from error.__cause__
 
 
 def _settle(verify: Callable[[], list[str]], around: NumbersAround, changes: Transaction) -> list[str]:
     """Verify the swap. If it fails, change the fewest stored numbers with which it succeeds."""
-    followed: tuple[StoredNumber, ...] = ()
     try:
         notes = verify()
     except HeadSwapError:
         if (found := _first_success(verify, around, changes)) is None:
             raise
-        followed, notes = found
-    done = {*followed, *around.named_like_counts()}
+        notes = found
     for number in around.of_layers():
-        if number not in done and _try(verify, (number,), around, changes, keep=True) is not None:
-            done.add(number)
-    left = [number for number in around.unexplained() if number not in done and number.value > 1]
+        if number.is_unchanged:
+            _try(verify, (number,), changes, keep=True)
+    left = [number for number in around.unexplained() if number.is_unchanged and number.value > 1]
     for number in left if around.stale_properties() else ():
         savepoint, stale = changes.savepoint(), around.stale_properties()
-        if _try(verify, (number,), around, changes, keep=True) is not None:
-            if len(around.stale_properties()) < len(stale):
-                done.add(number)
-            else:
-                changes.undo_since(savepoint)
-    left = [number for number in left if number not in done]
-    doubtful = [n for n in left[:_MAX_TRIED] if _try(verify, (n,), around, changes, keep=False) is not None]
+        _try(verify, (number,) if number.is_unchanged else (), changes, keep=True)
+        if len(around.stale_properties()) >= len(stale):
+            changes.undo_since(savepoint)
+    left = [number for number in left if number.is_unchanged]
+    doubtful = [n for n in left[:_MAX_TRIED] if _try(verify, (n,), changes, keep=False) is not None]
     doubtful += left[_MAX_TRIED:]
     notes = list(notes)
     if doubtful:
-        names = ", ".join(f"{number.label} = {number.value}" for number in doubtful)
+        names = ", ".join(dict.fromkeys(f"{number.label} = {number.value}" for number in doubtful))
         notes.append(f"{names}: equal to the old class count and not changed. Set a new value if it counts classes")
     if around.texts:
         names = ", ".join(f"{place.label} = {_shortened(value)!r}" for place, value in around.texts)
         notes.append(f"{names}: states the old class count and was not changed. Set a new text if it counts classes")
     if stale := around.stale_properties():
         notes.append(f"{', '.join(stale)}: a property that still returns the old class count. Correct what it reads")
-    if shared := [number for number in around.shared_counts() if number not in done]:
-        names = ", ".join(f"{number.label} = {number.value}" for number in shared)
+    if shared := [number for number in around.shared_counts() if number.is_unchanged]:
+        names = ", ".join(dict.fromkeys(f"{number.label} = {number.value}" for number in shared))
         notes.append(
-            f"{names}: not changed, because a head that was not swapped has the same class count. Set a new value if "
-            "it counts the classes of the new head"
+            f"{names}: not changed, because several heads had this class count and now differ. Set a new value if it "
+            "counts the classes of a new head"
         )
     return notes
 
@@ -137,21 +132,18 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
-def _first_success(
-    verify: Callable[[], list[str]], around: NumbersAround, changes: Transaction
-) -> tuple[tuple[StoredNumber, ...], list[str]] | None:
+def _first_success(verify: Callable[[], list[str]], around: NumbersAround, changes: Transaction) -> list[str] | None:
     numbers = [*around.near, *around.on_modules_without_parameters()]
     for trial in _trials(around, numbers):
-        if _try(verify, trial, around, changes, keep=False) is None:
+        if _try(verify, trial, changes, keep=False) is None:
             continue
         while True:
             smaller = (tuple(n for n in trial if n is not dropped) for dropped in trial if len(trial) > 1)
-            better = next((t for t in smaller if _try(verify, t, around, changes, keep=False) is not None), None)
+            better = next((t for t in smaller if _try(verify, t, changes, keep=False) is not None), None)
             if better is None:
                 break
             trial = better
-        notes = _try(verify, trial, around, changes, keep=True)
-        return None if notes is None else (trial, notes)
+        return _try(verify, trial, changes, keep=True)
     return None
 
 
@@ -166,7 +158,6 @@ def _trials(around: NumbersAround, numbers: Sequence[StoredNumber]) -> Iterator[
 def _try(
     verify: Callable[[], list[str]],
     numbers: Sequence[StoredNumber],
-    around: NumbersAround,
     changes: Transaction,
     *,
     keep: bool,
@@ -176,7 +167,7 @@ def _try(
     notes: list[str] | None = None
     try:
         for number in numbers:
-            number.set(around.widths[number.value], changes)
+            number.set(number.new, changes)
         notes = verify()
     except Exception:  # noqa: BLE001 - an object of the user may refuse a value in any way
         notes = None
@@ -250,10 +241,11 @@ def _other_causes(plan: SwapPlan, old: set[int]) -> str:
     return text
 
 
-def _about_new_head(options: SwapOptions, selected: Sequence[DetectedHead]) -> str:
-    features = " or ".join(sorted({str(item.head.in_features) for item in selected}))
-    advice = f"new_head must take {features} features and return {options.num_classes} values"
-    return advice if options.new_head is not None else ""
+def _about_new_head(swaps: Sequence[HeadSwap]) -> str:
+    replaced = [swap for swap in swaps if swap.options.new_head is not None]
+    features = " or ".join(sorted({str(swap.item.head.in_features) for swap in replaced}))
+    counts = " or ".join(dict.fromkeys(str(swap.new_count) for swap in replaced))
+    return f"new_head must take {features} features and return {counts} values" if replaced else ""
 
 
 def _with_advice(error: HeadSwapError, advice: str) -> HeadSwapError:

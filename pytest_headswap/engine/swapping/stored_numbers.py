@@ -76,13 +76,19 @@ class Place:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StoredNumber(Place):
-    """A number that a module, or an object or container that it holds, stores."""
+    """A number that a module, or an object or container that it holds, stores. `new` is what it may become."""
 
     value: int = 0
+    new: int = 0
 
     def current(self) -> int | None:
         """Return the number that is there now."""
         return whole_number(self.get())
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Return whether the number is still the old one."""
+        return self.current() == self.value
 
     @property
     def is_float(self) -> bool:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.swapping.label_list import replace_label_list
-from pytest_headswap.engine.swapping.options import SwapOptions
+from pytest_headswap.engine.swapping.options import HeadSwap
 from pytest_headswap.engine.swapping.replace import install_head, remove_head, replaceable_path
 from pytest_headswap.engine.swapping.resize import resize
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 
-def swap_one(
-    model: nn.Module, item: DetectedHead, options: SwapOptions, classes: dict[int, int], changes: Transaction
-) -> tuple[list[str], list[str]]:
+def swap_one(model: nn.Module, swap: HeadSwap, changes: Transaction) -> tuple[list[str], list[str]]:
     """Swap one head. Return the names of its new tensors, and notes for the user."""
+    item, options, classes = swap
     count, new_head, init = options.num_classes, options.new_head, options.init
     if item.label_list is not None:
         if count == 0 or new_head is not None:

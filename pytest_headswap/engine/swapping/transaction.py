@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -36,6 +36,16 @@ class _Change:
     new: Any
     old_kind: _Kind | None
     new_kind: _Kind | None
+
+    @property
+    def place(self) -> tuple[int, Any]:
+        return id(self.container), self.key
+
+    @property
+    def present(self) -> Any:
+        """Return the value that is there now."""
+        is_mapping = isinstance(self.container, Mapping)
+        return self.container.get(self.key, _ABSENT) if is_mapping else self.container[self.key]
 
 
 class Transaction:
@@ -96,17 +106,36 @@ class Transaction:
             change = self._done.pop()
             self._put(change, change.old, change.old_kind, change.new_kind)
 
-    def roll_back(self) -> None:
-        """Undo all changes. A second call does nothing."""
+    def is_covered_by(self, later: Transaction) -> bool:
+        """Return whether a later transaction replaced a tensor or module that this one put in its place."""
+        placed = {change.place for change in self._done if isinstance(change.new, (torch.Tensor, nn.Module))}
+        return any(change.place in placed for change in later._done)
+
+    def roll_back(self, later: Sequence[Transaction] = ()) -> None:
+        """Undo all changes. A second call does nothing.
+
+        Where one of the `later` transactions set another value, that value stays until it is undone as well.
+        """
         while self._done:
             change = self._done.pop()
-            self._put(change, change.old, change.old_kind, change.new_kind)
+            if not any(other._inherit(change) for other in later):
+                self._put(change, change.old, change.old_kind, change.new_kind)
             self._undone.append(change)
+
+    def _inherit(self, undone: _Change) -> bool:
+        """Take over the old value of an earlier transaction. Return whether this one has changed the same place."""
+        index = next((i for i, change in enumerate(self._done) if change.place == undone.place), None)
+        if index is not None:
+            self._done[index] = replace(self._done[index], old=undone.old, old_kind=undone.old_kind)
+        return index is not None
 
     def replay(self) -> None:
         """Redo the changes that were rolled back, with the same objects. A second call does nothing."""
         while self._undone:
             change = self._undone.pop()
+            present = change.present
+            if present is not change.old:  # another transaction was undone or redone in the meantime
+                change = replace(change, old=present, old_kind=_kind_of(present))
             self._put(change, change.new, change.new_kind, change.old_kind)
             self._done.append(change)
 

@@ -81,8 +81,9 @@ def left_behind(
         )
     idle = [number for number in numbers if id(model.get_submodule(number.path)) not in called]
     if idle:
+        names = list(dict.fromkeys(f"{number.label} = {number.value}" for number in idle))
         notes.append(
-            f"{_listed([f'{number.label} = {number.value}' for number in idle])}: equal to the old class count, on a "
+            f"{_listed(names)}: equal to the old class count, on a "
             "module that this forward does not run. It was not changed. Set a new value if it counts classes"
         )
     return notes

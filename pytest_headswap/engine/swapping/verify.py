@@ -19,6 +19,7 @@ from pytest_headswap.engine.pytorch.internals import gradient_leaves
 from pytest_headswap.engine.pytorch.modules import freeze_all_but, get_registered_tensor, is_registered, owner_path
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
 from pytest_headswap.engine.swapping.layer_check import Calls, faulty_layers, recorded_calls
+from pytest_headswap.engine.swapping.options import HeadSwap
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.head import CHOSEN
 
@@ -31,14 +32,13 @@ def verify_swap(
     model: nn.Module,
     inputs: Inputs,
     original: SearchResult,
-    selected: Sequence[DetectedHead],
-    num_classes: int,
+    swaps: Sequence[HeadSwap],
     names: Sequence[str],
     changes: Transaction,
 ) -> list[str]:
     """Compare the output shapes with those before the swap, in each mode that was probed, and run the new layers.
 
-    Class dimensions must have the new class count, or the feature width if `num_classes` is 0. Every other dimension
+    Class dimensions must have the new class count, or the feature width if that is 0. Every other dimension
     must be unchanged. A fault of a new layer counts only if the old one does not have it.
 
     Returns:
@@ -47,18 +47,19 @@ def verify_swap(
     Raises:
         HeadSwapError: `verification_failed`.
     """
+    selected = [swap.item for swap in swaps]
     sizes = {
-        (output.training, output.label, output.dim): num_classes * _values_per_class(item, output.size)
-        or item.head.in_features
-        for item in selected
-        for output in item.outputs
+        (output.training, output.label, output.dim): swap.new_count * _values_per_class(swap.item, output.size)
+        or swap.item.head.in_features
+        for swap in swaps
+        for output in swap.item.outputs
         if not output.is_squeezed
     }
     squeezed = {
-        (output.training, output.label): (output.dim, num_classes or item.head.in_features)
-        for item in selected
-        for output in item.outputs
-        if output.is_squeezed and num_classes != 1
+        (output.training, output.label): (output.dim, swap.new_count or swap.item.head.in_features)
+        for swap in swaps
+        for output in swap.item.outputs
+        if output.is_squeezed and swap.new_count != 1
     }
     resized = {(n, dim) for item in selected for spec in item.tensors for n in spec.names for dim in (spec.dim, None)}
     derived = {place for place, tensors in original.derived.items() if not resized.isdisjoint(tensors)}
@@ -87,7 +88,7 @@ def verify_swap(
                     f"in {'train' if training else 'eval'} mode, {label} should have shape {expected} but has "
                     f"{outputs.get(label, 'no tensor')}",
                 )
-    _verify_choices(model, inputs, original, selected, num_classes)
+    _verify_choices(model, inputs, original, swaps)
     faults = faulty_layers(model, calls, names)
     if faults:
         for path in _old_faults(model, inputs, original, names, changes):
@@ -103,7 +104,7 @@ def verify_swap(
     ]
     unreachable = [name for name in parameters if name not in reached]
     notes = [_unreachable(unreachable)] if unreachable else []
-    if unchanged and num_classes and any(item.head.num_classes != num_classes for item in selected):
+    if unchanged and any(swap.new_count not in (0, swap.old_count) for swap in swaps):
         notes.append(
             f"{'; '.join(dict.fromkeys(unchanged))}: the size did not change, because forward selects from the classes "
             "or contains their old count. Adapt forward, unless this output does not depend on the class count"
@@ -131,23 +132,20 @@ def _values_per_class(item: DetectedHead, size: int) -> int:
     return size // item.head.num_classes if item.head.num_classes else 1
 
 
-def _verify_choices(
-    model: nn.Module,
-    inputs: Inputs,
-    original: SearchResult,
-    selected: Sequence[DetectedHead],
-    num_classes: int,
-) -> None:
+def _verify_choices(model: nn.Module, inputs: Inputs, original: SearchResult, swaps: Sequence[HeadSwap]) -> None:
     """Check the dimensions that no output shows, because the model returns only what it chose from them."""
     hidden = {
-        output for item in selected for output in item.outputs if output.label not in original.shapes[output.training]
+        output: swap.new_count
+        for swap in swaps
+        for output in swap.item.outputs
+        if output.label not in original.shapes[output.training]
     }
     for training in sorted({output.training for output in hidden}):
         kinds = TENSOR_KINDS[TENSOR_KINDS.index(original.tensor_kinds[training]) :]
         graph = record(model, inputs, training=training, tensor_kinds=kinds)
         shapes = {(choice.label, choice.dim): choice.value.shape for choice in graph.choices}
         graph.clear()
-        for output in hidden:
+        for output, num_classes in hidden.items():
             shape = shapes.get((output.label.removeprefix(CHOSEN), output.dim), ())
             if output.training == training and (len(shape) <= output.dim or shape[output.dim] != num_classes):
                 raise HeadSwapError(

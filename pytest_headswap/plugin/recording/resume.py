@@ -13,7 +13,7 @@ from pytest_headswap._text import join_first
 from pytest_headswap.expectations.outcomes import reapply
 from pytest_headswap.plugin.recording.header import journal_header
 from pytest_headswap.plugin.settings import CARRIED_OVER, Settings
-from pytest_headswap.results import JOURNAL_NAME, JournalError, JournalHeader, Result, read_journal
+from pytest_headswap.results import JOURNAL_NAME, JournalError, JournalHeader, Result, changed_code, read_journal
 
 RERUN_OUTCOMES = ("crashed", "timeout")
 """Outcomes whose checks are rerun: the machine may have caused them, and the next run may succeed."""
@@ -42,7 +42,7 @@ class Resume:
             except JournalError as error:
                 raise pytest.UsageError(f"--headswap-resume: {error}") from error
             now = journal_header(settings)
-            self.changed_code = {zoo: names for zoo in now.code if (names := _changed_code(header, now, zoo))}
+            self.changed_code = {zoo: names for zoo in now.code if (names := changed_code(header, now, zoo))}
             if differences := list(_differences(header, now)):
                 raise pytest.UsageError(
                     f"--headswap-resume: the journal {path} belongs to another run: {'; '.join(differences)}. "
@@ -89,12 +89,6 @@ class Resume:
             yield f"  {result.outcome} {result.nodeid} - {result.full_message.partition(chr(10))[0]}"
         if len(self.failures) > _MAX_LISTED:
             yield f"  and {len(self.failures) - _MAX_LISTED:,} more"
-
-
-def _changed_code(then: JournalHeader, now: JournalHeader, zoo: str) -> list[str]:
-    """Return the names of the files and packages of a zoo that have changed, were added or are gone."""
-    old, new = then.code.get(zoo, now.code[zoo]), now.code[zoo]
-    return [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
 
 
 def _differences(then: JournalHeader, now: JournalHeader) -> Iterator[str]:

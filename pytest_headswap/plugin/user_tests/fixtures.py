@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,6 +69,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         reason = "--headswap-models selects no model of the zoo of this test"
         parameters = [pytest.param(None, id="none", marks=pytest.mark.skip(reason=reason))]
     metafunc.parametrize("headswap_case", parameters, indirect=True)
+
+
+_FAILURES = pytest.StashKey[list[BaseException]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Release what the frames of failures hold once the test has ended: other plugins may keep the exceptions."""
+    report = yield
+    if "headswap_case" in getattr(item, "fixturenames", ()):
+        if call.when != "teardown" and call.excinfo is not None:
+            item.stash.setdefault(_FAILURES, []).append(call.excinfo.value)
+        elif call.when == "teardown":
+            for error in item.stash.setdefault(_FAILURES, []):
+                for frame, _ in traceback.walk_tb(error.__traceback__):
+                    with suppress(RuntimeError):  # the frame still runs
+                        frame.clear()
+                        _ = frame.f_locals  # before Python 3.13, this empties the dict that pytest has read
+            del item.stash[_FAILURES]
+    return report
 
 
 @pytest.hookimpl(wrapper=True)
