@@ -165,6 +165,15 @@ def test_a_list_of_the_models_own_parts_does_not_name_classes(value: Any, given:
     assert swap.notes == ()
 
 
+@pytest.mark.parametrize("value", [["here", "there"], {"pixel_values", "labels"}, ("GELU", "Conv2d")], ids=str)
+def test_given_names_go_to_the_mapping_and_not_to_a_list_of_other_names(value: Any) -> None:
+    model: Any = Pyramid(other=value)
+    swap = swapped(model, class_names=NEW)
+    assert model.other == value
+    assert list(model.id2label.values()) == NEW
+    assert "other: one name for each old class, not changed" in swap.notes[0]
+
+
 def test_class_names_leave_the_names_of_module_classes_in_a_library_alone() -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from pytest_headswap.engine import Swap, freeze_backbone, swap_head
+from pytest_headswap.engine import HeadSwapError, Swap, freeze_backbone, swap_head
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest_headswap.HeadSwapWarning")
@@ -154,3 +154,47 @@ def test_a_model_that_refers_to_itself_and_to_functions_can_be_copied() -> None:
     swap.restore()
     assert swap.model.loop[0] is swap.model  # type: ignore[index]
     assert swap.model(torch.randn(2, 5, 8)).shape == (2, 10)
+
+
+class Two(nn.Module):
+    """A model with two tasks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.kind, self.colour = nn.Linear(8, 16), nn.Linear(16, 10), nn.Linear(16, 7)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.body(x).relu()
+        return {"kind": self.kind(features), "colour": self.colour(features)}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_of_several_swaps_know_of_each_other(how: str) -> None:
+    model = Two()
+    x = torch.randn(2, 8)
+    swaps = [
+        swap_head(model, 5, x, head="kind"),
+        swap_head(model, 4, x, head="colour"),
+        swap_head(model, 3, x, head="kind"),
+    ]
+    copied: list[Swap] = COPIES[how](swaps)
+    freeze_backbone(copied[1])
+    trainable = [name for name, parameter in copied[0].model.named_parameters() if parameter.requires_grad]
+    assert trainable == ["kind.weight", "kind.bias", "colour.weight", "colour.bias"]
+    with pytest.raises(HeadSwapError, match="restore that one first"):
+        copied[0].restore()
+    for swap in reversed(copied):
+        swap.restore()
+    assert {key: value.shape[1] for key, value in copied[0].model(x).items()} == {"kind": 10, "colour": 7}
+    assert {key: value.shape[1] for key, value in model(x).items()} == {"kind": 3, "colour": 4}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_of_a_restored_swap_is_not_in_force(how: str) -> None:
+    swap = swap_head(Two(), 5, torch.randn(2, 8), head="kind")
+    swap.restore()
+    other = swap_head(swap.model, 4, torch.randn(2, 8), head="colour")
+    copied, copied_other = COPIES[how]((swap, other))
+    freeze_backbone(copied_other)
+    trainable = [name for name, parameter in copied.model.named_parameters() if parameter.requires_grad]
+    assert trainable == ["colour.weight", "colour.bias"]

@@ -84,6 +84,11 @@ class Transaction:
         self._done.append(_Change(container, key, old, value, _kind_of(old), _kind_of(value)))
         container[key] = value
 
+    @property
+    def in_force(self) -> bool:
+        """Whether changes have been made and not been rolled back."""
+        return bool(self._done)
+
     def replaced_tensors(self) -> dict[int, torch.Tensor]:
         """Return the new tensor for the id of each tensor that was replaced."""
         return {
