@@ -149,6 +149,14 @@ def test_wrappers_are_exported_too() -> None:
     assert all(module.training for module in plain.train().modules())
 
 
+def test_a_model_that_was_unfrozen_is_plain() -> None:
+    model = convolutional()
+    frozen = freeze_backbone(model, IMAGES)
+    assert b"pytest_headswap" in pickle.dumps(model)
+    frozen.unfreeze()
+    assert b"pytest_headswap" not in pickle.dumps(model)
+
+
 def test_a_restored_swap_exports_the_old_head() -> None:
     swap, x = frozen_swap("convolutional")
     swap.restore()
