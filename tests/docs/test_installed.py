@@ -29,7 +29,7 @@ SITE = f"pip install '{OWN}[timm]'"  # from the first page, docs/index.md
 EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
 PAGES = (
     *((page, "") for page in (README, ROOT / "CONTRIBUTING.md", *EXAMPLES)),
-    *((page, SITE) for page in sorted(DOCS.glob("*.md"))),
+    *((page, SITE) for page in sorted(DOCS.rglob("*.md"))),
 )
 
 

@@ -100,7 +100,7 @@ def test_pages_linked_from_messages_exist(site: Path) -> None:
 
 
 def test_pages_linked_from_the_readme_exist(site: Path) -> None:
-    links = re.findall(rf"{re.escape(DOCS)}(\w+)/", README.read_text(encoding="utf-8"))
+    links = re.findall(rf"{re.escape(DOCS)}([\w/]+)/", README.read_text(encoding="utf-8"))
     assert len(links) > 8
     for name in links:
         assert "<h1" in _html(site, name)

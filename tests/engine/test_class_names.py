@@ -129,6 +129,62 @@ def test_of_two_lists_none_is_changed() -> None:
     assert model.names == OLD
 
 
+class Pyramid(nn.Module):
+    """A model with two classes and two stages, that lists the names of its own parts."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__()
+        self.low, self.high = nn.Sequential(nn.Linear(8, 8), nn.GELU()), nn.Sequential(nn.Linear(8, 8), nn.GELU())
+        self.fc = nn.Linear(8, 2)
+        self.id2label = {0: "cat", 1: "dog"}
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.high(self.low(x)))
+        return out
+
+
+@pytest.mark.parametrize("given", [NEW, None])
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["low", "high"],
+        {"Linear", "GELU"},
+        ("low.0", "high.0"),
+        ["fc.weight", "fc.bias"],
+        frozenset({"Sequential", "low.1"}),
+    ],
+    ids=str,
+)
+def test_a_list_of_the_models_own_parts_does_not_name_classes(value: Any, given: Any) -> None:
+    model: Any = Pyramid(parts=value)
+    swap = swapped(model, class_names=given)
+    assert model.parts == value
+    assert list(model.id2label.values()) == (given or ["LABEL_0", "LABEL_1", "LABEL_2"])
+    assert swap.notes == ()
+
+
+@pytest.mark.parametrize("value", [["here", "there"], {"pixel_values", "labels"}, ("GELU", "Conv2d")], ids=str)
+def test_given_names_go_to_the_mapping_and_not_to_a_list_of_other_names(value: Any) -> None:
+    model: Any = Pyramid(other=value)
+    swap = swapped(model, class_names=NEW)
+    assert model.other == value
+    assert list(model.id2label.values()) == NEW
+    assert "other: one name for each old class, not changed" in swap.notes[0]
+
+
+def test_class_names_leave_the_names_of_module_classes_in_a_library_alone() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=50, **sizes))
+    before = copy.deepcopy(model._no_split_modules)
+    swap = swap_head(model, 3, class_names=NEW)
+    assert model._no_split_modules == before
+    assert model.config.id2label == dict(enumerate(NEW))
+    assert swap.notes == ()
+
+
 def test_names_that_forward_reads_stay_if_it_needs_the_old_ones() -> None:
     class Reads(Net):
         parts: dict[str, int]

@@ -149,6 +149,23 @@ def test_wrappers_are_exported_too() -> None:
     assert all(module.training for module in plain.train().modules())
 
 
+def test_an_export_in_the_middle_of_a_stage_keeps_what_trains() -> None:
+    swap = swap_head(convolutional(), 5, IMAGES)
+    freeze_backbone(swap).unfreeze("0.1")
+    plain = swap.export()
+    assert b"pytest_headswap" not in pickle.dumps(plain)
+    trainable = [name for name, parameter in plain.named_parameters() if parameter.requires_grad]
+    assert trainable == ["0.1.weight", "0.1.bias", "1.1.weight", "1.1.bias"]
+
+
+def test_a_model_that_was_unfrozen_is_plain() -> None:
+    model = convolutional()
+    frozen = freeze_backbone(model, IMAGES)
+    assert b"pytest_headswap" in pickle.dumps(model)
+    frozen.unfreeze()
+    assert b"pytest_headswap" not in pickle.dumps(model)
+
+
 def test_a_restored_swap_exports_the_old_head() -> None:
     swap, x = frozen_swap("convolutional")
     swap.restore()

@@ -44,10 +44,10 @@ MODELS = {
 """
 
 
-def torch_and_its_requirements() -> set[str]:
-    """Return the distributions that `pip install torch` installs."""
+def with_requirements(package: str) -> set[str]:
+    """Return the distributions that `pip install PACKAGE` installs."""
     found: set[str] = set()
-    waiting = ["torch"]
+    waiting = [package]
     while waiting:
         name = canonicalize_name(waiting.pop())
         if name not in found:
@@ -59,12 +59,10 @@ def torch_and_its_requirements() -> set[str]:
     return found
 
 
-@pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with links to torch, its requirements and this package: what `pip install --no-deps` gives."""
-    allowed = torch_and_its_requirements()
+def linked(folder: Path, package: str) -> Path:
+    """Fill a folder with links to a package, its requirements and this package: `pip install --no-deps` gives this."""
+    allowed = with_requirements(package)
     distributions = packages_distributions()
-    folder = tmp_path_factory.mktemp("packages")
     (folder / "pytest_headswap").symlink_to(Path(pytest_headswap.__file__).parent)
     for name in ("purelib", "platlib"):
         for path in Path(sysconfig.get_path(name)).iterdir():
@@ -72,6 +70,12 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if owners & allowed and not (folder / path.name).exists():
                 (folder / path.name).symlink_to(path)
     return folder
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with torch, its requirements and this package."""
+    return linked(tmp_path_factory.mktemp("packages"), "torch")
 
 
 def run(code: str, packages: Path, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -135,3 +139,12 @@ except ModuleNotFoundError as error:
 @pytest.mark.parametrize("module", ["pytest", "msgspec", "rich", "hypothesis", "numpy"])
 def test_no_other_package_can_be_imported_there(module: str, packages: Path, tmp_path: Path) -> None:
     assert f"No module named '{module}'" in run(f"import {module}", packages, tmp_path).stderr
+
+
+def test_tests_that_do_not_use_this_package_run_with_pytest_alone(tmp_path: Path) -> None:
+    packages = linked(tmp_path, "pytest")
+    (tmp_path / "test_mine.py").write_text("def test_mine():\n    assert True\n", encoding="utf-8")
+    code = "import pytest\nsys.exit(pytest.main(['-q', '-p', 'pytest_headswap.plugin.hooks', 'test_mine.py']))"
+    done = run(code, packages, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from pytest_headswap._numbers import as_count
+from pytest_headswap.engine.pytorch.modules import named_modules, parameters_of
 from pytest_headswap.engine.swapping.class_metadata import config_of
 from pytest_headswap.engine.swapping.options import HeadSwap
 from pytest_headswap.engine.swapping.stored_numbers import Place
@@ -67,6 +68,16 @@ def read_names(place: Place, value: Any, count: int) -> StoredNames | None:
         if indexed.keys() == set(range(count)):
             return StoredNames(place, tuple(indexed[index] for index in range(count)), kind)
     return None
+
+
+def names_parts_of(model: nn.Module, names: StoredNames) -> bool:
+    """Return whether a list or set has names of the model's own modules, module classes or tensors."""
+    if names.kind not in ("list", "set"):
+        return False
+    named = named_modules(model, include_aliases=True)
+    parts = {type(module).__name__ for _, module in named} | {path for path, _ in named}
+    parts |= {path.rpartition(".")[2] for path in parts} | dict(parameters_of(named)).keys()
+    return parts.issuperset(names.names)
 
 
 def _index(value: Any) -> int | None:
@@ -139,9 +150,9 @@ class ClassNames:
         left = []
         for item in self._doubtful:
             swap = swap_of(*_key(item))
-            is_only_one = [len(other.names) for other in self._doubtful].count(len(item.names)) == 1
+            sizes = [len(other.names) for other in (*self._certain, *self._doubtful)]
             savepoint = changes.savepoint()
-            if swap.options.class_names is not None and is_only_one:
+            if swap.options.class_names is not None and sizes.count(len(item.names)) == 1:
                 item.place.put(item.renamed(_new_names(swap, item.names)), changes)
                 if still_runs():
                     continue

@@ -15,7 +15,7 @@ from pytest_headswap._numbers import as_count
 from pytest_headswap.engine.detection.describe import DetectedHead
 from pytest_headswap.engine.pytorch.modules import named_modules, owner_path
 from pytest_headswap.engine.swapping.class_metadata import CLASS_COUNT_NAMES, config_of
-from pytest_headswap.engine.swapping.class_names import ClassNames, StoredNames, read_names
+from pytest_headswap.engine.swapping.class_names import ClassNames, StoredNames, names_parts_of, read_names
 from pytest_headswap.engine.swapping.options import HeadSwap
 from pytest_headswap.engine.swapping.stored_numbers import (
     Place,
@@ -138,7 +138,7 @@ class NumbersAround:
         """Return the collections that have one name for each old class, and copies of them in other modules."""
         pairs = itertools.product(self.collections, self._counts)
         found = (read_names(place, value, old) for (place, value), old in pairs if place.path not in self.shared)
-        near = [names for names in found if names is not None]
+        near = [names for names in found if names is not None and not names_parts_of(self._model, names)]
         return ClassNames([*near, *self._copies({(item.kind, item.names) for item in near if item.kind != "list"})])
 
     def _copies(self, known: Collection[tuple[str, tuple[str, ...]]]) -> Iterator[StoredNames]:

@@ -62,6 +62,11 @@ class Swap:
         more = f", and {len(heads) - _MAX_LISTED} more heads" if len(heads) > _MAX_LISTED else ""
         return f"Swap({type(self._plan.model).__name__}: {', '.join(heads[:_MAX_LISTED])}{more})"
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self._changes.in_force:  # in the copy of the model too
+            remember_heads(self._plan.model, self._made, self._changes)
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the new heads, for the optimizer."""
         return (parameter for _, parameter in self.named_parameters())

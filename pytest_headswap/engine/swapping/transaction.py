@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-_ABSENT = object()
+from pytest_headswap.engine.swapping.owners import AttributesOf, attributes_of
+
+
+class _Absent:
+    """Stand for a key that was not there. A class stays the same object in copies and pickles."""
+
+
+_ABSENT = _Absent
 
 
 class _Kind(NamedTuple):
@@ -55,11 +62,32 @@ class Transaction:
         self._model_kind = _kind_of(model)
         self._moved: dict[int, tuple[Any, nn.Module]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        changes = (*self._done, *self._undone)
+        owners = attributes_of(self._model, [change.container for change in changes]) if self._model else {}
+        lists = {
+            name: [replace(item, container=owners.get(id(item.container), item.container)) for item in listed]
+            for name, listed in (("_done", self._done), ("_undone", self._undone))
+        }
+        return {**vars(self), **lists, "_moved": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name in ("_done", "_undone"):
+            for item in state[name]:
+                if isinstance(item.container, AttributesOf):
+                    object.__setattr__(item, "container", vars(item.container.owner))
+        vars(self).update(state)
+
     def set(self, container: Any, key: Any, value: Any) -> None:
         """Set `container[key] = value` and record the change. Undoing it keeps the order of the keys."""
         old = container.get(key, _ABSENT) if isinstance(container, Mapping) else container[key]
         self._done.append(_Change(container, key, old, value, _kind_of(old), _kind_of(value)))
         container[key] = value
+
+    @property
+    def in_force(self) -> bool:
+        """Whether changes have been made and not been rolled back."""
+        return bool(self._done)
 
     def replaced_tensors(self) -> dict[int, torch.Tensor]:
         """Return the new tensor for the id of each tensor that was replaced."""
