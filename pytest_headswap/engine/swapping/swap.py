@@ -18,6 +18,7 @@ from pytest_headswap.engine.swapping.made_heads import (
     later_changes,
     remember_heads,
 )
+from pytest_headswap.engine.swapping.optimizers import forget_replaced
 from pytest_headswap.engine.swapping.param_groups import param_groups
 from pytest_headswap.engine.swapping.transaction import Transaction
 from pytest_headswap.head import Head
@@ -144,6 +145,7 @@ class Swap:
             raise HeadSwapError("bad_argument", f"{self!r} was swapped again by a later swap: restore that one first")
         self._changes.roll_back(later)
         forget_heads(self._plan.model, self._made)
+        forget_replaced(self._plan.model)
 
     def reapply(self) -> None:
         """Put the new heads back after `restore`, with their trained values. A second call does nothing."""
