@@ -52,6 +52,7 @@ class Swap:
     _changes: Transaction
     _plan: SwapPlan
     _made: MadeHeads
+    _old_names: Mapping[str, Mapping[str, int]]
 
     def __repr__(self) -> str:
         counts = [head.num_classes for head in self.heads] or [0] * len(self.old_heads)

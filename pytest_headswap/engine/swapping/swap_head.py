@@ -36,7 +36,7 @@ from pytest_headswap.engine.swapping.replace import (
     replace_references,
 )
 from pytest_headswap.engine.swapping.settle import verify_and_settle
-from pytest_headswap.engine.swapping.several_heads import options_by_path, options_of_heads
+from pytest_headswap.engine.swapping.several_heads import options_by_path, paths_of_heads
 from pytest_headswap.engine.swapping.swap import Swap
 from pytest_headswap.engine.swapping.swap_one import swap_one
 from pytest_headswap.engine.swapping.ties import check_untied, tie_notes
@@ -131,7 +131,7 @@ def swap_head(
     if isinstance(num_classes, Mapping):
         by_path = options_by_path(num_classes, head, new_head, init, class_map, class_names, activation)
         plan = plan_swap(model, read_inputs(example_inputs), list(by_path))
-        options = options_of_heads(plan, by_path)
+        options = [by_path[path] for path in paths_of_heads(plan, list(by_path))]
         counts = {path: given.num_classes for path, given in by_path.items()}
     else:
         given = SwapOptions(num_classes, new_head, init, class_map, class_names, activation)  # type: ignore[arg-type]
@@ -176,7 +176,8 @@ def _execute(
     around = NumbersAround(inner, swaps, [item for item in result.detected if item not in plan.selected])
     slots = [item.slot.path for item in plan.selected if item.slot is not None]
     class_names = ClassNames(empty_mappings(inner)) if slots else around.class_names()
-    swaps = around.swaps = [swap.with_classes(class_names.indices(swap.old_count, swap.item.name)) for swap in swaps]
+    old_names = {swap.item.name: class_names.indices(swap.old_count, swap.item.name) for swap in swaps}
+    swaps = around.swaps = [swap.with_classes(old_names[swap.item.name]) for swap in swaps]
     names: list[str] = []
     notes = (*result.notes, *cautions(plan.selected))
     try:
@@ -222,7 +223,7 @@ def _execute(
     own = MadeHeads(tuple(dict.fromkeys(names)), tuple(head.path for head in new), plan.names_of_tensors())
     remember_heads(inner, own, changes)
     names = [prefix + name for name in own.names]
-    return Swap(plan.outer, num_classes, heads, old, notes, tuple(names), changes, plan, own)
+    return Swap(plan.outer, num_classes, heads, old, notes, tuple(names), changes, plan, own, old_names)
 
 
 def _check_new_heads(swaps: Sequence[HeadSwap]) -> None:
