@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pytest_headswap._text import escape_unprintable
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.modules import get_registered_tensor
 from pytest_headswap.engine.swapping.made_heads import (
@@ -21,7 +22,7 @@ from pytest_headswap.engine.swapping.made_heads import (
 from pytest_headswap.engine.swapping.optimizers import forget_replaced
 from pytest_headswap.engine.swapping.param_groups import param_groups
 from pytest_headswap.engine.swapping.transaction import Transaction
-from pytest_headswap.head import Head
+from pytest_headswap.head import Head, html_table
 
 if TYPE_CHECKING:
     from pytest_headswap.engine.swapping.plan import SwapPlan
@@ -55,13 +56,23 @@ class Swap:
     _old_names: Mapping[str, Mapping[str, int]]
 
     def __repr__(self) -> str:
-        counts = [head.num_classes for head in self.heads] or [0] * len(self.old_heads)
-        heads = [
-            f"{head.path or '(the model itself)'} {head.num_classes} -> {count}"
-            for head, count in zip(self.old_heads, counts, strict=True)
-        ]
+        heads = [f"{path} {old} -> {new}" for path, old, new in self._counts()]
         more = f", and {len(heads) - _MAX_LISTED} more heads" if len(heads) > _MAX_LISTED else ""
         return f"Swap({type(self._plan.model).__name__}: {', '.join(heads[:_MAX_LISTED])}{more})"
+
+    def _repr_html_(self) -> str:
+        rows = [(path, f"{old} -> {new}") for path, old, new in self._counts()]
+        return html_table(
+            f"Swap of {type(self._plan.model).__name__}", [*rows, *(("note", note) for note in self.notes)]
+        )
+
+    def _counts(self) -> list[tuple[str, int, int]]:
+        """Return the path of each head, with its old and new class count."""
+        counts = [head.num_classes for head in self.heads] or [0] * len(self.old_heads)
+        return [
+            (escape_unprintable(head.path) or "(the model itself)", head.num_classes, count)
+            for head, count in zip(self.old_heads, counts, strict=True)
+        ]
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the new heads, for the optimizer."""
