@@ -19,6 +19,7 @@ from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
 from pytest_headswap.engine.pytorch.inputs import read_inputs
 from pytest_headswap.engine.pytorch.modules import named_parameters
 from pytest_headswap.engine.pytorch.wrappers import unwrap
+from pytest_headswap.engine.swapping.advice import advice
 from pytest_headswap.engine.swapping.class_map import ClassMap
 from pytest_headswap.engine.swapping.class_metadata import untie, update_class_metadata
 from pytest_headswap.engine.swapping.class_names import ClassNames, empty_mappings
@@ -141,6 +142,7 @@ def swap_head(
     before = dict(named_parameters(plan.model))
     swap = _execute(plan, options, counts, optimizers=optimizers)
     watch_replaced(before, plan.model)
+    swap.notes += tuple(advice([HeadSwap(item, given) for item, given in zip(plan.selected, options, strict=True)]))
     if set(plan.search_result.tensor_kinds.values()) == {META}:
         swap._plan = replace(plan, inputs=plan.inputs.without_values())  # release the memory of a large batch
     for note in swap.notes[len(plan.search_result.notes) :]:
