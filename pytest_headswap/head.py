@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, overload
+
+from pytest_headswap._text import escape_unprintable, pluralize
+
+_EVIDENCE = {
+    "meta": "an abstract run on the meta device",
+    "fake": "a run under fake tensors",
+    "real": "a run with real tensors",
+}
+_TITLE_WIDTH = 17
 
 
 class PathStep(NamedTuple):
@@ -72,6 +81,61 @@ class Head:
         return tuple(label for label in self.outputs if not label.startswith(CHOSEN))
 
 
+class Section(NamedTuple):
+    """A part of the description of heads: one head, the rejected layers or the notes.
+
+    Attributes:
+        title: path of the head, or the title of a list.
+        rows: pairs of a title and a text. Rows of a list, and further sentences of evidence, have no title.
+        is_head: whether it describes a head.
+    """
+
+    title: str
+    rows: tuple[tuple[str, str], ...]
+    is_head: bool = False
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Return the rows as text, in two parts: the title, filled up with spaces, and the text."""
+        width = _TITLE_WIDTH if self.is_head else 0
+        return [(f"  {title:<{width}}", text) for title, text in self.rows]
+
+
+def head_section(head: Head) -> Section:
+    """Return the description of a head."""
+    rows = [
+        ("aliases", ", ".join(head.aliases)),
+        ("kind", f"{head.kind}, {head.in_features} -> {head.num_classes or 'no classes yet'}"),
+        ("role", head.role),
+        ("class dimension", str(head.class_dim)),
+        ("activation", head.activation or "none"),
+        ("outputs", ", ".join(head.outputs)),
+        ("tensors", ", ".join(head.tensors)),
+        ("path", " -> ".join(step.name or "the model itself" for step in head.path_to_output)),
+    ]
+    rows += [("" if number else "evidence", sentence) for number, sentence in enumerate(head.evidence)]
+    shown = tuple((title, escape_unprintable(text)) for title, text in rows if text)
+    return Section(escape_unprintable(head.path) or "the model itself", shown, is_head=True)
+
+
+def list_section(title: str, sentences: Iterable[str]) -> Section:
+    """Return a list of sentences."""
+    return Section(title, tuple(("", escape_unprintable(sentence)) for sentence in sentences))
+
+
+def html_table(caption: str, rows: Iterable[Sequence[str]]) -> str:
+    """Return a table for a notebook. All texts are escaped."""
+    lines = ("".join(f"<td>{escape_html(cell)}</td>" for cell in row) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table><caption>{escape_html(caption)}</caption><tbody>{body}</tbody></table>"
+
+
+def escape_html(text: str) -> str:
+    """Return a text for HTML, with unprintable characters escaped."""
+    import html  # only notebooks need it, and every run loads this module
+
+    return html.escape(escape_unprintable(text))
+
+
 @dataclass(frozen=True)
 class Rejected:
     """A layer that was considered as a head, and the reason why it is not one."""
@@ -108,3 +172,22 @@ class Heads(Sequence[Head]):
 
     def __iter__(self) -> Iterator[Head]:
         return iter(self.heads)
+
+    @property
+    def summary(self) -> str:
+        """The number of heads, and how they were found."""
+        return f"{pluralize(len(self), 'head')}, found by {_EVIDENCE.get(self.tensor_kind, self.tensor_kind)}"
+
+    def sections(self) -> list[Section]:
+        """Return the description: a section for each head, then the rejected layers and the notes, if any."""
+        rejected = (f"{item.path or 'the model itself'}: {item.reason}" for item in self.rejected)
+        lists = (list_section("Rejected", rejected), list_section("Notes", self.notes))
+        return [*map(head_section, self.heads), *(section for section in lists if section.rows)]
+
+    def __str__(self) -> str:
+        parts = ("\n".join([part.title, *map("".join, part.lines())]) for part in self.sections())
+        return "\n\n".join([self.summary, *parts])
+
+    def _repr_html_(self) -> str:
+        tables = (html_table(part.title, part.rows) for part in self.sections())
+        return "".join([f"<p>{escape_html(self.summary)}</p>", *tables])

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
-from pytest_headswap._text import pluralize
 from pytest_headswap.cli.console import fail
+from pytest_headswap.head import Section, list_section
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pytest_headswap.engine import Head, Heads, HeadSwapError
+    from pytest_headswap.engine import Heads, HeadSwapError
     from pytest_headswap.zoo import ModelSpec
 
 
@@ -40,29 +40,19 @@ def _explain_model(title: str, spec: ModelSpec) -> int:
 
     out = Console(soft_wrap=True, highlight=False)
     try:
-        heads, notes = _find(spec)
+        heads = _find(spec)
     except HeadSwapError as error:
         _print_rejected(Console(stderr=True, soft_wrap=True, highlight=False), error)
         return fail(1, f"{title}: {error}")
     except Exception as error:  # noqa: BLE001 - the code of a zoo's library may raise anything
         return fail(1, f"{title} cannot be built: {type(error).__name__}: {error}")
-    evidence = _EVIDENCE.get(heads.tensor_kind, heads.tensor_kind)
-    out.print(Text(f"{title}: {pluralize(len(heads), 'head')}, found by {evidence}", style="bold"))
-    for head in heads:
-        _print_head(out, head)
-    _print_list(out, "Rejected", (f"{item.path or 'the model itself'}: {item.reason}" for item in heads.rejected))
-    _print_list(out, "Notes", notes)
+    out.print(Text(f"{title}: {heads.summary}", style="bold"))
+    for section in heads.sections():
+        _print_section(out, section)
     return 0
 
 
-_EVIDENCE = {
-    "meta": "an abstract run on the meta device",
-    "fake": "a run under fake tensors",
-    "real": "a run with real tensors",
-}
-
-
-def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
+def _find(spec: ModelSpec) -> Heads:
     """Return the heads of a model with notes of the engine and the zoo. Use the meta device if possible."""
     from pytest_headswap.case.skip_init import on_meta_if_possible
     from pytest_headswap.engine import ZOO_REFUSED, NoHeadError, find_heads
@@ -80,36 +70,16 @@ def _find(spec: ModelSpec) -> tuple[Heads, tuple[str, ...]]:
     if isinstance(heads, NoHeadError):
         raise heads
     zoo_notes = spec.metadata_notes(model, heads) if spec.metadata_notes is not None else ()
-    return heads, (*heads.notes, *zoo_notes)
+    return replace(heads, notes=(*heads.notes, *zoo_notes))
 
 
-def _print_head(out: Console, head: Head) -> None:
-    rows = [
-        ("aliases", ", ".join(head.aliases)),
-        ("kind", f"{head.kind}, {head.in_features} -> {head.num_classes or 'no classes yet'}"),
-        ("role", head.role),
-        ("class dimension", str(head.class_dim)),
-        ("activation", head.activation or "none"),
-        ("outputs", ", ".join(head.outputs)),
-        ("tensors", ", ".join(head.tensors)),
-        ("path", " -> ".join(step.name or "the model itself" for step in head.path_to_output)),
-    ]
-    rows += [("" if number else "evidence", sentence) for number, sentence in enumerate(head.evidence)]
+def _print_section(out: Console, section: Section) -> None:
     out.print()
-    out.print(Text(head.path or "the model itself", style="bold green"))
-    for title, value in rows:
-        if value:
-            out.print(Text.assemble((f"  {title:<17}", "dim"), value))
-
-
-def _print_list(out: Console, title: str, sentences: Iterable[str]) -> None:
-    lines = list(sentences)
-    if lines:
-        out.print()
-        out.print(Text(title, style="bold"))
-        for line in lines:
-            out.print(Text(f"  {line}"))
+    out.print(Text(section.title, style="bold green" if section.is_head else "bold"))
+    for title, text in section.lines():
+        out.print(Text.assemble((title, "dim"), text))
 
 
 def _print_rejected(out: Console, error: HeadSwapError) -> None:
-    _print_list(out, "Rejected", error.rejected)
+    if error.rejected:
+        _print_section(out, list_section("Rejected", error.rejected))

@@ -28,6 +28,7 @@ from pytest_headswap.engine.freezing.frozen_backbone import FrozenBackbone
 from pytest_headswap.engine.freezing.verify import UNVERIFIED_SAMPLES
 from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
+from pytest_headswap.engine.swapping.checkpoint import LoadedCheckpoint, load_checkpoint
 from pytest_headswap.engine.swapping.plan import SwapPlan, plan_swap
 from pytest_headswap.engine.swapping.stored_numbers import places_of, whole_number
 from pytest_headswap.engine.swapping.swap import Swap
@@ -42,11 +43,13 @@ __all__ = [
     "HeadSwapError",
     "HeadSwapWarning",
     "Heads",
+    "LoadedCheckpoint",
     "NoHeadError",
     "Rejected",
     "Swap",
     "find_heads",
     "freeze_backbone",
+    "load_checkpoint",
     "swap_head",
 ]
 

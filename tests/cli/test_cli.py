@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_headswap import ModelSpec, Zoo, __version__
+from pytest_headswap import ModelSpec, Zoo, __version__, find_heads
 from pytest_headswap.cli.main import main
 from pytest_headswap.results import JournalHeader, JournalWriter, Outcome, Result, read_journal
 from pytest_headswap.results.merge import shard_options
@@ -92,6 +92,13 @@ def test_explain_prints_everything_known_about_each_head(capsys: Output) -> None
     assert any(line.startswith("  tensors          head.weight, head.bias") for line in first)
     assert any(line.startswith("  evidence         ") for line in first)
     assert "  role             distillation" in lines[lines.index("head_dist") :]
+
+
+def test_explain_prints_what_printing_the_heads_does(capsys: Output) -> None:
+    main(["explain", "testzoo:distilled"])
+    heads = find_heads(registry.load_zoo("testzoo")["distilled"].build(), torch.zeros(2, 8))
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"testzoo:distilled: {heads}")
 
 
 def test_explain_prints_the_notes_of_the_zoo(capsys: Output) -> None:

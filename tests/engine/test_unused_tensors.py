@@ -136,7 +136,7 @@ def test_a_table_that_only_an_integer_output_depends_on_is_not_named() -> None:
 def test_a_swap_to_the_same_count_names_nothing() -> None:
     model = Net()
     with_average(model)
-    assert swap_head(model, 10, X).notes == ()
+    assert swap_head(model, 10, X, class_map=range(10)).notes == ()
 
 
 class Loss:

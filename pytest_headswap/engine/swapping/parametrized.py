@@ -92,6 +92,19 @@ class ComputedTensor:
                 return
         item.new.copy_(default)
 
+    def mixes_rows(self, stored: Sequence[NewTensor]) -> bool:
+        """Return whether rows of the computed tensor depend on the values of other rows of the stored ones."""
+        before = [made.new.detach().clone() for made in stored]
+        values = [_value(self.layer, self.name, self.source).clone()]
+        with torch.no_grad():
+            for made in stored:
+                made.by_class()[0][:, 0] += 1
+            values.append(_value(self.layer, self.name, self.source))
+            for made, value in zip(stored, before, strict=True):
+                made.new.copy_(value)
+        one, other = (NewTensor(self.spec, self.name, value, value).by_class()[0][:, 1:] for value in values)
+        return not torch.equal(one, other)
+
     def keep_rows(self, item: NewTensor, stored: Sequence[NewTensor], classes: Mapping[int, int]) -> None:
         """Copy the rows of old classes in the stored tensors, if only this gives the computed tensor its old rows.
 

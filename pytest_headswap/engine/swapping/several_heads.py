@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_headswap._text import did_you_mean
@@ -38,7 +38,7 @@ def options_by_path(
         new_head = dict.fromkeys(counts, new_head)
     given = {"new_head": new_head, "class_map": class_map, "class_names": class_names}
     for name, value in given.items():
-        _check_paths(name, value, counts)
+        check_paths(name, value, counts)
     options = {}
     for path, count in counts.items():
         own = {name: value[path] for name, value in given.items() if value is not None and path in value}
@@ -56,7 +56,12 @@ def options_by_path(
     return options
 
 
-def _check_paths(name: str, value: object, counts: Mapping[str, int]) -> None:
+def check_paths(name: str, value: object, counts: Mapping[str, int]) -> None:
+    """Check that an argument is a mapping with some of the paths that `counts`, the mapping `num_classes`, has.
+
+    Raises:
+        HeadSwapError: `bad_argument`.
+    """
     if value is None:
         return
     if not isinstance(value, Mapping) or not all(isinstance(path, str) for path in value):
@@ -71,21 +76,21 @@ def _check_paths(name: str, value: object, counts: Mapping[str, int]) -> None:
         )
 
 
-def options_of_heads(plan: SwapPlan, by_path: Mapping[str, SwapOptions]) -> list[SwapOptions]:
-    """Return the options of each head of the plan, which was made for these paths.
+def paths_of_heads(plan: SwapPlan, requested: Sequence[str]) -> list[str]:
+    """Return the requested path of each head of the plan; "" for one that follows another head.
 
     Raises:
         HeadSwapError: `bad_argument`, if two paths lead to the same head.
     """
     paths: dict[tuple[str, ...], str] = {}
-    for path, items in requested_heads(plan.model, plan.search_result, list(by_path), plan.prefix).items():
+    for path, items in requested_heads(plan.model, plan.search_result, requested, plan.prefix).items():
         for item in items:
             first = paths.setdefault(_key(item), path)
             if first != path:
                 raise HeadSwapError(
                     "bad_argument", f"{first!r} and {path!r} are names of the same head: pass only one of them"
                 )
-    return [by_path[paths[_key(item)]] for item in plan.selected]
+    return [paths.get(_key(item), "") for item in plan.selected]
 
 
 def _key(item: DetectedHead) -> tuple[str, ...]:

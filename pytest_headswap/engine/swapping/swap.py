@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pytest_headswap._text import escape_unprintable
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.pytorch.modules import get_registered_tensor
 from pytest_headswap.engine.swapping.export import plain_copy
@@ -19,9 +20,10 @@ from pytest_headswap.engine.swapping.made_heads import (
     later_changes,
     remember_heads,
 )
+from pytest_headswap.engine.swapping.optimizers import forget_replaced
 from pytest_headswap.engine.swapping.param_groups import param_groups
 from pytest_headswap.engine.swapping.transaction import Transaction
-from pytest_headswap.head import Head
+from pytest_headswap.head import Head, html_table
 
 if TYPE_CHECKING:
     from pytest_headswap.engine.swapping.plan import SwapPlan
@@ -52,13 +54,10 @@ class Swap:
     _changes: Transaction
     _plan: SwapPlan
     _made: MadeHeads
+    _old_names: Mapping[str, Mapping[str, int]]
 
     def __repr__(self) -> str:
-        counts = [head.num_classes for head in self.heads] or [0] * len(self.old_heads)
-        heads = [
-            f"{head.path or '(the model itself)'} {head.num_classes} -> {count}"
-            for head, count in zip(self.old_heads, counts, strict=True)
-        ]
+        heads = [f"{path} {old} -> {new}" for path, old, new in self._counts()]
         more = f", and {len(heads) - _MAX_LISTED} more heads" if len(heads) > _MAX_LISTED else ""
         return f"Swap({type(self._plan.model).__name__}: {', '.join(heads[:_MAX_LISTED])}{more})"
 
@@ -66,6 +65,20 @@ class Swap:
         vars(self).update(state)
         if self._changes.in_force:  # in the copy of the model too
             remember_heads(self._plan.model, self._made, self._changes)
+
+    def _repr_html_(self) -> str:
+        rows = [(path, f"{old} -> {new}") for path, old, new in self._counts()]
+        return html_table(
+            f"Swap of {type(self._plan.model).__name__}", [*rows, *(("note", note) for note in self.notes)]
+        )
+
+    def _counts(self) -> list[tuple[str, int, int]]:
+        """Return the path of each head, with its old and new class count."""
+        counts = [head.num_classes for head in self.heads] or [0] * len(self.old_heads)
+        return [
+            (escape_unprintable(head.path) or "(the model itself)", head.num_classes, count)
+            for head, count in zip(self.old_heads, counts, strict=True)
+        ]
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of the new heads, for the optimizer."""
@@ -161,6 +174,7 @@ class Swap:
             raise HeadSwapError("bad_argument", f"{self!r} was swapped again by a later swap: restore that one first")
         self._changes.roll_back(later)
         forget_heads(self._plan.model, self._made)
+        forget_replaced(self._plan.model)
 
     def reapply(self) -> None:
         """Put the new heads back after `restore`, with their trained values. A second call does nothing."""

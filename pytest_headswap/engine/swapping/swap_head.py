@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.abstract.stand_ins import META
@@ -16,7 +17,9 @@ from pytest_headswap.engine.detection.describe import cautions
 from pytest_headswap.engine.detection.search import detect_heads
 from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
 from pytest_headswap.engine.pytorch.inputs import read_inputs
+from pytest_headswap.engine.pytorch.modules import named_parameters
 from pytest_headswap.engine.pytorch.wrappers import unwrap
+from pytest_headswap.engine.swapping.advice import advice
 from pytest_headswap.engine.swapping.class_map import ClassMap
 from pytest_headswap.engine.swapping.class_metadata import untie, update_class_metadata
 from pytest_headswap.engine.swapping.class_names import ClassNames, empty_mappings
@@ -24,6 +27,7 @@ from pytest_headswap.engine.swapping.head_after_swap import head_after_swap, wit
 from pytest_headswap.engine.swapping.initialization import Init
 from pytest_headswap.engine.swapping.made_heads import MadeHeads, remember_heads
 from pytest_headswap.engine.swapping.numbers_around import NumbersAround
+from pytest_headswap.engine.swapping.optimizers import exchange_parameters, read_optimizers, watch_replaced
 from pytest_headswap.engine.swapping.options import HeadSwap, SwapOptions
 from pytest_headswap.engine.swapping.plan import SwapPlan, outside_inference_mode, plan_swap
 from pytest_headswap.engine.swapping.rebuild import Rebuilt, follow_rebuilt
@@ -33,7 +37,7 @@ from pytest_headswap.engine.swapping.replace import (
     replace_references,
 )
 from pytest_headswap.engine.swapping.settle import verify_and_settle
-from pytest_headswap.engine.swapping.several_heads import options_by_path, options_of_heads
+from pytest_headswap.engine.swapping.several_heads import options_by_path, paths_of_heads
 from pytest_headswap.engine.swapping.swap import Swap
 from pytest_headswap.engine.swapping.swap_one import swap_one
 from pytest_headswap.engine.swapping.ties import check_untied, tie_notes
@@ -80,6 +84,7 @@ def swap_head(
     class_map: ClassMap | Mapping[str, ClassMap] | None = None,
     class_names: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     activation: str = "keep",
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
 ) -> Swap:
     """Replace the classification heads of `model` in place by new heads with `num_classes` classes.
 
@@ -109,6 +114,10 @@ def swap_head(
         class_names: names of the new classes, for models that store them (`id2label`).
         activation: `keep`, or `drop` to remove the softmax or sigmoid after the head, so that the model returns
             logits.
+        optimizer: an optimizer that was made before the swap, or several. The parameters of the new heads take the
+            places of the old ones in its groups, with the options of the group, and the state of the old ones, such as
+            momentum, is dropped. This follows `restore` and `reapply`. Without it, an optimizer that holds the old
+            heads warns at its next step.
 
     Returns:
         The swap: the model with its new heads, and methods to restore the old ones.
@@ -117,15 +126,23 @@ def swap_head(
         NoHeadError: the model has no head, and no slot for one.
         HeadSwapError: nothing was swapped; `reason` says why.
     """
+    optimizers = read_optimizers(optimizer)
+    options: Sequence[SwapOptions]
+    counts: int | dict[str, int]
     if isinstance(num_classes, Mapping):
         by_path = options_by_path(num_classes, head, new_head, init, class_map, class_names, activation)
         plan = plan_swap(model, read_inputs(example_inputs), list(by_path))
-        counts = {path: options.num_classes for path, options in by_path.items()}
-        swap = _execute(plan, options_of_heads(plan, by_path), counts)
+        options = [by_path[path] for path in paths_of_heads(plan, list(by_path))]
+        counts = {path: given.num_classes for path, given in by_path.items()}
     else:
-        given: Any = SwapOptions(num_classes, new_head, init, class_map, class_names, activation)  # type: ignore[arg-type]
+        given = SwapOptions(num_classes, new_head, init, class_map, class_names, activation)  # type: ignore[arg-type]
         plan = plan_swap(model, read_inputs(example_inputs), head)
-        swap = _execute(plan, [given] * len(plan.selected), given.num_classes)
+        options = [given] * len(plan.selected)
+        counts = given.num_classes
+    before = dict(named_parameters(plan.model))
+    swap = _execute(plan, options, counts, optimizers=optimizers)
+    watch_replaced(before, plan.model)
+    swap.notes += tuple(advice([HeadSwap(item, given) for item, given in zip(plan.selected, options, strict=True)]))
     if set(plan.search_result.tensor_kinds.values()) == {META}:
         swap._plan = replace(plan, inputs=plan.inputs.without_values())  # release the memory of a large batch
     for note in swap.notes[len(plan.search_result.notes) :]:
@@ -145,17 +162,24 @@ def apply_plan(plan: SwapPlan, num_classes: int, *, verify: bool = True) -> Swap
 
 
 def _execute(
-    plan: SwapPlan, options: Sequence[SwapOptions], num_classes: int | dict[str, int], *, verify: bool = True
+    plan: SwapPlan,
+    options: Sequence[SwapOptions],
+    num_classes: int | dict[str, int],
+    *,
+    verify: bool = True,
+    optimizers: Sequence[Optimizer] = (),
 ) -> Swap:
     """Swap the heads of a plan. `options` describes what replaces each of them."""
     inner, prefix, result = plan.model, plan.prefix, plan.search_result
     swaps = [HeadSwap(item, given) for item, given in zip(plan.selected, options, strict=True)]
     _check_new_heads(swaps)
+    before = dict(named_parameters(inner)) if optimizers else {}
     changes = Transaction(inner)
     around = NumbersAround(inner, swaps, [item for item in result.detected if item not in plan.selected])
     slots = [item.slot.path for item in plan.selected if item.slot is not None]
     class_names = ClassNames(empty_mappings(inner)) if slots else around.class_names()
-    swaps = around.swaps = [swap.with_classes(class_names.indices(swap.old_count, swap.item.name)) for swap in swaps]
+    old_names = {swap.item.name: class_names.indices(swap.old_count, swap.item.name) for swap in swaps}
+    swaps = around.swaps = [swap.with_classes(old_names[swap.item.name]) for swap in swaps]
     names: list[str] = []
     notes = (*result.notes, *cautions(plan.selected))
     try:
@@ -190,6 +214,8 @@ def _execute(
             notes = (*notes, *class_names.without_effect(around.swaps))
             check_untied(inner, plan.inputs, result.tensor_kinds, plan.selected)
         notes = (*notes, *tie_notes(inner, plan.selected, option_is_off=bool(untied)))
+        if optimizers:
+            exchange_parameters(inner, prefix, before, optimizers, changes)
     except BaseException:
         changes.roll_back()
         raise
@@ -199,7 +225,7 @@ def _execute(
     own = MadeHeads(tuple(dict.fromkeys(names)), tuple(head.path for head in new), plan.names_of_tensors())
     remember_heads(inner, own, changes)
     names = [prefix + name for name in own.names]
-    return Swap(plan.outer, num_classes, heads, old, notes, tuple(names), changes, plan, own)
+    return Swap(plan.outer, num_classes, heads, old, notes, tuple(names), changes, plan, own, old_names)
 
 
 def _check_new_heads(swaps: Sequence[HeadSwap]) -> None:
