@@ -24,7 +24,7 @@ from pytest_headswap.engine.swapping.class_metadata import untie, update_class_m
 from pytest_headswap.engine.swapping.class_names import ClassNames, empty_mappings
 from pytest_headswap.engine.swapping.head_after_swap import head_after_swap, with_prefix
 from pytest_headswap.engine.swapping.initialization import Init
-from pytest_headswap.engine.swapping.made_heads import MadeHeads, forget_heads, remember_heads
+from pytest_headswap.engine.swapping.made_heads import MadeHeads, followed, forget_heads, remember_heads
 from pytest_headswap.engine.swapping.numbers_around import NumbersAround
 from pytest_headswap.engine.swapping.options import SwapOptions
 from pytest_headswap.engine.swapping.plan import outside_inference_mode, plan_swap
@@ -83,13 +83,13 @@ class Swap:
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the parameters of the new heads with their names in the model."""
         for name in self._names:
-            value = get_registered_tensor(self.model, name)
+            value = get_registered_tensor(self.model, followed(self.model, name))
             if isinstance(value, nn.Parameter):
                 yield name, value
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return only the tensors of the new heads, by their names in the model."""
-        return {name: get_registered_tensor(self.model, name).detach() for name in self._names}
+        return {name: get_registered_tensor(self.model, followed(self.model, name)).detach() for name in self._names}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Load the tensors of a head that `state_dict` returned.
@@ -270,6 +270,8 @@ def _execute(plan: SwapPlan, options: SwapOptions, *, verify: bool = True) -> Sw
     new = [head_after_swap(inner, item, options) for item in selected if count]
     heads = tuple(with_prefix(head, prefix) for head in new)
     old = tuple(with_prefix(item.head, prefix) for item in selected)
-    own = MadeHeads(tuple(dict.fromkeys(names)), tuple(head.path for head in new), plan.names_of_tensors())
+    own = MadeHeads(
+        tuple(dict.fromkeys(names)), tuple(head.path for head in new), plan.names_of_tensors(), plan.were_frozen
+    )
     remember_heads(inner, own)
     return Swap(plan.outer, count, heads, old, notes, tuple(prefix + name for name in own.names), changes, plan, own)
