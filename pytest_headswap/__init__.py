@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_headswap.checks import Check
     from pytest_headswap.engine import (
         REASONS,
+        Features,
         Head,
         Heads,
         HeadSwapError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         NoHeadError,
         Rejected,
         Swap,
+        extract_features,
         find_heads,
         freeze_backbone,
         swap_head,
@@ -38,6 +40,7 @@ __all__ = [
     "Check",
     "CheckFailed",
     "CheckSkipped",
+    "Features",
     "Head",
     "HeadSwapError",
     "HeadSwapWarning",
@@ -50,6 +53,7 @@ __all__ = [
     "ZooError",
     "__version__",
     "check_headswap",
+    "extract_features",
     "find_heads",
     "freeze_backbone",
     "load_zoo",
