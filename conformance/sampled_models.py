@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -21,6 +20,11 @@ class Sample:
     zoo: Zoo
     step: int
     start: int
+
+    def __str__(self) -> str:
+        if self.start:
+            return f"{self.zoo.name}:{self.step}:{self.start}"
+        return f"{self.zoo.name}:{self.step}" if self.step > 1 else self.zoo.name
 
     def specs(self) -> Iterator[ModelSpec]:
         """Yield the models."""
@@ -44,14 +48,14 @@ def sample(text: str) -> Sample:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def origin(module: str, samples: Iterable[Sample]) -> list[str]:
+def origin(module: str, samples: Sequence[Sample]) -> list[str]:
     """Return lines that say which command wrote a table, when, and with which versions."""
     versions = {"pytest-headswap": __version__, "torch": torch.__version__}
     for item in samples:
         versions |= item.zoo.versions
     listed = ", ".join(f"{library} {version.partition('+')[0]}" for library, version in versions.items())
     return [
-        f"Written by `python -m conformance.{module} {' '.join(sys.argv[1:])}` on",
+        f"Written by `python -m conformance.{module} {' '.join(map(str, samples))}` on",
         f"{datetime.now(timezone.utc):%Y-%m-%d}, with",
         f"{listed}.",
     ]

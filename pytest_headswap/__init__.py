@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_headswap.checks import Check
     from pytest_headswap.engine import (
         REASONS,
+        Features,
         Head,
         Heads,
         HeadSwapError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         NoHeadError,
         Rejected,
         Swap,
+        extract_features,
         find_heads,
         freeze_backbone,
         load_checkpoint,
@@ -40,6 +42,7 @@ __all__ = [
     "Check",
     "CheckFailed",
     "CheckSkipped",
+    "Features",
     "Head",
     "HeadSwapError",
     "HeadSwapWarning",
@@ -53,6 +56,7 @@ __all__ = [
     "ZooError",
     "__version__",
     "check_headswap",
+    "extract_features",
     "find_heads",
     "freeze_backbone",
     "load_checkpoint",

@@ -4,36 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
 from pytest_headswap.case.sample_inputs import batch_size
-from pytest_headswap.engine import Inputs, Swap
+from pytest_headswap.engine import Inputs, Swap, record_head_calls
 
 _ROUNDING = 64  # times the precision of the dtype
 
 
 @contextmanager
 def record_head_inputs(model: nn.Module, swap: Swap) -> Iterator[dict[str, torch.Tensor]]:
-    """Record the input of each head in the block, by the path of the head. Skip a head that is the model itself."""
+    """Record the last input of each head in the block, by the path of the head. Skip a head that is the model itself.
+
+    The dictionary is filled at the end of the block.
+    """
     inputs: dict[str, torch.Tensor] = {}
-    handles = []
-    for path in {head.path for head in swap.heads if head.path}:
-
-        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: str = path) -> None:
-            given = (*args, *kwargs.values())
-            tensors = [value for value in given if isinstance(value, torch.Tensor) and value.is_floating_point()]
-            if tensors:
-                inputs[path] = tensors[0].detach().clone()
-
-        handles.append(model.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True))
-    try:
+    with record_head_calls(model, {head.path for head in swap.heads if head.path}) as calls:
         yield inputs
-    finally:
-        for handle in handles:
-            handle.remove()
+    for path, tensors in calls.items():
+        inputs.update((path, call[0]) for call in tensors if call)
 
 
 def sample_of(

@@ -23,8 +23,10 @@ from pytest_headswap.engine.detection.search_result import SearchResult
 from pytest_headswap.engine.detection.unregistered import place_of_tensor
 from pytest_headswap.engine.errors import REASONS, ZOO_REFUSED, HeadSwapError, HeadSwapWarning, NoHeadError
 from pytest_headswap.engine.freezing.batch_mixing import rows_meet_by_input
+from pytest_headswap.engine.freezing.features import Features, extract_features
 from pytest_headswap.engine.freezing.freeze import freeze_backbone
 from pytest_headswap.engine.freezing.frozen_backbone import FrozenBackbone
+from pytest_headswap.engine.freezing.head_calls import record_head_calls
 from pytest_headswap.engine.freezing.verify import UNVERIFIED_SAMPLES
 from pytest_headswap.engine.pytorch.inputs import Inputs, read_inputs
 from pytest_headswap.engine.pytorch.outputs import flatten_outputs
@@ -38,6 +40,7 @@ from pytest_headswap.head import Head, Heads, Rejected
 # Public API
 __all__ = [
     "REASONS",
+    "Features",
     "FrozenBackbone",
     "Head",
     "HeadSwapError",
@@ -47,6 +50,7 @@ __all__ = [
     "NoHeadError",
     "Rejected",
     "Swap",
+    "extract_features",
     "find_heads",
     "freeze_backbone",
     "load_checkpoint",
@@ -86,6 +90,7 @@ __all__ += [
     "plan_swap",
     "preserve_global_state",
     "read_inputs",
+    "record_head_calls",
     "record_with_device_checks",
     "rows_meet_by_input",
     "substituted",

@@ -29,6 +29,7 @@ REASONS: dict[str, str] = {
     "decoded_output": "the model returns results selected from its logits, not the logits themselves",
     "verification_failed": "after the swap, an output did not have the new class count",
     "not_freezable": "the backbone changes, draws random numbers or combines samples even in eval mode",
+    "no_features": "no single tensor with a row for each sample flows into a head",
     "activation_in_forward": "the activation after the head is not a separate module and cannot be dropped",
     "shared_activation": "the module of the activation after the head also runs elsewhere",
     "opaque_output": "the output contains an object that cannot be searched for tensors",

@@ -60,7 +60,7 @@ def _only_requires_grad_is_set(patch: Patch) -> None:
         for parameter in swap.model.parameters():
             parameter.requires_grad_(id(parameter) in new)
             parameter.grad = None
-        return FrozenBackbone(swap.model, (), NOTHING, swap._plan.inputs, None)
+        return FrozenBackbone(swap.model, (), NOTHING, NOTHING, swap._plan.inputs, None)
 
     patch.setattr("pytest_headswap.case.case.freeze_backbone", naive)
 
@@ -120,7 +120,7 @@ def _replaced_children_wake(patch: Patch) -> None:
     def train(self: Any, mode: bool = True) -> nn.Module:
         return type(self.module).train(self.module, mode)  # type: ignore[no-any-return]
 
-    patch.setattr("pytest_headswap.engine.freezing.overrides._TrainAroundHead.__call__", train)
+    patch.setattr("pytest_headswap.engine.freezing.overrides.TrainAround.__call__", train)
 
 
 def _replaced_norms_of_blocks_wake(patch: Patch) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from pytest_headswap.engine.dataflow.memory_overlap import are_disjoint
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.freezing.overrides import hold, hold_around_heads
+from pytest_headswap.engine.freezing.overrides import TrainAround, hold, hold_around
 from pytest_headswap.engine.freezing.stages import is_within
 from pytest_headswap.engine.freezing.watched_graph import HeadNames
 from pytest_headswap.engine.pytorch.internals import storage_key
@@ -73,16 +73,52 @@ def stages_awake(model: nn.Module, paths: Collection[str]) -> AwakeParts:
     return AwakeParts(names, contained - outside, contained & outside)
 
 
-def freeze_except(model: nn.Module, awake: AwakeParts) -> list[nn.Module]:
-    """Freeze everything else. Return the modules that contain an awake one."""
-    enclosing = _enclosing_modules(model, awake.modules)
+@dataclass(frozen=True)
+class Enclosing:
+    """The modules that contain an awake part, but are not awake as a whole.
+
+    Attributes:
+        around_heads: those that contain a head. They follow `train()` if this is harmless.
+        leading: all of them, and the awake modules.
+    """
+
+    around_heads: list[nn.Module]
+    leading: set[nn.Module]
+
+    def put_to_sleep(self) -> None:
+        """Keep all of them in eval mode."""
+        hold_around(self.around_heads, self.leading, asleep=True)
+
+
+def freeze_except(model: nn.Module, heads: AwakeParts, kept: AwakeParts, stages: AwakeParts = NOTHING) -> Enclosing:
+    """Freeze everything except the heads, what is kept trainable, and unfrozen stages."""
+    awake = heads | kept | stages
+    around_heads = [m for m in _enclosing_modules(model, heads.modules) if m not in awake.modules]
+    elsewhere = [m for m in _enclosing_modules(model, awake.modules) if m not in around_heads]
+    leading = {*around_heads, *elsewhere, *awake.modules}
     tensors = (get_registered_tensor(model, name) for name in awake.names)
     freeze_all_but(model, (tensor for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()))
     clear_frozen_gradients(model)
     remove_overrides(awake.modules)
-    hold(module for module in modules(model) if module not in awake.modules and module not in enclosing)
-    hold_around_heads(enclosing, awake.modules, asleep=False)
-    return enclosing
+    hold(module for module in modules(model) if module not in leading)
+    hold_around(around_heads, leading, asleep=False)
+    hold_around(elsewhere, leading, asleep=True)
+    override = model.__dict__.get("train")
+    if isinstance(override, TrainAround):
+        override.unfrozen, override.kept = stages.names - kept.names, kept.names
+    return Enclosing(around_heads, leading)
+
+
+def noted_names(model: nn.Module) -> tuple[set[str], set[str]]:
+    """Return the parameters that were unfrozen, and those that were kept trainable, in earlier freezes of the model."""
+    unfrozen: set[str] = set()
+    kept: set[str] = set()
+    for path, module in named_modules(model, include_aliases=True):
+        override = module.__dict__.get("train")
+        if isinstance(override, TrainAround):
+            for names, noted in ((unfrozen, override.unfrozen), (kept, override.kept)):
+                names |= {f"{path}.{name}".lstrip(".") for name in noted}
+    return unfrozen, kept
 
 
 def clear_frozen_gradients(model: nn.Module) -> None:

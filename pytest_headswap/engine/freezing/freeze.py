@@ -7,14 +7,17 @@ eval mode. It is part of the module, so copies and pickles keep it. The keys of 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
 from pytest_headswap.engine.abstract.script_modules import is_script
+from pytest_headswap.engine.errors import HeadSwapWarning
 from pytest_headswap.engine.freezing.awake import check_heads_untied, freeze_except, heads_awake
 from pytest_headswap.engine.freezing.frozen_backbone import FrozenBackbone
+from pytest_headswap.engine.freezing.kept import KeptParts, kept_names, kept_note
 from pytest_headswap.engine.freezing.trainable import trainable_heads
 from pytest_headswap.engine.freezing.verify import FreezeVerifier
 from pytest_headswap.engine.pytorch.inputs import read_inputs
@@ -38,6 +41,9 @@ def freeze_backbone(
       stochastic depth of the backbone stay in eval mode.
     - Modules that contain a head keep their modes, so that auxiliary outputs remain. If their train mode would change
       the features or the backbone, they stay in eval mode too, and a note says so.
+
+    Parameters that are trainable while nearly everything else is frozen, such as those of low-rank adapters, were
+    prepared on purpose: they stay trainable with their dropout, and a warning names them.
 
     Args:
         swap: the result of `swap_head`, or a model that already has the right head. The heads of all swaps of the
@@ -65,15 +71,22 @@ def freeze_backbone(
     )
     heads = heads_awake(model, names, (path.rstrip(".") for path in paths))
     check_heads_untied(model, heads, aliases)
+    kept = KeptParts(model, heads, kept_names(model, heads, trainable.were_frozen), trainable.inputs)
+    notes = kept.notes
     original_state = ModuleState(model)
-    enclosing = freeze_except(model, heads)
-    backbone = set(modules(model)) - heads.modules - set(enclosing)
-    notes = (_SCRIPT_NOTE,) if any(is_script(module) for module in backbone) else ()
-    frozen = FrozenBackbone(trainable.model, notes, heads, trainable.inputs, original_state)
+    enclosing = freeze_except(model, heads, kept.parts)
+    if any(is_script(module) for module in set(modules(model)) - enclosing.leading):
+        notes += (_SCRIPT_NOTE,)
+    frozen = FrozenBackbone(trainable.model, notes, heads, kept.parts, trainable.inputs, original_state)
     try:
-        verifier = FreezeVerifier(model, trainable.inputs, heads.head_names(model), enclosing, heads)
+        awake = heads | kept.parts
+        verifier = FreezeVerifier(model, trainable.inputs, heads.head_names(model), enclosing, awake, kept.parts)
         frozen.notes += verifier.verify(must_run=example_inputs is not None)
     except BaseException:
         frozen.unfreeze()
         raise
+    if kept.parts.names:
+        note = kept_note(prefix, kept.parts.names)
+        frozen.notes = (note, *frozen.notes)
+        warnings.warn(note, HeadSwapWarning, stacklevel=2)
     return frozen

@@ -40,6 +40,7 @@ class FrozenBackbone:
     model: nn.Module
     notes: tuple[str, ...]
     _heads: AwakeParts
+    _kept: AwakeParts
     _inputs: Inputs
     _undo: ModuleState | None
     _redo: ModuleState | None = None
@@ -99,15 +100,16 @@ class FrozenBackbone:
     def _unfreeze_stages(self, paths: Sequence[str]) -> None:
         model, _ = unwrap(self.model)
         stages = self._stages | stages_awake(model, paths)
-        awake = self._heads | stages
+        awake = self._heads | self._kept | stages
         check_stages_untied(model, awake)
         state, modes = ModuleState(self.model), {module: module.training for module in self._heads.modules}
         try:
-            enclosing = freeze_except(model, awake)
+            enclosing = freeze_except(model, self._heads, self._kept, stages)
             for module in stages.modules - self._stages.modules:
                 module.training = any(modes.values())
             heads = self._heads.head_names(model)
-            notes = FreezeVerifier(model, self._inputs, heads, enclosing, awake, stages).verify(must_run=False)
+            verifier = FreezeVerifier(model, self._inputs, heads, enclosing, awake, self._kept | stages)
+            notes = verifier.verify(must_run=False)
         except BaseException:
             state.restore()
             raise

@@ -33,21 +33,34 @@ class _KeepStatistics(MethodOverride):
         """Do nothing."""
 
 
-class _TrainAroundHead(MethodOverride):
-    """Pass the mode on to the children that lead to a head, and keep all others in eval mode.
+class TrainAround(MethodOverride):
+    """Pass the mode on to the children that lead to an awake part, and keep all others in eval mode.
 
-    The module itself stays in eval mode if `asleep`.
+    Attributes:
+        children: names of these children.
+        asleep: whether the module itself stays in eval mode.
+        unfrozen: on the outermost module, the names of the parameters that `unfreeze` made trainable.
+        kept: there, the names of those that were trainable before the freeze and stay trainable.
     """
 
-    __slots__ = ("asleep", "children")
+    __slots__ = ("asleep", "children", "kept", "unfrozen")
 
-    def __init__(self, module: nn.Module, children: tuple[str, ...], asleep: bool) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        children: tuple[str, ...],
+        asleep: bool,
+        unfrozen: frozenset[str] = frozenset(),
+        kept: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__(module)
         self.children = children
         self.asleep = asleep
+        self.unfrozen = unfrozen
+        self.kept = kept
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.module, self.children, self.asleep)
+        return type(self), (self.module, self.children, self.asleep, self.unfrozen, self.kept)
 
     def __call__(self, mode: bool = True) -> nn.Module:
         if self.asleep:
@@ -74,17 +87,18 @@ def hold(frozen: Iterable[nn.Module]) -> None:
                 state["reset_running_stats"] = _KeepStatistics(module)
 
 
-def hold_around_heads(enclosing: Iterable[nn.Module], head_modules: Collection[nn.Module], *, asleep: bool) -> None:
-    """Make modules that contain a head keep everything else in them in eval mode.
+def hold_around(enclosing: Iterable[nn.Module], leading: Collection[nn.Module], *, asleep: bool) -> None:
+    """Make modules that contain an awake part keep everything else in them in eval mode.
 
     Args:
-        enclosing: the modules that contain a head.
-        head_modules: the modules of the heads.
+        enclosing: the modules that contain an awake part.
+        leading: all such modules, and the awake ones.
         asleep: whether these modules themselves stay in eval mode.
     """
-    awake = {*enclosing, *head_modules}
     for module in enclosing:
-        children = tuple(name for name, child in module._modules.items() if child in awake)
-        module.__dict__["train"] = _TrainAroundHead(module, children, asleep)
+        children = tuple(name for name, child in module._modules.items() if child in leading)
+        former = module.__dict__.get("train")
+        names = (former.unfrozen, former.kept) if isinstance(former, TrainAround) else ()
+        module.__dict__["train"] = TrainAround(module, children, asleep, *names)
         if asleep:
             module.training = False

@@ -35,7 +35,7 @@ class Stages:
         before = watched.before_heads(heads)
         self._nodes = [node for node in watched.graph.nodes if node in before or node in self._calls]
         names = {name for name, _ in named_parameters(model)}
-        met = _tensors_met(watched.graph)
+        met = tensors_met(watched.graph)
         self._met = {node: [name for name in met[node] if name in names] for node in met.keys() & before}
         stages, others = self._divide("")
         size = mean(map(self._numel, stages)) if stages else 0
@@ -146,7 +146,7 @@ def _part_of(node: Node, met: dict[Node, list[str]], paths: Iterable[str]) -> st
     return next((path for path in paths if any(is_within(name, path) for name in met.get(node, ()))), "")
 
 
-def _tensors_met(graph: Graph) -> dict[Node, list[str]]:
+def tensors_met(graph: Graph) -> dict[Node, list[str]]:
     """Return the parameters and buffers that, or whose derived values, meet the input in each operation."""
     carried: dict[Value, list[str]] = {}
     met: dict[Node, list[str]] = {}

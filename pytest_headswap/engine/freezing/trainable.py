@@ -27,6 +27,7 @@ class TrainableHeads:
         names: names of the tensors of the heads in `model`.
         aliases: all names that a swap gives a new tensor, such as those of tied heads.
         inputs: inputs for the model without wrappers.
+        were_frozen: whether the heads were frozen before this freeze or, for new heads, the old ones before the swap.
     """
 
     model: nn.Module
@@ -34,6 +35,7 @@ class TrainableHeads:
     names: frozenset[str]
     aliases: frozenset[str]
     inputs: Inputs
+    were_frozen: bool
 
 
 def trainable_heads(
@@ -76,14 +78,14 @@ def trainable_heads(
     paths = tuple(plan.prefix + item.head.path for item in plan.selected)
     names = frozenset(plan.prefix + name for item in plan.selected for name in item.head.tensors)
     aliases = frozenset(plan.prefix + name for name in plan.names_of_tensors())
-    return TrainableHeads(swap, paths, names, aliases, plan.inputs)
+    return TrainableHeads(swap, paths, names, aliases, plan.inputs, plan.were_frozen)
 
 
 def _with_heads(model: nn.Module, made: MadeHeads, inputs: Inputs) -> TrainableHeads:
     prefix = unwrap(model)[1]
     paths = tuple(prefix + path for path in made.paths)
     names, aliases = (frozenset(prefix + name for name in group) for group in (made.names, made.aliases))
-    return TrainableHeads(model, paths, names, names | aliases, inputs)
+    return TrainableHeads(model, paths, names, names | aliases, inputs, made.were_frozen)
 
 
 def _inputs_of(swap: Swap) -> Inputs:

@@ -11,10 +11,9 @@ from torch import nn
 
 from pytest_headswap.engine.dataflow.graph import Node
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.freezing.awake import NOTHING, AwakeParts, in_eval_mode
+from pytest_headswap.engine.freezing.awake import NOTHING, AwakeParts, Enclosing, in_eval_mode
 from pytest_headswap.engine.freezing.batch_mixing import Mixing, find_mixing
 from pytest_headswap.engine.freezing.observe import Observation, depends_on_generators, observe
-from pytest_headswap.engine.freezing.overrides import hold_around_heads
 from pytest_headswap.engine.freezing.watched_graph import HeadNames, WatchedGraph, watch
 from pytest_headswap.engine.pytorch.inputs import Inputs
 
@@ -35,16 +34,16 @@ class FreezeVerifier:
         inputs: the arguments of its forward.
         heads: the tensors and modules of its heads.
         enclosing: the modules that contain an awake one.
-        awake: all parts that are not frozen: the heads, and unfrozen stages.
-        stages: the unfrozen stages. The rest is verified with these in eval mode.
+        awake: all parts that are not frozen.
+        others: those that are no heads. The rest is verified with these in eval mode.
     """
 
     model: nn.Module
     inputs: Inputs
     heads: HeadNames
-    enclosing: Sequence[nn.Module]
+    enclosing: Enclosing
     awake: AwakeParts
-    stages: AwakeParts = NOTHING
+    others: AwakeParts = NOTHING
 
     def verify(self, *, must_run: bool) -> tuple[str, ...]:
         """Return notes for the user. With `must_run`, a model that runs in neither mode is an error.
@@ -52,7 +51,9 @@ class FreezeVerifier:
         Raises:
             HeadSwapError: `not_freezable` or `forward_failed`.
         """
-        hooked = [module for module in (*self.enclosing, *self.awake.modules) if _has_backward_hooks(module)]
+        hooked = [
+            module for module in (*self.enclosing.around_heads, *self.awake.modules) if _has_backward_hooks(module)
+        ]
         names = _listed(sorted({type(module).__name__ for module in hooked}))
         hook_note = (
             f"the backward hooks of {names} did not run: it was not verified that they leave the backbone as it is"
@@ -76,16 +77,16 @@ class FreezeVerifier:
         return ("the model does not run in train mode on these inputs, so the freeze was not verified",)
 
     def _verify(self) -> tuple[str, ...]:
-        with in_eval_mode(self.stages.modules):
+        with in_eval_mode(self.others.modules):
             notes = self._verify_frozen()
-        for module in self.stages.shared:
+        for module in self.others.shared:
             if observe(self.model, self.inputs, training=True, readers=[module]).reads_mode:
                 note = (
                     f"a {type(module).__name__} of the unfrozen part also runs in the frozen part, so it stays in eval "
                     "mode"
                 )
                 notes += (note,)
-        if self.stages.modules:
+        if self.others.modules:
             watched = watch(self.model, self.inputs, training=True)
             watched.graph.clear()
             if written := [name for name in watched.written if name not in self.awake.names]:
@@ -96,7 +97,7 @@ class FreezeVerifier:
         return notes
 
     def _verify_frozen(self) -> tuple[str, ...]:
-        observed = observe(self.model, self.inputs, training=True, readers=self.enclosing)
+        observed = observe(self.model, self.inputs, training=True, readers=self.enclosing.around_heads)
         if self._is_plain(observed):
             return (_ONE_SAMPLE,) if _samples(self.inputs) == 1 else ()
         in_train_mode = watch(self.model, self.inputs, training=True)
@@ -106,7 +107,7 @@ class FreezeVerifier:
         if fault is None and self._may_tell_modes_apart(observed):
             fault = self._difference_to_eval_mode(in_train_mode)
         if fault is not None:
-            hold_around_heads(self.enclosing, self.awake.modules, asleep=True)
+            self.enclosing.put_to_sleep()
             note = (
                 f"forward of a module that contains the head {fault.in_train_mode} in train mode, so such modules also "
                 "stay in eval mode: outputs that appear only in train mode are not returned"
@@ -142,7 +143,7 @@ class FreezeVerifier:
         return runs[0].operations == runs[1].operations
 
     def _may_tell_modes_apart(self, in_train_mode: Observation) -> bool:
-        return in_train_mode.reads_mode or any(map(_has_hooks, self.enclosing))
+        return in_train_mode.reads_mode or any(map(_has_hooks, self.enclosing.around_heads))
 
     def _fault(self, watched: WatchedGraph, mixing: Mixing | None) -> _Fault | None:
         """Return what forward does that the freeze must prevent."""

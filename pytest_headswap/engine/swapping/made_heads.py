@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 
-from pytest_headswap.engine.pytorch.modules import is_registered, named_modules
+from pytest_headswap.engine.pytorch.modules import is_registered, named_modules, named_parameters
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 _MADE: WeakKeyDictionary[nn.Module, list[tuple[MadeHeads, ref[Transaction]]]] = WeakKeyDictionary()
@@ -24,11 +24,13 @@ class MadeHeads:
         names: names of the new tensors.
         paths: paths of the new heads.
         aliases: all names of the new tensors, such as those of tied heads.
+        were_frozen: whether no parameter of the old heads was trainable.
     """
 
     names: tuple[str, ...]
     paths: tuple[str, ...]
     aliases: tuple[str, ...]
+    were_frozen: bool = False
 
 
 def remember_heads(model: nn.Module, made: MadeHeads, changes: Transaction) -> None:
@@ -53,8 +55,26 @@ def later_changes(model: nn.Module, made: MadeHeads) -> list[Transaction]:
 def heads_of_swaps(model: nn.Module, *others: MadeHeads) -> MadeHeads:
     """Return the heads of all swaps in force, and `others`, that are still part of the model."""
     made = (*(item for item, _ in _MADE.get(model, ())), *others)
-    names = dict.fromkeys(name for item in made for name in item.names if is_registered(model, name))
+    names = dict.fromkeys(name for item in made for n in item.names if is_registered(model, name := followed(model, n)))
     existing = {path for path, _ in named_modules(model, include_aliases=True)} if made else set()
     paths = dict.fromkeys(path for item in made for path in item.paths if path in existing)
     aliases = dict.fromkeys(name for item in made for name in item.aliases)
-    return MadeHeads(tuple(names), tuple(paths), tuple(aliases))
+    return MadeHeads(tuple(names), tuple(paths), tuple(aliases), bool(made) and all(item.were_frozen for item in made))
+
+
+def followed(model: nn.Module, name: str) -> str:
+    """Return the name of a new tensor, also after its module was wrapped into one that trains a copy of it.
+
+    Such a copy has the same shape, and is the only one inside that is trainable.
+    """
+    path, _, key = name.rpartition(".")
+    if is_registered(model, name) or not path or path not in dict(named_modules(model, include_aliases=True)):
+        return name
+    inside = {
+        inner: value
+        for inner, value in named_parameters(model.get_submodule(path))
+        if inner.rpartition(".")[2] == key and value.requires_grad
+    }
+    if len({id(value) for value in inside.values()}) != 1:
+        return name
+    return f"{path}.{next(iter(inside))}"

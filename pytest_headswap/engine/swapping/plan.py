@@ -13,6 +13,7 @@ from torch import nn
 from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
 from pytest_headswap.engine.detection.search import detect_heads
+from pytest_headswap.engine.pytorch.modules import named_parameters
 from pytest_headswap.engine.pytorch.wrappers import check_swappable, unwrap
 from pytest_headswap.engine.swapping.replace import tensor_references
 from pytest_headswap.engine.swapping.select_heads import select_heads
@@ -38,6 +39,7 @@ class SwapPlan:
         inputs: the arguments of forward.
         search_result: the result of the search for heads.
         selected: the heads to swap.
+        were_frozen: whether no parameter of these heads was trainable.
     """
 
     outer: nn.Module
@@ -46,6 +48,7 @@ class SwapPlan:
     inputs: Inputs
     search_result: SearchResult
     selected: tuple[DetectedHead, ...]
+    were_frozen: bool = False
 
     def names_of_tensors(self) -> tuple[str, ...]:
         """Return all names, in the model without wrappers, of the tensors that a swap replaces."""
@@ -93,11 +96,7 @@ def plan_swap(
     check_swappable(model)
     inputs = inputs or infer_inputs(inner)
     result = detect_heads(inner, inputs, tensor_kinds=tensor_kinds)
-    return SwapPlan(
-        model,
-        inner,
-        prefix,
-        inputs,
-        result,
-        tuple(select_heads(inner, result, head, prefix)),
-    )
+    selected = tuple(select_heads(inner, result, head, prefix))
+    names = {name for item in selected for name in item.head.tensors}
+    own = [value.requires_grad for name, value in named_parameters(inner) if name in names]
+    return SwapPlan(model, inner, prefix, inputs, result, selected, bool(own) and not any(own))

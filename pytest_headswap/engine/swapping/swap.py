@@ -15,6 +15,7 @@ from pytest_headswap.engine.pytorch.modules import get_registered_tensor
 from pytest_headswap.engine.swapping.export import plain_copy
 from pytest_headswap.engine.swapping.made_heads import (
     MadeHeads,
+    followed,
     forget_heads,
     heads_of_swaps,
     later_changes,
@@ -87,7 +88,7 @@ class Swap:
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the parameters of the new heads with their names in the model."""
         for name in self._names:
-            value = get_registered_tensor(self.model, name)
+            value = get_registered_tensor(self.model, followed(self.model, name))
             if isinstance(value, nn.Parameter):
                 yield name, value
 
@@ -125,7 +126,7 @@ class Swap:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return only the tensors of the new heads, by their names in the model."""
-        return {name: get_registered_tensor(self.model, name).detach() for name in self._names}
+        return {name: get_registered_tensor(self.model, followed(self.model, name)).detach() for name in self._names}
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Load the tensors of a head that `state_dict` returned.

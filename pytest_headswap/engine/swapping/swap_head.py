@@ -222,7 +222,9 @@ def _execute(
     new = [head_after_swap(inner, swap) for swap in swaps if swap.new_count]
     heads = tuple(with_prefix(head, prefix) for head in new)
     old = tuple(with_prefix(item.head, prefix) for item in plan.selected)
-    own = MadeHeads(tuple(dict.fromkeys(names)), tuple(head.path for head in new), plan.names_of_tensors())
+    own = MadeHeads(
+        tuple(dict.fromkeys(names)), tuple(head.path for head in new), plan.names_of_tensors(), plan.were_frozen
+    )
     remember_heads(inner, own, changes)
     names = [prefix + name for name in own.names]
     return Swap(plan.outer, num_classes, heads, old, notes, tuple(names), changes, plan, own, old_names)
