@@ -24,7 +24,9 @@ from pytest_headswap.checks.state_dict import state_dict
 from pytest_headswap.engine import HeadSwapError
 
 __all__ = [
+    "BUILTIN_CHECKS",
     "CHECKS",
+    "OPT_IN_CHECKS",
     "SKIP_REASONS",
     "Case",
     "Check",
@@ -52,15 +54,17 @@ class Check:
         evidence: returns what a verdict on a case rests on; by default the evidence of the case.
         needs_head: False: the check also runs on models without a head. There `case.no_head` says why, `case.model` is
             the model as built, and `case.swap` raises `NoHeadError`.
+        opt_in: True: the check runs only if an option, an argument or an id names it.
     """
 
     name: str
     run: Callable[[Case], str | None]
     evidence: Callable[[Case], str] = _CASE_EVIDENCE
     needs_head: bool = True
+    opt_in: bool = False
 
 
-# In running and listing order: the cheapest and most informative first.
+# In running and listing order: the cheapest and most informative first. Every model gets these.
 CHECKS: dict[str, Check] = {
     check.name: check
     for check in (
@@ -75,6 +79,10 @@ CHECKS: dict[str, Check] = {
     )
 }
 
+OPT_IN_CHECKS: dict[str, Check] = {}
+
+BUILTIN_CHECKS = {**CHECKS, **OPT_IN_CHECKS}
+
 
 def run_check(check: str | Check, case: Case) -> Finding:
     """Run one check with its own random seed, and return its finding.
@@ -82,7 +90,7 @@ def run_check(check: str | Check, case: Case) -> Finding:
     Every exception of the check becomes part of the finding, except KeyboardInterrupt, which may be Ctrl-C.
     """
     if isinstance(check, str):
-        check = CHECKS[check]
+        check = BUILTIN_CHECKS[check]
     try:
         return _run(check, case)
     except KeyboardInterrupt:
