@@ -13,6 +13,7 @@ from pytest_headswap.case.build import build_case, build_case_without_head
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import SKIP_REASONS, CheckFailed, CheckSkipped, Finding, describe_error, error_text
 from pytest_headswap.checks import device_placement as placement
+from pytest_headswap.checks.amp import amp
 from pytest_headswap.checks.device_placement import device_placement
 from pytest_headswap.checks.frozen_backbone import frozen_backbone
 from pytest_headswap.checks.gradient_flow import gradient_flow
@@ -79,7 +80,8 @@ CHECKS: dict[str, Check] = {
     )
 }
 
-OPT_IN_CHECKS: dict[str, Check] = {}
+# The cheapest first.
+OPT_IN_CHECKS: dict[str, Check] = {check.name: check for check in (Check("amp", amp, opt_in=True),)}
 
 BUILTIN_CHECKS = {**CHECKS, **OPT_IN_CHECKS}
 
