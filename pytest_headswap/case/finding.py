@@ -14,6 +14,7 @@ SIMULATED = "simulated"
 SKIP_REASONS = {
     "fails_before_swap": "the model as built fails in the same way, so the swap is not to blame",
     "no_class_output": "the model returns only what it chose from the classes, such as by arg-max",
+    "no_grad_checkpointing": "the zoo does not say how to turn gradient checkpointing on",
     "no_native": "the zoo itself cannot build the model with the new class count",
     "no_values": "the check computes with values, but the model has none",
     "not_simulated": "forward needs values or an operation that a simulated device does not have",

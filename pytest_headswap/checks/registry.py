@@ -16,6 +16,7 @@ from pytest_headswap.checks import device_placement as placement
 from pytest_headswap.checks.amp import amp
 from pytest_headswap.checks.device_placement import device_placement
 from pytest_headswap.checks.frozen_backbone import frozen_backbone
+from pytest_headswap.checks.grad_checkpointing import grad_checkpointing
 from pytest_headswap.checks.gradient_flow import gradient_flow
 from pytest_headswap.checks.metadata import metadata
 from pytest_headswap.checks.native_parity import native_parity
@@ -81,7 +82,13 @@ CHECKS: dict[str, Check] = {
 }
 
 # The cheapest first.
-OPT_IN_CHECKS: dict[str, Check] = {check.name: check for check in (Check("amp", amp, opt_in=True),)}
+OPT_IN_CHECKS: dict[str, Check] = {
+    check.name: check
+    for check in (
+        Check("amp", amp, opt_in=True),
+        Check("grad_checkpointing", grad_checkpointing, opt_in=True),
+    )
+}
 
 BUILTIN_CHECKS = {**CHECKS, **OPT_IN_CHECKS}
 

@@ -42,6 +42,8 @@ class ModelSpec:
         small_variant: returns the spec of this architecture for a smaller input, which costs less to compute. Only the
             inputs and tensors such as position tables may differ, never the head. None: no such variant. Checks then
             use the shipped architecture, on the smallest input that it accepts.
+        enable_grad_checkpointing: turns gradient checkpointing on in a model, or raises if the model offers none. None:
+            the check `grad_checkpointing` is skipped.
 
     Raises:
         ZooError: the parameters of `build_native` do not say which one is the class count.
@@ -57,6 +59,7 @@ class ModelSpec:
     tags: tuple[str, ...] = ()
     metadata_notes: Callable[[nn.Module, Sequence[Head]], tuple[str, ...]] | None = None
     small_variant: Callable[[], ModelSpec] | None = None
+    enable_grad_checkpointing: Callable[[nn.Module], object] | None = None
 
     def __post_init__(self) -> None:
         if self.build_native is not None and (problem := class_count_problem(self.build_native)):

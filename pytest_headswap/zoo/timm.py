@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from operator import methodcaller
 from typing import Any
 
 import timm
@@ -40,6 +41,7 @@ def _spec(name: str, size: int | None = None) -> ModelSpec:
         small_variant=partial(_small_variant, name, family)
         if fixed and size is None and family not in _ONE_SIZE
         else None,
+        enable_grad_checkpointing=methodcaller("set_grad_checkpointing", True),
     )
 
 

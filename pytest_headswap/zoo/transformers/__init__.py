@@ -58,7 +58,12 @@ def _spec(origins: dict[str, tuple[str, str]], name: str) -> ModelSpec:
         skip_reason=_skip_reason(model_type),
         family=model_type,
         tags=(task,),
+        enable_grad_checkpointing=_enable_grad_checkpointing,
     )
+
+
+def _enable_grad_checkpointing(model: Any) -> None:
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
 
 
 def _skip_reason(model_type: str) -> str:
