@@ -15,6 +15,7 @@ from pytest_headswap.case.finding import SKIP_REASONS, CheckFailed, CheckSkipped
 from pytest_headswap.checks import device_placement as placement
 from pytest_headswap.checks.amp import amp
 from pytest_headswap.checks.device_placement import device_placement
+from pytest_headswap.checks.export import export
 from pytest_headswap.checks.frozen_backbone import frozen_backbone
 from pytest_headswap.checks.grad_checkpointing import grad_checkpointing
 from pytest_headswap.checks.gradient_flow import gradient_flow
@@ -87,6 +88,7 @@ OPT_IN_CHECKS: dict[str, Check] = {
     for check in (
         Check("amp", amp, opt_in=True),
         Check("grad_checkpointing", grad_checkpointing, opt_in=True),
+        Check("export", export, opt_in=True),
     )
 }
 
