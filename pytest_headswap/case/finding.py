@@ -18,6 +18,7 @@ SKIP_REASONS = {
     "no_native": "the zoo itself cannot build the model with the new class count",
     "no_values": "the check computes with values, but the model has none",
     "not_simulated": "forward needs values or an operation that a simulated device does not have",
+    "too_large": "the check needs a copy of the model, which would take too much memory",
 }
 
 

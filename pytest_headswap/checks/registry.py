@@ -19,6 +19,7 @@ from pytest_headswap.checks.export import export
 from pytest_headswap.checks.frozen_backbone import frozen_backbone
 from pytest_headswap.checks.grad_checkpointing import grad_checkpointing
 from pytest_headswap.checks.gradient_flow import gradient_flow
+from pytest_headswap.checks.hub_round_trip import hub_round_trip
 from pytest_headswap.checks.metadata import metadata
 from pytest_headswap.checks.native_parity import native_parity
 from pytest_headswap.checks.output_shape import output_shape
@@ -89,6 +90,7 @@ OPT_IN_CHECKS: dict[str, Check] = {
         Check("amp", amp, opt_in=True),
         Check("grad_checkpointing", grad_checkpointing, opt_in=True),
         Check("export", export, opt_in=True),
+        Check("hub_round_trip", hub_round_trip, opt_in=True),
     )
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from operator import methodcaller
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -42,7 +43,13 @@ def _spec(name: str, size: int | None = None) -> ModelSpec:
         if fixed and size is None and family not in _ONE_SIZE
         else None,
         enable_grad_checkpointing=methodcaller("set_grad_checkpointing", True),
+        save_and_load=_save_and_load,
     )
+
+
+def _save_and_load(model: nn.Module, folder: Path) -> nn.Module:
+    timm.models.save_for_hf(model, folder)
+    return timm.create_model(f"local-dir:{folder}", pretrained=True)  # type: ignore[no-any-return]
 
 
 def _small_variant(name: str, family: str) -> ModelSpec:
