@@ -14,6 +14,7 @@ from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import SKIP_REASONS, CheckFailed, CheckSkipped, Finding, describe_error, error_text
 from pytest_headswap.checks import device_placement as placement
 from pytest_headswap.checks.amp import amp
+from pytest_headswap.checks.compile import compile_evidence, compile_model
 from pytest_headswap.checks.device_placement import device_placement
 from pytest_headswap.checks.export import export
 from pytest_headswap.checks.frozen_backbone import frozen_backbone
@@ -91,6 +92,7 @@ OPT_IN_CHECKS: dict[str, Check] = {
         Check("grad_checkpointing", grad_checkpointing, opt_in=True),
         Check("export", export, opt_in=True),
         Check("hub_round_trip", hub_round_trip, opt_in=True),
+        Check("compile", compile_model, compile_evidence, opt_in=True),
     )
 }
 
