@@ -8,5 +8,5 @@ CHECK_NAMES = (
 )
 """The names of the checks that every model gets: importing the checks themselves imports torch."""
 
-OPT_IN_CHECK_NAMES = ("amp", "grad_checkpointing", "export", "hub_round_trip", "compile")
+OPT_IN_CHECK_NAMES = ("amp", "grad_checkpointing", "export", "hub_round_trip", "compile", "onnx")
 """The names of the checks that run only on request."""

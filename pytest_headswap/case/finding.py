@@ -17,6 +17,7 @@ SKIP_REASONS = {
     "no_grad_checkpointing": "the zoo does not say how to turn gradient checkpointing on",
     "no_native": "the zoo itself cannot build the model with the new class count",
     "no_values": "the check computes with values, but the model has none",
+    "not_installed": "the check needs a package that is not installed",
     "not_simulated": "forward needs values or an operation that a simulated device does not have",
     "too_large": "the check needs a copy of the model, which would take too much memory",
 }

@@ -23,6 +23,7 @@ from pytest_headswap.checks.gradient_flow import gradient_flow
 from pytest_headswap.checks.hub_round_trip import hub_round_trip
 from pytest_headswap.checks.metadata import metadata
 from pytest_headswap.checks.native_parity import native_parity
+from pytest_headswap.checks.onnx import onnx
 from pytest_headswap.checks.output_shape import output_shape
 from pytest_headswap.checks.round_trip import round_trip
 from pytest_headswap.checks.state_dict import state_dict
@@ -93,6 +94,7 @@ OPT_IN_CHECKS: dict[str, Check] = {
         Check("export", export, opt_in=True),
         Check("hub_round_trip", hub_round_trip, opt_in=True),
         Check("compile", compile_model, compile_evidence, opt_in=True),
+        Check("onnx", onnx, opt_in=True),
     )
 }
 
