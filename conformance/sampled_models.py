@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,10 +23,20 @@ class Sample:
     step: int
     start: int
 
-    def specs(self) -> Iterator[ModelSpec]:
-        """Yield the models."""
+    def specs(self, max_parameters: float = math.inf) -> Iterator[ModelSpec]:
+        """Yield the models that have no more parameters, or that cannot be counted on the meta device."""
         for name in self.zoo.names[self.start :: self.step]:
-            yield self.zoo[name]
+            spec = self.zoo[name]
+            if max_parameters == math.inf or _parameter_count(spec) <= max_parameters:
+                yield spec
+
+
+def _parameter_count(spec: ModelSpec) -> int:
+    try:
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in spec.build().parameters())
+    except Exception:  # noqa: BLE001 - some initialisers need values, and some zoos refuse
+        return 0
 
 
 def sample(text: str) -> Sample:

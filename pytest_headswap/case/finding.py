@@ -14,7 +14,7 @@ SIMULATED = "simulated"
 SKIP_REASONS = {
     "fails_before_swap": "the model as built fails in the same way, so the swap is not to blame",
     "no_class_output": "the model returns only what it chose from the classes, such as by arg-max",
-    "no_grad_checkpointing": "the zoo does not say how to turn gradient checkpointing on",
+    "no_grad_checkpointing": "the model offers no gradient checkpointing, or its zoo does not say how to turn it on",
     "no_native": "the zoo itself cannot build the model with the new class count",
     "no_values": "the check computes with values, but the model has none",
     "not_installed": "the check needs a package that is not installed",

@@ -6,9 +6,9 @@ backbone, so that the loss flows through every block. Parts of the model are in 
 
 **Evidence.** Two real training steps from the same random state, one of them with checkpointing; without values the
 check is skipped (`no_values`). The zoo says how to turn checkpointing on (`ModelSpec.enable_grad_checkpointing`);
-without that, the check is skipped (`no_grad_checkpointing`). If the check fails, it runs on the model as built. If that
-fails too, as in a model that offers no checkpointing, the result is a skip (`fails_before_swap`). The check cannot see
-how much memory is saved, and does not compare the gradients of large weights.
+without that, or if the model as built offers no checkpointing, the check is skipped (`no_grad_checkpointing`). If the
+check fails, it runs on the model as built. If that fails too, the result is a skip (`fails_before_swap`). The check
+cannot see how much memory is saved, and does not compare the gradients of large weights.
 
 **A failure means** that fine-tuning with gradient checkpointing raises or learns something else, although the model
 worked before the swap: a head that keeps state from call to call, writes to its input, or lost a switch of the old one.
@@ -55,6 +55,8 @@ def _check(case: Case, heads: Sequence[Head]) -> str:
     expected, calls = _step(case, heads, enable=False)
     try:
         found, more_calls = _step(case, heads, enable=True)
+    except (CheckFailed, CheckSkipped):
+        raise
     except Exception as error:
         raise CheckFailed(f"with gradient checkpointing, {describe_exception(error, case)}") from error
     labels = class_output_labels(heads)  # a library may turn other outputs off, such as a cache
@@ -72,12 +74,23 @@ def _step(case: Case, heads: Sequence[Head], *, enable: bool) -> tuple[RealRun, 
     """Return the outputs, the gradients and the number of modules called."""
     with undone(case, heads), _calls_counted() as calls:
         if enable:
-            assert case.spec.enable_grad_checkpointing is not None
-            case.spec.enable_grad_checkpointing(case.model)
+            _enable(case, heads)
         # gradients of biases and norms cost little memory, and need the whole backward pass
         small = [value for value in parameters(case.model) if value.dim() < 2]
         freeze_all_but(case.model, [*head_parameters(case, heads).values(), *small])
         return forward_and_backward(case, heads, training=case.can_train), len(calls)
+
+
+def _enable(case: Case, heads: Sequence[Head]) -> None:
+    assert case.spec.enable_grad_checkpointing is not None
+    try:
+        case.spec.enable_grad_checkpointing(case.model)
+    except Exception as error:
+        what = describe_exception(error, case)
+        if heads is case.swap.old_heads:
+            message = f"{case.spec.name} offers no gradient checkpointing: {what}"
+            raise CheckSkipped("no_grad_checkpointing", message) from error
+        raise CheckFailed(f"turning gradient checkpointing on raises {what}") from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,29 @@ def test_a_model_too_large_for_a_copy_is_skipped(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("pytest_headswap.case.real_runs._MAX_COPIED_BYTES", 100)
     finding = run_check("hub_round_trip", opt_in_case(NET))
     assert (finding.outcome, finding.reason) == ("skipped", "too_large")
+
+
+class Net(nn.Module):
+    def __init__(self, classes: int = 10, *, width: int = 16, extra: bool = False, shift: float = 0) -> None:
+        super().__init__()
+        self.neck, self.fc = nn.Linear(8, width), nn.Linear(width, classes)
+        self.extra = nn.Linear(8, 3) if extra else None
+        self.shift = shift
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.neck(x).relu()) + self.shift  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 12}, "size mismatch for neck.weight"),
+        ({"extra": True}, "Missing key.*extra.weight"),
+        ({"shift": 1.0}, "the loaded model returns other outputs: output by"),
+    ],
+)
+def test_a_native_model_that_differs_from_the_swapped_one_fails(options: dict[str, Any], message: str) -> None:
+    spec = ModelSpec("net", Net, inputs, lambda num_classes: Net(num_classes, **options))
+    finding = run_check("hub_round_trip", opt_in_case(spec))
+    assert finding.outcome == "failed"
+    assert re.search(message, finding.message)
