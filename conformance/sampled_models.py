@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,10 +27,20 @@ class Sample:
             return f"{self.zoo.name}:{self.step}:{self.start}"
         return f"{self.zoo.name}:{self.step}" if self.step > 1 else self.zoo.name
 
-    def specs(self) -> Iterator[ModelSpec]:
-        """Yield the models."""
+    def specs(self, max_parameters: float = math.inf) -> Iterator[ModelSpec]:
+        """Yield the models that have no more parameters, or that cannot be counted on the meta device."""
         for name in self.zoo.names[self.start :: self.step]:
-            yield self.zoo[name]
+            spec = self.zoo[name]
+            if max_parameters == math.inf or _parameter_count(spec) <= max_parameters:
+                yield spec
+
+
+def _parameter_count(spec: ModelSpec) -> int:
+    try:
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in spec.build().parameters())
+    except Exception:  # noqa: BLE001 - some initialisers need values, and some zoos refuse
+        return 0
 
 
 def sample(text: str) -> Sample:
@@ -48,14 +59,14 @@ def sample(text: str) -> Sample:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def origin(module: str, samples: Sequence[Sample]) -> list[str]:
+def origin(module: str, samples: Sequence[Sample], *flags: str) -> list[str]:
     """Return lines that say which command wrote a table, when, and with which versions."""
     versions = {"pytest-headswap": __version__, "torch": torch.__version__}
     for item in samples:
         versions |= item.zoo.versions
     listed = ", ".join(f"{library} {version.partition('+')[0]}" for library, version in versions.items())
     return [
-        f"Written by `python -m conformance.{module} {' '.join(map(str, samples))}` on",
+        f"Written by `python -m conformance.{module} {' '.join([*map(str, samples), *flags])}` on",
         f"{datetime.now(timezone.utc):%Y-%m-%d}, with",
         f"{listed}.",
     ]

@@ -12,9 +12,14 @@ SIMULATED = "simulated"
 
 # Reasons why a check does not apply, in addition to the engine's reason codes. Users' checks define their own.
 SKIP_REASONS = {
+    "fails_before_swap": "the model as built fails in the same way, so the swap is not to blame",
     "no_class_output": "the model returns only what it chose from the classes, such as by arg-max",
+    "no_grad_checkpointing": "the model offers no gradient checkpointing, or its zoo does not say how to turn it on",
     "no_native": "the zoo itself cannot build the model with the new class count",
+    "no_values": "the check computes with values, but the model has none",
+    "not_installed": "the check needs a package that is not installed",
     "not_simulated": "forward needs values or an operation that a simulated device does not have",
+    "too_large": "the check needs a copy of the model, which would take too much memory",
 }
 
 

@@ -197,7 +197,7 @@ def _forward_and_backward(
     for parameter in new.values():
         parameter.grad = None
     outputs = dict(flatten_outputs(model(*batch.args, **batch.kwargs)))
-    loss = _loss([tensor for label, tensor in outputs.items() if label in labels])
+    loss = random_loss([tensor for label, tensor in outputs.items() if label in labels])
     if loss is not None:
         registered = {id(parameter) for parameter in parameters(model)}
         unregistered = [(leaf, leaf.grad) for leaf in gradient_leaves([loss]) if id(leaf) not in registered]
@@ -214,7 +214,7 @@ def _forward_and_backward(
     return outputs
 
 
-def _loss(outputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
+def random_loss(outputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
     """Return a loss that weights each element randomly, because the sum of a softmax has no gradient."""
     terms = [(tensor.float() * torch.randn_like(tensor.float())).mean() for tensor in outputs if tensor.requires_grad]
     return torch.stack(terms).sum() if terms else None

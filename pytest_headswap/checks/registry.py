@@ -13,18 +13,26 @@ from pytest_headswap.case.build import build_case, build_case_without_head
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import SKIP_REASONS, CheckFailed, CheckSkipped, Finding, describe_error, error_text
 from pytest_headswap.checks import device_placement as placement
+from pytest_headswap.checks.amp import amp
+from pytest_headswap.checks.compile import compile_evidence, compile_model
 from pytest_headswap.checks.device_placement import device_placement
+from pytest_headswap.checks.export import export
 from pytest_headswap.checks.frozen_backbone import frozen_backbone
+from pytest_headswap.checks.grad_checkpointing import grad_checkpointing
 from pytest_headswap.checks.gradient_flow import gradient_flow
+from pytest_headswap.checks.hub_round_trip import hub_round_trip
 from pytest_headswap.checks.metadata import metadata
 from pytest_headswap.checks.native_parity import native_parity
+from pytest_headswap.checks.onnx import onnx
 from pytest_headswap.checks.output_shape import output_shape
 from pytest_headswap.checks.round_trip import round_trip
 from pytest_headswap.checks.state_dict import state_dict
 from pytest_headswap.engine import HeadSwapError
 
 __all__ = [
+    "BUILTIN_CHECKS",
     "CHECKS",
+    "OPT_IN_CHECKS",
     "SKIP_REASONS",
     "Case",
     "Check",
@@ -52,15 +60,17 @@ class Check:
         evidence: returns what a verdict on a case rests on; by default the evidence of the case.
         needs_head: False: the check also runs on models without a head. There `case.no_head` says why, `case.model` is
             the model as built, and `case.swap` raises `NoHeadError`.
+        opt_in: True: the check runs only if an option, an argument or an id names it.
     """
 
     name: str
     run: Callable[[Case], str | None]
     evidence: Callable[[Case], str] = _CASE_EVIDENCE
     needs_head: bool = True
+    opt_in: bool = False
 
 
-# In running and listing order: the cheapest and most informative first.
+# In running and listing order: the cheapest and most informative first. Every model gets these.
 CHECKS: dict[str, Check] = {
     check.name: check
     for check in (
@@ -75,6 +85,21 @@ CHECKS: dict[str, Check] = {
     )
 }
 
+# The cheapest first.
+OPT_IN_CHECKS: dict[str, Check] = {
+    check.name: check
+    for check in (
+        Check("amp", amp, opt_in=True),
+        Check("grad_checkpointing", grad_checkpointing, opt_in=True),
+        Check("export", export, opt_in=True),
+        Check("hub_round_trip", hub_round_trip, opt_in=True),
+        Check("compile", compile_model, compile_evidence, opt_in=True),
+        Check("onnx", onnx, opt_in=True),
+    )
+}
+
+BUILTIN_CHECKS = {**CHECKS, **OPT_IN_CHECKS}
+
 
 def run_check(check: str | Check, case: Case) -> Finding:
     """Run one check with its own random seed, and return its finding.
@@ -82,7 +107,7 @@ def run_check(check: str | Check, case: Case) -> Finding:
     Every exception of the check becomes part of the finding, except KeyboardInterrupt, which may be Ctrl-C.
     """
     if isinstance(check, str):
-        check = CHECKS[check]
+        check = BUILTIN_CHECKS[check]
     try:
         return _run(check, case)
     except KeyboardInterrupt:

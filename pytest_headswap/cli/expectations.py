@@ -76,7 +76,7 @@ def _check(path: Path) -> tuple[list[str], list[str], int]:
 
 def _check_models(document: Document) -> tuple[list[str], list[str]]:
     """Return the problems with models and checks, and a note for each zoo that cannot be loaded."""
-    from pytest_headswap._check_names import CHECK_NAMES
+    from pytest_headswap._check_names import CHECK_NAMES, OPT_IN_CHECK_NAMES
     from pytest_headswap.expectations.condition import Environment
     from pytest_headswap.expectations.matcher import ConflictError
     from pytest_headswap.expectations.update import RunScope
@@ -90,7 +90,8 @@ def _check_models(document: Document) -> tuple[list[str], list[str]]:
             notes.append(f"{document.path}: the models of zoo {name!r} are not checked: {error}")
             continue
         try:
-            matcher = RunScope({name: zoo.names}, CHECK_NAMES, Environment(versions=zoo.versions)).matcher([document])
+            environment = Environment(versions=zoo.versions)
+            matcher = RunScope({name: zoo.names}, (*CHECK_NAMES, *OPT_IN_CHECK_NAMES), environment).matcher([document])
         except ConflictError as error:
             problems.append(str(error))
             continue

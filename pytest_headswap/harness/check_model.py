@@ -48,7 +48,8 @@ def check_headswap(
         model: a module (restored afterwards), a `ModelSpec`, or `zoo:model` as text, such as `timm:resnet18`.
         num_classes: class count of the new head (7 by default).
         example_inputs: a tensor, a tuple or a mapping of keyword arguments, as for `swap_head`. None: inferred.
-        checks: names of checks as a list or separated by commas, or your own `Check` objects. None: all checks.
+        checks: names of checks as a list or separated by commas, or your own `Check` objects. None: the default
+            checks, which is all but the opt-in ones. `+name` adds one, `!name` excludes one.
         build_native: builds the model for a given class count, for `native_parity`.
         evidence: `auto`, `abstract` or `numeric`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.

@@ -45,13 +45,13 @@ def has_own_text(error: BaseException) -> bool:
 def docs_url(error: BaseException, check: str = "") -> str:
     """Return the URL of the page that explains an exception or the check that raised it; empty if there is none."""
     from pytest_headswap.case.finding import CheckFailed
-    from pytest_headswap.checks import CHECKS
+    from pytest_headswap.checks.registry import BUILTIN_CHECKS
     from pytest_headswap.engine import REASONS
 
     if isinstance(error, ReportedError) and error.code:
         return page("errors", error.code)
     if isinstance(error, CheckFailed):
-        return page("checks", check) if check in CHECKS else ""
+        return page("checks", check) if check in BUILTIN_CHECKS else ""
     code = reason_code(error)
     return page("errors", code) if code in REASONS else ""
 

@@ -189,13 +189,13 @@ def gpu_count() -> int:
 
 
 def reject_unknown_checks(names: Iterable[Any], known: Collection[str], option_name: str) -> None:
-    """Reject names of checks, with or without `!`, that are not known.
+    """Reject names of checks, with or without `+` or `!`, that are not known.
 
     Raises:
         OptionError: there is no such check; the message suggests close matches.
     """
     for name in names:
-        plain = str(name).removeprefix("!").strip()
+        plain = _without_sign(str(name))
         if plain not in known:
             raise OptionError(
                 f"unknown check {plain!r} in {option_name}{did_you_mean(plain, known)} "
@@ -206,7 +206,8 @@ def reject_unknown_checks(names: Iterable[Any], known: Collection[str], option_n
 def select_checks(requested: Iterable[Any], available: Mapping[str, Check], option_name: str) -> tuple[Check, ...]:
     """Return the given checks, by name or as objects, in running order: those in `available` first.
 
-    `!name` excludes a check. If every name excludes, all other checks are chosen.
+    `+name` adds a check, and `!name` excludes one. Without a plain name or an object, they change the default set: all
+    checks that are not opt-in.
 
     Raises:
         OptionError: there is no such check, or two checks have the same name.
@@ -214,10 +215,11 @@ def select_checks(requested: Iterable[Any], available: Mapping[str, Check], opti
     from pytest_headswap.checks import Check
 
     items = list(requested)
-    excluded = {item[1:].strip() for item in items if isinstance(item, str) and item.startswith("!")}
-    included = [item for item in items if not (isinstance(item, str) and item.startswith("!"))]
+    added = [_without_sign(item) for item in items if isinstance(item, str) and item.startswith("+")]
+    excluded = {_without_sign(item) for item in items if isinstance(item, str) and item.startswith("!")}
+    included = [item for item in items if not (isinstance(item, str) and item.startswith(_SIGNS))]
     chosen: dict[str, Check] = {}
-    for item in [*excluded, *(included or (available if excluded else ()))]:
+    for item in [*excluded, *(included or (default_checks(available) if items else ())), *added]:
         name = item.name if isinstance(item, Check) else item
         if not isinstance(item, Check):
             reject_unknown_checks([name], available, option_name)
@@ -231,6 +233,18 @@ def select_checks(requested: Iterable[Any], available: Mapping[str, Check], opti
     return tuple(sorted(kept, key=lambda check: order.get(check.name, len(order))))
 
 
+def default_checks(available: Mapping[str, Check]) -> list[str]:
+    """Return the names of the checks that run unless something else is requested."""
+    return [name for name, check in available.items() if not check.opt_in]
+
+
+_SIGNS = ("+", "!")
+
+
+def _without_sign(name: str) -> str:
+    return name[1:].strip() if name.startswith(_SIGNS) else name.strip()
+
+
 def make_case_options(num_classes: int, evidence: str, device: str, memory_limit: str) -> CaseOptions:
     """Return the options of a case from the arguments of `check_headswap`."""
     return CaseOptions(
@@ -242,9 +256,9 @@ def make_case_options(num_classes: int, evidence: str, device: str, memory_limit
 
 
 def requested_checks(checks: str | Iterable[str | Check] | None) -> tuple[Check, ...]:
-    """Return the checks that the argument `checks` selects; all of them for None."""
-    from pytest_headswap.checks import CHECKS
+    """Return the checks that the argument `checks` selects; the default ones for None."""
+    from pytest_headswap.checks.registry import BUILTIN_CHECKS
 
     if checks is None:
-        return tuple(CHECKS.values())
-    return select_checks(split_commas(checks) if isinstance(checks, str) else checks, CHECKS, "checks")
+        checks = default_checks(BUILTIN_CHECKS)
+    return select_checks(split_commas(checks) if isinstance(checks, str) else checks, BUILTIN_CHECKS, "checks")

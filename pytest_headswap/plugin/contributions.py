@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._check_names import CHECK_NAMES
+from pytest_headswap._check_names import CHECK_NAMES, OPT_IN_CHECK_NAMES
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
@@ -55,14 +55,18 @@ def available_checks(config: pytest.Config) -> Mapping[str, Check]:
 
 def check_names(config: pytest.Config) -> tuple[str, ...]:
     """Return the names of all checks, in running order, without torch unless a hook imports it."""
-    return (*CHECK_NAMES, *(str(name) for _, name, _ in _hook_entries(config, "pytest_headswap_checks")))
+    return (
+        *CHECK_NAMES,
+        *OPT_IN_CHECK_NAMES,
+        *(str(name) for _, name, _ in _hook_entries(config, "pytest_headswap_checks")),
+    )
 
 
 def _read_checks(config: pytest.Config) -> Mapping[str, Check]:
-    from pytest_headswap.checks import CHECKS, Check
+    from pytest_headswap.checks.registry import BUILTIN_CHECKS, Check
 
     owners: dict[str, str] = {}
-    known = dict(CHECKS)
+    known = dict(BUILTIN_CHECKS)
     for plugin, name, value in _hook_entries(config, "pytest_headswap_checks"):
         where = f"{plugin}: pytest_headswap_checks"
         if not isinstance(name, str) or not name.isidentifier():

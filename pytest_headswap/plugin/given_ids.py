@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from pytest_headswap._text import did_you_mean
-from pytest_headswap.harness.options import OptionError
+from pytest_headswap.harness.options import OptionError, default_checks
 from pytest_headswap.plugin.controller_data import controller_data
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ def _check_names(pattern: _Pattern, checks: Sequence[Check], available: Mapping[
 
     if not pattern.check:
         return frozenset(check.name for check in checks)
-    names = frozenset(name for name in available if matches_glob(pattern.check, name))
+    usual = {*default_checks(available), *(check.name for check in checks)}  # a glob selects no other opt-in check
+    names = frozenset(n for n in available if n == pattern.check or (n in usual and matches_glob(pattern.check, n)))
     if not names:
         raise OptionError(
             f"{pattern.text}: unknown check {pattern.check!r}{did_you_mean(pattern.check, available)} The checks are "

@@ -16,6 +16,7 @@ from pytest_headswap.harness.options import (
     EVIDENCE,
     ISOLATION,
     OptionError,
+    default_checks,
     parse_device,
     parse_evidence,
     parse_isolation,
@@ -52,7 +53,8 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--headswap-zoo", metavar="ZOO", action="append", default=None, help=text)
     parser.addini("headswap_zoo", text, "args", [])
     add("models", "GLOBS", "comma-separated globs of models to test; !glob excludes (default: all)")
-    add("checks", "NAMES", "comma-separated checks to run; !name excludes (default: all)")
+    text = "comma-separated checks to run; +name adds one, !name excludes one (default: all but opt-in checks)"
+    add("checks", "NAMES", text)
     add("num-classes", "N", f"class count of the new heads (default: {CaseOptions.num_classes})")
     add("evidence", "KIND", f"kind of evidence: {', '.join(EVIDENCE)} (default: auto, numeric if memory allows)")
     add("device", "DEVICE", f"device for device_placement: {DEVICE_CHOICES} (default: auto, whatever is available)")
@@ -162,7 +164,7 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
         ids = given_ids(config)
         _reject_unknown_zoos(zoos_of_ids(ids) or requested_zoos(config))
         available = available_checks(config)
-        checks = select_checks(requested or available, available, "--headswap-checks")
+        checks = select_checks(requested or default_checks(available), available, "--headswap-checks")
         checks_by_model: Mapping[tuple[str, str], frozenset[str]] = {}
         if ids:
             chosen = select_ids(ids, checks, available)

@@ -10,6 +10,8 @@ from pytest_headswap._text import did_you_mean, join_first
 from pytest_headswap.zoo.class_count import class_count_problem
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from pytest_headswap.engine import Head
@@ -42,6 +44,10 @@ class ModelSpec:
         small_variant: returns the spec of this architecture for a smaller input, which costs less to compute. Only the
             inputs and tensors such as position tables may differ, never the head. None: no such variant. Checks then
             use the shipped architecture, on the smallest input that it accepts.
+        enable_grad_checkpointing: turns gradient checkpointing on in a model, or raises if the model offers none. None:
+            the check `grad_checkpointing` is skipped.
+        save_and_load: takes a model and an empty folder. Saves the model there with its library, and returns the model
+            that the library loads from there, or raises. None: the check `hub_round_trip` uses the `state_dict`.
 
     Raises:
         ZooError: the parameters of `build_native` do not say which one is the class count.
@@ -57,6 +63,8 @@ class ModelSpec:
     tags: tuple[str, ...] = ()
     metadata_notes: Callable[[nn.Module, Sequence[Head]], tuple[str, ...]] | None = None
     small_variant: Callable[[], ModelSpec] | None = None
+    enable_grad_checkpointing: Callable[[nn.Module], object] | None = None
+    save_and_load: Callable[[nn.Module, Path], nn.Module] | None = None
 
     def __post_init__(self) -> None:
         if self.build_native is not None and (problem := class_count_problem(self.build_native)):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from operator import methodcaller
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -40,7 +42,14 @@ def _spec(name: str, size: int | None = None) -> ModelSpec:
         small_variant=partial(_small_variant, name, family)
         if fixed and size is None and family not in _ONE_SIZE
         else None,
+        enable_grad_checkpointing=methodcaller("set_grad_checkpointing", True),
+        save_and_load=_save_and_load,
     )
+
+
+def _save_and_load(model: nn.Module, folder: Path) -> nn.Module:
+    timm.models.save_for_hf(model, folder)
+    return timm.create_model(f"local-dir:{folder}", pretrained=True)  # type: ignore[no-any-return]
 
 
 def _small_variant(name: str, family: str) -> ModelSpec:

@@ -13,6 +13,7 @@ from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed, CheckSkipped
 from pytest_headswap.checks import CHECKS, Check, run_check
 from pytest_headswap.engine import HeadSwapError
+from pytest_headswap.harness.options import requested_checks
 
 MakeCase = Callable[..., Case]
 
@@ -28,6 +29,20 @@ def test_the_checks_have_a_fixed_order() -> None:
         "round_trip",
         "device_placement",
     ]
+
+
+def test_a_caller_selects_checks_as_the_option_does() -> None:
+    slow = Check("slow", lambda case: None, opt_in=True)
+    names = list(CHECKS)
+    assert [check.name for check in requested_checks(None)] == names
+    assert [check.name for check in requested_checks("+metadata")] == names
+    assert [check.name for check in requested_checks("+state_dict, !metadata")] == [n for n in names if n != "metadata"]
+    assert [check.name for check in requested_checks(["+metadata", slow])] == ["metadata", "slow"]
+    assert requested_checks("") == ()
+    with pytest.raises(ValueError, match=r"unknown check 'metadat' in checks: did you mean metadata\?"):
+        requested_checks("+metadat")
+    with pytest.raises(ValueError, match="excludes every check"):
+        requested_checks("metadata,!metadata")
 
 
 def _raising(error: BaseException) -> Callable[[Case], str]:

@@ -114,6 +114,36 @@ def test_all_checks_include_those_from_hooks(project: pytest.Pytester, extend_co
     assert listed == [*checks.CHECKS, "small_head", "skipping", "raising", "quiet"]
 
 
+OPT_IN = """
+def pytest_headswap_checks(config):
+    from pytest_headswap import Check
+    return {"slow": Check("slow", lambda case: None, opt_in=True), "quick": lambda case: None}
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], [*checks.CHECKS, "quick"]),
+        (["--headswap-checks=+slow"], [*checks.CHECKS, "slow", "quick"]),
+        (["--headswap-checks=+slow,!quick"], [*checks.CHECKS, "slow"]),
+        (["--headswap-checks=!metadata"], [*(name for name in checks.CHECKS if name != "metadata"), "quick"]),
+        (["--headswap-checks=slow"], ["slow"]),
+        (["testzoo::alpha::slow"], ["slow"]),
+        (["testzoo::alpha::s*"], ["state_dict"]),
+        (["testzoo::alpha::s*", "--headswap-checks=+slow"], ["state_dict", "slow"]),
+    ],
+    ids=str,
+)
+def test_an_opt_in_check_runs_only_if_it_is_named(
+    project: pytest.Pytester, extend_conftest: Extend, flags: list[str], expected: list[str]
+) -> None:
+    extend_conftest(OPT_IN)
+    zoo = [] if any("::" in flag for flag in flags) else ALPHA
+    result = project.runpytest_inprocess(*zoo, *flags, "--collect-only", "-q")
+    assert [line.rpartition("::")[2] for line in result.stdout.lines if "::" in line] == expected
+
+
 WRONG = {
     "zoo that is there": (
         "pytest_headswap_zoos",

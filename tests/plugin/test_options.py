@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pytest_headswap import Case, ModelSpec
-from pytest_headswap._check_names import CHECK_NAMES
+from pytest_headswap._check_names import CHECK_NAMES, OPT_IN_CHECK_NAMES
 from pytest_headswap.case import build as case_build
 from pytest_headswap.case.options import CaseOptions
-from pytest_headswap.checks import CHECKS
+from pytest_headswap.checks.registry import CHECKS, OPT_IN_CHECKS
 from pytest_headswap.results import Result, read_journal
 
 USAGE_ERROR = pytest.ExitCode.USAGE_ERROR
@@ -35,6 +35,14 @@ BAD_FLAGS = {
     "unknown check among known ones": (
         ["--headswap-zoo=testzoo", "--headswap-checks=output_shape,nonsense"],
         "*unknown check 'nonsense'*The checks are output_shape, native_parity, *",
+    ),
+    "unknown check to add": (
+        ["--headswap-zoo=testzoo", "--headswap-checks=+metdata"],
+        "*unknown check 'metdata'*did you mean metadata*",
+    ),
+    "unknown check to leave out": (
+        ["--headswap-zoo=testzoo", "--headswap-checks=+metadata,!rond_trip"],
+        "*unknown check 'rond_trip'*did you mean round_trip*",
     ),
     "unknown evidence": (
         ["--headswap-zoo=testzoo", "--headswap-evidence=numerical"],
@@ -307,6 +315,9 @@ def test_the_plan_counts_what_k_selects(project: pytest.Pytester) -> None:
 
 def test_the_names_of_checks_are_known_without_the_checks() -> None:
     assert tuple(CHECKS) == CHECK_NAMES
+    assert tuple(OPT_IN_CHECKS) == OPT_IN_CHECK_NAMES
+    assert not any(check.opt_in for check in CHECKS.values())
+    assert all(check.opt_in for check in OPT_IN_CHECKS.values())
 
 
 def test_one_option_names_several_zoos(project: pytest.Pytester) -> None:
@@ -323,11 +334,12 @@ def test_one_option_names_several_zoos(project: pytest.Pytester) -> None:
     [
         ("!metadata,!round_trip", [name for name in CHECKS if name not in ("metadata", "round_trip")]),
         ("metadata,state_dict,!metadata", ["state_dict"]),
+        ("+metadata", list(CHECKS)),
+        ("state_dict,+metadata", ["metadata", "state_dict"]),
+        ("+metadata,!metadata", [name for name in CHECKS if name != "metadata"]),
     ],
 )
-def test_a_check_with_an_exclamation_mark_is_left_out(
-    project: pytest.Pytester, checks: str, expected: list[str]
-) -> None:
+def test_a_sign_adds_a_check_or_leaves_one_out(project: pytest.Pytester, checks: str, expected: list[str]) -> None:
     flags = ["--headswap-zoo=testzoo", "--headswap-models=alpha", f"--headswap-checks={checks}"]
     ids = _ids(project.runpytest_inprocess(*flags, "--collect-only", "-q"))
     assert ids == [f"testzoo::alpha::{name}" for name in expected]

@@ -23,6 +23,7 @@ from pytest_headswap.engine.pytorch.modules import (
     parameters,
 )
 from pytest_headswap.engine.pytorch.saved_state import ModuleState, RandomState
+from pytest_headswap.engine.pytorch.source_lines import place_of_error
 
 __all__ = [
     "DispatchMode",
@@ -41,6 +42,7 @@ __all__ = [
     "op_name",
     "owner_path",
     "parameters",
+    "place_of_error",
     "returns_argument",
     "seed_all",
     "synchronize",

@@ -51,7 +51,8 @@ def parametrize_with_checks(
         models: a list of modules, `zoo:model` texts or `ModelSpec`s, or just one of them.
         num_classes: class count of the new head (7 by default).
         example_inputs: as for `swap_head`; used for all models.
-        checks: names of checks as a list or separated by commas, or your own `Check` objects. None: all checks.
+        checks: names of checks as a list or separated by commas, or your own `Check` objects. None: the default
+            checks, which is all but the opt-in ones. `+name` adds one, `!name` excludes one.
         build_native: builds the model for a given class count, for `native_parity`.
         evidence: `auto`, `abstract` or `numeric`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.

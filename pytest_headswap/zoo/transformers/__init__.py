@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,7 +59,21 @@ def _spec(origins: dict[str, tuple[str, str]], name: str) -> ModelSpec:
         skip_reason=_skip_reason(model_type),
         family=model_type,
         tags=(task,),
+        enable_grad_checkpointing=_enable_grad_checkpointing,
+        save_and_load=_save_and_load,
     )
+
+
+def _enable_grad_checkpointing(model: Any) -> None:
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+
+
+def _save_and_load(model: Any, folder: Path) -> nn.Module:
+    model.save_pretrained(folder)
+    loaded, info = type(model).from_pretrained(folder, output_loading_info=True)
+    if problems := {kind: keys for kind, keys in info.items() if keys}:
+        raise RuntimeError(f"from_pretrained reports {problems}")
+    return loaded  # type: ignore[no-any-return]
 
 
 def _skip_reason(model_type: str) -> str:
