@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import tomlkit
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from conformance import integrations
 from conformance.integrations import ROOT, TABLE, USE, modules_of, try_page, write_table
+from tests.test_packaging import declared_names
 
 PAGES = [page for page in sorted(USE.glob("*.md")) if modules_of(page)]
 RUN = """
@@ -90,9 +90,7 @@ def test_the_stored_table_lists_every_page_and_all_passed() -> None:
 
 def test_the_extra_declares_every_package_that_a_page_imports() -> None:
     project = tomlkit.parse((ROOT / "pyproject.toml").read_text(encoding="utf-8")).unwrap()["project"]
-    texts = [*project["dependencies"], *project["optional-dependencies"]["integrations"]]
-    declared = {canonicalize_name(Requirement(text).name) for text in texts}
-    declared |= {canonicalize_name(extra) for extra in Requirement("pytest-headswap[timm,transformers]").extras}
+    declared = {*declared_names(project, ""), *declared_names(project, "integrations")}
     installed = packages_distributions()
     imported = {canonicalize_name(installed.get(name, [name])[0]) for page in PAGES for name in modules_of(page)}
     assert {"timm", "torch"} < imported
