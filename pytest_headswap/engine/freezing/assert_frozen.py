@@ -163,7 +163,8 @@ def _flags(model: nn.Module, awake: AwakeParts) -> list[str]:
         problems.append(f"frozen parameters require gradients: {join_first(learning)}. Call requires_grad_(False)")
     if stale:
         problems.append(
-            f"frozen parameters hold old gradients, which an optimizer would apply: {join_first(stale)}. Set grad to None"
+            f"frozen parameters hold old gradients, which an optimizer would apply: {join_first(stale)}. Set their grad "
+            "to None"
         )
     return problems
 
