@@ -261,19 +261,27 @@ class Case:
         Raises:
             HeadSwapError: `not_freezable`.
         """
-        if self._frozen is None:
-            try:
-                self._frozen = freeze_backbone(self.swap, self.inputs)
-            except HeadSwapError as error:
-                self._frozen = error
-        elif isinstance(self._frozen, FrozenBackbone):
-            self._frozen.refreeze()
-        if isinstance(self._frozen, HeadSwapError):
-            raise self._frozen
+        flags = [(parameter, parameter.requires_grad) for parameter in parameters(self.model)]
         try:
-            yield self._frozen
+            if self._frozen is None:
+                self.model.requires_grad_(
+                    requires_grad=False
+                )  # otherwise the freeze keeps what its builder left trainable
+                try:
+                    self._frozen = freeze_backbone(self.swap, self.inputs)
+                except HeadSwapError as error:
+                    self._frozen = error
+            elif isinstance(self._frozen, FrozenBackbone):
+                self._frozen.refreeze()
+            if isinstance(self._frozen, HeadSwapError):
+                raise self._frozen
+            try:
+                yield self._frozen
+            finally:
+                self._frozen.unfreeze()
         finally:
-            self._frozen.unfreeze()
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
 
     @contextmanager
     def original_head(self) -> Iterator[None]:

@@ -22,6 +22,7 @@ from pytest_headswap.engine.detection.search import detect_heads, detect_heads_i
 from pytest_headswap.engine.detection.search_result import SearchResult
 from pytest_headswap.engine.detection.unregistered import place_of_tensor
 from pytest_headswap.engine.errors import REASONS, ZOO_REFUSED, HeadSwapError, HeadSwapWarning, NoHeadError
+from pytest_headswap.engine.freezing.assert_frozen import assert_frozen
 from pytest_headswap.engine.freezing.batch_mixing import rows_meet_by_input
 from pytest_headswap.engine.freezing.features import Features, extract_features
 from pytest_headswap.engine.freezing.freeze import freeze_backbone
@@ -50,6 +51,7 @@ __all__ = [
     "NoHeadError",
     "Rejected",
     "Swap",
+    "assert_frozen",
     "extract_features",
     "find_heads",
     "freeze_backbone",

@@ -201,6 +201,20 @@ def test_a_batch_norm_that_was_left_trainable_stays_awake() -> None:
 # --- what is not kept
 
 
+class Scaled(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(WIDTH, 10)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+
+def frozen_all_but_a_scale_of_the_head(model: Any) -> None:
+    model.requires_grad_(False)
+    model.fc = Scaled()
+
+
 def frozen_stem(model: Any) -> None:
     model.stem.requires_grad_(False)
 
@@ -218,7 +232,9 @@ def nothing_frozen(_: Any) -> None:
     pass
 
 
-@pytest.mark.parametrize("freeze", [frozen_stem, frozen_half, frozen_head, nothing_frozen])
+@pytest.mark.parametrize(
+    "freeze", [frozen_stem, frozen_half, frozen_head, nothing_frozen, frozen_all_but_a_scale_of_the_head]
+)
 def test_a_model_that_is_frozen_only_in_part_was_not_prepared(freeze: Callable[[Any], None]) -> None:
     model = Net()
     freeze(model)

@@ -243,8 +243,8 @@ def test_copies_keep_the_unfrozen_stages(copied: Callable[[Any], Any]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("block.2",), {}, r"no module or parameter at 'block\.2': did you mean 'blocks\.2'\?"),
-        (("blocks.2.linear.wieght",), {}, r"did you mean 'blocks\.2\.linear\.weight'"),
+        (("block.2",), {}, r"no module or parameter at 'block\.2': did you mean blocks\.2"),
+        (("blocks.2.linear.wieght",), {}, r"did you mean blocks\.2\.linear\.weight"),
         (("blocks.2.norm.running_mean",), {}, r"no module or parameter"),
         (("blocks.2", "nothing at all"), {}, "no module or parameter at 'nothing at all'"),
         (("fc",), {}, "'fc' is part of a head, which is trainable already"),

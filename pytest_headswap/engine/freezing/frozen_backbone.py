@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from pytest_headswap._text import did_you_mean
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.freezing.awake import (
     NOTHING,
@@ -148,9 +148,8 @@ class FrozenBackbone:
         if not inner or inner == prefix.rstrip("."):
             raise HeadSwapError("bad_argument", f"{path!r} is the model itself: call unfreeze() to unfreeze all of it")
         if inner not in named and inner not in tensors:
-            near = difflib.get_close_matches(inner, (*named, *tensors), n=1)
-            question = f": did you mean {prefix + near[0]!r}?" if near else ""
-            raise HeadSwapError("bad_argument", f"the model has no module or parameter at {path!r}{question}")
+            near = did_you_mean(inner, (*named, *tensors))
+            raise HeadSwapError("bad_argument", f"the model has no module or parameter at {path!r}{near}")
         if named.get(inner) in self._heads.modules or inner in self._heads.names:
             raise HeadSwapError(
                 "bad_argument",

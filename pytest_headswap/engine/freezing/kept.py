@@ -13,7 +13,7 @@ from pytest_headswap.engine.freezing.observe import observe
 from pytest_headswap.engine.freezing.stages import is_within, tensors_met
 from pytest_headswap.engine.freezing.watched_graph import watch
 from pytest_headswap.engine.pytorch.inputs import Inputs
-from pytest_headswap.engine.pytorch.modules import buffers_of, modules, named_modules, named_parameters
+from pytest_headswap.engine.pytorch.modules import buffers_of, modules, named_modules, named_parameters, parameters_of
 from pytest_headswap.engine.pytorch.saved_state import ModuleState
 
 # shares of what is outside of the heads, from which on the rest was left trainable on purpose
@@ -28,7 +28,8 @@ def kept_names(model: nn.Module, heads: AwakeParts, heads_were_frozen: bool) -> 
     kept does.
     """
     unfrozen, kept = noted_names(model)
-    outside = {name: value for name, value in named_parameters(model) if name not in heads.names}
+    others = [item for item in named_modules(model, include_aliases=True) if item[1] not in heads.modules]
+    outside = {name: value for name, value in parameters_of(others) if name not in heads.names}
     trainable = {name for name, value in outside.items() if value.requires_grad and name not in unfrozen}
     values = {id(value): value for value in outside.values()}.values()
     frozen = [value for value in values if not value.requires_grad]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from pytest_headswap.engine.abstract.stand_ins import StandIns
 from pytest_headswap.engine.freezing.held_state import HeldState
 from pytest_headswap.engine.freezing.mode_reads import mode_reads
 from pytest_headswap.engine.freezing.nondeterminism import counts_all, is_nondeterministic, may_combine_samples
+from pytest_headswap.engine.pytorch.digest import digest
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import DispatchMode, mutated_tensors, op_name, storage_key
 
@@ -147,9 +146,6 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, torch.Tensor):
         if kind is torch.Tensor and value.device.type == "cpu" and value.layout is torch.strided and value.numel():
-            constant = value.contiguous()
-            size = constant.numel() * constant.element_size()
-            data = (ctypes.c_char * size).from_address(constant.data_ptr())  # without a copy, and for any dtype
-            return value.shape, value.dtype, hashlib.blake2b(data).digest()
+            return digest(value)
         return value.shape, value.dtype
     return tuple(_plain(item) for item in value) if isinstance(value, (list, tuple)) else str(kind)

@@ -54,24 +54,19 @@ class FreezeVerifier:
         hooked = [
             module for module in (*self.enclosing.around_heads, *self.awake.modules) if _has_backward_hooks(module)
         ]
-        names = _listed(sorted({type(module).__name__ for module in hooked}))
+        names = listed(sorted({type(module).__name__ for module in hooked}))
         hook_note = (
             f"the backward hooks of {names} did not run: it was not verified that they leave the backbone as it is"
         )
         return (*self._verify_forward(must_run=must_run), *([hook_note] if hooked else []))
 
     def _verify_forward(self, *, must_run: bool) -> tuple[str, ...]:
-        if _samples(self.inputs) == 1:
+        for inputs in with_two_samples(self.inputs):
             try:
-                return replace(self, inputs=self.inputs.map_tensors(_twice))._verify()
+                return replace(self, inputs=inputs)._verify()
             except HeadSwapError as error:
                 if error.reason != "forward_failed":
                     raise
-        try:
-            return self._verify()
-        except HeadSwapError as error:
-            if error.reason != "forward_failed":
-                raise
         if must_run:
             watch(self.model, self.inputs, training=False).graph.clear()
         return ("the model does not run in train mode on these inputs, so the freeze was not verified",)
@@ -92,7 +87,7 @@ class FreezeVerifier:
             if written := [name for name in watched.written if name not in self.awake.names]:
                 raise HeadSwapError(
                     "not_freezable",
-                    f"in train mode the unfrozen part writes to {_listed(written)}, which is frozen: unfreeze that too",
+                    f"in train mode the unfrozen part writes to {listed(written)}, which is frozen: unfreeze that too",
                 )
         return notes
 
@@ -119,11 +114,11 @@ class FreezeVerifier:
             if fault := self._fault(in_train_mode, mixing):
                 raise HeadSwapError("not_freezable", fault.in_eval_mode)
         if in_train_mode.constants:
-            names = _listed(in_train_mode.constants)
+            names = listed(in_train_mode.constants)
             notes += (f"forward replaces {names} by constants, which do not depend on the values of its inputs",)
         if mixing is not None:
             note = (
-                f"{mixing.node.name} in {_where(mixing.node)} may combine or exchange the samples of a batch: "
+                f"{mixing.node.name} in {where(mixing.node)} may combine or exchange the samples of a batch: "
                 f"{UNVERIFIED_SAMPLES}"
             )
             notes += (note,)
@@ -149,8 +144,8 @@ class FreezeVerifier:
         """Return what forward does that the freeze must prevent."""
         if written := [name for name in watched.written if name not in self.awake.names]:
             return _Fault(
-                f"writes to {_listed(written)}",
-                f"forward writes to {_listed(written)} even in eval mode: write only if self.training is true",
+                f"writes to {listed(written)}",
+                f"forward writes to {listed(written)} even in eval mode: write only if self.training is true",
             )
         before_heads = watched.before_heads(self.heads)
         for node in watched.nondeterministic:
@@ -158,20 +153,20 @@ class FreezeVerifier:
                 what = "uses batch statistics" if "batch_norm" in node.name else "draws random numbers"
                 return _Fault(
                     what,
-                    f"{node.name} in {_where(node)} acts on the features even in eval mode: let it depend on "
+                    f"{node.name} in {where(node)} acts on the features even in eval mode: let it depend on "
                     "self.training",
                 )
         if watched.used_generators and (names := depends_on_generators(self.model, self.inputs, training=True)):
             return _Fault(
-                f"draws random numbers from {_listed(names)}",
-                f"forward draws random numbers from {_listed(names)} even in eval mode: draw them only if "
+                f"draws random numbers from {listed(names)}",
+                f"forward draws random numbers from {listed(names)} even in eval mode: draw them only if "
                 "self.training is true",
             )
         if mixing is not None and mixing.is_certain:
             what = "combines the samples of a batch"
             return _Fault(
                 what,
-                f"{mixing.node.name} in {_where(mixing.node)} {what} even in eval mode: let it depend on self.training",
+                f"{mixing.node.name} in {where(mixing.node)} {what} even in eval mode: let it depend on self.training",
             )
         return None
 
@@ -193,16 +188,21 @@ class _Fault(NamedTuple):
     in_eval_mode: str
 
 
-def _where(node: Node) -> str:
+def where(node: Node) -> str:
     return node.module or "a forward method"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_NAMED])
 
 
 def _samples(inputs: Inputs) -> int:
     return next((tensor.shape[0] for tensor in inputs.tensors() if tensor.dim()), 0)
+
+
+def with_two_samples(inputs: Inputs) -> list[Inputs]:
+    """Return inputs to try in order: with two samples first, as a model may not combine a single one with others."""
+    return [inputs.map_tensors(_twice), inputs] if _samples(inputs) == 1 else [inputs]
 
 
 def _twice(tensor: torch.Tensor) -> torch.Tensor:
