@@ -470,7 +470,7 @@ class SharedBias(nn.Module):
         x = self.stem(x)
         bias = self.blocks[0]["table"](torch.arange(4, device=x.device)).mean(0)  # type: ignore[index]
         for block in self.blocks:
-            x = x + torch.relu(block["linear"](x) + bias)  # type: ignore[index]
+            x = x + torch.relu(block["linear"](x) + bias[None])  # type: ignore[index]
         return self.fc(x)  # type: ignore[no-any-return]
 
 

@@ -168,26 +168,23 @@ def _part_of(node: Node, met: dict[Node, list[str]], paths: Iterable[str]) -> st
 def tensors_met(graph: Graph, *, shared: bool = True) -> dict[Node, list[str]]:
     """Return the parameters and buffers that, or whose derived values, meet the input in each operation.
 
-    Without `shared`, a derived value that meets it in several operations is left out, such as a relative position bias.
+    Without `shared`, values are left out that are derived once and meet it in several operations, such as a relative
+    position bias of all blocks.
     """
-    carried: dict[Value, list[str]] = {}
+    carried: dict[Value, set[tuple[str, Node]]] = {}  # the names, and the first operation that read each
     met: dict[Node, list[str]] = {}
+    derived: dict[tuple[str, Node], list[Node]] = {}
     for node in graph.nodes:
-        meets_input = any(output.from_input for output in node.outputs)
-        names = [
-            name
-            for value in node.inputs
-            if not value.from_input and (shared or not meets_input or not _is_shared(value))
-            for name in carried.get(value, value.names)
-        ]
-        for output in node.outputs if names else ():
-            if output.from_input:
-                met[node] = names
-            else:
-                carried[output] = names
-    return met
-
-
-def _is_shared(value: Value) -> bool:
-    users = (user for user in value.users if any(output.from_input for output in user.outputs))
-    return value.node is not None and len(set(users)) > 1
+        sources = [value for value in node.inputs if not value.from_input]
+        names = [name for value in sources for name in value.names]
+        inherited = {pair for value in sources for pair in carried.get(value, ())}
+        if any(output.from_input for output in node.outputs):
+            met[node] = names
+            for pair in inherited:
+                derived.setdefault(pair, []).append(node)
+        else:
+            carried.update(dict.fromkeys(node.outputs, inherited | {(name, node) for name in names}))
+    for (name, _), nodes in derived.items():
+        for node in nodes if shared or len(nodes) == 1 else ():
+            met[node].append(name)
+    return {node: names for node, names in met.items() if names}
