@@ -445,6 +445,17 @@ class Looped(nn.Module):
         return self.fc(x)  # type: ignore[no-any-return]
 
 
+class Tokens(nn.Module):
+    """A head that reads all tokens, so that its product folds them first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.fc = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.two(torch.relu(self.one(x[:, None].repeat(1, 3, 1))))))[:, 0]  # type: ignore[no-any-return]
+
+
 def weight_normed() -> nn.Module:
     layers = [nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)]
     normed = [nn.utils.parametrizations.weight_norm(x) if isinstance(x, nn.Linear) else x for x in layers]
@@ -457,9 +468,10 @@ def weight_normed() -> nn.Module:
         (TwoTowers, [("left.2", "right.2"), ("left.0", "right.0")]),
         (Recurrent, [("rnn",), ("words",)]),
         (Looped, [("two",), ("one",), ("stem",)]),
+        (Tokens, [("two",), ("one",)]),
         (weight_normed, [("4",), ("2",), ("0",)]),
     ],
-    ids=["towers", "recurrent", "looped", "parametrized"],
+    ids=["towers", "recurrent", "looped", "tokens", "parametrized"],
 )
 def test_stages_follow_the_data_flow_of_other_kinds(build: Callable[[], Any], last: list[tuple[str, ...]]) -> None:
     model = build()

@@ -31,7 +31,8 @@ class Stages:
 
     def __init__(self, model: nn.Module, watched: WatchedGraph, heads: HeadNames) -> None:
         self._model, self._heads = model, heads
-        self._calls = set(watched.head_calls(heads))
+        inside = {node for node in watched.graph.nodes if node.module in heads.modules}
+        self._calls = inside.union(watched.head_calls(heads))
         before = watched.before_heads(heads)
         self._nodes = [node for node in watched.graph.nodes if node in before or node in self._calls]
         names = {name for name, _ in named_parameters(model)}
