@@ -78,9 +78,10 @@ def main() -> int:
     for item in arguments.zoos:
         folder = arguments.report / f"{item.zoo.name}-{arguments.checks}"
         run(item, arguments.checks, arguments.max_parameters, folder, [f"--headswap-timeout={arguments.timeout}"])
-    results = [
+    found = [
         result for file in sorted(arguments.report.glob("*/results.jsonl")) for result in read_journal(file.parent)[1]
     ]
+    results = list({(result.zoo, result.model, result.check): result for result in found}.values())
     flags = [f"--checks={arguments.checks}", f"--max-parameters={arguments.max_parameters:g}"]
     write_table(results, origin("opt_in", arguments.zoos, *flags), arguments.output)
     print(arguments.output)

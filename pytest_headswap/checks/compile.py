@@ -5,10 +5,10 @@ model returns the same outputs up to rounding, and a loss over the logits gives 
 
 **Evidence.** A real compilation, and real runs of both; without values the check is skipped (`no_values`). The backend
 is inductor if there is a C++ compiler, and otherwise `aot_eager`, which captures the graphs but generates no code: the
-evidence names it. If the check fails, it runs on the model as built. If that fails too, the result is a skip
-(`fails_before_swap`). Code that torch cannot capture runs uncompiled, as it does for users. The check cannot see other
-input shapes, nor train mode, whose random numbers differ under inductor. It takes up to a minute or two for a large
-model: raise `--headswap-timeout` if need be.
+evidence names it. Generated code stays in torch's own cache. If the check fails, it runs on the model as built. If that
+fails too, the result is a skip (`fails_before_swap`). Code that torch cannot capture runs uncompiled, as it does for
+users. The check cannot see other input shapes, nor train mode, whose random numbers differ under inductor. It takes
+minutes for a large model: raise `--headswap-timeout` if need be.
 
 **A failure means** that compiling the fine-tuned model raises or changes its results, although the model compiled
 before the swap: a head with an operation that a backend gets wrong, or a new head that the compiled code does not read.

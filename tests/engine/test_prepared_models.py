@@ -406,3 +406,26 @@ def test_a_wrapper_without_a_trainable_copy_is_an_error_and_not_a_frozen_head() 
     model.fc = TrainsACopy(model.fc).requires_grad_(False)
     with pytest.raises(HeadSwapError, match=r"fc\.weight is not a registered parameter"):
         list(swap.parameters())
+
+
+class LowRankHead(nn.Module):
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.low = nn.ModuleDict({"a": nn.Linear(WIDTH, 2, bias=False).requires_grad_(False), "b": nn.Linear(2, 5)})
+
+    def forward(self, x: Tensor) -> Any:
+        return self.base(x) + self.low["b"](self.low["a"](x))
+
+
+@pytest.mark.filterwarnings("ignore::pytest_headswap.engine.HeadSwapWarning")
+def test_a_layer_of_another_shape_inside_a_wrapped_head_is_not_taken_for_the_head() -> None:
+    model: Any = Net()
+    swap = swap_head(model, 5, batch())
+    adapt(model)
+    model.fc = LowRankHead(model.fc)
+    with pytest.raises(HeadSwapError, match=r"fc\.weight is not a registered parameter"):
+        list(swap.parameters())
+    freeze_backbone(swap)
+    own = {"fc.base.weight", "fc.base.bias", "fc.low.b.weight", "fc.low.b.bias"}
+    assert moved_by_training(model) == adapters(model) | own

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+import transformers
 from torch import nn
 
 from pytest_headswap import HeadSwapError, HeadSwapWarning, freeze_backbone, swap_head
@@ -268,6 +271,80 @@ def test_heads_of_a_mapping_stay_trainable_when_the_backbone_is_frozen() -> None
     freeze_backbone(swap)
     trainable = {name for name, value in swap.model.named_parameters() if value.requires_grad}
     assert trainable == {"kind.weight", "kind.bias", "colour.weight", "colour.bias"}
+
+
+def test_names_that_may_belong_to_either_head_are_named_and_not_changed() -> None:
+    model = Branches()
+    model.__dict__["id2label"] = {0: "a", 1: "b", 2: "c"}
+    with pytest.warns(HeadSwapWarning, match="id2label: not changed, because several heads"):
+        swap_head(model, {"kind.proj": 5, "colour.proj": 4}, X)
+    assert model.__dict__["id2label"] == {0: "a", 1: "b", 2: "c"}
+    model = Branches()
+    model.__dict__["id2label"] = {0: "a", 1: "b", 2: "c"}
+    swap_head(model, {"kind.proj": 2, "colour.proj": 2}, X, class_map={"kind.proj": [2], "colour.proj": [1]})
+    assert list(model.__dict__["id2label"]) == [0, 1]
+
+
+def test_heads_whose_outputs_are_averaged_need_one_count() -> None:
+    model = timm.create_model("deit_tiny_distilled_patch16_224", depth=1, img_size=32, num_classes=10)
+    before = dict(model.named_parameters())
+    with pytest.raises(HeadSwapError) as caught:
+        swap_head(model, {"head": 5, "head_dist": 4})
+    assert caught.value.reason == "verification_failed"
+    assert all(value is before[name] for name, value in model.named_parameters())
+    swap_head(model, {"head": 5, "head_dist": 5})
+    assert model.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
+    assert model.num_classes == 5
+
+
+def test_a_tied_head_and_another_one_leave_the_embedding_as_it_was() -> None:
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=30
+    )
+    model = transformers.BertForPreTraining(config)
+    inputs = {"input_ids": torch.ones(2, 6, dtype=torch.long)}
+    heads = {"cls.predictions.decoder": 12, "cls.seq_relationship": 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HeadSwapWarning)
+        swap = swap_head(model, heads, inputs)
+    outputs = model.eval()(**inputs)
+    assert outputs.prediction_logits.shape == (2, 6, 12)
+    assert outputs.seq_relationship_logits.shape == (2, 3)
+    assert model.bert.embeddings.word_embeddings.weight.shape == (30, 16)
+    swap.restore()
+    assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
+
+
+def test_activations_of_all_heads_are_dropped() -> None:
+    class Activated(Two):
+        def __init__(self) -> None:
+            super().__init__()
+            self.softmax, self.sigmoid = nn.Softmax(-1), nn.Sigmoid()
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            outputs = super().forward(x)
+            return {"kind": self.softmax(outputs["kind"]), "colour": self.sigmoid(outputs["colour"])}
+
+    model = Activated()
+    swap = swap_head(model, {"kind": 5, "colour": 4}, X, activation="drop")
+    assert isinstance(model.softmax, nn.Identity)
+    assert isinstance(model.sigmoid, nn.Identity)
+    swap.restore()
+    assert isinstance(model.softmax, nn.Softmax)
+
+
+def test_after_restore_only_the_other_head_stays_trainable() -> None:
+    model = Two()
+    first, second = (swap_head(model, count, X, head=head) for head, count in (("kind", 5), ("colour", 4)))
+    first.restore()
+    for given in (second, model):
+        frozen = freeze_backbone(given, X)
+        trainable = {name for name, value in model.named_parameters() if value.requires_grad}
+        assert trainable == {"colour.weight", "colour.bias"}
+        frozen.unfreeze()
+    first.reapply()
+    freeze_backbone(model, X)
+    assert all(value.requires_grad for value in (*first.parameters(), *second.parameters()))
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1)])

@@ -158,13 +158,15 @@ def _flags(model: nn.Module, awake: AwakeParts) -> list[str]:
     frozen = {name: value for name, value in named_parameters(model) if name not in awake.names}
     learning = [name for name, value in frozen.items() if value.requires_grad]
     stale = [name for name, value in frozen.items() if value.grad is not None and not value.requires_grad]
-    found = []
+    problems = []
     if learning:
-        found.append(f"frozen parameters require gradients: {join_first(learning)}. Call requires_grad_(False)")
+        problems.append(f"frozen parameters require gradients: {join_first(learning)}. Call requires_grad_(False)")
     if stale:
-        text = "frozen parameters hold old gradients, which an optimizer would apply"
-        found.append(f"{text}: {join_first(stale)}. Set grad to None")
-    return found
+        problems.append(
+            f"frozen parameters hold old gradients, which an optimizer would apply: {join_first(stale)}. Set grad to "
+            "None"
+        )
+    return problems
 
 
 def _data_flow(model: nn.Module, awake: AwakeParts, inputs: Inputs) -> list[str]:
@@ -186,7 +188,7 @@ def _data_flow(model: nn.Module, awake: AwakeParts, inputs: Inputs) -> list[str]
                 what = "use and update batch statistics" if "batch_norm" in node.name else "draw random numbers"
                 places.setdefault(what, {})[where(node)] = None
         problems += [
-            f"these {what} in train mode, so keep them in eval mode: {join_first(list(found))}"
+            f"these {what} in train mode, so keep them in eval mode through every train(): {join_first(list(found))}"
             for what, found in places.items()
         ]
         if watched.used_generators and (names := depends_on_generators(model, inputs, training=True)):

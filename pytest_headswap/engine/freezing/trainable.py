@@ -65,7 +65,10 @@ def trainable_heads(
                 "bad_argument", "a swap has its own heads: pass its model, as freeze_backbone(swap.model, head=...)"
             )
         made = heads_of_swaps(swap._plan.model, swap._made)
-        return _with_heads(swap.model, made, inputs or _inputs_of(swap))
+        inputs = inputs or _inputs_of(swap)
+        if made.names or not swap._made.names:
+            return _with_heads(swap.model, made, inputs)
+        swap = swap.model  # its head was wrapped by another layer since: search for it
     if head is None and (made := heads_of_swaps(inner)).names:
         return _with_heads(swap, made, inputs or infer_inputs(inner))
     plan = plan_swap(swap, inputs, head)

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 
-from pytest_headswap.engine.pytorch.modules import is_registered, named_modules, named_parameters
+from pytest_headswap.engine.pytorch.modules import is_registered, named_modules
 from pytest_headswap.engine.swapping.transaction import Transaction
 
 _MADE: WeakKeyDictionary[nn.Module, list[tuple[MadeHeads, ref[Transaction]]]] = WeakKeyDictionary()
@@ -65,16 +65,19 @@ def heads_of_swaps(model: nn.Module, *others: MadeHeads) -> MadeHeads:
 def followed(model: nn.Module, name: str) -> str:
     """Return the name of a new tensor, also after its module was wrapped into one that trains a copy of it.
 
-    Such a copy has the same shape, and is the only one inside that is trainable.
+    Such a copy has parameters of the same names and shapes as a frozen original beside it, and is the only one inside.
     """
     path, _, key = name.rpartition(".")
     if is_registered(model, name) or not path or path not in dict(named_modules(model, include_aliases=True)):
         return name
-    inside = {
-        inner: value
-        for inner, value in named_parameters(model.get_submodule(path))
-        if inner.rpartition(".")[2] == key and value.requires_grad
-    }
-    if len({id(value) for value in inside.values()}) != 1:
-        return name
-    return f"{path}.{next(iter(inside))}"
+    copies: list[tuple[str, object]] = []
+    originals: list[object] = []
+    for inner, module in named_modules(model.get_submodule(path)):
+        value = module._parameters.get(key)
+        if value is not None:
+            shapes = {own: tensor.shape for own, tensor in module._parameters.items() if tensor is not None}
+            if value.requires_grad:
+                copies.append((f"{path}.{inner}.{key}", shapes))
+            else:
+                originals.append(shapes)
+    return copies[0][0] if len(copies) == 1 and copies[0][1] in originals else name

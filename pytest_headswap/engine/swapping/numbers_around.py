@@ -58,6 +58,8 @@ class NumbersAround:
                 widths.setdefault(spec.outer * swap.old_count * spec.inner, {})[width] = None
                 names += spec.names
         self._counts = {old: tuple(new) for old, new in counts.items()}
+        self._certain = {old: new for old, (new, *more) in self._counts.items() if not more}
+        self._ambiguous = self._counts.keys() - self._certain.keys()
         self.widths = {old: tuple(new) for old, new in (widths | counts).items() if tuple(new) != (old,)}
         self.layers = list(dict.fromkeys(owner_path(name) for name in names))
         self.containers: dict[str, None] = {}
@@ -109,8 +111,10 @@ class NumbersAround:
 
     def counts_at(self, path: str) -> dict[int, int]:
         """Return the new class count for each old one in the module at `path`, where that is certain."""
-        found = {old: self._new_values(path, old) or new for old, new in self._counts.items()}
-        return {old: new for old, (new, *more) in found.items() if not more}
+        if not self._ambiguous:
+            return self._certain
+        found = {old: self._new_values(path, old) for old in self._ambiguous}
+        return self._certain | {old: new for old, (new, *more) in found.items() if not more}
 
     def swap_of(self, path: str, count: int) -> HeadSwap:
         """Return the swap whose old classes a collection in the module at `path` names. `count` is its length."""
@@ -208,9 +212,15 @@ class NumbersAround:
         self.collections = [(place, value) for place, value in self.collections if id(place.holder) not in holders]
         self.texts = [(place, value) for place, value in self.texts if id(place.holder) not in holders]
 
-    def shared_counts(self) -> list[StoredNumber]:
-        """Return those that may count the classes of a head that was not swapped."""
-        return [n for n in self.near if self._is_count(n) and n.path in self.shared]
+    def shared_labels(self) -> list[str]:
+        """Return the unchanged counts and mappings of names that may be those of either of two heads."""
+        counts = [n for n in self.near if self._is_count(n) and n.path in self.shared and n.is_unchanged]
+        names = [
+            place.label
+            for (place, value), old in itertools.product(self.collections, self.widths)
+            if place.path in self.shared and isinstance(value, Mapping) and read_names(place, value, old)
+        ]
+        return list(dict.fromkeys([*(f"{number.label} = {number.value}" for number in counts), *names]))
 
     @staticmethod
     def _is_count(number: StoredNumber) -> bool:

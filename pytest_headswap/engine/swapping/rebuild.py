@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,8 +45,11 @@ class Rebuilt:
     notes: tuple[str, ...] = ()
 
 
-def follow_rebuilt(model: nn.Module, around: NumbersAround, changes: Transaction) -> Rebuilt:
-    """Build the model again, and let the numbers of its configuration follow with which it gets the new shapes."""
+def follow_rebuilt(model: nn.Module, around: NumbersAround, used: Collection[str], changes: Transaction) -> Rebuilt:
+    """Build the model again, and let the numbers of its configuration follow with which it gets the new shapes.
+
+    `used` are the names of the tensors that some output depends on: these belong to no head that no output shows.
+    """
     if not callable(getattr(type(model), "from_pretrained", None)) or (built := _build(model)) is None:
         return Rebuilt()
     wrong = _different(built, _shapes(model))
@@ -59,10 +62,11 @@ def follow_rebuilt(model: nn.Module, around: NumbersAround, changes: Transaction
             changes.replay()
         ignored = _different(old_built, old)
         wrong = _without(wrong, ignored)
+    unused = old_built.keys() - set(used)
 
     def unseen_in(wrong: Shapes, swaps: Iterable[HeadSwap] = around.swaps) -> dict[str, list[int]]:
         counts = dict.fromkeys((swap.old_count, swap.new_count) for swap in swaps)
-        pairs = [(name, old_built[name], shape) for name, shape in wrong.items() if name in old_built]
+        pairs = [(name, old_built[name], shape) for name, shape in wrong.items() if name in unused]
         return {name: dims for (*count,) in counts for name, old, new in pairs if (dims := _changed(old, new, *count))}
 
     left = wrong.keys() - unseen_in(wrong)

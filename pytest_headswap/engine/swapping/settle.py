@@ -119,11 +119,10 @@ def _settle(verify: Callable[[], list[str]], around: NumbersAround, changes: Tra
         notes.append(f"{names}: states the old class count and was not changed. Set a new text if it counts classes")
     if stale := around.stale_properties():
         notes.append(f"{', '.join(stale)}: a property that still returns the old class count. Correct what it reads")
-    if shared := [number for number in around.shared_counts() if number.is_unchanged]:
-        names = ", ".join(dict.fromkeys(f"{number.label} = {number.value}" for number in shared))
+    if shared := around.shared_labels():
         notes.append(
-            f"{names}: not changed, because several heads had this class count and now differ. Set a new value if it "
-            "counts the classes of a new head"
+            f"{', '.join(shared)}: not changed, because several heads had this class count and now differ. Set a new "
+            "value if it belongs to a new head"
         )
     return notes
 

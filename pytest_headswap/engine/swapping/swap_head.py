@@ -195,7 +195,7 @@ def _execute(
         class_names.update(around.swap_of, changes)
         around.follow_named(changes)
         is_new = not slots and all(swap.new_count for swap in swaps)
-        rebuilt = follow_rebuilt(inner, around, changes) if is_new else Rebuilt()
+        rebuilt = follow_rebuilt(inner, around, result.used, changes) if is_new else Rebuilt()
         around.explain(rebuilt.explained)
         class_names.explain(rebuilt.explained)
         untied = untie(inner, changes)
