@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import ast
 import platform
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -22,6 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from markdown_it import MarkdownIt
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +41,7 @@ class Tried:
     Attributes:
         title: title of the page.
         page: its path from the root of the project.
-        libraries: names and versions of the packages that it imports.
+        libraries: names and versions of the packages that it imports or says to install.
         outcome: the result.
         seconds: duration, including the start of Python.
         detail: the last line of an error, or what is not installed.
@@ -66,6 +69,18 @@ def modules_of(page: Path) -> list[str]:
     return sorted(found - set(sys.stdlib_module_names) - own)
 
 
+def packages_of(page: Path) -> list[str]:
+    """Return the installed packages that a page imports, or says to install."""
+    distributions = packages_distributions()
+    found = {canonicalize_name(distributions[module][0]) for module in modules_of(page)}
+    if command := re.search(r"`pip install ([^`]+)`", page.read_text(encoding="utf-8")):
+        for requirement in map(Requirement, shlex.split(command[1])):
+            found |= {canonicalize_name(name) for name in (requirement.name, *requirement.extras)}
+    return sorted(
+        found & {canonicalize_name(name) for names in distributions.values() for name in names} - {"pytest-headswap"}
+    )
+
+
 def try_page(page: Path) -> Tried:
     """Run the programs of a page."""
     title = page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
@@ -73,9 +88,7 @@ def try_page(page: Path) -> Tried:
     modules = modules_of(page)
     if missing := [module for module in modules if find_spec(module) is None]:
         return Tried(title, name, (), "not installed", 0, ", ".join(missing))
-    distributions = packages_distributions()
-    packages = sorted({canonicalize_name(distributions[module][0]) for module in modules})
-    libraries = tuple(f"{package} {version(package).partition('+')[0]}" for package in packages)
+    libraries = tuple(f"{package} {version(package).partition('+')[0]}" for package in packages_of(page))
     start = time.monotonic()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "integrations", f"{TEST}[{name}]"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

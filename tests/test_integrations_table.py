@@ -11,7 +11,7 @@ import tomlkit
 from packaging.utils import canonicalize_name
 
 from conformance import integrations
-from conformance.integrations import ROOT, TABLE, USE, modules_of, try_page, write_table
+from conformance.integrations import ROOT, TABLE, USE, modules_of, packages_of, try_page, write_table
 from tests.test_packaging import declared_names
 
 PAGES = [page for page in sorted(USE.glob("*.md")) if modules_of(page)]
@@ -69,6 +69,15 @@ def test_libraries_are_read_from_the_programs_of_a_page(project: Path) -> None:
         file.write("\n```python\nfrom own import x\nimport pytest_headswap\n```\n")
         file.write('\n```python title="own.py"\nx = 1\n```\n')
     assert modules_of(page) == ["peft", "timm"]
+
+
+def test_packages_that_a_page_says_to_install_are_listed(project: Path) -> None:
+    page = written(project / "good.md", "import torch")
+    text = page.read_text(encoding="utf-8").replace(
+        "# A tool\n", "# A tool\n\n`pip install 'pytest-headswap[timm]' rich>=1`\n"
+    )
+    page.write_text(text, encoding="utf-8")
+    assert packages_of(page) == ["rich", "timm", "torch"]
 
 
 def test_the_table_has_rows_and_errors(project: Path, tmp_path: Path) -> None:

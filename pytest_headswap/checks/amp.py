@@ -1,14 +1,15 @@
 """`amp`: the new head trains in mixed precision.
 
-**Promise.** Under `torch.autocast` in bfloat16 on the CPU, the swapped model runs in eval mode and, if it has one, in
-train mode. Its outputs have the same shapes as without autocast, and they are finite wherever those are. Its logits
-differ from those without autocast by at most 20 % of their norm. With all but the new head frozen, a loss over the
-logits and its gradients are finite. The gradients reach the same parameters as without autocast, and all parameters
-keep their dtypes.
+**Promise.** Under `torch.autocast` in bfloat16, the swapped model runs in eval mode and, if the model as built does,
+in train mode. Its outputs have the same shapes as without autocast, and they are finite wherever those are. Its logits
+differ from those without autocast by at most 20 % of their norm. With all but the new head frozen, the gradients of a
+loss over the logits are finite. They reach the same parameters as without autocast, and all parameters keep their
+dtypes.
 
 **Evidence.** Real forward passes and a backward pass; without values the check is skipped (`no_values`). If the check
 fails, it runs on the model as built. If that fails too, the result is a skip (`fails_before_swap`). The check cannot
-see float16, whose range needs a gradient scaler, nor the operations that autocast treats otherwise on a GPU.
+see float16, whose range needs a gradient scaler. A model on the CPU does not show the operations that autocast treats
+otherwise on a GPU.
 
 **A failure means** that fine-tuning with `torch.autocast` raises, diverges, or leaves the head untrained, although the
 model worked before the swap: a head that casts its input, computes in a fixed dtype, or is called without gradients.
@@ -35,7 +36,7 @@ from pytest_headswap.case.real_runs import (
     undone,
 )
 from pytest_headswap.engine import Head
-from pytest_headswap.engine.pytorch import freeze_all_but, named_parameters
+from pytest_headswap.engine.pytorch import freeze_all_but, named_parameters, parameters
 
 _MAX_DIFFERENCE = 0.2  # of the norm of the logits
 
@@ -47,11 +48,12 @@ def amp(case: Case) -> str:
 
 
 def _check(case: Case, heads: Sequence[Head]) -> str:
+    device = next((value.device.type for value in parameters(case.model)), "cpu")
     for training in (False, True) if case.can_train else (False,):
         where = f"under autocast in {mode_name(training)}"
         expected = _run(case, heads, training)
         try:
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(device, torch.bfloat16):
                 found = _run(case, heads, training)
         except CheckFailed:
             raise

@@ -54,9 +54,12 @@ def hub_round_trip(case: Case) -> str:
 def _check(case: Case, heads: Sequence[Head]) -> str:
     expected = RealRun(dict(flatten_outputs(case.forward())))
     try:
-        loaded = _loaded(case, is_swapped=heads is case.swap.heads).eval()
+        loaded = _loaded(case, is_swapped=heads is case.swap.heads)
     except Exception as error:
         raise CheckFailed(f"saving or loading raises {describe_exception(error, case)}") from error
+    if loaded is case.model:
+        return ""  # the user's own module, as built: there is no other one to load into
+    loaded.eval()
     inputs = case.inputs.copied()
     with case.seeded("forward"), torch.no_grad():
         try:

@@ -17,7 +17,7 @@ from pytest_headswap.case.structure_snapshot import StructureSnapshot
 from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import FrozenBackbone, Swap, freeze_backbone
 from pytest_headswap.engine.freezing.awake import NOTHING
-from pytest_headswap.engine.swapping import resize, swap
+from pytest_headswap.engine.swapping import resize, swap_head
 from pytest_headswap.engine.swapping.numbers_around import NumbersAround
 from pytest_headswap.engine.swapping.transaction import Transaction
 from tests import planted_models
@@ -44,7 +44,7 @@ def _new_tensors_in_float32(patch: Patch) -> None:
 
 def _class_counts_are_not_updated(patch: Patch) -> None:
     patch.setattr(NumbersAround, "named_like_counts", lambda self: [])
-    patch.setattr(swap, "update_class_metadata", lambda *args: [])
+    patch.setattr(swap_head, "update_class_metadata", lambda *args: [])
 
 
 def _layer_widths_are_not_updated(patch: Patch) -> None:
@@ -167,9 +167,9 @@ class _Uncopied:
 def _restore_forgets_the_first_change(patch: Patch) -> None:
     real = Transaction.roll_back
 
-    def forgetful(self: Transaction) -> None:
+    def forgetful(self: Transaction, *later: Any) -> None:
         del self._done[:1]
-        real(self)
+        real(self, *later)
 
     patch.setattr(Transaction, "roll_back", forgetful)
 
@@ -177,14 +177,14 @@ def _restore_forgets_the_first_change(patch: Patch) -> None:
 def _restore_gives_copies(patch: Patch) -> None:
     real = Transaction.roll_back
 
-    def copying(self: Transaction) -> None:
+    def copying(self: Transaction, *later: Any) -> None:
         self._done[:] = [
             replace(change, old=nn.Parameter(change.old.detach().clone()))
             if isinstance(change.old, nn.Parameter)
             else change
             for change in self._done
         ]
-        real(self)
+        real(self, *later)
 
     patch.setattr(Transaction, "roll_back", copying)
 

@@ -37,6 +37,17 @@ def _saved_by(save_and_load: Callable[[nn.Module, Path], nn.Module]) -> ModelSpe
     return ModelSpec("net", FaultyNet, inputs, save_and_load=save_and_load)
 
 
+class Net(nn.Module):
+    def __init__(self, classes: int = 10, *, width: int = 16, extra: bool = False, shift: float = 0) -> None:
+        super().__init__()
+        self.neck, self.fc = nn.Linear(8, width), nn.Linear(width, classes)
+        self.extra = nn.Linear(8, 3) if extra else None
+        self.shift = shift
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.neck(x).relu()) + self.shift  # type: ignore[no-any-return]
+
+
 FAULTS = [
     Fault("hub_round_trip", "raises RuntimeError: .*fc.temperature", models.WithTemperature),
     Fault("hub_round_trip", r"the loaded model returns other outputs: output\['logits'\] by", models.ScaledByAttribute),
@@ -60,21 +71,17 @@ def test_a_model_that_its_library_never_loads_is_not_the_fault_of_the_swap() -> 
     assert "no such format" in finding.message
 
 
+def test_the_users_own_module_keeps_its_modes_if_it_does_not_load() -> None:
+    own = Net().train()
+    case = opt_in_case(ModelSpec("net", lambda: own, inputs, lambda num_classes: Net(num_classes, shift=1.0)))
+    assert run_check("hub_round_trip", case).outcome == "failed"
+    assert all(module.training for module in own.modules())
+
+
 def test_a_model_too_large_for_a_copy_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pytest_headswap.case.real_runs._MAX_COPIED_BYTES", 100)
     finding = run_check("hub_round_trip", opt_in_case(NET))
     assert (finding.outcome, finding.reason) == ("skipped", "too_large")
-
-
-class Net(nn.Module):
-    def __init__(self, classes: int = 10, *, width: int = 16, extra: bool = False, shift: float = 0) -> None:
-        super().__init__()
-        self.neck, self.fc = nn.Linear(8, width), nn.Linear(width, classes)
-        self.extra = nn.Linear(8, 3) if extra else None
-        self.shift = shift
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.neck(x).relu()) + self.shift  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import transformers
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
-from pytest_headswap import HeadSwapError, Swap, freeze_backbone, swap_head
+from pytest_headswap import HeadSwapError, HeadSwapWarning, Swap, freeze_backbone, swap_head
 
 X = torch.zeros(2, 8)
 
@@ -164,6 +165,32 @@ def test_branches_in_parallel_share_a_rate() -> None:
     assert rates["exit.0.weight"] == rates["last.weight"] == 0.5
     assert rates["exit.2.weight"] == 1.0
     assert rates["stem.weight"] == 0.125
+
+
+def test_a_warning_says_that_most_layers_share_a_rate() -> None:
+    class Skipped(nn.Module):
+        def __init__(self, count: int) -> None:
+            super().__init__()
+            self.stem = nn.Linear(8, 8)
+            self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(count))
+            self.fc = nn.Linear(8, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = y = self.stem(x)
+            for layer in self.layers:
+                y = layer(y).relu()
+            return self.fc(x + y)  # type: ignore[no-any-return]
+
+    swap = swap_head(Skipped(24), 5, X)
+    with pytest.warns(HeadSwapWarning, match="24 of the 25 weights of the backbone share one learning rate") as caught:
+        rates = _rates(swap, lr=1.0, layer_decay=0.5)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert (rates["layers.0.weight"], rates["stem.weight"]) == (0.5, 0.25)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        swap.param_groups(0.1)
+        swap_head(Skipped(4), 5, X).param_groups(0.1, layer_decay=0.5)
 
 
 def test_masks_and_computed_weights_do_not_hide_the_order() -> None:

@@ -315,6 +315,32 @@ def test_a_tied_head_and_another_one_leave_the_embedding_as_it_was() -> None:
     assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
 
 
+@pytest.mark.parametrize(
+    ("counts", "widths"),
+    [
+        ({"scores": 5, "boxes": 5}, (5, 20)),  # four coordinates for each class, as with head=["scores", "boxes"]
+        ({"scores": 5, "boxes": 20}, (5, 20)),
+        ({"scores": 5, "boxes": 7}, (5, 7)),
+        ({"scores": 5}, (5, 40)),
+        ({"boxes": 7}, (10, 7)),
+    ],
+)
+def test_coordinates_of_boxes_follow_their_classes_if_both_get_the_same_count(
+    counts: dict[str, int], widths: tuple[int, int]
+) -> None:
+    class Boxes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scores, self.boxes = nn.Linear(8, 10), nn.Linear(8, 40)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.scores(x), self.boxes(x)
+
+    model = Boxes()
+    swap_head(model, counts, X)
+    assert _shapes(model, X) == tuple((2, width) for width in widths)
+
+
 def test_activations_of_all_heads_are_dropped() -> None:
     class Activated(Two):
         def __init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -12,9 +13,11 @@ from torch import nn
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
 from pytest_headswap.engine.dataflow.layer_order import layers_in_order
 from pytest_headswap.engine.dataflow.recorder import record
-from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
 from pytest_headswap.engine.pytorch.modules import get_registered_tensor, is_registered
 from pytest_headswap.engine.swapping.plan import SwapPlan
+
+_MANY = 20  # weights in one layer, more than in a block of a usual network
 
 
 def param_groups(
@@ -35,6 +38,7 @@ def param_groups(
         raise HeadSwapError("bad_argument", f"layer_decay must be more than 0 and at most 1, not {layer_decay!r}")
     decay = 1.0 if layer_decay is None else float(layer_decay)
     layers = _backbone_layers(plan, heads) if layer_decay is not None else []
+    _warn_about_coarse(layers)
     depths = {id(tensor): depth for depth, layer in enumerate(layers) for tensor in layer}
     own = {id(get_registered_tensor(plan.model, name)) for name in heads if is_registered(plan.model, name)}
     nearest = float(backbone_lr) if backbone_lr is not None else lr * decay
@@ -75,6 +79,18 @@ def _backbone_layers(plan: SwapPlan, heads: Collection[str]) -> list[list[nn.Par
         graph.clear()
     backbone = [[name for name in layer if name not in heads] for layer in layers]
     return [[plan.model.get_parameter(name) for name in layer] for layer in backbone if layer]
+
+
+def _warn_about_coarse(layers: list[list[nn.Parameter]]) -> None:
+    weights = [sum(parameter.dim() > 1 for parameter in layer) for layer in layers]
+    largest = max(weights, default=0)
+    if largest > _MANY and 2 * largest > sum(weights):
+        warnings.warn(
+            f"layer_decay has little effect: {largest} of the {sum(weights)} weights of the backbone share one "
+            "learning rate, because data flows past the layers in between, or because they run in parallel",
+            HeadSwapWarning,
+            stacklevel=4,
+        )
 
 
 def _is_number(value: object) -> bool:

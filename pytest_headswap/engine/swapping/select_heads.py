@@ -133,6 +133,23 @@ def _with_boxes(result: SearchResult, item: DetectedHead, selected: Sequence[Det
     return replace(item, head=replace(item.head, num_classes=classes.head.num_classes), tensors=tensors)
 
 
+def with_own_counts(
+    result: SearchResult, selected: Sequence[DetectedHead], counts: Sequence[int]
+) -> tuple[DetectedHead, ...]:
+    """Return the heads that get these class counts.
+
+    Box coordinates have as many classes as the head with the classes only if both get the same count.
+    """
+    found = {_key(item): item for item in result.detected}
+    new = dict(zip(map(_key, selected), counts, strict=True))
+    return tuple(
+        replace(found[_key(item)], caution="")
+        if new.get(result.boxes.get(_key(item), ""), new[_key(item)]) != new[_key(item)]
+        else item
+        for item in selected
+    )
+
+
 def _key(item: DetectedHead) -> str:
     return item.tensors[0].names[0] if item.tensors else ""
 

@@ -112,8 +112,8 @@ class Swap:
             layer_decay: factor of at most 1 between the learning rates of a layer and of the next one. None: all layers
                 have the same rate. A layer is a residual block, or else a single layer such as a convolution. Their
                 order is that of the data flow, which is recorded by running the model on the example inputs of the
-                swap. Layers that run in parallel, or that a connection skips, share a rate. Parameters that forward
-                does not use have that of the first layer.
+                swap. Layers that run in parallel, or that a connection skips, share a rate. A warning says if
+                this holds for most of them. Parameters that forward does not use have that of the first layer.
             weight_decay: weight decay of parameters with at least 2 dimensions. None: the default of the optimizer.
                 Other parameters, such as those of norms and biases, always have a weight decay of 0.
 

@@ -36,6 +36,7 @@ from pytest_headswap.engine.swapping.replace import (
     drop_activation,
     replace_references,
 )
+from pytest_headswap.engine.swapping.select_heads import with_own_counts
 from pytest_headswap.engine.swapping.settle import verify_and_settle
 from pytest_headswap.engine.swapping.several_heads import options_by_path, paths_of_heads
 from pytest_headswap.engine.swapping.swap import Swap
@@ -134,6 +135,8 @@ def swap_head(
         plan = plan_swap(model, read_inputs(example_inputs), list(by_path))
         options = [by_path[path] for path in paths_of_heads(plan, list(by_path))]
         counts = {path: given.num_classes for path, given in by_path.items()}
+        selected = with_own_counts(plan.search_result, plan.selected, [given.num_classes for given in options])
+        plan = replace(plan, selected=selected)
     else:
         given = SwapOptions(num_classes, new_head, init, class_map, class_names, activation)  # type: ignore[arg-type]
         plan = plan_swap(model, read_inputs(example_inputs), head)
