@@ -456,6 +456,41 @@ class Tokens(nn.Module):
         return self.fc(torch.relu(self.two(torch.relu(self.one(x[:, None].repeat(1, 3, 1))))))[:, 0]  # type: ignore[no-any-return]
 
 
+class SharedBias(nn.Module):
+    """Blocks that all add a table of the first one, like T5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(8, 16)
+        self.blocks = nn.ModuleList(nn.ModuleDict({"linear": nn.Linear(16, 16)}) for _ in range(3))
+        self.blocks[0]["table"] = nn.Embedding(4, 16)  # type: ignore[operator]
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        bias = self.blocks[0]["table"](torch.arange(4, device=x.device)).mean(0)  # type: ignore[index]
+        for block in self.blocks:
+            x = x + torch.relu(block["linear"](x) + bias[None])  # type: ignore[index]
+        return self.fc(x)  # type: ignore[no-any-return]
+
+
+class ListOfLayersBetween(nn.Module):
+    """A list of small layers, one before each block, like PoolFormer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.between = nn.ModuleList(nn.Linear(width, 16) for width in (8, 16, 16))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 16), nn.ReLU()) for _ in range(3)
+        )
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, block in zip(self.between, self.blocks, strict=True):
+            x = block(layer(x))
+        return self.fc(x)  # type: ignore[no-any-return]
+
+
 def weight_normed() -> nn.Module:
     layers = [nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)]
     normed = [nn.utils.parametrizations.weight_norm(x) if isinstance(x, nn.Linear) else x for x in layers]
@@ -469,9 +504,11 @@ def weight_normed() -> nn.Module:
         (Recurrent, [("rnn",), ("words",)]),
         (Looped, [("two",), ("one",), ("stem",)]),
         (Tokens, [("two",), ("one",)]),
+        (SharedBias, [("blocks.2",), ("blocks.1",), ("blocks.0",), ("stem",)]),
+        (ListOfLayersBetween, [("blocks.2",), ("blocks.1", "between.2"), ("blocks.0", "between.1"), ("between.0",)]),
         (weight_normed, [("4",), ("2",), ("0",)]),
     ],
-    ids=["towers", "recurrent", "looped", "tokens", "parametrized"],
+    ids=["towers", "recurrent", "looped", "tokens", "shared bias", "list", "parametrized"],
 )
 def test_stages_follow_the_data_flow_of_other_kinds(build: Callable[[], Any], last: list[tuple[str, ...]]) -> None:
     model = build()

@@ -36,14 +36,22 @@ class Stages:
         before = watched.before_heads(heads)
         self._nodes = [node for node in watched.graph.nodes if node in before or node in self._calls]
         names = {name for name, _ in named_parameters(model)}
-        met = tensors_met(watched.graph)
-        self._met = {node: [name for name in met[node] if name in names] for node in met.keys() & before}
+        self._met, self._own = (
+            {node: [name for name in found[node] if name in names] for node in found.keys() & before}
+            for found in (tensors_met(watched.graph), tensors_met(watched.graph, shared=False))
+        )
         stages, others = self._divide("")
+        others = self._split(stages, [*others, *self._tensors_between([*stages, *others])])
+        nearest, farthest = self._depths(stages, others)
         size = mean(map(self._numel, stages)) if stages else 0
-        large = [path for path in others if self._numel(path) >= size and self._mixes_features(path)]
-        stages += large
-        depths = self._depths(stages, [*others, *self._tensors_between([*stages, *others])])
-        steps = sorted({depths[path] for path in stages if path in depths})  # with gaps if stages run in turns
+        stages += [
+            path
+            for path in others
+            if nearest.get(path) == farthest.get(path) and self._numel(path) >= size and self._mixes_features(path)
+        ]
+        nearest, farthest = self._depths(stages, others)
+        steps = sorted({nearest[path] for path in stages if path in nearest})  # with gaps if stages run in turns
+        depths = farthest | {path: nearest[path] for path in stages if path in nearest}
         self.depths = {path: bisect_left(steps, depth) for path, depth in depths.items()}
 
     def last(self, count: int) -> list[str]:
@@ -75,7 +83,7 @@ class Stages:
         stages = [kid for kid in alike if self._mixes_features(kid)]
         layers = len(self._layers(main)) / sum(len(self._layers(kid)) for kid in kids)
         opened = [main] if len(stages) < 2 or layers > _DOMINANT else []
-        if not opened and len(set(self._depths(stages, ()).values())) == 1:
+        if not opened and len(set(self._depths(stages, ())[0].values())) == 1:
             opened = stages  # they run in parallel
         if not opened or not any(map(self._kids, opened)):
             return (stages or [main]), [kid for kid in kids if kid not in (stages or [main])]
@@ -117,25 +125,35 @@ class Stages:
         """Return the parameters that belong to none of these modules, such as those of the model itself."""
         return [name for name in sorted(self._names) if not any(is_within(name, path) for path in paths)]
 
-    def _depths(self, stages: Collection[str], others: Collection[str]) -> dict[str, int]:
-        """Return the number of stages between each part and the heads, on the longest way from its last operation."""
-        depths: dict[str, int] = {}
+    def _split(self, stages: Collection[str], others: Sequence[str]) -> list[str]:
+        """Divide parts that run at several depths, such as a list with one layer for each stage."""
+        while True:
+            nearest, farthest = self._depths(stages, others)
+            divided = {path: self._kids(path) for path in others if nearest.get(path) != farthest.get(path)}
+            if not any(divided.values()):
+                return list(others)
+            others = [part for path in others for part in divided.get(path) or [path]]
+
+    def _depths(self, stages: Collection[str], others: Collection[str]) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the number of stages between each part and the heads, from its last and from its first operation."""
+        nearest: dict[str, int] = {}
+        farthest: dict[str, int] = {}
         state: dict[Node, tuple[int, str]] = {}
         for node in reversed(self._nodes):
             behind = [state[user] for value in node.outputs for user in value.users if user in state]
             if node in self._calls:
                 state[node] = max(behind, default=(0, ""))
             elif behind:
-                own = _part_of(node, self._met, stages)
+                own = _part_of(node, self._own, stages)
                 if own:
-                    count = max(count + (stage != own) for count, stage in behind)
-                    depths[own] = min(depths.get(own, count), count - 1)
-                    state[node] = count, own
+                    state[node] = max(count + (stage != own) for count, stage in behind), own
                 else:
                     state[node] = max(behind)
-                    if other := _part_of(node, self._met, others):
-                        depths[other] = min(depths.get(other, state[node][0]), state[node][0])
-        return depths
+                part, depth = (own, state[node][0] - 1) if own else (_part_of(node, self._met, others), state[node][0])
+                if part:
+                    nearest[part] = min(nearest.get(part, depth), depth)
+                    farthest[part] = max(farthest.get(part, depth), depth)
+        return nearest, farthest
 
 
 def is_within(name: str, path: str) -> bool:
@@ -147,17 +165,26 @@ def _part_of(node: Node, met: dict[Node, list[str]], paths: Iterable[str]) -> st
     return next((path for path in paths if any(is_within(name, path) for name in met.get(node, ()))), "")
 
 
-def tensors_met(graph: Graph) -> dict[Node, list[str]]:
-    """Return the parameters and buffers that, or whose derived values, meet the input in each operation."""
-    carried: dict[Value, list[str]] = {}
+def tensors_met(graph: Graph, *, shared: bool = True) -> dict[Node, list[str]]:
+    """Return the parameters and buffers that, or whose derived values, meet the input in each operation.
+
+    Without `shared`, values are left out that are derived once and meet it in several operations, such as a relative
+    position bias of all blocks.
+    """
+    carried: dict[Value, set[tuple[str, Node]]] = {}  # the names, and the first operation that read each
     met: dict[Node, list[str]] = {}
+    derived: dict[tuple[str, Node], list[Node]] = {}
     for node in graph.nodes:
-        names = [n for value in node.inputs if not value.from_input for n in carried.get(value, value.names)]
-        if not names:
-            continue
-        for output in node.outputs:
-            if output.from_input:
-                met[node] = names
-            else:
-                carried[output] = names
-    return met
+        sources = [value for value in node.inputs if not value.from_input]
+        names = [name for value in sources for name in value.names]
+        inherited = {pair for value in sources for pair in carried.get(value, ())}
+        if any(output.from_input for output in node.outputs):
+            met[node] = names
+            for pair in inherited:
+                derived.setdefault(pair, []).append(node)
+        else:
+            carried.update(dict.fromkeys(node.outputs, inherited | {(name, node) for name in names}))
+    for (name, _), nodes in derived.items():
+        for node in nodes if shared or len(nodes) == 1 else ():
+            met[node].append(name)
+    return {node: names for node, names in met.items() if names}
