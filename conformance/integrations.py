@@ -44,7 +44,7 @@ class Tried:
         libraries: names and versions of the packages that it imports or says to install.
         outcome: the result.
         seconds: duration, including the start of Python.
-        detail: the last line of an error, or what is not installed.
+        detail: the first line of an error, or what is not installed.
     """
 
     title: str
@@ -96,7 +96,7 @@ def try_page(page: Path) -> Tried:
     if not done.returncode:
         return Tried(title, name, libraries, "passed", seconds)
     lines = [line[1:].strip() for line in done.stdout.splitlines() if line.startswith("E ")]
-    return Tried(title, name, libraries, "failed", seconds, lines[-1] if lines else done.stderr[-500:].strip())
+    return Tried(title, name, libraries, "failed", seconds, lines[0] if lines else done.stderr[-500:].strip())
 
 
 def write_table(results: Sequence[Tried], path: Path) -> None:
