@@ -138,6 +138,21 @@ def test_low_rank_updates_stay_trainable_and_their_dropout_awake(kind: Any, swap
     assert awake(model) == {*(own & {path for path, _ in model.named_modules()}), "fc"}
 
 
+@pytest.mark.parametrize("rank", [8, 64, 200])
+@pytest.mark.parametrize("more", [0, 1])
+def test_updates_of_any_size_that_came_after_a_swap_stay_trainable(rank: int, more: int) -> None:
+    model: Any = Net()
+    swap = swap_head(model, 5, batch())
+    for _ in range(more):
+        swap = swap_head(model, 3, batch())
+    adapt(model)
+    for block in model.blocks:
+        block.linear.down, block.linear.up = nn.Linear(WIDTH, rank, bias=False), nn.Linear(rank, WIDTH, bias=False)
+    with pytest.warns(HeadSwapWarning, match="6 other parameters"):
+        freeze_backbone(swap)
+    assert trainable(model) == adapters(model) | HEAD
+
+
 @pytest.mark.filterwarnings("ignore::pytest_headswap.engine.HeadSwapWarning")
 def test_the_frozen_part_still_keeps_its_promise() -> None:
     model = adapt(Net())

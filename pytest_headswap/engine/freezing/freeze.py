@@ -71,7 +71,9 @@ def freeze_backbone(
     )
     heads = heads_awake(model, names, (path.rstrip(".") for path in paths))
     check_heads_untied(model, heads, aliases)
-    kept = KeptParts(model, heads, kept_names(model, heads, trainable.were_frozen), trainable.inputs)
+    kept = KeptParts(
+        model, heads, kept_names(model, heads, trainable.were_frozen, trainable.size_at_swap), trainable.inputs
+    )
     notes = kept.notes
     original_state = ModuleState(model)
     enclosing = freeze_except(model, heads, kept.parts)

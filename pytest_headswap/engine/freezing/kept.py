@@ -20,12 +20,12 @@ from pytest_headswap.engine.pytorch.saved_state import ModuleState
 _FROZEN_SHARE, _FROZEN_SHARE_WITH_HEAD = 0.9, 0.5
 
 
-def kept_names(model: nn.Module, heads: AwakeParts, heads_were_frozen: bool) -> frozenset[str]:
+def kept_names(model: nn.Module, heads: AwakeParts, heads_were_frozen: bool, size_at_swap: int) -> frozenset[str]:
     """Return the parameters outside of the heads that stay trainable in a freeze.
 
-    These are the trainable ones of a model that somebody else has frozen: at least nine tenths of its elements, or the
-    old head and half of its elements or tensors. What `unfreeze` made trainable does not count. What an earlier freeze
-    kept does.
+    These are the trainable ones of a model that somebody else has frozen: all that a swap found, or at least nine
+    tenths of its elements, or the old head and half of its elements or tensors. What `unfreeze` made trainable does not
+    count. What an earlier freeze kept does.
     """
     unfrozen, kept = noted_names(model)
     others = [item for item in named_modules(model, include_aliases=True) if item[1] not in heads.modules]
@@ -33,10 +33,13 @@ def kept_names(model: nn.Module, heads: AwakeParts, heads_were_frozen: bool) -> 
     trainable = {name for name, value in outside.items() if value.requires_grad and name not in unfrozen}
     values = {id(value): value for value in outside.values()}.values()
     frozen = [value for value in values if not value.requires_grad]
-    share = sum(value.numel() for value in frozen) / max(1, sum(value.numel() for value in values))
+    size = sum(value.numel() for value in frozen)
+    share = size / max(1, sum(value.numel() for value in values))
     most = max(share, len(frozen) / max(1, len(values)))
     is_prepared = share >= _FROZEN_SHARE or (heads_were_frozen and most >= _FROZEN_SHARE_WITH_HEAD)
-    return frozenset(trainable if is_prepared else trainable & kept)
+    own = {id(value): value.numel() for name, value in named_parameters(model) if name in heads.names}
+    is_extended = 0 < size_at_swap <= size + sum(own.values())
+    return frozenset(trainable if is_prepared or is_extended else trainable & kept)
 
 
 def kept_note(prefix: str, names: Collection[str]) -> str:

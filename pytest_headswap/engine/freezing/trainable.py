@@ -28,6 +28,7 @@ class TrainableHeads:
         aliases: all names that a swap gives a new tensor, such as those of tied heads.
         inputs: inputs for the model without wrappers.
         were_frozen: whether the heads were frozen before this freeze or, for new heads, the old ones before the swap.
+        size_at_swap: elements of all parameters after the last swap; 0 without a swap.
     """
 
     model: nn.Module
@@ -36,6 +37,7 @@ class TrainableHeads:
     aliases: frozenset[str]
     inputs: Inputs
     were_frozen: bool
+    size_at_swap: int = 0
 
 
 def trainable_heads(
@@ -88,7 +90,7 @@ def _with_heads(model: nn.Module, made: MadeHeads, inputs: Inputs) -> TrainableH
     prefix = unwrap(model)[1]
     paths = tuple(prefix + path for path in made.paths)
     names, aliases = (frozenset(prefix + name for name in group) for group in (made.names, made.aliases))
-    return TrainableHeads(model, paths, names, names | aliases, inputs, made.were_frozen)
+    return TrainableHeads(model, paths, names, names | aliases, inputs, made.were_frozen, made.model_size)
 
 
 def _inputs_of(swap: Swap) -> Inputs:

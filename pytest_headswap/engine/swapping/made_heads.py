@@ -25,12 +25,14 @@ class MadeHeads:
         paths: paths of the new heads.
         aliases: all names of the new tensors, such as those of tied heads.
         were_frozen: whether no parameter of the old heads was trainable.
+        model_size: elements of all parameters of the model after the swap.
     """
 
     names: tuple[str, ...]
     paths: tuple[str, ...]
     aliases: tuple[str, ...]
     were_frozen: bool = False
+    model_size: int = 0
 
 
 def remember_heads(model: nn.Module, made: MadeHeads, changes: Transaction) -> None:
@@ -59,7 +61,9 @@ def heads_of_swaps(model: nn.Module, *others: MadeHeads) -> MadeHeads:
     existing = {path for path, _ in named_modules(model, include_aliases=True)} if made else set()
     paths = dict.fromkeys(path for item in made for path in item.paths if path in existing)
     aliases = dict.fromkeys(name for item in made for name in item.aliases)
-    return MadeHeads(tuple(names), tuple(paths), tuple(aliases), bool(made) and all(item.were_frozen for item in made))
+    were_frozen = bool(made) and all(item.were_frozen for item in made)
+    last = [item for item, _ in _MADE.get(model, ())][-1:] or others[-1:]
+    return MadeHeads(tuple(names), tuple(paths), tuple(aliases), were_frozen, sum(item.model_size for item in last))
 
 
 def followed(model: nn.Module, name: str) -> str:

@@ -17,7 +17,7 @@ from pytest_headswap.engine.detection.describe import cautions
 from pytest_headswap.engine.detection.search import detect_heads
 from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
 from pytest_headswap.engine.pytorch.inputs import read_inputs
-from pytest_headswap.engine.pytorch.modules import named_parameters
+from pytest_headswap.engine.pytorch.modules import named_parameters, parameters
 from pytest_headswap.engine.pytorch.wrappers import unwrap
 from pytest_headswap.engine.swapping.advice import advice
 from pytest_headswap.engine.swapping.class_map import ClassMap
@@ -226,7 +226,11 @@ def _execute(
     heads = tuple(with_prefix(head, prefix) for head in new)
     old = tuple(with_prefix(item.head, prefix) for item in plan.selected)
     own = MadeHeads(
-        tuple(dict.fromkeys(names)), tuple(head.path for head in new), plan.names_of_tensors(), plan.were_frozen
+        tuple(dict.fromkeys(names)),
+        tuple(head.path for head in new),
+        plan.names_of_tensors(),
+        plan.were_frozen,
+        sum(parameter.numel() for parameter in parameters(inner)),
     )
     remember_heads(inner, own, changes)
     names = [prefix + name for name in own.names]
