@@ -51,10 +51,14 @@ def write_table(results: Sequence[Result], where_from: Sequence[str], path: Path
         failed = sum(found[outcome] for outcome in FAILURES)
         numbers = (found.total(), found["passed"], found["xfailed"], found["skipped"], failed)
         lines.append(f"| {zoo} | {check} | {' | '.join(map(str, numbers))} |")
+    alike: dict[tuple[str, str, str, str], list[str]] = {}
+    for result in sorted(results, key=lambda result: (result.zoo, _position(result.check), result.model)):
+        if result.outcome != "passed":
+            message = " ".join(result.message.split()).replace(result.model, "MODEL")
+            alike.setdefault((result.zoo, result.check, result.outcome, message), []).append(f"`{result.model}`")
     details = [
-        f"- {result.zoo} `{result.model}` {result.check} ({result.outcome}): {' '.join(result.message.split())}"
-        for result in sorted(results, key=lambda result: (result.zoo, _position(result.check), result.model))
-        if result.outcome != "passed"
+        f"- {zoo} {check} ({outcome}) {', '.join(models)}: {message}"
+        for (zoo, check, outcome, message), models in alike.items()
     ]
     path.write_text("\n".join([*lines, "", "## Details", "", *(details or ["None."])]) + "\n", encoding="utf-8")
 

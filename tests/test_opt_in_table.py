@@ -25,21 +25,24 @@ def test_the_table_counts_the_outcomes_of_a_run(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_table_quotes_what_did_not_pass(tmp_path: Path) -> None:
-    outcomes = [("b", "export", "failed"), ("a", "export", "xfailed"), ("b", "amp", "skipped"), ("a", "amp", "passed")]
+    outcomes = [("b", "export", "failed"), ("a", "export", "xfailed"), ("c", "amp", "skipped")]
+    outcomes += [("b", "amp", "skipped"), ("a", "amp", "passed")]
     results = [
-        Result.from_json({"zoo": "timm", "model": model, "check": check, "outcome": outcome, "message": f"no\n{check}"})
+        Result.from_json(
+            {"zoo": "timm", "model": model, "check": check, "outcome": outcome, "message": f"no\n{check} in {model}"}
+        )
         for model, check, outcome in outcomes
     ]
     write_table(results, ["Written now."], tmp_path / "OPT_IN.md")
     lines = (tmp_path / "OPT_IN.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if line.startswith("| timm")] == [
-        "| timm | amp | 2 | 1 | 0 | 1 | 0 |",
+        "| timm | amp | 3 | 1 | 0 | 2 | 0 |",
         "| timm | export | 2 | 0 | 1 | 0 | 1 |",
     ]
     assert lines[-3:] == [
-        "- timm `b` amp (skipped): no amp",
-        "- timm `a` export (xfailed): no export",
-        "- timm `b` export (failed): no export",
+        "- timm amp (skipped) `b`, `c`: no amp in MODEL",
+        "- timm export (xfailed) `a`: no export in MODEL",
+        "- timm export (failed) `b`: no export in MODEL",
     ]
 
 
