@@ -18,6 +18,7 @@ from pytest_headswap.plugin.user_tests.marker import (
     RequestedModel,
     models_for_test,
 )
+from pytest_headswap.plugin.user_tests.parametrize import BoundCheck
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,7 +81,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Release what the frames of failures hold once the test has ended: other plugins may keep the exceptions."""
     report = yield
-    if "headswap_case" in getattr(item, "fixturenames", ()):
+    if _uses_model(item):
         if call.when != "teardown" and call.excinfo is not None:
             item.stash.setdefault(_FAILURES, []).append(call.excinfo.value)
         elif call.when == "teardown":
@@ -102,6 +103,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         if "headswap_case" in getattr(item, "fixturenames", ()):
             clear_last_exception()
             gc.collect()
+
+
+def _uses_model(item: pytest.Item) -> bool:
+    """Return whether a test uses a fixture of this plugin, or is parametrized with checks."""
+    values = getattr(item, "callspec", None)
+    parameters = values.params.values() if values is not None else ()
+    return "headswap_case" in getattr(item, "fixturenames", ()) or any(isinstance(v, BoundCheck) for v in parameters)
 
 
 def build_requested_case(config: pytest.Config, requested: RequestedModel) -> Case:
