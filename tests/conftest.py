@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -19,6 +20,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from torch, in this process and in the processes that it starts."""
     if config.option.markexpr != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _garbage_of_one_module() -> Iterator[None]:
+    """Exempt what a module leaves behind: a collection would scan the objects of thousands of tests, for seconds."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
