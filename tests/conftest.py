@@ -30,6 +30,11 @@ def _garbage_of_one_module() -> Iterator[None]:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let Python free the objects of nanobind, which prints a line for each that is never collected."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _zoos_of_one_test() -> Iterator[None]:
     """Remove the zoos that a test or its inner pytest run registers."""

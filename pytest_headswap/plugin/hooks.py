@@ -6,6 +6,8 @@ only those parts of the package that hold declarations.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from pytest_headswap.plugin import hookspecs
@@ -21,6 +23,9 @@ from pytest_headswap.plugin.options import (
 )
 from pytest_headswap.plugin.user_tests import fixtures, parametrize
 from pytest_headswap.plugin.user_tests.marker import MARKER
+
+if TYPE_CHECKING:
+    from pytest_headswap.plugin.settings import ZooScope
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,9 +49,16 @@ def pytest_configure(config: pytest.Config) -> None:
     register_contributed_zoos(config)
     take_ids(config, requested_zoos(config))
     scope = zoo_scope(config)
-    if scope is None:
-        return
+    if scope is not None:
+        try:
+            _join_run(config, scope)
+        except ModuleNotFoundError as error:  # such as after `pip install --no-deps`
+            raise pytest.UsageError(
+                f"headswap needs {error.name}, which is not installed: run pip install pytest-headswap"
+            ) from error
 
+
+def _join_run(config: pytest.Config, scope: ZooScope) -> None:
     from pytest_headswap.harness.garbage import gc_disabled_for_imports
 
     with gc_disabled_for_imports():

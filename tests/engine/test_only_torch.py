@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -148,3 +149,12 @@ def test_tests_that_do_not_use_this_package_run_with_pytest_alone(tmp_path: Path
     done = run(code, packages, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+def test_a_run_over_a_zoo_names_the_package_that_is_missing(tmp_path: Path) -> None:
+    packages = linked(tmp_path, "pytest")
+    flags = ["-p", "pytest_headswap.plugin.hooks", "--headswap-zoo=builtin"]
+    done = run(f"import pytest\nsys.exit(pytest.main({flags}))", packages, tmp_path)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "INTERNALERROR" not in done.stdout + done.stderr
+    assert re.search(r"headswap needs \w+, which is not installed: run pip install pytest-headswap", done.stderr)
