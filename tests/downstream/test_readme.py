@@ -79,7 +79,10 @@ import mine
         script.index("echo one") < script.index("mine.py") < script.index("headswap explain") < script.index("import m")
     )
     runnable = script.replace("headswap explain", "echo")
-    done = subprocess.run(["bash", "-euc", runnable], cwd=tmp_path, capture_output=True, text=True, check=False)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # which may have no `python`
+    environment = {**os.environ, "PATH": path}
+    command = ["bash", "-euc", runnable]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "log").read_text() == "one\n"
     assert "timm:levit_128\n" in done.stdout
