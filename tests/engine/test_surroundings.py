@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from pytest_headswap import HeadSwapError, find_heads, freeze_backbone, swap_head
+from pytest_headswap.engine.abstract.stand_ins import surroundings_of
 
 X = torch.randn(4, 8)
 MODULE_CACHE: dict[str, torch.Tensor] = {}
@@ -390,3 +391,37 @@ def test_a_dictionary_that_a_function_keeps_in_its_attribute_is_as_it_was() -> N
 
     find_heads(Cached(), X)
     assert remembered.tables == {}  # type: ignore[attr-defined]
+
+
+class Asserting(Net):
+    def table(self, device: Any) -> Any:
+        assert device is not None, "pytest rewrites this line"
+        return torch.ones(16, device=device)
+
+
+def asserting_function(x: Any) -> Any:
+    assert x.dim() == 2
+    return x
+
+
+class CallsAsserting(Net):
+    def forward(self, x: Any) -> Any:
+        return super().forward(asserting_function(x))
+
+
+class HoldsAsserting(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.check = functools.partial(asserting_function)
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(self.check(x))
+
+
+@pytest.mark.parametrize("kind", [Asserting, CallsAsserting, HoldsAsserting])
+def test_an_assert_that_pytest_rewrote_does_not_lead_to_the_state_of_pytest(kind: type[Net]) -> None:
+    reached = surroundings_of(list(kind().modules()))
+    holders = [item for item, _ in reached._objects] + [owner for owner, _ in reached._classes]
+    modules = {getattr(holder, "__module__", None) or "" for holder in holders}
+    assert not any(name.partition(".")[0] in ("_pytest", "pluggy") for name in modules), modules
+    assert [head.path for head in find_heads(kind(), X)] == ["fc"]

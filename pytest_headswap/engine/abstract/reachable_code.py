@@ -150,9 +150,12 @@ def _is_foreign_name(module: str | None) -> bool:
 
 
 def _variables_of(function: types.FunctionType) -> Iterable[tuple[dict[str, Any], str]]:
-    """Yield the global variables that a function names, also as attributes of a Python module."""
+    """Yield the global variables that a function names, also as attributes of a Python module.
+
+    A name that is no identifier is not from the source: rewritten asserts reach all of pytest through such a name.
+    """
     names, assigns = _names_in(function.__code__)
-    for name in names:
+    for name in filter(str.isidentifier, names):
         value = function.__globals__.get(name)
         if not isinstance(value, types.ModuleType):
             if assigns or name in function.__globals__:
