@@ -6,6 +6,7 @@ import gc
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -445,3 +446,31 @@ def test_remembered_swaps_do_not_keep_a_model_alive() -> None:
     del model, swaps
     gc.collect()
     assert reference() is None
+
+
+class Counted(nn.Module):
+    """Heads whose class counts the model keeps under names of its own."""
+
+    def __init__(self, kind: int, colour: int, kept: Callable[[int, int], Any]) -> None:
+        super().__init__()
+        self.body = nn.Linear(8, 16)
+        self.kind, self.colour = nn.Linear(16, kind), nn.Linear(16, colour)
+        self.kept = kept(kind, colour)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.body(x).relu()
+        return {"kind": self.kind(features), "colour": self.colour(features)}
+
+
+@pytest.mark.parametrize("kept", [lambda *n: {"kinds": n[0], "colours": n[1]}, SimpleNamespace, lambda *n: [*n]])
+@pytest.mark.parametrize("counts", [{"kind": 3, "colour": 10}, {"kind": 3, "colour": 6}, {"kind": 6, "colour": 10}])
+def test_an_old_count_that_equals_the_new_count_of_the_other_head_is_named(kept: Any, counts: dict[str, int]) -> None:
+    def keep(kind: int, colour: int) -> Any:
+        return kept(kinds=kind, colours=colour) if kept is SimpleNamespace else kept(kind, colour)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        swap_head(Counted(10, 3, keep), counts, X)
+    text = " ".join(str(item.message) for item in caught)
+    assert "= 10" in text, text
+    assert "= 3" in text, text

@@ -50,18 +50,18 @@ class NumbersAround:
         self.swaps = swaps
         widths: dict[int, dict[int, None]] = {}
         counts: dict[int, dict[int, None]] = {}
-        names: list[str] = []
+        self._new_widths: dict[str, int] = {}
         for swap in swaps:
             counts.setdefault(swap.old_count, {})[swap.new_count] = None
             for spec in swap.item.tensors:
                 width = spec.outer * swap.new_count * spec.inner
                 widths.setdefault(spec.outer * swap.old_count * spec.inner, {})[width] = None
-                names += spec.names
+                self._new_widths.update(dict.fromkeys(spec.names, width))
         self._counts = {old: tuple(new) for old, new in counts.items()}
         self._certain = {old: new for old, (new, *more) in self._counts.items() if not more}
         self._ambiguous = self._counts.keys() - self._certain.keys()
         self.widths = {old: tuple(new) for old, new in (widths | counts).items() if tuple(new) != (old,)}
-        self.layers = list(dict.fromkeys(owner_path(name) for name in names))
+        self.layers = list(dict.fromkeys(map(owner_path, self._new_widths)))
         self.containers: dict[str, None] = {}
         for path in self.layers:
             while path:
@@ -273,9 +273,10 @@ class NumbersAround:
         return [n for n in stored if (n.name, n.value) not in named and id(n.holder) not in objects]
 
     def _has_dimension(self, number: StoredNumber) -> bool:
+        """Return whether a tensor of the number's module has it as a dimension, other than the width of a new head."""
         module = self._model.get_submodule(number.path)
-        inside = module.named_parameters() if number.path not in self.layers else module.named_parameters(recurse=False)
-        return any(number.value in value.shape for _, value in inside)
+        inside = module.named_parameters(number.path, recurse=number.path not in self.layers)
+        return any(number.value in value.shape and number.value != self._new_widths.get(name) for name, value in inside)
 
 
 def _contains(path: str, name: str) -> bool:
