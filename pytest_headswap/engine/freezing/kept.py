@@ -1,4 +1,4 @@
-"""Keep trainable what somebody else prepared for training before the freeze, such as low-rank adapters."""
+"""Keep trainable what was prepared for training before the freeze, such as low-rank adapters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FROZEN_SHARE, _FROZEN_SHARE_WITH_HEAD = 0.9, 0.5
 def kept_names(model: nn.Module, heads: AwakeParts, heads_were_frozen: bool, size_at_swap: int) -> frozenset[str]:
     """Return the parameters outside of the heads that stay trainable in a freeze.
 
-    These are the trainable ones of a model that somebody else has frozen: all that a swap found, or at least nine
+    These are the trainable ones of a model that was frozen before: all that a swap found, or at least nine
     tenths of its elements, or the old head and half of its elements or tensors. What `unfreeze` made trainable does not
     count. What an earlier freeze kept does.
     """
