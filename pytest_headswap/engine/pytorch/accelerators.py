@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 _TYPES = ("cuda", "mps", "xpu", "mtia", "hpu")
+_UNCOUNTED_TYPES = ("xla",)
 _OUT_OF_MEMORY = re.compile(r"out of (device )?memory|OUT_OF_\w*MEMORY|RESOURCE_EXHAUSTED|_STATUS_ALLOC_FAILED", re.I)
 
 
@@ -63,6 +64,15 @@ def count(kind: str) -> int:
 def started() -> list[str]:
     """Return the types that have a module and whose runtime is up in this process. No runtime is started."""
     return [kind for kind in types() if _is_up(_module(kind))]
+
+
+def prepare_autograd() -> None:
+    """Start the runtime of backends whose devices torch cannot count before, if such a backend was imported.
+
+    Autograd counts devices once, in the first backward pass of a process. Later ones fail on any other device.
+    """
+    for kind in _UNCOUNTED_TYPES:
+        count(kind)
 
 
 def breaks_fork(text: str) -> bool:
