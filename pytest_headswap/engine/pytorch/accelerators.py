@@ -8,6 +8,7 @@ them; of other types, it may.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -110,6 +111,8 @@ def synchronize(device: torch.device, results: Iterable[torch.Tensor] = ()) -> N
 
     Some devices, such as `xla`, compute results only when they are read. The results on the device are therefore read.
     """
+    if device.type == "xla" and "torch_xla" in sys.modules:
+        sys.modules["torch_xla"].sync(wait=True)  # all at once: reading one would compile a program for it
     for result in results:
         if result.device == device:
             result.cpu()
