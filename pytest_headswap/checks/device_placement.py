@@ -7,9 +7,10 @@ head are then on that device.
 **Evidence.** Real runs on each available CUDA device: in the model's own dtype, and in bfloat16 and float16 where the
 model as built supports them. Without a CUDA device, or if none has enough memory, the evidence is `simulated`. Fake
 tensors then track the device, and the model is swapped on the meta device in bfloat16. The model's own `to` is
-called, and forward sees a CUDA device. The simulation cannot see what only a kernel shows, such as an unsupported
-dtype, or code that asks for a device in another way than through torch. Nor does it see, in a model without values, a
-tensor that the model holds without registering it.
+called, and forward sees one device and no other: a CUDA device, or one of the type in `--headswap-device=simulated:mps`,
+such as `mps`, `xpu`, `xla` or `hpu`. The evidence is then `simulated mps`. The simulation cannot see what only a kernel
+shows, such as an unsupported dtype, or code that asks for a device in another way than through torch. Nor does it see,
+in a model without values, a tensor that the model holds without registering it.
 
 **A failure means** that the first batch on a GPU raises: a head was left on the CPU, or forward creates tensors
 there.
@@ -43,13 +44,12 @@ from pytest_headswap.engine import (
 )
 from pytest_headswap.engine.pytorch import is_device_oom, is_fake_tensor_limitation, synchronize
 
-_SIMULATED_DEVICE = torch.device("cuda:0")
 _HALF = (torch.bfloat16, torch.float16)
 
 
 def devices_of(case: Case) -> list[torch.device]:
     """Return the CUDA devices for real runs: none if the case holds no values or there is no CUDA device."""
-    if not case.numeric or case.device == "cpu" or not torch.cuda.is_available():
+    if not case.numeric or case.device.startswith(("cpu", SIMULATED)) or not torch.cuda.is_available():
         return []
     if case.device in ("auto", "cuda"):
         return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
@@ -57,10 +57,19 @@ def devices_of(case: Case) -> list[torch.device]:
 
 
 def device_evidence(case: Case) -> str:
-    """Return the devices that the case ran on, or `simulated`."""
-    return (
-        ", ".join(str(device) for device in devices_of(case) if device not in case.out_of_memory_devices) or SIMULATED
-    )
+    """Return the devices that the case ran on, or `simulated` with the type of the device if that is not CUDA."""
+    devices = [str(device) for device in devices_of(case) if device not in case.out_of_memory_devices]
+    kind = simulated_device(case).type
+    return ", ".join(devices) or (SIMULATED if kind == "cuda" else f"{SIMULATED} {kind}")
+
+
+def simulated_device(case: Case) -> torch.device:
+    """Return the device to simulate: of the type that `device` names, or else of that of the real devices or CUDA."""
+    named = case.device.removeprefix(f"{SIMULATED}:").partition(":")[0]
+    if named not in ("auto", "cpu", SIMULATED):
+        return torch.device(named, 0)
+    devices = devices_of(case)
+    return torch.device(devices[0].type if devices else "cuda", 0)
 
 
 def device_placement(case: Case) -> str:
@@ -114,12 +123,13 @@ def _check_placement(swap: Swap, device: torch.device, dtype: torch.dtype | None
 
 def _moved_by_the_model(case: Case) -> list[torch.Tensor]:
     """Call the model's own `to` in simulation, and return the tensors that it moves."""
+    device = simulated_device(case)
     try:
-        moved, left = move_in_simulation(case.model, _SIMULATED_DEVICE)
+        moved, left = move_in_simulation(case.model, device)
     except Exception as error:
-        raise CheckFailed(f"to({str(_SIMULATED_DEVICE)!r}) raises {type(error).__name__}: {error}") from error
+        raise CheckFailed(f"to({str(device)!r}) raises {type(error).__name__}: {error}") from error
     if left:
-        raise CheckFailed(f"to({str(_SIMULATED_DEVICE)!r}) leaves {join_first(left)} where they were")
+        raise CheckFailed(f"to({str(device)!r}) leaves {join_first(left)} where they were")
     return moved
 
 
@@ -132,7 +142,8 @@ def _simulate(case: Case, moved: Sequence[torch.Tensor]) -> None:
     modes = [training for training in (False, True) if case.swapped_runs[training].error is None]
     if all(_meta_run_is_clean(case, training) for training in modes) and not code_names_devices(case.model):
         return
-    with on_fake_device(case.model, case.inputs, _SIMULATED_DEVICE, moved) as run:
+    device = simulated_device(case)
+    with on_fake_device(case.model, case.inputs, device, moved) as run:
         for training in modes:
             try:
                 outputs = run(training)
@@ -141,9 +152,9 @@ def _simulate(case: Case, moved: Sequence[torch.Tensor]) -> None:
                     _check_meta_run(case, training, error)
                     continue
                 raise CheckFailed(
-                    f"on {_SIMULATED_DEVICE} in {mode_name(training)}, forward raises {type(error).__name__}: {error}"
+                    f"on {device} in {mode_name(training)}, forward raises {type(error).__name__}: {error}"
                 ) from error
-            _check_outputs(case, outputs, _SIMULATED_DEVICE, training)
+            _check_outputs(case, outputs, device, training)
 
 
 def _check_meta_run(case: Case, training: bool, error: Exception) -> None:
