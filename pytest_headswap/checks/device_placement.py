@@ -7,10 +7,10 @@ head are then on that device.
 **Evidence.** Real runs on each available CUDA device: in the model's own dtype, and in bfloat16 and float16 where the
 model as built supports them. Without a CUDA device, or if none has enough memory, the evidence is `simulated`. Fake
 tensors then track the device, and the model is swapped on the meta device in bfloat16. The model's own `to` is
-called, and forward sees one device and no other: a CUDA device, or one of the type in `--headswap-device=simulated:mps`,
-such as `mps`, `xpu`, `xla` or `hpu`. The evidence is then `simulated mps`. The simulation cannot see what only a kernel
-shows, such as an unsupported dtype, or code that asks for a device in another way than through torch. Nor does it see,
-in a model without values, a tensor that the model holds without registering it.
+called, and forward sees one device: a CUDA device, or one of the type in `--headswap-device=simulated:mps`, such as
+`mps`, `xpu`, `xla` or `hpu`. The evidence is then `simulated mps`. The simulation cannot see what only a kernel shows,
+such as an unsupported dtype, or code that asks for a device in another way than through torch. Nor does it see, in a
+model without values, a tensor that the model holds without registering it.
 
 **A failure means** that the first batch on a GPU raises: a head was left on the CPU, or forward creates tensors
 there.
