@@ -4,13 +4,14 @@
 The swapped model can be moved to another device, before or after the swap. Its outputs and the gradients of its
 head are then on that device.
 
-**Evidence.** Real runs on each available CUDA device: in the model's own dtype, and in bfloat16 and float16 where the
-model as built supports them. Without a CUDA device, or if none has enough memory, the evidence is `simulated`. Fake
-tensors then track the device, and the model is swapped on the meta device in bfloat16. The model's own `to` is
-called, and forward sees one device: a CUDA device, or one of the type in `--headswap-device=simulated:mps`, such as
-`mps`, `xpu`, `xla` or `hpu`. The evidence is then `simulated mps`. The simulation cannot see what only a kernel shows,
-such as an unsupported dtype, or code that asks for a device in another way than through torch. Nor does it see, in a
-model without values, a tensor that the model holds without registering it.
+**Evidence.** Real runs on an available device: in the model's own dtype, and in bfloat16 and float16 where the device
+and the model as built support them. If there are several devices of a type, the workers of pytest-xdist take them in
+turn, and the swapped model is also moved to a second one. Without a device, or if it has too little memory, the
+evidence is `simulated`. Fake tensors then track the device, and the model is swapped on the meta device in bfloat16.
+The model's own `to` is called, and forward sees one device: a CUDA device, or one of another type, with the evidence
+`simulated mps` and the like. The simulation cannot see what only a kernel shows, such as an unsupported dtype, or code
+that asks for a device in another way than through torch. Nor does it see, in a model without values, a tensor that the
+model holds without registering it.
 
 **A failure means** that the first batch on a GPU raises: a head was left on the CPU, or forward creates tensors
 there.
@@ -18,8 +19,8 @@ there.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -42,34 +43,32 @@ from pytest_headswap.engine import (
     on_meta_device,
     on_real_device,
 )
-from pytest_headswap.engine.pytorch import is_device_oom, is_fake_tensor_limitation, synchronize
+from pytest_headswap.engine.pytorch import accelerators, is_fake_tensor_limitation
 
 _HALF = (torch.bfloat16, torch.float16)
 
 
 def devices_of(case: Case) -> list[torch.device]:
-    """Return the CUDA devices for real runs: none if the case holds no values or there is no CUDA device."""
-    if not case.numeric or case.device.startswith(("cpu", SIMULATED)) or not torch.cuda.is_available():
+    """Return the device for real runs, and a second one to move the model to if there are several.
+
+    There is none if the case holds no values, or if no device is available.
+    """
+    if not case.numeric or case.device.startswith(SIMULATED):
         return []
-    if case.device in ("auto", "cuda"):
-        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    return [torch.device(case.device)]
+    found = accelerators.devices(case.device)
+    return accelerators.devices_of_worker(found, os.environ.get("PYTEST_XDIST_WORKER", "")) if found else []
 
 
 def device_evidence(case: Case) -> str:
     """Return the devices that the case ran on, or `simulated` with the type of the device if that is not CUDA."""
-    devices = [str(device) for device in devices_of(case) if device not in case.out_of_memory_devices]
     kind = simulated_device(case).type
-    return ", ".join(devices) or (SIMULATED if kind == "cuda" else f"{SIMULATED} {kind}")
+    return ", ".join(map(str, case.devices)) or (SIMULATED if kind == "cuda" else f"{SIMULATED} {kind}")
 
 
 def simulated_device(case: Case) -> torch.device:
-    """Return the device to simulate: of the type that `device` names, or else of that of the real devices or CUDA."""
+    """Return the device to simulate: of the type that `device` names, or else CUDA."""
     named = case.device.removeprefix(f"{SIMULATED}:").partition(":")[0]
-    if named not in ("auto", "cpu", SIMULATED):
-        return torch.device(named, 0)
-    devices = devices_of(case)
-    return torch.device(devices[0].type if devices else "cuda", 0)
+    return torch.device("cuda" if named in ("auto", "cpu", SIMULATED) else named, 0)
 
 
 def device_placement(case: Case) -> str:
@@ -77,24 +76,29 @@ def device_placement(case: Case) -> str:
     _check_head_follows_model(case)
     moved = _moved_by_the_model(case)
     notes: list[str] = []
-    devices: list[torch.device] = []
-    case.out_of_memory_devices.clear()
-    for device in devices_of(case):
+    case.devices.clear()
+    devices = devices_of(case)
+    runs = [partial(check_on_device, case), partial(check_moved_between, case, *devices[:1])]
+    for device, run in zip(devices, runs, strict=False):
+        case.devices.append(device)  # first, since a failure also rests on it
         try:
-            notes.append(run_with_device_memory(device, partial(check_on_device, case, device)))
-            devices.append(device)
+            notes.append(_run_with_memory(case.devices, partial(run, device)))
         except Exception as error:
-            if not is_device_oom(error):
+            if not accelerators.is_out_of_memory(error):
                 raise
-            case.out_of_memory_devices.append(device)
+            case.devices.pop()
             notes.append(f"{device} does not have enough memory for this model")
-    for one, other in itertools.pairwise(devices):
-        run_with_device_memory(
-            one, partial(run_with_device_memory, other, partial(check_moved_between, case, one, other))
-        )
-    if not devices:
+            break
+    if not case.devices:
         _simulate(case, moved)
-    return "; ".join(dict.fromkeys(note for note in notes if note))
+    return "; ".join(note for note in notes if note)
+
+
+def _run_with_memory(devices: Sequence[torch.device], run: Callable[[], str]) -> str:
+    """Return the result of `run`, with access to the memory of each device."""
+    for device in sorted(devices, key=lambda device: device.index, reverse=True):  # all processes lock in one order
+        run = partial(run_with_device_memory, device, run)
+    return run()
 
 
 def _check_head_follows_model(case: Case) -> None:
@@ -197,16 +201,20 @@ def check_on_device(case: Case, device: torch.device) -> str:
     with on_real_device(case.model, device):
         _check_placement(case.swap, device, None, "after moving the swapped model to")
         _forward_and_backward(case, case.swap, device, None, "after moving the swapped model to")
-    unsupported = []
+    lacking, unsupported = [], []
     with case.original_head(), on_real_device(case.model, device):
         _swap_there(case, device, None)
         for dtype in _HALF:
+            if not accelerators.supports(device, dtype):
+                lacking.append(str(dtype))
+                continue
             with on_real_device(case.model, device, dtype):
                 if _runs(case, device, dtype):
                     _swap_there(case, device, dtype)
                 else:
                     unsupported.append(str(dtype))
-    return f"the model as built does not run in {', '.join(unsupported)}" if unsupported else ""
+    notes = {f"{device} does not support": lacking, "the model as built does not run in": unsupported}
+    return "; ".join(f"{note} {', '.join(dtypes)}" for note, dtypes in notes.items() if dtypes)
 
 
 def _swap_there(case: Case, device: torch.device, dtype: torch.dtype | None) -> None:
@@ -230,10 +238,10 @@ def _inputs_on(case: Case, device: torch.device, dtype: torch.dtype | None) -> I
 def _runs(case: Case, device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether the model as built runs in this dtype, in the mode used after the swap."""
     try:
-        _forward(case, _inputs_on(case, device, dtype))
-        synchronize(device)
+        outputs = _forward(case, _inputs_on(case, device, dtype))
+        accelerators.synchronize(device, _tensors_of(outputs))
     except Exception as error:
-        if is_device_oom(error):
+        if accelerators.is_out_of_memory(error):
             raise
         return False  # any exception counts: the model does not support this dtype
     return True
@@ -245,12 +253,16 @@ def _forward(case: Case, inputs: Inputs) -> Any:
         return case.model(*inputs.args, **inputs.kwargs)
 
 
+def _tensors_of(outputs: object) -> list[torch.Tensor]:
+    return [tensor for _, tensor in flatten_outputs(outputs)]
+
+
 def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: torch.dtype | None, how: str) -> None:
     labels = class_output_labels(swap.heads)
     try:
         outputs = _forward(case, _inputs_on(case, device, dtype))
         if not labels:  # nothing to compute a gradient of
-            synchronize(device)
+            accelerators.synchronize(device, _tensors_of(outputs))
             return
         with torch.enable_grad():
             loss = [tensor.float().square().mean() for label, tensor in flatten_outputs(outputs) if label in labels]
@@ -259,9 +271,9 @@ def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: t
                 "tuple[torch.Tensor | None, ...]",  # torch's annotation omits the None that allow_unused permits
                 torch.autograd.grad(torch.stack(loss).sum(), list(new_parameters.values()), allow_unused=True),
             )
-        synchronize(device)
+        accelerators.synchronize(device, (*_tensors_of(outputs), *filter(torch.is_tensor, gradients)))
     except Exception as error:
-        if is_device_oom(error):
+        if accelerators.is_out_of_memory(error):
             raise
         where = f"{how} {device} in {dtype or 'its own dtype'}"
         raise CheckFailed(f"{where}, the model raises {type(error).__name__}: {error}") from error
@@ -271,8 +283,8 @@ def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: t
             raise CheckFailed(f"{how} {device}, the gradient of {name} is on {gradient.device}")
 
 
-def check_moved_between(case: Case, one: torch.device, other: torch.device) -> None:
-    """Swap on one device, then move the model to another."""
+def check_moved_between(case: Case, one: torch.device, other: torch.device) -> str:
+    """Swap on one device, then move the model to another; there is nothing to note."""
     with case.original_head(), on_real_device(case.model, one):
         swap = apply_plan(case.plan, case.num_classes, verify=False)
         try:
@@ -281,3 +293,4 @@ def check_moved_between(case: Case, one: torch.device, other: torch.device) -> N
             _forward_and_backward(case, swap, other, None, f"after a swap on {one} and a move to")
         finally:
             swap.restore()
+    return ""

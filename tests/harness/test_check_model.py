@@ -242,7 +242,11 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         "evidence must be one of auto, abstract, numeric, not 'numbers'",
     ),
-    "device": ({"device": "gpu"}, ValueError, "device must be auto, cpu, cuda, or cuda:N"),
+    "device": ({"device": "gpu"}, ValueError, "device must be auto, cpu, or TYPE or TYPE:N .*: did you mean cuda"),
+    "no text for a device": ({"device": None}, ValueError, "device must be auto, .*, not 'None'"),
+    "device that is not there": ({"device": "xpu:0"}, ValueError, "device=xpu:0: torch .* finds no device of type xpu"),
+    "device of a package": ({"device": "npu"}, ValueError, "install torch_npu and add device_import=torch_npu"),
+    "backend": ({"device_import": "torch_nowhere"}, ValueError, "device_import=torch_nowhere: there is no module"),
 }
 
 

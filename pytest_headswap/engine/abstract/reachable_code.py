@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pytest_headswap.engine.pytorch.internals import DEVICE_TYPES
+from pytest_headswap._devices import DEVICE_TYPES
 
 PLAIN = frozenset(
     (
@@ -177,10 +177,12 @@ def _names_device_type(code: types.CodeType) -> bool:
 def is_device_type(value: Any) -> bool:
     """Return whether a value names a device or its type, or is a container with one, as for `kind in KINDS`."""
     if isinstance(value, str):
-        return value.partition(":")[0] in DEVICE_TYPES
+        kind = value.partition(":")[0]
+        return kind in _DEVICE_TYPES or kind == torch._C._get_privateuse1_backend_name()
     return isinstance(value, _COLLECTIONS) and any(isinstance(item, str) and is_device_type(item) for item in value)
 
 
+_DEVICE_TYPES = frozenset(("cpu", "hip", *DEVICE_TYPES))
 _COLLECTIONS = (tuple, list, dict, set, frozenset)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from pytest_headswap._devices import DEVICE_TYPES
+from pytest_headswap.engine.pytorch import accelerators
 from pytest_headswap.engine.pytorch.internals import (
-    DEVICE_TYPES,
     is_fake_tensor_limitation,
     map_tensors,
     tree_map_only,
@@ -21,7 +22,6 @@ from pytest_headswap.engine.pytorch.internals import (
 # the one of lazy tensors in every build.
 _LAZY = torch.device("lazy", 0)
 _ANYWHERE = frozenset(("cpu", "meta"))
-_NAMED_BY_TORCH_ACCELERATOR = frozenset(("cuda", "mps", "xpu", "hpu", "mtia"))
 
 
 class SimulatedDeviceMode(TorchFunctionMode):
@@ -57,7 +57,7 @@ class SimulatedDeviceMode(TorchFunctionMode):
     def _with_full_devices(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
         """Write every device with its index, which torch would ask the backend for, and `x.cuda()` as `x.to(...)`."""
         name = getattr(func, "__name__", "")
-        if name in DEVICE_TYPES and name != "cpu" and getattr(torch.Tensor, name, None) is func:
+        if name in _types() and getattr(torch.Tensor, name, None) is func:
             self._full(name)
             return torch.Tensor.to, (args[0], self._device), {}
         first = 1 if func is torch.Tensor.to and len(args) > 1 and isinstance(args[1], str) else None
@@ -108,6 +108,10 @@ def _like(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
 
 
+def _types() -> set[str]:
+    return {*DEVICE_TYPES, *accelerators.types()}
+
+
 @contextmanager
 def only_available(device: torch.device) -> Iterator[None]:
     """Let torch say in the block that there is one device of this type and no other.
@@ -122,9 +126,9 @@ def only_available(device: torch.device) -> Iterator[None]:
             replaced.append((owner, name, real))
             setattr(owner, name, _unless_torch_asks(real, answer))
 
-    named = device.type in (*_NAMED_BY_TORCH_ACCELERATOR, torch._C._get_privateuse1_backend_name())
+    named = device.type in accelerators.types()
     try:
-        for kind in DEVICE_TYPES - _ANYWHERE:
+        for kind in _types():
             for owner in (getattr(torch, kind, None), getattr(torch.backends, kind, None)):
                 replace(owner, "is_available", kind == device.type)
                 replace(owner, "is_built", kind == device.type)

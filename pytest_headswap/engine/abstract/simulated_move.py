@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from pytest_headswap._devices import DEVICE_TYPES
 from pytest_headswap.engine.abstract.reachable_code import (
     DEVICE_BRANCH,
     ReachableCode,
@@ -20,13 +21,13 @@ from pytest_headswap.engine.abstract.reachable_code import (
 )
 from pytest_headswap.engine.abstract.simulated_device import only_available
 from pytest_headswap.engine.abstract.stand_ins import PLAIN_TENSOR_TYPES, StandIns, substituted
-from pytest_headswap.engine.pytorch.internals import DEVICE_TYPES, storage_key
+from pytest_headswap.engine.pytorch.internals import storage_key
 from pytest_headswap.engine.pytorch.modules import modules, named_buffers, named_parameters
 
 _DEVICE_NAMES = frozenset(
     (
         *(DEVICE_BRANCH, "is_available", "is_built", "device_count", "current_accelerator", "get_device"),
-        *(f"is_{kind}" for kind in DEVICE_TYPES),
+        *(f"is_{kind}" for kind in ("cpu", *DEVICE_TYPES)),
     )
 )
 

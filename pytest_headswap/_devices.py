@@ -1,0 +1,16 @@
+"""Types of devices, by the names that torch or a backend package gives them. Torch itself is not needed."""
+
+from __future__ import annotations
+
+BACKEND_PACKAGES = {
+    "hpu": "habana_frameworks.torch",
+    "mlu": "torch_mlu",
+    "musa": "torch_musa",
+    "npu": "torch_npu",
+    "vulkan": "torchvulkan",
+    "xla": "torch_xla",
+}
+"""Types that torch has only after the import of a package, and the module to import. Other packages may define more."""
+
+DEVICE_TYPES = ("cuda", "mps", "xpu", "mtia", *BACKEND_PACKAGES)
+"""Known types of accelerators."""
