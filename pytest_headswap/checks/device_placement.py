@@ -26,11 +26,12 @@ from typing import Any, cast
 
 import torch
 
+from pytest_headswap._devices import SIMULATED, is_real
 from pytest_headswap._text import join_first
 from pytest_headswap.case.abstract_runs import mode_name
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.class_outputs import class_output_labels
-from pytest_headswap.case.finding import SIMULATED, CheckFailed, CheckSkipped
+from pytest_headswap.case.finding import CheckFailed, CheckSkipped
 from pytest_headswap.checks.gpu_lock import run_with_device_memory
 from pytest_headswap.engine import (
     Inputs,
@@ -53,9 +54,7 @@ def devices_of(case: Case) -> list[torch.device]:
 
     There is none if the case holds no values, or if no device is available.
     """
-    if not case.numeric or case.device.startswith(SIMULATED):
-        return []
-    found = accelerators.devices(case.device)
+    found = accelerators.devices(case.device) if case.numeric and is_real(case.device) else []
     return accelerators.devices_of_worker(found, os.environ.get("PYTEST_XDIST_WORKER", "")) if found else []
 
 

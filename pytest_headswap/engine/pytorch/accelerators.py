@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from pytest_headswap._devices import is_real
+
 _TYPES = ("cuda", "mps", "xpu", "mtia", "hpu")
 _OUT_OF_MEMORY = re.compile(r"out of (device )?memory|OUT_OF_\w*MEMORY|RESOURCE_EXHAUSTED|_STATUS_ALLOC_FAILED", re.I)
 
@@ -68,7 +70,7 @@ def started() -> list[str]:
 def breaks_fork(text: str) -> bool:
     """Return whether a forked process may be unable to use the devices that an option names."""
     kind = current_type() if text == "auto" else text.partition(":")[0]
-    return kind not in ("", "cpu", "cuda") or bool(started())
+    return (kind not in ("", "cuda") and is_real(kind)) or bool(started())
 
 
 def unusable_type() -> str:
