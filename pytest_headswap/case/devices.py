@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from pytest_headswap._devices import is_real
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.value_snapshot import ValueSnapshot
 from pytest_headswap.engine import on_real_device
@@ -20,7 +21,7 @@ def devices_of(case: Case) -> list[torch.device]:
 
     There is none if the case holds no values, or if no device is available.
     """
-    found = accelerators.devices(case.device) if case.numeric else []
+    found = accelerators.devices(case.device) if case.numeric and is_real(case.device) else []
     return accelerators.devices_of_worker(found, os.environ.get("PYTEST_XDIST_WORKER", "")) if found else []
 
 

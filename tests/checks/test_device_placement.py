@@ -147,7 +147,7 @@ def test_a_model_that_runs_out_of_memory_is_retried_alone(make_case: MakeCase, m
 def test_a_model_too_large_for_the_device_is_simulated_with_a_note(
     make_case: MakeCase, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    case = make_case(fault)
+    case = make_case(fault, device="cuda")
     _run_out_of_memory(case, 2, monkeypatch)
     finding = run_check("device_placement", case)
     assert finding.outcome == ("failed" if fault else "passed")

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from pytest_headswap._devices import is_real
+
 _TYPES = ("cuda", "mps", "xpu", "mtia", "hpu")
 _UNCOUNTED_TYPES = ("xla",)
 _OUT_OF_MEMORY = re.compile(r"out of (device )?memory|OUT_OF_\w*MEMORY|RESOURCE_EXHAUSTED|_STATUS_ALLOC_FAILED", re.I)
@@ -79,7 +81,7 @@ def prepare_autograd() -> None:
 def breaks_fork(text: str) -> bool:
     """Return whether a forked process may be unable to use the devices that an option names."""
     kind = current_type() if text == "auto" else text.partition(":")[0]
-    return kind not in ("", "cpu", "cuda") or bool(started())
+    return (kind not in ("", "cuda") and is_real(kind)) or bool(started())
 
 
 def unusable_type() -> str:
