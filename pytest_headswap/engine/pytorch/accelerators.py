@@ -61,7 +61,9 @@ def count(kind: str) -> int:
         return 0
     module = _module(kind)
     if hasattr(module, "device_count"):
-        return int(module.device_count())
+        # torch.cuda.is_available starts the driver; torch.mtia of torch 2.4 counts the devices of other types
+        available = kind == "cuda" or _call(module, "is_available", True)
+        return max(0, int(module.device_count())) if available else 0
     number = 0
     while _gives_values(kind, number):
         number += 1
@@ -89,10 +91,10 @@ def breaks_fork(text: str) -> bool:
 
 
 def unusable_type() -> str:
-    """Return the type of the accelerator if there is one that this process, a fork, cannot use; otherwise empty."""
+    """Return a type of device that there is but that this process, a fork, cannot use; empty if there is none."""
+    lost = next((kind for kind in types() if _call(_module(kind), "_is_in_bad_fork")), "")
     kind = current_type()
-    module = _module(kind)
-    return kind if _call(module, "_is_in_bad_fork") or not _call(module, "is_available", True) else ""
+    return lost or (kind if not _call(_module(kind), "is_available", True) else "")
 
 
 def name(device: torch.device) -> str:
