@@ -14,3 +14,11 @@ BACKEND_PACKAGES = {
 
 DEVICE_TYPES = ("cuda", "mps", "xpu", "mtia", *BACKEND_PACKAGES)
 """Known types of accelerators."""
+
+SIMULATED = "simulated"
+"""Evidence from a device that is not there, and the device of the option: `simulated` for CUDA, or `simulated:TYPE`."""
+
+
+def is_real(device: str) -> bool:
+    """Return whether the device of the option can be one other than the CPU that is there."""
+    return device.partition(":")[0] not in ("cpu", SIMULATED)

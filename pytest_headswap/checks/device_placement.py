@@ -6,11 +6,12 @@ head are then on that device.
 
 **Evidence.** Real runs on an available device: in the model's own dtype, and in bfloat16 and float16 where the device
 and the model as built support them. If there are several devices of a type, the workers of pytest-xdist take them in
-turn, and the swapped model is also moved to a second one. Without a device, or if it has too little memory, the
-evidence is `simulated`. Fake tensors then track the device, and the model is swapped on the meta device in bfloat16.
-The model's own `to` is called, and forward sees a CUDA device. The simulation cannot see what only a kernel shows, such
-as an unsupported dtype, or code that asks for a device in another way than through torch. Nor does it see, in a model
-without values, a tensor that the model holds without registering it.
+turn, and the swapped model is also moved to a second one. Without a device, or if it lacks memory or a dtype of the
+model, the evidence is `simulated`. Fake tensors then track the device, and the model is swapped on the meta device in
+bfloat16. The model's own `to` is called, and forward sees one device: a CUDA device, or one of another type, with the
+evidence `simulated mps` and the like. The simulation cannot see what only a kernel shows, such as an unsupported dtype,
+or code that asks for a device in another way than through torch. Nor does it see, in a model without values, a tensor
+that the model holds without registering it.
 
 **A failure means** that the first batch on a GPU raises: a head was left on the CPU, or forward creates tensors
 there.
@@ -24,12 +25,13 @@ from typing import Any, cast
 
 import torch
 
+from pytest_headswap._devices import SIMULATED
 from pytest_headswap._text import join_first
 from pytest_headswap.case.abstract_runs import mode_name
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.class_outputs import class_output_labels
 from pytest_headswap.case.devices import devices_of
-from pytest_headswap.case.finding import SIMULATED, CheckFailed, CheckSkipped
+from pytest_headswap.case.finding import CheckFailed, CheckSkipped
 from pytest_headswap.checks.gpu_lock import run_with_device_memory
 from pytest_headswap.engine import (
     Inputs,
@@ -43,15 +45,21 @@ from pytest_headswap.engine import (
     on_real_device,
     reject_cpu_tensors,
 )
-from pytest_headswap.engine.pytorch import accelerators, is_fake_tensor_limitation
+from pytest_headswap.engine.pytorch import accelerators, is_fake_tensor_limitation, parameters
 
-_SIMULATED_DEVICE = torch.device("cuda:0")
 _HALF = (torch.bfloat16, torch.float16)
 
 
 def device_evidence(case: Case) -> str:
-    """Return the devices that the case ran on, or `simulated`."""
-    return ", ".join(map(str, case.devices)) or SIMULATED
+    """Return the devices that the case ran on, or `simulated` with the type of the device if that is not CUDA."""
+    kind = simulated_device(case).type
+    return ", ".join(map(str, case.devices)) or (SIMULATED if kind == "cuda" else f"{SIMULATED} {kind}")
+
+
+def simulated_device(case: Case) -> torch.device:
+    """Return the device to simulate: of the type that `device` names, or else CUDA."""
+    named = case.device.removeprefix(f"{SIMULATED}:").partition(":")[0]
+    return torch.device("cuda" if named in ("auto", "cpu", SIMULATED) else named, 0)
 
 
 def device_placement(case: Case) -> str:
@@ -67,10 +75,10 @@ def device_placement(case: Case) -> str:
         try:
             notes.append(_run_with_memory(case.devices, partial(run, device)))
         except Exception as error:
-            if not accelerators.is_out_of_memory(error):
+            if not (lack := accelerators.shortcoming(error)):
                 raise
             case.devices.pop()
-            notes.append(f"{device} does not have enough memory for this model")
+            notes.append(f"{device} {lack}")
             break
     if not case.devices:
         _simulate(case, moved)
@@ -110,12 +118,13 @@ def _check_placement(swap: Swap, device: torch.device, dtype: torch.dtype | None
 
 def _moved_by_the_model(case: Case) -> list[torch.Tensor]:
     """Call the model's own `to` in simulation, and return the tensors that it moves."""
+    device = simulated_device(case)
     try:
-        moved, left = move_in_simulation(case.model, _SIMULATED_DEVICE)
+        moved, left = move_in_simulation(case.model, device)
     except Exception as error:
-        raise CheckFailed(f"to({str(_SIMULATED_DEVICE)!r}) raises {type(error).__name__}: {error}") from error
+        raise CheckFailed(f"to({str(device)!r}) raises {type(error).__name__}: {error}") from error
     if left:
-        raise CheckFailed(f"to({str(_SIMULATED_DEVICE)!r}) leaves {join_first(left)} where they were")
+        raise CheckFailed(f"to({str(device)!r}) leaves {join_first(left)} where they were")
     return moved
 
 
@@ -128,7 +137,8 @@ def _simulate(case: Case, moved: Sequence[torch.Tensor]) -> None:
     modes = [training for training in (False, True) if case.swapped_runs[training].error is None]
     if all(_meta_run_is_clean(case, training) for training in modes) and not code_names_devices(case.model):
         return
-    with on_fake_device(case.model, case.inputs, _SIMULATED_DEVICE, moved) as run:
+    device = simulated_device(case)
+    with on_fake_device(case.model, case.inputs, device, moved) as run:
         for training in modes:
             try:
                 outputs = run(training)
@@ -137,9 +147,9 @@ def _simulate(case: Case, moved: Sequence[torch.Tensor]) -> None:
                     _check_meta_run(case, training, error)
                     continue
                 raise CheckFailed(
-                    f"on {_SIMULATED_DEVICE} in {mode_name(training)}, forward raises {type(error).__name__}: {error}"
+                    f"on {device} in {mode_name(training)}, forward raises {type(error).__name__}: {error}"
                 ) from error
-            _check_outputs(case, outputs, _SIMULATED_DEVICE, training)
+            _check_outputs(case, outputs, device, training)
 
 
 def _check_meta_run(case: Case, training: bool, error: Exception) -> None:
@@ -179,6 +189,7 @@ def _check_outputs(case: Case, returned: object, device: torch.device, training:
 
 def check_on_device(case: Case, device: torch.device) -> str:
     """Move the model before and after the swap, in each dtype; return a note of the unsupported dtypes."""
+    accelerators.require_dtypes(device, (*parameters(case.model), *case.model.buffers(), *case.inputs.tensors()))
     with on_real_device(case.model, device):
         _check_placement(case.swap, device, None, "after moving the swapped model to")
         _forward_and_backward(case, case.swap, device, None, "after moving the swapped model to")

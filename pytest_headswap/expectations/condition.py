@@ -13,7 +13,7 @@ from typing import Any
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from pytest_headswap._devices import DEVICE_TYPES
+from pytest_headswap._devices import DEVICE_TYPES, is_real
 from pytest_headswap._text import did_you_mean
 
 WORDS: dict[str, tuple[str, ...]] = {
@@ -73,7 +73,8 @@ class Environment:
             case "evidence":
                 return self.evidence
             case _:
-                return self.device.partition(":")[0] if self.device != "auto" else self.accelerator() or "cpu"
+                named = self.device if is_real(self.device) else "cpu"
+                return named.partition(":")[0] if named != "auto" else self.accelerator() or "cpu"
 
 
 def read_condition(value: Any) -> Condition:

@@ -10,19 +10,19 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Any
 
-from pytest_headswap._devices import BACKEND_PACKAGES, DEVICE_TYPES
+from pytest_headswap._devices import BACKEND_PACKAGES, DEVICE_TYPES, SIMULATED
 from pytest_headswap._text import did_you_mean, single_line
 from pytest_headswap.case.options import AUTO
 from pytest_headswap.harness.options import OptionError
 
-DEVICE_CHOICES = "auto, cpu, or TYPE or TYPE:N such as cuda, cuda:1, mps or xla"
+DEVICE_CHOICES = "auto, cpu, or TYPE or TYPE:N such as cuda, cuda:1, mps, xla or simulated:mps"
 
 
 def parse_device(value: Any, option_name: str, backend: str = "", backend_option: str = "") -> str:
     """Validate `value` as an available device. Torch is imported only if it names one other than the CPU.
 
     Args:
-        value: `auto`, `cpu`, or a type of device with or without an index.
+        value: `auto`, `cpu`, a type of device with or without an index, or `simulated` with or without a type.
         option_name: the option, for messages.
         backend: module that defines the type; it is imported first.
         backend_option: the option that gives `backend`, for messages.
@@ -31,15 +31,19 @@ def parse_device(value: Any, option_name: str, backend: str = "", backend_option
         OptionError: it does not name a device, this machine does not have the device, or the backend cannot be
             imported.
     """
-    kind, index = _split(value, option_name)
+    real = str(value).removeprefix(f"{SIMULATED}:")
+    kind, index = _split(value, option_name) if real == value else _split_simulated(value, real, option_name)
     if backend:
         _import_backend(backend, backend_option)
-    elif kind not in (AUTO, "cpu", *DEVICE_TYPES) and not entry_points(group="torch.backends"):
+    elif kind not in (AUTO, "cpu", SIMULATED, *DEVICE_TYPES) and not entry_points(group="torch.backends"):
         raise OptionError(_unknown_type(value, kind, option_name, backend_option))
     if kind == AUTO and backend:
         _require_accelerator(backend, option_name, backend_option)
-    if kind not in (AUTO, "cpu"):
-        _require_device(kind, index, f"{option_name}={value}", _remedy(kind, backend, backend_option))
+    if kind not in (AUTO, "cpu", SIMULATED):
+        given, remedy = f"{option_name}={value}", _remedy(kind, backend, backend_option)
+        _require_type(kind, given, remedy)
+        if real == value:
+            _require_device(kind, index, given, remedy)
     return str(value)
 
 
@@ -52,10 +56,19 @@ def _split(value: Any, option_name: str) -> tuple[str, int | None]:
     return match[1], None if match[2] is None else int(match[2])
 
 
+def _split_simulated(value: str, kind: str, option_name: str) -> tuple[str, None]:
+    """Return the type to simulate, and no index."""
+    if not re.fullmatch(r"[a-z]\w*", kind, re.ASCII) or kind in (AUTO, "cpu", "meta", SIMULATED):
+        raise OptionError(
+            f"{option_name} is {value!r}, but simulated takes a type of device without an index, such as simulated:mps"
+        )
+    return kind, None
+
+
 def _suggestion(kind: str) -> str:
     if kind in ("cpu", *DEVICE_TYPES):
         return f": did you mean {kind}?"
-    return did_you_mean(kind.replace("gpu", "cuda").replace("tpu", "xla"), (AUTO, "cpu", *DEVICE_TYPES))
+    return did_you_mean(kind.replace("gpu", "cuda").replace("tpu", "xla"), (AUTO, "cpu", SIMULATED, *DEVICE_TYPES))
 
 
 def _unknown_type(value: str, kind: str, option_name: str, backend_option: str) -> str:
@@ -112,6 +125,16 @@ def _remedy(kind: str, backend: str, backend_option: str) -> str:
     return f" The package {top} defines it: {install}add {backend_option}={package}."
 
 
+def _require_type(kind: str, given: str, remedy: str) -> None:
+    import torch
+
+    try:
+        torch.device(kind)
+    except RuntimeError as error:
+        more = f".{remedy}" if remedy else f"{_suggestion(kind)} {single_line(str(error))}"
+        raise OptionError(f"{given}: torch {torch.__version__} knows no device of type {kind}{more}") from error
+
+
 def _require_device(kind: str, index: int | None, given: str, remedy: str) -> None:
     import torch
 
@@ -119,11 +142,6 @@ def _require_device(kind: str, index: int | None, given: str, remedy: str) -> No
     from pytest_headswap.harness.devices_here import ask_elsewhere
 
     here = f"torch {torch.__version__}"
-    try:
-        torch.device(kind)
-    except RuntimeError as error:
-        more = f".{remedy}" if remedy else f"{_suggestion(kind)} {single_line(str(error))}"
-        raise OptionError(f"{given}: {here} knows no device of type {kind}{more}") from error
     count, why = ask_elsewhere(kind, partial(accelerators.count, kind))
     if why:
         raise OptionError(f"{given}: {here} cannot count the devices of type {kind}: {why}")

@@ -12,6 +12,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
+from pytest_headswap._devices import is_real
 from pytest_headswap._text import single_line
 from pytest_headswap.case.options import AUTO
 
@@ -20,7 +21,7 @@ _SECONDS = 60.0  # for a runtime to start
 
 def describe_devices(text: str) -> list[str]:
     """Return the devices that an option names, such as `cuda:0 (NVIDIA H200)`. Their runtime does not start here."""
-    if text == "cpu":
+    if not is_real(text):
         return []
     from pytest_headswap.engine.pytorch import accelerators
 

@@ -15,6 +15,7 @@ from pytest_headswap.case.devices import devices_of
 from pytest_headswap.case.finding import CheckFailed
 from pytest_headswap.checks import run_check
 from pytest_headswap.checks.device_placement import check_moved_between, check_on_device, device_evidence
+from pytest_headswap.engine.pytorch import accelerators
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.swapping import resize
 
@@ -147,13 +148,35 @@ def test_a_model_that_runs_out_of_memory_is_retried_alone(make_case: MakeCase, m
 def test_a_model_too_large_for_the_device_is_simulated_with_a_note(
     make_case: MakeCase, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    case = make_case(fault)
+    case = make_case(fault, device="cuda")
     _run_out_of_memory(case, 2, monkeypatch)
     finding = run_check("device_placement", case)
     assert finding.outcome == ("failed" if fault else "passed")
     assert finding.evidence == "simulated"
     assert fault or finding.message == "cpu does not have enough memory for this model"
     assert fault or run_check("device_placement", case).evidence == "cpu", "memory is available again"
+
+
+@pytest.mark.parametrize("check", ["device_placement", "frozen_backbone"])
+def test_a_model_in_a_dtype_that_the_device_lacks_is_not_run_there(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch, check: str
+) -> None:
+    """The CPU stands in for a device without float64, such as MPS."""
+    monkeypatch.setattr(accelerators, "devices", lambda _: [CPU])
+    monkeypatch.setattr(accelerators, "supports", lambda _, dtype: dtype is not torch.float64)
+    assert run_check(check, make_case()).evidence == "cpu"
+    case = make_case()
+    case.model.register_buffer("scale", torch.ones(1, dtype=torch.float64))
+    finding = run_check(check, case)
+    assert (finding.outcome, finding.message) == ("passed", "cpu does not support torch.float64, which this model has")
+    assert finding.evidence == ("simulated" if check == "device_placement" else "numeric")
+
+
+def test_a_note_names_dtypes_that_the_device_does_not_support(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accelerators, "supports", lambda _, dtype: dtype is torch.float32)
+    assert check_on_device(make_case(), CPU) == "cpu does not support torch.bfloat16, torch.float16"
 
 
 def test_running_out_of_memory_is_not_mistaken_for_an_unsupported_dtype(

@@ -154,6 +154,7 @@ def test_the_device_is_the_one_that_the_run_uses() -> None:
     assert evaluate(on_gpu, Environment("auto", accelerator=lambda: "cuda"))
     assert evaluate(read_condition({"device": ["xla", "npu"]}), Environment("xla:0"))
     assert evaluate(read_condition({"device": "mine"}), Environment("mine"))
+    assert evaluate(on_cpu, Environment("simulated:xla"))
     assert evaluate(on_cpu, Environment("auto"))
 
 

@@ -90,6 +90,17 @@ BAD_FLAGS = {
     "negative index": (["--headswap-zoo=testzoo", "--headswap-device=cuda:-1"], "*not 'cuda:-1': did you mean cuda[?]"),
     "index with a leading zero": (["--headswap-zoo=testzoo", "--headswap-device=cuda:01"], "*not 'cuda:01'*"),
     "mistyped device": (["--headswap-zoo=testzoo", "--headswap-device=xpuu"], "*not 'xpuu': did you mean xpu[?]"),
+    "simulated index": (["--headswap-zoo=testzoo", "--headswap-device=simulated:mps:0"], "*without an index, such as*"),
+    "simulated CPU": (
+        ["--headswap-zoo=testzoo", "--headswap-device=simulated:cpu"],
+        "*is 'simulated:cpu', but simulated*",
+    ),
+    "mistyped simulation": (["--headswap-zoo=testzoo", "--headswap-device=simulate"], "*did you mean simulated[?]"),
+    "mistyped simulated type": (["--headswap-zoo=testzoo", "--headswap-device=simulated:gpu"], "*did you mean cuda[?]"),
+    "simulated type of a missing package": (
+        ["--headswap-zoo=testzoo", "--headswap-device=simulated:npu"],
+        "*simulated:npu: torch * knows no device of type npu. The package torch_npu defines it: install *",
+    ),
     "several devices": (["--headswap-zoo=testzoo", "--headswap-device=cuda:0,cuda:1"], "*not 'cuda:0,cuda:1'*"),
     "type that needs a package": (
         ["--headswap-zoo=testzoo", "--headswap-device=npu:0"],
@@ -190,6 +201,24 @@ def test_evidence_and_device_reach_the_case_the_journal_and_the_repro_command(
     (item,) = journal().values()
     assert item.repro.endswith(" --headswap-evidence=abstract --headswap-device=cpu"), "those of the ini file"
     assert asked.read_text(encoding="utf-8") == "testzoo 7 numeric cuda:1\ntestzoo 7 abstract cpu\n"
+
+
+@pytest.mark.parametrize(("device", "evidence"), [("simulated", "simulated"), ("simulated:mps", "simulated mps")])
+def test_a_device_is_simulated_on_request_although_there_is_a_real_one(
+    project: pytest.Pytester,
+    journal: Callable[..., dict[str, Result]],
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    evidence: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    flags = ["--headswap-zoo=testzoo", "--headswap-models=alpha", "--headswap-checks=device_placement"]
+    result = project.runpytest_inprocess(*flags, f"--headswap-device={device}")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"headswap: *; on {device}"])
+    assert [item.evidence for item in journal().values()] == [evidence]
+    assert read_journal(project.path / "headswap-report")[0].devices == ()
 
 
 @pytest.mark.parametrize("kind", ["abstract", "numeric"])

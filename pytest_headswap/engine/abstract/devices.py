@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.abstract.device_mode import RejectCpuTensors
-from pytest_headswap.engine.abstract.simulated_move import cuda_seems_available
+from pytest_headswap.engine.abstract.simulated_device import SimulatedDeviceMode, only_available
 from pytest_headswap.engine.abstract.stand_ins import FAKE, REAL, StandIns, substituted
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import disable_fused_kernels, fake_tensor_mode, silence_fake_tensor_log
@@ -65,7 +65,7 @@ def on_fake_device(
     """Put the model on a device that need not exist, for the duration of the block.
 
     The model consists of fake tensors, which know their device. Inputs and the `moved` tensors are on `device`. Other
-    tensors stay where they are. CUDA seems available.
+    tensors stay where they are. No other accelerator seems available.
 
     Yields:
         A function that runs the model, in train mode if its argument is True, and returns the outputs. It raises what
@@ -88,8 +88,9 @@ def on_fake_device(
         stack.enter_context(disable_fused_kernels())
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it would start the CUDA driver
         stack.enter_context(silence_fake_tensor_log())
-        stack.enter_context(cuda_seems_available())
+        stack.enter_context(only_available(device))
         stack.enter_context(fake)
+        stack.enter_context(SimulatedDeviceMode(device))
         yield run
 
 

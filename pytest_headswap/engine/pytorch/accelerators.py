@@ -15,8 +15,15 @@ from typing import Any
 
 import torch
 
+from pytest_headswap._devices import is_real
+
 _TYPES = ("cuda", "mps", "xpu", "mtia", "hpu")
+_UNCOUNTED_TYPES = ("xla",)
 _OUT_OF_MEMORY = re.compile(r"out of (device )?memory|OUT_OF_\w*MEMORY|RESOURCE_EXHAUSTED|_STATUS_ALLOC_FAILED", re.I)
+
+
+class UnsupportedDtypeError(RuntimeError):
+    """A device cannot hold tensors of some dtype."""
 
 
 def current_type() -> str:
@@ -66,10 +73,19 @@ def started() -> list[str]:
     return [kind for kind in types() if _is_up(_module(kind))]
 
 
+def prepare_autograd() -> None:
+    """Start the runtime of backends whose devices torch cannot count before, if such a backend was imported.
+
+    Autograd counts devices once, in the first backward pass of a process. Later ones fail on any other device.
+    """
+    for kind in _UNCOUNTED_TYPES:
+        count(kind)
+
+
 def breaks_fork(text: str) -> bool:
     """Return whether a forked process may be unable to use the devices that an option names."""
     kind = current_type() if text == "auto" else text.partition(":")[0]
-    return kind not in ("", "cpu", "cuda") or bool(started())
+    return (kind not in ("", "cuda") and is_real(kind)) or bool(started())
 
 
 def unusable_type() -> str:
@@ -142,18 +158,36 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def supports(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether the device can multiply matrices of a floating-point dtype.
+    """Return whether the device can hold tensors of a dtype.
 
     Raises:
         RuntimeError: the device is out of memory.
     """
+    one = torch.ones(1, device="cpu").to(dtype)
     try:
-        ones = torch.ones(2, 2, device="cpu", dtype=dtype).to(device)
-        return (ones @ ones).cpu().tolist() == [[2, 2], [2, 2]]
+        return one.to(device).cpu().dtype == dtype
     except Exception as error:
         if is_out_of_memory(error):
             raise
         return False
+
+
+def require_dtypes(device: torch.device, tensors: Iterable[torch.Tensor]) -> None:
+    """Raise if the device cannot hold tensors of all these dtypes.
+
+    Raises:
+        UnsupportedDtypeError: it cannot; MPS has no float64, for example.
+    """
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()}
+    if lacking := sorted(str(dtype) for dtype in dtypes if not supports(device, dtype)):
+        raise UnsupportedDtypeError(f"does not support {', '.join(lacking)}, which this model has")
+
+
+def shortcoming(error: BaseException) -> str:
+    """Return what a device lacks for a model, such as memory; empty for any other error."""
+    if is_out_of_memory(error):
+        return "does not have enough memory for this model"
+    return str(error) if isinstance(error, UnsupportedDtypeError) else ""
 
 
 def _module(kind: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from pytest_headswap._devices import DEVICE_TYPES
 from pytest_headswap.engine.pytorch import accelerators
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "storage_key",
     "tensors_of_call",
     "tree_leaves",
+    "tree_map_only",
 ]
 
 
@@ -119,6 +122,7 @@ def _start_autograd_without_devices() -> None:
     its first backward pass: it would start a thread for each, and no forked process could run backward any more.
     """
     if accelerators.count("cuda") == 0:  # with a GPU, torch reports the real device count
+        accelerators.prepare_autograd()
         with torch.inference_mode(False), torch.enable_grad():
             torch.ones((), device="cpu", requires_grad=True).backward()  # type: ignore[no-untyped-call]
 
@@ -134,13 +138,19 @@ def is_fake_tensor_limitation(error: BaseException) -> bool:
 
     names = ("DataDependentOutputException", "DynamicOutputShapeException", "UnsupportedOperatorException")
     kinds = (ImportError, *(getattr(fake_tensor, name) for name in names if hasattr(fake_tensor, name)))
-    return isinstance(error, kinds) or any(sign in str(error) for sign in _NO_DRIVER_MESSAGES)
+    return isinstance(error, kinds) or any(sign.search(str(error)) for sign in _NO_DEVICE_MESSAGES)
 
 
-_NO_DRIVER_MESSAGES = (
-    "CUDA driver version is insufficient",
-    "Found no NVIDIA driver",
-    "not compiled with CUDA enabled",
+_NO_DEVICE_MESSAGES = tuple(
+    re.compile(sign)
+    for sign in (
+        r"CUDA driver version is insufficient|Found no NVIDIA driver|Device does not support bfloat16",
+        r"not compiled with \w+ enabled|not linked with support for \w+ devices|Cannot execute \w+\(\) without",
+        r"INTERNAL ASSERT FAILED at .*DispatchStub|Could not run 'aten::\w+' with arguments from the '\w+' backend",
+        rf"module 'torch' has no attribute '({'|'.join(DEVICE_TYPES)})'|backend has not registered a module",
+        r"getNewGenerator|torch.Generator\(\)|Cannot get \w+ generator|egister (a generator|PrivateUse1HooksInterface)",
+        r"device type not an accelerator",
+    )
 )
 
 
