@@ -11,20 +11,27 @@ from conformance.devices import TABLE, elsewhere, main, write_section
 from pytest_headswap.report import Result
 
 
-def result(model: str, outcome: str = "passed", *, evidence: str = "xla:0", message: str = "") -> Result:
+def result(
+    model: str, outcome: str = "passed", *, evidence: str = "xla:0", message: str = "", expectation: str = ""
+) -> Result:
     data = {"zoo": "timm", "model": model, "check": "frozen_backbone", "outcome": outcome}
-    return Result.from_json({**data, "evidence": evidence, "message": message})
+    return Result.from_json({**data, "evidence": evidence, "message": message, "expectation": expectation})
 
 
 def test_a_section_counts_outcomes_and_gives_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PJRT_DEVICE", "CPU")
-    results = [result("a"), result("b"), result("c", "xfailed", message="no kernel"), result("d", "error")]
+    results = [
+        result("a"),
+        result("b"),
+        result("c", "xfailed", message="no kernel", expectation="an old device"),
+        result("d", "error"),
+    ]
     write_section(results, "xla", ["Written now."], tmp_path / "DEVICES.md")
     text = (tmp_path / "DEVICES.md").read_text(encoding="utf-8")
     assert text.startswith("# Real devices\n\n## xla\n\nWritten now.\n")
     assert "`PJRT_DEVICE=CPU`" in text
     assert "| timm | frozen_backbone | 4 | 2 | 1 | 0 | 1 |" in text
-    assert "- timm frozen_backbone (xfailed) `c`: no kernel\n" in text
+    assert "- timm frozen_backbone (xfailed) `c`: no kernel. Expected: an old device\n" in text
 
 
 def test_sections_of_other_devices_are_kept(tmp_path: Path) -> None:

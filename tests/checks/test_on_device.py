@@ -98,7 +98,7 @@ class Attending(nn.Module):
         self.fc = nn.Linear(WIDTH, OLD)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.attention(self.embed(x.unflatten(1, (2, 4)))).mean(1))  # type: ignore[no-any-return]
+        return self.fc(self.attention(self.embed(x.view(-1, 2, 4))).mean(1))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("check", ["device_placement", "frozen_backbone"])
@@ -186,7 +186,7 @@ def test_a_tensor_on_the_wrong_device_fails(
     finding = run_check("device_placement", case)
     assert finding.outcome == "failed"
     assert re.search(message, finding.message), finding.message
-    with pytest.raises(CheckFailed, match="CPU|cpu"):  # without the simulated move that comes first
+    with pytest.raises(CheckFailed, match=r"CPU|cpu"):  # without the simulated move that comes first
         check_on_device(case, device)
 
 
@@ -208,7 +208,7 @@ def test_a_head_that_does_not_follow_the_model_fails(
         pytest.skip(f"{device} does not support torch.bfloat16")
     make = resize.make_class_tensor
 
-    def make_elsewhere(*arguments: Any) -> nn.Parameter:
+    def make_elsewhere(*arguments: Any) -> torch.Tensor:
         tensor = make(*arguments)
         return nn.Parameter(change(tensor.detach())) if tensor.device == device else tensor
 
@@ -242,7 +242,7 @@ class WritesInBackward(Net):
 
     def finish(self, logits: torch.Tensor) -> torch.Tensor:
         if logits.requires_grad and logits.device.type not in ("cpu", "meta"):
-            logits.register_hook(self._write)
+            logits.register_hook(self._write)  # type: ignore[no-untyped-call, unused-ignore]
         return logits
 
     def _write(self, _: torch.Tensor) -> None:
