@@ -1,4 +1,4 @@
-"""Hide GPUs, so that the tests give the same results on every machine; `pytest -m cuda` runs those that need one."""
+"""Hide GPUs, so that the tests give the same results on every machine. `-m cuda` and `-m device` need one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ hypothesis.settings.load_profile("headswap")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from torch, in this process and in the processes that it starts."""
-    if config.option.markexpr != "cuda":
+    if config.option.markexpr not in ("cuda", "device"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
