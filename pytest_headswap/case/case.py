@@ -58,7 +58,7 @@ class Case:
         original_values: values of all tensors before the swap; None without values, that is, for abstract evidence.
         abstract_reason: why the model has no values although they were allowed; empty if it has values.
         device: device for real runs: `auto`, `cpu`, or a type such as `cuda` with or without an index.
-        devices: devices on which `device_placement` ran the model; none if they were simulated.
+        devices: devices on which the current check ran the model for real.
         no_head: why the model has no head; only checks that need no head get such a case. None: it has one.
     """
 

@@ -19,18 +19,18 @@ there.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
 import torch
 
-from pytest_headswap._devices import SIMULATED, is_real
+from pytest_headswap._devices import SIMULATED
 from pytest_headswap._text import join_first
 from pytest_headswap.case.abstract_runs import mode_name
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.class_outputs import class_output_labels
+from pytest_headswap.case.devices import devices_of
 from pytest_headswap.case.finding import CheckFailed, CheckSkipped
 from pytest_headswap.checks.gpu_lock import run_with_device_memory
 from pytest_headswap.engine import (
@@ -43,19 +43,11 @@ from pytest_headswap.engine import (
     on_fake_device,
     on_meta_device,
     on_real_device,
+    reject_cpu_tensors,
 )
 from pytest_headswap.engine.pytorch import accelerators, is_fake_tensor_limitation
 
 _HALF = (torch.bfloat16, torch.float16)
-
-
-def devices_of(case: Case) -> list[torch.device]:
-    """Return the device for real runs, and a second one to move the model to if there are several.
-
-    There is none if the case holds no values, or if no device is available.
-    """
-    found = accelerators.devices(case.device) if case.numeric and is_real(case.device) else []
-    return accelerators.devices_of_worker(found, os.environ.get("PYTEST_XDIST_WORKER", "")) if found else []
 
 
 def device_evidence(case: Case) -> str:
@@ -259,7 +251,8 @@ def _tensors_of(outputs: object) -> list[torch.Tensor]:
 def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: torch.dtype | None, how: str) -> None:
     labels = class_output_labels(swap.heads)
     try:
-        outputs = _forward(case, _inputs_on(case, device, dtype))
+        with reject_cpu_tensors(device):
+            outputs = _forward(case, _inputs_on(case, device, dtype))
         if not labels:  # nothing to compute a gradient of
             accelerators.synchronize(device, _tensors_of(outputs))
             return

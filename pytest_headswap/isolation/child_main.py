@@ -174,7 +174,7 @@ def _serve_requests(executor: InProcessExecutor, requests: Connection) -> None:
                 case "release":
                     executor.release()
                 case "self_test":
-                    _self_test()
+                    _self_test(executor.options.device)
             return None
 
         if request.operation == "build":
@@ -208,7 +208,7 @@ def _call(function: Callable[[], Any], executor: InProcessExecutor) -> tuple[Any
     return value, None
 
 
-def _self_test() -> None:
+def _self_test(device: str) -> None:
     """Swap and check a small model. Raises or hangs if this process, a fork, cannot compute.
 
     Raises:
@@ -224,7 +224,7 @@ def _self_test() -> None:
     from pytest_headswap.zoo import ModelSpec
 
     spec = ModelSpec("self_test", lambda: nn.Linear(2, 2), lambda _: torch.zeros(2, 2))
-    case = build_case("headswap", spec, CaseOptions(3))
+    case = build_case("headswap", spec, CaseOptions(3, device=device))
     for check in ("output_shape", "gradient_flow"):
         if (error := run_check(check, case).exception) is not None:
             raise error

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from pytest_headswap.case.case import Case
+from pytest_headswap.case.devices import devices_of
 from pytest_headswap.case.finding import CheckFailed
 from pytest_headswap.checks import run_check
-from pytest_headswap.checks.device_placement import check_moved_between, check_on_device, device_evidence, devices_of
+from pytest_headswap.checks.device_placement import check_moved_between, check_on_device, device_evidence
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.swapping import resize
 

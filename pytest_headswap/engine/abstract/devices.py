@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
+from pytest_headswap.engine.abstract.device_mode import RejectCpuTensors
 from pytest_headswap.engine.abstract.simulated_device import SimulatedDeviceMode, only_available
 from pytest_headswap.engine.abstract.stand_ins import FAKE, REAL, StandIns, substituted
 from pytest_headswap.engine.pytorch.inputs import Inputs
@@ -26,6 +28,24 @@ def on_real_device(model: nn.Module, device: torch.device, dtype: torch.dtype | 
     with substituted(model, _MovableStandIns(model, device, dtype)):
         model.to(device=device, dtype=dtype)
         yield
+
+
+def reject_cpu_tensors(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which an operation that mixes tensors on the device with CPU tensors raises RuntimeError.
+
+    Most devices raise in any case. Some, such as those of XLA and of private backends with a fallback, compute such an
+    operation on the CPU, and would hide what fails on others.
+    """
+    return RejectCpuTensors() if _computes_with_cpu_tensors(device) else nullcontext()  # type: ignore[no-untyped-call, unused-ignore]
+
+
+@cache
+def _computes_with_cpu_tensors(device: torch.device) -> bool:
+    try:
+        mixed = torch.ones(2, device=device) + torch.ones(2, device="cpu")
+    except RuntimeError:
+        return False
+    return mixed.device.type != "cpu"
 
 
 @contextmanager

@@ -8,6 +8,7 @@ them; of other types, it may.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from pytest_headswap._devices import is_real
 
 _TYPES = ("cuda", "mps", "xpu", "mtia", "hpu")
+_UNCOUNTED_TYPES = ("xla",)
 _OUT_OF_MEMORY = re.compile(r"out of (device )?memory|OUT_OF_\w*MEMORY|RESOURCE_EXHAUSTED|_STATUS_ALLOC_FAILED", re.I)
 
 
@@ -67,6 +69,15 @@ def started() -> list[str]:
     return [kind for kind in types() if _is_up(_module(kind))]
 
 
+def prepare_autograd() -> None:
+    """Start the runtime of backends whose devices torch cannot count before, if such a backend was imported.
+
+    Autograd counts devices once, in the first backward pass of a process. Later ones fail on any other device.
+    """
+    for kind in _UNCOUNTED_TYPES:
+        count(kind)
+
+
 def breaks_fork(text: str) -> bool:
     """Return whether a forked process may be unable to use the devices that an option names."""
     kind = current_type() if text == "auto" else text.partition(":")[0]
@@ -102,6 +113,8 @@ def synchronize(device: torch.device, results: Iterable[torch.Tensor] = ()) -> N
 
     Some devices, such as `xla`, compute results only when they are read. The results on the device are therefore read.
     """
+    if device.type == "xla" and "torch_xla" in sys.modules:
+        sys.modules["torch_xla"].sync(wait=True)  # all at once: reading one would compile a program for it
     for result in results:
         if result.device == device:
             result.cpu()

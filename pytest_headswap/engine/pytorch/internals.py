@@ -122,6 +122,7 @@ def _start_autograd_without_devices() -> None:
     its first backward pass: it would start a thread for each, and no forked process could run backward any more.
     """
     if accelerators.count("cuda") == 0:  # with a GPU, torch reports the real device count
+        accelerators.prepare_autograd()
         with torch.inference_mode(False), torch.enable_grad():
             torch.ones((), device="cpu", requires_grad=True).backward()  # type: ignore[no-untyped-call]
 
