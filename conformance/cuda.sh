@@ -3,6 +3,7 @@
 #
 #     conformance/cuda.sh [SECONDS]     (default: 600)
 #
+# Install the package with timm, torchvision and transformers first: pip install -e '.[all,dev]'
 # More options: python -m conformance.cuda_run --help
 set -eu
 cd "$(dirname "$0")/.."

@@ -160,7 +160,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.device.partition(":")[0] != "cuda" and given.output == ROOT / "conformance":
         parser.error(f"--device={given.device} needs --output: {TABLE} in conformance is about CUDA")
     receipt = read_receipt(given.output) if given.render else make_receipt(given, options)
-    if not given.render:
+    if receipt is not None and not given.render:
+        if not any(ran for ran, _ in receipt.models.values()):
+            print("no model ran, so nothing was written: see what pytest printed", file=sys.stderr)
+            return 2
         (given.output / RECEIPT).write_bytes(msgspec.json.format(msgspec.json.encode(receipt), indent=2) + b"\n")
     (given.output / TABLE).write_text(render(receipt), encoding="utf-8")
     wrong = problems(receipt) if receipt else ["there is no receipt"]

@@ -204,6 +204,12 @@ def test_another_device_does_not_write_the_table_of_the_project(capsys: pytest.C
     assert "--device=xla needs --output" in capsys.readouterr().err
 
 
+def test_a_run_without_a_device_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_run, "_run", lambda *_: None)
+    assert cuda_run.main(["60", "--zoos=builtin", f"--output={tmp_path}"]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_is_interrupted_when_the_time_is_up_and_can_write_its_results(tmp_path: Path) -> None:
     file = tmp_path / "written"
     code = "import pathlib, sys, time\ntry:\n    time.sleep(300)\nexcept KeyboardInterrupt:\n    "
