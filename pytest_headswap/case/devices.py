@@ -13,7 +13,7 @@ from pytest_headswap._devices import is_real
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.value_snapshot import ValueSnapshot
 from pytest_headswap.engine import on_real_device
-from pytest_headswap.engine.pytorch import accelerators
+from pytest_headswap.engine.pytorch import accelerators, parameters
 
 
 def devices_of(case: Case) -> list[torch.device]:
@@ -32,6 +32,7 @@ def case_on_device(case: Case, device: torch.device) -> Iterator[Case]:
     Evaluation, freeze and training of that case run on the device. Its values are copies, so that the model is
     unchanged after the block.
     """
+    accelerators.require_dtypes(device, (*parameters(case.model), *case.model.buffers(), *case.inputs.tensors()))
     with on_real_device(case.model, device):
         inputs = case.inputs.map_tensors(lambda tensor: tensor.to(device, copy=True))
         yield replace(case, inputs=inputs, original_values=ValueSnapshot(case.model), _frozen=None)

@@ -6,12 +6,12 @@ head are then on that device.
 
 **Evidence.** Real runs on an available device: in the model's own dtype, and in bfloat16 and float16 where the device
 and the model as built support them. If there are several devices of a type, the workers of pytest-xdist take them in
-turn, and the swapped model is also moved to a second one. Without a device, or if it has too little memory, the
-evidence is `simulated`. Fake tensors then track the device, and the model is swapped on the meta device in bfloat16.
-The model's own `to` is called, and forward sees one device: a CUDA device, or one of another type, with the evidence
-`simulated mps` and the like. The simulation cannot see what only a kernel shows, such as an unsupported dtype, or code
-that asks for a device in another way than through torch. Nor does it see, in a model without values, a tensor that the
-model holds without registering it.
+turn, and the swapped model is also moved to a second one. Without a device, or if it lacks memory or a dtype of the
+model, the evidence is `simulated`. Fake tensors then track the device, and the model is swapped on the meta device in
+bfloat16. The model's own `to` is called, and forward sees one device: a CUDA device, or one of another type, with the
+evidence `simulated mps` and the like. The simulation cannot see what only a kernel shows, such as an unsupported dtype,
+or code that asks for a device in another way than through torch. Nor does it see, in a model without values, a tensor
+that the model holds without registering it.
 
 **A failure means** that the first batch on a GPU raises: a head was left on the CPU, or forward creates tensors
 there.
@@ -45,7 +45,7 @@ from pytest_headswap.engine import (
     on_real_device,
     reject_cpu_tensors,
 )
-from pytest_headswap.engine.pytorch import accelerators, is_fake_tensor_limitation
+from pytest_headswap.engine.pytorch import accelerators, is_fake_tensor_limitation, parameters
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -75,10 +75,10 @@ def device_placement(case: Case) -> str:
         try:
             notes.append(_run_with_memory(case.devices, partial(run, device)))
         except Exception as error:
-            if not accelerators.is_out_of_memory(error):
+            if not (lack := accelerators.shortcoming(error)):
                 raise
             case.devices.pop()
-            notes.append(f"{device} does not have enough memory for this model")
+            notes.append(f"{device} {lack}")
             break
     if not case.devices:
         _simulate(case, moved)
@@ -189,6 +189,7 @@ def _check_outputs(case: Case, returned: object, device: torch.device, training:
 
 def check_on_device(case: Case, device: torch.device) -> str:
     """Move the model before and after the swap, in each dtype; return a note of the unsupported dtypes."""
+    accelerators.require_dtypes(device, (*parameters(case.model), *case.model.buffers(), *case.inputs.tensors()))
     with on_real_device(case.model, device):
         _check_placement(case.swap, device, None, "after moving the swapped model to")
         _forward_and_backward(case, case.swap, device, None, "after moving the swapped model to")

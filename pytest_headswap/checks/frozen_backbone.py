@@ -58,10 +58,10 @@ def frozen_backbone(case: Case) -> str:
         try:
             return run_with_device_memory(device, partial(_check_on_device, case, device))
         except Exception as error:
-            if not accelerators.is_out_of_memory(error):
+            if not (lack := accelerators.shortcoming(error)):
                 raise
             case.devices.clear()
-            notes.append(f"{device} does not have enough memory to train this model")
+            notes.append(f"{device} {lack}")
     return "; ".join(filter(None, (*notes, _check_training(case.training, case.swap.heads))))
 
 
@@ -70,7 +70,7 @@ def _check_on_device(case: Case, device: torch.device) -> str:
         with case_on_device(case, device) as there:
             training = there.training
     except Exception as error:
-        if accelerators.is_out_of_memory(error):
+        if accelerators.shortcoming(error):
             raise
         raise CheckFailed(f"on {device}, training raises {describe_error(error)}") from error
     try:

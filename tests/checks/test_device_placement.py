@@ -157,6 +157,28 @@ def test_a_model_too_large_for_the_device_is_simulated_with_a_note(
     assert fault or run_check("device_placement", case).evidence == "cpu", "memory is available again"
 
 
+@pytest.mark.parametrize("check", ["device_placement", "frozen_backbone"])
+def test_a_model_in_a_dtype_that_the_device_lacks_is_not_run_there(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch, check: str
+) -> None:
+    """The CPU stands in for a device without float64, such as MPS."""
+    monkeypatch.setattr(accelerators, "devices", lambda _: [CPU])
+    monkeypatch.setattr(accelerators, "supports", lambda _, dtype: dtype is not torch.float64)
+    assert run_check(check, make_case()).evidence == "cpu"
+    case = make_case()
+    case.model.register_buffer("scale", torch.ones(1, dtype=torch.float64))
+    finding = run_check(check, case)
+    assert (finding.outcome, finding.message) == ("passed", "cpu does not support torch.float64, which this model has")
+    assert finding.evidence == ("simulated" if check == "device_placement" else "numeric")
+
+
+def test_a_note_names_dtypes_that_the_device_does_not_support(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accelerators, "supports", lambda _, dtype: dtype is torch.float32)
+    assert check_on_device(make_case(), CPU) == "cpu does not support torch.bfloat16, torch.float16"
+
+
 def test_running_out_of_memory_is_not_mistaken_for_an_unsupported_dtype(
     make_case: MakeCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

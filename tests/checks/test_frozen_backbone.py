@@ -104,7 +104,7 @@ def test_a_model_too_large_to_train_on_the_device_is_trained_on_the_cpu_with_a_n
     monkeypatch.setattr(frozen_backbone, "case_on_device", on_device)
     finding = run_check("frozen_backbone", make_case())
     assert (finding.outcome, finding.evidence) == ("passed", evidence)
-    assert finding.message == ("cpu does not have enough memory to train this model" if times > 1 else "")
+    assert finding.message == ("cpu does not have enough memory for this model" if times > 1 else "")
 
 
 @pytest.mark.cuda

@@ -22,6 +22,10 @@ _UNCOUNTED_TYPES = ("xla",)
 _OUT_OF_MEMORY = re.compile(r"out of (device )?memory|OUT_OF_\w*MEMORY|RESOURCE_EXHAUSTED|_STATUS_ALLOC_FAILED", re.I)
 
 
+class UnsupportedDtypeError(RuntimeError):
+    """A device cannot hold tensors of some dtype."""
+
+
 def current_type() -> str:
     """Return the type of the accelerator that torch names here, such as `cuda`; empty if there is none."""
     accelerator = getattr(torch, "accelerator", None)  # torch 2.6 and later
@@ -154,18 +158,36 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def supports(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether the device can multiply matrices of a floating-point dtype.
+    """Return whether the device can hold tensors of a dtype.
 
     Raises:
         RuntimeError: the device is out of memory.
     """
+    one = torch.ones(1, device="cpu").to(dtype)
     try:
-        ones = torch.ones(2, 2, device="cpu", dtype=dtype).to(device)
-        return (ones @ ones).cpu().tolist() == [[2, 2], [2, 2]]
+        return one.to(device).cpu().dtype == dtype
     except Exception as error:
         if is_out_of_memory(error):
             raise
         return False
+
+
+def require_dtypes(device: torch.device, tensors: Iterable[torch.Tensor]) -> None:
+    """Raise if the device cannot hold tensors of all these dtypes.
+
+    Raises:
+        UnsupportedDtypeError: it cannot; MPS has no float64, for example.
+    """
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()}
+    if lacking := sorted(str(dtype) for dtype in dtypes if not supports(device, dtype)):
+        raise UnsupportedDtypeError(f"does not support {', '.join(lacking)}, which this model has")
+
+
+def shortcoming(error: BaseException) -> str:
+    """Return what a device lacks for a model, such as memory; empty for any other error."""
+    if is_out_of_memory(error):
+        return "does not have enough memory for this model"
+    return str(error) if isinstance(error, UnsupportedDtypeError) else ""
 
 
 def _module(kind: str) -> Any:
