@@ -15,7 +15,6 @@ from pytest_headswap.report import Result
 
 ROOT = Path(__file__).parents[1]
 TABLE, RECEIPT = "CUDA.md", "cuda-receipt.json"
-CHECKS = ("device_placement", "frozen_backbone")
 DTYPES = ("own", "torch.bfloat16", "torch.float16")
 """`own` is the dtype in which the zoo builds a model."""
 
@@ -110,7 +109,7 @@ def problems(receipt: Receipt) -> list[str]:
         found.append("no test with the marker cuda passed")
     if receipt.tests.failed:
         found.append(f"{len(receipt.tests.failed)} tests with the marker cuda failed")
-    rows = [*((CHECKS[0], dtype) for dtype in DTYPES), (CHECKS[1], "own")]
+    rows = [*(("device_placement", dtype) for dtype in DTYPES), ("frozen_backbone", "own")]
     passed = {tuple(key.split()[1:]) for key, counts in receipt.counts.items() if counts.get("passed")}
     found += [
         f"no model passed {check} in {_NAMES[dtype]} on the device"

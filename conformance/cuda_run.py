@@ -28,7 +28,6 @@ from pathlib import Path
 import msgspec
 
 from conformance.cuda_receipt import (
-    CHECKS,
     RECEIPT,
     ROOT,
     TABLE,
@@ -40,6 +39,7 @@ from conformance.cuda_receipt import (
     render,
     tree_digest,
 )
+from conformance.devices import CHECKS
 from pytest_headswap import Zoo, load_zoo
 from pytest_headswap.report import JournalHeader, Result, read_journal
 from pytest_headswap.results.ids import model_id

@@ -67,9 +67,7 @@ def sample(text: str) -> Sample:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def origin(
-    module: str, samples: Sequence[Sample], *flags: str, versions: Mapping[str, str] | None = None
-) -> list[str]:
+def origin(module: str, samples: Sequence[Sample], *flags: str, versions: Mapping[str, str] | None = None) -> list[str]:
     """Return lines that say which command wrote a table, when, and with which versions."""
     versions = {"pytest-headswap": __version__, "torch": torch.__version__, **(versions or {})}
     for item in samples:
