@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from functools import partial
@@ -33,7 +34,7 @@ def parse_device(value: Any, option_name: str, backend: str = "", backend_option
     """
     real = str(value).removeprefix(f"{SIMULATED}:")
     kind, index = _split(value, option_name) if real == value else _split_simulated(value, real, option_name)
-    if backend:
+    if backend != "":
         _import_backend(backend, backend_option)
     elif kind not in (AUTO, "cpu", SIMULATED, *DEVICE_TYPES) and not entry_points(group="torch.backends"):
         raise OptionError(_unknown_type(value, kind, option_name, backend_option))
@@ -77,8 +78,8 @@ def _unknown_type(value: str, kind: str, option_name: str, backend_option: str) 
     return f"{option_name} must be {DEVICE_CHOICES}, not {value!r}{hint}{more if hint == '.' else ''}"
 
 
-def _import_backend(name: str, option_name: str) -> None:
-    if not all(part.isidentifier() for part in name.split(".")):
+def _import_backend(name: Any, option_name: str) -> None:
+    if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
         raise OptionError(f"{option_name} must be the name of a Python module such as torch_npu, not {name!r}")
     import torch  # noqa: F401 - a backend may rely on it
 
@@ -149,7 +150,15 @@ def _require_device(kind: str, index: int | None, given: str, remedy: str) -> No
         finds = f"finds no {'GPU' if kind == 'cuda' else f'device of type {kind}'}"
         if kind == "cuda" and not (torch.version.cuda or torch.version.hip):
             finds = "is built for the CPU only"
-        raise OptionError(f"{given}: {here} {finds}.{remedy} Use cpu, or auto to use whatever is available")
+        raise OptionError(
+            f"{given}: {here} {finds}{_visible(kind)}.{remedy} Use cpu, or auto to use whatever is available"
+        )
     if index is not None and index >= count:
         there = f"{kind}:0 is the only one" if count == 1 else f"the last one is {kind}:{count - 1}"
-        raise OptionError(f"{given}, but {there} here")
+        raise OptionError(f"{given}, but {there} here{_visible(kind)}")
+
+
+def _visible(kind: str) -> str:
+    """Return the setting that hides devices of a type, as the end of a clause; empty if there is none."""
+    setting = os.environ.get("CUDA_VISIBLE_DEVICES") if kind == "cuda" else None
+    return "" if setting is None else f" with CUDA_VISIBLE_DEVICES={setting!r}"

@@ -27,7 +27,7 @@ def describe_devices(text: str) -> list[str]:
 
     kind = accelerators.current_type() if text == AUTO else text.partition(":")[0]
     found, _ = ask_elsewhere(kind, partial(_describe, text)) if kind else ([], "")
-    return [text] if found is None else found
+    return [kind if text == AUTO else text] if found is None else found
 
 
 def _describe(text: str) -> list[str]:
@@ -69,8 +69,9 @@ def ask_elsewhere(kind: str, ask: Callable[[], Any]) -> tuple[Any, str]:
     else:
         return result
     finally:
-        process.kill()
         here.close()
+        process.kill()
+        process.join()
 
 
 def _send_answer(pipe: Connection, ask: Callable[[], Any]) -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pytest_headswap.zoo.selection import Selection
 
 DEFAULT_REPORT = "headswap-report"
+_CASE_OPTIONS = pytest.StashKey[CaseOptions]()
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -134,9 +135,11 @@ def read_case_options(config: pytest.Config) -> CaseOptions:
     Raises:
         OptionError: an option is invalid; the message says what to type instead.
     """
+    if _CASE_OPTIONS in config.stash:  # asked for each test that a marker gives a model
+        return config.stash[_CASE_OPTIONS]
     default = CaseOptions()
     backend = option_text(config, "device_import")
-    return CaseOptions(
+    config.stash[_CASE_OPTIONS] = CaseOptions(
         parse_num_classes(option_text(config, "num_classes") or default.num_classes, "--headswap-num-classes"),
         parse_evidence(option_text(config, "evidence") or default.evidence, "--headswap-evidence"),
         timeout=parse_timeout(option_text(config, "timeout") or default.timeout, "--headswap-timeout"),
@@ -149,6 +152,7 @@ def read_case_options(config: pytest.Config) -> CaseOptions:
         ),
         device_import=backend,
     )
+    return config.stash[_CASE_OPTIONS]
 
 
 def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:

@@ -157,9 +157,9 @@ def test_a_class_count_that_is_not_a_positive_integer_is_refused(project: pytest
     [
         (0, "cuda", "*--headswap-device=cuda: torch * Use cpu, or auto to use whatever is available"),
         (0, "cuda:0", "*--headswap-device=cuda:0: torch * Use cpu, or auto*"),
-        (1, "cuda:1", "*--headswap-device=cuda:1, but cuda:0 is the only one here"),
-        (4, "cuda:4", "*--headswap-device=cuda:4, but the last one is cuda:3 here"),
-        (4, f"cuda:{10**20}", "*--headswap-device=cuda:1000*, but the last one is cuda:3 here"),
+        (1, "cuda:1", "*--headswap-device=cuda:1, but cuda:0 is the only one here with CUDA_VISIBLE_DEVICES=''"),
+        (4, "cuda:4", "*--headswap-device=cuda:4, but the last one is cuda:3 here with *"),
+        (4, f"cuda:{10**20}", "*--headswap-device=cuda:1000*, but the last one is cuda:3 here with *"),
     ],
 )
 def test_a_missing_gpu_is_refused_with_the_available_devices(
