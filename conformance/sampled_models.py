@@ -15,11 +15,13 @@ from pathlib import Path
 import torch
 
 from pytest_headswap import ModelSpec, Zoo, __version__, load_zoo
+from pytest_headswap._text import single_line, truncate
 from pytest_headswap.report import Result, read_journal
 from pytest_headswap.zoo import ZooError
 
 FAILURES = ("failed", "error", "crashed", "timeout")
 """Outcomes that somebody has to look into."""
+_MAX_MESSAGE = 300  # characters of a message in a table
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def what_did_not_pass(results: Sequence[Result], checks: Sequence[str]) -> list[
     alike: dict[tuple[str, str, str, str], list[str]] = {}
     for result in sorted(results, key=lambda result: (result.zoo, checks.index(result.check), result.model)):
         if result.outcome != "passed":
-            message = " ".join(result.message.split()).replace(result.model, "MODEL")
+            message = truncate(single_line(result.message).replace(result.model, "MODEL"), _MAX_MESSAGE)
+            message += f". Expected: {result.expectation}" if result.expectation else ""
             alike.setdefault((result.zoo, result.check, result.outcome, message), []).append(f"`{result.model}`")
     return [
         f"- {zoo} {check} ({outcome}) {', '.join(models)}: {message}"
