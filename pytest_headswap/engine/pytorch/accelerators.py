@@ -91,10 +91,10 @@ def breaks_fork(text: str) -> bool:
 
 
 def unusable_type() -> str:
-    """Return a type of device that there is but that this process, a fork, cannot use; empty if there is none."""
-    lost = next((kind for kind in types() if _call(_module(kind), "_is_in_bad_fork")), "")
+    """Return the type of the accelerator if there is one that this process, a fork, cannot use; otherwise empty."""
     kind = current_type()
-    return lost or (kind if not _call(_module(kind), "is_available", True) else "")
+    module = _module(kind)
+    return kind if _call(module, "_is_in_bad_fork") or not _call(module, "is_available", True) else ""
 
 
 def name(device: torch.device) -> str:
