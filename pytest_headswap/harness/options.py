@@ -20,7 +20,6 @@ EVIDENCE = ("auto", "abstract", "numeric")
 ISOLATION = ("auto", "fork", "spawn")
 MAX_SHARDS = 10_000
 MIN_MEMORY = 64 * 2**20
-DEVICE_CHOICES = "auto, cpu, cuda, or cuda:N with a number"
 
 
 class OptionError(ValueError):
@@ -154,40 +153,6 @@ def parse_evidence(value: Any, option_name: str) -> str:
     return str(value)
 
 
-def parse_device(value: Any, option_name: str) -> str:
-    """Validate `value` as an available device; torch is imported only if it names a GPU.
-
-    Raises:
-        OptionError: it does not name a device, or this machine does not have the device.
-    """
-    if value in ("auto", "cpu"):
-        return str(value)
-    match = re.fullmatch(r"cuda(?::(0|[1-9]\d*))?", value, re.ASCII) if isinstance(value, str) else None
-    if match is None:
-        hint = did_you_mean(str(value).lower().replace("gpu", "cuda"), ("auto", "cpu", "cuda"))
-        raise OptionError(f"{option_name} must be {DEVICE_CHOICES}, such as cuda:0, not {value!r}{hint}")
-
-    import torch
-
-    count = gpu_count()
-    if not count:
-        built = "finds no GPU" if torch.version.cuda or torch.version.hip else "is built for the CPU only"
-        raise OptionError(
-            f"{option_name}={value}: torch {torch.__version__} {built}. Use cpu, or auto to use whatever is available"
-        )
-    if match[1] is not None and int(match[1]) >= count:
-        there = "cuda:0 is the only one" if count == 1 else f"the last one is cuda:{count - 1}"
-        raise OptionError(f"{option_name} is {value!r}, but {there} here")
-    return str(value)
-
-
-def gpu_count() -> int:
-    """Return the number of GPUs without creating a CUDA context, which would break CUDA in forked processes."""
-    import torch
-
-    return torch.cuda.device_count()
-
-
 def reject_unknown_checks(names: Iterable[Any], known: Collection[str], option_name: str) -> None:
     """Reject names of checks, with or without `+` or `!`, that are not known.
 
@@ -243,16 +208,6 @@ _SIGNS = ("+", "!")
 
 def _without_sign(name: str) -> str:
     return name[1:].strip() if name.startswith(_SIGNS) else name.strip()
-
-
-def make_case_options(num_classes: int, evidence: str, device: str, memory_limit: str) -> CaseOptions:
-    """Return the options of a case from the arguments of `check_headswap`."""
-    return CaseOptions(
-        parse_num_classes(num_classes, "num_classes"),
-        parse_evidence(evidence, "evidence"),
-        parse_device(str(device), "device"),
-        memory_limit=parse_memory_limit(memory_limit, "memory_limit"),
-    )
 
 
 def requested_checks(checks: str | Iterable[str | Check] | None) -> tuple[Check, ...]:

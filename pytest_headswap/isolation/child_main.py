@@ -174,7 +174,7 @@ def _serve_requests(executor: InProcessExecutor, requests: Connection) -> None:
                 case "release":
                     executor.release()
                 case "self_test":
-                    _self_test()
+                    _self_test(executor.options.device)
             return None
 
         if request.operation == "build":
@@ -208,11 +208,11 @@ def _call(function: Callable[[], Any], executor: InProcessExecutor) -> tuple[Any
     return value, None
 
 
-def _self_test() -> None:
+def _self_test(device: str) -> None:
     """Swap and check a small model. Raises or hangs if this process, a fork, cannot compute.
 
     Raises:
-        RuntimeError: there is a GPU, but this process cannot use it.
+        RuntimeError: there is an accelerator, but this process cannot use it.
     """
     import torch
     from torch import nn
@@ -220,15 +220,16 @@ def _self_test() -> None:
     from pytest_headswap.case.build import build_case
     from pytest_headswap.case.options import CaseOptions
     from pytest_headswap.checks import run_check
+    from pytest_headswap.engine.pytorch import accelerators
     from pytest_headswap.zoo import ModelSpec
 
     spec = ModelSpec("self_test", lambda: nn.Linear(2, 2), lambda _: torch.zeros(2, 2))
-    case = build_case("headswap", spec, CaseOptions(3))
+    case = build_case("headswap", spec, CaseOptions(3, device=device))
     for check in ("output_shape", "gradient_flow"):
         if (error := run_check(check, case).exception) is not None:
             raise error
-    if torch.cuda.device_count() and not torch.cuda.is_available():
-        raise RuntimeError("CUDA was initialized before the process was forked")
+    if kind := accelerators.unusable_type():
+        raise RuntimeError(f"{kind} was initialized before the process was forked")
 
 
 @contextmanager

@@ -11,13 +11,12 @@ import pytest
 from pytest_headswap._links import page
 from pytest_headswap._text import split_commas
 from pytest_headswap.case.options import AUTO, CaseOptions
+from pytest_headswap.harness.device_option import DEVICE_CHOICES, parse_device
 from pytest_headswap.harness.options import (
-    DEVICE_CHOICES,
     EVIDENCE,
     ISOLATION,
     OptionError,
     default_checks,
-    parse_device,
     parse_evidence,
     parse_isolation,
     parse_memory_limit,
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from pytest_headswap.zoo.selection import Selection
 
 DEFAULT_REPORT = "headswap-report"
+_CASE_OPTIONS = pytest.StashKey[CaseOptions]()
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -58,6 +58,8 @@ def add_options(parser: pytest.Parser) -> None:
     add("num-classes", "N", f"class count of the new heads (default: {CaseOptions.num_classes})")
     add("evidence", "KIND", f"kind of evidence: {', '.join(EVIDENCE)} (default: auto, numeric if memory allows)")
     add("device", "DEVICE", f"device for device_placement: {DEVICE_CHOICES} (default: auto, whatever is available)")
+    text = "module that defines a type of device, such as torch_npu or torch_xla, to import first (default: none)"
+    add("device-import", "MODULE", text)
     add("timeout", "SECONDS", f"time limit per model in seconds, for all its checks (default: {CaseOptions.timeout})")
     add("memory-limit", "SIZE", "memory limit per model, such as 2.5GiB (default: the worker's share of free memory)")
     add("isolation", "KIND", f"how child processes start: {', '.join(ISOLATION)} (default: auto, fork on Linux)")
@@ -133,14 +135,24 @@ def read_case_options(config: pytest.Config) -> CaseOptions:
     Raises:
         OptionError: an option is invalid; the message says what to type instead.
     """
+    if _CASE_OPTIONS in config.stash:  # asked for each test that a marker gives a model
+        return config.stash[_CASE_OPTIONS]
     default = CaseOptions()
-    return CaseOptions(
+    backend = option_text(config, "device_import")
+    config.stash[_CASE_OPTIONS] = CaseOptions(
         parse_num_classes(option_text(config, "num_classes") or default.num_classes, "--headswap-num-classes"),
         parse_evidence(option_text(config, "evidence") or default.evidence, "--headswap-evidence"),
-        parse_device(option_text(config, "device") or default.device, "--headswap-device"),
-        parse_timeout(option_text(config, "timeout") or default.timeout, "--headswap-timeout"),
-        parse_memory_limit(option_text(config, "memory_limit") or default.memory_limit, "--headswap-memory-limit"),
+        timeout=parse_timeout(option_text(config, "timeout") or default.timeout, "--headswap-timeout"),
+        memory_limit=parse_memory_limit(
+            option_text(config, "memory_limit") or default.memory_limit, "--headswap-memory-limit"
+        ),
+        device=parse_device(
+            *(option_text(config, "device") or default.device, "--headswap-device"),
+            *(backend, "--headswap-device-import"),
+        ),
+        device_import=backend,
     )
+    return config.stash[_CASE_OPTIONS]
 
 
 def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:

@@ -68,6 +68,14 @@ class Settings:
         return sum(len(names) for _, names in self.this_shard)
 
     @cached_property
+    def devices(self) -> list[str]:
+        """Return the devices for real runs, with their names."""
+        from pytest_headswap.case.finding import ABSTRACT
+        from pytest_headswap.harness.devices_here import describe_devices
+
+        return describe_devices(self.options.device) if self.options.evidence != ABSTRACT else []
+
+    @cached_property
     def repeat_report(self) -> str:
         """Return the report folder for commands that repeat one test. It is never the folder of a larger run."""
         from pytest_headswap.results.ids import REPEAT_REPORT

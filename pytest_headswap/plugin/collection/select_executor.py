@@ -46,14 +46,13 @@ def make_executor(config: pytest.Config, settings: Settings) -> tuple[Executor, 
     if why_not_isolated(config):
         return _in_process_executor(config, settings, budget, {}), ""
     in_process = _in_process_executor(config, settings, budget, known_oversized(settings, budget.process_bytes))
-    import torch
-
+    from pytest_headswap.engine.pytorch import accelerators
     from pytest_headswap.isolation.subprocess_executor import SubprocessExecutor
 
     methods: tuple[StartMethod, StartMethod]
     if settings.isolation == "fork":
         methods = "fork", "fork"
-    elif settings.isolation == "spawn" or not _can_fork() or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    elif settings.isolation == "spawn" or not _can_fork() or accelerators.breaks_fork(settings.options.device):
         methods = "spawn", "spawn"
     else:
         methods = "fork", "spawn"

@@ -23,7 +23,7 @@ def journal_header(settings: Settings) -> JournalHeader:
         part = {zoo.name: names for zoo, names in settings.this_shard}
         options |= shard_options(str(settings.shard), part, {zoo.name: names for zoo, names in settings.selected})
     code = {zoo.name: code_fingerprint(zoo.name) for zoo, _ in settings.this_shard}
-    return JournalHeader(_versions(settings), options, code=code)
+    return JournalHeader(_versions(settings), options, devices=settings.devices, code=code)
 
 
 def _versions(settings: Settings) -> dict[str, str]:
