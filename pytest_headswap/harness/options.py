@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pytest_headswap._numbers import as_count
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 EVIDENCE = ("auto", "abstract", "numeric")
 ISOLATION = ("auto", "fork", "spawn")
+EXECUTORS = ("local", "ray")
 MAX_SHARDS = 10_000
 MIN_MEMORY = 64 * 2**20
 
@@ -123,6 +125,27 @@ def parse_memory_limit(value: Any, option_name: str) -> str:
     if value != AUTO:
         parse_memory_size(value, option_name)
     return str(value)
+
+
+def parse_executor(value: str, option_name: str) -> str:
+    """Validate `value` as a place to run models: `local`, `ray`, or `ray:ADDRESS` with the address of a cluster.
+
+    Raises:
+        OptionError: there is no such executor, or Ray is not installed.
+    """
+    kind, separator, address = value.partition(":")
+    if kind not in EXECUTORS or (separator and (kind == "local" or not address)):
+        raise OptionError(
+            f"{option_name} must be local, ray, or ray:ADDRESS such as ray:10.0.0.1:6379, "
+            f"not {value!r}{did_you_mean(kind, EXECUTORS)}",
+            page="scale",
+        )
+    if kind == "ray" and find_spec("ray") is None:
+        raise OptionError(
+            f"{option_name}={value} needs Ray, which is not installed: run pip install 'pytest-headswap[ray]'",
+            page="scale",
+        )
+    return value
 
 
 def parse_isolation(value: str, option_name: str) -> str:

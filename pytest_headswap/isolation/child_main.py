@@ -179,8 +179,8 @@ def _serve_requests(executor: InProcessExecutor, requests: Connection) -> None:
 
         if request.operation == "build":
             globals_before = GlobalState()
-        with _record_warnings() as recorded:
-            value, exception = _call(answer, executor)
+        with record_warnings() as recorded:
+            value, exception = call_and_record(answer, executor.format_failure)
         if os.getpid() != own:
             os._exit(0)  # a model forked, and its child returned here
         changes = globals_before.changes()
@@ -195,16 +195,17 @@ def _serve_requests(executor: InProcessExecutor, requests: Connection) -> None:
         requests.send(Reply(value, exception, tuple(recorded), changes, imported, rss_bytes()))
 
 
-def _call(function: Callable[[], Any], executor: InProcessExecutor) -> tuple[Any, RemoteException | None]:
+def call_and_record(
+    function: Callable[[], Any], format_failure: Callable[[BaseException], str]
+) -> tuple[Any, RemoteException | None]:
+    """Return what a method of an executor returns, and the exception that it raised or that its finding has."""
     try:
         value = function()
     except BaseException as error:  # noqa: BLE001 - a model that calls sys.exit is a model with an error
-        return None, RemoteException.capture(error, executor.format_failure)
+        return None, RemoteException.capture(error, format_failure)
     if isinstance(value, CheckReply) and value.finding.exception is not None:
         finding = replace(value.finding, exception=None, message=truncate(value.finding.message))
-        return replace(value, finding=finding), RemoteException.capture(
-            value.finding.exception, executor.format_failure
-        )
+        return replace(value, finding=finding), RemoteException.capture(value.finding.exception, format_failure)
     return value, None
 
 
@@ -233,7 +234,7 @@ def _self_test(device: str) -> None:
 
 
 @contextmanager
-def _record_warnings() -> Iterator[list[RecordedWarning]]:
+def record_warnings() -> Iterator[list[RecordedWarning]]:
     """Record up to `_MAX_WARNINGS` warnings of a block instead of printing them."""
     recorded: list[RecordedWarning] = []
 

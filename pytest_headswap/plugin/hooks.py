@@ -64,6 +64,7 @@ def _join_run(config: pytest.Config, scope: ZooScope) -> None:
     with gc_disabled_for_imports():
         settings = read_settings(config, scope)
 
+    from pytest_headswap.plugin.collection.completion_order import CompletionOrder
     from pytest_headswap.plugin.collection.session import ZooSession, set_torch_threads
     from pytest_headswap.plugin.recording.expectations_summary import ExpectationsSummary
     from pytest_headswap.plugin.recording.recorder import Recorder
@@ -71,9 +72,12 @@ def _join_run(config: pytest.Config, scope: ZooScope) -> None:
     from pytest_headswap.plugin.recording.resume import Resume
     from pytest_headswap.plugin.settings import CARRIED_OVER
 
-    config.pluginmanager.register(ZooSession(config, settings), "headswap-run")
+    zoos = ZooSession(config, settings)
+    config.pluginmanager.register(zoos, "headswap-run")
     workerinput = controller_data(config)
     if workerinput is None:
+        if settings.executor != "local":
+            config.pluginmanager.register(CompletionOrder(settings, zoos), "headswap-completion-order")
         lock = lock_report_folder(config, settings)
         resume = Resume(config, settings) if config.getoption("headswap_resume") else None
         if resume is not None:

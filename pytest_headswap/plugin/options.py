@@ -18,6 +18,7 @@ from pytest_headswap.harness.options import (
     OptionError,
     default_checks,
     parse_evidence,
+    parse_executor,
     parse_isolation,
     parse_memory_limit,
     parse_num_classes,
@@ -63,6 +64,8 @@ def add_options(parser: pytest.Parser) -> None:
     add("timeout", "SECONDS", f"time limit per model in seconds, for all its checks (default: {CaseOptions.timeout})")
     add("memory-limit", "SIZE", "memory limit per model, such as 2.5GiB (default: the worker's share of free memory)")
     add("isolation", "KIND", f"how child processes start: {', '.join(ISOLATION)} (default: auto, fork on Linux)")
+    text = "where models run: local, ray, or ray:ADDRESS of a Ray cluster (default: local)"
+    add("executor", "KIND", text)
     add("shard", "I/N", "shard of the models to run on this machine, such as 2/8 on the second of eight (default: all)")
     text = "TOML file (or a folder with one per zoo) that lists expected failures and their reasons (default: none)"
     add("expectations", "FILE_OR_FOLDER", text)
@@ -169,6 +172,8 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
         options = read_case_options(config)
         patterns = option_text(config, "models")
         isolation = parse_isolation(option_text(config, "isolation") or AUTO, "--headswap-isolation")
+        executor = parse_executor(option_text(config, "executor") or "local", "--headswap-executor")
+        _reject_workers_with_cluster(config, executor)
         shard = parse_shard(option_text(config, "shard"), "--headswap-shard")
         requested = split_commas(option_text(config, "checks"))
         reject_unknown_checks(requested, check_names(config), "--headswap-checks")
@@ -190,7 +195,7 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
     zoos = selected if shard is None else shard_of_selection(selected, shard)
     report = _report_folder(config)
     return Settings(
-        *(zoos, selected, shard, checks, options, report, scope, patterns, expectations, isolation),
+        *(zoos, selected, shard, checks, options, report, scope, patterns, expectations, isolation, executor),
         checks_by_model=checks_by_model,
     )
 
@@ -202,6 +207,15 @@ def _reject_dist_each(config: pytest.Config) -> None:
             "--dist=load, or start one run for each environment, with its own --headswap-report, and compare them",
             page="scale",
         )
+
+
+def _reject_workers_with_cluster(config: pytest.Config, executor: str) -> None:
+    if executor == "local" or controller_data(config) is not None:
+        return
+    if config.getoption("dist", "no") != "no":
+        raise OptionError(f"--headswap-executor={executor} distributes the models itself: leave out -n", page="scale")
+    if config.option.usepdb or config.option.trace:
+        raise OptionError(f"--pdb and --trace need the models here: leave out --headswap-executor={executor}")
 
 
 def _reject_unknown_zoos(names: Iterable[str]) -> None:

@@ -46,6 +46,9 @@ class Settings:
     isolation: str = AUTO
     """How child processes start: `auto`, `fork` or `spawn`."""
 
+    executor: str = "local"
+    """Where models run: `local`, or `ray` with the address of a cluster after a colon if there is one."""
+
     checks_by_model: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     """The names of the checks of each model, by zoo and model, if ids select them; empty: all checks of all models."""
 
