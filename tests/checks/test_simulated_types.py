@@ -196,7 +196,7 @@ def test_a_sound_model_beyond_the_simulation_passes_and_a_note_says_what_was_not
 ) -> None:
     outcome, message = place("xpu", build, make_case)
     assert outcome == "passed"
-    assert message.startswith("code for xpu:0 was not checked, because the simulation ends at ")
+    assert message.startswith("code for xpu:0 was not checked in train mode: its simulation ends at ")
 
 
 class KeepsATensorInAList(Planted):
