@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from torch import nn
 
 from pytest_headswap.case.case import Case
@@ -151,6 +152,13 @@ class NumbersTheDevice(Planted):
         return features if features.is_cpu else features + torch.ones(WIDTH).to(0) + torch.zeros(WIDTH, device=0)
 
 
+class MovesALayerInForward(Planted):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        if not features.is_cpu:
+            self.fc.to(features.device)
+        return features
+
+
 class NumbersAMissingDevice(Planted):
     def between(self, features: torch.Tensor) -> torch.Tensor:
         return features.cuda(1) if features.is_cuda else features
@@ -162,6 +170,7 @@ class NumbersAMissingDevice(Planted):
         (KeepsItsTypeInAnAttribute, {"xla"}),
         (KeepsTypesInItsClass, {"xla", "mps"}),
         (NumbersTheDevice, set()),
+        (MovesALayerInForward, set()),
         (NumbersAMissingDevice, {"cuda"}),
     ],
 )
@@ -169,13 +178,6 @@ def test_a_model_fails_on_the_types_of_devices_where_it_is_faulty(
     build: Build, faulty: set[str], make_case: MakeCase
 ) -> None:
     assert {kind for kind in ("cuda", "mps", "xla") if place(kind, build, make_case)[0] == "failed"} == faulty
-
-
-class MovesALayerInForward(Planted):
-    def between(self, features: torch.Tensor) -> torch.Tensor:
-        if not features.is_cpu:
-            self.fc.to(features.device)
-        return features
 
 
 class VisitsNumpy(Planted):
@@ -190,7 +192,7 @@ class WaitsForTheDevice(Planted):
         return features
 
 
-@pytest.mark.parametrize("build", [MovesALayerInForward, VisitsNumpy, WaitsForTheDevice])
+@pytest.mark.parametrize("build", [VisitsNumpy, WaitsForTheDevice])
 def test_a_sound_model_beyond_the_simulation_passes_and_a_note_says_what_was_not_checked(
     build: Build, make_case: MakeCase
 ) -> None:
@@ -245,6 +247,8 @@ def test_a_tensor_left_on_the_cpu_fails(
 ) -> None:
     if build is KeepsATensorInAList and evidence == "abstract":
         pytest.skip("without values, the simulation does not see a tensor that the model does not register")
+    if build is ConvolvesWithACpuWeight and Version(torch.__version__) < Version("2.9"):
+        pytest.skip("fake tensors of older versions of torch convolve with a CPU weight")
     finding = run_check(
         "device_placement", make_case(build=build, native=None, device=f"simulated:{kind}", evidence=evidence)
     )
