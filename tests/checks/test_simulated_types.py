@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from packaging.version import Version
 from torch import nn
 
 from pytest_headswap.case.case import Case
@@ -247,8 +246,6 @@ def test_a_tensor_left_on_the_cpu_fails(
 ) -> None:
     if build is KeepsATensorInAList and evidence == "abstract":
         pytest.skip("without values, the simulation does not see a tensor that the model does not register")
-    if build is ConvolvesWithACpuWeight and Version(torch.__version__) < Version("2.9"):
-        pytest.skip("fake tensors of older versions of torch convolve with a CPU weight")
     finding = run_check(
         "device_placement", make_case(build=build, native=None, device=f"simulated:{kind}", evidence=evidence)
     )
