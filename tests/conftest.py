@@ -17,9 +17,18 @@ hypothesis.settings.load_profile("headswap")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs from torch, in this process and in the processes that it starts."""
+    """Hide GPUs from torch, in this process and in the processes that it starts.
+
+    Raises:
+        pytest.UsageError: the tests that need a GPU are to run without one. Skipped tests would look like a success.
+    """
     if config.option.markexpr not in ("cuda", "device"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if config.option.markexpr == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise pytest.UsageError("-m cuda: torch finds no CUDA device here")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -31,7 +31,7 @@ from pytest_headswap.case.abstract_runs import mode_name
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.class_outputs import class_output_labels
 from pytest_headswap.case.devices import devices_of
-from pytest_headswap.case.finding import CheckFailed, CheckSkipped
+from pytest_headswap.case.finding import CheckFailed, CheckSkipped, describe_error
 from pytest_headswap.checks.gpu_lock import run_with_device_memory
 from pytest_headswap.engine import (
     Inputs,
@@ -81,7 +81,7 @@ def device_placement(case: Case) -> str:
             notes.append(f"{device} {lack}")
             break
     if not case.devices:
-        _simulate(case, moved)
+        notes.append(_simulate(case, moved))
     return "; ".join(note for note in notes if note)
 
 
@@ -128,16 +128,16 @@ def _moved_by_the_model(case: Case) -> list[torch.Tensor]:
     return moved
 
 
-def _simulate(case: Case, moved: Sequence[torch.Tensor]) -> None:
-    """Check the outputs under fake tensors.
+def _simulate(case: Case, moved: Sequence[torch.Tensor]) -> str:
+    """Check the outputs under fake tensors. Return a note if these could not run the code for the device.
 
     Leave that out if the abstract runs with device checks passed, and the code names no device that it could tell from
     another.
     """
     modes = [training for training in (False, True) if case.swapped_runs[training].error is None]
     if all(_meta_run_is_clean(case, training) for training in modes) and not code_names_devices(case.model):
-        return
-    device = simulated_device(case)
+        return ""
+    note, device = "", simulated_device(case)
     with on_fake_device(case.model, case.inputs, device, moved) as run:
         for training in modes:
             try:
@@ -145,11 +145,14 @@ def _simulate(case: Case, moved: Sequence[torch.Tensor]) -> None:
             except Exception as error:
                 if is_fake_tensor_limitation(error):
                     _check_meta_run(case, training, error)
+                    line = describe_error(error).partition("\n")[0]
+                    note = f"code for {device} was not checked, because the simulation ends at {line}"
                     continue
                 raise CheckFailed(
                     f"on {device} in {mode_name(training)}, forward raises {type(error).__name__}: {error}"
                 ) from error
             _check_outputs(case, outputs, device, training)
+    return note
 
 
 def _check_meta_run(case: Case, training: bool, error: Exception) -> None:

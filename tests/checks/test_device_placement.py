@@ -229,18 +229,20 @@ def test_on_cuda_a_model_too_large_for_the_device_is_simulated_with_a_note(make_
 @pytest.mark.cuda
 def test_on_cuda_all_memory_is_released(make_case: MakeCase) -> None:
     torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-    assert run_check("device_placement", make_case()).evidence.startswith("cuda:0")
-    assert (torch.cuda.memory_allocated(), torch.cuda.memory_reserved()) == before
+    before = _memory()
+    finding = run_check("device_placement", make_case())
+    assert (finding.outcome, finding.evidence) == ("passed", _evidence())
+    assert _memory() == before
 
 
 @pytest.mark.cuda
 def test_on_cuda_a_sound_model_passes_and_the_evidence_names_the_devices(make_case: MakeCase) -> None:
     case = make_case()
     finding = run_check("device_placement", case)
-    assert finding.outcome == "passed"
-    assert finding.evidence.startswith("cuda:0")
+    assert (finding.outcome, finding.evidence) == ("passed", _evidence())
     assert device_evidence(case) == finding.evidence
+    lacking = [str(dtype) for dtype in placement._HALF if not accelerators.supports(torch.device("cuda", 0), dtype)]
+    assert finding.message == (f"cuda:0 does not support {', '.join(lacking)}" if lacking else "")
 
 
 @pytest.mark.cuda
@@ -248,7 +250,32 @@ def test_on_cuda_a_sound_model_passes_and_the_evidence_names_the_devices(make_ca
 def test_on_cuda_a_planted_fault_fails(make_case: MakeCase, fault: str) -> None:
     case = make_case()
     _switch(case, fault)
-    assert run_check("device_placement", case).outcome == "failed"
+    finding = run_check("device_placement", case)
+    assert (finding.outcome, finding.evidence) == ("failed", "cuda:0")
+    assert "cpu" in finding.message
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_on_cuda_a_head_in_another_dtype_fails(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    case = make_case()
+    real = resize.make_class_tensor
+    monkeypatch.setattr(resize, "make_class_tensor", lambda *args: nn.Parameter(real(*args).detach().float()))
+    monkeypatch.setattr(placement, "_HALF", (dtype,))
+    with pytest.raises(CheckFailed, match=f"on cuda:0 in {dtype}, the head has fc.weight in torch.float32"):
+        check_on_device(case, torch.device("cuda", 0))
+
+
+def _evidence() -> str:
+    """Return the devices of a run that is no worker of xdist: the first, and one to move the model to."""
+    return ", ".join(f"cuda:{index}" for index in range(min(2, torch.cuda.device_count())))
+
+
+def _memory() -> list[tuple[int, int]]:
+    indices = range(torch.cuda.device_count())
+    return [(torch.cuda.memory_allocated(index), torch.cuda.memory_reserved(index)) for index in indices]
 
 
 def test_a_tensor_that_every_forward_creates_on_the_cpu_fails(make_case: MakeCase) -> None:

@@ -107,6 +107,27 @@ def test_a_model_too_large_to_train_on_the_device_is_trained_on_the_cpu_with_a_n
     assert finding.message == ("cpu does not have enough memory for this model" if times > 1 else "")
 
 
+@pytest.mark.cuda
+def test_on_cuda_the_head_is_trained_there_and_a_write_that_only_happens_there_fails(make_case: MakeCase) -> None:
+    class CountsOnCuda(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.fc = nn.Linear(8, 16), nn.Linear(16, 10)
+            self.register_buffer("steps", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.is_cuda:
+                self.get_buffer("steps").add_(1)
+            return self.fc(self.body(x).relu())  # type: ignore[no-any-return]
+
+    sound = run_check("frozen_backbone", make_case())
+    assert (sound.outcome, sound.evidence) == ("passed", "cuda:0")
+    finding = run_check("frozen_backbone", make_case(build=CountsOnCuda, native=None))
+    assert (finding.outcome, finding.evidence) == ("failed", "cuda:0")
+    assert "steps" in finding.message
+    assert run_check("frozen_backbone", make_case(build=CountsOnCuda, native=None, device="cpu")).outcome == "passed"
+
+
 def test_without_values_the_reason_stays_in_the_note(make_case: MakeCase) -> None:
     case = make_case(evidence="abstract")
     case.abstract_reason = "real values would need too much"

@@ -82,6 +82,7 @@ BRANCHES = {
     "a type in a variable of the module": ("xla", lambda x: x.device.type in KINDS),
     "another device than the CPU": ("privateuseone", lambda x: x.device != torch.device("cpu")),
     "the index of the device": ("xpu", lambda x: x.get_device() >= 0),
+    "a device with an index": ("cuda", lambda x: x.device.index is not None),
     "CUDA is available": ("cuda", lambda x: torch.cuda.is_available() and torch.cuda.device_count() == 1),
     "MPS is available": ("mps", lambda x: torch.backends.mps.is_available() and torch.backends.mps.is_built()),
     "XPU is available": ("xpu", lambda x: torch.xpu.is_available() and not torch.cuda.is_available()),
@@ -122,6 +123,80 @@ def test_a_call_for_a_device_that_is_not_there_fails(kind: str, make_case: MakeC
     assert kind == "cuda" or f"no device cuda: the model is on {kind}:0" in message
     outcome, message = place(kind, AsksForTheSecondDevice, make_case)
     assert (outcome, f"no device {kind}:1" in message) == ("failed", True)
+
+
+class KeepsItsTypeInAnAttribute(Planted):
+    """Faulty on XLA."""
+
+    def set_up(self) -> None:
+        self.kind = "xla"
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features + torch.ones(WIDTH) if features.device.type == self.kind else features
+
+
+class KeepsTypesInItsClass(Planted):
+    """Faulty on XLA and MPS."""
+
+    kinds = ("xla", "mps")
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features + torch.ones(WIDTH) if features.device.type in self.kinds else features
+
+
+class NumbersTheDevice(Planted):
+    """Sound: the number 0 is the first device of the accelerator."""
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features if features.is_cpu else features + torch.ones(WIDTH).to(0) + torch.zeros(WIDTH, device=0)
+
+
+class NumbersAMissingDevice(Planted):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features.cuda(1) if features.is_cuda else features
+
+
+@pytest.mark.parametrize(
+    ("build", "faulty"),
+    [
+        (KeepsItsTypeInAnAttribute, {"xla"}),
+        (KeepsTypesInItsClass, {"xla", "mps"}),
+        (NumbersTheDevice, set()),
+        (NumbersAMissingDevice, {"cuda"}),
+    ],
+)
+def test_a_model_fails_on_the_types_of_devices_where_it_is_faulty(
+    build: Build, faulty: set[str], make_case: MakeCase
+) -> None:
+    assert {kind for kind in ("cuda", "mps", "xla") if place(kind, build, make_case)[0] == "failed"} == faulty
+
+
+class MovesALayerInForward(Planted):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        if not features.is_cpu:
+            self.fc.to(features.device)
+        return features
+
+
+class VisitsNumpy(Planted):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return features if features.is_cpu else torch.from_numpy(features.cpu().numpy()).to(features.device)
+
+
+class WaitsForTheDevice(Planted):
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        if features.is_xpu:
+            torch.xpu.synchronize()
+        return features
+
+
+@pytest.mark.parametrize("build", [MovesALayerInForward, VisitsNumpy, WaitsForTheDevice])
+def test_a_sound_model_beyond_the_simulation_passes_and_a_note_says_what_was_not_checked(
+    build: Build, make_case: MakeCase
+) -> None:
+    outcome, message = place("xpu", build, make_case)
+    assert outcome == "passed"
+    assert message.startswith("code for xpu:0 was not checked, because the simulation ends at ")
 
 
 class KeepsATensorInAList(Planted):

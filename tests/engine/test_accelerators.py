@@ -231,8 +231,19 @@ def test_a_fork_that_cannot_use_the_device_is_recognised(
     monkeypatch.setattr(made, "_is_in_bad_fork", lambda: True, raising=False)
     assert accelerators.unusable_type() == "xpu"
     monkeypatch.setattr(made, "_is_in_bad_fork", lambda: False)
-    monkeypatch.setattr(made, "is_available", lambda: False)
-    assert accelerators.unusable_type() == "xpu"
+    assert accelerators.unusable_type() == ""
+    monkeypatch.setattr(backend("cuda"), "is_available", lambda: False)
+    assert accelerators.unusable_type() == "cuda"
+
+
+def test_a_backend_that_was_not_compiled_has_no_device(backend: Callable[..., Backend]) -> None:
+    """`torch.mtia.device_count()` of torch 2.4 is -1 or the number of GPUs."""
+    backend("xpu", -1)
+    assert accelerators.count("xpu") == 0
+    made = backend("mtia", 2)
+    assert accelerators.count("mtia") == 2
+    made.is_available = lambda: False  # type: ignore[method-assign]
+    assert (accelerators.count("mtia"), accelerators.devices("mtia")) == (0, [])
 
 
 OUT_OF_MEMORY = [

@@ -28,7 +28,7 @@ MISSING = object()
 _FOREIGN = frozenset((*sys.stdlib_module_names, "torch", "numpy")) - {"__main__"}
 """Packages that keep no tensors of a model."""
 DEVICE_BRANCH = "<device>"
-"""Stands among the names for a function that reads a device and contains the name of a type of device."""
+"""Stands among the names for a function that reads a device, and an index or the name of a type of device."""
 _CACHED_FUNCTION = type(functools.lru_cache(lambda: None))
 
 
@@ -109,7 +109,7 @@ def _reach_of_function(function: types.FunctionType, reach: ReachableCode) -> It
             yield cell_content(cell)
     names, _ = _names_in(function.__code__)
     reach.names |= names
-    if "device" in names and _names_device_type(function.__code__):
+    if "device" in names and ("index" in names or _names_device_type(function.__code__)):
         reach.names.add(DEVICE_BRANCH)
     if function.__name__ in names or function.__name__ in function.__code__.co_freevars:
         reach.self_referential.append(function)

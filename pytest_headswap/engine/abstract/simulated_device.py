@@ -58,19 +58,20 @@ class SimulatedDeviceMode(TorchFunctionMode):
         """Write every device with its index, which torch would ask the backend for, and `x.cuda()` as `x.to(...)`."""
         name = getattr(func, "__name__", "")
         if name in _types() and getattr(torch.Tensor, name, None) is func:
-            self._full(name)
-            return torch.Tensor.to, (args[0], self._device), {}
-        first = 1 if func is torch.Tensor.to and len(args) > 1 and isinstance(args[1], str) else None
+            given = args[1] if len(args) > 1 else kwargs.get("device")
+            self._full(name if given is None else given)
+            return torch.Tensor.to, (args[0], self._full(name)), {}
+        to = 1 if func is torch.Tensor.to and len(args) > 1 and type(args[1]) in (str, int) else None
         args = tuple(
-            self._full(value) if index == first or type(value) is torch.device else value
-            for index, value in enumerate(args)
+            self._full(value) if place == to or type(value) is torch.device else value
+            for place, value in enumerate(args)
         )
         if kwargs.get("device") is not None:
             kwargs = kwargs | {"device": self._full(kwargs["device"])}
         return func, args, kwargs
 
     def _full(self, value: Any) -> torch.device:
-        device = torch.device(value)
+        device = torch.device(self._device.type, value) if isinstance(value, int) else torch.device(value)
         if device.type in _ANYWHERE:
             return device
         if device.type != self._device.type or device.index not in (None, self._device.index):

@@ -61,7 +61,9 @@ def count(kind: str) -> int:
         return 0
     module = _module(kind)
     if hasattr(module, "device_count"):
-        return int(module.device_count())
+        # torch.cuda.is_available starts the driver; torch.mtia of torch 2.4 counts the devices of other types
+        available = kind == "cuda" or _call(module, "is_available", True)
+        return max(0, int(module.device_count())) if available else 0
     number = 0
     while _gives_values(kind, number):
         number += 1

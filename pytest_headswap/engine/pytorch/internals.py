@@ -130,9 +130,9 @@ def _start_autograd_without_devices() -> None:
 def is_fake_tensor_limitation(error: BaseException) -> bool:
     """Return whether an error is a limitation of fake tensors and not a fault of the model.
 
-    That is the case for code that needs values, for operations without an abstract implementation, for calls to the
-    driver of a missing device, and for packages that only machines with the device have. In torch 2.4, even a plain
-    copy calls the driver.
+    That is the case for code that needs values, for operations without an abstract implementation, for `Module.to` in
+    forward, for calls to the driver of a missing device, and for packages that only machines with the device have. In
+    torch 2.4, even a plain copy calls the driver.
     """
     from torch._subclasses import fake_tensor
 
@@ -146,10 +146,10 @@ _NO_DEVICE_MESSAGES = tuple(
     for sign in (
         r"CUDA driver version is insufficient|Found no NVIDIA driver|Device does not support bfloat16",
         r"not compiled with \w+ enabled|not linked with support for \w+ devices|Cannot execute \w+\(\) without",
-        r"INTERNAL ASSERT FAILED at .*DispatchStub|Could not run 'aten::\w+' with arguments from the '\w+' backend",
+        r"INTERNAL ASSERT FAILED at .*DispatchStub|Could not run 'aten::[\w.]+' with arguments from the '\w+' backend",
         rf"module 'torch' has no attribute '({'|'.join(DEVICE_TYPES)})'|backend has not registered a module",
         r"getNewGenerator|torch.Generator\(\)|Cannot get \w+ generator|egister (a generator|PrivateUse1HooksInterface)",
-        r"device type not an accelerator",
+        r"device type not an accelerator|not supported for tensor subclasses|NYI: aten|Couldn't swap \w+\.",
     )
 )
 
