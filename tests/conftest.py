@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if config.option.markexpr not in ("cuda", "device"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    if config.option.markexpr == "cuda":
+    if config.option.markexpr == "cuda" and not (config.option.collectonly or config.option.markers):
         import torch
 
         if not torch.cuda.is_available():
