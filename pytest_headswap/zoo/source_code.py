@@ -55,11 +55,11 @@ class SourceCode:
     """Finds code, and reads each file once.
 
     Args:
-        written_file: the name of a file that runs write. It is no code, and neither is a folder that holds it.
+        written: the file that this run writes. It is no code, and neither is a folder that holds a file of this name.
     """
 
-    def __init__(self, written_file: str = "") -> None:
-        self._written_file = written_file
+    def __init__(self, written: Path | None = None) -> None:
+        self._written = written
         self.followed: dict[tuple[frozenset[Any], ...], Code] = {}
         self._sources: dict[Path, SourceFile] = {}
         self._modules: dict[str, ModuleSpec | None] = {}
@@ -162,6 +162,12 @@ class SourceCode:
             self._whole[package] = sorted(found)
         return self._whole[package]
 
+    def _is_written(self, path: Path) -> bool:
+        written = self._written
+        if written is None:
+            return False
+        return path.name == written.name or path.resolve() == written.parent or (path / written.name).exists()
+
     def named_files(self, path: Path) -> dict[str, str]:
         """Return the digests of files beside a source file that it names in a text, by this text."""
         if path not in self._named:
@@ -171,7 +177,7 @@ class SourceCode:
                 if text.split("/", 1)[0] not in beside or text.endswith((".py", ".pyc")):
                     continue
                 there = path.parent / text
-                if self._written_file and (there.name == self._written_file or (there / self._written_file).exists()):
+                if self._is_written(there):
                     continue
                 if there.is_file():
                     found[text] = digest(there.read_bytes())

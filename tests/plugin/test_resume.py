@@ -304,7 +304,8 @@ def test_models_run_again_if_a_file_that_defines_them_has_changed(
     with (project.path / name).open("a") as file:
         file.write("\nCHANGED = True\n")
     result = project.runpytest_subprocess(*OF_FILE, "--headswap-resume", *flags)
-    result.assert_outcomes(passed=2 * models, deselected=4 - 2 * models)
+    kept = 0 if flags else 4 - 2 * models  # xdist does not count what its workers deselect
+    result.assert_outcomes(passed=2 * models, deselected=kept)
     count = "2 models" if models == 2 else "1 model"
     result.stdout.fnmatch_lines(
         [f"headswap: resume: {shown} changed since the earlier run, so {count} of zoo.py:ZOO run again"]
@@ -347,8 +348,8 @@ def test_models_run_again_if_an_installed_package_of_theirs_has_another_version(
     project.runpytest_subprocess(*OF_FILE, "--headswap-resume").assert_outcomes(deselected=4)
     install("1.1")
     result = project.runpytest_subprocess(*OF_FILE, "--headswap-resume")
-    result.assert_outcomes(passed=4)
-    result.stdout.fnmatch_lines(["headswap: resume: layers changed since the earlier run, so *"])
+    result.assert_outcomes(passed=2, deselected=2)  # a class rests on its own module only
+    result.stdout.fnmatch_lines(["headswap: resume: layers changed since the earlier run, so 1 model of zoo.py:ZOO *"])
 
 
 def test_a_zoo_of_a_conftest_runs_again_if_the_conftest_has_changed(

@@ -47,7 +47,7 @@ class Keys:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config = config
         self.settings = settings
-        self._code = SourceCode(written_file=JOURNAL_NAME)
+        self._code = SourceCode(written=(settings.report / JOURNAL_NAME).resolve())
         self._zoos = {zoo.name: zoo for zoo, _ in settings.this_shard}
         self._origins: dict[str, ZooOrigins] = {}
         self._checks: dict[str, Code] = {}
