@@ -6,6 +6,7 @@ import enum
 import functools
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path, PurePath
@@ -15,7 +16,7 @@ from typing import Any
 from pytest_headswap.zoo.custom import ENTRY_POINTS
 from pytest_headswap.zoo.registry import registration
 from pytest_headswap.zoo.source_code import Code, SourceCode
-from pytest_headswap.zoo.source_files import digest
+from pytest_headswap.zoo.source_files import UnknownCodeError, digest
 from pytest_headswap.zoo.source_walk import follow
 from pytest_headswap.zoo.spec import ModelSpec
 
@@ -33,12 +34,14 @@ class Described:
         text: the same for equal objects, also in another process.
         classes: the module and the file of each of its classes.
         functions: the module and the file of each of its functions, and of its modules.
+        files: its texts and paths that name a file or folder.
         unknown: why the text does not say everything; empty if it does.
     """
 
     text: str = ""
     classes: set[tuple[str, str]] = field(default_factory=set)
     functions: set[tuple[str, str]] = field(default_factory=set)
+    files: set[str] = field(default_factory=set)
     unknown: str = ""
 
 
@@ -79,11 +82,12 @@ def entry_code(zoo: ZooOrigins, spec: ModelSpec, code: SourceCode) -> Code:
     else:
         libraries = [zoo.library] if zoo.library else ()
         found = follow(code, zoo.places | classes | functions, libraries=libraries, own=own)
-    return replace(
-        found,
-        parts={"entry": digest(entry.text.encode("utf-8", "surrogatepass")), **found.parts},
-        unknown=entry.unknown or found.unknown,
-    )
+    parts = {"entry": digest(entry.text.encode("utf-8", "surrogatepass")), **found.parts}
+    try:
+        parts |= {name: code.stored(Path(name)) for name in entry.files}
+    except (OSError, UnknownCodeError) as error:
+        return replace(found, parts=parts, unknown=f"a file of the zoo's entry cannot be read: {error}")
+    return replace(found, parts=parts, unknown=entry.unknown or found.unknown)
 
 
 def zoo_origins(zoo: str, code: SourceCode) -> ZooOrigins:
@@ -96,6 +100,8 @@ def zoo_origins(zoo: str, code: SourceCode) -> ZooOrigins:
 
 
 def _describe(value: Any, found: Described, seen: dict[int, tuple[int, Any]], depth: int) -> str:
+    if isinstance(value, (str, PurePath)) and _is_stored(str(value)):
+        found.files.add(str(value))
     if isinstance(value, _PLAIN):
         return repr(value)
     if id(value) in seen:
@@ -109,6 +115,12 @@ def _describe(value: Any, found: Described, seen: dict[int, tuple[int, Any]], de
         return _describe(part, found, seen, depth + 1)
 
     return _describe_data(value, of) or _describe_code(value, found, of) or _describe_object(value, found, of)
+
+
+def _is_stored(text: str) -> bool:
+    with suppress(OSError, ValueError):  # such as a text that is too long for a path
+        return bool(text) and Path(text).exists()
+    return False
 
 
 def _describe_data(value: Any, of: Callable[[Any], str]) -> str:
@@ -136,7 +148,11 @@ def _describe_code(value: Any, found: Described, of: Callable[[Any], str]) -> st
         return _name(value.__name__, getattr(value, "__file__", None), "", found, found.functions)
     if isinstance(value, type):
         file = getattr(sys.modules.get(value.__module__), "__file__", None)
-        return _name(value.__module__, file, value.__qualname__, found, found.classes)
+        name = _name(value.__module__, file, value.__qualname__, found, found.classes)
+        if "<locals>" not in value.__qualname__ or _is_own(file):
+            return name
+        # made by a function, whose variables it may use
+        return f"{name} {[of(item) for item in vars(value).values() if isinstance(item, FunctionType)]}"
     return f"{value.__module__}.{value.__qualname__}" if isinstance(value, BuiltinFunctionType) else ""
 
 

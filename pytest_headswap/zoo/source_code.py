@@ -28,7 +28,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pytest_headswap.zoo.source_files import SourceFile, data_digest, digest, read_source
+from pytest_headswap.zoo.source_files import SourceFile, data_digest, digest, file_digest, read_source
 
 OWN_PACKAGE = "pytest_headswap"
 ABSENT = "absent"
@@ -65,6 +65,7 @@ class SourceCode:
         self._modules: dict[str, ModuleSpec | None] = {}
         self._files: dict[str, tuple[str, Path] | None] = {}
         self._data: dict[Path, str] = {}
+        self._listings: dict[Path, frozenset[str]] = {}
         self._in_package: dict[Path, bool] = {}
         self._whole: dict[str, list[Path]] = {}
         self._named: dict[Path, dict[str, str]] = {}
@@ -168,21 +169,38 @@ class SourceCode:
             return False
         return path.name == written.name or path.resolve() == written.parent or (path / written.name).exists()
 
+    def is_known(self, package: str) -> bool:
+        """Return whether a top-level package is Python's own or can be found."""
+        return package in sys.stdlib_module_names or package == OWN_PACKAGE or self.find(package) is not None
+
+    def stored(self, path: Path) -> str:
+        """Return the digest of a file or of the files in a folder, other than the report; empty if there is none.
+
+        Raises:
+            UnknownCodeError: a folder holds too much.
+        """
+        if self._is_written(path):
+            return ""
+        if path.is_dir():
+            return "" if self.is_package(path) else self.data(path)
+        return file_digest(path) if path.is_file() else ""
+
+    def _stored_in(self, folder: Path, texts: Iterable[str]) -> dict[str, str]:
+        if folder not in self._listings:
+            self._listings[folder] = frozenset(item.name for item in folder.iterdir())
+        names = [text for text in texts if text.split("/", 1)[0] in self._listings[folder]]
+        return {text: found for text in names if (found := self.stored(folder / text))}
+
     def named_files(self, path: Path) -> dict[str, str]:
-        """Return the digests of files beside a source file that it names in a text, by this text."""
+        """Return the digests of files that a source file names in a text, by this text.
+
+        They may be beside the file or, for code that is not installed, in the working directory.
+        """
         if path not in self._named:
-            beside = {item.name for item in path.parent.iterdir()}
-            found = {}
-            for text in self.source(path).quoted:
-                if text.split("/", 1)[0] not in beside or text.endswith((".py", ".pyc")):
-                    continue
-                there = path.parent / text
-                if self._is_written(there):
-                    continue
-                if there.is_file():
-                    found[text] = digest(there.read_bytes())
-                elif there.is_dir() and not (there / "__init__.py").exists():
-                    found[text] = self.data(there)
+            texts = sorted(text for text in self.source(path).quoted if not text.endswith((".py", ".pyc")))
+            found = self._stored_in(path.parent, texts)
+            if _INSTALLED.isdisjoint(path.parts):  # a mere word there would often be the name of a folder
+                found |= self._stored_in(Path.cwd(), [text for text in texts if "." in text or "/" in text])
             self._named[path] = found
         return self._named[path]
 

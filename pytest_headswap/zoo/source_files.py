@@ -54,6 +54,7 @@ class SourceFile:
         quoted: its short texts, which may name files.
         unknown: why the code that it loads cannot be known; empty if it can.
         loads_own_package: whether it imports modules of its own package by computed names.
+        changes_path: whether it mentions `sys.path`, so that modules may be elsewhere once it runs.
     """
 
     digest: str
@@ -65,6 +66,7 @@ class SourceFile:
     quoted: frozenset[str] = frozenset()
     unknown: str = ""
     loads_own_package: bool = False
+    changes_path: bool = False
 
     @property
     def imported_packages(self) -> set[str]:
@@ -81,6 +83,20 @@ def digest(*contents: bytes) -> str:
     return hashed.hexdigest()[:16]
 
 
+def file_digest(path: Path) -> str:
+    """Return a digest of a file of any size, such as a checkpoint."""
+    hashed = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            hashed.update(block)
+    return hashed.hexdigest()[:16]
+
+
+def may_load_code(content: bytes) -> bool:
+    """Return whether a file has a word of functions that load code by computed names, so that it is worth parsing."""
+    return _DYNAMIC.search(content) is not None
+
+
 def read_source(path: Path) -> SourceFile:
     """Read a Python file. What is not Python source, such as a C extension, counts by its content."""
     content = path.read_bytes()
@@ -93,7 +109,7 @@ def read_source(path: Path) -> SourceFile:
         return SourceFile(whole, whole, unknown="cannot be parsed")
     top_level = list(_statements(tree.body, functions=False))
     everywhere = list(_statements(tree.body, functions=True))
-    unknown, loads_own_package, named = _dynamic_imports(tree) if _DYNAMIC.search(content) else ("", False, [])
+    unknown, loads_own_package, named = _dynamic_imports(tree) if may_load_code(content) else ("", False, [])
     return SourceFile(
         whole,
         _digest_without_imports(content, top_level) or whole,
@@ -104,6 +120,7 @@ def read_source(path: Path) -> SourceFile:
         frozenset(text.decode("utf-8", "replace") for text in _QUOTED.findall(content)),
         unknown,
         loads_own_package,
+        b"sys.path" in content or b"__path__" in content,
     )
 
 

@@ -15,7 +15,7 @@ from pytest_headswap.zoo.source_code import (
     environment_digest,
     installed_version,
 )
-from pytest_headswap.zoo.source_files import Import, SourceFile, UnknownCodeError, digest
+from pytest_headswap.zoo.source_files import Import, SourceFile, UnknownCodeError, digest, may_load_code
 
 
 def follow(
@@ -136,6 +136,10 @@ class _Walk:
         if module and (source.loads_own_package or source.unknown):
             self.visit_all(_top(module))
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        if source.changes_path and (
+            lost := [name for name in source.imported_packages if not self.code.is_known(name)]
+        ):
+            self._unknown(label, f"adds places for modules, and {lost[0]} is not found without them")
         for item in source.imports:
             self._follow(item, package, label, exact)
 
@@ -229,7 +233,8 @@ class _Walk:
             if path.suffix == ".py":
                 for name in self.code.imported_packages(path, content) - {top}:
                     self.push(name, exact=False)
-            if not is_library and (why := self.code.source(path).unknown):
+            may_load = path.suffix != ".py" or may_load_code(content)
+            if not is_library and may_load and (why := self.code.source(path).unknown):
                 self._unknown(str(path), why)
         for folder in sorted({path.parent for path in files if path.name == "__init__.py"}):
             contents.append(self.code.data(folder).encode())

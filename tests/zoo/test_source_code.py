@@ -287,7 +287,7 @@ class _Size:
         self.width = width
 
 
-def _make(width: int = 1) -> Any:
+def _make(width: Any = 1) -> Any:
     return width
 
 
@@ -407,3 +407,58 @@ def test_a_class_in_the_file_of_the_zoo_rests_on_what_the_file_imports(library: 
 def test_every_field_of_an_entry_counts(change: dict[str, Any]) -> None:
     before = describe(ModelSpec("a", _make)).text
     assert describe(ModelSpec(**{"name": "a", "build": _make, **change})).text != before
+
+
+def test_a_checkpoint_that_an_entry_holds_counts_by_content(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "a.pt"
+    checkpoint.write_bytes(b"1")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "weights.bin").write_bytes(b"1")
+    for held in (checkpoint, str(checkpoint), tmp_path / "folder"):
+        spec = ModelSpec("a", partial(dict, weights=held))  # type: ignore[arg-type]
+
+        def parts(spec: ModelSpec = spec) -> dict[str, str]:
+            return entry_code(ZooOrigins(frozenset()), spec, SourceCode()).parts
+
+        before = parts()
+        assert parts() == before
+        checkpoint.write_bytes(b"2" + checkpoint.read_bytes())
+        (tmp_path / "folder" / "weights.bin").write_bytes(checkpoint.read_bytes())
+        assert parts() != before
+
+
+def test_a_class_that_a_function_makes_differs_by_what_it_captures() -> None:
+    def make(depth: int) -> type:
+        class Net:
+            def forward(self) -> int:
+                return depth
+
+        return Net
+
+    assert describe(make(1)).text == describe(make(1)).text != describe(make(2)).text
+
+
+def test_a_module_that_only_a_changed_path_finds_is_unknown(library: Library) -> None:
+    library.write(
+        {"net.py": "import sys\nsys.path.insert(0, 'elsewhere')\ndef build():\n    import headswap_elsewhere\n"}
+    )
+    assert "headswap_elsewhere is not found" in library.named("net").unknown
+    library.write({"net.py": "import sys\nsys.path.insert(0, 'elsewhere')\nimport json\n"})
+    assert not library.named("net").unknown
+
+
+def test_the_report_of_a_run_is_no_code(tmp_path: Path) -> None:
+    script = tmp_path / "zoo.py"
+    script.write_text("REPORTS = 'report', 'other', 'results.jsonl'\n")
+    written = tmp_path / "report" / "results.jsonl"
+
+    def parts() -> dict[str, str]:
+        return follow(SourceCode(written), [script]).parts
+
+    before = parts()
+    for folder in ("report", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "lock").touch()
+        assert (parts() == before) == (folder == "report")
+        (tmp_path / folder / "results.jsonl").touch()
+        assert parts() == before

@@ -100,7 +100,8 @@ class Since:
             return UNKNOWN
         if earlier is None:
             return NEW
-        if not earlier.key or decided_by_mark(earlier) or str(test) in self._previous_failures:
+        no_evidence = not earlier.key or earlier.key.startswith(INCOMPLETE) or decided_by_mark(earlier)
+        if no_evidence or str(test) in self._previous_failures:
             return FAILED
         if earlier.key != key:
             self.changed_models.add((test.zoo, test.model))
