@@ -224,6 +224,16 @@ def installed_version(package: str) -> str:
     return " ".join(f"{item.version}-{_record_digest(item)}" for item in found) or "unknown"
 
 
+def required_versions(package: str) -> dict[str, str] | None:
+    """Return the versions of the distributions that an installed package requires; None if that is not known."""
+    found = _distributions(package)
+    if not found:
+        return None
+    lines = [line for item in found for line in item.requires or () if "extra ==" not in line]
+    names = {match[0] for line in lines if (match := re.match(r"[\w.-]+", line))}
+    return {name: installed_version(name) for name in sorted(names)}
+
+
 def _distributions(package: str) -> list[Distribution]:
     with suppress(PackageNotFoundError, ValueError):
         return [distribution(package)]

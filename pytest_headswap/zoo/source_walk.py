@@ -14,6 +14,7 @@ from pytest_headswap.zoo.source_code import (
     SourceCode,
     environment_digest,
     installed_version,
+    required_versions,
 )
 from pytest_headswap.zoo.source_files import Import, SourceFile, UnknownCodeError, digest, may_load_code
 
@@ -226,15 +227,18 @@ class _Walk:
         self._whole.add(top)
         contents: list[bytes] = []
         files = self.code.all_files(top)
+        required = required_versions(top) if is_library else None
+        self.parts |= required or {}
         for path in files:
             content = path.read_bytes()
             self.files.add(path)
             contents += [os.fsencode(os.path.relpath(path, files[0].parent)), content]
-            if path.suffix == ".py":
+            if path.suffix == ".py" and required is None:
                 for name in self.code.imported_packages(path, content) - {top}:
                     self.push(name, exact=False)
-            may_load = path.suffix != ".py" or may_load_code(content)
-            if not is_library and may_load and (why := self.code.source(path).unknown):
+            if is_library or (path.suffix == ".py" and not may_load_code(content)):
+                continue
+            if why := self.code.source(path).unknown:
                 self._unknown(str(path), why)
         for folder in sorted({path.parent for path in files if path.name == "__init__.py"}):
             contents.append(self.code.data(folder).encode())

@@ -462,3 +462,30 @@ def test_the_report_of_a_run_is_no_code(tmp_path: Path) -> None:
         assert (parts() == before) == (folder == "report")
         (tmp_path / folder / "results.jsonl").touch()
         assert parts() == before
+
+
+def test_all_files_of_a_library_count_and_what_its_distribution_requires(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_headswap.zoo import source_code
+
+    info = tmp_path / f"{TOP}-1.0.dist-info"
+    info.mkdir()
+    requires = "Requires-Dist: hypothesis>=1\nRequires-Dist: torch; extra == 'all'\n"
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {TOP}\nVersion: 1.0\n{requires}")
+    library = Library(tmp_path)
+    library.write({"models/net.py": "import importlib\nimportlib.import_module(name)", "models/sizes.json": "{}"})
+    monkeypatch.syspath_prepend(tmp_path)
+    source_code.installed_version.cache_clear()
+    spec = ModelSpec("a", dict)  # type: ignore[arg-type]
+
+    def code() -> Code:
+        return entry_code(ZooOrigins(frozenset(), TOP), spec, SourceCode())
+
+    before = code()
+    assert before.parts.keys() == {"entry", f"{TOP}/", "hypothesis"}
+    assert not before.unknown, "a library loads its own modules"
+    for name in ("models/net.py", "models/sizes.json", "models/new.py"):
+        library.write({name: "changed = 1"})
+        assert code().parts != before.parts
+        before = code()
