@@ -1,17 +1,27 @@
-"""Take models of zoos by arguments such as `timm:7`, for the commands that write a table about them."""
+"""Take models of zoos by arguments such as `timm:7`, run checks over them, and count the outcomes for a table."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 
 import torch
 
 from pytest_headswap import ModelSpec, Zoo, __version__, load_zoo
+from pytest_headswap._text import single_line, truncate
+from pytest_headswap.report import Result, read_journal
 from pytest_headswap.zoo import ZooError
+
+FAILURES = ("failed", "error", "crashed", "timeout")
+"""Outcomes that somebody has to look into."""
+_MAX_MESSAGE = 300  # characters of a message in a table
 
 
 @dataclass(frozen=True)
@@ -59,9 +69,9 @@ def sample(text: str) -> Sample:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def origin(module: str, samples: Sequence[Sample], *flags: str) -> list[str]:
+def origin(module: str, samples: Sequence[Sample], *flags: str, versions: Mapping[str, str] | None = None) -> list[str]:
     """Return lines that say which command wrote a table, when, and with which versions."""
-    versions = {"pytest-headswap": __version__, "torch": torch.__version__}
+    versions = {"pytest-headswap": __version__, "torch": torch.__version__, **(versions or {})}
     for item in samples:
         versions |= item.zoo.versions
     listed = ", ".join(f"{library} {version.partition('+')[0]}" for library, version in versions.items())
@@ -70,3 +80,45 @@ def origin(module: str, samples: Sequence[Sample], *flags: str) -> list[str]:
         f"{datetime.now(timezone.utc):%Y-%m-%d}, with",
         f"{listed}.",
     ]
+
+
+def run(item: Sample, checks: str, max_parameters: float, folder: Path, flags: Sequence[str]) -> None:
+    """Run the checks over the models. The folder then has the results."""
+    names = ",".join(spec.name for spec in item.specs(max_parameters))
+    command = [sys.executable, "-m", "pytest", "-q", f"--headswap-zoo={item.zoo.name}", f"--headswap-models={names}"]
+    more = [f"--headswap-checks={checks}", f"--headswap-expectations={Path(__file__).parent}"]
+    subprocess.run([*command, *more, f"--headswap-report={folder}", "--headswap-resume", *flags], check=False)
+
+
+def results_in(report: Path) -> list[Result]:
+    """Return the results of all runs in a folder, the last one of each check of a model."""
+    found = [result for file in sorted(report.glob("*/results.jsonl")) for result in read_journal(file.parent)[1]]
+    return list({(result.zoo, result.model, result.check): result for result in found}.values())
+
+
+def outcomes(results: Sequence[Result], checks: Sequence[str]) -> list[str]:
+    """Return a table of the outcomes by zoo and check."""
+    lines = ["| zoo | check | models | passed | expected failures | skipped | failed |"]
+    lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for result in results:
+        counts.setdefault((result.zoo, result.check), Counter())[result.outcome] += 1
+    for (zoo, check), found in sorted(counts.items(), key=lambda item: (item[0][0], checks.index(item[0][1]))):
+        failed = sum(found[outcome] for outcome in FAILURES)
+        numbers = (found.total(), found["passed"], found["xfailed"], found["skipped"], failed)
+        lines.append(f"| {zoo} | {check} | {' | '.join(map(str, numbers))} |")
+    return lines
+
+
+def what_did_not_pass(results: Sequence[Result], checks: Sequence[str]) -> list[str]:
+    """Return a line for each reason why models did not pass, with the models."""
+    alike: dict[tuple[str, str, str, str], list[str]] = {}
+    for result in sorted(results, key=lambda result: (result.zoo, checks.index(result.check), result.model)):
+        if result.outcome != "passed":
+            message = truncate(single_line(result.message).replace(result.model, "MODEL"), _MAX_MESSAGE)
+            message += f". Expected: {result.expectation}" if result.expectation else ""
+            alike.setdefault((result.zoo, result.check, result.outcome, message), []).append(f"`{result.model}`")
+    return [
+        f"- {zoo} {check} ({outcome}) {', '.join(models)}: {message}"
+        for (zoo, check, outcome, message), models in alike.items()
+    ] or ["None."]

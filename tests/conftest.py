@@ -1,4 +1,4 @@
-"""Hide GPUs, so that the tests give the same results on every machine; `pytest -m cuda` runs those that need one."""
+"""Hide GPUs, so that the tests give the same results on every machine. `-m cuda` and `-m device` need one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,18 @@ hypothesis.settings.load_profile("headswap")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs from torch, in this process and in the processes that it starts."""
-    if config.option.markexpr != "cuda":
+    """Hide GPUs from torch, in this process and in the processes that it starts.
+
+    Raises:
+        pytest.UsageError: the tests that need a GPU are to run without one. Skipped tests would look like a success.
+    """
+    if config.option.markexpr not in ("cuda", "device"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if config.option.markexpr == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise pytest.UsageError("-m cuda: torch finds no CUDA device here")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -16,7 +16,7 @@ import pytest_headswap
 PACKAGE = Path(pytest_headswap.__file__).parent
 
 BASE, PUBLIC = "base", "public"  # layers of the top-level modules: plain data and text, and what users import
-BASE_MODULES = {"head", "_check_names", "_text", "_numbers", "_globs", "_links", "_version"}
+BASE_MODULES = {"head", "_check_names", "_text", "_numbers", "_globs", "_links", "_version", "_devices"}
 PUBLIC_MODULES = {"__init__", "strategies"}
 ONLY_FOR_USERS = {"strategies"}  # the package itself never imports these, so they may import torch
 
@@ -233,7 +233,8 @@ def test_run_without_a_zoo_loads_no_torch(pytester: pytest.Pytester) -> None:
             assert pytestconfig.pluginmanager.has_plugin("headswap")
             assert not {"torch", "timm", "numpy"} & sys.modules.keys()
             folders = {name.split(".")[1] for name in sys.modules if name.startswith("pytest_headswap.")}
-            assert folders <= {"plugin", "harness", "case", "_text", "_numbers", "_links", "_check_names", "_version"}
+            light = {"_text", "_numbers", "_links", "_check_names", "_version", "_devices"}
+            assert folders <= {"plugin", "harness", "case", *light}
         """
     )
     # the plugins of other packages, such as hypothesis, may load numpy

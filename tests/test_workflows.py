@@ -16,6 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import pytest_headswap
+from conformance.sampled_models import sample
 from pytest_headswap.results import read_journal
 
 ROOT = Path(__file__).parent.parent
@@ -152,6 +153,16 @@ def test_version_jobs_run_tox_environments_with_zoos() -> None:
         assert zoo == "zoo"
         for factor in (torch, pytest_):
             assert f"    {factor}: {'torch' if factor == torch else 'pytest'}==" in listed
+
+
+def test_device_jobs_run_samples_in_tox_environments_with_devices() -> None:
+    listed = (ROOT / "tox.ini").read_text(encoding="utf-8")
+    device_jobs = WORKFLOWS["ci.yml"]["jobs"]["devices"]
+    assert [job["tox"] for job in device_jobs["strategy"]["matrix"]["include"]] == ["xla", "vulkan"]
+    assert all(f"[testenv:{name}]" in listed and f"conformance.devices {name}" in listed for name in ("xla", "vulkan"))
+    *_, zoo, sampled = step("ci.yml", "devices", "Run a sample on the device")["run"].split()
+    assert sample(zoo).step > 1
+    assert re.fullmatch(r"timm:\d+", sampled)
 
 
 def test_ci_runs_each_tox_environment_on_its_python(tmp_path: Path) -> None:

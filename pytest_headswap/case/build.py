@@ -12,7 +12,7 @@ from torch import nn
 from pytest_headswap._text import format_bytes
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import ABSTRACT, NUMERIC
-from pytest_headswap.case.options import CaseOptions
+from pytest_headswap.case.options import AUTO, CaseOptions
 from pytest_headswap.case.sample_inputs import randomize, seeded, smaller_images, stable_seed
 from pytest_headswap.case.skip_init import on_meta_if_possible, skip_init_if_possible
 from pytest_headswap.case.structure_snapshot import StructureSnapshot
@@ -30,7 +30,7 @@ from pytest_headswap.engine import (
     plan_swap,
     read_inputs,
 )
-from pytest_headswap.engine.pytorch import parameters
+from pytest_headswap.engine.pytorch import accelerators, parameters
 
 if TYPE_CHECKING:
     from pytest_headswap.zoo import ModelSpec
@@ -73,6 +73,8 @@ def build_case(
     evidence, num_classes = options.evidence, options.num_classes
     if spec.skip_reason:
         raise NoHeadError(ZOO_REFUSED, f"{spec.name}: {spec.skip_reason}")
+    if options.device not in (AUTO, "cpu"):
+        accelerators.prepare_autograd()
     if spec.small_variant is not None and evidence != ABSTRACT and not materialize:
         spec = spec.small_variant()
     with seeded(zoo, spec.name):

@@ -57,8 +57,8 @@ class Case:
         original_structure: modules, attributes and tensors of the model before the swap.
         original_values: values of all tensors before the swap; None without values, that is, for abstract evidence.
         abstract_reason: why the model has no values although they were allowed; empty if it has values.
-        device: device for `device_placement`: `auto`, `cpu`, `cuda` or `cuda:N`.
-        out_of_memory_devices: devices that turned out to have too little memory for the model.
+        device: device for real runs: `auto`, `cpu`, or a type such as `cuda` with or without an index.
+        devices: devices on which the current check ran the model for real.
         no_head: why the model has no head; only checks that need no head get such a case. None: it has one.
     """
 
@@ -73,7 +73,7 @@ class Case:
     original_values: ValueSnapshot | None = None
     abstract_reason: str = ""
     device: str = "auto"
-    out_of_memory_devices: list[torch.device] = field(default_factory=list)
+    devices: list[torch.device] = field(default_factory=list)
     no_head: NoHeadError | None = None
     _frozen: FrozenBackbone | HeadSwapError | None = None
 

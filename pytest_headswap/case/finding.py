@@ -8,7 +8,6 @@ from typing import Literal
 
 ABSTRACT = "abstract"
 NUMERIC = "numeric"
-SIMULATED = "simulated"
 
 # Reasons why a check does not apply, in addition to the engine's reason codes. Users' checks define their own.
 SKIP_REASONS = {

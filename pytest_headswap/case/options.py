@@ -14,9 +14,10 @@ class CaseOptions:
     Attributes:
         num_classes: class count of the new head.
         evidence: `abstract`, `numeric` or `auto`.
-        device: device for `device_placement`: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: device for real runs: `auto`, `cpu`, or a type such as `cuda` with or without an index.
         timeout: time limit for all checks of the model, in seconds.
         memory_limit: memory budget of the model, such as `2.5GiB`, or `auto`.
+        device_import: module that defines the type of device and is imported first; empty if torch does.
     """
 
     num_classes: int = 7
@@ -24,6 +25,7 @@ class CaseOptions:
     device: str = AUTO
     timeout: float = 300
     memory_limit: str = AUTO
+    device_import: str = ""
 
     def flags(self) -> list[str]:
         """Return the command-line options that set the same values; defaults are omitted."""

@@ -27,7 +27,7 @@ from pytest_headswap.engine import (
     flatten_outputs,
     substituted,
 )
-from pytest_headswap.engine.pytorch import gradient_leaves, parameters
+from pytest_headswap.engine.pytorch import accelerators, gradient_leaves, parameters
 
 _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 0.01
 
@@ -160,6 +160,7 @@ def _take_steps(
         try:
             with record_head_inputs(model, swap) as head_inputs, torch.enable_grad():
                 outputs = _forward_and_backward(model, swap, batch, record, step)
+                accelerators.synchronize(_device_of(model), outputs.values())
         except Exception as error:
             if not step:
                 raise
@@ -187,6 +188,10 @@ def _take_steps(
         record.notes.append("the features were not compared: no head is a separate module")
     elif batches[0] is not batches[-1]:
         record.notes = [note for note in record.notes if not note.endswith(UNVERIFIED_SAMPLES)]
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return parameters(model)[0].device
 
 
 def _forward_and_backward(

@@ -14,7 +14,8 @@ from pytest_headswap.engine.pytorch import named_buffers, named_parameters
 class ValueSnapshot:
     """The values of every parameter and buffer of a model, by all its names.
 
-    Values in a weight pool are not copied, because the pool can draw them again.
+    The copies are on the CPU, so that a device's own kernels do not decide what is equal. Values in a weight pool are
+    not copied, because the pool can draw them again.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -23,7 +24,7 @@ class ValueSnapshot:
         self._copies: dict[int, torch.Tensor] = {}
         for tensor in self._tensors.values():
             if not tensor.is_meta and WEIGHT_POOLS.pool_of(tensor) is None and id(tensor) not in self._copies:
-                self._copies[id(tensor)] = tensor.detach().clone()
+                self._copies[id(tensor)] = tensor.detach().to("cpu", copy=True)
 
     @torch.no_grad()
     def changed(self, without: Collection[str] = ()) -> list[str]:
@@ -85,10 +86,10 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def bitwise_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether two tensors have the same dtype, shape and bits. NaN equals itself."""
+    """Return whether two tensors have the same dtype, shape and bits, compared on the CPU. NaN equals itself."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    return torch.equal(_bits(one), _bits(other))
+    return torch.equal(_bits(one.cpu()), _bits(other.cpu()))
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

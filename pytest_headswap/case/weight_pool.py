@@ -135,6 +135,8 @@ class WeightPools:
 
     def pool_of(self, tensor: torch.Tensor) -> WeightPool | None:
         """Return the pool that holds a tensor, or None."""
+        if tensor.device.type != "cpu":
+            return None
         data_ptr = tensor.untyped_storage().data_ptr()
         return next((pool for pool in self.pools.values() if pool.data_ptr == data_ptr), None)
 

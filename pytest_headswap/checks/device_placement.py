@@ -4,12 +4,14 @@
 The swapped model can be moved to another device, before or after the swap. Its outputs and the gradients of its
 head are then on that device.
 
-**Evidence.** Real runs on each available CUDA device: in the model's own dtype, and in bfloat16 and float16 where the
-model as built supports them. Without a CUDA device, or if none has enough memory, the evidence is `simulated`. Fake
-tensors then track the device, and the model is swapped on the meta device in bfloat16. The model's own `to` is
-called, and forward sees a CUDA device. The simulation cannot see what only a kernel shows, such as an unsupported
-dtype, or code that asks for a device in another way than through torch. Nor does it see, in a model without values, a
-tensor that the model holds without registering it.
+**Evidence.** Real runs on an available device: in the model's own dtype, and in bfloat16 and float16 where the device
+and the model as built support them. If there are several devices of a type, the workers of pytest-xdist take them in
+turn, and the swapped model is also moved to a second one. Without a device, or if it lacks memory or a dtype of the
+model, the evidence is `simulated`. Fake tensors then track the device, and the model is swapped on the meta device in
+bfloat16. The model's own `to` is called, and forward sees one device: a CUDA device, or one of another type, with the
+evidence `simulated mps` and the like. The simulation cannot see what only a kernel shows, such as an unsupported dtype,
+or code that asks for a device in another way than through torch. Nor does it see, in a model without values, a tensor
+that the model holds without registering it.
 
 **A failure means** that the first batch on a GPU raises: a head was left on the CPU, or forward creates tensors
 there.
@@ -17,18 +19,19 @@ there.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
 import torch
 
+from pytest_headswap._devices import SIMULATED
 from pytest_headswap._text import join_first
 from pytest_headswap.case.abstract_runs import mode_name
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.class_outputs import class_output_labels
-from pytest_headswap.case.finding import SIMULATED, CheckFailed, CheckSkipped
+from pytest_headswap.case.devices import devices_of
+from pytest_headswap.case.finding import CheckFailed, CheckSkipped, describe_error
 from pytest_headswap.checks.gpu_lock import run_with_device_memory
 from pytest_headswap.engine import (
     Inputs,
@@ -40,27 +43,23 @@ from pytest_headswap.engine import (
     on_fake_device,
     on_meta_device,
     on_real_device,
+    reject_cpu_tensors,
 )
-from pytest_headswap.engine.pytorch import is_device_oom, is_fake_tensor_limitation, synchronize
+from pytest_headswap.engine.pytorch import accelerators, is_fake_tensor_limitation, parameters
 
-_SIMULATED_DEVICE = torch.device("cuda:0")
 _HALF = (torch.bfloat16, torch.float16)
 
 
-def devices_of(case: Case) -> list[torch.device]:
-    """Return the CUDA devices for real runs: none if the case holds no values or there is no CUDA device."""
-    if not case.numeric or case.device == "cpu" or not torch.cuda.is_available():
-        return []
-    if case.device in ("auto", "cuda"):
-        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    return [torch.device(case.device)]
-
-
 def device_evidence(case: Case) -> str:
-    """Return the devices that the case ran on, or `simulated`."""
-    return (
-        ", ".join(str(device) for device in devices_of(case) if device not in case.out_of_memory_devices) or SIMULATED
-    )
+    """Return the devices that the case ran on, or `simulated` with the type of the device if that is not CUDA."""
+    kind = simulated_device(case).type
+    return ", ".join(map(str, case.devices)) or (SIMULATED if kind == "cuda" else f"{SIMULATED} {kind}")
+
+
+def simulated_device(case: Case) -> torch.device:
+    """Return the device to simulate: of the type that `device` names, or else CUDA."""
+    named = case.device.removeprefix(f"{SIMULATED}:").partition(":")[0]
+    return torch.device("cuda" if named in ("auto", "cpu", SIMULATED) else named, 0)
 
 
 def device_placement(case: Case) -> str:
@@ -68,24 +67,29 @@ def device_placement(case: Case) -> str:
     _check_head_follows_model(case)
     moved = _moved_by_the_model(case)
     notes: list[str] = []
-    devices: list[torch.device] = []
-    case.out_of_memory_devices.clear()
-    for device in devices_of(case):
+    case.devices.clear()
+    devices = devices_of(case)
+    runs = [partial(check_on_device, case), partial(check_moved_between, case, *devices[:1])]
+    for device, run in zip(devices, runs, strict=False):
+        case.devices.append(device)  # first, since a failure also rests on it
         try:
-            notes.append(run_with_device_memory(device, partial(check_on_device, case, device)))
-            devices.append(device)
+            notes.append(_run_with_memory(case.devices, partial(run, device)))
         except Exception as error:
-            if not is_device_oom(error):
+            if not (lack := accelerators.shortcoming(error)):
                 raise
-            case.out_of_memory_devices.append(device)
-            notes.append(f"{device} does not have enough memory for this model")
-    for one, other in itertools.pairwise(devices):
-        run_with_device_memory(
-            one, partial(run_with_device_memory, other, partial(check_moved_between, case, one, other))
-        )
-    if not devices:
-        _simulate(case, moved)
-    return "; ".join(dict.fromkeys(note for note in notes if note))
+            case.devices.pop()
+            notes.append(f"{device} {lack}")
+            break
+    if not case.devices:
+        notes.append(_simulate(case, moved))
+    return "; ".join(note for note in notes if note)
+
+
+def _run_with_memory(devices: Sequence[torch.device], run: Callable[[], str]) -> str:
+    """Return the result of `run`, with access to the memory of each device."""
+    for device in sorted(devices, key=lambda device: device.index, reverse=True):  # all processes lock in one order
+        run = partial(run_with_device_memory, device, run)
+    return run()
 
 
 def _check_head_follows_model(case: Case) -> None:
@@ -114,36 +118,41 @@ def _check_placement(swap: Swap, device: torch.device, dtype: torch.dtype | None
 
 def _moved_by_the_model(case: Case) -> list[torch.Tensor]:
     """Call the model's own `to` in simulation, and return the tensors that it moves."""
+    device = simulated_device(case)
     try:
-        moved, left = move_in_simulation(case.model, _SIMULATED_DEVICE)
+        moved, left = move_in_simulation(case.model, device)
     except Exception as error:
-        raise CheckFailed(f"to({str(_SIMULATED_DEVICE)!r}) raises {type(error).__name__}: {error}") from error
+        raise CheckFailed(f"to({str(device)!r}) raises {type(error).__name__}: {error}") from error
     if left:
-        raise CheckFailed(f"to({str(_SIMULATED_DEVICE)!r}) leaves {join_first(left)} where they were")
+        raise CheckFailed(f"to({str(device)!r}) leaves {join_first(left)} where they were")
     return moved
 
 
-def _simulate(case: Case, moved: Sequence[torch.Tensor]) -> None:
-    """Check the outputs under fake tensors.
+def _simulate(case: Case, moved: Sequence[torch.Tensor]) -> str:
+    """Check the outputs under fake tensors. Return a note if these could not run the code for the device.
 
     Leave that out if the abstract runs with device checks passed, and the code names no device that it could tell from
     another.
     """
     modes = [training for training in (False, True) if case.swapped_runs[training].error is None]
     if all(_meta_run_is_clean(case, training) for training in modes) and not code_names_devices(case.model):
-        return
-    with on_fake_device(case.model, case.inputs, _SIMULATED_DEVICE, moved) as run:
+        return ""
+    note, device = "", simulated_device(case)
+    with on_fake_device(case.model, case.inputs, device, moved) as run:
         for training in modes:
             try:
                 outputs = run(training)
             except Exception as error:
                 if is_fake_tensor_limitation(error):
                     _check_meta_run(case, training, error)
+                    line = describe_error(error).partition("\n")[0]
+                    note = f"code for {device} was not checked, because the simulation ends at {line}"
                     continue
                 raise CheckFailed(
-                    f"on {_SIMULATED_DEVICE} in {mode_name(training)}, forward raises {type(error).__name__}: {error}"
+                    f"on {device} in {mode_name(training)}, forward raises {type(error).__name__}: {error}"
                 ) from error
-            _check_outputs(case, outputs, _SIMULATED_DEVICE, training)
+            _check_outputs(case, outputs, device, training)
+    return note
 
 
 def _check_meta_run(case: Case, training: bool, error: Exception) -> None:
@@ -183,19 +192,24 @@ def _check_outputs(case: Case, returned: object, device: torch.device, training:
 
 def check_on_device(case: Case, device: torch.device) -> str:
     """Move the model before and after the swap, in each dtype; return a note of the unsupported dtypes."""
+    accelerators.require_dtypes(device, (*parameters(case.model), *case.model.buffers(), *case.inputs.tensors()))
     with on_real_device(case.model, device):
         _check_placement(case.swap, device, None, "after moving the swapped model to")
         _forward_and_backward(case, case.swap, device, None, "after moving the swapped model to")
-    unsupported = []
+    lacking, unsupported = [], []
     with case.original_head(), on_real_device(case.model, device):
         _swap_there(case, device, None)
         for dtype in _HALF:
+            if not accelerators.supports(device, dtype):
+                lacking.append(str(dtype))
+                continue
             with on_real_device(case.model, device, dtype):
                 if _runs(case, device, dtype):
                     _swap_there(case, device, dtype)
                 else:
                     unsupported.append(str(dtype))
-    return f"the model as built does not run in {', '.join(unsupported)}" if unsupported else ""
+    notes = {f"{device} does not support": lacking, "the model as built does not run in": unsupported}
+    return "; ".join(f"{note} {', '.join(dtypes)}" for note, dtypes in notes.items() if dtypes)
 
 
 def _swap_there(case: Case, device: torch.device, dtype: torch.dtype | None) -> None:
@@ -219,10 +233,10 @@ def _inputs_on(case: Case, device: torch.device, dtype: torch.dtype | None) -> I
 def _runs(case: Case, device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether the model as built runs in this dtype, in the mode used after the swap."""
     try:
-        _forward(case, _inputs_on(case, device, dtype))
-        synchronize(device)
+        outputs = _forward(case, _inputs_on(case, device, dtype))
+        accelerators.synchronize(device, _tensors_of(outputs))
     except Exception as error:
-        if is_device_oom(error):
+        if accelerators.is_out_of_memory(error):
             raise
         return False  # any exception counts: the model does not support this dtype
     return True
@@ -234,12 +248,17 @@ def _forward(case: Case, inputs: Inputs) -> Any:
         return case.model(*inputs.args, **inputs.kwargs)
 
 
+def _tensors_of(outputs: object) -> list[torch.Tensor]:
+    return [tensor for _, tensor in flatten_outputs(outputs)]
+
+
 def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: torch.dtype | None, how: str) -> None:
     labels = class_output_labels(swap.heads)
     try:
-        outputs = _forward(case, _inputs_on(case, device, dtype))
+        with reject_cpu_tensors(device):
+            outputs = _forward(case, _inputs_on(case, device, dtype))
         if not labels:  # nothing to compute a gradient of
-            synchronize(device)
+            accelerators.synchronize(device, _tensors_of(outputs))
             return
         with torch.enable_grad():
             loss = [tensor.float().square().mean() for label, tensor in flatten_outputs(outputs) if label in labels]
@@ -248,9 +267,9 @@ def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: t
                 "tuple[torch.Tensor | None, ...]",  # torch's annotation omits the None that allow_unused permits
                 torch.autograd.grad(torch.stack(loss).sum(), list(new_parameters.values()), allow_unused=True),
             )
-        synchronize(device)
+        accelerators.synchronize(device, (*_tensors_of(outputs), *filter(torch.is_tensor, gradients)))
     except Exception as error:
-        if is_device_oom(error):
+        if accelerators.is_out_of_memory(error):
             raise
         where = f"{how} {device} in {dtype or 'its own dtype'}"
         raise CheckFailed(f"{where}, the model raises {type(error).__name__}: {error}") from error
@@ -260,8 +279,8 @@ def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: t
             raise CheckFailed(f"{how} {device}, the gradient of {name} is on {gradient.device}")
 
 
-def check_moved_between(case: Case, one: torch.device, other: torch.device) -> None:
-    """Swap on one device, then move the model to another."""
+def check_moved_between(case: Case, one: torch.device, other: torch.device) -> str:
+    """Swap on one device, then move the model to another; there is nothing to note."""
     with case.original_head(), on_real_device(case.model, one):
         swap = apply_plan(case.plan, case.num_classes, verify=False)
         try:
@@ -270,3 +289,4 @@ def check_moved_between(case: Case, one: torch.device, other: torch.device) -> N
             _forward_and_backward(case, swap, other, None, f"after a swap on {one} and a move to")
         finally:
             swap.restore()
+    return ""

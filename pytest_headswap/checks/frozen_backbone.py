@@ -11,7 +11,8 @@
 
 **Evidence.** Without values: in train mode the data flow of a frozen model has no write to the backbone. It has no
 random numbers and no operation across samples before the head, as far as the data flow shows. With values: the training
-itself. Its features are compared with those of an eval-mode forward pass or, if those differ, with those of a second
+itself, on a device if there is one, and otherwise on the CPU. The result names the device. Bits are compared on the
+CPU. Features are compared with those of an eval-mode forward pass or, if those differ, with those of a second
 training step. In that pass the sample comes first in another batch; in the training it comes last. Rows that meet by
 another input, such as the nodes of a graph, are not taken for samples, so each step then has the same batch.
 
@@ -26,19 +27,59 @@ result depends on how samples are batched.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+
+import torch
 
 from pytest_headswap._text import join_first
 from pytest_headswap.case.calls_after_freeze import effects_of_calls, still_trainable
 from pytest_headswap.case.case import Case
-from pytest_headswap.case.finding import CheckFailed
+from pytest_headswap.case.devices import case_on_device, devices_of
+from pytest_headswap.case.finding import CheckFailed, describe_error
 from pytest_headswap.case.training import TrainingRecord
+from pytest_headswap.checks.gpu_lock import run_with_device_memory
 from pytest_headswap.engine import Head, HeadSwapError
+from pytest_headswap.engine.pytorch import accelerators
+
+
+def frozen_evidence(case: Case) -> str:
+    """Return the device on which the head was trained, or the evidence of the case."""
+    return ", ".join(map(str, case.devices)) or case.evidence
 
 
 def frozen_backbone(case: Case) -> str:
     """Freeze the backbone, train the head if there are values, and compare; return a note of what was not checked."""
-    if case.numeric:
-        return _check_training(case.training, case.swap.heads)
+    case.devices.clear()
+    if not case.numeric:
+        return _check_without_values(case)
+    notes = []
+    for device in devices_of(case)[:1]:
+        case.devices.append(device)  # first, since a failure also rests on it
+        try:
+            return run_with_device_memory(device, partial(_check_on_device, case, device))
+        except Exception as error:
+            if not (lack := accelerators.shortcoming(error)):
+                raise
+            case.devices.clear()
+            notes.append(f"{device} {lack}")
+    return "; ".join(filter(None, (*notes, _check_training(case.training, case.swap.heads))))
+
+
+def _check_on_device(case: Case, device: torch.device) -> str:
+    try:
+        with case_on_device(case, device) as there:
+            training = there.training
+    except Exception as error:
+        if accelerators.shortcoming(error):
+            raise
+        raise CheckFailed(f"on {device}, training raises {describe_error(error)}") from error
+    try:
+        return _check_training(training, case.swap.heads)
+    except CheckFailed as failure:
+        raise CheckFailed(f"on {device}, {failure}") from failure.__cause__
+
+
+def _check_without_values(case: Case) -> str:
     try:
         with case.frozen() as frozen:
             in_train_mode, moved = effects_of_calls(case.model, case.swap)

@@ -1,4 +1,4 @@
-"""Share the memory of a GPU between processes: all run at once, or one at a time if memory runs out."""
+"""Share the memory of a device between processes: all run at once, or one at a time if memory runs out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from fasteners import InterProcessLock, InterProcessReaderWriterLock
 
-from pytest_headswap.engine.pytorch import is_device_oom
+from pytest_headswap.engine.pytorch import accelerators
 
 _Result = TypeVar("_Result")
 
@@ -29,22 +29,15 @@ def run_with_device_memory(device: torch.device, run: Callable[[], _Result]) -> 
         try:
             return run()
         except Exception as error:
-            if not is_device_oom(error):
+            if not accelerators.is_out_of_memory(error):
                 raise
         finally:  # runs after the exception and the tensors in its frames are gone
-            _empty_cache(device)
+            accelerators.empty_cache(device)
     with _device_lock(device, exclusive=True):
         try:
             return run()
         finally:
-            _empty_cache(device)
-
-
-def _empty_cache(device: torch.device) -> None:
-    """Empty torch's cache of device memory, so that other processes can use it."""
-    if device.type == "cuda":
-        with suppress(RuntimeError):  # after a failed kernel every CUDA call fails
-            torch.cuda.empty_cache()
+            accelerators.empty_cache(device)
 
 
 @contextmanager
@@ -64,9 +57,5 @@ def _device_lock(device: torch.device, *, exclusive: bool) -> Iterator[None]:
 
 def _lock_file(device: torch.device) -> Path:
     """Return the path of the lock file: one for all processes of a user, even if they number devices differently."""
-    name = str(device.type)
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        name = str(getattr(properties, "uuid", device.index))  # torch 2.4 has no uuid
     user = os.getuid() if hasattr(os, "getuid") else "user"  # on Windows each user has a temporary folder
-    return Path(tempfile.gettempdir()) / f"pytest-headswap-{user}-{name}.lock"
+    return Path(tempfile.gettempdir()) / f"pytest-headswap-{user}-{accelerators.identity(device)}.lock"

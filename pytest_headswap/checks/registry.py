@@ -17,7 +17,7 @@ from pytest_headswap.checks.amp import amp
 from pytest_headswap.checks.compile import compile_evidence, compile_model
 from pytest_headswap.checks.device_placement import device_placement
 from pytest_headswap.checks.export import export
-from pytest_headswap.checks.frozen_backbone import frozen_backbone
+from pytest_headswap.checks.frozen_backbone import frozen_backbone, frozen_evidence
 from pytest_headswap.checks.grad_checkpointing import grad_checkpointing
 from pytest_headswap.checks.gradient_flow import gradient_flow
 from pytest_headswap.checks.hub_round_trip import hub_round_trip
@@ -79,7 +79,7 @@ CHECKS: dict[str, Check] = {
         Check("metadata", metadata, attrgetter("abstract_evidence")),
         Check("state_dict", state_dict),
         Check("gradient_flow", gradient_flow),
-        Check("frozen_backbone", frozen_backbone),
+        Check("frozen_backbone", frozen_backbone, frozen_evidence),
         Check("round_trip", round_trip),
         Check("device_placement", device_placement, placement.device_evidence),
     )
@@ -137,5 +137,5 @@ def _run(check: Check, case: Case) -> Finding:
             f"the check {check.name} returned {type(note).__name__}. A check returns None or a note as text, "
             "and raises CheckFailed for a fault"
         )
-    notes = (note, case.abstract_reason if check.evidence is _CASE_EVIDENCE else "")
+    notes = (note, case.abstract_reason if check.evidence in (_CASE_EVIDENCE, frozen_evidence) else "")
     return Finding("passed", "; ".join(filter(None, notes)), check.evidence(case))

@@ -3,7 +3,13 @@
 Other folders of the package import only the names below, and those of `engine.pytorch`.
 """
 
-from pytest_headswap.engine.abstract.devices import AliasStandIns, on_fake_device, on_meta_device, on_real_device
+from pytest_headswap.engine.abstract.devices import (
+    AliasStandIns,
+    on_fake_device,
+    on_meta_device,
+    on_real_device,
+    reject_cpu_tensors,
+)
 from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
 from pytest_headswap.engine.abstract.meta_cache import MetaInitContext, cached_meta_op
 from pytest_headswap.engine.abstract.run import AbstractRun, abstract_run, meta_run_with_device_checks
@@ -94,6 +100,7 @@ __all__ += [
     "read_inputs",
     "record_head_calls",
     "record_with_device_checks",
+    "reject_cpu_tensors",
     "rows_meet_by_input",
     "substituted",
     "whole_number",

@@ -13,17 +13,19 @@ from typing import Any
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from pytest_headswap._devices import DEVICE_TYPES, is_real
 from pytest_headswap._text import did_you_mean
 
 WORDS: dict[str, tuple[str, ...]] = {
     "platform": (),
     "machine": (),
-    "device": ("cpu", "cuda"),
+    "device": (),
     "evidence": ("auto", "abstract", "numeric"),
 }
 """Keys that are compared as words, with their possible words; empty: any word. All other keys are libraries."""
 
 _LIBRARIES = ("python", "torch", "torchvision", "timm", "transformers", "pytest", "numpy", "pytest-headswap")
+_DEVICES = ("cpu", *DEVICE_TYPES)
 _EXAMPLE = '{torch = "<2.6", platform = "linux"}'
 _OLD_FORM = re.compile(r"([\w-]+)\s*(?:=(?!=)\s*)?(\S.*)", re.ASCII)
 
@@ -42,13 +44,13 @@ class Environment:
     Attributes:
         device, evidence: the options as given.
         versions: versions stated by zoos, which take precedence over installed ones.
-        gpus: counts the GPUs, for `device=auto`.
+        accelerator: returns the type of device that `device=auto` uses; empty if there is none.
     """
 
     device: str = "auto"
     evidence: str = "auto"
     versions: Mapping[str, str] = field(default_factory=dict)
-    gpus: Callable[[], int] = int  # returns 0
+    accelerator: Callable[[], str] = str  # returns an empty text
 
     def version(self, name: str) -> str | None:
         """Return the version of a library or of Python; None if it is not installed."""
@@ -71,13 +73,8 @@ class Environment:
             case "evidence":
                 return self.evidence
             case _:
-                return self._device_kind()
-
-    def _device_kind(self) -> str:
-        """Return the kind of device that `device_placement` uses: `cpu` or `cuda`."""
-        if self.device != "auto":
-            return self.device.partition(":")[0]
-        return "cuda" if self.gpus() else "cpu"
+                named = self.device if is_real(self.device) else "cpu"
+                return named.partition(":")[0] if named != "auto" else self.accelerator() or "cpu"
 
 
 def read_condition(value: Any) -> Condition:
@@ -99,6 +96,10 @@ def _words(key: str, value: Any) -> tuple[str, ...]:
             raise ConditionError(f"when.{key} must be a word or a list of words, not {value!r}")
         if known and word not in known:
             raise ConditionError(f"when.{key} is {word!r}{did_you_mean(word, known)} It can be {' or '.join(known)}")
+        if key == "device" and word not in _DEVICES:  # it may be the name of a backend that is not installed here
+            hint = did_you_mean(word.lower().replace("gpu", "cuda"), _DEVICES, cutoff=0.8)
+            if hint != ".":
+                raise ConditionError(f"when.device is {word!r}{hint}")
     if not words:
         raise ConditionError(f"when.{key} must be a word or a list of words, not {value!r}")
     return words

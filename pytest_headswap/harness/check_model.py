@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.harness.build_result import build_result, finding_message, swapped_heads
+from pytest_headswap.harness.case_options import make_case_options
 from pytest_headswap.harness.failure_text import error_message, reason_code
 from pytest_headswap.harness.memory_budget import MemoryMeter
-from pytest_headswap.harness.options import make_case_options, requested_checks
+from pytest_headswap.harness.options import requested_checks
 from pytest_headswap.harness.pytest_outcomes import apply_pytest_outcome, is_skip, is_xfail
 from pytest_headswap.harness.target import Target, resolve_target
 from pytest_headswap.results import Result
@@ -35,6 +36,7 @@ def check_headswap(
     build_native: Callable[[int], nn.Module] | None = None,
     evidence: str = "auto",
     device: str = "auto",
+    device_import: str = "",
     memory_limit: str = "auto",
     name: str | None = None,
     head: str | None = None,
@@ -52,7 +54,8 @@ def check_headswap(
             checks, which is all but the opt-in ones. `+name` adds one, `!name` excludes one.
         build_native: builds the model for a given class count, for `native_parity`.
         evidence: `auto`, `abstract` or `numeric`.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, or a type of device with or without an index, such as `cuda:1` or `mps`.
+        device_import: module that defines the type of device, such as `torch_npu`; it is imported first.
         memory_limit: memory budget of the model, such as `2.5GiB`. A model whose values exceed it is
             checked with abstract evidence. The checks run in this process, so the budget is not enforced while they
             run.
@@ -70,7 +73,7 @@ def check_headswap(
         TypeError: `model` is not a module, a `ModelSpec` or text.
     """
     chosen = requested_checks(checks)
-    options = make_case_options(num_classes, evidence, device, memory_limit)
+    options = make_case_options(num_classes, evidence, device, device_import, memory_limit)
     target = resolve_target(model, example_inputs, build_native, name, head)
     return _results(target, chosen, options)
 

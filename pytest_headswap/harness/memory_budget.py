@@ -27,14 +27,14 @@ class MemoryBudget:
     tensor_bytes: int
 
 
-def resolve_memory_budget(limit: str, workers: int) -> MemoryBudget:
-    """Return the budget of each worker; for `auto`, its share of the free memory of the machine."""
+def resolve_memory_budget(limit: str, workers: int, free_bytes: int | None = None) -> MemoryBudget:
+    """Return the budget of each worker; for `auto`, its share of the free memory, by default that of this machine."""
     from pytest_headswap.case.build import DEFAULT_TENSOR_BYTES
 
     if limit != AUTO:
         size = parse_memory_size(limit, "--headswap-memory-limit")
         return MemoryBudget(size, size // 2)
-    size = int(_FREE_FRACTION * available_memory() / workers)
+    size = int(_FREE_FRACTION * (available_memory() if free_bytes is None else free_bytes) / workers)
     return MemoryBudget(
         size, min(DEFAULT_TENSOR_BYTES, size // 2)
     )  # capped, so that most machines get the same evidence

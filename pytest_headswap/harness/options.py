@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from pytest_headswap._numbers import as_count
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 EVIDENCE = ("auto", "abstract", "numeric")
 ISOLATION = ("auto", "fork", "spawn")
+EXECUTORS = ("local", "ray")
 MAX_SHARDS = 10_000
 MIN_MEMORY = 64 * 2**20
-DEVICE_CHOICES = "auto, cpu, cuda, or cuda:N with a number"
 
 
 class OptionError(ValueError):
@@ -147,6 +148,27 @@ def parse_percentage(value: str, option_name: str) -> float:
     return float(match[1])
 
 
+def parse_executor(value: str, option_name: str) -> str:
+    """Validate `value` as a place to run models: `local`, `ray`, or `ray:ADDRESS` with the address of a cluster.
+
+    Raises:
+        OptionError: there is no such executor, or Ray is not installed.
+    """
+    kind, separator, address = value.partition(":")
+    if kind not in EXECUTORS or (separator and (kind == "local" or not address)):
+        raise OptionError(
+            f"{option_name} must be local, ray, or ray:ADDRESS such as ray:10.0.0.1:6379, "
+            f"not {value!r}{did_you_mean(kind, EXECUTORS)}",
+            page="scale",
+        )
+    if kind == "ray" and find_spec("ray") is None:
+        raise OptionError(
+            f"{option_name}={value} needs Ray, which is not installed: run pip install 'pytest-headswap[ray]'",
+            page="scale",
+        )
+    return value
+
+
 def parse_isolation(value: str, option_name: str) -> str:
     """Validate `value` as a way to start child processes.
 
@@ -173,40 +195,6 @@ def parse_evidence(value: Any, option_name: str) -> str:
             f"{option_name} must be one of {', '.join(EVIDENCE)}, not {value!r}{did_you_mean(value, EVIDENCE)}"
         )
     return str(value)
-
-
-def parse_device(value: Any, option_name: str) -> str:
-    """Validate `value` as an available device; torch is imported only if it names a GPU.
-
-    Raises:
-        OptionError: it does not name a device, or this machine does not have the device.
-    """
-    if value in ("auto", "cpu"):
-        return str(value)
-    match = re.fullmatch(r"cuda(?::(0|[1-9]\d*))?", value, re.ASCII) if isinstance(value, str) else None
-    if match is None:
-        hint = did_you_mean(str(value).lower().replace("gpu", "cuda"), ("auto", "cpu", "cuda"))
-        raise OptionError(f"{option_name} must be {DEVICE_CHOICES}, such as cuda:0, not {value!r}{hint}")
-
-    import torch
-
-    count = gpu_count()
-    if not count:
-        built = "finds no GPU" if torch.version.cuda or torch.version.hip else "is built for the CPU only"
-        raise OptionError(
-            f"{option_name}={value}: torch {torch.__version__} {built}. Use cpu, or auto to use whatever is available"
-        )
-    if match[1] is not None and int(match[1]) >= count:
-        there = "cuda:0 is the only one" if count == 1 else f"the last one is cuda:{count - 1}"
-        raise OptionError(f"{option_name} is {value!r}, but {there} here")
-    return str(value)
-
-
-def gpu_count() -> int:
-    """Return the number of GPUs without creating a CUDA context, which would break CUDA in forked processes."""
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def reject_unknown_checks(names: Iterable[Any], known: Collection[str], option_name: str) -> None:
@@ -264,16 +252,6 @@ _SIGNS = ("+", "!")
 
 def _without_sign(name: str) -> str:
     return name[1:].strip() if name.startswith(_SIGNS) else name.strip()
-
-
-def make_case_options(num_classes: int, evidence: str, device: str, memory_limit: str) -> CaseOptions:
-    """Return the options of a case from the arguments of `check_headswap`."""
-    return CaseOptions(
-        parse_num_classes(num_classes, "num_classes"),
-        parse_evidence(evidence, "evidence"),
-        parse_device(str(device), "device"),
-        memory_limit=parse_memory_limit(memory_limit, "memory_limit"),
-    )
 
 
 def requested_checks(checks: str | Iterable[str | Check] | None) -> tuple[Check, ...]:

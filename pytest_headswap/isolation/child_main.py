@@ -174,13 +174,13 @@ def _serve_requests(executor: InProcessExecutor, requests: Connection) -> None:
                 case "release":
                     executor.release()
                 case "self_test":
-                    _self_test()
+                    _self_test(executor.options.device)
             return None
 
         if request.operation == "build":
             globals_before = GlobalState()
-        with _record_warnings() as recorded:
-            value, exception = _call(answer, executor)
+        with record_warnings() as recorded:
+            value, exception = call_and_record(answer, executor.format_failure)
         if os.getpid() != own:
             os._exit(0)  # a model forked, and its child returned here
         changes = globals_before.changes()
@@ -195,24 +195,25 @@ def _serve_requests(executor: InProcessExecutor, requests: Connection) -> None:
         requests.send(Reply(value, exception, tuple(recorded), changes, imported, rss_bytes()))
 
 
-def _call(function: Callable[[], Any], executor: InProcessExecutor) -> tuple[Any, RemoteException | None]:
+def call_and_record(
+    function: Callable[[], Any], format_failure: Callable[[BaseException], str]
+) -> tuple[Any, RemoteException | None]:
+    """Return what a method of an executor returns, and the exception that it raised or that its finding has."""
     try:
         value = function()
     except BaseException as error:  # noqa: BLE001 - a model that calls sys.exit is a model with an error
-        return None, RemoteException.capture(error, executor.format_failure)
+        return None, RemoteException.capture(error, format_failure)
     if isinstance(value, CheckReply) and value.finding.exception is not None:
         finding = replace(value.finding, exception=None, message=truncate(value.finding.message))
-        return replace(value, finding=finding), RemoteException.capture(
-            value.finding.exception, executor.format_failure
-        )
+        return replace(value, finding=finding), RemoteException.capture(value.finding.exception, format_failure)
     return value, None
 
 
-def _self_test() -> None:
+def _self_test(device: str) -> None:
     """Swap and check a small model. Raises or hangs if this process, a fork, cannot compute.
 
     Raises:
-        RuntimeError: there is a GPU, but this process cannot use it.
+        RuntimeError: there is an accelerator, but this process cannot use it.
     """
     import torch
     from torch import nn
@@ -220,19 +221,20 @@ def _self_test() -> None:
     from pytest_headswap.case.build import build_case
     from pytest_headswap.case.options import CaseOptions
     from pytest_headswap.checks import run_check
+    from pytest_headswap.engine.pytorch import accelerators
     from pytest_headswap.zoo import ModelSpec
 
     spec = ModelSpec("self_test", lambda: nn.Linear(2, 2), lambda _: torch.zeros(2, 2))
-    case = build_case("headswap", spec, CaseOptions(3))
+    case = build_case("headswap", spec, CaseOptions(3, device=device))
     for check in ("output_shape", "gradient_flow"):
         if (error := run_check(check, case).exception) is not None:
             raise error
-    if torch.cuda.device_count() and not torch.cuda.is_available():
-        raise RuntimeError("CUDA was initialized before the process was forked")
+    if kind := accelerators.unusable_type():
+        raise RuntimeError(f"{kind} was initialized before the process was forked")
 
 
 @contextmanager
-def _record_warnings() -> Iterator[list[RecordedWarning]]:
+def record_warnings() -> Iterator[list[RecordedWarning]]:
     """Record up to `_MAX_WARNINGS` warnings of a block instead of printing them."""
     recorded: list[RecordedWarning] = []
 

@@ -28,6 +28,8 @@ def _read_watched_state() -> dict[str, Any]:
     """Return the state whose changes are reported."""
     import torch
 
+    from pytest_headswap.engine.pytorch import accelerators
+
     cudnn = torch.backends.cudnn
     reads: dict[str, Callable[[], Any]] = {
         "torch.get_default_dtype()": torch.get_default_dtype,
@@ -43,7 +45,7 @@ def _read_watched_state() -> dict[str, Any]:
         "torch.backends.cudnn.benchmark": lambda: cudnn.benchmark,
         "torch.backends.cudnn.deterministic": lambda: cudnn.deterministic,
         "torch.backends.mkldnn.enabled": lambda: getattr(torch.backends.mkldnn, "enabled", None),
-        "torch.cuda.synchronize()": _check_cuda,
+        **{f"torch.{kind}.synchronize()": partial(_synchronize, kind) for kind in accelerators.types()},
         "the number of torch's dispatch modes": torch._C._len_torch_dispatch_stack,
         "the number of torch's function modes": torch._C._len_torch_function_stack,
         "threading.active_count()": threading.active_count,
@@ -63,12 +65,13 @@ def _count_global_hooks() -> int:
     return sum(len(hooks) for name, hooks in vars(module).items() if name.startswith("_global_") and "hooks" in name)
 
 
-def _check_cuda() -> None:
-    """Raise if a kernel has failed: every later CUDA call in this process would fail too."""
-    import torch
+def _synchronize(kind: str) -> None:
+    """Raise if a kernel has failed: every later call to the devices in this process would fail too."""
+    from pytest_headswap.engine.pytorch import accelerators
 
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize()
+    if kind in accelerators.started():
+        for device in accelerators.devices(kind):
+            accelerators.synchronize(device)
 
 
 def _read_safely(read: Callable[[], Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import traceback
-from typing import Literal
+from typing import Any, Literal
 
 from pytest_headswap._text import format_bytes
 from pytest_headswap.harness.failure_text import ReportedError, relevant_frames
@@ -31,6 +31,9 @@ class ChildProcessDied(ReportedError):
         self.code = outcome
         self.details = stack
         self.peak_memory_mb = peak_memory_mb
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.outcome, str(self), self.details, self.peak_memory_mb)
 
     def for_remaining_checks(self) -> ChildProcessDied:
         """Return the error for the checks that are not run any more."""

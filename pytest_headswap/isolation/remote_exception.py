@@ -14,6 +14,7 @@ from pytest_headswap.harness.failure_text import (
     format_failure,
     printable_exception,
     reason_code,
+    remote_exception_of,
 )
 from pytest_headswap.harness.pytest_outcomes import is_failure, is_skip, is_xfail, make_skip
 
@@ -52,9 +53,12 @@ class RemoteException:
     def capture(
         cls, error: BaseException, format_failure: Callable[[BaseException], str] = format_failure
     ) -> RemoteException:
-        """Record an exception while its traceback is available."""
+        """Record an exception while its traceback is available. One from another process has its record already."""
         from pytest_headswap.case.finding import error_text
 
+        known = remote_exception_of(error)
+        if isinstance(known, cls):
+            return known
         skips = is_skip(error)
         message = error_text(error) if skips else error_message(error)
         pickled = None if skips else _pickled(error)

@@ -64,6 +64,7 @@ def _join_run(config: pytest.Config, scope: ZooScope) -> None:
     with gc_disabled_for_imports():
         settings = read_settings(config, scope)
 
+    from pytest_headswap.plugin.collection.completion_order import CompletionOrder
     from pytest_headswap.plugin.collection.replay import TAKEN_OVER, Replay
     from pytest_headswap.plugin.collection.session import ZooSession, set_torch_threads
     from pytest_headswap.plugin.recording.expectations_summary import ExpectationsSummary
@@ -74,9 +75,12 @@ def _join_run(config: pytest.Config, scope: ZooScope) -> None:
     from pytest_headswap.plugin.recording.since import Since
     from pytest_headswap.plugin.settings import CARRIED_OVER
 
-    config.pluginmanager.register(ZooSession(config, settings), "headswap-run")
+    zoos = ZooSession(config, settings)
+    config.pluginmanager.register(zoos, "headswap-run")
     workerinput = controller_data(config)
     if workerinput is None:
+        if settings.executor != "local":
+            config.pluginmanager.register(CompletionOrder(settings, zoos), "headswap-completion-order")
         lock = lock_report_folder(config, settings)
         keys = Keys(config, settings)
         if lock is not None or settings.since is not None:

@@ -11,14 +11,14 @@ import pytest
 from pytest_headswap._links import page
 from pytest_headswap._text import split_commas
 from pytest_headswap.case.options import AUTO, CaseOptions
+from pytest_headswap.harness.device_option import DEVICE_CHOICES, parse_device
 from pytest_headswap.harness.options import (
-    DEVICE_CHOICES,
     EVIDENCE,
     ISOLATION,
     OptionError,
     default_checks,
-    parse_device,
     parse_evidence,
+    parse_executor,
     parse_isolation,
     parse_memory_limit,
     parse_num_classes,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pytest_headswap.zoo.selection import Selection
 
 DEFAULT_REPORT = "headswap-report"
+_CASE_OPTIONS = pytest.StashKey[CaseOptions]()
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -59,13 +60,15 @@ def add_options(parser: pytest.Parser) -> None:
     add("num-classes", "N", f"class count of the new heads (default: {CaseOptions.num_classes})")
     add("evidence", "KIND", f"kind of evidence: {', '.join(EVIDENCE)} (default: auto, numeric if memory allows)")
     add("device", "DEVICE", f"device for device_placement: {DEVICE_CHOICES} (default: auto, whatever is available)")
+    text = "module that defines a type of device, such as torch_npu or torch_xla, to import first (default: none)"
+    add("device-import", "MODULE", text)
     add("timeout", "SECONDS", f"time limit per model in seconds, for all its checks (default: {CaseOptions.timeout})")
     add("memory-limit", "SIZE", "memory limit per model, such as 2.5GiB (default: the worker's share of free memory)")
     add("isolation", "KIND", f"how child processes start: {', '.join(ISOLATION)} (default: auto, fork on Linux)")
-    text = (
-        "shard of the models to run on this machine, such as 2/8 on the second of eight; auto reads the variables of "
-    )
-    add("shard", "I/N", f"{text}GitLab, Buildkite, CircleCI, Slurm or, as auto/N, Kubernetes (default: all)")
+    text = "where models run: local, ray, or ray:ADDRESS of a Ray cluster (default: local)"
+    add("executor", "KIND", text)
+    text = "shard of the models for this machine, such as 2/8; auto asks the CI system or scheduler (default: all)"
+    add("shard", "I/N", text)
     text = "TOML file (or a folder with one per zoo) that lists expected failures and their reasons (default: none)"
     add("expectations", "FILE_OR_FOLDER", text)
     group.addoption(
@@ -141,14 +144,24 @@ def read_case_options(config: pytest.Config) -> CaseOptions:
     Raises:
         OptionError: an option is invalid; the message says what to type instead.
     """
+    if _CASE_OPTIONS in config.stash:  # asked for each test that a marker gives a model
+        return config.stash[_CASE_OPTIONS]
     default = CaseOptions()
-    return CaseOptions(
+    backend = option_text(config, "device_import")
+    config.stash[_CASE_OPTIONS] = CaseOptions(
         parse_num_classes(option_text(config, "num_classes") or default.num_classes, "--headswap-num-classes"),
         parse_evidence(option_text(config, "evidence") or default.evidence, "--headswap-evidence"),
-        parse_device(option_text(config, "device") or default.device, "--headswap-device"),
-        parse_timeout(option_text(config, "timeout") or default.timeout, "--headswap-timeout"),
-        parse_memory_limit(option_text(config, "memory_limit") or default.memory_limit, "--headswap-memory-limit"),
+        timeout=parse_timeout(option_text(config, "timeout") or default.timeout, "--headswap-timeout"),
+        memory_limit=parse_memory_limit(
+            option_text(config, "memory_limit") or default.memory_limit, "--headswap-memory-limit"
+        ),
+        device=parse_device(
+            *(option_text(config, "device") or default.device, "--headswap-device"),
+            *(backend, "--headswap-device-import"),
+        ),
+        device_import=backend,
     )
+    return config.stash[_CASE_OPTIONS]
 
 
 def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
@@ -168,6 +181,8 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
         patterns = option_text(config, "models")
         since = _since(config)
         isolation = parse_isolation(option_text(config, "isolation") or AUTO, "--headswap-isolation")
+        executor = parse_executor(option_text(config, "executor") or "local", "--headswap-executor")
+        _reject_workers_with_cluster(config, executor)
         shard = parse_shard(_shard_text(config), "--headswap-shard")
         sample = parse_sample(option_text(config, "sample"), "--headswap-sample")
         requested = split_commas(option_text(config, "checks"))
@@ -191,7 +206,7 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
     zoos = selected if shard is None else shard_of_selection(selected, shard)
     report = _report_folder(config)
     return Settings(
-        *(zoos, selected, shard, checks, options, report, scope, patterns, expectations, isolation),
+        *(zoos, selected, shard, checks, options, report, scope, patterns, expectations, isolation, executor),
         checks_by_model=checks_by_model,
         since=since,
         sample=None if ids else sample,
@@ -205,6 +220,15 @@ def _reject_dist_each(config: pytest.Config) -> None:
             "--dist=load, or start one run for each environment, with its own --headswap-report, and compare them",
             page="scale",
         )
+
+
+def _reject_workers_with_cluster(config: pytest.Config, executor: str) -> None:
+    if executor == "local" or controller_data(config) is not None:
+        return
+    if config.getoption("dist", "no") != "no":
+        raise OptionError(f"--headswap-executor={executor} distributes the models itself: leave out -n", page="scale")
+    if config.option.usepdb or config.option.trace:
+        raise OptionError(f"--pdb and --trace need the models here: leave out --headswap-executor={executor}")
 
 
 def _reject_unknown_zoos(names: Iterable[str]) -> None:

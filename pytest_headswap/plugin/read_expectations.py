@@ -14,7 +14,7 @@ from pytest_headswap.expectations.files import SUFFIX, ExpectationFiles, require
 from pytest_headswap.expectations.matcher import ConflictError, ExpectationMatcher
 from pytest_headswap.expectations.toml_document import DocumentError
 from pytest_headswap.expectations.update import RunScope
-from pytest_headswap.harness.options import OptionError, gpu_count
+from pytest_headswap.harness.options import OptionError
 from pytest_headswap.plugin.controller_data import controller_data
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def read_expectations(
         OptionError: a file or an option is invalid; the message says what to write instead.
     """
     from pytest_headswap.engine import ZOO_REFUSED
+    from pytest_headswap.engine.pytorch import accelerators
 
     zoos = {zoo.name: zoo for zoo, _ in selected}
 
@@ -56,7 +57,7 @@ def read_expectations(
     scope = RunScope(
         {name: zoo.names for name, zoo in zoos.items()},
         checks,
-        Environment(options.device, options.evidence, versions, gpu_count),
+        Environment(options.device, options.evidence, versions, accelerators.current_type),
     )
     run_skipped = bool(config.getoption("headswap_run_skipped"))
     update = bool(config.getoption("headswap_update_expectations"))

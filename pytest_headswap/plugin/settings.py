@@ -47,6 +47,9 @@ class Settings:
     isolation: str = AUTO
     """How child processes start: `auto`, `fork` or `spawn`."""
 
+    executor: str = "local"
+    """Where models run: `local`, or `ray` with the address of a cluster after a colon if there is one."""
+
     since: tuple[Path, float] | None = None
     """The journal whose results are taken over, and the percentage of models to verify."""
 
@@ -71,6 +74,14 @@ class Settings:
     def model_count(self) -> int:
         """Return the number of models in all zoos."""
         return sum(len(names) for _, names in self.this_shard)
+
+    @cached_property
+    def devices(self) -> list[str]:
+        """Return the devices for real runs, with their names."""
+        from pytest_headswap.case.finding import ABSTRACT
+        from pytest_headswap.harness.devices_here import describe_devices
+
+        return describe_devices(self.options.device) if self.options.evidence != ABSTRACT else []
 
     @cached_property
     def repeat_report(self) -> str:

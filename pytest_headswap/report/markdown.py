@@ -10,7 +10,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pytest_headswap._text import error_page, escape_unprintable, format_duration, pluralize, single_line, truncate
+from pytest_headswap._text import (
+    error_page,
+    escape_unprintable,
+    format_duration,
+    join_first,
+    pluralize,
+    single_line,
+    truncate,
+)
 from pytest_headswap.results.matrix import Matrix, Row
 from pytest_headswap.results.result import BY_SEVERITY, OUTCOMES, Result
 
@@ -91,6 +99,7 @@ def _head(matrix: Matrix) -> str:
         for zoo, counts in list(zoos.items())[:_MAX_ZOOS]
     )
     with_what = ", ".join(f"{name} {version}" for name, version in matrix.header.versions.items())
+    with_what += f"; on {join_first(matrix.header.devices)}" if matrix.header.devices else ""
     return (
         f"## Head swaps: {summary}\n\n"
         + (

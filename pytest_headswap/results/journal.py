@@ -14,7 +14,7 @@ import math
 import os
 import platform
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -41,6 +41,9 @@ class JournalHeader:
     python: str = field(default_factory=platform.python_version)
     platform: str = field(default_factory=platform.platform)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    devices: Sequence[str] = ()
+    """The devices for real runs, such as `cuda:0 (NVIDIA H200)`; empty if there are none."""
+
     merged: Mapping[str, Any] = field(default_factory=dict)
     """For a merged journal: whether it is complete, what is missing, and the machines."""
 
@@ -59,6 +62,7 @@ class JournalHeader:
             "python": self.python,
             "platform": self.platform,
             "started": self.started,
+            **({"devices": list(self.devices)} if self.devices else {}),
             **({"merged": dict(self.merged)} if self.merged else {}),
             **({"selected": dict(self.selected)} if self.selected else {}),
             **({"code": {zoo: dict(parts) for zoo, parts in self.code.items()}} if self.code else {}),
@@ -147,6 +151,7 @@ class _Header(TypedDict, total=False):
     python: str
     platform: str
     started: str
+    devices: list[str]
     merged: _Merged
     selected: dict[str, list[_SelectedGroup]]
     code: dict[str, dict[str, str]]

@@ -229,13 +229,15 @@ def merged_header(
         python=", ".join(sorted({header.python for header in headers})),
         platform=", ".join(sorted({header.platform for header in headers})),
         started=min(header.started for header in headers),
+        devices=list(dict.fromkeys(device for header in headers for device in header.devices)),
         merged={"complete": not missing, "missing": list(missing), **details},
     )
 
 
 def origin(header: JournalHeader) -> dict[str, str]:
     """Return where and when a journal was written, for the header of a merged journal."""
-    return {"python": header.python, "platform": header.platform, "started": header.started}
+    devices = {"devices": ", ".join(header.devices)} if header.devices else {}
+    return {"python": header.python, "platform": header.platform, "started": header.started, **devices}
 
 
 def given_twice(name: str, paths: Sequence[Path]) -> str:

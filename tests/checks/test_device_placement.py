@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from pytest_headswap.case.case import Case
+from pytest_headswap.case.devices import devices_of
 from pytest_headswap.case.finding import CheckFailed
 from pytest_headswap.checks import run_check
-from pytest_headswap.checks.device_placement import check_moved_between, check_on_device, device_evidence, devices_of
+from pytest_headswap.checks.device_placement import check_moved_between, check_on_device, device_evidence
+from pytest_headswap.engine.pytorch import accelerators
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.swapping import resize
 
@@ -146,13 +148,35 @@ def test_a_model_that_runs_out_of_memory_is_retried_alone(make_case: MakeCase, m
 def test_a_model_too_large_for_the_device_is_simulated_with_a_note(
     make_case: MakeCase, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    case = make_case(fault)
+    case = make_case(fault, device="cuda")
     _run_out_of_memory(case, 2, monkeypatch)
     finding = run_check("device_placement", case)
     assert finding.outcome == ("failed" if fault else "passed")
     assert finding.evidence == "simulated"
     assert fault or finding.message == "cpu does not have enough memory for this model"
     assert fault or run_check("device_placement", case).evidence == "cpu", "memory is available again"
+
+
+@pytest.mark.parametrize("check", ["device_placement", "frozen_backbone"])
+def test_a_model_in_a_dtype_that_the_device_lacks_is_not_run_there(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch, check: str
+) -> None:
+    """The CPU stands in for a device without float64, such as MPS."""
+    monkeypatch.setattr(accelerators, "devices", lambda _: [CPU])
+    monkeypatch.setattr(accelerators, "supports", lambda _, dtype: dtype is not torch.float64)
+    assert run_check(check, make_case()).evidence == "cpu"
+    case = make_case()
+    case.model.register_buffer("scale", torch.ones(1, dtype=torch.float64))
+    finding = run_check(check, case)
+    assert (finding.outcome, finding.message) == ("passed", "cpu does not support torch.float64, which this model has")
+    assert finding.evidence == ("simulated" if check == "device_placement" else "numeric")
+
+
+def test_a_note_names_dtypes_that_the_device_does_not_support(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accelerators, "supports", lambda _, dtype: dtype is torch.float32)
+    assert check_on_device(make_case(), CPU) == "cpu does not support torch.bfloat16, torch.float16"
 
 
 def test_running_out_of_memory_is_not_mistaken_for_an_unsupported_dtype(
@@ -205,18 +229,20 @@ def test_on_cuda_a_model_too_large_for_the_device_is_simulated_with_a_note(make_
 @pytest.mark.cuda
 def test_on_cuda_all_memory_is_released(make_case: MakeCase) -> None:
     torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-    assert run_check("device_placement", make_case()).evidence.startswith("cuda:0")
-    assert (torch.cuda.memory_allocated(), torch.cuda.memory_reserved()) == before
+    before = _memory()
+    finding = run_check("device_placement", make_case())
+    assert (finding.outcome, finding.evidence) == ("passed", _evidence())
+    assert _memory() == before
 
 
 @pytest.mark.cuda
 def test_on_cuda_a_sound_model_passes_and_the_evidence_names_the_devices(make_case: MakeCase) -> None:
     case = make_case()
     finding = run_check("device_placement", case)
-    assert finding.outcome == "passed"
-    assert finding.evidence.startswith("cuda:0")
+    assert (finding.outcome, finding.evidence) == ("passed", _evidence())
     assert device_evidence(case) == finding.evidence
+    lacking = [str(dtype) for dtype in placement._HALF if not accelerators.supports(torch.device("cuda", 0), dtype)]
+    assert finding.message == (f"cuda:0 does not support {', '.join(lacking)}" if lacking else "")
 
 
 @pytest.mark.cuda
@@ -224,7 +250,32 @@ def test_on_cuda_a_sound_model_passes_and_the_evidence_names_the_devices(make_ca
 def test_on_cuda_a_planted_fault_fails(make_case: MakeCase, fault: str) -> None:
     case = make_case()
     _switch(case, fault)
-    assert run_check("device_placement", case).outcome == "failed"
+    finding = run_check("device_placement", case)
+    assert (finding.outcome, finding.evidence) == ("failed", "cuda:0")
+    assert "cpu" in finding.message
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_on_cuda_a_head_in_another_dtype_fails(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    case = make_case()
+    real = resize.make_class_tensor
+    monkeypatch.setattr(resize, "make_class_tensor", lambda *args: nn.Parameter(real(*args).detach().float()))
+    monkeypatch.setattr(placement, "_HALF", (dtype,))
+    with pytest.raises(CheckFailed, match=f"on cuda:0 in {dtype}, the head has fc.weight in torch.float32"):
+        check_on_device(case, torch.device("cuda", 0))
+
+
+def _evidence() -> str:
+    """Return the devices of a run that is no worker of xdist: the first, and one to move the model to."""
+    return ", ".join(f"cuda:{index}" for index in range(min(2, torch.cuda.device_count())))
+
+
+def _memory() -> list[tuple[int, int]]:
+    indices = range(torch.cuda.device_count())
+    return [(torch.cuda.memory_allocated(index), torch.cuda.memory_reserved(index)) for index in indices]
 
 
 def test_a_tensor_that_every_forward_creates_on_the_cpu_fails(make_case: MakeCase) -> None:

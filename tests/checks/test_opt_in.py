@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from pytest_headswap.case.finding import CheckFailed, CheckSkipped
+from pytest_headswap.case.real_runs import check_and_blame
 from pytest_headswap.checks import run_check
 from pytest_headswap.checks.registry import OPT_IN_CHECKS
 from pytest_headswap.zoo import ModelSpec
 from tests.checks import opt_in_models as models
-from tests.checks.opt_in import needed, opt_in_case
+from tests.checks.opt_in import NET, needed, opt_in_case
 from tests.faulty_net import inputs
 
 
@@ -68,6 +70,18 @@ def test_a_sound_model_passes(check: str, name: str) -> None:
         assert (finding.outcome, finding.reason) == ("skipped", "no_native")
     else:
         assert (finding.outcome, finding.message) == ("passed", ""), finding
+
+
+@pytest.mark.parametrize("of_built", [RuntimeError("broken"), CheckSkipped("no_native", "unable")])
+def test_a_check_that_cannot_judge_the_model_as_built_still_reports_its_failure(of_built: Exception) -> None:
+    case = opt_in_case(NET)
+
+    def check(heads: Any) -> str:
+        raise CheckFailed("the new head is wrong") if heads is case.swap.heads else of_built
+
+    with pytest.raises(CheckFailed, match="the new head is wrong") as caught:
+        check_and_blame(case, check, "cannot be exported")
+    assert caught.value.__cause__ is of_built
 
 
 @pytest.mark.parametrize("check", OPT_IN_CHECKS)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from pytest_headswap.case.abstract_runs import run_modes
-from pytest_headswap.engine import abstract_run
+from pytest_headswap.engine import abstract_run, reject_cpu_tensors
+from pytest_headswap.engine.abstract.device_mode import RejectCpuTensors
 from pytest_headswap.engine.abstract.run import meta_run_with_device_checks
 from pytest_headswap.engine.dataflow.recorder import record_with_device_checks
 from pytest_headswap.engine.pytorch.inputs import Inputs
@@ -94,6 +95,40 @@ def test_operations_that_a_device_rejects_are_recorded(name: str) -> None:
     (sentence,) = _device_mixes(action)
     assert sentence.startswith(f"{operation} mixes tensors on the device with a ")
     assert sentence.endswith(shape)
+
+
+def _run_without_cpu_tensors(action: Callable[[WithAction, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Run the model on the meta device, which stands in for a real one."""
+    model = WithAction(action).to("meta")
+    with RejectCpuTensors():  # type: ignore[no-untyped-call, unused-ignore]
+        return model(torch.empty(2, 8, device="meta"))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_operations_that_a_device_allows_are_not_rejected(name: str) -> None:
+    assert _run_without_cpu_tensors(ALLOWED[name]).is_meta
+
+
+@pytest.mark.parametrize("name", REJECTED)
+def test_operations_that_mix_devices_are_rejected(name: str) -> None:
+    action, words = REJECTED[name]
+    operation, shape = words.split(" mixes .* ")
+    with pytest.raises(RuntimeError) as caught:
+        _run_without_cpu_tensors(action)
+    assert str(caught.value).startswith(f"{operation} mixes tensors on the device with a ")
+    assert str(caught.value).endswith(shape)
+
+
+def test_packed_sequences_keep_their_lengths_on_the_cpu() -> None:
+    def packed(_: WithAction, x: torch.Tensor) -> torch.Tensor:
+        return nn.utils.rnn.pack_padded_sequence(x[None], torch.tensor([2]), batch_first=True).data
+
+    assert _run_without_cpu_tensors(packed).is_meta
+
+
+def test_a_device_that_rejects_cpu_tensors_itself_is_not_watched() -> None:
+    for device in ("cpu", "meta"):
+        assert not isinstance(reject_cpu_tensors(torch.device(device)), RejectCpuTensors)
 
 
 def test_a_tensor_moved_to_the_cpu_is_on_the_cpu() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.optim import swa_utils
 
-from pytest_headswap.engine import HeadSwapError, freeze_backbone, swap_head
+from pytest_headswap.engine import HeadSwapError, HeadSwapWarning, freeze_backbone, swap_head
 
 WIDTH = 16
 Call = Callable[[Any], Any]
@@ -186,3 +187,46 @@ def test_unfreeze_makes_update_bn_work_again() -> None:
     frozen.refreeze()
     update_bn(model)
     assert model.bn.num_batches_tracked == 3
+
+
+class _Adapter(nn.Module):
+    """Wrap a layer, with dropout and trainable weights, as LoRA does."""
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.dropout = nn.Dropout(0.5)
+        self.down = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        adapted: torch.Tensor = self.down(self.dropout(x))
+        return self.layer(x) + adapted  # type: ignore[no-any-return]
+
+
+def test_adapters_that_wrap_frozen_layers_later_are_named_once() -> None:
+    backbone = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+    model = nn.Sequential(backbone, nn.Linear(8, 10))
+    freeze_backbone(swap_head(model, 3, torch.randn(2, 8)))
+    adapter = _Adapter(backbone[0], 8)
+    backbone[0] = adapter
+    with pytest.warns(HeadSwapWarning, match=r"added to the frozen backbone \(Linear\)"):
+        model.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.train()
+    assert not adapter.dropout.training
+
+
+@pytest.mark.parametrize(
+    "added", [nn.Dropout(), nn.Linear(8, 8).requires_grad_(False), nn.BatchNorm1d(8, affine=False)]
+)
+def test_modules_without_trainable_parameters_join_the_frozen_backbone_quietly(added: nn.Module) -> None:
+    backbone = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+    model = nn.Sequential(backbone, nn.Linear(8, 10))
+    freeze_backbone(swap_head(model, 3, torch.randn(2, 8)))
+    backbone.append(added)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copy.deepcopy(model).train()
+        model.train()
+    assert not added.training

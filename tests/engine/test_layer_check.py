@@ -150,6 +150,42 @@ def test_a_fault_that_the_old_layer_has_too_does_not_count() -> None:
     assert model[1].weight.shape == (5, 16)
 
 
+class _NoBackward(torch.autograd.Function):
+    """The identity, on a device that lacks the kernel of its gradient for some sizes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, lacking: range) -> Tensor:
+        ctx.lacking = lacking
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient,) = gradients
+        if gradient.shape[-1] in ctx.lacking:
+            raise NotImplementedError("no kernel for this gradient")
+        return gradient, None
+
+
+class WithoutGradient(nn.Linear):
+    """A layer whose backward pass fails for some class counts."""
+
+    lacking = range(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if y.is_meta else _NoBackward.apply(y, self.lacking)  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
+
+
+@pytest.mark.parametrize("lacking", [range(5, 6), range(5, 11)])
+def test_a_layer_without_a_gradient_is_refused_unless_the_old_one_lacks_it_too(lacking: range) -> None:
+    head: nn.Module = type("Head", (WithoutGradient,), {"lacking": lacking})(16, 10)
+    model = nn.Sequential(nn.Linear(8, 16), head)
+    if len(lacking) > 1:
+        assert swap_head(model, 5, X).heads[0].path == "1"
+    else:
+        assert "1 (Head) raises NotImplementedError" in refusal(model, 5).message
+
+
 def test_running_the_layers_leaves_no_trace() -> None:
     model: Any = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 10), nn.BatchNorm1d(10), nn.Dropout())
     model.train()

@@ -168,7 +168,7 @@ def test_branches_in_parallel_share_a_rate() -> None:
 
 
 def test_a_warning_says_that_most_layers_share_a_rate() -> None:
-    class Skipped(nn.Module):
+    class Parallel(nn.Module):
         def __init__(self, count: int) -> None:
             super().__init__()
             self.stem = nn.Linear(8, 8)
@@ -176,12 +176,10 @@ def test_a_warning_says_that_most_layers_share_a_rate() -> None:
             self.fc = nn.Linear(8, 10)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = y = self.stem(x)
-            for layer in self.layers:
-                y = layer(y).relu()
-            return self.fc(x + y)  # type: ignore[no-any-return]
+            x = self.stem(x)
+            return self.fc(sum(layer(x) for layer in self.layers))  # type: ignore[no-any-return]
 
-    swap = swap_head(Skipped(24), 5, X)
+    swap = swap_head(Parallel(24), 5, X)
     with pytest.warns(HeadSwapWarning, match="24 of the 25 weights of the backbone share one learning rate") as caught:
         rates = _rates(swap, lr=1.0, layer_decay=0.5)
     assert len(caught) == 1
@@ -190,7 +188,7 @@ def test_a_warning_says_that_most_layers_share_a_rate() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         swap.param_groups(0.1)
-        swap_head(Skipped(4), 5, X).param_groups(0.1, layer_decay=0.5)
+        swap_head(Parallel(4), 5, X).param_groups(0.1, layer_decay=0.5)
 
 
 def test_masks_and_computed_weights_do_not_hide_the_order() -> None:
@@ -291,3 +289,72 @@ def test_wrapped_models_and_other_devices_work() -> None:
     swap = swap_head(Net(), 5, X)
     swap.model.double()
     assert _rates(swap, lr=1.0, layer_decay=0.5)["a.up.weight"] == 0.25
+
+
+class _LongSkip(nn.Module):
+    """One connection skips all layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(8, 8)
+        self.cells = nn.ModuleList(_Cell() for _ in range(9))
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = x = self.stem(x)
+        for cell in self.cells:
+            x = cell(x, x)
+        return self.fc(first + x)  # type: ignore[no-any-return]
+
+
+class _Cell(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.here = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+        self.before = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        return self.here(x) + self.before(before)  # type: ignore[no-any-return]
+
+
+class _ReadsTwoCells(nn.Module):
+    """Each cell reads the outputs of the two cells before it, as in NASNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(8, 8)
+        self.cells = nn.ModuleList(_Cell() for _ in range(9))
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        before = x = self.stem(x)
+        for cell in self.cells:
+            before, x = x, cell(x, before)
+        return self.fc(x)  # type: ignore[no-any-return]
+
+
+class _TwoStreams(nn.Module):
+    """Two streams run beside each other and meet in each block, as in TNT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(8, 8)
+        self.cells = nn.ModuleList(_Cell() for _ in range(9))
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = outer = self.stem(x)
+        for cell in self.cells:
+            inner = cell(inner, inner).relu()
+            outer = cell(outer + inner, outer)
+        return self.fc(outer)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("model", [_ReadsTwoCells, _TwoStreams, _LongSkip])
+def test_stages_are_the_layers_where_data_flows_past_each_of_them(model: type[nn.Module]) -> None:
+    rates = _rates(swap_head(model(), 5, torch.randn(2, 8)), lr=1.0, layer_decay=0.5)
+    assert {name: rate for name, rate in rates.items() if name.endswith("before.weight")} == {
+        f"cells.{index}.before.weight": 0.5 ** (9 - index) for index in range(9)
+    }
+    assert rates["cells.0.here.0.weight"] == rates["cells.0.before.weight"]
+    assert rates["stem.weight"] == 0.5**10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pytest_headswap.engine import freeze_backbone, swap_head
+from pytest_headswap.engine import HeadSwapWarning, freeze_backbone, swap_head
 
 peft = pytest.importorskip("peft")
 timm = pytest.importorskip("timm")
@@ -113,3 +114,20 @@ def test_a_text_model_of_transformers_trains_its_adapter_and_its_saved_head(conf
     assert tuple(logits(model).shape) == (4, 5)
     backbone = [module for path, module in model.named_modules() if path.endswith("bert.encoder.layer.0")]
     assert not any(module.training for module in backbone)
+
+
+def test_adapters_added_after_the_freeze_stay_asleep_with_a_warning() -> None:
+    swap = swap_head(vit(), 5, images())
+    freeze_backbone(swap)
+    config = peft.LoraConfig(r=2, target_modules=["qkv"], lora_dropout=0.2, modules_to_save=["head"])
+    wrapped = peft.get_peft_model(swap.model, config)
+    dropouts = [module for name, module in wrapped.named_modules() if name.endswith("lora_dropout.default")]
+    with pytest.warns(HeadSwapWarning, match=r"added to the frozen backbone \(Linear\).*call freeze_backbone again"):
+        wrapped.train()
+    assert {module.training for module in dropouts} == {False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wrapped.train()
+    freeze_backbone(wrapped)
+    wrapped.train()
+    assert {module.training for module in dropouts} == {True}

@@ -151,7 +151,10 @@ def test_a_local_version_equals_its_release() -> None:
 def test_the_device_is_the_one_that_the_run_uses() -> None:
     on_gpu, on_cpu = read_condition({"device": "cuda"}), read_condition({"device": "cpu"})
     assert evaluate(on_gpu, Environment("cuda:1"))
-    assert evaluate(on_gpu, Environment("auto", gpus=lambda: 1))
+    assert evaluate(on_gpu, Environment("auto", accelerator=lambda: "cuda"))
+    assert evaluate(read_condition({"device": ["xla", "npu"]}), Environment("xla:0"))
+    assert evaluate(read_condition({"device": "mine"}), Environment("mine"))
+    assert evaluate(on_cpu, Environment("simulated:xla"))
     assert evaluate(on_cpu, Environment("auto"))
 
 
@@ -178,7 +181,9 @@ def test_a_condition_accepts_every_kind_of_evidence() -> None:
         ({"platform": "!linux"}, "when.platform must be a word or a list of words, not '!linux'"),
         ({"platform": []}, "when.platform must be a word or a list of words"),
         ({"platform": ["linux", 1]}, "when.platform must be a word or a list of words"),
-        ({"device": "cud"}, r"when.device is 'cud': did you mean cuda or cpu\? It can be cpu or cuda"),
+        ({"device": "cud"}, r"when.device is 'cud': did you mean cuda\?$"),
+        ({"device": ["cpu", "GPU"]}, r"when.device is 'GPU': did you mean cuda\?$"),
+        ({"device": "cuda:0"}, "when.device must be a word or a list of words, not 'cuda:0'$"),
         ({"evidence": ["auto", "real"]}, "when.evidence is 'real'. It can be auto or abstract or numeric"),
     ],
 )

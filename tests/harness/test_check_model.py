@@ -242,7 +242,17 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         "evidence must be one of auto, abstract, numeric, not 'numbers'",
     ),
-    "device": ({"device": "gpu"}, ValueError, "device must be auto, cpu, cuda, or cuda:N"),
+    "device": ({"device": "gpu"}, ValueError, "device must be auto, cpu, or TYPE or TYPE:N .*: did you mean cuda"),
+    "no text for a device": ({"device": None}, ValueError, "device must be auto, .*, not 'None'"),
+    "device that is not there": ({"device": "xpu:0"}, ValueError, "device=xpu:0: torch .* finds no device of type xpu"),
+    "device of a package": ({"device": "npu"}, ValueError, "install torch_npu and add device_import=torch_npu"),
+    "module for a backend": (
+        {"device_import": pytest},
+        ValueError,
+        "device_import must be the name of a Python module such as torch_npu, not <module 'pytest'",
+    ),
+    "nothing for a backend": ({"device_import": None}, ValueError, "device_import must be the name .*, not None"),
+    "backend": ({"device_import": "torch_nowhere"}, ValueError, "device_import=torch_nowhere: there is no module"),
 }
 
 

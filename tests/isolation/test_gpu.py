@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from pytest_headswap.results import Result
 
@@ -51,16 +53,18 @@ def test_models_run_on_the_gpu_and_one_that_breaks_it_affects_no_other(
         "b_on_the_cpu": "failed",
     }
     assert "device-side assert" in failed["a_out_of_range"].message
-    assert "cuda:0" in failed["b_on_the_cpu"].message
-    assert {item.evidence.split(",")[0] for item in placed.values()} == {"cuda:0"}
+    assert "cuda:" in failed["b_on_the_cpu"].message
+    in_turn = {f"cuda:{worker % torch.cuda.device_count()}" for worker in range(max(1, workers))}
+    assert {item.evidence.split(",")[0] for item in placed.values()} <= in_turn
     assert {item.outcome for (_, check), item in results.items() if check == "output_shape"} == {"passed"}
     assert "torch.cuda.synchronize() is" in failed["a_out_of_range"].message
 
 
 def test_workers_share_a_gpu_with_memory_for_one_model_at_a_time(
-    project: pytest.Pytester, extend_conftest: Extend, journal: Journal
+    project: pytest.Pytester, extend_conftest: Extend, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process takes the rest of the GPU's memory."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0])
     extend_conftest(
         MODELS + "SPECS = {f'large_{number}': dict(build=Large, build_native=None) for number in range(6)}\n"
         "def pytest_sessionstart(session):\n"
@@ -77,5 +81,6 @@ def test_workers_share_a_gpu_with_memory_for_one_model_at_a_time(
     )
     project.runpytest_subprocess(*PLACEMENT, "-n", "6", "--headswap-evidence=numeric")
     results = [item for item in journal().values() if item.check == "device_placement"]
+    assert len(results) == 6
     assert {item.outcome for item in results} == {"passed"}
     assert {item.evidence for item in results} == {"cuda:0"}

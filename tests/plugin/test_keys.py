@@ -11,6 +11,7 @@ import pytest
 
 from pytest_headswap.plugin.recording import keys as keys_module
 from pytest_headswap.plugin.recording.keys import Keys
+from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.results.ids import CheckId
 from pytest_headswap.zoo import source_code, source_walk
 
@@ -79,7 +80,7 @@ CHANGES: dict[str, Change] = {
     "pytest": _version_of("pytest"),
     "Python": lambda _, patch: patch.setattr(platform, "python_version", lambda: "3.99.0"),
     "the machine type": lambda _, patch: patch.setattr(platform, "machine", lambda: "other"),
-    "the number of GPUs": lambda _, patch: patch.setattr(keys_module, "gpu_count", lambda: 2),
+    "the devices": lambda _, patch: patch.setattr(Settings, "devices", ["cuda:0 (a GPU)"]),
     "this package": lambda _, patch: patch.setattr(keys_module, "_NO_PART", ("cli",)),
     "warnings of the ini file": lambda project, _: project.makeini("[pytest]\nfilterwarnings = error::ResourceWarning"),
 }

@@ -50,12 +50,12 @@ BAD_FLAGS = {
     ),
     "unknown device": (
         ["--headswap-zoo=testzoo", "--headswap-device=cuda:"],
-        "*--headswap-device must be auto, cpu, cuda, or cuda:N*such as cuda:0, not 'cuda:': did you mean cuda*",
+        "*--headswap-device must be auto, cpu, or TYPE or TYPE:N such as cuda, *, not 'cuda:': did you mean cuda[?]",
     ),
     "device without a number": (["--headswap-zoo=testzoo", "--headswap-device=cuda:one"], "*not 'cuda:one'*"),
     "a GPU under another name": (
         ["--headswap-zoo=testzoo", "--headswap-device=gpu"],
-        "*must be auto, cpu, cuda*not 'gpu': did you mean cuda[?]",
+        "*must be auto, cpu, or TYPE*not 'gpu': did you mean cuda[?]",
     ),
     "a numbered GPU under another name": (
         ["--headswap-zoo=testzoo", "--headswap-device=GPU:1"],
@@ -81,7 +81,55 @@ BAD_FLAGS = {
         ["--headswap-models=alpha"],
         "*--headswap-models has no effect without a zoo: add --headswap-zoo, such as timm",
     ),
-    "device of another kind": (["--headswap-zoo=testzoo", "--headswap-device=meta"], "*must be auto, cpu, cuda*"),
+    "device without values": (["--headswap-zoo=testzoo", "--headswap-device=meta"], "*must be auto, cpu*, not 'meta'*"),
+    "unknown device without a package": (
+        ["--headswap-zoo=testzoo", "--headswap-device=quantum"],
+        "*not 'quantum'. If a package defines the type quantum, name the package with --headswap-device-import",
+    ),
+    "index of the CPU": (["--headswap-zoo=testzoo", "--headswap-device=cpu:0"], "*not 'cpu:0': did you mean cpu[?]"),
+    "negative index": (["--headswap-zoo=testzoo", "--headswap-device=cuda:-1"], "*not 'cuda:-1': did you mean cuda[?]"),
+    "index with a leading zero": (["--headswap-zoo=testzoo", "--headswap-device=cuda:01"], "*not 'cuda:01'*"),
+    "mistyped device": (["--headswap-zoo=testzoo", "--headswap-device=xpuu"], "*not 'xpuu': did you mean xpu[?]"),
+    "simulated index": (["--headswap-zoo=testzoo", "--headswap-device=simulated:mps:0"], "*without an index, such as*"),
+    "simulated CPU": (
+        ["--headswap-zoo=testzoo", "--headswap-device=simulated:cpu"],
+        "*is 'simulated:cpu', but simulated*",
+    ),
+    "mistyped simulation": (["--headswap-zoo=testzoo", "--headswap-device=simulate"], "*did you mean simulated[?]"),
+    "mistyped simulated type": (["--headswap-zoo=testzoo", "--headswap-device=simulated:gpu"], "*did you mean cuda[?]"),
+    "simulated type of a missing package": (
+        ["--headswap-zoo=testzoo", "--headswap-device=simulated:npu"],
+        "*simulated:npu: torch * knows no device of type npu. The package torch_npu defines it: install *",
+    ),
+    "several devices": (["--headswap-zoo=testzoo", "--headswap-device=cuda:0,cuda:1"], "*not 'cuda:0,cuda:1'*"),
+    "type that needs a package": (
+        ["--headswap-zoo=testzoo", "--headswap-device=npu:0"],
+        "*npu:0: torch * knows no device of type npu. *: install torch_npu and add --headswap-device-import=torch_npu*",
+    ),
+    "type that torch names but a package defines": (
+        ["--headswap-zoo=testzoo", "--headswap-device=xla"],
+        "*=xla: torch * finds no device of type xla. The package torch_xla defines it: install torch_xla and add *",
+    ),
+    "backend that is not there": (
+        ["--headswap-zoo=testzoo", "--headswap-device-import=torch_nowhere"],
+        "*--headswap-device-import=torch_nowhere: there is no module torch_nowhere. Install the package *",
+    ),
+    "module of a backend that is not there": (
+        ["--headswap-zoo=testzoo", "--headswap-device-import=json.nowhere"],
+        "*--headswap-device-import=json.nowhere: there is no module json.nowhere. *",
+    ),
+    "backend that is no name": (
+        ["--headswap-zoo=testzoo", "--headswap-device-import=torch-npu"],
+        "*--headswap-device-import must be the name of a Python module such as torch_npu, not 'torch-npu'",
+    ),
+    "backend without a device": (
+        ["--headswap-zoo=testzoo", "--headswap-device-import=json"],
+        "*--headswap-device-import=json: torch names no accelerator after the import. Add --headswap-device=TYPE*",
+    ),
+    "type that the backend does not define": (
+        ["--headswap-zoo=testzoo", "--headswap-device=quantum:0", "--headswap-device-import=json"],
+        "*--headswap-device=quantum:0: torch * knows no device of type quantum. Expected one of cpu, cuda*",
+    ),
 }
 
 
@@ -109,8 +157,9 @@ def test_a_class_count_that_is_not_a_positive_integer_is_refused(project: pytest
     [
         (0, "cuda", "*--headswap-device=cuda: torch * Use cpu, or auto to use whatever is available"),
         (0, "cuda:0", "*--headswap-device=cuda:0: torch * Use cpu, or auto*"),
-        (1, "cuda:1", "*--headswap-device is 'cuda:1', but cuda:0 is the only one here"),
-        (4, "cuda:4", "*--headswap-device is 'cuda:4', but the last one is cuda:3 here"),
+        (1, "cuda:1", "*--headswap-device=cuda:1, but cuda:0 is the only one here with CUDA_VISIBLE_DEVICES=''"),
+        (4, "cuda:4", "*--headswap-device=cuda:4, but the last one is cuda:3 here with *"),
+        (4, f"cuda:{10**20}", "*--headswap-device=cuda:1000*, but the last one is cuda:3 here with *"),
     ],
 )
 def test_a_missing_gpu_is_refused_with_the_available_devices(
@@ -152,6 +201,24 @@ def test_evidence_and_device_reach_the_case_the_journal_and_the_repro_command(
     (item,) = journal().values()
     assert item.repro.endswith(" --headswap-evidence=abstract --headswap-device=cpu"), "those of the ini file"
     assert asked.read_text(encoding="utf-8") == "testzoo 7 numeric cuda:1\ntestzoo 7 abstract cpu\n"
+
+
+@pytest.mark.parametrize(("device", "evidence"), [("simulated", "simulated"), ("simulated:mps", "simulated mps")])
+def test_a_device_is_simulated_on_request_although_there_is_a_real_one(
+    project: pytest.Pytester,
+    journal: Callable[..., dict[str, Result]],
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    evidence: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    flags = ["--headswap-zoo=testzoo", "--headswap-models=alpha", "--headswap-checks=device_placement"]
+    result = project.runpytest_inprocess(*flags, f"--headswap-device={device}")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"headswap: *; on {device}"])
+    assert [item.evidence for item in journal().values()] == [evidence]
+    assert read_journal(project.path / "headswap-report")[0].devices == ()
 
 
 @pytest.mark.parametrize("kind", ["abstract", "numeric"])
@@ -221,6 +288,7 @@ def test_each_option_works_as_an_ini_key(project: pytest.Pytester, journal: Call
         "device": "auto",
         "timeout": 60,
         "memory_limit": "2GiB",
+        "device_import": "",
     }
 
 
@@ -279,6 +347,8 @@ def test_the_header_states_what_runs(project: pytest.Pytester) -> None:
         ["--headswap-zoo=builtin", "--headswap-num-classes=0"],
         ["--headswap-zoo=builtin", "--headswap-evidence=real"],
         ["--headswap-zoo=builtin", "--headswap-device=gpu"],
+        ["--headswap-zoo=builtin", "--headswap-device=tpu:0"],
+        ["--headswap-zoo=builtin", "--headswap-device-import=torch-xla"],
         ["--headswap-zoo=builtin", "--headswap-timeout=soon"],
         ["--headswap-zoo=builtin", "--headswap-memory-limit=much"],
         ["--headswap-zoo=builtin", "--headswap-shard=3/2"],

@@ -223,3 +223,15 @@ def test_an_incomplete_set_of_shards_is_merged_on_request_and_states_what_is_mis
 @pytest.mark.parametrize("allow_missing", [False, True])
 def test_a_merge_needs_at_least_one_journal(tmp_path: Path, allow_missing: bool) -> None:
     assert "cannot read the journal" in _problems([tmp_path / "nowhere"], allow_missing=allow_missing)
+
+
+def test_the_devices_of_all_machines_are_named(shards: list[Path]) -> None:
+    for folder, devices in zip(shards, (["cuda:0 (A)", "cuda:1 (A)"], ["cuda:0 (A)"], []), strict=True):
+        _change(folder, lambda header, results, devices=devices: (replace(header, devices=devices), results))  # type: ignore[misc]
+    header = merge(shards).header
+    assert header.devices == ["cuda:0 (A)", "cuda:1 (A)"]
+    assert [machine.get("devices") for machine in header.merged["machines"]] == [
+        "cuda:0 (A), cuda:1 (A)",
+        "cuda:0 (A)",
+        None,
+    ]

@@ -23,6 +23,7 @@ from pytest_headswap.engine.pytorch.internals import (
 
 _COPY = "aten::copy_"
 _TO_COPY = torch.ops.aten._to_copy.default
+_ACCEPTS_CPU = frozenset((_COPY, "aten::_pack_padded_sequence"))  # the latter requires lengths on the CPU
 _INDEXING = frozenset(f"aten::{name}" for name in ("index", "index_put", "index_put_", "_index_put_impl_"))
 
 
@@ -61,19 +62,38 @@ class DeviceMixingMode(DispatchMode):  # type: ignore[no-untyped-call, unused-ig
             raise NotImplementedError(f"{name} writes a meta tensor, which has no values, to a CPU tensor")
         rejected = _rejected_by_device(name, args, on_cpu)
         if rejected:
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in rejected)
-            self.device_mixes.append(f"{name} mixes tensors on the device with a CPU tensor of shape {shapes}")
+            self.device_mixes.append(_mix(name, rejected))
         if name == _COPY and not args[0].is_meta:
             return args[0]  # the values on the device are unknown
         return cached_meta_op(func, map_tensors(args, _to_device), map_tensors(kwargs, _to_device))
 
 
+class RejectCpuTensors(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
+    """Raise RuntimeError in the block where an operation mixes tensors on a real device with CPU tensors.
+
+    Most devices do so themselves. Some compute the operation on the CPU instead.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = tensors_of_call(args, kwargs)
+        on_cpu = [tensor for tensor in tensors if tensor.device.type == "cpu"]
+        if len(on_cpu) < len(tensors) and (rejected := _rejected_by_device(op_name(func), args, on_cpu)):
+            raise RuntimeError(_mix(op_name(func), rejected))
+        return func(*args, **kwargs)
+
+
 def _rejected_by_device(name: str, args: tuple[Any, ...], on_cpu: list[torch.Tensor]) -> list[torch.Tensor]:
     """Return the CPU tensors that a device rejects. It accepts zero-dimensional tensors, copies and indices."""
-    if name == _COPY:
+    if name in _ACCEPTS_CPU:
         return []
-    index_ids = {id(index) for index in args[1]} if name in _INDEXING and args[0].is_meta else set()
+    index_ids = {id(index) for index in args[1]} if name in _INDEXING and args[0].device.type != "cpu" else set()
     return [tensor for tensor in on_cpu if tensor.dim() and id(tensor) not in index_ids]
+
+
+def _mix(name: str, rejected: list[torch.Tensor]) -> str:
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in rejected)
+    return f"{name} mixes tensors on the device with a CPU tensor of shape {shapes}"
 
 
 def _to_device(tensor: torch.Tensor) -> torch.Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
-from pytest_headswap.engine.abstract.simulated_move import cuda_seems_available
+from pytest_headswap.engine.abstract.device_mode import RejectCpuTensors
+from pytest_headswap.engine.abstract.simulated_device import SimulatedDeviceMode, only_available
 from pytest_headswap.engine.abstract.stand_ins import FAKE, REAL, StandIns, substituted
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import disable_fused_kernels, fake_tensor_mode, silence_fake_tensor_log
@@ -26,6 +28,24 @@ def on_real_device(model: nn.Module, device: torch.device, dtype: torch.dtype | 
     with substituted(model, _MovableStandIns(model, device, dtype)):
         model.to(device=device, dtype=dtype)
         yield
+
+
+def reject_cpu_tensors(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context in which an operation that mixes tensors on the device with CPU tensors raises RuntimeError.
+
+    Most devices raise in any case. Some, such as those of XLA and of private backends with a fallback, compute such an
+    operation on the CPU, and would hide what fails on others.
+    """
+    return RejectCpuTensors() if _computes_with_cpu_tensors(device) else nullcontext()  # type: ignore[no-untyped-call, unused-ignore]
+
+
+@cache
+def _computes_with_cpu_tensors(device: torch.device) -> bool:
+    try:
+        mixed = torch.ones(2, device=device) + torch.ones(2, device="cpu")
+    except RuntimeError:
+        return False
+    return mixed.device.type != "cpu"
 
 
 @contextmanager
@@ -45,7 +65,7 @@ def on_fake_device(
     """Put the model on a device that need not exist, for the duration of the block.
 
     The model consists of fake tensors, which know their device. Inputs and the `moved` tensors are on `device`. Other
-    tensors stay where they are. CUDA seems available.
+    tensors stay where they are. No other accelerator seems available.
 
     Yields:
         A function that runs the model, in train mode if its argument is True, and returns the outputs. It raises what
@@ -68,8 +88,9 @@ def on_fake_device(
         stack.enter_context(disable_fused_kernels())
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it would start the CUDA driver
         stack.enter_context(silence_fake_tensor_log())
-        stack.enter_context(cuda_seems_available())
+        stack.enter_context(only_available(device))
         stack.enter_context(fake)
+        stack.enter_context(SimulatedDeviceMode(device))
         yield run
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from pytest_headswap._devices import DEVICE_TYPES
+
 PLAIN = frozenset(
     (
         *(bool, int, float, complex, str, bytes, range, type(None), types.ModuleType),
@@ -25,9 +27,8 @@ MISSING = object()
 
 _FOREIGN = frozenset((*sys.stdlib_module_names, "torch", "numpy")) - {"__main__"}
 """Packages that keep no tensors of a model."""
-_DEVICE_TYPES = frozenset(("cpu", "cuda", "mps", "xpu", "hip", "npu", "xla"))
 DEVICE_BRANCH = "<device>"
-"""Stands among the names for a function that reads a device and contains the name of a type of device."""
+"""Stands among the names for a function that reads a device, and an index or the name of a type of device."""
 _CACHED_FUNCTION = type(functools.lru_cache(lambda: None))
 
 
@@ -108,7 +109,7 @@ def _reach_of_function(function: types.FunctionType, reach: ReachableCode) -> It
             yield cell_content(cell)
     names, _ = _names_in(function.__code__)
     reach.names |= names
-    if "device" in names and _names_device_type(function.__code__):
+    if "device" in names and ("index" in names or _names_device_type(function.__code__)):
         reach.names.add(DEVICE_BRANCH)
     if function.__name__ in names or function.__name__ in function.__code__.co_freevars:
         reach.self_referential.append(function)
@@ -167,12 +168,22 @@ def _variables_of(function: types.FunctionType) -> Iterable[tuple[dict[str, Any]
 @functools.cache
 def _names_device_type(code: types.CodeType) -> bool:
     """Return whether a function, or one inside it, contains the name of a type of device."""
-    for value in code.co_consts:
-        if isinstance(value, types.CodeType) and _names_device_type(value):
-            return True
-        if isinstance(value, str) and value.partition(":")[0] in _DEVICE_TYPES:
-            return True
-    return False
+    return any(
+        _names_device_type(value) if isinstance(value, types.CodeType) else is_device_type(value)
+        for value in code.co_consts
+    )
+
+
+def is_device_type(value: Any) -> bool:
+    """Return whether a value names a device or its type, or is a container with one, as for `kind in KINDS`."""
+    if isinstance(value, str):
+        kind = value.partition(":")[0]
+        return kind in _DEVICE_TYPES or kind == torch._C._get_privateuse1_backend_name()
+    return isinstance(value, _COLLECTIONS) and any(isinstance(item, str) and is_device_type(item) for item in value)
+
+
+_DEVICE_TYPES = frozenset(("cpu", "hip", *DEVICE_TYPES))
+_COLLECTIONS = (tuple, list, dict, set, frozenset)
 
 
 @functools.cache

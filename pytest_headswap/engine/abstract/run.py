@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from pytest_headswap.engine.abstract.stand_ins import (
     StandIns,
     substituted,
 )
-from pytest_headswap.engine.errors import HeadSwapError
+from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.internals import (
     disable_fused_kernels,
@@ -197,7 +198,9 @@ def _run(
 
 def _set_mode(model: nn.Module, training: bool) -> None:
     try:
-        model.train(training)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HeadSwapWarning)  # what a freeze says about modules that were added later
+            model.train(training)
     except NotImplementedError as error:
         raise HeadSwapError(
             "unsupported_model",

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from pytest_headswap.engine.abstract.reachable_code import DEVICE_BRANCH, reachable_code
+from pytest_headswap._devices import DEVICE_TYPES
+from pytest_headswap.engine.abstract.reachable_code import (
+    DEVICE_BRANCH,
+    ReachableCode,
+    cell_content,
+    is_device_type,
+    is_foreign,
+    reachable_code,
+)
+from pytest_headswap.engine.abstract.simulated_device import only_available
 from pytest_headswap.engine.abstract.stand_ins import PLAIN_TENSOR_TYPES, StandIns, substituted
 from pytest_headswap.engine.pytorch.internals import storage_key
 from pytest_headswap.engine.pytorch.modules import modules, named_buffers, named_parameters
 
 _DEVICE_NAMES = frozenset(
-    (DEVICE_BRANCH, "is_cuda", "is_cpu", "is_mps", "is_xpu", "is_available", "device_count", "current_accelerator")
+    (
+        *(DEVICE_BRANCH, "is_available", "is_built", "device_count", "current_accelerator", "get_device"),
+        *(f"is_{kind}" for kind in ("cpu", *DEVICE_TYPES)),
+    )
 )
 
+_COMPARABLE = frozenset((str, tuple, list))
 _MOVERS = frozenset(("to", "cuda", "cpu", "_apply"))
 
 
@@ -38,7 +49,7 @@ def move_in_simulation(model: nn.Module, device: torch.device) -> tuple[list[tor
     stand_ins = StandIns()
     with substituted(model, stand_ins):
         move = _Move(device, stand_ins.tensors())
-        with move:
+        with only_available(device), move:
             model.to(device)
         registered = (*named_parameters(model), *named_buffers(model))
         left = [name for name, tensor in registered if storage_key(tensor) not in move.storages]
@@ -76,7 +87,7 @@ class _Move(TorchFunctionMode):
         kwargs = kwargs or {}
         target: torch.device | None = None
         if func is torch.Tensor.to:
-            target = _target(args[1:], kwargs)
+            target = self._target(args[1:], kwargs)
         elif func is torch.Tensor.cuda or func is torch.Tensor.cpu:
             target = self._device if func is torch.Tensor.cuda else torch.device("cpu")
         if target is None:
@@ -92,32 +103,32 @@ class _Move(TorchFunctionMode):
             self.storages.add(storage_key(result))
         return result
 
-
-def _target(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:
-    """Return the device among the arguments of `Tensor.to`, or None."""
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, (str, torch.device)):
-            return torch.device(value)
-    return None
+    def _target(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:
+        """Return the device among the arguments of `Tensor.to`, or None."""
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, (str, torch.device)):
+                device = torch.device(value)
+                return self._device if device == torch.device(self._device.type) else device
+        return None
 
 
 def code_names_devices(model: nn.Module) -> bool:
     """Return whether the code of a model tells devices apart, by `is_cuda` or by the type of a device."""
-    roots = frozenset(type(module) for module in modules(model))
-    return not _DEVICE_NAMES.isdisjoint(reachable_code(roots).names)
+    module_list = modules(model)
+    reach = reachable_code(frozenset(type(module) for module in module_list))
+    if not _DEVICE_NAMES.isdisjoint(reach.names):
+        return True
+    return "device" in reach.names and any(map(is_device_type, _constants(module_list, reach)))
 
 
-@contextmanager
-def cuda_seems_available() -> Iterator[None]:
-    """Let `torch.cuda.is_available()` return True in the block, except for torch's own code, which needs the truth."""
-    real: Callable[[], bool] = torch.cuda.is_available
-
-    def is_available() -> bool:
-        caller = sys._getframe(1).f_globals.get("__name__", "")
-        return real() if caller.partition(".")[0] == "torch" else True
-
-    torch.cuda.is_available = is_available
-    try:
-        yield
-    finally:
-        torch.cuda.is_available = real
+def _constants(module_list: Sequence[nn.Module], reach: ReachableCode) -> Iterator[Any]:
+    """Yield the values that the code of a model can compare with a device."""
+    for namespace, name in reach.variables.values():
+        yield namespace.get(name)
+    for cell in reach.cells:
+        yield cell_content(cell)
+    for kind in reach.classes:
+        yield from vars(kind).values()
+    for module in module_list:
+        if not is_foreign(type(module)):
+            yield from (value for value in module.__dict__.values() if type(value) in _COMPARABLE)

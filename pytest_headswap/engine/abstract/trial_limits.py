@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from pytest_headswap.engine.abstract.meta_cache import cached_meta_op
+from pytest_headswap.engine.pytorch import accelerators
 from pytest_headswap.engine.pytorch.internals import (
     DispatchMode,
     is_view,
@@ -78,8 +79,8 @@ def _to_meta(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+    if (of_device := accelerators.free_memory(device)) is not None:
+        return of_device
     free = [4 * _MAX_BYTES]  # where the system does not say
     with suppress(OSError, ValueError, IndexError):
         text = Path("/proc/meminfo").read_text(encoding="ascii")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
 
-from pytest_headswap.engine.dataflow.graph import PARAMETER, Graph, Node, Value
-from pytest_headswap.engine.pytorch.modules import get_registered_tensor, modules, owner_path
+from pytest_headswap.engine.dataflow.before_heads import HeadNames
+from pytest_headswap.engine.dataflow.graph import Graph, Node, Value
+from pytest_headswap.engine.dataflow.stages import Stages
+from pytest_headswap.engine.dataflow.tensors_met import tensors_met
+from pytest_headswap.engine.pytorch.modules import get_registered_tensor, modules, named_parameters, owner_path
 
+_MANY = 20  # weights in one layer, more than in a block of a usual network
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -26,13 +30,29 @@ class _Region:
     projects: bool = False
 
 
-def layers_in_order(model: nn.Module, graph: Graph) -> list[list[str]]:
-    """Return the names of the parameters of each layer, from the inputs to the outputs.
+def layers_in_order(model: nn.Module, graph: Graph, heads: HeadNames) -> list[list[str]]:
+    """Return the names of the parameters of each layer of the backbone, from the inputs to the heads.
 
     A layer is a residual block, or a module of the same class, or else a single layer such as a convolution. What runs
     in parallel, or is skipped by a connection, belongs to one layer. Norms and the like belong to the layer before
     them. A parameter that is used several times belongs to the first layer that uses it.
+
+    If most of the backbone would be one layer, its stages are the layers. That happens where data flows past each
+    module, as when a cell reads the outputs of the two cells before it.
     """
+    layers = [[name for name in layer if name not in heads.tensors] for layer in _blocks(model, graph)]
+    layers = [layer for layer in layers if layer]
+    weights = [sum(_is_weight(model, name) for name in layer) for layer in layers]
+    return Stages(model, graph, heads).in_order() if is_coarse(weights) else layers
+
+
+def is_coarse(weights: Sequence[int]) -> bool:
+    """Return whether one layer has most of the weights, and more than a block of a usual network."""
+    largest = max(weights, default=0)
+    return largest > _MANY and 2 * largest > sum(weights)
+
+
+def _blocks(model: nn.Module, graph: Graph) -> list[list[str]]:
     regions = [region for region in _regions(model, graph) if region.names]
     parents = [_common_path(region.names) for region in regions]
     kinds = Counter(type(module) for module in modules(model))
@@ -62,22 +82,18 @@ def layers_in_order(model: nn.Module, graph: Graph) -> list[list[str]]:
 def _regions(model: nn.Module, graph: Graph) -> Iterator[_Region]:
     live = graph.live_nodes()
     nodes = [node for node in graph.nodes if node in live]
+    parameters = {name for name, _ in named_parameters(model)}
+    tensors = tensors_met(graph)
     features: set[Value] = set()  # what depends on both the input and a parameter
-    carried: dict[
-        Value, list[str]
-    ] = {}  # parameters in values that do not depend on the input, such as a normed weight
     met: dict[Node, list[str]] = {}
     last_use: dict[Value, Node] = {}
     for node in nodes:
-        names = [n for v in node.inputs if v not in features for n in carried.get(v, _parameter_of(v))]
+        names = [name for name in tensors.get(node, ()) if name in parameters]
         read = [value for value in node.inputs if value in features]
         last_use.update(dict.fromkeys(read, node))
-        outputs = [value for value in node.outputs if value.from_input]
-        if outputs and (names or read):
-            features.update(outputs)
+        if names or read:
             met[node] = names
-        elif names:
-            carried.update(dict.fromkeys(node.outputs, names))
+            features.update(value for value in node.outputs if value.from_input)
     region = _Region()
     alive: set[Value] = set()
     before = alive
@@ -94,10 +110,6 @@ def _regions(model: nn.Module, graph: Graph) -> Iterator[_Region]:
             yield region
             region, before = _Region(), alive
     yield region
-
-
-def _parameter_of(value: Value) -> list[str]:
-    return [value.name] if value.origin == PARAMETER else []
 
 
 def _is_weight(model: nn.Module, name: str) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 from pytest_headswap._globs import matches_glob
 from pytest_headswap._text import did_you_mean, join_first
 from pytest_headswap.engine.abstract.infer_inputs import infer_inputs
+from pytest_headswap.engine.dataflow.before_heads import before_heads
 from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
 from pytest_headswap.engine.freezing.awake import AwakeParts, heads_awake, in_eval_mode, noted_names, stages_awake
 from pytest_headswap.engine.freezing.batch_mixing import find_mixing
@@ -181,7 +182,7 @@ def _data_flow(model: nn.Module, awake: AwakeParts, inputs: Inputs) -> list[str]
     with in_eval_mode(awake.modules):
         watched = watch(model, inputs, training=True)
         heads = awake.head_names(model)
-        before = watched.before_heads(heads)
+        before = before_heads(watched.graph, heads)
         places: dict[str, dict[str, None]] = {}
         for node in watched.nondeterministic:
             if node in before:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from pytest_headswap.engine.dataflow.before_heads import HeadNames
 from pytest_headswap.engine.dataflow.memory_overlap import are_disjoint
+from pytest_headswap.engine.dataflow.stages import is_within
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.freezing.overrides import TrainAround, hold, hold_around
-from pytest_headswap.engine.freezing.stages import is_within
-from pytest_headswap.engine.freezing.watched_graph import HeadNames
 from pytest_headswap.engine.pytorch.internals import storage_key
 from pytest_headswap.engine.pytorch.modules import (
     buffers_of,

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from pytest_headswap._text import did_you_mean
+from pytest_headswap.engine.dataflow.stages import Stages
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.freezing.awake import (
     NOTHING,
@@ -19,7 +20,6 @@ from pytest_headswap.engine.freezing.awake import (
     freeze_except,
     stages_awake,
 )
-from pytest_headswap.engine.freezing.stages import Stages
 from pytest_headswap.engine.freezing.verify import FreezeVerifier
 from pytest_headswap.engine.freezing.watched_graph import watch
 from pytest_headswap.engine.pytorch.inputs import Inputs
@@ -127,7 +127,7 @@ class FrozenBackbone:
         model, _ = unwrap(self.model)
         heads = self._heads.head_names(model)
         watched = watch(model, self._inputs, training=False)
-        stages = Stages(model, watched, heads)
+        stages = Stages(model, watched.graph, heads)
         watched.graph.clear()
         if number > stages.count:
             raise HeadSwapError(

@@ -7,10 +7,11 @@ from collections.abc import Collection
 from torch import nn
 
 from pytest_headswap.engine.dataflow.graph import Graph, Value
+from pytest_headswap.engine.dataflow.stages import is_within
+from pytest_headswap.engine.dataflow.tensors_met import tensors_met
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.freezing.awake import AwakeParts, freeze_except, noted_names
 from pytest_headswap.engine.freezing.observe import observe
-from pytest_headswap.engine.freezing.stages import is_within, tensors_met
 from pytest_headswap.engine.freezing.watched_graph import watch
 from pytest_headswap.engine.pytorch.inputs import Inputs
 from pytest_headswap.engine.pytorch.modules import buffers_of, modules, named_modules, named_parameters, parameters_of

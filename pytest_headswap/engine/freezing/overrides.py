@@ -5,11 +5,14 @@ These are classes with `__slots__` rather than functions: functions make copies 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable
 from typing import Any
 
 from torch import nn
 
+from pytest_headswap._text import join_first
+from pytest_headswap.engine.errors import HeadSwapWarning
 from pytest_headswap.engine.pytorch.modules import modules
 from pytest_headswap.engine.pytorch.saved_state import MethodOverride
 
@@ -20,7 +23,7 @@ class _StayInEval(MethodOverride):
     __slots__ = ()
 
     def __call__(self, mode: bool = True) -> nn.Module:  # noqa: ARG002 - signature of `train`
-        hold(modules(self.module))
+        _hold_all(self.module)
         return self.module
 
 
@@ -71,20 +74,36 @@ class TrainAround(MethodOverride):
             type(self.module).train(self.module, mode)
         for name, child in self.module._modules.items():
             if child is not None and name not in self.children:
-                hold(modules(child))
+                _hold_all(child)
         return self.module
 
 
-def hold(frozen: Iterable[nn.Module]) -> None:
-    """Keep modules in eval mode, and their running statistics."""
+def _hold_all(frozen: nn.Module) -> None:
+    """Hold a module and all inside. Warn once about adapters that were added after the freeze."""
+    added = [m for m in hold(modules(frozen)) if any(p is not None and p.requires_grad for p in m._parameters.values())]
+    if added:
+        kinds = list(dict.fromkeys(type(module).__name__ for module in added))
+        warnings.warn(
+            f"modules with trainable parameters were added to the frozen backbone ({join_first(kinds)}). They stay in "
+            "eval mode, and so does dropout beside them: call freeze_backbone again to wake them",
+            HeadSwapWarning,
+            stacklevel=5,
+        )
+
+
+def hold(frozen: Iterable[nn.Module]) -> list[nn.Module]:
+    """Keep modules in eval mode, and their running statistics. Return those that were not held before."""
+    added = []
     for module in frozen:
         state = module.__dict__
         state["training"] = False
         train = state.get("train")
         if type(train) is not _StayInEval or train.module is not module:
+            added.append(module)
             state["train"] = _StayInEval(module)
             if hasattr(module, "reset_running_stats"):
                 state["reset_running_stats"] = _KeepStatistics(module)
+    return added
 
 
 def hold_around(enclosing: Iterable[nn.Module], leading: Collection[nn.Module], *, asleep: bool) -> None:

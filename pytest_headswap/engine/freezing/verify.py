@@ -9,12 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from pytest_headswap.engine.dataflow.before_heads import HeadNames, before_heads
 from pytest_headswap.engine.dataflow.graph import Node
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.freezing.awake import NOTHING, AwakeParts, Enclosing, in_eval_mode
 from pytest_headswap.engine.freezing.batch_mixing import Mixing, find_mixing
 from pytest_headswap.engine.freezing.observe import Observation, depends_on_generators, observe
-from pytest_headswap.engine.freezing.watched_graph import HeadNames, WatchedGraph, watch
+from pytest_headswap.engine.freezing.watched_graph import WatchedGraph, watch
 from pytest_headswap.engine.pytorch.inputs import Inputs
 
 _MAX_NAMED = 5  # tensors named in a message
@@ -147,9 +148,9 @@ class FreezeVerifier:
                 f"writes to {listed(written)}",
                 f"forward writes to {listed(written)} even in eval mode: write only if self.training is true",
             )
-        before_heads = watched.before_heads(self.heads)
+        before = before_heads(watched.graph, self.heads)
         for node in watched.nondeterministic:
-            if node in before_heads:
+            if node in before:
                 what = "uses batch statistics" if "batch_norm" in node.name else "draws random numbers"
                 return _Fault(
                     what,

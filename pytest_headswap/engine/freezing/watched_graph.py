@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch import nn
 from pytest_headswap.engine.abstract.meta_cache import Execute
 from pytest_headswap.engine.abstract.run import abstract_run
 from pytest_headswap.engine.abstract.stand_ins import StandIns
-from pytest_headswap.engine.dataflow.dim_tracer import Tracer
+from pytest_headswap.engine.dataflow.before_heads import HeadNames, before_heads, features_of, head_calls
 from pytest_headswap.engine.dataflow.graph import ATTRIBUTE, INPUT, Graph, Node, Value, ancestors
 from pytest_headswap.engine.dataflow.recorder import RecordingSession
 from pytest_headswap.engine.freezing.held_state import HeldState
@@ -43,51 +43,22 @@ class WatchedGraph:
     used_generators: list[str] = field(default_factory=list)
     held: list[Any] = field(default_factory=list)
 
-    def head_calls(self, heads: HeadNames) -> list[Node]:
-        """Return the operations that read a tensor of a head."""
-        return Tracer(self.graph).uses_of(heads.tensors)
-
-    def before_heads(self, heads: HeadNames) -> set[Node]:
-        """Return the operations that compute the features which the heads read."""
-        calls = self.head_calls(heads)
-        return _features_of(calls, calls, heads)
-
     def features(self, heads: HeadNames) -> list[Value]:
         """Return the values that the heads read."""
-        before = self.before_heads(heads)
-        within = ancestors(output for call in self.head_calls(heads) for output in call.outputs)
+        before = before_heads(self.graph, heads)
+        within = ancestors(output for call in head_calls(self.graph, heads) for output in call.outputs)
         read = (value for node in within - before for value in node.inputs)
         return list(dict.fromkeys(value for value in read if value.node in before or value.origin == INPUT))
 
     def feature_operations(self, heads: HeadNames) -> set[Any]:
         """Return the operations before each head in a form that can be compared."""
-        calls = self.head_calls(heads)
+        calls = head_calls(self.graph, heads)
         found = set()
         for call in calls:
-            before = _features_of([call], calls, heads)
+            before = features_of([call], calls, heads)
             names = frozenset(name for value in call.inputs for name in value.names)
             found.add((names, tuple(_comparable(node) for node in self.graph.nodes if node in before)))
         return found
-
-
-class HeadNames(NamedTuple):
-    """The names of the tensors of the heads, and the paths of their modules."""
-
-    tensors: frozenset[str]
-    modules: frozenset[str]
-
-
-def _features_of(calls: Sequence[Node], all_calls: Sequence[Node], heads: HeadNames) -> set[Node]:
-    """Return the operations outside of the heads that some calls of heads depend on."""
-    inside = set(all_calls)
-    found: set[Node] = set()
-    stack = [value.node for call in calls for value in call.inputs if value.from_input]
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in found and node not in inside:
-            found.add(node)
-            stack += [value.node for value in node.inputs]
-    return {node for node in found if node.module not in heads.modules}
 
 
 def watch(model: nn.Module, inputs: Inputs, *, training: bool) -> WatchedGraph:

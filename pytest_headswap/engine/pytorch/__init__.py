@@ -1,9 +1,9 @@
 """Plain names for parts of torch that are private, awkward or slow. Other folders import only the names below."""
 
+from pytest_headswap.engine.pytorch import accelerators
 from pytest_headswap.engine.pytorch.internals import (
     DispatchMode,
     gradient_leaves,
-    is_device_oom,
     is_fake_tensor_limitation,
     is_view,
     map_tensors,
@@ -11,7 +11,6 @@ from pytest_headswap.engine.pytorch.internals import (
     op_name,
     returns_argument,
     seed_all,
-    synchronize,
     tensors_of_call,
 )
 from pytest_headswap.engine.pytorch.modules import (
@@ -29,9 +28,9 @@ __all__ = [
     "DispatchMode",
     "ModuleState",
     "RandomState",
+    "accelerators",
     "freeze_all_but",
     "gradient_leaves",
-    "is_device_oom",
     "is_fake_tensor_limitation",
     "is_view",
     "map_tensors",
@@ -45,6 +44,5 @@ __all__ = [
     "place_of_error",
     "returns_argument",
     "seed_all",
-    "synchronize",
     "tensors_of_call",
 ]

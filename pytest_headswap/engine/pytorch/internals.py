@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,9 @@ from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from pytest_headswap._devices import DEVICE_TYPES
+from pytest_headswap.engine.pytorch import accelerators
+
 __all__ = [
     "DeviceContext",
     "DispatchMode",
@@ -22,8 +26,6 @@ __all__ = [
     "disable_fused_kernels",
     "fake_tensor_mode",
     "gradient_leaves",
-    "initialized_cuda_devices",
-    "is_device_oom",
     "is_fake_tensor_limitation",
     "is_pointwise",
     "is_view",
@@ -36,9 +38,9 @@ __all__ = [
     "selects_by_value",
     "silence_fake_tensor_log",
     "storage_key",
-    "synchronize",
     "tensors_of_call",
     "tree_leaves",
+    "tree_map_only",
 ]
 
 
@@ -92,37 +94,13 @@ def gradient_leaves(tensors: Collection[torch.Tensor]) -> list[torch.Tensor]:
     return leaves
 
 
-def initialized_cuda_devices() -> list[int]:
-    """Return the CUDA devices; none if CUDA is not initialised yet, so that the query does not initialise it."""
-    is_initialised: Callable[[], bool] = torch.cuda.is_initialized
-    return list(range(torch.cuda.device_count())) if is_initialised() else []
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for pending work on the device, so that its errors are raised here."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def is_device_oom(error: BaseException) -> bool:
-    """Return whether a device ran out of memory, either for tensors or for its libraries."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY_MESSAGES)
-
-
-_OUT_OF_MEMORY_MESSAGES = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-
-
 def seed_all(value: int) -> None:
-    """Seed the random number generators of Python, NumPy and torch, but skip CUDA until it is initialised.
-
-    Before that, torch queues every call together with its stack trace.
-    """
+    """Seed the random number generators of Python, NumPy, torch, and of the devices whose runtime is up."""
     random.seed(value)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(value)
     torch.default_generator.manual_seed(value)
-    if initialized_cuda_devices():
-        torch.cuda.manual_seed_all(value)
+    accelerators.seed(value)
 
 
 def fake_tensor_mode(*, real_kernels: bool = True) -> Any:
@@ -143,7 +121,8 @@ def _start_autograd_without_devices() -> None:
     There, fake tensors make torch report eight CUDA devices for the rest of the process. Autograd counts devices in
     its first backward pass: it would start a thread for each, and no forked process could run backward any more.
     """
-    if torch.cuda.device_count() == 0:  # with a GPU, torch reports the real device count
+    if accelerators.count("cuda") == 0:  # with a GPU, torch reports the real device count
+        accelerators.prepare_autograd()
         with torch.inference_mode(False), torch.enable_grad():
             torch.ones((), device="cpu", requires_grad=True).backward()  # type: ignore[no-untyped-call]
 
@@ -151,21 +130,27 @@ def _start_autograd_without_devices() -> None:
 def is_fake_tensor_limitation(error: BaseException) -> bool:
     """Return whether an error is a limitation of fake tensors and not a fault of the model.
 
-    That is the case for code that needs values, for operations without an abstract implementation, for calls to the
-    driver of a missing device, and for packages that only machines with the device have. In torch 2.4, even a plain
-    copy calls the driver.
+    That is the case for code that needs values, for operations without an abstract implementation, for `Module.to` in
+    forward, for calls to the driver of a missing device, and for packages that only machines with the device have. In
+    torch 2.4, even a plain copy calls the driver.
     """
     from torch._subclasses import fake_tensor
 
     names = ("DataDependentOutputException", "DynamicOutputShapeException", "UnsupportedOperatorException")
     kinds = (ImportError, *(getattr(fake_tensor, name) for name in names if hasattr(fake_tensor, name)))
-    return isinstance(error, kinds) or any(sign in str(error) for sign in _NO_DRIVER_MESSAGES)
+    return isinstance(error, kinds) or any(sign.search(str(error)) for sign in _NO_DEVICE_MESSAGES)
 
 
-_NO_DRIVER_MESSAGES = (
-    "CUDA driver version is insufficient",
-    "Found no NVIDIA driver",
-    "not compiled with CUDA enabled",
+_NO_DEVICE_MESSAGES = tuple(
+    re.compile(sign)
+    for sign in (
+        r"CUDA driver version is insufficient|Found no NVIDIA driver|Device does not support bfloat16",
+        r"not compiled with \w+ enabled|not linked with support for \w+ devices|Cannot execute \w+\(\) without",
+        r"INTERNAL ASSERT FAILED at .*DispatchStub|Could not run 'aten::[\w.]+' with arguments from the '\w+' backend",
+        rf"module 'torch' has no attribute '({'|'.join(DEVICE_TYPES)})'|backend has not registered a module",
+        r"getNewGenerator|torch.Generator\(\)|Cannot get \w+ generator|egister (a generator|PrivateUse1HooksInterface)",
+        r"device type not an accelerator|not supported for tensor subclasses|NYI: aten|Couldn't swap \w+\.",
+    )
 )
 
 

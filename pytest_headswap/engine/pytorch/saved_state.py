@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_headswap.engine.pytorch.internals import initialized_cuda_devices
+from pytest_headswap.engine.pytorch import accelerators
 from pytest_headswap.engine.pytorch.modules import modules, parameters
 
 
@@ -23,7 +23,7 @@ class RandomState:
         numpy = sys.modules.get("numpy")
         self._numpy = numpy.random.get_state() if numpy is not None else None
         self._cpu = torch.get_rng_state()
-        self._cuda = {device: torch.cuda.get_rng_state(device) for device in initialized_cuda_devices()}
+        self._devices = accelerators.random_states()
 
     def restore(self) -> None:
         """Restore all generators."""
@@ -31,8 +31,8 @@ class RandomState:
         if self._numpy is not None:
             sys.modules["numpy"].random.set_state(self._numpy)
         torch.set_rng_state(self._cpu)
-        for device, state in self._cuda.items():
-            torch.cuda.set_rng_state(state, device)
+        for device, state in self._devices.items():
+            accelerators.set_random_state(device, state)
 
 
 OVERRIDDEN_METHODS = ("train", "reset_running_stats")

@@ -103,19 +103,19 @@ def _fault(layer: nn.Module, call: LayerCall, new: Mapping[str, nn.Parameter]) -
         inputs = call.inputs.map_tensors(lambda x: _random(x, device))
         try:
             outputs = _outputs(layer, inputs)
-        except Exception as error:  # noqa: BLE001 - a layer may raise anything
+            if not has_values:
+                return ""
+            if not all(bool(output.isfinite().all()) for output in outputs):
+                return "returns values that are not finite"
+            dead = _without_gradient(outputs, trainable)
+            if dead:  # such as the first of two factors, while the second is 0
+                with torch.no_grad():
+                    for value in trainable.values():
+                        value.add_(torch.randn_like(value), alpha=_NOISE)
+                dead = _without_gradient(_outputs(layer, inputs), {name: trainable[name] for name in dead})
+        except Exception as error:  # noqa: BLE001 - a layer may raise anything, a device lack the kernel of a gradient
             lines = str(error).strip().splitlines() or ["no message"]
             return f"raises {type(error).__name__} with the new class count: {lines[0][:300]}"
-        if not has_values:
-            return ""
-        if not all(bool(output.isfinite().all()) for output in outputs):
-            return "returns values that are not finite"
-        dead = _without_gradient(outputs, trainable)
-        if dead:  # such as the first of two factors, while the second is 0
-            with torch.no_grad():
-                for value in trainable.values():
-                    value.add_(torch.randn_like(value), alpha=_NOISE)
-            dead = _without_gradient(_outputs(layer, inputs), {name: trainable[name] for name in dead})
         return f"gives {', '.join(dead)} a gradient of 0, so training would have no effect" if dead else ""
 
 

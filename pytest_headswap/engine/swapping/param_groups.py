@@ -11,13 +11,12 @@ from typing import Any
 from torch import nn
 
 from pytest_headswap.engine.abstract.stand_ins import TENSOR_KINDS
-from pytest_headswap.engine.dataflow.layer_order import layers_in_order
+from pytest_headswap.engine.dataflow.before_heads import HeadNames
+from pytest_headswap.engine.dataflow.layer_order import is_coarse, layers_in_order
 from pytest_headswap.engine.dataflow.recorder import record
 from pytest_headswap.engine.errors import HeadSwapError, HeadSwapWarning
-from pytest_headswap.engine.pytorch.modules import get_registered_tensor, is_registered
+from pytest_headswap.engine.pytorch.modules import get_registered_tensor, is_registered, owner_path
 from pytest_headswap.engine.swapping.plan import SwapPlan
-
-_MANY = 20  # weights in one layer, more than in a block of a usual network
 
 
 def param_groups(
@@ -74,19 +73,18 @@ def _backbone_layers(plan: SwapPlan, heads: Collection[str]) -> list[list[nn.Par
     kinds = TENSOR_KINDS[TENSOR_KINDS.index(tensor_kind) :]
     graph = record(plan.model, plan.inputs, training=training, tensor_kinds=kinds)
     try:
-        layers = layers_in_order(plan.model, graph)
+        owners = frozenset(map(owner_path, heads))
+        layers = layers_in_order(plan.model, graph, HeadNames(frozenset(heads), owners))
     finally:
         graph.clear()
-    backbone = [[name for name in layer if name not in heads] for layer in layers]
-    return [[plan.model.get_parameter(name) for name in layer] for layer in backbone if layer]
+    return [[plan.model.get_parameter(name) for name in layer] for layer in layers]
 
 
 def _warn_about_coarse(layers: list[list[nn.Parameter]]) -> None:
     weights = [sum(parameter.dim() > 1 for parameter in layer) for layer in layers]
-    largest = max(weights, default=0)
-    if largest > _MANY and 2 * largest > sum(weights):
+    if is_coarse(weights):
         warnings.warn(
-            f"layer_decay has little effect: {largest} of the {sum(weights)} weights of the backbone share one "
+            f"layer_decay has little effect: {max(weights)} of the {sum(weights)} weights of the backbone share one "
             "learning rate, because data flows past the layers in between, or because they run in parallel",
             HeadSwapWarning,
             stacklevel=4,

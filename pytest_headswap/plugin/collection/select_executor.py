@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_headswap._text import format_bytes, pluralize
+from pytest_headswap.case.options import AUTO
 from pytest_headswap.harness.memory_budget import MemoryBudget, resolve_memory_budget
 from pytest_headswap.isolation.executor import Executor, OversizedModels
 from pytest_headswap.isolation.in_process_executor import InProcessExecutor
@@ -21,6 +22,7 @@ from pytest_headswap.plugin.settings import Settings, worker_input
 
 if TYPE_CHECKING:
     from pytest_headswap.isolation.child_process import StartMethod
+    from pytest_headswap.isolation.subprocess_executor import SubprocessExecutor
 
 _BUDGET = pytest.StashKey[MemoryBudget]()
 
@@ -42,24 +44,41 @@ def _debugger_attached() -> bool:
 
 def make_executor(config: pytest.Config, settings: Settings) -> tuple[Executor, str]:
     """Return the executor of this process, and why it cannot use a child process; empty if it does or need not."""
+    if settings.executor != "local":
+        return _cluster_executor(config, settings), ""
     budget = run_memory_budget(config, settings)
     if why_not_isolated(config):
         return _in_process_executor(config, settings, budget, {}), ""
     in_process = _in_process_executor(config, settings, budget, known_oversized(settings, budget.process_bytes))
-    import torch
-
     from pytest_headswap.isolation.subprocess_executor import SubprocessExecutor
 
-    methods: tuple[StartMethod, StartMethod]
-    if settings.isolation == "fork":
-        methods = "fork", "fork"
-    elif settings.isolation == "spawn" or not _can_fork() or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        methods = "spawn", "spawn"
-    else:
-        methods = "fork", "spawn"
-    isolated = SubprocessExecutor(in_process, methods, SpawnedExecutor.of(config, settings, budget))
+    spawned = SpawnedExecutor.of(config, settings, budget)
+    isolated = SubprocessExecutor(in_process, _start_methods(settings.isolation, settings.options.device), spawned)
     why = isolated.start()
     return (in_process, why) if why else (isolated, "")
+
+
+def _start_methods(isolation: str, device: str) -> tuple[StartMethod, StartMethod]:
+    from pytest_headswap.engine.pytorch import accelerators
+
+    if isolation == "fork":
+        return "fork", "fork"
+    if isolation == "spawn" or not _can_fork() or accelerators.breaks_fork(device):
+        return "spawn", "spawn"
+    return "fork", "spawn"
+
+
+def _cluster_executor(config: pytest.Config, settings: Settings) -> Executor:
+    from pytest_headswap.isolation.ray_executor import ClusterError, RayCluster, RayExecutor
+
+    try:
+        cluster = RayCluster(settings.executor.removeprefix("ray").removeprefix(":"))
+    except ClusterError as error:
+        raise pytest.UsageError(f"--headswap-executor={settings.executor}: {error}") from error
+    budget = resolve_memory_budget(settings.options.memory_limit, 1, cluster.memory_share)
+    make = NodeExecutor(SpawnedExecutor.of(config, settings, budget), settings.isolation, settings.options.device)
+    uses_gpus = settings.options.device != "cpu" and not settings.options.device.startswith("simulated")
+    return RayExecutor(cluster, make, budget.process_bytes, cluster.gpu_share if uses_gpus else 0)
 
 
 def _can_fork() -> bool:
@@ -105,6 +124,21 @@ class SpawnedExecutor:
         return _in_process_executor(config, settings, self.budget, known_oversized(settings, self.budget.process_bytes))
 
 
+@dataclass(frozen=True)
+class NodeExecutor:
+    """Makes the executor of a process on a node of a cluster from plain data."""
+
+    spawned: SpawnedExecutor
+    isolation: str
+    device: str
+
+    def __call__(self) -> SubprocessExecutor:
+        """Return the executor; called on the node."""
+        from pytest_headswap.isolation.subprocess_executor import SubprocessExecutor
+
+        return SubprocessExecutor(self.spawned(), _start_methods(self.isolation, self.device), self.spawned)
+
+
 def _in_process_executor(
     config: pytest.Config, settings: Settings, budget: MemoryBudget, oversized: OversizedModels
 ) -> InProcessExecutor:
@@ -124,6 +158,8 @@ def limits_header(config: pytest.Config, settings: Settings) -> str:
     """Return a line with the limits of a model, and how many models are known to exceed them."""
     if why := why_not_isolated(config):
         return f"headswap: limits: none, because models run in the pytest process {why}"
+    if settings.executor != "local" and settings.options.memory_limit == AUTO:
+        return f"headswap: limits: {settings.options.timeout:g} s and a CPU's share of the node's memory for each model"
     max_bytes = run_memory_budget(config, settings).process_bytes
     oversized = len(known_oversized(settings, max_bytes))
     note = f"; abstract evidence for {pluralize(oversized, 'model')} known to need more memory" if oversized else ""

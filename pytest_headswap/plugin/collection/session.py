@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap._text import pluralize
+from pytest_headswap._text import join_first, pluralize
+from pytest_headswap.case.options import AUTO
 from pytest_headswap.plugin.apply_expectations import skip_if_not_run
 from pytest_headswap.plugin.collection.nodes import CheckItem, ZooNode
 from pytest_headswap.plugin.collection.phase_reports import attach_result
@@ -44,7 +45,8 @@ class ZooSession:
         parts = [] if self.settings.sample is None else [f"SAMPLE ({self.settings.sample})"]
         parts += [zoos, ", ".join(check.name for check in self.settings.checks), f"{options.num_classes} classes"]
         parts += [f"{options.evidence} evidence"] if options.evidence != "auto" else []
-        parts += [f"on {options.device}"] if options.device != "auto" else []
+        devices = join_first(self.settings.devices) or (options.device if options.device != AUTO else "")
+        parts += [f"on {devices}"] if devices else []
         return [f"headswap: {'; '.join(parts)}", limits_header(self.config, self.settings)]
 
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:

@@ -24,7 +24,7 @@ def journal_header(settings: Settings, keys: Keys) -> JournalHeader:
     if settings.shard is not None:
         part = {zoo.name: names for zoo, names in settings.this_shard}
         options |= shard_options(str(settings.shard), part, {zoo.name: names for zoo, names in settings.selected})
-    return JournalHeader(_versions(settings), options, code=keys.code)
+    return JournalHeader(_versions(settings), options, devices=settings.devices, code=keys.code)
 
 
 def _versions(settings: Settings) -> dict[str, str]:

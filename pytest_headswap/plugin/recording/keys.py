@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_headswap.harness.garbage import gc_disabled_for_imports
-from pytest_headswap.harness.options import gpu_count
 from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.results import JOURNAL_NAME
 from pytest_headswap.zoo.entry_code import ZooOrigins, describe, entry_code, zoo_origins
@@ -136,8 +135,9 @@ class Keys:
         options = self.settings.options
         return {
             **asdict(options),
-            "devices": 0 if options.device == "cpu" else gpu_count(),
+            "devices": self.settings.devices,
             "isolation": self.settings.isolation,
+            "executor": self.settings.executor.partition(":")[0],
             "warnings": [*self.config.getini("filterwarnings"), *(self.config.option.pythonwarnings or ())],
             "python": f"{sys.implementation.name} {platform.python_version()}",
             "system": [sys.platform, platform.machine()],

@@ -35,6 +35,7 @@ def parametrize_with_checks(
     build_native: Callable[[int], nn.Module] | None = None,
     evidence: str = "auto",
     device: str = "auto",
+    device_import: str = "",
     memory_limit: str = "auto",
     head: str | None = None,
 ) -> pytest.MarkDecorator:
@@ -55,7 +56,8 @@ def parametrize_with_checks(
             checks, which is all but the opt-in ones. `+name` adds one, `!name` excludes one.
         build_native: builds the model for a given class count, for `native_parity`.
         evidence: `auto`, `abstract` or `numeric`.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, or a type of device with or without an index, such as `cuda:1` or `mps`.
+        device_import: module that defines the type of device, such as `torch_npu`; it is imported first.
         memory_limit: memory budget of a model, such as `2.5GiB`. A model whose values exceed it is checked
             with abstract evidence.
         head: path of the head to swap, for models with several heads that predict different classes.
@@ -66,11 +68,12 @@ def parametrize_with_checks(
     Raises:
         ZooError, ValueError, TypeError: as for `check_headswap`, but during collection.
     """
-    from pytest_headswap.harness.options import make_case_options, requested_checks
+    from pytest_headswap.harness.case_options import make_case_options
+    from pytest_headswap.harness.options import requested_checks
     from pytest_headswap.harness.target import resolve_target
 
     chosen = requested_checks(checks)
-    options = make_case_options(num_classes, evidence, device, memory_limit)
+    options = make_case_options(num_classes, evidence, device, device_import, memory_limit)
     parameters, names = [], Counter[str]()
     for model in _as_iterable(models):
         target = resolve_target(model, example_inputs, build_native, head=head)

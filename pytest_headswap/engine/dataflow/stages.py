@@ -9,8 +9,9 @@ from statistics import mean
 
 from torch import nn
 
-from pytest_headswap.engine.dataflow.graph import Graph, Node, Value
-from pytest_headswap.engine.freezing.watched_graph import HeadNames, WatchedGraph
+from pytest_headswap.engine.dataflow.before_heads import HeadNames, before_heads, head_calls
+from pytest_headswap.engine.dataflow.graph import Graph, Node
+from pytest_headswap.engine.dataflow.tensors_met import tensors_met
 from pytest_headswap.engine.pytorch.modules import get_registered_tensor, named_parameters, owner_path
 
 _DOMINANT = 0.8  # share of the layers in one module from which on that module is divided rather than its parent
@@ -29,16 +30,16 @@ class Stages:
         depths: for each module or parameter of a stage, by path, the number of stages between it and the heads.
     """
 
-    def __init__(self, model: nn.Module, watched: WatchedGraph, heads: HeadNames) -> None:
+    def __init__(self, model: nn.Module, graph: Graph, heads: HeadNames) -> None:
         self._model, self._heads = model, heads
-        inside = {node for node in watched.graph.nodes if node.module in heads.modules}
-        self._calls = inside.union(watched.head_calls(heads))
-        before = watched.before_heads(heads)
-        self._nodes = [node for node in watched.graph.nodes if node in before or node in self._calls]
+        inside = {node for node in graph.nodes if node.module in heads.modules}
+        self._calls = inside.union(head_calls(graph, heads))
+        before = before_heads(graph, heads)
+        self._nodes = [node for node in graph.nodes if node in before or node in self._calls]
         names = {name for name, _ in named_parameters(model)}
         self._met, self._own = (
             {node: [name for name in found[node] if name in names] for node in found.keys() & before}
-            for found in (tensors_met(watched.graph), tensors_met(watched.graph, shared=False))
+            for found in (tensors_met(graph), tensors_met(graph, shared=False))
         )
         stages, others = self._divide("")
         others = self._split(stages, [*others, *self._tensors_between([*stages, *others])])
@@ -57,6 +58,15 @@ class Stages:
     def last(self, count: int) -> list[str]:
         """Return the paths of the modules and parameters of the last `count` stages before the heads."""
         return [path for path, depth in self.depths.items() if depth < count]
+
+    def in_order(self) -> list[list[str]]:
+        """Return the parameters of each stage, from the inputs to the heads."""
+        found: list[list[str]] = [[] for _ in range(self.count)]
+        for name in sorted(self._names):
+            depth = max((depth for path, depth in self.depths.items() if is_within(name, path)), default=None)
+            if depth is not None:
+                found[-1 - depth].append(name)
+        return [names for names in found if names]
 
     @property
     def count(self) -> int:
@@ -163,28 +173,3 @@ def is_within(name: str, path: str) -> bool:
 
 def _part_of(node: Node, met: dict[Node, list[str]], paths: Iterable[str]) -> str:
     return next((path for path in paths if any(is_within(name, path) for name in met.get(node, ()))), "")
-
-
-def tensors_met(graph: Graph, *, shared: bool = True) -> dict[Node, list[str]]:
-    """Return the parameters and buffers that, or whose derived values, meet the input in each operation.
-
-    Without `shared`, values are left out that are derived once and meet it in several operations, such as a relative
-    position bias of all blocks.
-    """
-    carried: dict[Value, set[tuple[str, Node]]] = {}  # the names, and the first operation that read each
-    met: dict[Node, list[str]] = {}
-    derived: dict[tuple[str, Node], list[Node]] = {}
-    for node in graph.nodes:
-        sources = [value for value in node.inputs if not value.from_input]
-        names = [name for value in sources for name in value.names]
-        inherited = {pair for value in sources for pair in carried.get(value, ())}
-        if any(output.from_input for output in node.outputs):
-            met[node] = names
-            for pair in inherited:
-                derived.setdefault(pair, []).append(node)
-        else:
-            carried.update(dict.fromkeys(node.outputs, inherited | {(name, node) for name in names}))
-    for (name, _), nodes in derived.items():
-        for node in nodes if shared or len(nodes) == 1 else ():
-            met[node].append(name)
-    return {node: names for node, names in met.items() if names}
