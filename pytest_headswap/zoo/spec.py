@@ -48,8 +48,9 @@ class ModelSpec:
             the check `grad_checkpointing` is skipped.
         save_and_load: takes a model and an empty folder. Saves the model there with its library, and returns the model
             that the library loads from there, or raises. None: the check `hub_round_trip` uses the `state_dict`.
-        defined_in: names of the modules that define this model. `--headswap-since` then knows that only these modules,
-            and what they import, count. Empty: it follows the imports of the zoo, or the class if `build` is one.
+        defined_in: names of the modules that define this model, such as `mypackage.tiny`. For `--headswap-since`, only
+            these modules, what they import, and the file of the zoo count. Empty: the modules of the entry's classes
+            if it holds no function, or else everything that Python imports along with the zoo.
 
     Raises:
         ZooError: the parameters of `build_native` do not say which one is the class count.

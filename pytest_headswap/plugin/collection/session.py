@@ -102,7 +102,8 @@ class ZooSession:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Start the child process before the project's tests run here: once one has used a GPU, no fork can."""
-        has_checks = any(isinstance(item, CheckItem) for item in session.items)
+        taken_over = self.config.stash.get(TAKEN_OVER, {})
+        has_checks = any(isinstance(item, CheckItem) and item.nodeid not in taken_over for item in session.items)
         if has_checks and self.settings.scope == "alongside" and not self.config.option.collectonly:
             self._executor_or_new()
 
