@@ -48,7 +48,10 @@ class Described:
 def describe(value: Any) -> Described:
     """Describe an object: data by value, functions by code and captured values, classes by name."""
     found = Described()
-    found.text = _describe(value, found, {}, 0)
+    try:
+        found.text = _describe(value, found, {}, 0)
+    except Exception as error:  # noqa: BLE001 - the object is the user's
+        found.unknown = f"the zoo's entry cannot be described: {type(error).__name__}"
     return found
 
 

@@ -111,7 +111,7 @@ class SourceCode:
     def _find(self, module: str) -> ModuleSpec | None:
         package, _, _ = module.rpartition(".")
         if not package:
-            with suppress(ImportError, ValueError, AttributeError):  # such as a module without a spec
+            with suppress(Exception):  # such as a module without a spec, or a finder of the user's
                 return find_spec(module)
             return None
         parent = self.find(package)

@@ -155,3 +155,17 @@ def test_an_entry_that_holds_a_tensor_is_unknown(keyed: pytest.Pytester, extend_
     keys = _keys(keyed)
     assert keys.key(OUTPUT_SHAPE).startswith("?")
     assert "holds a Tensor" in keys.unknown(OUTPUT_SHAPE)
+
+
+def test_an_entry_that_raises_is_unknown_and_does_not_end_the_run(
+    keyed: pytest.Pytester, extend_conftest: Extend
+) -> None:
+    extend_conftest(
+        "make = load().spec\n"
+        "def broken():\n"
+        "    return Zoo('testzoo', tuple(SPECS), lambda name: 1 / 0 if name == 'alpha' else make(name))\n"
+        "register('testzoo', broken)"
+    )
+    keys = _keys(keyed)
+    assert keys.key(OUTPUT_SHAPE).startswith("?")
+    assert keys.unknown(OUTPUT_SHAPE) == "the zoo's entry of alpha raised ZeroDivisionError"

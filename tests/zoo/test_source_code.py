@@ -339,13 +339,18 @@ def test_functions_differ_by_code_defaults_and_the_data_that_they_read() -> None
     assert len(texts) == 7
 
 
+class _Raising(dict[str, int]):
+    def items(self) -> Any:
+        raise RuntimeError("no")
+
+
 def test_what_cannot_be_compared_is_unknown() -> None:
     import torch
 
     class Slotted:
         __slots__ = ("width",)
 
-    for value in (torch.ones(2), [torch.nn.Linear(2, 2)], Slotted(), iter([1])):
+    for value in (torch.ones(2), [torch.nn.Linear(2, 2)], Slotted(), _Raising(), iter([1])):
         assert describe(value).unknown
     assert not describe([torch.nn.ReLU(), torch.float32, _Size(2)]).unknown
 

@@ -116,7 +116,10 @@ class Keys:
         if key not in self._models:
             if zoo.name not in self._origins:
                 self._origins[zoo.name] = zoo_origins(zoo.name, self._code)
-            self._models[key] = entry_code(self._origins[zoo.name], zoo[model], self._code)
+            try:
+                self._models[key] = entry_code(self._origins[zoo.name], zoo[model], self._code)
+            except Exception as error:  # noqa: BLE001 - the zoo is the user's, and its error belongs to the model
+                self._models[key] = Code({}, f"the zoo's entry of {model} raised {type(error).__name__}")
         return self._models[key]
 
     def _code_of_check(self, check: Check) -> Code:
