@@ -34,6 +34,11 @@ def add_report_commands(commands: Any) -> None:
     merge.add_argument(
         "--allow-missing", action="store_true", help="merge an incomplete set of shards, and report what is missing"
     )
+    merge.add_argument(
+        "--missing",
+        action="store_true",
+        help="merge nothing; print the command for each shard that is missing or incomplete, and exit with 1 if any is",
+    )
     merge.set_defaults(run=_merge)
 
     compare = commands.add_parser(
@@ -85,11 +90,14 @@ def _journal(path: Path) -> str:
 def _merge(arguments: argparse.Namespace) -> int:
     from pytest_headswap._text import pluralize
     from pytest_headswap.report.write import write_reports
-    from pytest_headswap.results.merge import MergeError, merge
+    from pytest_headswap.results.merge import merge
     from pytest_headswap.results.merge_versions import merge_versions
+    from pytest_headswap.results.shard_journals import MergeError
 
     if _journal(arguments.out) in map(_journal, arguments.journals):
         return fail(2, f"{arguments.out} is one of the journals to merge: choose another output folder")
+    if arguments.missing:
+        return _print_missing(arguments.journals)
     try:
         if arguments.by_version_of:
             merged = merge_versions(arguments.journals, arguments.by_version_of, allow_missing=arguments.allow_missing)
@@ -107,6 +115,20 @@ def _merge(arguments: argparse.Namespace) -> int:
     for sentence in merged.missing:
         print(f"  {sentence}")
     return 0
+
+
+def _print_missing(journals: list[Path]) -> int:
+    from pytest_headswap.cli.missing_shards import missing_command
+    from pytest_headswap.results.merge import missing_parts
+    from pytest_headswap.results.shard_journals import MergeError
+
+    try:
+        parts = missing_parts(journals)
+    except MergeError as error:
+        return fail(1, *error.problems)
+    for part in parts:
+        print(missing_command(part, journals))
+    return 1 if parts else 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _JUNIT_PROPERTIES = (
     *("zoo", "model", "check", "outcome", "evidence", "reason", "message"),
-    *("family", "heads", "peak_memory_mb", "repro"),
+    *("family", "heads", "peak_memory_mb", "repro", "taken_over"),
 )
 
 

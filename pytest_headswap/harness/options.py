@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_headswap._numbers import as_count
 from pytest_headswap._text import did_you_mean, split_commas
 from pytest_headswap.case.options import AUTO, CaseOptions
+from pytest_headswap.harness.environment_shard import EnvironmentShardError, environment_shard
 
 if TYPE_CHECKING:
     from pytest_headswap.checks import Check
@@ -44,16 +45,24 @@ class Shard:
 
 
 def parse_shard(value: str, option_name: str) -> Shard | None:
-    """Parse `value` as a shard I/N; return None if it is empty.
+    """Parse `value` as a shard I/N; return None if it is empty. `auto` and `auto/N` read it from the environment.
 
     Raises:
-        OptionError: it is not I/N with I at most N, or N is too large.
+        OptionError: it is not I/N with I at most N, N is too large, or the environment does not say which shard it is.
     """
     if not value:
         return None
+    if automatic := re.fullmatch(r"auto(?:\s*/\s*([1-9]\d*))?", value, re.ASCII):
+        try:
+            number, count = environment_shard(os.environ, int(automatic[1]) if automatic[1] else None)
+        except EnvironmentShardError as error:
+            raise OptionError(f"{option_name}={value}: {error}", page="scale") from error
+        value = f"{number}/{count}"
     match = re.fullmatch(r"([1-9]\d*)\s*/\s*([1-9]\d*)", value, re.ASCII)
     if match is None:
-        raise OptionError(f"{option_name} must be I/N, such as 2/8 for the second of eight machines, not {value!r}")
+        raise OptionError(
+            f"{option_name} must be I/N, such as 2/8 for the second of eight machines, or auto, not {value!r}"
+        )
     shard = Shard(int(match[1]), int(match[2]))
     if shard.number > shard.count:
         raise OptionError(
@@ -125,6 +134,18 @@ def parse_memory_limit(value: Any, option_name: str) -> str:
     if value != AUTO:
         parse_memory_size(value, option_name)
     return str(value)
+
+
+def parse_percentage(value: str, option_name: str) -> float:
+    """Parse `value` as a percentage, such as `5%`.
+
+    Raises:
+        OptionError: it is not one above 0 and at most 100.
+    """
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\s*%", value, re.ASCII)
+    if match is None or not 0 < float(match[1]) <= 100:
+        raise OptionError(f"{option_name} must be a percentage such as 5%, not {value!r}")
+    return float(match[1])
 
 
 def parse_executor(value: str, option_name: str) -> str:

@@ -65,11 +65,14 @@ def _join_run(config: pytest.Config, scope: ZooScope) -> None:
         settings = read_settings(config, scope)
 
     from pytest_headswap.plugin.collection.completion_order import CompletionOrder
+    from pytest_headswap.plugin.collection.replay import TAKEN_OVER, Replay
     from pytest_headswap.plugin.collection.session import ZooSession, set_torch_threads
     from pytest_headswap.plugin.recording.expectations_summary import ExpectationsSummary
+    from pytest_headswap.plugin.recording.keys import Keys
     from pytest_headswap.plugin.recording.recorder import Recorder
     from pytest_headswap.plugin.recording.report_folder import lock_report_folder
     from pytest_headswap.plugin.recording.resume import Resume
+    from pytest_headswap.plugin.recording.since import Since
     from pytest_headswap.plugin.settings import CARRIED_OVER
 
     zoos = ZooSession(config, settings)
@@ -79,15 +82,24 @@ def _join_run(config: pytest.Config, scope: ZooScope) -> None:
         if settings.executor != "local":
             config.pluginmanager.register(CompletionOrder(settings, zoos), "headswap-completion-order")
         lock = lock_report_folder(config, settings)
-        resume = Resume(config, settings) if config.getoption("headswap_resume") else None
-        if resume is not None:
-            config.pluginmanager.register(resume, "headswap-resume")
+        keys = Keys(config, settings)
+        if lock is not None or settings.since is not None:
+            keys.read_all()
+        resume = Resume(config, settings, keys) if config.getoption("headswap_resume") else None
+        since = None
+        if settings.since is not None:
+            since = Since(config, settings, keys, *settings.since, config.stash.get(CARRIED_OVER, frozenset()))
+        for name, plugin in (("headswap-resume", resume), ("headswap-since", since)):
+            if plugin is not None:
+                config.pluginmanager.register(plugin, name)
         config.pluginmanager.register(ExpectationsSummary(settings), "headswap-ending")
-        recorder = Recorder(config, settings, lock, resume)
+        recorder = Recorder(config, settings, keys, lock, resume, since)
         config.pluginmanager.register(recorder, "headswap-recorder")
         config.pluginmanager.register(recorder.folded_errors, "headswap-folded-errors")
     else:
         config.stash[CARRIED_OVER] = frozenset(workerinput.get("headswap_carried_over", ()))
+        taken_over = workerinput.get("headswap_taken_over", {})
+        config.stash[TAKEN_OVER] = {nodeid: Replay(*replay) for nodeid, replay in taken_over.items()}
         set_torch_threads(workerinput["workercount"])
 
 

@@ -22,6 +22,7 @@ from pytest_headswap.harness.options import (
     parse_isolation,
     parse_memory_limit,
     parse_num_classes,
+    parse_percentage,
     parse_shard,
     parse_timeout,
     reject_unknown_checks,
@@ -66,7 +67,8 @@ def add_options(parser: pytest.Parser) -> None:
     add("isolation", "KIND", f"how child processes start: {', '.join(ISOLATION)} (default: auto, fork on Linux)")
     text = "where models run: local, ray, or ray:ADDRESS of a Ray cluster (default: local)"
     add("executor", "KIND", text)
-    add("shard", "I/N", "shard of the models to run on this machine, such as 2/8 on the second of eight (default: all)")
+    text = "shard of the models for this machine, such as 2/8; auto asks the CI system or scheduler (default: all)"
+    add("shard", "I/N", text)
     text = "TOML file (or a folder with one per zoo) that lists expected failures and their reasons (default: none)"
     add("expectations", "FILE_OR_FOLDER", text)
     group.addoption(
@@ -89,6 +91,10 @@ def add_options(parser: pytest.Parser) -> None:
         help="resume from the journal in the report folder: keep its results, rerun crashes and timeouts; versions and "
         "options must match",
     )
+    text = "journal or report folder of an earlier run: take its results over where nothing they rest on has changed"
+    add("since", "JOURNAL", text)
+    add("sample", "SAMPLE", "models to run: family for one of each family, a percentage, or a number (default: all)")
+    add("since-verify", "N%", "part of the models to run although their results could be taken over; they must agree")
 
 
 def zoo_scope(config: pytest.Config) -> ZooScope | None:
@@ -164,6 +170,8 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
     Raises:
         pytest.UsageError: an option is invalid; the message says what to type instead.
     """
+    from pytest_headswap.harness.sample import parse_sample
+    from pytest_headswap.plugin.planning.sample import sample_of_selection
     from pytest_headswap.plugin.planning.shards import shard_of_selection
     from pytest_headswap.plugin.read_expectations import validate_path
 
@@ -171,10 +179,12 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
         _reject_dist_each(config)
         options = read_case_options(config)
         patterns = option_text(config, "models")
+        since = _since(config)
         isolation = parse_isolation(option_text(config, "isolation") or AUTO, "--headswap-isolation")
         executor = parse_executor(option_text(config, "executor") or "local", "--headswap-executor")
         _reject_workers_with_cluster(config, executor)
-        shard = parse_shard(option_text(config, "shard"), "--headswap-shard")
+        shard = parse_shard(_shard_text(config), "--headswap-shard")
+        sample = parse_sample(option_text(config, "sample"), "--headswap-sample")
         requested = split_commas(option_text(config, "checks"))
         reject_unknown_checks(requested, check_names(config), "--headswap-checks")
         validate_path(config, *_expectations_path(config))
@@ -189,6 +199,7 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
             patterns = ",".join(ids)
         else:
             selected = _select(config, patterns)
+            selected = selected if sample is None else sample_of_selection(selected, sample)
         expectations = _expectations(config, selected, available, options)
     except OptionError as error:
         raise pytest.UsageError(f"{error}\nSee {page(error.page)}") from error
@@ -197,6 +208,8 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
     return Settings(
         *(zoos, selected, shard, checks, options, report, scope, patterns, expectations, isolation, executor),
         checks_by_model=checks_by_model,
+        since=since,
+        sample=None if ids else sample,
     )
 
 
@@ -258,6 +271,24 @@ def _expectations_path(config: pytest.Config) -> tuple[str, Path]:
     given_path = option_text(config, "expectations") if payload is None else payload["typed"]
     base = config.rootpath if config.getoption("headswap_expectations") is None else config.invocation_params.dir
     return given_path, base / given_path if payload is None else Path(payload["path"])
+
+
+def _shard_text(config: pytest.Config) -> str:
+    """Return the shard as typed. A worker of xdist gets it from the controller, whose environment may name it."""
+    sent: str | None = (controller_data(config) or {}).get("headswap_shard")
+    return option_text(config, "shard") if sent is None else sent
+
+
+def _since(config: pytest.Config) -> tuple[Path, float] | None:
+    """Return the earlier journal whose results are taken over, and the percentage of models to verify."""
+    path, verify = option_text(config, "since"), option_text(config, "since_verify")
+    percentage = parse_percentage(verify, "--headswap-since-verify") if verify else 0
+    if not path:
+        if verify:
+            raise OptionError("--headswap-since-verify has no effect without --headswap-since: add it", page="scale")
+        return None
+    base = config.rootpath if config.getoption("headswap_since") is None else config.invocation_params.dir
+    return base / path, percentage
 
 
 def _report_folder(config: pytest.Config) -> Path:

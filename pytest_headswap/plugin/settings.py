@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_headswap.checks import Check
     from pytest_headswap.expectations.expectations import Expectations
     from pytest_headswap.harness.options import Shard
+    from pytest_headswap.harness.sample import Sample
     from pytest_headswap.results.ids import CheckId
     from pytest_headswap.zoo.selection import Selection
 
@@ -49,6 +50,10 @@ class Settings:
     executor: str = "local"
     """Where models run: `local`, or `ray` with the address of a cluster after a colon if there is one."""
 
+    since: tuple[Path, float] | None = None
+    """The journal whose results are taken over, and the percentage of models to verify."""
+
+    sample: Sample | None = None
     checks_by_model: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     """The names of the checks of each model, by zoo and model, if ids select them; empty: all checks of all models."""
 
@@ -100,5 +105,6 @@ def worker_input(config: pytest.Config, settings: Settings) -> dict[str, Any]:
     return {
         "headswap_scope": settings.scope,
         "headswap_ids": given_ids(config),
+        "headswap_shard": str(settings.shard or ""),
         "headswap_expectations": settings.expectations.to_worker,
     }

@@ -102,9 +102,15 @@ def _head(matrix: Matrix) -> str:
     with_what += f"; on {join_first(matrix.header.devices)}" if matrix.header.devices else ""
     return (
         f"## Head swaps: {summary}\n\n"
+        + (
+            f"**A sample**: {escaped(str(sample), _NAME)}\n\n"
+            if (sample := matrix.header.options.get("sample"))
+            else ""
+        )
         + (f"**Incomplete**: {escaped('; '.join(matrix.missing), 600)}\n\n" if matrix.missing else "")
         + table(["zoo", *(f">{outcome}" for outcome in present)], lines)
         + f"\n{escaped(with_what, 600)}; {format_duration(matrix.seconds)} of tests\n"
+        + (f"\n{pluralize(matrix.taken_over, 'result')} taken over from earlier runs\n" if matrix.taken_over else "")
     )
 
 

@@ -119,6 +119,11 @@ class Matrix:
         """Return the total wall time of all tests."""
         return sum(row.seconds for row in self.rows)
 
+    @property
+    def taken_over(self) -> int:
+        """Return the number of results that were taken over from earlier runs."""
+        return sum(bool(result.taken_over) for row in self.rows for result in row.results)
+
     @cached_property
     def worst_first(self) -> list[Row]:
         """Return the rows that need attention: the worst outcome first, then the most failures."""

@@ -12,38 +12,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
-
-import msgspec
+from typing import Any
 
 from pytest_headswap._text import join_first, pluralize
-from pytest_headswap.results.journal import JournalError, JournalHeader, changed_code, read_journal
+from pytest_headswap.results.journal import JournalHeader
 from pytest_headswap.results.result import Result
+from pytest_headswap.results.shard_journals import MergeError, ShardJournal, read_shards
 from pytest_headswap.results.writer import JournalWriter
 
 _OF_SHARD = ("shard", "part", "selection")
-
-
-class _Selection(TypedDict):
-    models: int
-    digest: str
-
-
-class _ShardOptions(TypedDict):
-    """The options that the header of a shard needs to be merged."""
-
-    shard: Annotated[str, msgspec.Meta(pattern=r"^\d+/\d+$")]
-    checks: list[str]
-    part: dict[str, list[str]]
-    selection: dict[str, _Selection]
-
-
-class MergeError(Exception):
-    """Journals cannot be merged; `problems` has one sentence for each reason."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = tuple(problems)
 
 
 def shard_options(
@@ -84,24 +61,42 @@ class Merged:
 
 
 @dataclass(frozen=True)
-class _Shard:
-    path: Path
-    header: JournalHeader
-    results: list[Result]
-    number: int
-    count: int
+class MissingPart:
+    """A shard that is missing, or that lacks results.
 
-    @property
-    def name(self) -> str:
-        return f"shard {self.number}/{self.count} ({self.path})"
+    Attributes:
+        shard: its number, such as `2/8`.
+        options: the options of the run.
+        folder: its report folder, if it lacks results; None if it is missing.
+    """
 
-    @property
-    def part(self) -> Iterator[tuple[str, str]]:
-        return ((zoo, name) for zoo, names in self.header.options["part"].items() for name in names)
+    shard: str
+    options: Mapping[str, Any]
+    folder: Path | None
 
-    @property
-    def selected_tests(self) -> Iterator[tuple[str, str, str]]:
-        return ((zoo, model, check) for zoo, model in self.part for check in self.header.options["checks"])
+
+def missing_parts(folders: Sequence[Path]) -> list[MissingPart]:
+    """Return the shards of a run that are missing or lack results. A journal that cannot be read is missing.
+
+    Raises:
+        MergeError: no journal can be read, or they do not belong to one run.
+    """
+    shards, problems = read_shards(folders)
+    if not shards:
+        raise MergeError(problems or ["there is nothing to merge"])
+    if wrong := [*_differences(shards), *_duplicates(shards)]:
+        raise MergeError(wrong)
+    by_number = {shard.number: shard for shard in shards}
+    count, options = shards[0].count, _run_options(shards[0].header)
+    parts = []
+    for number in range(1, count + 1):
+        shard = by_number.get(number)
+        if shard is None:
+            parts.append(MissingPart(f"{number}/{count}", options, None))
+        elif set(shard.selected_tests) - {(result.zoo, result.model, result.check) for result in shard.results}:
+            folder = shard.path if shard.path.is_dir() else shard.path.parent
+            parts.append(MissingPart(f"{number}/{count}", options, folder))
+    return parts
 
 
 def merge(folders: Sequence[Path], *, allow_missing: bool = False) -> Merged:
@@ -114,13 +109,7 @@ def merge(folders: Sequence[Path], *, allow_missing: bool = False) -> Merged:
     Raises:
         MergeError: the journals do not belong to one run, contain duplicates, or are incomplete.
     """
-    shards: list[_Shard] = []
-    missing: list[str] = []
-    for folder in folders:
-        try:
-            shards.append(_read(folder))
-        except JournalError as error:
-            missing.append(str(error))
+    shards, missing = read_shards(folders)
     if not shards:
         raise MergeError(missing or ["there is nothing to merge"])
     if wrong := [*_differences(shards), *_duplicates(shards)]:
@@ -146,22 +135,14 @@ def merge(folders: Sequence[Path], *, allow_missing: bool = False) -> Merged:
             ],
         },
     )
-    code = {zoo: parts for shard in shards for zoo, parts in shard.header.code.items()}
+    code: dict[str, dict[str, str]] = {}
+    for shard in shards:
+        for zoo, parts in shard.header.code.items():
+            code.setdefault(zoo, {}).update(parts)
     return Merged(replace(header, code=code), results, tuple(missing))
 
 
-def _read(folder: Path) -> _Shard:
-    header, results = read_journal(folder)
-    try:
-        options = msgspec.convert(header.options, _ShardOptions)
-    except msgspec.ValidationError as error:
-        problem = f"{folder} is not the journal of a shard: make it with --headswap-shard ({error})"
-        raise MergeError([problem]) from error
-    number, _, count = options["shard"].partition("/")
-    return _Shard(folder, header, results, int(number), int(count))
-
-
-def _differences(shards: Sequence[_Shard]) -> Iterator[str]:
+def _differences(shards: Sequence[ShardJournal]) -> Iterator[str]:
     """Yield the reasons why a shard belongs to another run than the first one."""
     first = shards[0]
     for shard in shards[1:]:
@@ -177,7 +158,8 @@ def _differences(shards: Sequence[_Shard]) -> Iterator[str]:
                     sentence = "other models were selected" if key == "selection" else f"{key}: {sentence}"
                     yield f"{shard.name} has other {what} than {first.name}: {sentence}"
         for zoo in sorted(first.header.code.keys() & shard.header.code.keys()):
-            if changed := changed_code(first.header, shard.header, zoo):
+            there, here = first.header.code[zoo], shard.header.code[zoo]  # each has only the code of its models
+            if changed := sorted(name for name in there.keys() & here.keys() if there[name] != here[name]):
                 yield f"{shard.name} has other code of {zoo} than {first.name}: {join_first(changed)}"
 
 
@@ -186,7 +168,7 @@ def _run_options(header: JournalHeader) -> dict[str, Any]:
     return {key: value for key, value in header.options.items() if key not in ("shard", "part")}
 
 
-def _duplicates(shards: Sequence[_Shard]) -> Iterator[str]:
+def _duplicates(shards: Sequence[ShardJournal]) -> Iterator[str]:
     """Yield sentences about shards, models and results that occur twice, and about results of other models."""
     numbers = Counter(shard.number for shard in shards)
     for number, times in numbers.items():
@@ -208,7 +190,7 @@ def _duplicates(shards: Sequence[_Shard]) -> Iterator[str]:
         )
 
 
-def _missing(shards: Sequence[_Shard]) -> Iterator[str]:
+def _missing(shards: Sequence[ShardJournal]) -> Iterator[str]:
     count = shards[0].count
     absent = sorted(set(range(1, count + 1)) - {shard.number for shard in shards})
     for number in absent:

@@ -14,8 +14,9 @@ from typing import Any
 
 from pytest_headswap.results.completeness import missing_sentences
 from pytest_headswap.results.journal import JournalError, JournalHeader, read_journal
-from pytest_headswap.results.merge import Merged, MergeError, given_twice, merge, merged_header, origin
+from pytest_headswap.results.merge import Merged, given_twice, merge, merged_header, origin
 from pytest_headswap.results.result import Result
+from pytest_headswap.results.shard_journals import MergeError
 
 
 def merge_versions(folders: Sequence[Path], library: str, *, allow_missing: bool = False) -> Merged:

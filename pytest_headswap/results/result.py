@@ -48,6 +48,9 @@ class Result:
         raw_outcome: the outcome without expectations; empty if it is the same.
         expectation: what the expectations file, or a strict mark of pytest, says about the result, and why; empty if
             neither does.
+        key: a digest of everything that the result rests on. `?` in front: something is not known that it rests on, or
+            only one of several attempts had this outcome. `?` alone: files changed while the model was tested.
+        taken_over: when the run started that found the result, if a later run took it over; otherwise empty.
     """
 
     zoo: str
@@ -67,6 +70,8 @@ class Result:
     version: str = ""
     raw_outcome: Outcome | Literal[""] = ""
     expectation: str = ""
+    key: str = ""
+    taken_over: str = ""
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
@@ -94,7 +99,7 @@ class Result:
         """Return a dict that `json` can write."""
         data: dict[str, Any] = msgspec.to_builtins(self)
         data["anatomy"] = self.anatomy.to_json() if self.anatomy is not None else None
-        for name in ("anatomy", "version", "raw_outcome", "expectation"):  # empty in most results
+        for name in ("anatomy", "version", "raw_outcome", "expectation", "key", "taken_over"):  # empty in most results
             if not data[name]:
                 del data[name]
         return data

@@ -48,6 +48,9 @@ class ModelSpec:
             the check `grad_checkpointing` is skipped.
         save_and_load: takes a model and an empty folder. Saves the model there with its library, and returns the model
             that the library loads from there, or raises. None: the check `hub_round_trip` uses the `state_dict`.
+        defined_in: names of the modules that define this model, such as `mypackage.tiny`. For `--headswap-since`, only
+            these modules, what they import, and the file of the zoo count. Empty: the modules of the entry's classes
+            if it holds no function, or else everything that Python imports along with the zoo.
 
     Raises:
         ZooError: the parameters of `build_native` do not say which one is the class count.
@@ -65,6 +68,7 @@ class ModelSpec:
     small_variant: Callable[[], ModelSpec] | None = None
     enable_grad_checkpointing: Callable[[nn.Module], object] | None = None
     save_and_load: Callable[[nn.Module, Path], nn.Module] | None = None
+    defined_in: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.build_native is not None and (problem := class_count_problem(self.build_native)):

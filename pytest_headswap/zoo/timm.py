@@ -29,7 +29,8 @@ def load() -> Zoo:
 def _spec(name: str, size: int | None = None) -> ModelSpec:
     """Return the spec of the architecture as it ships, or built for images of `size` x `size`."""
     build = partial(timm.create_model, name, **({} if size is None else {"img_size": (size, size)}))
-    family = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
+    module = timm.models.model_entrypoint(name).__module__
+    family = module.rpartition(".")[2]
     config = timm.get_pretrained_cfg(name)  # None for a few models of older versions
     fixed = config is not None and config.fixed_input_size
     return ModelSpec(
@@ -44,6 +45,7 @@ def _spec(name: str, size: int | None = None) -> ModelSpec:
         else None,
         enable_grad_checkpointing=methodcaller("set_grad_checkpointing", True),
         save_and_load=_save_and_load,
+        defined_in=(module,),
     )
 
 

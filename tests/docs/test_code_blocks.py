@@ -31,6 +31,7 @@ from .conftest import DOCS, PAGES, README, ROOT, Block, blocks_of
 USE = DOCS / "use"
 
 SMALL = "--headswap-zoo=builtin --headswap-models=conv_head,conv1d_head --headswap-checks=metadata"
+SLURM = " ".join(f"SLURM_ARRAY_TASK_{name}" for name in ("ID=0", "MIN=0", "MAX=0", "STEP=1", "COUNT=1"))
 REDUCED = {
     # command on a page: command to run instead, and why
     "pip install 'pytest-headswap[timm]'": ("true", "the release tests install it"),
@@ -47,6 +48,27 @@ REDUCED = {
     "pytest --headswap-zoo=timm -n 2 --headswap-shard=1/8 --headswap-report=shard-1": (
         f"pytest -q {SMALL} --headswap-shard=1/1 --headswap-report=shard-1",
         "needs eight machines",
+    ),
+    "sbatch --array=0-7 --job-name=zoo --wrap 'pytest --headswap-zoo=timm --headswap-shard=auto "
+    "--headswap-report=s-$SLURM_ARRAY_TASK_ID'": (
+        f"{SLURM} pytest -q {SMALL} --headswap-shard=auto --headswap-report=s-0",
+        "needs Slurm",
+    ),
+    "sbatch --dependency=singleton --job-name=zoo --wrap 'headswap merge whole s-*'": (
+        "headswap merge whole-array s-*",
+        "the same",
+    ),
+    "pytest --headswap-zoo=timm -n 2 --headswap-since=nightly/results.jsonl": (
+        f"pytest -q {SMALL} --headswap-report=nightly\npytest -q {SMALL} --headswap-since=nightly/results.jsonl",
+        "takes an hour",
+    ),
+    "pytest --headswap-zoo=timm -n 2 --headswap-sample=family --headswap-since=nightly": (
+        f"pytest -q {SMALL} --headswap-sample=family --headswap-since=nightly",
+        "the same",
+    ),
+    "pytest --headswap-zoo=timm -d --tx 4*ssh=user@host//python=venv/bin/python --tx 2*popen --rsyncdir mypackage": (
+        f"pytest -q {SMALL} -d --tx 2*popen",
+        "needs another machine",
     ),
     "headswap merge versions run-2.4 run-2.9 --by-version-of=torch": (
         """for v in 2.4 2.9; do

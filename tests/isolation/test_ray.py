@@ -243,3 +243,19 @@ def test_a_cluster_that_cannot_be_used_is_a_usage_error(
     done = project.runpytest_subprocess(ZOO, ONE, *flags)
     assert done.ret == pytest.ExitCode.USAGE_ERROR
     assert message in done.stderr.str() + done.stdout.str()
+
+
+def test_models_whose_results_are_taken_over_are_not_sent_to_the_cluster(
+    project: pytest.Pytester, journal: Journal, builds: Callable[[], list[str]], cluster: LocalCluster
+) -> None:
+    run = (ZOO, ONE, "--headswap-models=alpha,lonely", f"--headswap-executor=ray:{cluster.address}")
+    project.runpytest_subprocess(*run, "--headswap-report=base").assert_outcomes(passed=2)
+    path = project.path / "base" / "results.jsonl"
+    header, alpha, lonely = path.read_text().splitlines(keepends=True)
+    path.write_text(header + alpha + lonely.replace('"passed"', '"failed"'))
+    (project.path / "builds.txt").unlink()
+    result = project.runpytest_subprocess(*run, "--headswap-since=base")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["headswap: since *: 1 of 2 results taken over; 1 run: *"])
+    assert builds() == ["lonely"]
+    assert [bool(item.taken_over) for item in journal().values()] == [True, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,3 +118,48 @@ def test_a_shard_after_the_last_is_refused(project: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["*--headswap-shard is '9/8', but the last of 8 parts is 8/8"])
     result = project.runpytest_inprocess(ZOO, "--headswap-shard=1/99999999999")
     result.stderr.fnmatch_lines(["*there can be no more than 10000 parts"])
+
+
+def test_merge_prints_the_command_for_each_missing_or_incomplete_shard(
+    project: pytest.Pytester, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [ZOO, CHECKS, "--headswap-num-classes=3", "--headswap-models=!alpha"]
+    folders = [project.path / f"shard-{number}" for number in (1, 2, 3)]
+    for number in (1, 2):
+        report = f"--headswap-report={folders[number - 1]}"
+        project.runpytest_inprocess(*flags, f"--headswap-shard={number}/3", report)
+    journal_file = folders[1] / "results.jsonl"
+    journal_file.write_text("".join(journal_file.read_text().splitlines(keepends=True)[:-1]))
+    arguments = ["merge", "--missing", str(project.path / "whole"), *map(str, folders)]
+    capsys.readouterr()
+    assert main(arguments) == 1
+    commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert [command[-1] for command in commands] == ["--headswap-resume", "--headswap-num-classes=3"]
+    for command in commands:
+        project.runpytest_inprocess(*command[1:])
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == ""
+    assert not (project.path / "whole").exists()
+    assert main(["merge", *arguments[2:]]) == 0
+
+
+def test_merge_cannot_tell_what_is_missing_without_a_journal(tmp_path: Path) -> None:
+    assert main(["merge", "--missing", str(tmp_path / "whole"), str(tmp_path / "nowhere")]) == 1
+
+
+@pytest.mark.parametrize("flags", [[], ["-n1"]], ids=["alone", "with xdist"])
+def test_auto_reads_the_shard_of_this_machine(
+    project: pytest.Pytester, journal: Journal, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    for name in ("BUILDKITE_PARALLEL_JOB", "CIRCLE_NODE_INDEX", "SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CI_NODE_INDEX", "2")
+    monkeypatch.setenv("CI_NODE_TOTAL", "3")
+    project.runpytest_subprocess(ZOO, CHECKS, "--headswap-shard=auto", *flags)
+    header, _ = read_journal(project.path / "headswap-report")
+    assert header.options["shard"] == "2/3"
+    monkeypatch.delenv("CI_NODE_INDEX")
+    result = project.runpytest_subprocess(ZOO, CHECKS, "--headswap-shard=auto", *flags)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --headswap-shard=auto: none of these variables is set: *"])

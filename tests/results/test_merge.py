@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pytest_headswap.results import JournalHeader, JournalWriter, Result, read_journal
-from pytest_headswap.results.merge import Merged, MergeError, merge, shard_options
+from pytest_headswap.results.merge import Merged, merge, shard_options
+from pytest_headswap.results.shard_journals import MergeError
 
 ZOO = ("a", "b", "c", "d", "e")
 PARTS = {1: ("b", "d"), 2: ("a", "e"), 3: ("c",)}
@@ -177,8 +178,7 @@ def _with_code(**code: str) -> Change:
     [
         ({"models.py": "2", "lib": "1.0"}, "models.py"),
         ({"models.py": "1", "lib": "1.1"}, "lib"),
-        ({"models.py": "1"}, "lib"),
-        ({"models.py": "1", "lib": "1.0", "layers.py": "3"}, "layers.py"),
+        ({"models.py": "2", "layers.py": "3"}, "models.py"),
     ],
 )
 def test_shards_whose_models_come_from_other_code_are_refused(
@@ -191,11 +191,11 @@ def test_shards_whose_models_come_from_other_code_are_refused(
     assert _problems(shards) == problem
 
 
-def test_a_merged_journal_keeps_the_code_of_its_models(shards: list[Path], tmp_path: Path) -> None:
-    for folder in shards[1:]:  # the journal of an older version states no code
-        _change(folder, _with_code(**{"models.py": "1"}))
+def test_a_merged_journal_keeps_the_code_of_the_models_of_each_shard(shards: list[Path], tmp_path: Path) -> None:
+    for folder, name in zip(shards[1:], ("one.py", "two.py"), strict=True):  # an older version states no code
+        _change(folder, _with_code(**{"models.py": "1", name: "2"}))
     header, _ = read_journal(merge(shards).write(tmp_path / "merged"))
-    assert header.code == {"mine": {"models.py": "1"}}
+    assert header.code == {"mine": {"models.py": "1", "one.py": "2", "two.py": "2"}}
 
 
 def test_the_journal_of_a_run_on_one_machine_is_not_a_shard(shards: list[Path]) -> None:

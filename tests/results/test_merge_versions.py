@@ -12,8 +12,9 @@ from pytest_headswap.report.markdown import render_markdown
 from pytest_headswap.report.write import write_reports
 from pytest_headswap.results import JournalHeader, read_journal
 from pytest_headswap.results.matrix import build_matrix
-from pytest_headswap.results.merge import MergeError, shard_options
+from pytest_headswap.results.merge import shard_options
 from pytest_headswap.results.merge_versions import merge_versions
+from pytest_headswap.results.shard_journals import MergeError
 from tests.journals import ANATOMY, result
 
 Write = Callable[..., Path]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_headswap.plugin.collection.nodes import CheckItem
+from pytest_headswap.plugin.collection.replay import TAKEN_OVER
 from pytest_headswap.plugin.planning.costs import model_seconds
 from pytest_headswap.results.ids import model_id
 
@@ -59,7 +60,7 @@ class CompletionOrder:
         return True
 
     def _submit(self, groups: _Groups) -> list[ModelKey]:
-        """Submit the models, the longest first. Return those of which no check is to be run."""
+        """Submit the models, the longest first. Return those of which no check is to be run, or only taken over."""
         seconds = model_seconds(self._settings)
         expectations = self._settings.expectations
         not_run = []
@@ -67,7 +68,8 @@ class CompletionOrder:
             checks = [
                 item.check.name
                 for item in groups[key]
-                if expectations.run_skipped or expectations.not_run_entry(item.check_id) is None
+                if (expectations.run_skipped or expectations.not_run_entry(item.check_id) is None)
+                and item.nodeid not in item.config.stash.get(TAKEN_OVER, {})
             ]
             if checks:
                 self._executor.submit(*key, checks)

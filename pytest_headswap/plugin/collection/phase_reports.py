@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pytest_headswap.results import Outcome
 
 REPORT_ATTRIBUTE = "headswap"
+REPLAY_ATTRIBUTE = "headswap_taken_over"
+"""The attribute of the reports of a test whose result is taken over."""
+
 NO_RESULT: dict[str, Any] = {}
 """The data of a phase without a verdict, and of a report that has been read."""
 

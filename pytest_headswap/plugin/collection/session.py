@@ -13,6 +13,7 @@ from pytest_headswap.case.options import AUTO
 from pytest_headswap.plugin.apply_expectations import skip_if_not_run
 from pytest_headswap.plugin.collection.nodes import CheckItem, ZooNode
 from pytest_headswap.plugin.collection.phase_reports import attach_result
+from pytest_headswap.plugin.collection.replay import TAKEN_OVER, report_taken_over
 from pytest_headswap.plugin.settings import CARRIED_OVER, Settings, worker_input
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class ZooSession:
             f"{zoo.name} ({text})" for (zoo, _), text in zip(self.settings.selected, selected, strict=True)
         )
         options = self.settings.options
-        parts = [zoos, ", ".join(check.name for check in self.settings.checks), f"{options.num_classes} classes"]
+        parts = [] if self.settings.sample is None else [f"SAMPLE ({self.settings.sample})"]
+        parts += [zoos, ", ".join(check.name for check in self.settings.checks), f"{options.num_classes} classes"]
         parts += [f"{options.evidence} evidence"] if options.evidence != "auto" else []
         devices = join_first(self.settings.devices) or (options.device if options.device != AUTO else "")
         parts += [f"on {devices}"] if devices else []
@@ -100,7 +102,8 @@ class ZooSession:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Start the child process before the project's tests run here: once one has used a GPU, no fork can."""
-        has_checks = any(isinstance(item, CheckItem) for item in session.items)
+        taken_over = self.config.stash.get(TAKEN_OVER, {})
+        has_checks = any(isinstance(item, CheckItem) and item.nodeid not in taken_over for item in session.items)
         if has_checks and self.settings.scope == "alongside" and not self.config.option.collectonly:
             self._executor_or_new()
 
@@ -111,8 +114,22 @@ class ZooSession:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Deselect the tests whose results are kept from an earlier run."""
+        """Deselect the tests whose results are kept from an earlier run, and begin with those that are taken over.
+
+        No model is built then, so none is torn down in between.
+        """
         deselect_carried_over(config, items)
+        if taken_over := config.stash.get(TAKEN_OVER, None):
+            items.sort(key=lambda item: item.nodeid not in taken_over)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """Report a test whose result is taken over, without running it."""
+        replay = self.config.stash.get(TAKEN_OVER, {}).get(item.nodeid)
+        if replay is None or not isinstance(item, CheckItem):
+            return None
+        report_taken_over(item, replay)
+        return True
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
+from pytest_headswap.plugin.recording.keys import Keys
 from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.results import JournalHeader
 from pytest_headswap.results.merge import shard_options
-from pytest_headswap.zoo.source_code import code_fingerprint
 
 
-def journal_header(settings: Settings) -> JournalHeader:
+def journal_header(settings: Settings, keys: Keys) -> JournalHeader:
     """Return the first line of the journal."""
     options = {
         "zoo": [zoo.name for zoo, _ in settings.this_shard],
@@ -19,11 +19,12 @@ def journal_header(settings: Settings) -> JournalHeader:
         "checks": [check.name for check in settings.checks],
         **asdict(settings.options),
     }
+    if settings.sample is not None:
+        options["sample"] = settings.sample.text
     if settings.shard is not None:
         part = {zoo.name: names for zoo, names in settings.this_shard}
         options |= shard_options(str(settings.shard), part, {zoo.name: names for zoo, names in settings.selected})
-    code = {zoo.name: code_fingerprint(zoo.name) for zoo, _ in settings.this_shard}
-    return JournalHeader(_versions(settings), options, devices=settings.devices, code=code)
+    return JournalHeader(_versions(settings), options, devices=settings.devices, code=keys.code)
 
 
 def _versions(settings: Settings) -> dict[str, str]:

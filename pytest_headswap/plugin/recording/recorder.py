@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ from pytest_headswap.harness.build_result import build_result
 from pytest_headswap.harness.failure_text import error_message
 from pytest_headswap.isolation.interrupts import interrupts_blocked
 from pytest_headswap.plugin.apply_expectations import adjust_report
-from pytest_headswap.plugin.collection.phase_reports import NO_RESULT, REPORT_ATTRIBUTE
+from pytest_headswap.plugin.collection.phase_reports import NO_RESULT, REPLAY_ATTRIBUTE, REPORT_ATTRIBUTE
 from pytest_headswap.plugin.collection.report_outcome import report_outcome
 from pytest_headswap.plugin.recording.fold_errors import FoldedErrors
 from pytest_headswap.plugin.recording.header import journal_header
@@ -26,7 +27,9 @@ from pytest_headswap.results.ids import CheckId, parse_id, reproduce_command
 from pytest_headswap.results.matrix import severity
 
 if TYPE_CHECKING:
+    from pytest_headswap.plugin.recording.keys import Keys
     from pytest_headswap.plugin.recording.resume import Resume
+    from pytest_headswap.plugin.recording.since import Since
     from pytest_headswap.report.write import Reports
     from pytest_headswap.results.lock import FolderLock
 
@@ -37,12 +40,18 @@ class Recorder:
     """Combines the reports of a test's phases into one result."""
 
     def __init__(
-        self, config: pytest.Config, settings: Settings, lock: FolderLock | None, resume: Resume | None = None
+        self,
+        config: pytest.Config,
+        settings: Settings,
+        keys: Keys,
+        lock: FolderLock | None,
+        resume: Resume | None = None,
+        since: Since | None = None,
     ) -> None:
         self.config = config
-        self.settings = settings
+        self.settings, self.keys = settings, keys
         self.lock = lock
-        self.resume = resume
+        self.resume, self.since = resume, since
         self.journal: JournalWriter | None = None
         self.counts: dict[str, Counter[str]] = {}
         self.skips: Counter[str] = Counter()
@@ -57,6 +66,7 @@ class Recorder:
         self.folded_errors = FoldedErrors()
         self._results: dict[str, Result] = {}
         self._seconds: dict[str, float] = {}
+        self._repeated: set[str] = set()
         self._heads_written: set[tuple[str, str]] = set()
         self._names = {zoo.name: frozenset(zoo.names) for zoo, _ in settings.this_shard}
 
@@ -88,7 +98,7 @@ class Recorder:
             return
         carried_over = self.resume.carried_over if self.resume is not None else ()
         known = [(result.zoo, result.model, result.check) for result in carried_over]
-        header = replace(journal_header(self.settings), selected=encode_selection([*known, *tests]))
+        header = replace(journal_header(self.settings, self.keys), selected=encode_selection([*known, *tests]))
         try:
             self.journal = JournalWriter(self.settings.report, header, carried_over, self.lock)
         except JournalError as error:
@@ -101,6 +111,10 @@ class Recorder:
         Runs first, since it changes the report of a worker that died if an entry expects that.
         """
         nodeid = report.nodeid
+        if self.since is not None and hasattr(report, REPLAY_ATTRIBUTE):
+            if taken_over := self.since.result_of(report):
+                self._write(taken_over)
+            return
         data = getattr(report, REPORT_ATTRIBUTE, None)
         if data is not None:
             setattr(report, REPORT_ATTRIBUTE, NO_RESULT)  # pytest keeps all reports until the end
@@ -110,6 +124,7 @@ class Recorder:
         else:
             return
         has_outcome = report.outcome in ("passed", "failed", "skipped")
+        self._repeated |= set() if has_outcome else {nodeid}
         if result is not None:
             self.folded_errors.add(report, result)
         if report.when == "setup" or not has_outcome:
@@ -159,17 +174,17 @@ class Recorder:
             result, seconds = self._results.pop(nodeid, None), self._seconds.pop(nodeid, 0.0)
             if result is None:
                 return
-            model = result.zoo, result.model
-            if model in self._heads_written:  # once per model keeps the journal small
-                result = replace(result, anatomy=None)
-            elif result.anatomy is not None:
-                self._heads_written.add(model)
-            self._write(replace(result, seconds=round(seconds, 4)))
+            key = self.keys.key_of_result(result.check_id, flaky=nodeid in self._repeated)
+            self._write(replace(result, seconds=round(seconds, 4), key=key))
 
     def _is_zoo_test(self, test: CheckId) -> bool:
         return test.model in self._names.get(test.zoo, ())
 
     def _write(self, result: Result) -> None:
+        model = result.zoo, result.model
+        if result.anatomy is not None:  # once per model keeps the journal small
+            result = replace(result, anatomy=None if model in self._heads_written else result.anatomy)
+            self._heads_written.add(model)
         self._begin()  # in case no hook reported the collected tests
         if self.journal is not None:
             try:
@@ -266,9 +281,8 @@ class Recorder:
         terminalreporter.section("headswap", sep="=")
         for line in count_lines(self.counts, self.skips):
             terminalreporter.write_line(line)
-        if self.resume is not None:
-            for line in self.resume.summary():
-                terminalreporter.write_line(line)
+        for line in chain.from_iterable(plugin.summary() for plugin in (self.resume, self.since) if plugin):
+            terminalreporter.write_line(line)
         if self.reports is not None:
             for line in worst_lines(self.reports.matrix, terminalreporter._tw.fullwidth):
                 terminalreporter.write_line(line)
