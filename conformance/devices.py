@@ -18,12 +18,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from conformance.sampled_models import FAILURES, origin, outcomes, results_in, run, sample, what_did_not_pass
-from pytest_headswap.report import Result
+from pytest_headswap.report import Result, read_journal
 
 TABLE = Path(__file__).parent / "DEVICES.md"
 CHECKS = ("frozen_backbone", "device_placement")
 _TITLE = "# Real devices"
-_SETTINGS = ("PJRT_DEVICE", "XLA_FLAGS", "VK_ICD_FILENAMES", "CUDA_VISIBLE_DEVICES")
+_VARIABLES = ("PJRT_DEVICE", "XLA_FLAGS", "VK_ICD_FILENAMES", "CUDA_VISIBLE_DEVICES")
 """Variables of the environment that choose a device, or how it computes."""
 
 
@@ -36,10 +36,18 @@ def elsewhere(results: Sequence[Result], device: str) -> list[str]:
     ]
 
 
+def setting(folder: Path) -> list[str]:
+    """Return lines that name the devices of the runs in a folder, and the variables that choose them."""
+    names = dict.fromkeys(
+        name for file in folder.glob("*/results.jsonl") for name in read_journal(file.parent)[0].devices
+    )
+    variables = [f"`{name}={os.environ[name]}`" for name in _VARIABLES if name in os.environ]
+    return [f"{what}: {', '.join(items)}." for what, items in (("Ran on", names), ("Set", variables)) if items]
+
+
 def write_section(results: Sequence[Result], device: str, where_from: Sequence[str], path: Path) -> None:
     """Write the outcomes on a device, and what did not pass with its reason. Other sections of the file are kept."""
-    settings = [f"`{name}={os.environ[name]}`" for name in _SETTINGS if name in os.environ]
-    lines = [*where_from, *([f"Set: {', '.join(settings)}."] if settings else []), "", *outcomes(results, CHECKS)]
+    lines = [*where_from, "", *outcomes(results, CHECKS)]
     details = [*what_did_not_pass(results, CHECKS), *elsewhere(results, device)]
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     sections = dict(re.findall(r"^## (\S+)\n\n(.*?)\n*(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
@@ -74,7 +82,7 @@ def main() -> int:
         f"--max-parameters={arguments.max_parameters:g}",
         versions={backend: version(backend)} if backend else None,
     )
-    write_section(results, arguments.device, where_from, arguments.output)
+    write_section(results, arguments.device, [*where_from, *setting(folder)], arguments.output)
     print(arguments.output)
     return int(
         not results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -115,7 +116,8 @@ def what_did_not_pass(results: Sequence[Result], checks: Sequence[str]) -> list[
     alike: dict[tuple[str, str, str, str], list[str]] = {}
     for result in sorted(results, key=lambda result: (result.zoo, checks.index(result.check), result.model)):
         if result.outcome != "passed":
-            message = truncate(single_line(result.message).replace(result.model, "MODEL"), _MAX_MESSAGE)
+            named = re.sub(rf"\b{re.escape(result.model)}\b", "MODEL", single_line(result.message))
+            message = truncate(named, _MAX_MESSAGE)
             message += f". Expected: {result.expectation}" if result.expectation else ""
             alike.setdefault((result.zoo, result.check, result.outcome, message), []).append(f"`{result.model}`")
     return [

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from conformance.devices import TABLE, elsewhere, main, write_section
-from pytest_headswap.report import Result
+from conformance.devices import TABLE, elsewhere, main, setting, write_section
+from pytest_headswap.report import JournalHeader, Result
 
 
 def result(
@@ -18,8 +19,7 @@ def result(
     return Result.from_json({**data, "evidence": evidence, "message": message, "expectation": expectation})
 
 
-def test_a_section_counts_outcomes_and_gives_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PJRT_DEVICE", "CPU")
+def test_a_section_counts_outcomes_and_gives_reasons(tmp_path: Path) -> None:
     results = [
         result("a"),
         result("b"),
@@ -29,9 +29,20 @@ def test_a_section_counts_outcomes_and_gives_reasons(tmp_path: Path, monkeypatch
     write_section(results, "xla", ["Written now."], tmp_path / "DEVICES.md")
     text = (tmp_path / "DEVICES.md").read_text(encoding="utf-8")
     assert text.startswith("# Real devices\n\n## xla\n\nWritten now.\n")
-    assert "`PJRT_DEVICE=CPU`" in text
     assert "| timm | frozen_backbone | 4 | 2 | 1 | 0 | 1 |" in text
     assert "- timm frozen_backbone (xfailed) `c`: no kernel. Expected: an old device\n" in text
+
+
+def test_the_devices_of_the_journals_and_the_variables_that_choose_them_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PJRT_DEVICE", "CPU")
+    for zoo in ("builtin", "timm"):
+        (tmp_path / zoo).mkdir()
+        header = json.dumps(JournalHeader(devices=["xla:0 (a chip)"]).to_json())
+        (tmp_path / zoo / "results.jsonl").write_text(f"{header}\n", encoding="utf-8")
+    assert setting(tmp_path)[0] == "Ran on: xla:0 (a chip)."
+    assert "`PJRT_DEVICE=CPU`" in setting(tmp_path)[1]
 
 
 def test_sections_of_other_devices_are_kept(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def _simulate(case: Case, moved: Sequence[torch.Tensor]) -> str:
                 if is_fake_tensor_limitation(error):
                     _check_meta_run(case, training, error)
                     line = describe_error(error).partition("\n")[0]
-                    note = f"code for {device} was not checked, because the simulation ends at {line}"
+                    note = f"code for {device} was not checked in {mode_name(training)}: its simulation ends at {line}"
                     continue
                 raise CheckFailed(
                     f"on {device} in {mode_name(training)}, forward raises {type(error).__name__}: {error}"

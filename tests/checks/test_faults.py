@@ -373,10 +373,10 @@ BACKWARDS = {
 }
 """Models whose backward pass changes a tensor of the backbone, and its name."""
 BOUND_TO_A_DEVICE = {
-    planted_models.LeavesTheDevice: "on cuda:0 in eval mode, forward raises .*cpu",
-    planted_models.AddsFromTheCpu: "on cuda:0 in eval mode, forward raises .*cpu",
+    planted_models.LeavesTheDevice: "on cuda:0 in eval mode, forward raises .* with a CPU tensor",
+    planted_models.AddsFromTheCpu: "on cuda:0 in eval mode, forward raises .* with a CPU tensor",
     planted_models.HasNoKernel: "on cuda:0 in eval mode, forward raises RuntimeError: no kernel",
-    planted_models.AddsFromTheCpuIfCudaIsAvailable: "on cuda:0 in eval mode, forward raises .*cpu",
+    planted_models.AddsFromTheCpuIfCudaIsAvailable: "on cuda:0 in eval mode, forward raises .* with a CPU tensor",
     planted_models.CannotBeMoved: "raises RuntimeError: cannot be moved",
     planted_models.ImportsAKernelAndMixes: "on a device in eval mode, .* mixes tensors on the device with a CPU tensor",
     planted_models.MovesNothing: "leaves backbone.weight, .* where they were",

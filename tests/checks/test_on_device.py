@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pytest_headswap import check_headswap
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.finding import CheckFailed
 from pytest_headswap.checks import run_check
@@ -342,3 +343,35 @@ def test_a_frozen_model_that_is_moved_stays_frozen(device: torch.device) -> None
     optimizer.step()
     now = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     assert [name for name in was if not torch.equal(was[name], now[name])] == ["3.weight", "3.bias"]
+
+
+def test_a_swap_that_moved_to_the_device_is_restored_and_reapplied_there(device: torch.device) -> None:
+    model: Any = nn.Sequential(nn.Linear(8, WIDTH), nn.ReLU(), nn.Linear(WIDTH, OLD))
+    x = torch.randn(BATCH, 8)
+    before = model(x).detach()
+    swap = swap_head(model, NEW, example_inputs=x)
+    model.to(device)
+    with torch.no_grad():
+        for value in swap.parameters():
+            value.fill_(2)
+    swap.restore()
+    torch.testing.assert_close(model(x.to(device)).detach().cpu(), before, atol=1e-4, rtol=1e-4)
+    swap.reapply()
+    assert all(bool((value.detach().cpu() == 2).all()) for value in swap.parameters())
+    assert model(x.to(device)).shape == (BATCH, NEW)
+
+
+def test_a_program_that_has_used_the_device_can_check_models_on_it(
+    device: torch.device, pytestconfig: pytest.Config
+) -> None:
+    assert torch.ones(2, device=device).sum().item() == 2
+    assert device.type in accelerators.started()
+    model = nn.Sequential(nn.Linear(8, WIDTH), nn.ReLU(), nn.Linear(WIDTH, OLD))
+    results = check_headswap(
+        model,
+        example_inputs=torch.randn(BATCH, 8),
+        checks=["frozen_backbone", "device_placement"],
+        device=str(device),
+        device_import=pytestconfig.getoption("headswap_device_import") or "",
+    )
+    assert [(result.outcome, result.evidence) for result in results] == [("passed", str(device))] * 2

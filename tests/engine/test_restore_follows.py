@@ -136,3 +136,71 @@ def test_a_sharded_model_is_refused_with_the_order_to_follow(inputs: torch.Tenso
         with pytest.raises(HeadSwapError, match=r"swap the head and freeze first, then shard the model") as caught:
             call()
         assert caught.value.reason == "unsupported_model"
+
+
+@pytest.fixture
+def new_parameters_on_a_move() -> Iterator[None]:
+    """Let a move make new parameters, as it does on XLA and some other devices."""
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    yield
+    torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
+@pytest.mark.usefixtures("new_parameters_on_a_move")
+@pytest.mark.parametrize("moved", ["before restore", "after restore", "after reapply", "always"])
+@pytest.mark.parametrize("options", [{}, {"new_head": nn.Linear}], ids=["tensors", "module"])
+@pytest.mark.parametrize("count", [5, 10, 0])
+def test_a_swap_follows_moves_that_make_new_parameters(moved: str, options: Any, count: int) -> None:
+    if options and not count:
+        return
+    model = plain()
+    expected = model(X)
+    swap = swap_head(model, count, X, **options)
+    new = model(X)
+    dtypes = iter([torch.float64, torch.bfloat16, torch.float64])
+    dtype = torch.float32
+
+    def move(when: str) -> None:
+        nonlocal dtype
+        if moved in (when, "always"):
+            dtype = next(dtypes)
+            model.to(dtype)
+
+    move("before restore")
+    swap.restore()
+    assert {value.dtype for value in model.parameters()} == {dtype}
+    torch.testing.assert_close(model(X.to(dtype)).float(), expected, atol=0.05, rtol=0.05)
+    move("after restore")
+    swap.reapply()
+    move("after reapply")
+    assert {value.dtype for value in model.parameters()} == {dtype}
+    torch.testing.assert_close(model(X.to(dtype)).float(), new, atol=0.05, rtol=0.05)
+    swap.restore()
+    assert {value.dtype for value in model.parameters()} == {dtype}
+    torch.testing.assert_close(model(X.to(dtype)).float(), expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.usefixtures("new_parameters_on_a_move")
+def test_a_head_that_was_trained_after_a_move_is_the_one_that_reapply_puts_back() -> None:
+    model = plain()
+    swap = swap_head(model, 5, X)
+    model.double()
+    with torch.no_grad():
+        for value in swap.parameters():
+            value.fill_(2)
+    swap.restore()
+    swap.reapply()
+    assert all(bool((value == 2).all()) for value in swap.parameters())
+    assert [name for name, value in model.named_parameters() if value.dtype != torch.float64] == []
+
+
+@pytest.mark.usefixtures("new_parameters_on_a_move")
+def test_two_swaps_of_a_moved_model_are_restored_one_after_the_other() -> None:
+    model = plain()
+    expected = model(X)
+    swaps = [swap_head(model, 5, X), swap_head(model, 3, X)]
+    model.double()
+    for swap in reversed(swaps):
+        swap.restore()
+    assert {value.dtype for value in model.parameters()} == {torch.float64}
+    torch.testing.assert_close(model(X.double()).float(), expected, atol=0.001, rtol=0.001)

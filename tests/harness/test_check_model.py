@@ -113,8 +113,7 @@ def test_results_of_the_builtin_zoo_equal_those_of_a_pytest_run(pytester: pytest
 def test_a_module_is_checked_under_the_name_of_its_class() -> None:
     results = check_headswap(Net(), example_inputs=torch.zeros(2, 8), build_native=Net)
     assert [result.check for result in results] == list(CHECKS)
-    # older versions of torch cannot simulate a device
-    assert {result.outcome for result in results if result.reason != "not_simulated"} == {"passed"}
+    assert {result.outcome for result in results} == {"passed"}
     first = results[0]
     assert (first.zoo, first.model, first.nodeid) == ("models", "Net", f"models::Net::{first.check}")
     assert (first.repro, first.heads) == ("", ("fc",))

@@ -69,9 +69,10 @@ class DeviceMixingMode(DispatchMode):  # type: ignore[no-untyped-call, unused-ig
 
 
 class RejectCpuTensors(DispatchMode):  # type: ignore[no-untyped-call, unused-ignore]
-    """Raise RuntimeError in the block where an operation mixes tensors on a real device with CPU tensors.
+    """Raise RuntimeError in the block where an operation mixes tensors on a device with CPU tensors.
 
-    Most devices do so themselves. Some compute the operation on the CPU instead.
+    Most real devices do so themselves. Some compute the operation on the CPU instead. Fake tensors do so for most
+    operations.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -69,8 +69,8 @@ def on_fake_device(
 
     Yields:
         A function that runs the model, in train mode if its argument is True, and returns the outputs. It raises what
-        the model raises, including torch's error for tensors on different devices. It records no gradients: without
-        CUDA support in torch, that can abort the process.
+        the model raises, and RuntimeError for tensors on different devices. It records no gradients: without CUDA
+        support in torch, that can abort the process.
     """
     fake = fake_tensor_mode(real_kernels=False)
     stand_ins = _FakeDeviceStandIns(fake, device, [*moved, *inputs.tensors()])
@@ -90,6 +90,7 @@ def on_fake_device(
         stack.enter_context(silence_fake_tensor_log())
         stack.enter_context(only_available(device))
         stack.enter_context(fake)
+        stack.enter_context(RejectCpuTensors())  # type: ignore[no-untyped-call, unused-ignore]
         stack.enter_context(SimulatedDeviceMode(device))
         yield run
 

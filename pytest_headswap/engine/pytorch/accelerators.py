@@ -71,8 +71,10 @@ def count(kind: str) -> int:
 
 
 def started() -> list[str]:
-    """Return the types that have a module and whose runtime is up in this process. No runtime is started."""
-    return [kind for kind in types() if _is_up(_module(kind))]
+    """Return the types whose runtime is known to be up in this process. No runtime is started."""
+    lazy = getattr(sys.modules.get("torch_xla"), "_XLAC", None)
+    of_xla = ["xla"] if _call(lazy, "_xla_runtime_is_initialized") else []
+    return [*(kind for kind in types() if _is_up(_module(kind))), *of_xla]
 
 
 def prepare_autograd() -> None:
@@ -142,7 +144,8 @@ def seed(value: int) -> None:
 
 def random_states() -> dict[torch.device, torch.Tensor]:
     """Return the states of the random number generators of all devices whose runtime is up."""
-    found = [device for kind in started() for device in devices(kind)]
+    kinds = [kind for kind in started() if hasattr(_module(kind), "get_rng_state")]
+    found = [device for kind in kinds for device in devices(kind)]
     states = {device: _ask(device, "get_rng_state") for device in found}
     return {device: state for device, state in states.items() if state is not None}
 

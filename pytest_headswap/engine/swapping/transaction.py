@@ -124,6 +124,9 @@ class Transaction:
         while self._done:
             change = self._done.pop()
             if not any(other._inherit(change) for other in later):
+                present = change.present
+                if isinstance(change.new, torch.Tensor) and isinstance(present, torch.Tensor):
+                    change = replace(change, new=present)  # a move to some devices, such as XLA, makes new parameters
                 self._put(change, change.old, change.old_kind, change.new_kind)
             self._undone.append(change)
 
@@ -139,8 +142,8 @@ class Transaction:
         while self._undone:
             change = self._undone.pop()
             present = change.present
-            if present is not change.old:  # another transaction was undone or redone in the meantime
-                change = replace(change, old=present, old_kind=_kind_of(present))
+            if present is not change.old:  # another transaction was undone or redone, or a move made new parameters
+                change = replace(change, old=present)
             self._put(change, change.new, change.new_kind, change.old_kind)
             self._done.append(change)
 
