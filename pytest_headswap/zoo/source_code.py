@@ -15,13 +15,14 @@ installed files, or by all their files if they are not installed.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, packages_distributions
 from importlib.util import find_spec
@@ -49,6 +50,11 @@ class Code:
     parts: dict[str, str]
     unknown: str = ""
     files: frozenset[Path] = frozenset()
+
+    @cached_property
+    def digest(self) -> str:
+        """Return a digest of all parts."""
+        return digest(json.dumps(self.parts, sort_keys=True).encode())
 
 
 class SourceCode:

@@ -35,6 +35,8 @@ SLURM = " ".join(f"SLURM_ARRAY_TASK_{name}" for name in ("ID=0", "MIN=0", "MAX=0
 REDUCED = {
     # command on a page: command to run instead, and why
     "pip install 'pytest-headswap[timm]'": ("true", "the release tests install it"),
+    "pip install 'pytest-headswap[ray]'": ("true", "the tests of clusters need it"),
+    "pytest --headswap-zoo=timm --headswap-executor=ray:10.0.0.1:6379": (f"pytest -q {SMALL}", "needs a cluster"),
     "python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[timm]' && pytest --headswap-zoo=builtin": (
         f"pytest -q {SMALL}",
         "the same",
@@ -66,7 +68,7 @@ REDUCED = {
         f"pytest -q {SMALL} --headswap-sample=family --headswap-since=nightly",
         "the same",
     ),
-    "pytest --headswap-zoo=timm -d --tx 4*ssh=user@host//python=venv/bin/python --tx 2*popen --rsyncdir mypackage": (
+    "pytest --headswap-zoo=timm -d --tx 4*ssh=user@host//chdir=/project//python=/project/venv/bin/python --tx 2*popen": (
         f"pytest -q {SMALL} -d --tx 2*popen",
         "needs another machine",
     ),

@@ -288,15 +288,15 @@ def test_results_are_kept_if_the_code_of_the_zoo_has_not_changed(project: pytest
 
 
 @pytest.mark.parametrize(
-    ("name", "shown", "models"),
+    ("name", "shown", "models", "flags"),
     [
-        ("zoo.py", "zoo.py", 2),
-        ("models.py", "models.py", 2),
-        ("parts/late.py", "parts/", 1),
-        ("parts/new.py", "parts/", 1),
+        ("zoo.py", "zoo.py", 2, ["-n1"]),
+        ("models.py", "models.py", 2, []),
+        ("parts/late.py", "parts/", 1, []),
+        ("parts/new.py", "parts/", 1, ["-n1"]),
     ],
+    ids=str,
 )
-@pytest.mark.parametrize("flags", [[], ["-n1"]], ids=["alone", "with xdist"])
 def test_models_run_again_if_a_file_that_defines_them_has_changed(
     project: pytest.Pytester, zoo_file: Path, journal: Journal, name: str, shown: str, models: int, flags: list[str]
 ) -> None:

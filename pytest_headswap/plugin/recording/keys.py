@@ -64,13 +64,14 @@ class Keys:
             for check in self.settings.checks:
                 self._code_of_check(check)
             self._stats = {path: stat for path in self._files() if (stat := _stat(path)) is not None}
+            self._code = SourceCode()  # all is known, so the texts of the files need no more memory
         self._looked = time.monotonic()
 
     def key(self, test: CheckId) -> str:
         """Return the key of a test. It starts with `?` if something that the result rests on is not known."""
         code, check = self._code_of(self._zoos[test.zoo], test.model), self._code_of_check(self._check(test.check))
         versions = dict(self._zoos[test.zoo].versions)
-        parts = [list(test), self._environment, versions, self._common.parts, code.parts, check.parts]
+        parts = [list(test), self._environment, versions, self._common.digest, code.digest, check.digest]
         whole = digest(json.dumps(parts, sort_keys=True).encode())
         return f"{INCOMPLETE}{whole}" if self.unknown(test) else whole
 
@@ -79,12 +80,14 @@ class Keys:
         if time.monotonic() - self._looked > 1:
             self._looked = time.monotonic()
             self._changed |= {path for path, stat in self._stats.items() if _stat(path) != stat}
-        code = self._code_of(self._zoos[test.zoo], test.model)
-        files = code.files | self._common.files | self._code_of_check(self._check(test.check)).files
-        if self._changed & files:
+        if self._changed and self._changed & self._files_of(test):
             return INCOMPLETE
         key = self.key(test)
         return f"{INCOMPLETE}{key.lstrip(INCOMPLETE)}" if flaky else key
+
+    def _files_of(self, test: CheckId) -> frozenset[Path]:
+        code, check = self._code_of(self._zoos[test.zoo], test.model), self._code_of_check(self._check(test.check))
+        return code.files | check.files | self._common.files
 
     def still_holds(self, result: Result) -> bool:
         """Return whether nothing that is known has changed since an earlier result. Old journals have no keys."""
