@@ -73,7 +73,7 @@ def main() -> int:
     if backend:
         flags.append(f"--headswap-device-import={backend}")
     for item in arguments.zoos:
-        run(item, ",".join(CHECKS), arguments.max_parameters, folder / item.zoo.name, flags)
+        run(item, ",".join(CHECKS), arguments.max_parameters, folder / str(item).replace(":", "-"), flags)
     results = results_in(folder)
     where_from = origin(
         f"devices {arguments.device}",

@@ -540,3 +540,22 @@ def test_the_heads_of_all_swaps_are_trained() -> None:
     freeze_backbone(swap_head(model, 4, batch(), head="two"))
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
     assert trained == {"one.weight", "one.bias", "two.weight", "two.bias"}
+
+
+def test_a_freeze_can_be_undone_and_redone_after_a_move_that_makes_new_parameters() -> None:
+    model: Any = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 10))
+    model[0].bias.requires_grad_(False)
+    swap = swap_head(model, 5, torch.randn(4, 8))
+    before = {name: value.requires_grad for name, value in model.named_parameters()}
+    frozen = freeze_backbone(swap)
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        model.double()
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+    heads = {"2.weight", "2.bias"}
+    assert {name for name, value in model.named_parameters() if value.requires_grad} == heads
+    frozen.unfreeze()
+    assert {name: value.requires_grad for name, value in model.named_parameters()} == before
+    frozen.refreeze()
+    assert {name for name, value in model.named_parameters() if value.requires_grad} == heads

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pytest_headswap.engine.pytorch import accelerators
-from pytest_headswap.engine.pytorch.modules import modules, parameters
+from pytest_headswap.engine.pytorch.modules import modules
 
 
 class RandomState:
@@ -71,7 +71,12 @@ class ModuleState:
             (module, module.training, {n: module.__dict__[n] for n in OVERRIDDEN_METHODS if n in module.__dict__})
             for module in modules(model)
         ]
-        self._flags = [(parameter, parameter.requires_grad) for parameter in parameters(model)]
+        self._flags = [
+            (module, name, parameter, parameter.requires_grad)
+            for module, _, _ in self._modes
+            for name, parameter in module._parameters.items()
+            if parameter is not None
+        ]
 
     def restore(self) -> None:
         """Restore the recorded modules and parameters."""
@@ -82,5 +87,14 @@ class ModuleState:
                 if name not in methods:
                     module.__dict__.pop(name, None)
             module.__dict__.update(methods)
-        for parameter, flag in self._flags:
+        for module, name, parameter, flag in self._flags:
             parameter.requires_grad_(flag)
+            present = dict(module._parameters.items()).get(name)  # those of script modules have no `get`
+            if present is not parameter and present is not None and _is_moved(present, parameter):
+                present.requires_grad_(flag)
+
+
+def _is_moved(present: nn.Parameter, recorded: nn.Parameter) -> bool:
+    """Return whether a parameter may have taken the place of another when the model was moved, as on XLA."""
+    moved = (present.device, present.dtype) != (recorded.device, recorded.dtype)
+    return moved and present.shape == recorded.shape
