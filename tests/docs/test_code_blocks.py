@@ -68,7 +68,7 @@ REDUCED = {
         f"pytest -q {SMALL} --headswap-sample=family --headswap-since=nightly",
         "the same",
     ),
-    "pytest --headswap-zoo=timm -d --tx 4*ssh=user@host//chdir=/project//python=/project/venv/bin/python --tx 2*popen": (
+    "pytest --headswap-zoo=timm -d --tx 4*ssh=user@host//chdir=/lib//python=/lib/venv/bin/python --tx 2*popen": (
         f"pytest -q {SMALL} -d --tx 2*popen",
         "needs another machine",
     ),
