@@ -23,6 +23,7 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -64,7 +65,9 @@ def spread(zoos: Sequence[Zoo]) -> list[str]:
 def _run(command: Sequence[str], until: float) -> None:
     """Run pytest; interrupt it when the time is up. It then ends in good order and keeps its results."""
     print(shlex.join(command[:12]), flush=True)
-    process = subprocess.Popen(command, cwd=ROOT)
+    # a shell starts what runs in the background with Ctrl-C ignored, and pytest would ignore it too
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=ROOT, preexec_fn=listen)  # noqa: PLW1509
     try:
         process.wait(max(1.0, until - time.monotonic()))
     except subprocess.TimeoutExpired:

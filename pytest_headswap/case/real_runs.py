@@ -70,6 +70,8 @@ def check_and_blame(case: Case, check: CheckOfHeads, trouble: str) -> str:
             except CheckFailed as before:
                 message = f"the model {trouble} before the swap either: {before}"
                 raise CheckSkipped("fails_before_swap", message) from failure
+            except CheckSkipped:
+                raise  # also the reason why the swapped model fails
             except Exception as other:
                 raise failure from other  # the check says nothing about the model as built
         raise

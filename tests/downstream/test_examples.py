@@ -106,6 +106,7 @@ def _assert_it_is_the_wheel(example: Example, version: str) -> None:
         assert Path(where).parent == example.environment.scripts
 
 
+@pytest.mark.slow
 def test_zoo_library_example_works(example: Callable[[str], Example], dists: Dists) -> None:
     library = example("zoo_library")
     _assert_it_is_the_wheel(library, dists.version)
@@ -122,6 +123,7 @@ def test_zoo_library_example_works(example: Callable[[str], Example], dists: Dis
     assert outcomes(broken)["failed"] < CHECKS
 
 
+@pytest.mark.slow
 def test_own_checks_example_works(example: Callable[[str], Example], dists: Dists) -> None:
     project = example("own_checks")
     _assert_it_is_the_wheel(project, dists.version)
@@ -135,6 +137,7 @@ def test_own_checks_example_works(example: Callable[[str], Example], dists: Dist
     assert "the head has 165 parameters, but the camera allows 130" in project.run(one, status=1)
 
 
+@pytest.mark.slow
 def test_fine_tune_example_works(example: Callable[[str], Example], dists: Dists) -> None:
     script = example("fine_tune")
     _assert_it_is_the_wheel(script, dists.version)

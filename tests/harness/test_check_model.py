@@ -87,7 +87,7 @@ def _by_check(results: list[Result]) -> dict[str, Result]:
 
 
 def _without_measurements(results: list[Result]) -> list[Result]:
-    return [replace(result, seconds=0, peak_memory_mb=None) for result in results]
+    return [replace(result, seconds=0, peak_memory_mb=None, key="") for result in results]
 
 
 @pytest.mark.parametrize("num_classes", [7, 3])

@@ -544,10 +544,10 @@ def test_an_interrupted_run_keeps_its_results_and_leaves_no_process(
     extend_conftest(
         FAULTS
         + "def waiting():\n"
-        + "    with open('pid.txt', 'w') as file:\n"
+        + "    with open('pid' + '.txt', 'w') as file:\n"
         + "        file.write(str(os.getpid()))\n"
-        + "    os.rename('pid.txt', 'waiting.txt')\n"
-        + "    time.sleep(0 if os.path.exists('go.txt') else 1000)\n"
+        + "    os.rename('pid' + '.txt', 'waiting' + '.txt')\n"
+        + "    time.sleep(0 if os.path.exists('go' + '.txt') else 1000)\n"
         + "    return Net()\n"
         + "SPECS = {'alpha': dict(build=Net), 'beta': dict(build=waiting), 'gamma': dict(build=Net)}\n"
     )

@@ -74,6 +74,7 @@ def plain(text: str) -> str:
     return re.sub(r"\d+(\.\d+)? MiB|0x[0-9a-f]+|:\d+\)", "N", text)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a fork is compared")
 def test_a_spawned_process_gives_the_outcomes_of_a_forked_one(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal

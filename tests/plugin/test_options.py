@@ -190,6 +190,7 @@ def test_evidence_and_device_reach_the_case_the_journal_and_the_repro_command(
     flags = ["--headswap-evidence=numeric", "--headswap-device=cuda:1"]
     project.makeini("[pytest]\nheadswap_evidence = abstract\nheadswap_device = cpu\n")
     only = ["--headswap-zoo=testzoo", "--headswap-models=alpha", "--headswap-checks=output_shape"]
+    only.append("--headswap-isolation=fork")  # a spawned process would have the real function
     result = project.runpytest_inprocess(*only, *flags)
     result.stdout.fnmatch_lines(["headswap: *7 classes; numeric evidence; on cuda:1"])
     (item,) = journal().values()

@@ -139,8 +139,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 def waiting(case):
-    (HERE / "waiting").touch()
-    while not (HERE / "go on").exists():
+    (HERE / ("waiting" + ".txt")).touch()
+    while not (HERE / ("go" + " on")).exists():
         time.sleep(0.02)
 
 def pytest_headswap_checks(config):
@@ -153,7 +153,7 @@ def _start(project: pytest.Pytester, *flags: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "pytest", ZOO, "--headswap-checks=output_shape,waiting", *flags]
     run = subprocess.Popen(command, cwd=project.path, stdin=subprocess.DEVNULL, start_new_session=True)
     until = time.monotonic() + 120
-    while not (project.path / "waiting").exists():
+    while not (project.path / "waiting.txt").exists():
         assert run.poll() is None, "the run has ended already"
         assert time.monotonic() < until
         time.sleep(0.05)

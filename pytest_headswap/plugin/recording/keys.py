@@ -142,7 +142,6 @@ class Keys:
         return {
             **asdict(options),
             "devices": self.settings.devices,
-            "isolation": self.settings.isolation,
             "executor": self.settings.executor.partition(":")[0],
             "warnings": [*self.config.getini("filterwarnings"), *(self.config.option.pythonwarnings or ())],
             "python": f"{sys.implementation.name} {platform.python_version()}",
