@@ -91,7 +91,7 @@ FLAGS = (
         "--headswap-evidence=numeric",
         "--headswap-device=cpu",
     ),
-    *("--headswap-timeout=299", "--headswap-memory-limit=1GiB", "--headswap-isolation=spawn", "-Werror"),
+    *("--headswap-timeout=299", "--headswap-memory-limit=1GiB", "-Werror"),
 )
 SAME = (
     *(

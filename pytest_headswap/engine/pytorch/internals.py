@@ -145,6 +145,7 @@ _NO_DEVICE_MESSAGES = tuple(
     re.compile(sign)
     for sign in (
         r"CUDA driver version is insufficient|Found no NVIDIA driver|Device does not support bfloat16",
+        r"Cannot re-initialize CUDA in forked subprocess",
         r"not compiled with \w+ enabled|not linked with support for \w+ devices|Cannot execute \w+\(\) without",
         r"INTERNAL ASSERT FAILED at .*DispatchStub|Could not run 'aten::[\w.]+' with arguments from the '\w+' backend",
         rf"module 'torch' has no attribute '({'|'.join(DEVICE_TYPES)})'|backend has not registered a module",
