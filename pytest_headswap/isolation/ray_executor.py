@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytest_headswap._text import pluralize
+from pytest_headswap._text import format_bytes, pluralize
 from pytest_headswap.harness.failure_text import ReportedError, error_message
 from pytest_headswap.isolation.child_main import RecordedWarning, call_and_record, record_warnings
 from pytest_headswap.isolation.executor import BuildReply, CheckReply
@@ -103,7 +103,13 @@ class RayExecutor:
             cluster: the cluster.
             make_executor: picklable function that returns the executor in a process of the cluster.
             memory, gpus: the bytes and the part of a GPU that a node must have for a model.
+
+        Raises:
+            ClusterError: no node has that. Ray would wait for one, without a word.
         """
+        if not cluster.fits(memory, gpus):
+            needs = f"a CPU, {format_bytes(memory)} of memory{' and a GPU' if gpus else ''}"
+            raise ClusterError(f"no node of the cluster has {needs} for a model: lower --headswap-memory-limit")
         self.cluster = cluster
         self._seconds = 0.0
         self._run = uuid.uuid4().hex
@@ -118,7 +124,7 @@ class RayExecutor:
 
     def submit(self, zoo: str, model: str, checks: Sequence[str]) -> None:
         """Have the cluster check a model."""
-        self._checks[zoo, model] = list(checks)
+        self._checks.setdefault((zoo, model), list(checks))
         self._tasks[zoo, model] = self._task.remote(self._make_executor, self._run, zoo, model, list(checks))
 
     def completed(self) -> Iterator[ModelKey]:
@@ -142,7 +148,10 @@ class RayExecutor:
         assert self._current is not None, "a model is built before it is checked"
         if check.name not in self._current.checked:
             self.submit(*self._key, [check.name])
-            self._current = self._result()
+            again = self._result()
+            if again.built.value is None:
+                self._replay(again.built)  # raises
+            self._current = replace(again, checked={**self._current.checked, **again.checked})
         reply: CheckReply = self._replay(self._current.checked.pop(check.name))
         return reply
 
@@ -228,6 +237,11 @@ class RayCluster:
         """Return the bytes of memory for a model where a node has the least for each of its CPUs."""
         shares = [node["memory"] / node["CPU"] for node in self._nodes if node.get("CPU") and node.get("memory")]
         return int(min(shares, default=0))
+
+    def fits(self, memory: int, gpus: float) -> bool:
+        """Return whether a node has a CPU, the bytes of memory, and the part of a GPU."""
+        needs = {"CPU": 1, "memory": memory, "GPU": gpus}
+        return any(all(node.get(kind, 0) >= amount for kind, amount in needs.items()) for node in self._nodes)
 
     def close(self, tasks: Sequence[Any]) -> None:
         """End the tasks. Disconnect, unless somebody else connected."""

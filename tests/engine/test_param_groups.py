@@ -291,22 +291,6 @@ def test_wrapped_models_and_other_devices_work() -> None:
     assert _rates(swap, lr=1.0, layer_decay=0.5)["a.up.weight"] == 0.25
 
 
-class _LongSkip(nn.Module):
-    """One connection skips all layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Linear(8, 8)
-        self.cells = nn.ModuleList(_Cell() for _ in range(9))
-        self.fc = nn.Linear(8, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        first = x = self.stem(x)
-        for cell in self.cells:
-            x = cell(x, x)
-        return self.fc(first + x)  # type: ignore[no-any-return]
-
-
 class _Cell(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -317,14 +301,26 @@ class _Cell(nn.Module):
         return self.here(x) + self.before(before)  # type: ignore[no-any-return]
 
 
-class _ReadsTwoCells(nn.Module):
-    """Each cell reads the outputs of the two cells before it, as in NASNet."""
-
+class _NineCells(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Linear(8, 8)
         self.cells = nn.ModuleList(_Cell() for _ in range(9))
         self.fc = nn.Linear(8, 3)
+
+
+class _LongSkip(_NineCells):
+    """One connection skips all layers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = x = self.stem(x)
+        for cell in self.cells:
+            x = cell(x, x)
+        return self.fc(first + x)  # type: ignore[no-any-return]
+
+
+class _ReadsTwoCells(_NineCells):
+    """Each cell reads the outputs of the two cells before it, as in NASNet."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         before = x = self.stem(x)
@@ -333,14 +329,8 @@ class _ReadsTwoCells(nn.Module):
         return self.fc(x)  # type: ignore[no-any-return]
 
 
-class _TwoStreams(nn.Module):
+class _TwoStreams(_NineCells):
     """Two streams run beside each other and meet in each block, as in TNT."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Linear(8, 8)
-        self.cells = nn.ModuleList(_Cell() for _ in range(9))
-        self.fc = nn.Linear(8, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         inner = outer = self.stem(x)

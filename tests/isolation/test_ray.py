@@ -213,6 +213,30 @@ def test_a_check_that_runs_again_runs_on_the_cluster_again(
     assert [item.outcome for item in journal().values()] == ["passed"]
 
 
+def test_a_check_whose_model_cannot_be_built_again_says_so(
+    project: pytest.Pytester, extend_conftest: Extend, journal: Journal, cluster: LocalCluster
+) -> None:
+    if find_spec("pytest_rerunfailures") is None:
+        pytest.skip("pytest-rerunfailures is not installed")
+    extend_conftest(
+        "def pytest_headswap_checks(config):\n    def flaky(case):\n        open('ran' + '.txt', 'w').close()\n"
+        "        raise AssertionError('not yet')\n    return {'flaky': flaky, 'last': lambda case: None}\n"
+        "def once():\n    if os.path.exists('ran' + '.txt'):\n        raise ValueError('only once')\n    return Net()\n"
+        "SPECS = {'alpha': dict(build=once)}\n"
+    )
+    flags = ("--headswap-checks=flaky,last", "--reruns=1")
+    project.runpytest_subprocess(ZOO, *flags, f"--headswap-executor=ray:{cluster.address}")
+    results = {item.check: item for item in journal().values()}
+    assert "ValueError: only once" in results["flaky"].message
+
+
+def test_a_model_that_fits_on_no_node_is_a_usage_error(project: pytest.Pytester, cluster: LocalCluster) -> None:
+    flags = ("--headswap-memory-limit=9000GiB", f"--headswap-executor=ray:{cluster.address}")
+    done = project.runpytest_subprocess(ZOO, ONE, *flags)
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert "no node of the cluster has a CPU, 9000.0 GiB of memory for a model" in done.stderr.str() + done.stdout.str()
+
+
 def test_models_share_the_gpus_of_a_cluster(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, cluster: LocalCluster
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_headswap._devices import is_real
 from pytest_headswap._text import format_bytes, pluralize
 from pytest_headswap.case.options import AUTO
 from pytest_headswap.harness.memory_budget import MemoryBudget, resolve_memory_budget
@@ -73,12 +74,12 @@ def _cluster_executor(config: pytest.Config, settings: Settings) -> Executor:
 
     try:
         cluster = RayCluster(settings.executor.removeprefix("ray").removeprefix(":"))
+        budget = resolve_memory_budget(settings.options.memory_limit, 1, cluster.memory_share)
+        make = NodeExecutor(SpawnedExecutor.of(config, settings, budget), settings.isolation, settings.options.device)
+        gpus = cluster.gpu_share if is_real(settings.options.device) else 0.0
+        return RayExecutor(cluster, make, budget.process_bytes, gpus)
     except ClusterError as error:
         raise pytest.UsageError(f"--headswap-executor={settings.executor}: {error}") from error
-    budget = resolve_memory_budget(settings.options.memory_limit, 1, cluster.memory_share)
-    make = NodeExecutor(SpawnedExecutor.of(config, settings, budget), settings.isolation, settings.options.device)
-    uses_gpus = settings.options.device != "cpu" and not settings.options.device.startswith("simulated")
-    return RayExecutor(cluster, make, budget.process_bytes, cluster.gpu_share if uses_gpus else 0)
 
 
 def _can_fork() -> bool:
