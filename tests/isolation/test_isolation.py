@@ -69,7 +69,7 @@ SOUND = {f"sound_{number:03}": dict(build=Net) for number in range(100)}
 """
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_hundred_sound_models_survive_crashing_hanging_and_greedy_ones(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, workers: int
 ) -> None:

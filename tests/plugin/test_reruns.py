@@ -50,11 +50,17 @@ SPECS = {
 }
 """
 RUN = ("--headswap-zoo=testzoo", "--headswap-checks=output_shape,lucky,worse")
-MODES = ("load", "loadscope", "loadfile", "loadgroup", "worksteal")
+OTHER_MODES = ("loadscope", "loadfile", "loadgroup", "worksteal", "no")
 
 
 @pytest.mark.parametrize(
-    "flags", [(), *(("-n2", f"--dist={mode}") for mode in MODES), ("-n2", "--dist=no")], ids=" ".join
+    "flags",
+    [
+        (),
+        ("-n2", "--dist=load"),
+        *(pytest.param(("-n2", f"--dist={mode}"), marks=pytest.mark.slow) for mode in OTHER_MODES),
+    ],
+    ids=" ".join,
 )
 def test_the_last_attempt_is_the_result(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, flags: tuple[str, ...]

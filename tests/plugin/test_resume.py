@@ -290,9 +290,9 @@ def test_results_are_kept_if_the_code_of_the_zoo_has_not_changed(project: pytest
 @pytest.mark.parametrize(
     ("name", "shown", "models", "flags"),
     [
-        ("zoo.py", "zoo.py", 2, ["-n1"]),
+        pytest.param("zoo.py", "zoo.py", 2, ["-n1"], marks=pytest.mark.slow),
         ("models.py", "models.py", 2, []),
-        ("parts/late.py", "parts/", 1, []),
+        pytest.param("parts/late.py", "parts/", 1, [], marks=pytest.mark.slow),
         ("parts/new.py", "parts/", 1, ["-n1"]),
     ],
     ids=str,
