@@ -12,7 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_headswap.engine import FrozenBackbone, HeadSwapError, freeze_backbone, swap_head
+from pytest_headswap.engine import FrozenBackbone, HeadSwapError, HeadSwapWarning, freeze_backbone, swap_head
+
+
+DROPOUT_NOTE = "a Dropout of the unfrozen part also runs in the frozen part, so it stays in eval mode"
 
 
 class Block(nn.Module):
@@ -312,9 +315,39 @@ def test_a_dropout_that_also_runs_in_the_frozen_part_stays_in_eval_mode_with_a_n
     model.blocks[2].drop = model.blocks[1].drop
     frozen = freeze_backbone(swap_head(model, 5, batch()))
     frozen.unfreeze("blocks.2")
-    assert frozen.notes == ("a Dropout of the unfrozen part also runs in the frozen part, so it stays in eval mode",)
+    assert frozen.notes == (DROPOUT_NOTE,)
     model.train()
     assert torch.equal(model.before(batch(), 2), model.before(batch(), 2))
+
+
+def test_notes_are_about_what_is_frozen_now() -> None:
+    model: Any = Net()
+    model.blocks[2].drop = model.blocks[1].drop
+    frozen = freeze_backbone(swap_head(model, 5, batch()))
+    frozen.unfreeze("blocks.2")
+    assert list(frozen.notes) == [DROPOUT_NOTE]
+    frozen.unfreeze("blocks.1")  # the Dropout now runs in unfrozen stages only
+    assert list(frozen.notes) == []
+    frozen.refreeze()
+    frozen.unfreeze("blocks.2")
+    assert list(frozen.notes) == [DROPOUT_NOTE]
+    frozen.refreeze()
+    assert list(frozen.notes) == []
+
+
+def test_a_note_of_the_freeze_is_gone_while_all_is_unfrozen_and_back_after_refreeze() -> None:
+    model: Any = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 10))
+    model.requires_grad_(False)
+    model[1].bias.requires_grad_(True)
+    with pytest.warns(HeadSwapWarning, match="1 other parameters, such as 1.bias"):
+        frozen = freeze_backbone(swap_head(model, 5, batch()))
+    (note,) = frozen.notes
+    frozen.unfreeze("0")
+    assert list(frozen.notes) == [note]
+    frozen.unfreeze()
+    assert list(frozen.notes) == []
+    frozen.refreeze()
+    assert list(frozen.notes) == [note]
 
 
 def test_an_activation_that_also_runs_in_the_frozen_part_needs_no_note() -> None:

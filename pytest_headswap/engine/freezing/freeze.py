@@ -74,12 +74,13 @@ def freeze_backbone(
     kept = KeptParts(
         model, heads, kept_names(model, heads, trainable.were_frozen, trainable.size_at_swap), trainable.inputs
     )
-    notes = kept.notes
+    warning = kept_note(prefix, kept.parts.names) if kept.parts.names else ""
+    notes = (*filter(None, [warning]), *kept.notes)
     original_state = ModuleState(model)
     enclosing = freeze_except(model, heads, kept.parts)
     if any(is_script(module) for module in set(modules(model)) - enclosing.leading):
         notes += (_SCRIPT_NOTE,)
-    frozen = FrozenBackbone(trainable.model, notes, heads, kept.parts, trainable.inputs, original_state)
+    frozen = FrozenBackbone(trainable.model, notes, heads, kept.parts, trainable.inputs, original_state, notes)
     try:
         awake = heads | kept.parts
         verifier = FreezeVerifier(model, trainable.inputs, heads.head_names(model), enclosing, awake, kept.parts)
@@ -87,8 +88,6 @@ def freeze_backbone(
     except BaseException:
         frozen.unfreeze()
         raise
-    if kept.parts.names:
-        note = kept_note(prefix, kept.parts.names)
-        frozen.notes = (note, *frozen.notes)
-        warnings.warn(note, HeadSwapWarning, stacklevel=2)
+    if warning:
+        warnings.warn(warning, HeadSwapWarning, stacklevel=2)
     return frozen

@@ -13,7 +13,6 @@ from pytest_headswap._text import did_you_mean
 from pytest_headswap.engine.dataflow.stages import Stages
 from pytest_headswap.engine.errors import HeadSwapError
 from pytest_headswap.engine.freezing.awake import (
-    NOTHING,
     AwakeParts,
     check_stages_untied,
     clear_frozen_gradients,
@@ -34,7 +33,7 @@ class FrozenBackbone:
 
     Attributes:
         model: the model whose backbone is frozen.
-        notes: what the user should know, such as a mode that could not be verified.
+        notes: what the user should know about what is frozen now, such as a mode that could not be verified.
     """
 
     model: nn.Module
@@ -43,8 +42,9 @@ class FrozenBackbone:
     _kept: AwakeParts
     _inputs: Inputs
     _undo: ModuleState | None
-    _redo: ModuleState | None = None
-    _stages: AwakeParts = NOTHING
+    _lasting_notes: tuple[str, ...] = ()
+    _redo: tuple[ModuleState, tuple[str, ...]] | None = None
+    _stages: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         flags = [parameter.requires_grad for parameter in parameters(self.model)]
@@ -87,25 +87,26 @@ class FrozenBackbone:
         """Freeze the backbone again after `unfreeze`, without verifying it again. A second call does nothing."""
         if self._redo is not None:
             self._undo = self._undo or ModuleState(self.model)
-            redo, self._redo, self._stages = self._redo, None, NOTHING
+            (redo, self.notes), self._redo, self._stages = self._redo, None, ()
             redo.restore()
         clear_frozen_gradients(self.model)
 
     def _unfreeze_all(self) -> None:
         if self._undo is not None:
-            self._redo = self._redo or ModuleState(self.model)
-            undo, self._undo = self._undo, None
+            self._redo = self._redo or (ModuleState(self.model), self.notes)
+            undo, self._undo, self.notes = self._undo, None, ()
             undo.restore()
 
     def _unfreeze_stages(self, paths: Sequence[str]) -> None:
         model, _ = unwrap(self.model)
-        stages = self._stages | stages_awake(model, paths)
+        every = (*self._stages, *paths)  # a module that two stages share is awake once both are
+        before, stages = stages_awake(model, self._stages), stages_awake(model, every)
         awake = self._heads | self._kept | stages
         check_stages_untied(model, awake)
         state, modes = ModuleState(self.model), {module: module.training for module in self._heads.modules}
         try:
             enclosing = freeze_except(model, self._heads, self._kept, stages)
-            for module in stages.modules - self._stages.modules:
+            for module in stages.modules - before.modules:
                 module.training = any(modes.values())
             heads = self._heads.head_names(model)
             verifier = FreezeVerifier(model, self._inputs, heads, enclosing, awake, self._kept | stages)
@@ -113,9 +114,9 @@ class FrozenBackbone:
         except BaseException:
             state.restore()
             raise
-        self._redo = self._redo or state
-        self._stages = stages
-        self.notes = tuple(dict.fromkeys((*self.notes, *notes)))
+        self._redo = self._redo or (state, self.notes)
+        self._stages = every
+        self.notes = tuple(dict.fromkeys((*self._lasting_notes, *notes)))
 
     def _last(self, count: Any) -> list[str]:
         try:
