@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from pytest_headswap.engine import FrozenBackbone, HeadSwapError, HeadSwapWarning, freeze_backbone, swap_head
 
-
 DROPOUT_NOTE = "a Dropout of the unfrozen part also runs in the frozen part, so it stays in eval mode"
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from pytest_headswap.engine.dataflow.dim_tracer import ClassAxis, Projection, Trace, Tracer
-from pytest_headswap.engine.dataflow.graph import BUFFER, PARAMETER, Node, Value
+from pytest_headswap.engine.dataflow.graph import BUFFER, PARAMETER, Value
 from pytest_headswap.engine.detection.candidates import Candidate, OutputDim
+from pytest_headswap.engine.detection.final_activation import activation_of, final_activation
 from pytest_headswap.engine.detection.head_path import path_through_head
 from pytest_headswap.engine.detection.head_slot import HeadSlot
 from pytest_headswap.engine.detection.tied_weights import TiedWeights
@@ -17,13 +18,6 @@ from pytest_headswap.engine.detection.weight_sums import ADDITIVE, changes_zero,
 from pytest_headswap.engine.pytorch.modules import owner_path
 from pytest_headswap.head import Head
 
-_ACTIVATIONS = {
-    "_softmax": "softmax",
-    "softmax": "softmax",
-    "_log_softmax": "log_softmax",
-    "log_softmax": "log_softmax",
-    "sigmoid": "sigmoid",
-}
 _BIAS_OPERANDS = {"addmm": 0, "addmv": 0, "baddbmm": 0, "convolution": 2, "linear": 2}
 
 _KINDS = {"_trilinear": "bilinear", **dict.fromkeys(("_cdist_forward", "cdist", "sub"), "distance")}
@@ -137,7 +131,7 @@ def describe_heads(
             if key not in found:
                 item = _describe(candidate, projection, weight, main)
                 item = replace(item, computed_by=changes_zero(projection, tracer, candidate.trace.size))
-                path_to_output = path_through_head(model, candidate, projection, tracer, item.head.path, _activation)
+                path_to_output = path_through_head(model, candidate, projection, tracer, item.head.path)
                 found[key] = replace(item, head=replace(item.head, path_to_output=path_to_output))
             item = _with_activation_calls(found[key], candidate, tracer)
             same_module = [
@@ -189,7 +183,7 @@ def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor,
         role = "distillation"  # The name decides only this label, never what is swapped.
     else:
         role = "main" if (output.label, output.training) == (main.label, main.training) else "auxiliary"
-    activation = next((node for node in candidate.trace.nodes if _activation(node)), None)
+    activation = final_activation(candidate.trace)
     where = f"dimension {output.dim} of {output.label} (size {output.size})"
     if output.is_squeezed:
         where = f"dimension {output.dim} of {output.label}, which forward removes while its size is 1,"
@@ -210,7 +204,7 @@ def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor,
         num_classes=output.size,
         class_dim=output.dim,
         role=role,
-        activation=_activation(activation) if activation is not None else None,
+        activation=activation_of(activation) if activation is not None else None,
         aliases=tuple(aliases),
         evidence=tuple(evidence),
     )
@@ -244,10 +238,6 @@ def _kind(operation: str, spatial: int, in_features: int) -> str:
     if "conv" in operation:
         return f"conv{spatial}d"
     return _KINDS.get(operation, "linear")
-
-
-def _activation(node: Node) -> str | None:
-    return _ACTIVATIONS.get(node.name.split("::")[-1])
 
 
 def _finalize(item: DetectedHead, tied_weights: TiedWeights, chosen: Mapping[str, str]) -> DetectedHead:

@@ -10,6 +10,7 @@ from torch import nn
 from pytest_headswap.engine.dataflow.dim_tracer import Projection, Tracer
 from pytest_headswap.engine.dataflow.graph import Node, Value
 from pytest_headswap.engine.detection.candidates import Candidate
+from pytest_headswap.engine.detection.final_activation import activation_of
 from pytest_headswap.head import PathStep
 
 _MAX_BEFORE = 4
@@ -30,7 +31,6 @@ def path_through_head(
     projection: Projection,
     tracer: Tracer,
     path: str,
-    activation: Callable[[Node], str | None],
 ) -> tuple[PathStep, ...]:
     """Return the last steps of the backbone, the head at `path`, and the steps from there to the output."""
     before = list(_before(projection.features.value, tracer))
@@ -47,7 +47,7 @@ def path_through_head(
     return (
         *list(_steps(model, before))[-_MAX_BEFORE:],
         head,
-        *list(_steps(model, after, activation))[:_MAX_AFTER],
+        *list(_steps(model, after, activation_of))[:_MAX_AFTER],
         _output_step(candidate),
     )
 
