@@ -54,8 +54,8 @@ class Head:
         class_dim: index of the class dimension of the output, counted from the front.
         role: `main`, `auxiliary` (runs only in train mode, or has a separate output next to the main one) or
             `distillation`.
-        activation: what turns the class scores into the output: `softmax`, `log_softmax`, `sigmoid` or None. A gate, or a
-            softmax over another dimension, does not count.
+        activation: what turns the class scores into the output: `softmax`, `log_softmax`, `sigmoid` or None. Neither a
+            gate nor a softmax over another dimension counts.
         tensors: full names of all class-sized parameters and buffers.
         outputs: labels of the outputs that the head reaches, such as `output`, `output[0]`, `output['aux']`. If the
             model returns only what it chose from the classes, the label is such as `arg-max behind output['labels']`.

@@ -48,6 +48,7 @@ WITHOUT = {
     "gate of another layer": lambda net, _, f: net.a(f) * net.sig(net.b(f)),
     "gate of the scores themselves": lambda net, _, f: net.a(f) * net.sig(net.a(f)),
     "attention over the classes": lambda net, _, f: net.a(f) * net.b(f).softmax(-1),
+    "added to noisy scores": lambda net, _, f: net.a(f) + torch.randn_like(net.a(f)) + net.sig(net.b(f)),
     "added to scores": lambda net, _, f: net.a(f) + net.sig(net.b(f)),
     "pooled by attention over tokens": lambda net, t, _: (net.a(t) * net.gate(t).softmax(1)).sum(1),
     "pooled by attention of each class": lambda net, t, _: (net.a(t) * net.b(t).softmax(1)).sum(1),
@@ -64,6 +65,7 @@ WITH = {
     "pooled by attention": ("sigmoid", lambda net, t, _: (net.sig(net.a(t)) * net.b(t).softmax(1)).sum(1)),
     "shifted scores": ("sigmoid", lambda net, _, f: net.sig(net.a(f) + net.shift)),
     "shifted output": ("sigmoid", lambda net, _, f: net.sig(net.a(f)) + net.shift),
+    "hard choice": ("softmax", lambda net, _, f: nn.functional.gumbel_softmax(net.a(f), hard=True)),
     "log": ("log_softmax", lambda net, _, f: net.a(f).log_softmax(-1)),
     "gate before the softmax": ("softmax", lambda net, _, f: (net.a(f) * net.sig(net.b(f))).softmax(-1)),
 }

@@ -27,15 +27,8 @@ def final_activation(trace: Trace) -> Node | None:
     Two uses do not count: a softmax over another dimension, as in attention, and a gate, whose result is combined with
     scores that no activation has bounded.
     """
-    traced = set(trace.nodes)
-    return next(
-        (
-            node
-            for node in trace.nodes
-            if activation_of(node) and _is_over_classes(node, trace) and not _is_gate(node, trace, traced)
-        ),
-        None,
-    )
+    found = (node for node in trace.nodes if activation_of(node) and _is_over_classes(node, trace))
+    return next((node for node in found if not _is_gate(node, trace)), None)
 
 
 def _is_over_classes(node: Node, trace: Trace) -> bool:
@@ -46,33 +39,39 @@ def _is_over_classes(node: Node, trace: Trace) -> bool:
     return any(axis.value is output and axis.dim == dim % len(output.shape) for axis in trace.axes)
 
 
-def _is_gate(node: Node, trace: Trace, traced: Collection[Node]) -> bool:
+def _is_gate(node: Node, trace: Trace) -> bool:
     """Return whether the result of an activation meets scores from the input without an activation of their own."""
-    over_classes = {axis.value for axis in trace.axes}
-    reached = set(node.outputs)
-    stack = list(node.outputs)
+    traced, over_classes = set(trace.nodes), {axis.value for axis in trace.axes}
+    computed = _computed_from(node)
+    met = {
+        value
+        for user in traced.intersection(user for value in computed for user in value.users)
+        for value in over_classes.intersection(user.inputs) - computed
+    }
+    projections = {projection.node for projection in trace.projections}
+    return any(_leads_back_to(projections, value, traced) for value in met)
+
+
+def _computed_from(node: Node) -> set[Value]:
+    """Return all values that depend on the result of an operation, with this result."""
+    computed = set(node.outputs)
+    stack = list(computed)
     while stack:
-        for user in stack.pop().users:
-            if user not in traced:
-                continue
-            others = [value for value in user.inputs if value not in reached and value in over_classes]
-            if any(value.from_input and not _is_bounded(value, traced) for value in others):
-                return True
-            added = [value for value in user.outputs if value not in reached]
-            reached.update(added)
-            stack += added
-    return False
+        added = {output for user in stack.pop().users for output in user.outputs} - computed
+        computed |= added
+        stack += added
+    return computed
 
 
-def _is_bounded(value: Value, traced: Collection[Node]) -> bool:
-    """Return whether an activation lies between the start of the class dimension and a value."""
+def _leads_back_to(projections: Collection[Node], value: Value, traced: Collection[Node]) -> bool:
+    """Return whether a value depends on what a projection computes other than by an activation or by its shape."""
     seen: set[Node] = set()
     stack = [value]
     while stack:
         node = stack.pop().node
-        if node is None or node in seen or node not in traced:
+        if node is None or node in seen or node not in traced or activation_of(node) or node.name.endswith("_like"):
             continue
-        if activation_of(node):
+        if node in projections:
             return True
         seen.add(node)
         stack += node.inputs
