@@ -465,11 +465,68 @@ class GraphWithMatrix(Planted):
         return self.fc(adjacency @ self.backbone(x).relu())  # type: ignore[no-any-return]
 
 
+class LabelsForEachStep(Planted):
+    """Sound: the sequence comes first, as `nn.LSTM` reads it by default."""
+
+    def set_up(self) -> None:
+        self.recurrent = nn.LSTM(WIDTH, WIDTH)
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return self.recurrent(features)[0]  # type: ignore[no-any-return]
+
+
+class LabelsOfSteps(LabelsForEachStep):
+    """Sound: the same with one label for each sequence."""
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return super().between(features)[-1]
+
+
+class TokensFirst(Planted):
+    """Sound: the tokens come first, as `nn.TransformerEncoderLayer` reads them by default."""
+
+    def set_up(self) -> None:
+        self.layer = nn.TransformerEncoderLayer(WIDTH, 2, 2 * WIDTH, dropout=0.0)
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return self.layer(features).mean(0)  # type: ignore[no-any-return]
+
+
 class AttendsToSamples(Planted):
     """Faulty: each sample attends to the others."""
 
     def between(self, features: torch.Tensor) -> torch.Tensor:
         return features + (features @ features.T).softmax(-1) @ features
+
+
+# --- sound heads whose tensors are not those of one layer
+
+
+class LayerForEachClass(Planted):
+    """Sound: a list with one layer for each class, so the new list is shorter."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(num_classes)
+        del self.fc
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, 1) for _ in range(num_classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = self.backbone(x).relu()
+        return torch.cat([layer(features) for layer in self.layers], 1)
+
+
+class OrthogonalHead(Planted):
+    """Sound: the weight is relative to a base that `orthogonal` keeps in a buffer."""
+
+    def set_up(self) -> None:
+        nn.utils.parametrizations.orthogonal(self.fc)
+
+
+class HouseholderHead(Planted):
+    """Sound: the weight is computed from reflections."""
+
+    def set_up(self) -> None:
+        nn.utils.parametrizations.orthogonal(self.fc, use_trivialization=False)
 
 
 # --- sound models that copy, save and load in their own way

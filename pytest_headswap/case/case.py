@@ -17,7 +17,7 @@ from pytest_headswap.case.head_inputs import record_head_inputs
 from pytest_headswap.case.sample_inputs import seeded
 from pytest_headswap.case.skip_init import on_meta_if_possible
 from pytest_headswap.case.structure_snapshot import StructureSnapshot
-from pytest_headswap.case.tensor_names import head_names
+from pytest_headswap.case.tensor_names import swapped_names
 from pytest_headswap.case.training import EvalForward, TrainingRecord, train
 from pytest_headswap.case.value_snapshot import ValueSnapshot
 from pytest_headswap.engine import (
@@ -32,7 +32,7 @@ from pytest_headswap.engine import (
     SwapPlan,
     apply_plan,
     freeze_backbone,
-    rows_meet_by_input,
+    rows_are_samples,
     substituted,
 )
 from pytest_headswap.engine.pytorch import ModuleState, freeze_all_but, parameters
@@ -186,9 +186,9 @@ class Case:
 
     @property
     def rows_are_samples(self) -> bool:
-        """Return whether the rows of the inputs are samples, as far as the data flow shows, not nodes of a graph."""
+        """Return whether the first dimension of the inputs counts samples, as far as the data flow shows."""
         graph = self.swapped_runs[False].graph
-        return graph is None or not rows_meet_by_input(graph)
+        return graph is None or rows_are_samples(graph)
 
     @cached_property
     def evaluation(self) -> EvalForward:
@@ -203,7 +203,8 @@ class Case:
 
         Access this before forward writes to any tensor.
         """
-        return self.original_values.changed(without=head_names(self.swap)) if self.original_values is not None else []
+        values = self.original_values
+        return values.changed(without=swapped_names(self.swap)) if values is not None else []
 
     @property
     def is_large(self) -> bool:

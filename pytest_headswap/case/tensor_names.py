@@ -18,3 +18,8 @@ def head_names(swap: Swap) -> set[str]:
     """Return all names of the tensors of the new heads."""
     tensors = dict(named_tensors(swap.model))
     return names_by_identity(tensors, [tensors[name] for name in swap.state_dict()])
+
+
+def swapped_names(swap: Swap) -> set[str]:
+    """Return all names of the tensors of the new heads, and those of the old heads, which may be gone."""
+    return head_names(swap).union(name for head in swap.old_heads for name in head.tensors)

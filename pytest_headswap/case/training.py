@@ -14,7 +14,7 @@ from pytest_headswap.case.calls_after_freeze import effects_of_calls
 from pytest_headswap.case.class_outputs import class_output_labels
 from pytest_headswap.case.head_inputs import feature_differences, record_head_inputs, sample_of
 from pytest_headswap.case.sample_inputs import stable_seed, with_first_sample_last
-from pytest_headswap.case.tensor_names import head_names
+from pytest_headswap.case.tensor_names import swapped_names
 from pytest_headswap.case.value_snapshot import ValueSnapshot, bitwise_equal
 from pytest_headswap.engine import (
     UNVERIFIED_SAMPLES,
@@ -109,6 +109,8 @@ def train(
     try:
         with freeze() as frozen:
             record.notes += frozen.notes
+            if not rows_are_samples:
+                record.notes.append("each step had the same batch: the first dimension of the inputs counts no samples")
             stale = {name: value.grad for name, value in swap.model.named_parameters() if value.grad is not None}
             record.foreign_gradients = list(stale)
             record.in_train_mode, record.moved = effects_of_calls(swap.model, swap)
@@ -120,7 +122,7 @@ def train(
                     now = swap.state_dict()
                     record.updated = {name for name, tensor in head.items() if not bitwise_equal(tensor, now[name])}
                 finally:
-                    record.changed = values.restore_and_list_changes(without=head_names(swap))
+                    record.changed = values.restore_and_list_changes(without=swapped_names(swap))
     except HeadSwapError as error:
         record.freeze_error = error
     finally:

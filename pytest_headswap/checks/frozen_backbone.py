@@ -14,7 +14,8 @@ random numbers and no operation across samples before the head, as far as the da
 itself, on a device if there is one, and otherwise on the CPU. The result names the device. Bits are compared on the
 CPU. Features are compared with those of an eval-mode forward pass or, if those differ, with those of a second
 training step. In that pass the sample comes first in another batch; in the training it comes last. Rows that meet by
-another input, such as the nodes of a graph, are not taken for samples, so each step then has the same batch.
+another input, such as the nodes of a graph, are not taken for samples. Nor are rows that meet while those of the second
+dimension stay separate, as in a model with the sequence first. Each step then has the same batch, and a note says so.
 
 If forward leaves state behind that Python shows, such as a counter, there are up to three steps. The check cannot see
 what changes after the third step, or in a model without values after the first.

@@ -29,7 +29,7 @@ from pytest_headswap.engine.detection.search_result import SearchResult
 from pytest_headswap.engine.detection.unregistered import place_of_tensor
 from pytest_headswap.engine.errors import REASONS, ZOO_REFUSED, HeadSwapError, HeadSwapWarning, NoHeadError
 from pytest_headswap.engine.freezing.assert_frozen import assert_frozen
-from pytest_headswap.engine.freezing.batch_mixing import rows_meet_by_input
+from pytest_headswap.engine.freezing.batch_mixing import rows_are_samples
 from pytest_headswap.engine.freezing.features import Features, extract_features
 from pytest_headswap.engine.freezing.freeze import freeze_backbone
 from pytest_headswap.engine.freezing.frozen_backbone import FrozenBackbone
@@ -101,7 +101,7 @@ __all__ += [
     "record_head_calls",
     "record_with_device_checks",
     "reject_cpu_tensors",
-    "rows_meet_by_input",
+    "rows_are_samples",
     "substituted",
     "whole_number",
 ]

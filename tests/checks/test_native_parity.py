@@ -81,12 +81,36 @@ def test_a_native_build_that_raises_skips_with_the_exception(make_case: MakeCase
     assert finding.message.endswith("cannot build net with 5 classes: AssertionError: 5 classes are not supported")
 
 
-def test_the_native_model_takes_no_memory(make_case: MakeCase) -> None:
+def test_a_native_model_that_fits_takes_no_memory(make_case: MakeCase) -> None:
     devices = []
+    spec = make_case().spec
+    assert spec.build_native is not None
+    build_native = spec.build_native
 
     def build(num_classes: int) -> nn.Module:
         devices.append(torch.empty(0).device.type)
-        return nn.Linear(1, num_classes)
+        return build_native(num_classes)
 
-    run_check("native_parity", make_case(native=build))
+    assert run_check("native_parity", make_case(native=build)).outcome == "passed"
     assert devices == ["meta"]
+
+
+class LargerOnMeta(nn.Module):
+    """A layer that registers a tensor only where it has values to compute it from."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.backbone, self.fc = nn.Linear(8, 16), nn.Linear(16, num_classes)
+        if not self.fc.weight.is_meta:
+            self.register_buffer("base", torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.backbone(x))  # type: ignore[no-any-return]
+
+
+def test_a_tensor_that_is_not_registered_on_the_meta_device_is_no_difference(make_case: MakeCase) -> None:
+    case = make_case(native=LargerOnMeta)
+    case.model = LargerOnMeta(5)
+    assert run_check("native_parity", case).outcome == "passed"
+    case.model.register_buffer("other", torch.zeros(3))
+    assert "; unexpected: other (3,)" in run_check("native_parity", case).message

@@ -46,6 +46,7 @@ def test_each_builtin_model_passes_every_check(name: str, evidence: str) -> None
 
 
 _BATCH = (torch.arange(16.0).reshape(2, 8),)
+_STEPS = (torch.arange(160.0).reshape(5, 4, 8).sin(),)
 _NODES, _EDGES = torch.arange(48.0).reshape(6, 8).sin(), torch.tensor([[0, 1, 2, 3, 4, 5], [1, 2, 0, 4, 5, 3]])
 SOUND: dict[Callable[[int], nn.Module], tuple[torch.Tensor, ...]] = {
     sound_models.TensorCreatedInForward: _BATCH,
@@ -64,6 +65,12 @@ SOUND: dict[Callable[[int], nn.Module], tuple[torch.Tensor, ...]] = {
     sound_models.GraphOfNodes: (_NODES, _EDGES),
     sound_models.GraphOfGraphs: (_NODES, _EDGES, torch.tensor([0, 0, 0, 1, 1, 1])),
     sound_models.GraphWithMatrix: (_NODES, torch.eye(6).roll(1, 0)),
+    sound_models.LayerForEachClass: _BATCH,
+    sound_models.OrthogonalHead: _BATCH,
+    sound_models.HouseholderHead: _BATCH,
+    sound_models.LabelsForEachStep: _STEPS,
+    sound_models.LabelsOfSteps: _STEPS,
+    sound_models.TokensFirst: _STEPS,
 }
 """Models that look as if they had a fault, and their inputs."""
 

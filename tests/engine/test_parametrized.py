@@ -102,6 +102,17 @@ def quiet_swap(model: nn.Module, count: int, **options: Any) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_head_computes_the_same_in_a_freshly_swapped_model(kind: str) -> None:
+    model, other = model_with(kind), model_with(kind)
+    swap = quiet_swap(model.eval(), 5)
+    saved = {name: value.clone() for name, value in swap.state_dict().items()}
+    quiet_swap(other.eval(), 5).load_state_dict(saved)
+    torch.testing.assert_close(other(X), model(X))
+    swap.restore()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_weight_is_spread_like_that_of_a_new_layer_and_learns(kind: str, sizes: tuple[int, int]) -> None:

@@ -104,15 +104,23 @@ def _beyond(rows: Iterable[int], rest: int, own: Iterable[int]) -> int:
     return reduce(or_, ((row | rest) & ~(one | unsure(one)) for row, one in zip(rows, own, strict=True)), 0)
 
 
-def rows_meet_by_input(graph: Graph) -> bool:
-    """Return whether the model or an input decides which rows of an input meet, so that the rows are no samples.
+def rows_are_samples(graph: Graph) -> bool:
+    """Return whether the first dimension of the inputs counts samples, as far as the data flow shows.
 
-    Edges and adjacency matrices do this with the nodes of a graph. What the model computes from the rows does not
-    count.
+    It does not if the model or another input decides which rows meet, as edges do with nodes of a graph. Nor does it
+    if its rows meet and those of the second dimension stay separate, as in models with the sequence first.
     """
-    flow = DimFlow(graph)
-    return any(
-        RowFlow(graph, flow, source, 0).is_arranged
-        for source in graph.inputs
-        if source.shape and 1 < source.shape[0] <= _MAX_ROWS
-    )
+    flow, outputs = DimFlow(graph), list(graph.outputs.values())
+    for source in graph.inputs:
+        size, *others = source.shape or (0,)
+        if not 1 < size <= _MAX_ROWS:
+            continue
+        rows = RowFlow(graph, flow, source, 0)
+        if rows.is_arranged:
+            return False
+        if others and 1 < others[0] <= _MAX_ROWS and _mixing_in(rows, outputs, size)[0]:
+            second = RowFlow(graph, flow, source, 1)
+            mixing, is_used = _mixing_in(second, outputs, others[0])
+            if is_used and not mixing and not second.is_arranged and _reaches(second, outputs, others[0]):
+                return False
+    return True

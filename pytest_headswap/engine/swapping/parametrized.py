@@ -55,16 +55,17 @@ class ComputedTensor:
             HeadSwapError: `unsupported_layer`, if a parametrization does not accept the value.
         """
         owner: nn.Module = self.layer
+        replaced: list[tuple[nn.Module, str]] = []
         if isinstance(self.source, ParametrizationList):
             for module in self.source:
                 for key, attribute in module.__dict__.items():
                     if isinstance(attribute, (tuple, list)) and tuple(attribute) == tuple(self.old.shape):
                         changes.set(module.__dict__, key, type(attribute)(value.shape))
-            owner, values = self.source, _inverted(self.source, value, changes)
+            owner = self.source
+            values, replaced = _inverted(self.source, value, changes)
         else:
             values = self.source.stored(value)
         new = {name.rpartition(".")[2] for name in self.stored}
-        replaced = []
         for key, tensor in values.items():
             registry = owner._parameters if key in owner._parameters else owner._buffers
             current = registry[key]
@@ -168,14 +169,20 @@ class ComputedTensor:
             return True
         # An orthogonal weight has a fixed length: a value near 0 is not kept near 0.
         scratch, near = copy.deepcopy(self.source), torch.full_like(value, _NEAR_ZERO)
-        for key, original in _inverted(scratch, near, Transaction()).items():
+        for key, original in _inverted(scratch, near, Transaction())[0].items():
             setattr(scratch, key, nn.Parameter(original) if key in scratch._parameters else original)
         return bool((scratch().abs() < 2 * _NEAR_ZERO).all())
 
 
-def _inverted(source: ParametrizationList, value: torch.Tensor, changes: Transaction) -> dict[str, torch.Tensor]:
-    """Return the originals from which the parametrizations compute `value`, or what comes closest to it."""
+def _inverted(
+    source: ParametrizationList, value: torch.Tensor, changes: Transaction
+) -> tuple[dict[str, torch.Tensor], list[tuple[nn.Module, str]]]:
+    """Return the originals from which the parametrizations compute `value`, or what comes closest to it.
+
+    Also return the buffers that were replaced, such as the base that an orthogonal weight is relative to.
+    """
     originals: torch.Tensor | Sequence[torch.Tensor] = value
+    replaced: list[tuple[nn.Module, str]] = []
     for module in reversed(list(source)):
         before = dict(module._buffers)
         copies = {key: None if buffer is None else buffer.clone() for key, buffer in before.items()}
@@ -196,9 +203,10 @@ def _inverted(source: ParametrizationList, value: torch.Tensor, changes: Transac
         for key, buffer in after.items():
             if buffer is not None and not _is_unchanged(buffer, copies[key], before[key]):
                 changes.set(module._buffers, key, buffer)
+                replaced.append((module, key))
     if isinstance(originals, torch.Tensor):
-        return {"original": originals}
-    return {f"original{index}": original for index, original in enumerate(originals)}
+        return {"original": originals}, replaced
+    return {f"original{index}": original for index, original in enumerate(originals)}, replaced
 
 
 def _is_unchanged(buffer: torch.Tensor, copied: torch.Tensor | None, before: torch.Tensor | None) -> bool:
