@@ -522,6 +522,16 @@ class OrthogonalHead(Planted):
         nn.utils.parametrizations.orthogonal(self.fc)
 
 
+class ScriptedBody(Planted):
+    """Sound: part of the backbone is a script module, with batch norm and dropout."""
+
+    def set_up(self) -> None:
+        self.scripted = torch.jit.script(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.Dropout()))
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return self.scripted(features)  # type: ignore[no-any-return]
+
+
 class HouseholderHead(Planted):
     """Sound: the weight is computed from reflections."""
 

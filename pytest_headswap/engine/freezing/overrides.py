@@ -96,7 +96,10 @@ def hold(frozen: Iterable[nn.Module]) -> list[nn.Module]:
     added = []
     for module in frozen:
         state = module.__dict__
-        state["training"] = False
+        if "training" in state:
+            state["training"] = False  # because `__setattr__` of a module is slow
+        else:  # a script module keeps its mode elsewhere
+            module.training = False
         train = state.get("train")
         if type(train) is not _StayInEval or train.module is not module:
             added.append(module)
