@@ -532,6 +532,23 @@ class ScriptedBody(Planted):
         return self.scripted(features)  # type: ignore[no-any-return]
 
 
+class HeadWithTwoNames(Planted):
+    """Sound: the head is registered twice."""
+
+    def set_up(self) -> None:
+        self.classifier = self.fc
+
+
+class ComplexNumbers(Planted):
+    """Sound: backbone and head compute with complex numbers."""
+
+    def set_up(self) -> None:
+        self.to(torch.complex64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.backbone(x.to(torch.complex64)).tanh()).abs()  # type: ignore[no-any-return]
+
+
 class HouseholderHead(Planted):
     """Sound: the weight is computed from reflections."""
 

@@ -54,8 +54,9 @@ def feature_differences(one: dict[str, torch.Tensor], other: dict[str, torch.Ten
     for path, tensor in one.items():
         if path not in other or tensor.shape != other[path].shape or torch.equal(tensor, other[path]):
             continue
-        difference = float((tensor.float() - other[path].float()).abs().max())
-        allowed = _ROUNDING * torch.finfo(tensor.dtype).eps * float(tensor.float().abs().max())
+        mine, theirs = (value if value.is_complex() else value.float() for value in (tensor, other[path]))
+        difference = float((mine - theirs).abs().max())
+        allowed = _ROUNDING * torch.finfo(tensor.dtype).eps * float(mine.abs().max())
         if not difference <= allowed:
             differences.append(f"{path} by up to {difference:.2g}")
     return differences

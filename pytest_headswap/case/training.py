@@ -170,9 +170,7 @@ def _take_steps(
             return
         features.append(sample_of(head_inputs, batch, last=step == 0 and batch is not batches[-1]))
         record.non_finite += [
-            f"{label} in step {step + 1}"
-            for label, tensor in outputs.items()
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+            f"{label} in step {step + 1}" for label, tensor in outputs.items() if not bool(tensor.isfinite().all())
         ]
         now = {label: outputs[label].shape for label in class_output_labels(swap.heads) & outputs.keys()}
         record.unlike_before += [

@@ -55,11 +55,14 @@ NOTHING = AwakeParts()
 
 
 def heads_awake(model: nn.Module, names: Collection[str], paths: Iterable[str]) -> AwakeParts:
-    """Return the modules that own a tensor of a head, and all modules inside a head."""
+    """Return the modules that own a tensor of a head, and all modules inside a head, with all their names."""
     owners = {model.get_submodule(owner_path(name)) for name in names}
     for path in filter(None, paths):
         owners |= set(modules(model.get_submodule(path)))
-    return AwakeParts(frozenset(names), frozenset(owners))
+    own = {id(get_registered_tensor(model, name)) for name in names}
+    named = [item for item in named_modules(model, include_aliases=True) if item[1] in owners]
+    every = (name for name, tensor in (*parameters_of(named), *buffers_of(named)) if id(tensor) in own)
+    return AwakeParts(frozenset(names).union(every), frozenset(owners))
 
 
 def stages_awake(model: nn.Module, paths: Collection[str]) -> AwakeParts:

@@ -197,7 +197,7 @@ def _checked(calls: Sequence[Sequence[torch.Tensor]], path: str, samples: int) -
     elif len(calls) != 1:
         problem = f"forward calls {path} {len(calls)} times" if calls else f"forward does not call {path} as a module"
     elif len(calls[0]) != 1:
-        problem = f"{path} receives {len(calls[0])} tensors"
+        problem = f"{path} receives {len(calls[0]) or 'no'} tensors of features"
     elif calls[0][0].shape[:1] != (samples,):
         problem = f"{path} receives features of shape {tuple(calls[0][0].shape)} for {samples} samples"
     if problem:

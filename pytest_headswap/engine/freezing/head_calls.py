@@ -12,14 +12,18 @@ from torch import nn
 
 @contextmanager
 def record_head_calls(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, list[list[torch.Tensor]]]]:
-    """Record copies of the floating-point tensors that each call of these modules receives in the block, by path."""
+    """Record copies of the features that each call of these modules receives in the block, by path.
+
+    Features are tensors of floating-point or complex numbers among the arguments.
+    """
     calls: dict[str, list[list[torch.Tensor]]] = {}
     handles = []
     for path in paths:
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: str = path) -> None:
             tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
-            calls.setdefault(path, []).append([x.detach().clone() for x in tensors if x.is_floating_point()])
+            features = [x.detach().clone() for x in tensors if x.is_floating_point() or x.is_complex()]
+            calls.setdefault(path, []).append(features)
 
         handles.append(model.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True))
     try:

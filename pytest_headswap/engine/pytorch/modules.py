@@ -101,18 +101,21 @@ def is_registered(model: nn.Module, name: str) -> bool:
         owner = model.get_submodule(path)
     except AttributeError:
         return False
-    return owner._parameters.get(key) is not None or owner._buffers.get(key) is not None
+    return _registered(owner, key) is not None
 
 
 def get_registered_tensor(model: nn.Module, name: str) -> torch.Tensor:
     """Return the parameter or buffer with this name. Raise HeadSwapError `unsupported_layer` if there is none."""
     owner, key = owner_and_key(model, name)
-    tensor: torch.Tensor | None = owner._parameters.get(key)
-    if tensor is None:
-        tensor = owner._buffers.get(key)
+    tensor = _registered(owner, key)
     if tensor is None:
         raise HeadSwapError("unsupported_layer", f"{name} is not a registered parameter or buffer of the model")
     return tensor
+
+
+def _registered(owner: nn.Module, key: str) -> torch.Tensor | None:
+    registries = (registry for registry in (owner._parameters, owner._buffers) if key in registry)
+    return next((registry[key] for registry in registries), None)  # the registries of script modules have no `get`
 
 
 def freeze_all_but(model: nn.Module, trainable: Iterable[torch.Tensor]) -> None:
