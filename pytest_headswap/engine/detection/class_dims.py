@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from pytest_headswap.engine.dataflow.dim_tracer import Tracer, source_name
 from pytest_headswap.engine.dataflow.graph import ancestors
-from pytest_headswap.engine.detection.candidates import Candidate, RejectionCause
+from pytest_headswap.engine.detection.candidates import PARTIAL_REASONS, Candidate, RejectionCause
 from pytest_headswap.engine.errors import HeadSwapError
 
 
@@ -57,6 +57,34 @@ def resolve_class_dim(candidates: list[Candidate], declared: int | None, tracers
             )
         other_dims |= {id(candidate) for candidate in group.values() if candidate is not fitting[0]}
     return [candidate for candidate in candidates if id(candidate) not in other_dims]
+
+
+def check_no_weight_sets_parts(
+    candidates: Iterable[Candidate], accepted: Sequence[Candidate], declared: int | None
+) -> None:
+    """Check that a weight which sets the classes does not set parts of another dimension of the same output.
+
+    A detector may cut coordinates and classes out of one dimension: the dimension that is whole then counts anchors. It
+    counts classes if another head has as many, or if the model declares them.
+
+    Raises:
+        HeadSwapError: `composite`.
+    """
+    names = {id(item): {name for weight in item.weights if weight for name in weight.value.names} for item in accepted}
+    for part in candidates:
+        cause, output = part.rejection_cause, part.output
+        if cause is None or cause.reason not in PARTIAL_REASONS:
+            continue
+        for item in accepted:
+            counts = {x.output.size for x in accepted if names[id(x)].isdisjoint(names[id(item)])} | {declared}
+            is_same = (item.output.label, item.output.training) == (output.label, output.training)
+            if is_same and cause.tensor in names[id(item)] and item.output.size not in counts:
+                raise HeadSwapError(
+                    "composite",
+                    f"{cause.tensor} sets dimension {item.output.dim} (size {item.output.size}) of {output.label} and "
+                    f"parts of dimension {output.dim}, and it is unclear which counts classes: return the classes of "
+                    "one layer that gives nothing else, or set model.num_classes if the whole dimension counts them",
+                )
 
 
 def reject_features_of_stated_heads(candidates: Sequence[Candidate], declared: int | None) -> None:

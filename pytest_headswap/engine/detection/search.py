@@ -22,6 +22,7 @@ from pytest_headswap.engine.detection.candidates import (
 )
 from pytest_headswap.engine.detection.class_dims import (
     check_modes_agree,
+    check_no_weight_sets_parts,
     reject_features_of_stated_heads,
     resolve_class_dim,
 )
@@ -138,6 +139,7 @@ def detect_heads_in(
     rejected = rejections(candidates, tracers)
     possible = [candidate for candidate in candidates if candidate.rejection_cause is None]
     accepted = resolve_class_dim(possible, declared, tracers)
+    check_no_weight_sets_parts(candidates, accepted, declared)
     check_modes_agree(candidates, accepted)
     lists = [] if accepted else find_label_lists(model, graphs, tracers)
     competing: frozenset[frozenset[str]] = frozenset()
