@@ -492,6 +492,20 @@ class TokensFirst(Planted):
         return self.layer(features).mean(0)  # type: ignore[no-any-return]
 
 
+class ViewsOfSamples(Planted):
+    """Sound: two views of each sample run as one batch, first all samples of one view."""
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(torch.cat([x, other]))
+
+
+class PartsOfSamples(Planted):
+    """Sound: the parts of each sample run as one batch, first all parts of one sample."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.flatten(0, 1))
+
+
 class AttendsToSamples(Planted):
     """Faulty: each sample attends to the others."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -27,36 +28,48 @@ def record_head_inputs(model: nn.Module, swap: Swap) -> Iterator[dict[str, torch
         inputs.update((path, call[0]) for call in tensors if call)
 
 
-def sample_of(
-    head_inputs: Mapping[str, torch.Tensor], inputs: Inputs, *, last: bool = False
-) -> dict[str, torch.Tensor]:
+Sample = dict[str, list[torch.Tensor]]
+"""For each head, its input for one sample, in each way in which the rows may be arranged."""
+
+
+def sample_of(head_inputs: Mapping[str, torch.Tensor], inputs: Inputs, *, last: bool = False) -> Sample:
     """Return the part of each tensor that belongs to the first or last sample.
 
-    The tensors are (batch, ...), (steps, batch, ...) or (batch * parts, ...).
+    The tensors are (batch, ...), (steps, batch, ...), (batch * parts, ...) or (parts * batch, ...).
     """
     batch = batch_size(inputs)
-    found = {}
+    found: Sample = {}
     for path, tensor in head_inputs.items():
         if tensor.dim() > 1 and tensor.shape[0] != batch and tensor.shape[1] == batch:
-            found[path] = tensor[:, -1 if last else 0]
+            found[path] = [tensor[:, -1 if last else 0]]
         else:
             parts = max(1, tensor.shape[0] // batch)
-            found[path] = tensor[-parts:] if last else tensor[:parts]
+            found[path] = [tensor[-parts:] if last else tensor[:parts]]
+            if parts > 1:
+                found[path].append(tensor[batch - 1 :: batch] if last else tensor[::batch])
     return found
 
 
-def feature_differences(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
-    """Return the heads whose inputs differ by more than rounding.
+def feature_differences(one: Sample, other: Sample) -> list[str]:
+    """Return the heads whose inputs differ by more than rounding, however their rows are arranged.
 
     Rounding alone can differ, for example in mixture-of-experts layers, whose batch sizes depend on the other samples.
     """
-    differences = []
-    for path, tensor in one.items():
-        if path not in other or tensor.shape != other[path].shape or torch.equal(tensor, other[path]):
-            continue
-        mine, theirs = (value if value.is_complex() else value.float() for value in (tensor, other[path]))
-        difference = float((mine - theirs).abs().max())
-        allowed = _ROUNDING * torch.finfo(tensor.dtype).eps * float(mine.abs().max())
-        if not difference <= allowed:
-            differences.append(f"{path} by up to {difference:.2g}")
-    return differences
+    found = {
+        path: [_difference(mine, theirs) for mine, theirs in zip(tensors, other[path], strict=False)]
+        for path, tensors in one.items()
+        if path in other
+    }
+    return [f"{path} by up to {min(sizes):.2g}" for path, sizes in found.items() if sizes and min(sizes) > 0]
+
+
+def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the largest difference, or 0 if it is within rounding or if the shapes differ."""
+    if one.shape != other.shape or torch.equal(one, other):
+        return 0
+    precision = _ROUNDING * torch.finfo(one.dtype).eps
+    one, other = (value if value.is_complex() else value.float() for value in (one, other))
+    difference = float((one - other).abs().max())
+    if difference <= precision * float(one.abs().max()):
+        return 0
+    return math.inf if math.isnan(difference) else difference

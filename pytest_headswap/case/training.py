@@ -12,7 +12,7 @@ from torch import nn
 
 from pytest_headswap.case.calls_after_freeze import effects_of_calls
 from pytest_headswap.case.class_outputs import class_output_labels
-from pytest_headswap.case.head_inputs import feature_differences, record_head_inputs, sample_of
+from pytest_headswap.case.head_inputs import Sample, feature_differences, record_head_inputs, sample_of
 from pytest_headswap.case.sample_inputs import stable_seed, with_first_sample_last
 from pytest_headswap.case.tensor_names import swapped_names
 from pytest_headswap.case.value_snapshot import ValueSnapshot, bitwise_equal
@@ -154,7 +154,7 @@ def _take_steps(
     """Train on the first batch and on further ones, until `TrainingRecord` needs no other step."""
     optimizer = torch.optim.SGD(parameters(model), lr=_LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)
     known = sample_of(reference, batches[-1])
-    features: list[dict[str, torch.Tensor]] = []
+    features: list[Sample] = []
     shapes: dict[str, torch.Size] = {}
     for step, batch in enumerate(batches):
         state = WrittenState(model)

@@ -65,6 +65,8 @@ SOUND: dict[Callable[[int], nn.Module], tuple[torch.Tensor, ...]] = {
     sound_models.GraphOfNodes: (_NODES, _EDGES),
     sound_models.GraphOfGraphs: (_NODES, _EDGES, torch.tensor([0, 0, 0, 1, 1, 1])),
     sound_models.GraphWithMatrix: (_NODES, torch.eye(6).roll(1, 0)),
+    sound_models.ViewsOfSamples: (_BATCH[0], _BATCH[0].cos()),
+    sound_models.PartsOfSamples: (_STEPS[0][:2],),
     sound_models.LayerForEachClass: _BATCH,
     sound_models.HeadWithTwoNames: _BATCH,
     sound_models.ComplexNumbers: _BATCH,
