@@ -28,7 +28,7 @@ class Detector(nn.Module):
 CUT: dict[str, Callable[[Tensor], Any]] = {
     "slices": lambda y: (y.view(len(y), -1, 14)[..., :4], y.view(len(y), -1, 14)[..., 4:]),
     "only the scores": lambda y: y.view(len(y), -1, 14)[..., 4:].sigmoid(),
-    "split": lambda y: torch.split(y.view(len(y), -1, 14), (4, 10), -1),
+    "split": lambda y: torch.split(y.view(len(y), -1, 14), [4, 10], -1),
     "anchors last": lambda y: y.view(len(y), 14, -1)[:, 4:],
     "narrow": lambda y: {"scores": y.reshape(len(y), -1, 14).narrow(2, 4, 10)},
     "joined again": lambda y: torch.cat([y.view(len(y), -1, 14)[..., :4].exp(), y.view(len(y), -1, 14)[..., 4:]], -1),
