@@ -56,6 +56,9 @@ def add_report_commands(commands: Any) -> None:
         metavar="RATIO",
         help="factor by which time or memory must grow to count (default: %(default)g)",
     )
+    compare.add_argument(
+        "--comment", action="store_true", help="print only what broke, was fixed or changed, as a comment on GitHub"
+    )
     compare.set_defaults(run=_compare)
 
 
@@ -132,7 +135,7 @@ def _print_missing(journals: list[Path]) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from pytest_headswap.report.comparison import format_markdown
+    from pytest_headswap.report.comparison import format_comment, format_markdown
     from pytest_headswap.results.completeness import missing_sentences
 
     try:
@@ -145,7 +148,10 @@ def _compare(arguments: argparse.Namespace) -> int:
         for sentence in missing_sentences(header, results)
     ]
     comparison = replace(compare(old, new, arguments.threshold), missing=tuple(missing))
-    print(format_markdown(comparison), end="")
+    sample = str(new_header.options.get("sample", ""))
+    if sample and sample != old_header.options.get("sample"):
+        comparison = replace(comparison, removed=(), sample=sample)
+    print(format_comment(comparison) if arguments.comment else format_markdown(comparison), end="")
     if not comparison.shared:
         return fail(2, "the two runs have no results in common: there is nothing to compare")
     worse = comparison.slower or comparison.larger or comparison.removed
