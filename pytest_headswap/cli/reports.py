@@ -107,13 +107,12 @@ def _merge(arguments: argparse.Namespace) -> int:
         else:
             merged = merge(arguments.journals, allow_missing=arguments.allow_missing)
         path = merged.write(arguments.out)
-        write_reports(path, arguments.out)
+        architectures = len(write_reports(path, arguments.out).matrix.rows)
     except MergeError as error:
         return fail(1, *error.problems)
     except JournalError as error:
         return fail(1, str(error))
-    models = {(result.zoo, result.model) for result in merged.results}
-    summary = f"{pluralize(len(merged.results), 'result')} of {pluralize(len(models), 'model')}"
+    summary = f"{pluralize(merged.count, 'result')} of {pluralize(architectures, 'model')}"
     print(f"{path}: {summary}{', incomplete' if merged.missing else ''}")
     for sentence in merged.missing:
         print(f"  {sentence}")
