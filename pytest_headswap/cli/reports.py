@@ -34,6 +34,7 @@ def add_report_commands(commands: Any) -> None:
     merge.add_argument(
         "--allow-missing", action="store_true", help="merge an incomplete set of shards, and report what is missing"
     )
+    merge.add_argument("--no-reports", action="store_true", help="write only the journal, which takes little memory")
     merge.add_argument(
         "--missing",
         action="store_true",
@@ -92,6 +93,7 @@ def _journal(path: Path) -> str:
 
 def _merge(arguments: argparse.Namespace) -> int:
     from pytest_headswap._text import pluralize
+    from pytest_headswap.report.html import INDEX
     from pytest_headswap.report.write import write_reports
     from pytest_headswap.results.merge import merge
     from pytest_headswap.results.merge_versions import merge_versions
@@ -101,18 +103,21 @@ def _merge(arguments: argparse.Namespace) -> int:
         return fail(2, f"{arguments.out} is one of the journals to merge: choose another output folder")
     if arguments.missing:
         return _print_missing(arguments.journals)
+    if arguments.no_reports and (arguments.out / INDEX).exists():
+        return fail(2, f"{arguments.out} has the report of an earlier journal: choose another output folder")
     try:
         if arguments.by_version_of:
             merged = merge_versions(arguments.journals, arguments.by_version_of, allow_missing=arguments.allow_missing)
         else:
             merged = merge(arguments.journals, allow_missing=arguments.allow_missing)
         path = merged.write(arguments.out)
-        architectures = len(write_reports(path, arguments.out).matrix.rows)
+        summary = pluralize(merged.count, "result")
+        if not arguments.no_reports:
+            summary += f" of {pluralize(len(write_reports(path, arguments.out).matrix.rows), 'model')}"
     except MergeError as error:
         return fail(1, *error.problems)
     except JournalError as error:
         return fail(1, str(error))
-    summary = f"{pluralize(merged.count, 'result')} of {pluralize(architectures, 'model')}"
     print(f"{path}: {summary}{', incomplete' if merged.missing else ''}")
     for sentence in merged.missing:
         print(f"  {sentence}")
