@@ -145,7 +145,7 @@ def merge(folders: Sequence[Path], *, allow_missing: bool = False) -> Merged:
         for zoo, parts in shard.header.code.items():
             code.setdefault(zoo, {}).update(parts)
     return Merged(
-        replace(header, code=code),
+        replace(header, code=code, zoos=first.zoos),
         sum(len(shard.places) for shard in shards),
         tuple(missing),
         lambda: heapq.merge(*(shard.results for shard in shards), key=merged_order(first)),

@@ -95,12 +95,14 @@ def _as_one(runs: Mapping[str, Merged], library: str) -> Merged:
                     "results": run.count,
                     "versions": dict(run.header.versions),
                     "options": dict(run.header.options),
+                    "zoos": dict(run.header.zoos),
                     **origin(run.header),
                 }
                 for version, run in runs.items()
             ],
         },
     )
+    header = replace(header, zoos=_shared([header.zoos for header in headers]))
     return Merged(
         header,
         sum(run.count for run in runs.values()),
