@@ -34,6 +34,7 @@ def add_report_commands(commands: Any) -> None:
     merge.add_argument(
         "--allow-missing", action="store_true", help="merge an incomplete set of shards, and report what is missing"
     )
+    merge.add_argument("--no-reports", action="store_true", help="write only the journal, which takes little memory")
     merge.add_argument(
         "--missing",
         action="store_true",
@@ -55,6 +56,9 @@ def add_report_commands(commands: Any) -> None:
         default=THRESHOLD,
         metavar="RATIO",
         help="factor by which time or memory must grow to count (default: %(default)g)",
+    )
+    compare.add_argument(
+        "--comment", action="store_true", help="print only what broke, was fixed or changed, as a comment on GitHub"
     )
     compare.set_defaults(run=_compare)
 
@@ -89,6 +93,7 @@ def _journal(path: Path) -> str:
 
 def _merge(arguments: argparse.Namespace) -> int:
     from pytest_headswap._text import pluralize
+    from pytest_headswap.report.html import INDEX
     from pytest_headswap.report.write import write_reports
     from pytest_headswap.results.merge import merge
     from pytest_headswap.results.merge_versions import merge_versions
@@ -98,19 +103,21 @@ def _merge(arguments: argparse.Namespace) -> int:
         return fail(2, f"{arguments.out} is one of the journals to merge: choose another output folder")
     if arguments.missing:
         return _print_missing(arguments.journals)
+    if arguments.no_reports and (arguments.out / INDEX).exists():
+        return fail(2, f"{arguments.out} has the report of an earlier journal: choose another output folder")
     try:
         if arguments.by_version_of:
             merged = merge_versions(arguments.journals, arguments.by_version_of, allow_missing=arguments.allow_missing)
         else:
             merged = merge(arguments.journals, allow_missing=arguments.allow_missing)
         path = merged.write(arguments.out)
-        write_reports(path, arguments.out)
+        summary = pluralize(merged.count, "result")
+        if not arguments.no_reports:
+            summary += f" of {pluralize(len(write_reports(path, arguments.out).matrix.rows), 'model')}"
     except MergeError as error:
         return fail(1, *error.problems)
     except JournalError as error:
         return fail(1, str(error))
-    models = {(result.zoo, result.model) for result in merged.results}
-    summary = f"{pluralize(len(merged.results), 'result')} of {pluralize(len(models), 'model')}"
     print(f"{path}: {summary}{', incomplete' if merged.missing else ''}")
     for sentence in merged.missing:
         print(f"  {sentence}")
@@ -132,7 +139,7 @@ def _print_missing(journals: list[Path]) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from pytest_headswap.report.comparison import format_markdown
+    from pytest_headswap.report.comparison import format_comment, format_markdown
     from pytest_headswap.results.completeness import missing_sentences
 
     try:
@@ -145,7 +152,10 @@ def _compare(arguments: argparse.Namespace) -> int:
         for sentence in missing_sentences(header, results)
     ]
     comparison = replace(compare(old, new, arguments.threshold), missing=tuple(missing))
-    print(format_markdown(comparison), end="")
+    sample = str(new_header.options.get("sample", ""))
+    if sample and sample != old_header.options.get("sample"):
+        comparison = replace(comparison, removed=(), sample=sample)
+    print(format_comment(comparison) if arguments.comment else format_markdown(comparison), end="")
     if not comparison.shared:
         return fail(2, "the two runs have no results in common: there is nothing to compare")
     worse = comparison.slower or comparison.larger or comparison.removed

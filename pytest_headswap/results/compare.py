@@ -78,7 +78,11 @@ class Comparison:
         speed_ratio: the second run's time relative to the first, for the median model; None if the runs share too few
             models.
         shared: the number of results that both runs have.
+        added: the number of results that only the second run has.
+        taken_over: the number of results that the second run took over from earlier runs.
+        persistent: the number of results that needed attention before and still do.
         missing: sentences about results that a run should have but lacks.
+        sample: the sample that the second run tested, if the first one did not; `removed` is then empty.
     """
 
     broken: tuple[Change, ...]
@@ -89,7 +93,11 @@ class Comparison:
     larger: tuple[CostIncrease, ...]
     speed_ratio: float | None
     shared: int
+    added: int
+    taken_over: int
+    persistent: int
     missing: tuple[str, ...] = ()
+    sample: str = ""
 
 
 def compare(old: Iterable[Result], new: Iterable[Result], threshold: float = THRESHOLD) -> Comparison:
@@ -122,6 +130,11 @@ def compare(old: Iterable[Result], new: Iterable[Result], threshold: float = THR
         larger=_increases(memory, "MB", 1.0, threshold, NOISE_MEGABYTES),
         speed_ratio=speed_ratio,
         shared=len(before.keys() & after.keys()),
+        added=len(after.keys() - before.keys()),
+        taken_over=sum(bool(result.taken_over) for result in after.values()),
+        persistent=sum(
+            result.needs_attention and before[key].needs_attention for key, result in after.items() if key in before
+        ),
     )
 
 

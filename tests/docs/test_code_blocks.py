@@ -60,6 +60,11 @@ REDUCED = {
         "headswap merge whole-array s-*",
         "the same",
     ),
+    "sbatch --array=0-999%200 --wrap 'pytest --headswap-zoo=hub.py:ZOO --headswap-shard=auto "
+    "--headswap-report=s-$SLURM_ARRAY_TASK_ID'": (
+        f"{SLURM} pytest -q {SMALL} --headswap-shard=auto --headswap-report=s-0",
+        "needs Slurm and a hub",
+    ),
     "pytest --headswap-zoo=timm -n 2 --headswap-since=nightly/results.jsonl": (
         f"pytest -q {SMALL} --headswap-report=nightly\npytest -q {SMALL} --headswap-since=nightly/results.jsonl",
         "takes an hour",
