@@ -226,6 +226,7 @@
   };
   addEventListener("beforeprint", () => print(true));
   addEventListener("afterprint", () => print(false));
+  matchMedia("print").addEventListener("change", (event) => print(event.matches)); // then the page has its size back
   addEventListener("resize", () => draw(true));
   scroll.addEventListener("scroll", () => draw(), { passive: true });
   drawHead();
