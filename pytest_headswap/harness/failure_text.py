@@ -19,8 +19,9 @@ _MAX_FRAMES = 3
 _MAX_REPORT_FRAMES = 8
 _MAX_TRACEBACK = 4_000  # characters in a result
 _PACKAGE = Path(__file__).parent.parent
-_FOLDERS = ("engine", "case", "checks", "harness", "isolation", "plugin")  # without the zoo folder, which holds models
-_OWN_FOLDERS = tuple(_PACKAGE / folder for folder in _FOLDERS)
+_FOLDERS = ("engine", "case", "checks", "harness", "isolation", "plugin")
+# of the zoo folder, which holds models, only the file that calls the builders of users
+_OWN_FOLDERS = tuple(_PACKAGE / folder for folder in (*_FOLDERS, "zoo/custom.py"))
 
 
 class ReportedError(Exception):

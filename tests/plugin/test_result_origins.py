@@ -26,6 +26,7 @@ def test_an_error_keeps_the_frames_of_the_model_once_for_each_model(project: pyt
     results = journal()
     first, second = (results[f"testzoo::unbuildable::{check}"] for check in ("metadata", "state_dict"))
     assert "in unbuildable\n" in first.traceback
+    assert "custom.py" not in first.traceback, "only the code of the model"
     assert 'raise ValueError("no such depth")' in first.traceback
     assert first.traceback.endswith("ValueError: no such depth")
     assert second.traceback == ""
