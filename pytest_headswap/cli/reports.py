@@ -6,13 +6,12 @@ import argparse
 import math
 import os
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pytest_headswap.cli.console import fail
-from pytest_headswap.results import JOURNAL_NAME, JournalError, read_journal
-from pytest_headswap.results.compare import THRESHOLD, compare
+from pytest_headswap.results import JOURNAL_NAME, JournalError
+from pytest_headswap.results.compare import THRESHOLD
 
 
 def add_report_commands(commands: Any) -> None:
@@ -56,6 +55,7 @@ def add_report_commands(commands: Any) -> None:
         metavar="RATIO",
         help="factor by which time or memory must grow to count (default: %(default)g)",
     )
+    compare.add_argument("--html", type=Path, metavar="FILE", help="also write the comparison as a page")
     compare.set_defaults(run=_compare)
 
 
@@ -133,20 +133,22 @@ def _print_missing(journals: list[Path]) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from pytest_headswap.report.comparison import format_markdown
-    from pytest_headswap.results.completeness import missing_sentences
+    from pytest_headswap.report.comparison_page import write_comparison_page
+    from pytest_headswap.results.compare import compare_runs
+    from pytest_headswap.results.run import read_run
 
     try:
-        (old_header, old), (new_header, new) = read_journal(arguments.old), read_journal(arguments.new)
+        old, new = read_run(arguments.old), read_run(arguments.new)
     except JournalError as error:
         return fail(2, str(error))
-    missing = [
-        f"{path}: {sentence}"
-        for path, header, results in ((arguments.old, old_header, old), (arguments.new, new_header, new))
-        for sentence in missing_sentences(header, results)
-    ]
-    comparison = replace(compare(old, new, arguments.threshold), missing=tuple(missing))
-    print(format_markdown(comparison), end="")
+    comparison = compare_runs(old, new, arguments.threshold)
     if not comparison.shared:
         return fail(2, "the two runs have no results in common: there is nothing to compare")
+    print(format_markdown(comparison), end="")
+    if arguments.html is not None:
+        try:
+            write_comparison_page(comparison, old, new, arguments.html)
+        except JournalError as error:
+            return fail(2, str(error))
     worse = comparison.slower or comparison.larger or comparison.removed
     return 1 if comparison.broken or (arguments.strict and worse) else 0
