@@ -58,6 +58,12 @@ def add_report_commands(commands: Any) -> None:
     compare.add_argument("--html", type=Path, metavar="FILE", help="also write the comparison as a page")
     compare.set_defaults(run=_compare)
 
+    history = commands.add_parser("history", help="show outcomes and cost over several runs, and the first bad ones")
+    history.add_argument("journals", type=Path, nargs="+", metavar="DIR", help="report folder or journal of each run")
+    history.add_argument("--keep-order", action="store_true", help="keep the order given (default: by date)")
+    history.add_argument("--html", type=Path, metavar="FILE", help="also write the history as a page")
+    history.set_defaults(run=_history)
+
 
 def _parse_threshold(text: str) -> float:
     with suppress(ValueError):
@@ -152,3 +158,18 @@ def _compare(arguments: argparse.Namespace) -> int:
             return fail(2, str(error))
     worse = comparison.slower or comparison.larger or comparison.removed
     return 1 if comparison.broken or (arguments.strict and worse) else 0
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from pytest_headswap.report.history import format_markdown
+    from pytest_headswap.report.history_page import write_history_page
+    from pytest_headswap.results.history import read_history
+
+    try:
+        history = read_history(arguments.journals, keep_order=arguments.keep_order)
+        print(format_markdown(history), end="")
+        if arguments.html is not None:
+            write_history_page(history, arguments.html)
+    except JournalError as error:
+        return fail(1, *str(error).splitlines())
+    return 0
