@@ -22,6 +22,9 @@ BY_SEVERITY: tuple[Outcome, ...] = (
 FAILURES: frozenset[Outcome] = frozenset({"crashed", "timeout", "failed", "error"})
 """The outcomes that need attention."""
 
+NOT_RUN = "not_run"
+"""The reason code of a check that the expectations file excludes from running."""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
