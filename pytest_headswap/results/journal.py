@@ -53,6 +53,9 @@ class JournalHeader:
     code: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By zoo, the digest or version of each file and package that defines its models; empty if not known."""
 
+    zoos: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By zoo, the number of all its `architectures`, and the `commits` of its libraries and files where known."""
+
     def to_json(self) -> dict[str, Any]:
         """Return a dict that `json` can write, with the version of the format first."""
         return {
@@ -66,6 +69,7 @@ class JournalHeader:
             **({"merged": dict(self.merged)} if self.merged else {}),
             **({"selected": dict(self.selected)} if self.selected else {}),
             **({"code": {zoo: dict(parts) for zoo, parts in self.code.items()}} if self.code else {}),
+            **({"zoos": {zoo: dict(facts) for zoo, facts in self.zoos.items()}} if self.zoos else {}),
         }
 
 
@@ -143,6 +147,11 @@ class _SelectedGroup(TypedDict):
     checks: list[str]
 
 
+class _ZooFacts(TypedDict, total=False):
+    architectures: int
+    commits: dict[str, str]
+
+
 class _Header(TypedDict, total=False):
     """The types of the header fields that reports rely on."""
 
@@ -155,6 +164,7 @@ class _Header(TypedDict, total=False):
     merged: _Merged
     selected: dict[str, list[_SelectedGroup]]
     code: dict[str, dict[str, str]]
+    zoos: dict[str, _ZooFacts]
 
 
 def _read_header(path: Path, line: bytes) -> JournalHeader:

@@ -139,7 +139,7 @@ def merge(folders: Sequence[Path], *, allow_missing: bool = False) -> Merged:
     for shard in shards:
         for zoo, parts in shard.header.code.items():
             code.setdefault(zoo, {}).update(parts)
-    return Merged(replace(header, code=code), results, tuple(missing))
+    return Merged(replace(header, code=code, zoos=first.zoos), results, tuple(missing))
 
 
 def _differences(shards: Sequence[ShardJournal]) -> Iterator[str]:

@@ -88,12 +88,14 @@ def _as_one(runs: Mapping[str, Merged], library: str) -> Merged:
                     "results": len(run.results),
                     "versions": dict(run.header.versions),
                     "options": dict(run.header.options),
+                    "zoos": dict(run.header.zoos),
                     **origin(run.header),
                 }
                 for version, run in runs.items()
             ],
         },
     )
+    header = replace(header, zoos=_shared([header.zoos for header in headers]))
     return Merged(
         header, [replace(item, version=version) for version, run in runs.items() for item in run.results], missing
     )
