@@ -55,6 +55,9 @@ def add_report_commands(commands: Any) -> None:
         metavar="RATIO",
         help="factor by which time or memory must grow to count (default: %(default)g)",
     )
+    compare.add_argument(
+        "--comment", action="store_true", help="print only what broke, was fixed or changed, as a comment on GitHub"
+    )
     compare.add_argument("--html", type=Path, metavar="FILE", help="also write the comparison as a page")
     compare.set_defaults(run=_compare)
 
@@ -110,13 +113,12 @@ def _merge(arguments: argparse.Namespace) -> int:
         else:
             merged = merge(arguments.journals, allow_missing=arguments.allow_missing)
         path = merged.write(arguments.out)
-        write_reports(path, arguments.out)
+        architectures = len(write_reports(path, arguments.out).matrix.rows)
     except MergeError as error:
         return fail(1, *error.problems)
     except JournalError as error:
         return fail(1, str(error))
-    models = {(result.zoo, result.model) for result in merged.results}
-    summary = f"{pluralize(len(merged.results), 'result')} of {pluralize(len(models), 'model')}"
+    summary = f"{pluralize(merged.count, 'result')} of {pluralize(architectures, 'model')}"
     print(f"{path}: {summary}{', incomplete' if merged.missing else ''}")
     for sentence in merged.missing:
         print(f"  {sentence}")
@@ -138,7 +140,7 @@ def _print_missing(journals: list[Path]) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from pytest_headswap.report.comparison import format_markdown
+    from pytest_headswap.report.comparison import format_comment, format_markdown
     from pytest_headswap.report.comparison_page import write_comparison_page
     from pytest_headswap.results.compare import compare_runs
     from pytest_headswap.results.run import read_run
@@ -150,7 +152,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     comparison = compare_runs(old, new, arguments.threshold)
     if not comparison.shared:
         return fail(2, "the two runs have no results in common: there is nothing to compare")
-    print(format_markdown(comparison), end="")
+    print(format_comment(comparison) if arguments.comment else format_markdown(comparison), end="")
     if arguments.html is not None:
         try:
             write_comparison_page(comparison, old, new, arguments.html)

@@ -14,12 +14,14 @@ from pytest_headswap.results.compare import Change, Comparison, CostIncrease
 from pytest_headswap.results.result import Result
 
 _MAX_LISTED = 50
+_MAX_COMMENT = 60_000  # bytes; GitHub rejects a comment of more than 65,536 characters
+_IN_COMMENT = ("broken", "fixed", "changed", "removed")  # without time and memory: a small run is too noisy
 _TITLES = {
     "broken": "Broken",
     "fixed": "Fixed",
     "changed": "Otherwise changed",
     "removed": "Removed",
-    "added": "Added",
+    "new": "New",
     "slower": "Slower",
     "larger": "Larger",
 }
@@ -73,25 +75,31 @@ class ChangeList:
         return sum(line.count for line in self.lines[listed:])
 
 
-def change_lists(comparison: Comparison) -> list[ChangeList]:
-    """Return the lists that are not empty."""
+def change_lists(comparison: Comparison, *, comment: bool = False) -> list[ChangeList]:
+    """Return the lists that are not empty; for a comment, only those of what broke, was fixed or changed."""
     lists = []
     for name, title in _TITLES.items():
         found = getattr(comparison, name)
         changes = [item for item in found if isinstance(item, Change)]
         costs = [_listed_cost(item) for item in found if isinstance(item, CostIncrease)]
         lists.append(ChangeList(name, title, len(found), (*_listed_changes(changes), *costs)))
-    return [changes for changes in lists if changes.count]
+    return [changes for changes in lists if changes.count and (not comment or changes.name in _IN_COMMENT)]
 
 
-def headline(comparison: Comparison) -> str:
+def headline(comparison: Comparison, *, comment: bool = False) -> str:
     """Return the counts in one line."""
-    parts = [f"{changes.count:,} {changes.title.lower()}" for changes in change_lists(comparison)]
-    return f"{pluralize(comparison.shared, 'shared result')}: {', '.join(parts) or 'nothing changed'}"
+    numbers = [pluralize(comparison.shared, "shared result")]
+    numbers += [f"{comparison.added:,} new"] if comparison.added else []
+    numbers += [f"{comparison.taken_over:,} taken over"] if comparison.taken_over else []
+    lists = change_lists(comparison, comment=comment)
+    parts = [f"{changes.count:,} {changes.title.lower()}" for changes in lists if changes.name != "new"]
+    return f"{', '.join(numbers)}: {', '.join(parts) or 'nothing changed'}"
 
 
 def statements(comparison: Comparison) -> Iterator[tuple[str, str]]:
     """Yield what to know before reading the lists, each with a title: empty for the speed of the machine."""
+    if comparison.sample:
+        yield f"A sample ({comparison.sample})", "other models are not compared"
     if comparison.missing:
         yield "Incomplete", "; ".join(comparison.missing)
     if comparison.differences:
@@ -100,24 +108,43 @@ def statements(comparison: Comparison) -> Iterator[tuple[str, str]]:
         yield "", f"The second run took {comparison.speed_ratio:.2f} times as long for the median model."
 
 
+def format_comment(comparison: Comparison) -> str:
+    """Return only what is broken, fixed or changed, within the size limit of a comment on GitHub."""
+    parts = [f"**Head swaps**: {escaped(headline(comparison, comment=True), 600)}\n"]
+    if comparison.persistent:
+        parts.append(f"Needing attention in both runs: {pluralize(comparison.persistent, 'result')}.\n")
+    parts += [text for title, text in _caveats(comparison) if title]
+    parts += _tables(change_lists(comparison, comment=True), 20, 200)
+    parts.append(_commands(change_lists(comparison, comment=True), 20))
+    return join_within_limit(parts, _MAX_COMMENT)
+
+
 def format_markdown(comparison: Comparison) -> str:
     """Return the comparison as Markdown, within the size limit of a CI step summary, the worst changes first."""
+    lists = change_lists(comparison)
     parts = [f"## Head swaps compared\n\n{escaped(headline(comparison), 600)}\n"]
-    for title, text in statements(comparison):
-        parts.append(f"**{title}**: {escaped(text, 600)}\n" if title else f"{text}\n")
-    for changes in change_lists(comparison):
-        rows = ([escaped(cell, 400) for cell in _cells(line)] for line in changes.lines[:_MAX_LISTED])
-        listed = table(["test", "before", "after"], rows) + list_more(changes.count_after(_MAX_LISTED))
-        parts.append(f"### {changes.title}: {changes.count:,}\n\n{listed}")
-    commands = [escape_unprintable(command) for command in repeat_commands(comparison)]
-    parts.append(folded_commands(commands[:_MAX_LISTED]))
+    parts += [text for _, text in _caveats(comparison)]
+    parts += [*_tables(lists, _MAX_LISTED, 400), _commands(lists, _MAX_LISTED)]
     return join_within_limit(parts, MAX_BYTES)
 
 
-def repeat_commands(comparison: Comparison) -> list[str]:
+def _caveats(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    for title, text in statements(comparison):
+        yield title, f"**{escaped(title, 120)}**: {escaped(text, 600)}\n" if title else f"{text}\n"
+
+
+def _tables(lists: Iterable[ChangeList], max_listed: int, max_chars: int) -> Iterator[str]:
+    for changes in lists:
+        rows = ([escaped(cell, max_chars) for cell in _cells(line)] for line in changes.lines[:max_listed])
+        listed = table(["test", "before", "after"], rows) + list_more(changes.count_after(max_listed))
+        yield f"### {changes.title}: {changes.count:,}\n\n{listed}"
+
+
+def _commands(lists: Iterable[ChangeList], max_listed: int) -> str:
     """Return the commands that repeat what became worse."""
-    lines = [line for changes in change_lists(comparison) for line in changes.lines if changes.name in WORSE]
-    return [command for command in dict.fromkeys(line.repro for line in lines) if command]
+    commands = [line.repro for changes in lists if changes.name in WORSE for line in changes.lines]
+    unique = [escape_unprintable(command) for command in dict.fromkeys(commands) if command]
+    return folded_commands(unique[:max_listed])
 
 
 def _cells(line: ListedChange) -> list[str]:

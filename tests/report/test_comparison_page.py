@@ -61,7 +61,7 @@ def test_the_page_has_every_list_of_the_markdown(tmp_path: Path, capsys: Output)
     markdown = capsys.readouterr().out
     titles = re.findall(r"^### (.+)$", markdown, re.MULTILINE)
     assert [title.partition(":")[0] for title in titles] == [
-        *("Broken", "Fixed", "Removed", "Added", "Slower", "Larger"),
+        *("Broken", "Fixed", "Removed", "New", "Slower", "Larger"),
     ]
     assert [text for text in page.texts if text in titles] == titles
     assert headline(compare(old, new)) in page.text
