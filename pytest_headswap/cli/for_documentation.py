@@ -61,12 +61,13 @@ def _table(arguments: argparse.Namespace) -> int:
 
 def _print(text: str, output: Path | None) -> int:
     """Print a text, or write it to a file."""
+    from pytest_headswap.report.output_file import write_output
+
     if output is None:
         print(text, end="")
         return 0
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-    except OSError as error:
-        return fail(1, f"cannot write {output}: {error.strerror or error}. Choose another file")
+        write_output(output, text)
+    except JournalError as error:
+        return fail(1, str(error))
     return 0

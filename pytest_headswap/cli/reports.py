@@ -19,6 +19,8 @@ def add_report_commands(commands: Any) -> None:
     report = commands.add_parser("report", help="write the HTML and Markdown reports of a journal")
     report.add_argument("journal", type=Path, metavar="DIR", help="report folder or journal")
     report.add_argument("--output", type=Path, metavar="FOLDER", help="output folder (default: that of the journal)")
+    report.add_argument("--ctrf", type=Path, metavar="FILE", help="also write the results as CTRF JSON")
+    report.add_argument("--annotations", action="store_true", help="also print failures as annotations of GitHub")
     report.set_defaults(run=_report)
 
     merge = commands.add_parser("merge", help="merge the journals of all shards, or of runs with different versions")
@@ -77,18 +79,27 @@ def _parse_threshold(text: str) -> float:
 
 def _report(arguments: argparse.Namespace) -> int:
     from pytest_headswap._text import escape_unprintable, pluralize
-    from pytest_headswap.report.write import write_reports
+    from pytest_headswap.report.annotations import github_annotations
+    from pytest_headswap.report.ctrf import ctrf_json
+    from pytest_headswap.report.output_file import write_output
+    from pytest_headswap.report.write import reports_of
+    from pytest_headswap.results.run import read_run
 
-    journal: Path = arguments.journal
-    folder = arguments.output or (journal if journal.is_dir() else journal.parent)
     try:
-        reports = write_reports(journal, folder)
+        run = read_run(arguments.journal)
+        reports = reports_of(run.header, run.results, arguments.output or run.folder)
+        if arguments.ctrf is not None:
+            write_output(arguments.ctrf, ctrf_json(run))
     except JournalError as error:
         return fail(1, str(error))
     print(f"{reports.html}: {pluralize(len(reports.matrix.rows), 'architecture')}")
     print(reports.markdown)
     for sentence in reports.matrix.missing:
         print(f"incomplete: {escape_unprintable(sentence)}")
+    if arguments.ctrf is not None:
+        print(arguments.ctrf)
+    for line in github_annotations(reports.matrix) if arguments.annotations else ():
+        print(line)
     return 0
 
 

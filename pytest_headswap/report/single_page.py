@@ -12,11 +12,8 @@ from markupsafe import Markup
 
 from pytest_headswap._links import page
 from pytest_headswap._version import __version__
-from pytest_headswap.report.html import INDEX, PAGES, _digest, _environment, _static, _write
-from pytest_headswap.report.markdown import SUMMARY
-from pytest_headswap.results.journal import JOURNAL_NAME, JournalError
-
-_OF_A_REPORT = (JOURNAL_NAME, INDEX, SUMMARY)
+from pytest_headswap.report.html import INDEX, PAGES, _digest, _environment, _static
+from pytest_headswap.report.output_file import write_output
 
 
 def write_single_page(path: Path, template: str, context: Mapping[str, Any]) -> None:
@@ -25,8 +22,6 @@ def write_single_page(path: Path, template: str, context: Mapping[str, Any]) -> 
     Raises:
         JournalError: the file would replace a part of a report, or cannot be written.
     """
-    if path.name in _OF_A_REPORT and (path.parent / JOURNAL_NAME).exists():
-        raise JournalError(f"{path} is part of a report: choose another file for the page")
     style = _static("report.css") + _static("runs.css")
     scripts = {name: _static(f"{name}.js") for name in ("theme", "page")}
     common = {
@@ -38,11 +33,7 @@ def write_single_page(path: Path, template: str, context: Mapping[str, Any]) -> 
         "style_digest": _digest(style),
     }
     text = _environment().get_template(template).render(common, **context)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, text)
-    except OSError as error:
-        raise JournalError(f"cannot write the page {path}: {error.strerror or error}. Choose another file") from error
+    write_output(path, text)
 
 
 def report_link(page_file: Path, report: Path, architecture: str = "") -> str:

@@ -125,7 +125,7 @@ def test_the_page_replaces_no_part_of_a_report(tmp_path: Path, capsys: Output, n
 def test_a_page_that_cannot_be_written_is_an_error(tmp_path: Path, capsys: Output) -> None:
     folder = str(write_journal(tmp_path / "run", [result("a")]))
     assert main(["compare", folder, folder, "--html", str(tmp_path)]) == 2
-    assert f"headswap: cannot write the page {tmp_path}: " in capsys.readouterr().err
+    assert f"headswap: cannot write {tmp_path}: " in capsys.readouterr().err
 
 
 def test_the_page_of_many_changes_is_bounded_and_counts_the_rest(tmp_path: Path) -> None:
