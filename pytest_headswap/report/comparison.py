@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pytest_headswap._text import escape_unprintable, format_duration, join_first, pluralize
 from pytest_headswap.report.markdown import MAX_BYTES, escaped, folded_commands, join_within_limit, list_more, table
-from pytest_headswap.results.compare import Change, Comparison, CostIncrease
+from pytest_headswap.results.compare import Change, Comparison, CostIncrease, cause
 from pytest_headswap.results.result import Result
 
 _MAX_LISTED = 50
@@ -156,14 +156,12 @@ def _listed_changes(changes: Iterable[Change]) -> Iterator[ListedChange]:
     grouped: dict[tuple[str, ...], list[Change]] = {}
     for change in changes:
         result = change.result
-        states = [_outcome(change.old), _outcome(change.new), _message(change.new)]
+        states = [_outcome(change.old), _outcome(change.new), cause(_message(change.new), result.check)]
         grouped.setdefault((result.zoo, result.model, result.version, *states), []).append(change)
-    for (zoo, model, version, before, after, message), group in grouped.items():
-        first = group[0]
-        yield ListedChange(
-            *(zoo, model, tuple(change.result.check for change in group), version, before, after, message),
-            first.result.repro,
-        )
+    for (zoo, model, version, before, after, _), group in grouped.items():
+        checks = tuple(change.result.check for change in group)
+        message, repro = _message(group[0].new), group[0].result.repro
+        yield ListedChange(zoo, model, checks, version, before, after, message, repro)
 
 
 def _outcome(result: Result | None) -> str:

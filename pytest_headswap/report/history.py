@@ -25,13 +25,13 @@ def headline(history: History) -> str:
     bad = sum(len(line.checks) for line in history.bad)
     return (
         f"{pluralize(len(history.runs), 'run')} of {join_first(history.zoos)}: {pluralize(bad, 'check')} bad now, "
-        f"{sum(len(line.checks) for line in history.fixed):,} fixed"
+        f"{sum(len(line.checks) for line in history.no_longer_bad):,} no longer bad"
     )
 
 
 def bad_lists(history: History) -> list[tuple[str, Sequence[PastBad]]]:
     """Return the lists that are not empty, with their titles."""
-    lists = [("Bad now", history.bad), ("Fixed", history.fixed)]
+    lists = [("Bad now", history.bad), ("No longer bad", history.no_longer_bad)]
     return [(title, lines) for title, lines in lists if lines]
 
 
@@ -41,13 +41,17 @@ def coverage(run: PastRun) -> str:
 
 
 def when(line: PastBad) -> str:
-    """Return when checks broke and were fixed, by the numbers of the runs."""
-    before = f"good in run {line.last_good + 1}" if line.last_good is not None else "never good before"
-    text = f"first bad in run {line.first_bad + 1}, {before}"
-    if line.fixed is not None:
-        return f"{text}, fixed in run {line.fixed + 1}"
+    """Return when checks became bad and when that ended, by the numbers of the runs."""
+    text = f"first bad in run {line.first_bad + 1}, {_outcome_in(line, line.last_good) or 'never good before'}"
+    if line.ended is not None:
+        return f"{text}, {_outcome_in(line, line.ended)}"
     last = max(index for index, state in enumerate(line.states) if state is not None)
     return text if last == len(line.states) - 1 else f"{text}, not in the runs after run {last + 1}"
+
+
+def _outcome_in(line: PastBad, index: int | None) -> str:
+    state = line.states[index] if index is not None else None
+    return f"{state.outcome} in run {index + 1}" if state is not None and index is not None else ""
 
 
 def symbol(state: State | None) -> str:
@@ -127,9 +131,11 @@ def _bad(title: str, lines: Sequence[PastBad]) -> str:
 
 def _key(history: History) -> str:
     """Return the meaning of the characters that stand for outcomes."""
-    if not (history.bad or history.fixed):
+    if not (history.bad or history.no_longer_bad):
         return ""
-    there = {state.outcome for line in (*history.bad, *history.fixed) for state in line.states if state is not None}
+    there = {
+        state.outcome for line in (*history.bad, *history.no_longer_bad) for state in line.states if state is not None
+    }
     meanings = [f"{SYMBOLS[outcome]} {outcome}" for outcome in BY_SEVERITY if outcome in there]
     shown = f"the last {MAX_RUNS_SHOWN} runs" if len(history.runs) > MAX_RUNS_SHOWN else "all runs"
     return f"Outcomes are those of {shown}, the latest at the right: {', '.join(meanings)}, {NO_RESULT} no result\n"

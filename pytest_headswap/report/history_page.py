@@ -96,7 +96,7 @@ def _sparkline(
     listed = ", ".join(bar.title for bar in bars[-MAX_RUNS_SHOWN:])
     return Sparkline(
         title,
-        text(list(values.values())[-1]),
+        f"{text(list(values.values())[-1])}{'' if bars[-1].whole else ' in a part'}",
         tuple(bars),
         len(history.runs) * (_WIDTH + _GAP),
         _HEIGHT,

@@ -159,6 +159,11 @@ def compare(old: Iterable[Result], new: Iterable[Result], threshold: float = THR
     )
 
 
+def cause(message: str, check: str) -> str:
+    """Return what the messages of checks with one cause share: they may quote a command that names the check."""
+    return message.replace(check, "")
+
+
 def _kind(old: Result | None, new: Result) -> str:
     """Return the list that a change belongs to; empty if nothing changed, or if a new result needs no attention."""
     if old is not None and (old.outcome, old.needs_attention) == (new.outcome, new.needs_attention):

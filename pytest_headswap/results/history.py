@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_headswap._text import truncate
+from pytest_headswap.results.compare import cause
 from pytest_headswap.results.differences import differences
 from pytest_headswap.results.journal import JOURNAL_NAME, JournalError, JournalHeader
 from pytest_headswap.results.matrix import severity
@@ -80,7 +81,7 @@ class PastBad:
         states: the state in each run; None if the run has no result.
         first_bad: the first run of the last bad stretch.
         last_good: the last run before it with a result; None if it was never good before.
-        fixed: the first good run after it; None if the checks are bad in the last run that has them.
+        ended: the first good run after it; None if the checks are bad in the last run that has them.
         message: what the last bad run says.
     """
 
@@ -90,7 +91,7 @@ class PastBad:
     states: tuple[State | None, ...]
     first_bad: int
     last_good: int | None
-    fixed: int | None
+    ended: int | None
     message: str
 
 
@@ -100,13 +101,13 @@ class History:
 
     Attributes:
         bad: the checks that are bad in the last run that has them, the latest change first.
-        fixed: the checks that were bad before, the latest change first.
+        no_longer_bad: the checks that were bad before, the latest change first.
         is_by_date: whether the runs are ordered by date, not as given.
     """
 
     runs: tuple[PastRun, ...]
     bad: tuple[PastBad, ...]
-    fixed: tuple[PastBad, ...]
+    no_longer_bad: tuple[PastBad, ...]
     is_by_date: bool
 
     @property
@@ -150,14 +151,16 @@ class _Tests:
 
     def bad(self, order: Sequence[int]) -> Iterator[PastBad]:
         """Yield a line for each set of checks that are bad in the same runs, with the runs in this order."""
-        groups: dict[tuple[Any, ...], list[str]] = {}
+        groups: dict[tuple[Any, ...], list[tuple[str, str]]] = {}
         for key, states in self._states.items():
             if any(state is not None and state.bad for state in states):
                 zoo, model, check = key
                 ordered = tuple(states[index] if index < len(states) else None for index in order)
-                groups.setdefault((zoo, model, ordered, self._messages[key]), []).append(check)
-        for (zoo, model, ordered, message), checks in groups.items():
-            yield PastBad(zoo, model, tuple(checks), ordered, *_stretch(ordered), message)
+                message = self._messages[key]
+                groups.setdefault((zoo, model, ordered, cause(message, check)), []).append((check, message))
+        for (zoo, model, ordered, _), found in groups.items():
+            checks = tuple(check for check, _ in found)
+            yield PastBad(zoo, model, checks, ordered, *_stretch(ordered), found[0][1])
 
 
 def read_history(paths: Sequence[Path], *, keep_order: bool = False) -> History:
@@ -175,13 +178,9 @@ def read_history(paths: Sequence[Path], *, keep_order: bool = False) -> History:
     problems = list(_given_twice(paths))
     for path in paths:
         try:
-            run = read_run(path)
+            runs += _read(path, tests, len(runs))
         except JournalError as error:
             problems.append(str(error))
-            continue
-        for past, results in _past_runs(run):
-            tests.add(len(runs), results)
-            runs.append(past)
     if not problems and not any(zoo.outcomes for past in runs for zoo in past.zoos.values()):
         problems.append(f"no results in {' and '.join(map(str, paths))}: there is no history")
     if problems:
@@ -192,10 +191,19 @@ def read_history(paths: Sequence[Path], *, keep_order: bool = False) -> History:
     lines = sorted(tests.bad(order), key=_latest_first)
     return History(
         tuple(runs[index] for index in order),
-        tuple(line for line in lines if line.fixed is None),
-        tuple(line for line in lines if line.fixed is not None),
+        tuple(line for line in lines if line.ended is None),
+        tuple(line for line in lines if line.ended is not None),
         is_by_date,
     )
+
+
+def _read(path: Path, tests: _Tests, first: int) -> list[PastRun]:
+    """Return the runs of one journal, and add their results. The results are released before the next journal."""
+    runs = []
+    for past, results in _past_runs(read_run(path)):
+        tests.add(first + len(runs), results)
+        runs.append(past)
+    return runs
 
 
 def _given_twice(paths: Iterable[Path]) -> Iterator[str]:
@@ -242,7 +250,7 @@ def _past_run(run: Run, name: str) -> PastRun:
 
 
 def _latest_first(line: PastBad) -> tuple[Any, ...]:
-    return -(line.first_bad if line.fixed is None else line.fixed), line.zoo, line.model, line.checks
+    return -(line.first_bad if line.ended is None else line.ended), line.zoo, line.model, line.checks
 
 
 def _stretch(states: Sequence[State | None]) -> tuple[int, int | None, int | None]:
@@ -253,5 +261,5 @@ def _stretch(states: Sequence[State | None]) -> tuple[int, int | None, int | Non
     while start > 0 and there[start - 1][1].bad:
         start -= 1
     last_good = there[start - 1][0] if start > 0 else None
-    fixed = there[end + 1][0] if end + 1 < len(there) else None
-    return there[start][0], last_good, fixed
+    ended = there[end + 1][0] if end + 1 < len(there) else None
+    return there[start][0], last_good, ended

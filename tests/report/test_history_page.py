@@ -38,7 +38,7 @@ def test_a_bar_is_drawn_for_each_run_and_outlined_for_a_part(tmp_path: Path) -> 
         ("whole", "34.5", "run 3: 0.2 s"),
     ]
     assert "Not the whole zoo.</strong> a sample of 5%" in text
-    assert "first bad in run 2, good in run 1" in text
+    assert "first bad in run 2, passed in run 1" in text
 
 
 def test_links_lead_to_the_report_of_the_last_run_that_has_the_check(tmp_path: Path) -> None:

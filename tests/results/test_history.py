@@ -36,24 +36,25 @@ def _runs(tmp_path: Path, outcomes: str) -> list[Path]:
 @pytest.mark.parametrize(
     ("outcomes", "described"),
     [
-        ("pF", "first bad in run 2, good in run 1"),
+        ("pF", "first bad in run 2, passed in run 1"),
         ("F", "first bad in run 1, never good before"),
-        ("ppFF", "first bad in run 3, good in run 2"),
-        ("FpFF", "first bad in run 3, good in run 2"),
-        ("p..FE", "first bad in run 4, good in run 1"),
-        ("pF..", "first bad in run 2, good in run 1, not in the runs after run 2"),
-        ("sF", "first bad in run 2, good in run 1"),
-        ("pF.F", "first bad in run 2, good in run 1"),
-        ("pFCp", "first bad in run 2, good in run 1, fixed in run 4"),
-        ("pFpFp", "first bad in run 4, good in run 3, fixed in run 5"),
-        ("F.p", "first bad in run 1, never good before, fixed in run 3"),
+        ("ppFF", "first bad in run 3, passed in run 2"),
+        ("FpFF", "first bad in run 3, passed in run 2"),
+        ("p..FE", "first bad in run 4, passed in run 1"),
+        ("pF..", "first bad in run 2, passed in run 1, not in the runs after run 2"),
+        ("sF", "first bad in run 2, skipped in run 1"),
+        ("pF.F", "first bad in run 2, passed in run 1"),
+        ("pFCp", "first bad in run 2, passed in run 1, passed in run 4"),
+        ("pFpFp", "first bad in run 4, passed in run 3, passed in run 5"),
+        ("pFs", "first bad in run 2, passed in run 1, skipped in run 3"),
+        ("F.p", "first bad in run 1, never good before, passed in run 3"),
     ],
 )
 def test_the_first_bad_run_is_the_start_of_the_last_bad_stretch(tmp_path: Path, outcomes: str, described: str) -> None:
     history = read_history(_runs(tmp_path, outcomes))
-    (line,) = (*history.bad, *history.fixed)
+    (line,) = (*history.bad, *history.no_longer_bad)
     assert when(line) == described
-    assert bool(history.fixed) == ("fixed" in described)
+    assert bool(history.no_longer_bad) == (outcomes.replace(".", "")[-1] in "ps")
     last_bad = max(place for place, letter in enumerate(outcomes, start=1) if letter in "FEC")
     assert line.message == f"message {last_bad}"
 
@@ -61,7 +62,7 @@ def test_the_first_bad_run_is_the_start_of_the_last_bad_stretch(tmp_path: Path, 
 def test_a_check_that_was_never_bad_is_not_listed(tmp_path: Path) -> None:
     history = read_history(_runs(tmp_path, "ps.p"))
     assert not history.bad
-    assert not history.fixed
+    assert not history.no_longer_bad
 
 
 def test_runs_are_ordered_by_date_or_as_given(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_a_journal_of_several_versions_is_a_run_for_each(tmp_path: Path) -> None
     merged = merge_versions([new, old], "timm").write(tmp_path / "merged")
     history = read_history([merged])
     assert [run.name for run in history.runs] == [f"{merged} (timm 2.9)", f"{merged} (timm 2.10)"]
-    assert when(history.bad[0]) == "first bad in run 2, good in run 1"
+    assert when(history.bad[0]) == "first bad in run 2, passed in run 1"
     assert [told for _, told in history.changes("timm")] == [("timm 2.9",), ("timm was '2.9' and is '2.10'",)]
 
 
@@ -182,6 +183,12 @@ def test_the_markdown_is_bounded_and_names_cannot_add_markup(tmp_path: Path) -> 
     assert "… and" in text
 
 
+def test_checks_with_one_cause_share_a_line_though_their_messages_name_the_check(tmp_path: Path) -> None:
+    bad = [result("m", check, "xpassed", expectation=f"listed; fix it with: pytest {check}") for check in CHECKS]
+    (line,) = read_history([write_journal(tmp_path / "1", bad, _header(1))]).bad
+    assert line.checks == CHECKS
+
+
 def test_one_run_is_a_history(tmp_path: Path) -> None:
     text = format_markdown(read_history(_runs(tmp_path, "F")))
-    assert text.startswith("## Head swaps over 1 run\n\n1 run of timm: 1 check bad now, 0 fixed\n")
+    assert text.startswith("## Head swaps over 1 run\n\n1 run of timm: 1 check bad now, 0 no longer bad\n")
