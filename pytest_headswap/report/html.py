@@ -20,17 +20,23 @@ import jinja2
 from markupsafe import Markup
 
 from pytest_headswap._links import page
-from pytest_headswap._text import error_page, escape_unprintable, format_duration, pluralize, truncate
+from pytest_headswap._text import error_page, escape_unprintable, file_name, format_duration, pluralize, truncate
 from pytest_headswap._version import __version__
-from pytest_headswap.report.diagram import head_diagram
-from pytest_headswap.report.matrix_data import SYMBOLS, matrix_data, script_safe
+from pytest_headswap.report.architecture_page import anchor, architecture_pages, check_url, column_anchors
+from pytest_headswap.report.matrix_data import SYMBOLS, evidence_letter, matrix_data, script_safe
+from pytest_headswap.report.scope import facts, readable_date, zoo_names
+from pytest_headswap.results.causes import find_causes
 from pytest_headswap.results.matrix import Matrix, Row
-from pytest_headswap.results.result import BY_SEVERITY, Result
+from pytest_headswap.results.result import BY_SEVERITY
 
 INDEX = "index.html"
 PAGES = "architectures"
+MAX_PAGES = 5_000
+"""A report of more architectures has pages for so many of those with something to say, worst first."""
+
 _STYLE = "report.css"
 _PACKAGE = re.compile(r".*-[0-9a-f]{12}\.html")
+_MAX_CAUSES = 100
 
 MEANINGS = {
     "passed": "the check found no fault",
@@ -41,6 +47,11 @@ MEANINGS = {
     "skipped": "the check does not apply",
     "xfailed": "the check failed as expected",
     "xpassed": "the check passed but was expected to fail",
+}
+EVIDENCE_LETTERS = {
+    "a": "abstract evidence: shapes, without values",
+    "s": "a simulated device",
+    "d": "a real device, named in the result",
 }
 
 
@@ -54,17 +65,41 @@ def write_html(matrix: Matrix, folder: Path) -> Path:
     old = {path.name for path in pages.iterdir() if _PACKAGE.fullmatch(path.name)}
     _write(folder / _STYLE, _static(_STYLE))
     common = _common(matrix)
+    rows = _rows_with_pages(matrix)
+    names = {row.file_name for row in rows}
     template = environment.get_template("architecture.html.j2")
-    for number, row in enumerate(matrix.rows):
-        near = [matrix.rows[other] if 0 <= other < len(matrix.rows) else None for other in (number - 1, number + 1)]
-        context = {"row": row, "near": near, "diagrams": _diagrams(row), "results": _results(matrix, row)}
-        _write(pages / row.file_name, template.render(common, root="../", **context))
-    for name in old - {row.file_name for row in matrix.rows}:
+    for item in architecture_pages(rows, [row for row in matrix.worst_first if row.file_name in names]):
+        _write(pages / item.row.file_name, template.render(common, root="../", page=item, row=item.row))
+    for name in old - names:
         (pages / name).unlink()
     index = folder / INDEX
-    data = Markup(script_safe(matrix_data(matrix)))
-    _write(index, environment.get_template("index.html.j2").render(common, root="", data=data))
+    causes = find_causes(result for row in matrix.rows for result in row.results)
+    listed = causes[:_MAX_CAUSES]
+    data = Markup(script_safe(matrix_data(matrix, listed, names, column_anchors(matrix))))
+    context = {
+        "data": data,
+        "bad_causes": [cause for cause in listed if cause.needs_attention],
+        "other_causes": [cause for cause in listed if not cause.needs_attention],
+        "more_causes": len(causes) - len(listed),
+        "page_names": names,
+        "letters": {evidence_letter(item) for item in _evidence(matrix)},
+    }
+    _write(index, environment.get_template("index.html.j2").render(common, root="", **context))
     return index
+
+
+def _rows_with_pages(matrix: Matrix) -> list[Row]:
+    """Return the rows that get a page: all, or in a large report those with something to say."""
+    if len(matrix.rows) <= MAX_PAGES:
+        return list(matrix.rows)
+    bad = matrix.worst_first[:MAX_PAGES]
+    notable = (row for row in matrix.rows if not row.failures and any(item.full_message for item in row.results))
+    chosen = {id(row) for row in [*bad, *list(notable)[: MAX_PAGES - len(bad)]]}
+    return [row for row in matrix.rows if id(row) in chosen]
+
+
+def _evidence(matrix: Matrix) -> set[str]:
+    return {result.evidence for row in matrix.rows for result in row.results}
 
 
 def _write(path: Path, text: str) -> None:
@@ -87,35 +122,32 @@ def _environment() -> jinja2.Environment:
         truncate=truncate,
         pluralize=pluralize,
         format_duration=format_duration,
+        readable_date=readable_date,
         error_page=error_page,
+        check_url=check_url,
+        evidence_letter=evidence_letter,
+        anchor=anchor,
+        page_file=lambda result: file_name(result.zoo, result.model),
     )
-    environment.globals.update(symbols=SYMBOLS, meanings=MEANINGS, worst_first=BY_SEVERITY)
+    environment.globals.update(
+        symbols=SYMBOLS, meanings=MEANINGS, evidence_letters=EVIDENCE_LETTERS, worst_first=BY_SEVERITY, id=id
+    )
     return environment
 
 
 def _common(matrix: Matrix) -> Mapping[str, Any]:
-    scripts = {name: _static(f"{name}.js") for name in ("theme", "page", "parts", "matrix")}
+    scripts = {name: _static(f"{name}.js") for name in ("theme", "page", "parts", "view", "matrix")}
     return {
         "matrix": matrix,
         "header": matrix.header,
+        "facts": facts(matrix),
+        "zoos": zoo_names(matrix),
         "made_with": __version__,
         "how_to_read": page("reports"),
         "scripts": {name: Markup(text) for name, text in scripts.items()},
         "digests": [_digest(text) for text in scripts.values()],
         "pages": PAGES,
     }
-
-
-def _diagrams(row: Row) -> list[Any]:
-    return [head_diagram(head) for head in row.anatomy.heads] if row.anatomy is not None else []
-
-
-def _results(matrix: Matrix, row: Row) -> list[tuple[Result, str]]:
-    """Return the results of a page with their link ids, failed checks first. A cell links to its first result."""
-    left = {column: f"c{number}" for number, column in enumerate(matrix.columns)}
-    bad = {result.check for result in row.failures}
-    ordered = sorted(row.results, key=lambda result: result.check not in bad)
-    return [(result, left.pop(result.version if matrix.versions else result.check, "")) for result in ordered]
 
 
 def _static(name: str) -> str:

@@ -19,6 +19,8 @@ DEFAULT_ZOO = "models"
 REPEAT_REPORT = "headswap-repeat"
 """The report folder of commands that repeat one test; it protects the report of the whole run."""
 
+_CHECKS = "--headswap-checks="
+
 # `[` starts a parametrization for pytest, and `::` separates the parts
 _RESERVED = re.compile(r"[%\[]|^:|:\Z|:(?=:)|(?<=:):")
 
@@ -63,8 +65,23 @@ def reproduce_command(test: CheckId, flags: Sequence[str], report: str = REPEAT_
             "pytest",
             f"--headswap-zoo={test.zoo}",
             f"--headswap-models={test.model}",
-            f"--headswap-checks={test.check}",
+            f"{_CHECKS}{test.check}",
             f"--headswap-report={report}",
             *flags,
         ]
     )
+
+
+def repeat_checks(command: str, checks: Sequence[str]) -> str:
+    """Return a command that repeats one check, changed to these checks of the same model; to the default ones if empty.
+
+    Text that is not such a command is returned unchanged.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    if not any(word.startswith(_CHECKS) for word in words):
+        return command
+    new = [f"{_CHECKS}{','.join(checks)}"] if checks else []
+    return shlex.join(part for word in words for part in (new if word.startswith(_CHECKS) else [word]))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,49 +11,11 @@ from typing import Any
 import pytest
 
 from pytest_headswap.report.write import write_reports
-from pytest_headswap.results import JournalHeader, Result
+from pytest_headswap.results import JournalHeader, Result, read_journal
+from pytest_headswap.results.matrix import build_matrix
 from tests.journals import HARM, harmful, result, write_journal
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: install it to test the report in it")
-
 Open = Callable[..., Any]
-
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Yield one Chromium for all tests of this file."""
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page_of(browser: Any) -> Iterator[Open]:
-    """Yield a function that opens a file in its own window and fails on logs, errors and network requests."""
-    wrong: list[str] = []
-    contexts = []
-
-    def open_page(path: Path, fragment: str = "", **options: Any) -> Any:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        contexts.append(context)
-        context.set_default_timeout(5000)
-        page = context.new_page()
-        page.on("console", lambda message: wrong.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
-        page.on("request", lambda asked: None if asked.url.startswith("file:") else wrong.append(asked.url))
-        page.goto(path.as_uri() + fragment)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not wrong
 
 
 @pytest.fixture
@@ -72,7 +33,9 @@ def _count(page: Any) -> int:
 
 
 def _names(page: Any, most: int = 5) -> list[str]:
-    names = page.eval_on_selector_all("#matrix tbody th.name a", "links => links.slice(0, 200).map(a => a.textContent)")
+    names = page.eval_on_selector_all(
+        "#matrix tbody th.name .text", "links => links.slice(0, 200).map(a => a.textContent)"
+    )
     return list(names[:most])
 
 
@@ -103,7 +66,7 @@ def test_the_matrix_of_all_of_timm_is_usable_at_once(matrix: Any) -> None:
 
 
 def test_the_counts_match_the_journal(matrix: Any, timm_folder: Path) -> None:
-    outcomes = write_reports(timm_folder, timm_folder).matrix.outcomes
+    outcomes = build_matrix(*read_journal(timm_folder)).outcomes
     tiles = matrix.eval_on_selector_all(
         ".tile", "tiles => tiles.map(t => [t.dataset.outcome, t.querySelector('b').textContent])"
     )
@@ -131,8 +94,9 @@ def test_outcome_filters_combine(matrix: Any) -> None:
             matrix.evaluate(
                 """(wanted) => {
                   const data = JSON.parse(document.getElementById('data').textContent);
-                  return data.rows.filter((row) => row[7].some((c) => c && wanted.includes(data.outcomes[c[0]])))
-                    .length;
+                  const has = data.patterns.map((cells) => cells.some(
+                    (c) => c && wanted.includes(data.outcomes[data.cells[c][0]])));
+                  return data.pattern.filter((pattern) => has[pattern]).length;
                 }""",
                 list(outcomes),
             )
@@ -211,7 +175,8 @@ def test_an_invalid_address_is_ignored(page_of: Open, timm_folder: Path) -> None
 
 
 def test_the_matrix_can_be_used_with_the_keyboard_only(matrix: Any, timm_folder: Path) -> None:
-    focused = "document.activeElement.getAttribute('aria-label') || document.activeElement.textContent"
+    focused = "document.activeElement.querySelector('.text').textContent"
+    labelled = "document.activeElement.ariaLabel"
     matrix.keyboard.press("/")
     assert matrix.evaluate("document.activeElement.id") == "search"
     matrix.keyboard.type("resnet18")
@@ -219,9 +184,9 @@ def test_the_matrix_can_be_used_with_the_keyboard_only(matrix: Any, timm_folder:
     first = matrix.evaluate(focused)
     assert "resnet18" in first
     matrix.keyboard.press("ArrowRight")
-    assert matrix.evaluate(focused).startswith("output_shape: ")
+    assert matrix.evaluate(labelled).startswith("output_shape: ")
     matrix.keyboard.press("End")
-    assert matrix.evaluate(focused).startswith("device_placement: ")
+    assert matrix.evaluate(labelled).startswith("device_placement: ")
     matrix.keyboard.press("ArrowDown")
     assert matrix.evaluate("document.activeElement.closest('tr').rowIndex") == 2
     outline = matrix.evaluate("getComputedStyle(document.activeElement).outlineStyle")
@@ -238,15 +203,18 @@ def test_the_matrix_can_be_used_with_the_keyboard_only(matrix: Any, timm_folder:
     assert matrix.input_value("#search") == "resnet18", "back to what was chosen"
 
 
-def test_the_keyboard_reaches_the_last_row(matrix: Any) -> None:
-    matrix.select_option("#family", "vit")
-    count = _count(matrix)
-    assert matrix.locator("#matrix tbody tr").count() < count, "or the test shows nothing"
+def test_the_keyboard_reaches_the_last_row_and_the_first_again(matrix: Any) -> None:
+    row = "document.activeElement.closest('tr').ariaRowIndex"
     matrix.locator("#matrix tbody th.name a").first.focus()
-    for _ in range(count // 10 + 1):
+    for _ in range(12):
         matrix.keyboard.press("PageDown")
-    assert matrix.locator("#matrix tbody tr").count() == count
-    assert matrix.evaluate("document.activeElement.closest('tr').rowIndex") == count
+    assert matrix.evaluate(row) == "122", "the row is drawn although it was far below"
+    matrix.keyboard.press("Control+End")
+    assert matrix.evaluate(row) == "1372"
+    assert matrix.evaluate("document.activeElement.ariaLabel").startswith("device_placement: ")
+    assert matrix.locator("#matrix tbody tr").count() < 200, "only rows in view are in the document"
+    matrix.keyboard.press("Control+Home")
+    assert matrix.evaluate(row) == "2"
 
 
 def until(is_so: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -257,11 +225,20 @@ def until(is_so: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-def test_rows_appear_on_scrolling(matrix: Any) -> None:
-    before = matrix.locator("#matrix tbody tr").count()
-    assert before < 200
+def test_rows_appear_on_scrolling_and_the_others_leave(matrix: Any) -> None:
+    indices = "rows => [rows[0].ariaRowIndex, rows[rows.length - 1].ariaRowIndex, rows.length]"
+    first, _, number = matrix.eval_on_selector_all("#matrix tbody tr", indices)
+    assert (first, number < 200) == ("2", True)
     matrix.evaluate("document.getElementById('scroll').scrollTop = 1e6")
-    until(lambda: matrix.locator("#matrix tbody tr").count() > before)
+    until(lambda: matrix.eval_on_selector_all("#matrix tbody tr", indices)[1] == "1372")
+    box, view = matrix.locator("#matrix tbody tr").last.bounding_box(), matrix.locator("#scroll").bounding_box()
+    assert abs(box["y"] + box["height"] - view["y"] - view["height"]) < 2, "the last row ends where the box ends"
+    matrix.evaluate("document.getElementById('scroll').scrollTop = 20000")
+    until(lambda: int(matrix.eval_on_selector_all("#matrix tbody tr", indices)[0]) < 700)
+    head = matrix.locator("#matrix thead th").first.bounding_box()
+    tops = matrix.eval_on_selector_all("#matrix tbody tr", "rows => rows.map(row => row.getBoundingClientRect().top)")
+    assert abs(head["y"] - view["y"]) < 2, "the heading stays"
+    assert min(tops) < head["y"] < view["y"] + view["height"] < max(tops), "rows fill the box"
 
 
 @pytest.mark.parametrize(("scheme", "bright"), [("light", True), ("dark", False)])
@@ -336,7 +313,8 @@ def test_a_cell_links_to_its_check_on_the_page_of_the_architecture(matrix: Any) 
     matrix.fill("#search", "levit_128s")
     matrix.locator("#matrix tbody td.cell a").nth(5).click()
     matrix.wait_for_selector("#matrix-link")
-    assert matrix.locator("article:target .name").text_content() == "frozen_backbone"
+    assert matrix.locator("tr:target .name").text_content() == "frozen_backbone"
+    assert matrix.url.endswith("#frozen_backbone")
     assert matrix.locator("svg.diagram").is_visible()
     start = matrix.locator("h1").text_content()
     matrix.keyboard.press("ArrowRight")
@@ -418,5 +396,5 @@ def test_versions_are_columns_and_differences_stand_out(page_of: Open, tmp_path:
     assert _names(page) == ["other"]
     cells.nth(1).locator("a").click()
     page.wait_for_selector("#matrix-link")
-    assert page.locator("article:target .version").text_content() == "torch 2.9.1"
+    assert page.locator("tr:has(:target) .version, tr:target .version").text_content() == "torch 2.9.1"
     assert page.locator(".differs").count() == 2

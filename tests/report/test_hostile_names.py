@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -17,6 +16,7 @@ from pytest_headswap.report.write import Reports, write_reports
 from pytest_headswap.results import OUTCOMES, JournalError, JournalHeader, Result, read_journal
 from pytest_headswap.results.compare import compare
 from tests.journals import ANATOMY, HARM, harmful, result, write_journal
+from tests.report.decode import data_of, rows_of
 
 MARKUP = st.sampled_from(HARM)
 TEXT = st.one_of(st.text(max_size=300), MARKUP, st.lists(MARKUP, max_size=3).map("/".join))
@@ -44,13 +44,10 @@ FEW = settings(max_examples=40, deadline=None, suppress_health_check=list(Health
 
 def _shown(folder: Path) -> Counter[str]:
     """Return how many results the data of the matrix count, and how many the pages show."""
-    text = (folder / "index.html").read_text(encoding="utf-8")
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    assert found is not None
-    rows = json.loads(found[1])["rows"]
-    pages = [folder / "architectures" / row[3] for row in rows]
-    shown = sum(path.read_text(encoding="utf-8").count('<article class="result') for path in pages)
-    return Counter(matrix=sum(cell[5] for row in rows for cell in row[7] if cell), pages=shown)
+    rows = rows_of(data_of(folder / "index.html"))
+    pages = [folder / "architectures" / row.page for row in rows]
+    shown = sum(path.read_text(encoding="utf-8").count('<tr class="result"') for path in pages)
+    return Counter(matrix=sum(cell[4] for row in rows for cell in row.cells if cell), pages=shown)
 
 
 def _reports(parent: Path) -> Reports:

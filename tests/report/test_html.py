@@ -17,9 +17,11 @@ from pytest_headswap.report.html import write_html
 from pytest_headswap.report.matrix_data import matrix_data, script_safe
 from pytest_headswap.report.write import write_reports
 from pytest_headswap.results import JournalHeader, Result, read_journal
+from pytest_headswap.results.causes import find_causes
 from pytest_headswap.results.matrix import build_matrix
 from pytest_headswap.results.result import OUTCOMES
 from tests.journals import ANATOMY, CHECKS, HARM, harmful, result, whole_timm
+from tests.report.decode import data_of, rows_of
 
 Write = Callable[..., Path]
 MIB = 2**20
@@ -50,12 +52,6 @@ class _Page(HTMLParser):
             self.scripts[-1] += data
         else:
             self.text += data
-
-
-def _data(index: Path) -> dict[str, object]:
-    page = _Page(index)
-    (found,) = (json.loads(text) for text in page.scripts if text.startswith("{"))
-    return found  # type: ignore[no-any-return]
 
 
 def _pages(folder: Path) -> list[Path]:
@@ -92,7 +88,8 @@ def test_the_page_of_an_architecture_shows_everything_in_the_journal(small: Path
         *("output, class dimension 1", "dimension 1 of output is set by fc.weight", "something to know"),
         *("output_shape", "passed", "numeric", "a note", "metadata", "failed (stale)"),
         *("num_classes is 1000\nand not 7", "0.2 s"),
-        "pytest --headswap-zoo=timm --headswap-models='resnet18' --headswap-checks=metadata",
+        "pytest --headswap-zoo=timm --headswap-models=resnet18 --headswap-checks=metadata",
+        "pytest --headswap-zoo=timm --headswap-models=resnet18 --headswap-checks=output_shape,metadata",
     ):
         assert text in page.text, text
 
@@ -131,8 +128,8 @@ def test_failures_are_shown_above_the_heads(small: Path) -> None:
         (path,) = (path for path in _pages(small) if path.name.startswith(name))
         return [attributes["id"] for tag, attributes in _Page(path).tags if tag == "h2"]
 
-    assert titles("resnet18-") == ["checks-title", "heads-title"]
-    assert titles("none-") == ["heads-title", "checks-title"]
+    assert titles("resnet18-") == ["repeat-title", "checks-title", "heads-title"]
+    assert titles("none-") == ["repeat-title", "heads-title", "checks-title"]
 
 
 def test_an_unexpected_pass_needs_attention_and_quotes_the_expectations_file(write: Write) -> None:
@@ -159,22 +156,22 @@ def test_an_unexpected_pass_needs_attention_and_quotes_the_expectations_file(wri
 
 
 def test_the_data_of_the_matrix_contain_every_result(small: Path) -> None:
-    data = _data(small / "index.html")
+    data = data_of(small / "index.html")
     assert data["columns"] == ["output_shape", "metadata"]
     assert data["families"] == ["resnet"]
-    rows = {row[0]: row for row in data["rows"]}  # type: ignore[attr-defined]
-    outcomes = data["outcomes"]
-    cells = rows["resnet18"][7]
-    assert [outcomes[cell[0]] for cell in cells] == ["passed", "failed"]  # type: ignore[index]
-    assert data["messages"][cells[1][3]] == "num_classes is 1000 and not 7"  # type: ignore[index]
-    assert rows["none"][7][1] == 0
-    assert (small / "architectures" / rows["resnet18"][3]).is_file()
+    rows = {row.name: row for row in rows_of(data)}
+    cells = rows["resnet18"].cells
+    assert [data["outcomes"][cell[0]] for cell in cells] == ["passed", "failed"]
+    assert data["messages"][cells[1][2]] == "num_classes is 1000 and not 7"
+    assert rows["none"].cells[1] == 0
+    assert (small / "architectures" / rows["resnet18"].page).is_file()
 
 
 def test_cells_link_to_their_checks(small: Path) -> None:
     (path,) = (path for path in _pages(small) if path.name.startswith("resnet18-"))
-    ids = [attributes["id"] for tag, attributes in _Page(path).tags if tag == "article" and "id" in attributes]
-    assert ids == ["c1", "c0"], "failures come first"
+    ids = [attributes["id"] for tag, attributes in _Page(path).tags if tag == "tr" and "id" in attributes]
+    assert ids == ["metadata", "output_shape"], "failures come first"
+    assert data_of(small / "index.html")["anchors"] == ["output_shape", "metadata"]
 
 
 def test_only_pages_of_an_earlier_report_are_deleted(small: Path, write: Write) -> None:
@@ -205,9 +202,10 @@ def test_no_text_of_a_journal_becomes_markup(harmed: Path, small: Path) -> None:
         attributes = [(name, value) for _, found in page.tags for name, value in found.items()]
         assert not [name for name, _ in attributes if name.startswith("on") or name == "style"]
         links = [value or "" for name, value in attributes if name in ("href", "src")]
-        own = rf"(\.\./)?(report\.css|index\.html)|[a-z0-9._-]+\.html|{re.escape(DOCS)}(reports|errors)/(#\w+)?"
+        own = r"#cause=[0-9a-f]{10}|(\.\./)?(report\.css|index\.html)|(architectures/)?[a-z0-9._-]+\.html(#[\w.-]+)?"
+        own = rf"{own}|{re.escape(DOCS)}(reports|errors|checks)/(#\w+)?"
         assert all(re.fullmatch(own, link, re.ASCII) for link in links), links
-        assert len(page.scripts) == ours_scripts + 3 * (path.name == "index.html")
+        assert len(page.scripts) == ours_scripts + 4 * (path.name == "index.html")
 
 
 def test_the_markup_test_detects_unescaped_names(tmp_path: Path) -> None:
@@ -218,8 +216,7 @@ def test_the_markup_test_detects_unescaped_names(tmp_path: Path) -> None:
 
 
 def test_every_hostile_name_has_a_page_in_the_folder_and_a_row_in_the_matrix(harmed: Path) -> None:
-    data = _data(harmed / "index.html")
-    pages = {row[3] for row in data["rows"]}  # type: ignore[attr-defined]
+    pages = {row.page for row in rows_of(data_of(harmed / "index.html"))}
     assert pages == {path.name for path in _pages(harmed)}
     assert len(pages) == 2 * len(HARM)
     assert {path.name for path in harmed.iterdir()} == {"architectures", "index.html", "report.css"}
@@ -260,9 +257,10 @@ def test_the_matrix_stays_below_five_megabytes_if_everything_fails_with_long_mes
         result(f"{item.model}-{text * 200}"[:300], item.check, "failed", message=f"{item.nodeid} {text * 5000}")
         for item in whole_timm()
     ]
-    data = script_safe(matrix_data(build_matrix(JournalHeader({}, {"checks": list(CHECKS)}), results)))
+    matrix = build_matrix(JournalHeader({}, {"checks": list(CHECKS)}), results)
+    data = script_safe(matrix_data(matrix, find_causes(results), {row.file_name for row in matrix.rows}))
     assert 2 * 10**6 < len(data.encode()) + 30_000 < 5 * 10**6
-    assert len(json.loads(data)["rows"]) == 1371
+    assert len(rows_of(json.loads(data))) == 1371
 
 
 def test_messages_of_failures_are_kept_if_not_all_messages_fit() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_headswap.report.architecture_page import anchor
 from pytest_headswap.report.markdown import render_markdown
 from pytest_headswap.report.write import write_reports
 from pytest_headswap.results import JournalHeader, read_journal
@@ -103,10 +104,10 @@ def test_an_architecture_page_lists_each_check_for_each_version(runs: list[Path]
     write_reports(merge_versions(runs, "torch").write(tmp_path / "out"), tmp_path / "out")
     (page,) = (tmp_path / "out" / "architectures").glob("other-*")
     text = page.read_text(encoding="utf-8")
-    assert text.count('<article class="result') == 6
+    assert text.count('<tr class="result"') == 6
     assert text.count('class="differs"') == 3
-    assert 'id="c0"' in text
-    assert 'id="c2"' in text
+    for version in ("torch 2.4.1", "torch 2.9.1", "torch 2.10.0"):
+        assert f'id="{anchor(version)}"' in text
 
 
 def test_the_shards_of_each_version_are_verified(write: Write) -> None:

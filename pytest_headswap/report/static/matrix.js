@@ -1,205 +1,198 @@
 "use strict";
-// The matrix: its filters, its order, its address, its keys.
+// The matrix: its filters, its order, its address, its keys. Only the rows in view are in the document.
 (() => {
-  const { data, rows, byId, el, count, time, kind, chip } = headswap;
-  const CHUNK = 120;
+  const { data, pattern, differs, href, message, byId, el, count, plural, time, chip, view } = headswap;
+  const { state } = view;
+  const ALL = 300; // so many rows are drawn at once
+  const BUFFER = 30; // rows drawn above and below those in view
+  const PRINTED = 2000;
   const table = byId("matrix"), scroll = byId("scroll"), body = table.tBodies[0];
-  const messages = data.messages.map((text) => text.toLowerCase());
+  const size = data.names.length;
 
-  // ---- state, kept in the address ---------------------------------------------------------------------------
-  const initial = () => ({ q: "", outcome: new Set(), family: "", evidence: "", zoo: "", differs: false, sort: "", down: false });
-  let state = initial();
-
-  const readHash = () => {
-    const given = new URLSearchParams(location.hash.slice(1));
-    state = initial();
-    for (const key of ["q", "family", "evidence", "zoo", "sort"]) state[key] = given.get(key) ?? "";
-    const outcomes = (given.get("outcome") || "").split(",").map((name) => data.outcomes.indexOf(name));
-    state.outcome = new Set(outcomes.filter((place) => place >= 0));
-    state.differs = given.has("differs");
-    state.down = given.has("down");
+  // ---- the address: every view is a link --------------------------------------------------------------------
+  let typing = false;
+  const remember = (hash) => {
+    try { sessionStorage.setItem("headswap-matrix", hash); } catch { /* the filters work without */ }
   };
-  const writeHash = () => {
-    const given = new URLSearchParams();
-    for (const key of ["q", "family", "evidence", "zoo", "sort"]) if (state[key]) given.set(key, state[key]);
-    if (state.outcome.size) given.set("outcome", [...state.outcome].map((place) => data.outcomes[place]).join(","));
-    if (state.differs) given.set("differs", "1");
-    if (state.down) given.set("down", "1");
-    const hash = given.toString();
-    try {
-      history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
-      sessionStorage.setItem("headswap-matrix", hash);
-    } catch { /* the filters work without */ }
-  };
-
-  // ---- filters and order ------------------------------------------------------------------------------------
-  const fits = (cell) =>
-    (!state.outcome.size || state.outcome.has(cell[0])) && (!state.evidence || data.evidence[cell[1]] === state.evidence);
-
-  const selected = () => {
-    const terms = state.q.toLowerCase().split(/\s+/).filter(Boolean);
-    const hits = terms.map((term) => messages.map((text) => text.includes(term)));
-    return rows.filter((row) =>
-      (!state.family || data.families[row.family] === state.family) &&
-      (!state.zoo || data.zoos[row.zoo] === state.zoo) &&
-      (!state.differs || row.differs) &&
-      ((!state.outcome.size && !state.evidence) || row.present.some(fits)) &&
-      terms.every((term, place) => row.searched.includes(term) || row.present.some((cell) => hits[place][cell[3]])));
-  };
-
-  const ORDERS = {
-    "": (a, b) => a.worst - b.worst || b.bad - a.bad,
-    name: (a, b) => (a.name < b.name ? -1 : Number(a.name > b.name)),
-    family: (a, b) => (data.families[a.family] < data.families[b.family] ? -1 : Number(a.family !== b.family)),
-    time: (a, b) => a.seconds - b.seconds,
-    memory: (a, b) => (a.memory ?? -1) - (b.memory ?? -1),
-  };
-  const orderOf = (sort) => {
-    const column = data.columns.indexOf(sort.startsWith("check:") ? sort.slice(6) : "\0");
-    if (column < 0) return ORDERS[sort] || ORDERS[""];
-    const rank = (row) => (row.cells[column] ? row.cells[column][0] : data.outcomes.length);
-    return (a, b) => rank(a) - rank(b);
+  const writeHash = (push) => {
+    const hash = view.toText();
+    if (hash !== location.hash.slice(1)) {
+      try { history[push ? "pushState" : "replaceState"](null, "", `#${hash}`); } catch { /* as above */ }
+    }
+    remember(hash);
   };
 
   // ---- the table --------------------------------------------------------------------------------------------
-  let shown = [], drawn = 0;
+  let shown = [], first = 0, last = 0, height = 30, printing = false;
+  const active = { place: 0, column: 0 };
   const headings = [["name", "Architecture"], ["family", "Family"], ...data.columns.map((name) => [`check:${name}`, name]), ["time", "Time"], ["memory", "Peak MB"]];
 
+  const breakable = (name) => name.split(/(?<=[_.])/).flatMap((part) => [part, el("wbr")]);
   const drawHead = () => {
-    const line = el("tr");
+    const line = el("tr", { "aria-rowindex": "1" });
     for (const [key, title] of headings) {
-      const button = el("button", { type: "button" });
-      title.split(/(?<=_)/).forEach((part, place) => button.append(...(place ? [el("wbr"), part] : [part])));
+      const button = el("button", { type: "button" }), label = el("span");
+      label.append(...breakable(title));
+      button.append(label);
+      const numeric = key === "time" || key === "memory"; // the largest first is what one looks for
       button.addEventListener("click", () => {
-        const down = key === "time" || key === "memory"; // the largest first is what one looks for
-        state.down = state.sort === key ? !state.down : down;
+        state.down = state.sort === key ? !state.down : numeric;
         state.sort = key;
         update();
       });
-      const numeric = key === "time" || key === "memory";
       line.append(el("th", { scope: "col", className: key.startsWith("check:") ? "cell" : `${key}${numeric ? " number" : ""}` }, button));
     }
     table.tHead.replaceChildren(line);
   };
 
-  const tell = (row, column) => {
-    const cell = row.cells[column], name = data.columns[column];
+  const tell = (cell, column, row) => {
+    const name = data.columns[column];
     if (!cell) return `${name}: no result`;
     const parts = [`${name}: ${data.outcomes[cell[0]]}`];
-    if (data.byVersion) parts.push(cell[4] ? `${cell[4]} of ${cell[5]} bad` : `${cell[5]} results`);
+    if (data.byVersion) parts.push(cell[3] ? `${cell[3]} of ${cell[4]} bad` : plural(cell[4], "result"));
     if (data.evidence[cell[1]]) parts.push(data.evidence[cell[1]]);
-    parts.push(time(cell[2]));
-    return `${parts.join(", ")}${cell[3] ? `. ${data.messages[cell[3]]}` : ""}`;
+    return `${parts.join(", ")}${cell[2] ? `. ${message(cell, row)}` : ""}`;
   };
 
-  const drawRow = (row) => {
-    const href = `architectures/${row.page}`;
-    const line = el("tr", { className: row.differs ? "row-differs" : "" });
-    const title = el("a", { href, tabIndex: -1, title: row.name }, row.name);
-    line.append(el("th", { scope: "row", className: "name" }, title, ...(row.differs ? [el("span", { className: "differs" }, "differs")] : [])));
-    line.append(el("td", { className: "family" }, data.families[row.family]));
-    row.cells.forEach((cell, column) => {
-      const td = el("td", { className: "cell" });
-      const words = tell(row, column);
-      if (cell) {
-        const link = el("a", { href: `${href}#c${column}`, tabIndex: -1, title: words, "aria-label": words });
-        link.append(chip(cell[0], kind(cell[1])));
-        if (data.byVersion && cell[4]) link.append(el("small", {}, `${cell[4]}/${cell[5]}`));
-        if ((state.outcome.size || state.evidence) && !fits(cell)) td.className += " dim";
-        td.append(link);
-      } else {
-        td.append(el("span", { tabIndex: -1, title: words, "aria-label": words }));
-      }
+  const drawRow = (row, place) => {
+    const link = href(row), { cells, worst } = pattern(row);
+    const here = data.names[row] === state.model;
+    const line = el("tr", { className: `${differs.has(row) ? "row-differs" : ""}${here ? " here" : ""}`, "aria-rowindex": String(place + 2) });
+    if (here) line.setAttribute("aria-selected", "true");
+    const title = el("a", { tabIndex: -1, title: `${data.names[row]}: ${data.outcomes[worst]}` }, chip(worst), el("span", { className: "text" }, ...breakable(data.names[row])), el("span", { className: "hidden" }, ` ${data.outcomes[worst]}`));
+    if (link) title.href = link; else title.setAttribute("role", "note");
+    line.append(el("th", { scope: "row", className: "name" }, title, ...(differs.has(row) ? [el("span", { className: "differs" }, "differs")] : [])));
+    line.append(el("td", { className: "family" }, data.families[data.family[row]]));
+    cells.forEach((cell, column) => {
+      const td = el("td", { className: "cell" }), words = tell(cell, column, row);
+      const inner = el(cell && link ? "a" : "span", { tabIndex: -1, title: words, "aria-label": words });
+      if (cell && link) inner.href = `${link}#${data.anchors[column]}`; else inner.setAttribute("role", "img");
+      if (cell) inner.append(chip(cell[0], cell[1]));
+      if (cell && data.byVersion && cell[3]) inner.append(el("small", {}, `${cell[3]}/${cell[4]}`));
+      if (cell && view.dim(cell, column)) td.className += " dim";
+      td.append(inner);
       line.append(td);
     });
-    line.append(el("td", { className: "time number" }, time(row.seconds)));
-    line.append(el("td", { className: "memory number" }, row.memory === null ? "" : count(row.memory)));
+    line.append(el("td", { className: "time number" }, time(data.seconds[row])));
+    line.append(el("td", { className: "memory number" }, data.memory[row] === null ? "" : count(data.memory[row])));
     return line;
   };
 
-  const drawMore = () => {
-    if (drawn >= shown.length) return;
-    const some = document.createDocumentFragment();
-    for (const row of shown.slice(drawn, drawn + CHUNK)) some.append(drawRow(row));
-    drawn += CHUNK;
-    body.append(some);
+  const draw = (force = false) => {
+    const top = Math.floor(scroll.scrollTop / height), end = Math.ceil((scroll.scrollTop + scroll.clientHeight) / height);
+    const whole = shown.length <= ALL;
+    if (!force && (whole || (first <= Math.max(0, top - 5) && last >= Math.min(shown.length, end + 5)))) return;
+    first = whole || printing ? 0 : Math.max(0, Math.min(top, shown.length - 1) - BUFFER);
+    last = whole ? shown.length : Math.min(shown.length, printing ? PRINTED : end + BUFFER);
+    const focused = body.contains(document.activeElement);
+    body.replaceChildren(...shown.slice(first, last).map((row, place) => drawRow(row, first + place)));
+    const real = body.rows[0]?.getBoundingClientRect().height;
+    if (real) height = real;
+    table.style.marginTop = `${first * height}px`;
+    table.style.marginBottom = printing ? "0" : `${(shown.length - last) * height}px`;
+    const drawn = active.place >= first && active.place < last;
+    const target = targetAt(drawn ? active.place : first, drawn ? active.column : 0);
+    if (target) target.tabIndex = 0;
+    if (target && focused && drawn) target.focus({ preventScroll: true });
   };
+  const targetAt = (place, column) => body.rows[place - first]?.cells[column]?.firstElementChild;
 
   const drawTable = () => {
-    const order = orderOf(state.sort), turn = state.down ? -1 : 1;
-    shown = selected().sort((a, b) => turn * order(a, b) || a.number - b.number);
-    drawn = 0;
-    body.replaceChildren();
+    shown = view.rows();
+    const place = state.model ? shown.findIndex((row) => data.names[row] === state.model) : -1;
+    Object.assign(active, { place: Math.max(0, place), column: 0 });
     scroll.scrollTop = 0;
-    drawMore();
-    const first = body.querySelector("a");
-    if (first) first.tabIndex = 0;
+    draw(true);
+    if (place > 0) {
+      scroll.scrollTop = Math.max(0, place * height - scroll.clientHeight / 3);
+      draw(true);
+    }
     table.setAttribute("aria-rowcount", String(shown.length + 1));
     byId("none").hidden = shown.length > 0;
-    byId("shown").textContent = shown.length === rows.length ? `${count(rows.length)} architectures` : `${count(shown.length)} of ${count(rows.length)} architectures`;
-    [...table.tHead.rows[0].cells].forEach((cell, place) => {
-      const mine = headings[place][0] === state.sort;
+    byId("shown").textContent = shown.length === size ? plural(size, "architecture") : `${count(shown.length)} of ${plural(size, "architecture")}`;
+    [...table.tHead.rows[0].cells].forEach((cell, column) => {
+      const mine = headings[column][0] === state.sort;
       cell.setAttribute("aria-sort", mine ? (state.down ? "descending" : "ascending") : "none");
     });
   };
 
   // ---- controls ---------------------------------------------------------------------------------------------
-  const fill = (select, texts, all) => {
-    const sorted = texts.filter(Boolean).sort();
-    select.replaceChildren(el("option", { value: "" }, all), ...sorted.map((text) => el("option", { value: text }, text)));
-    return sorted.length;
+  const fill = (select, texts, all, sorted = true) => {
+    const present = texts.filter(Boolean);
+    if (sorted) present.sort();
+    select.replaceChildren(el("option", { value: "" }, all), ...present.map((text) => el("option", { value: text }, text)));
+    return present.length;
   };
-  const connect = (id, key, event = "change") => {
-    byId(id).addEventListener(event, () => {
-      state[key] = id === "differs" ? byId(id).checked : byId(id).value;
-      update();
-    });
-  };
+  const CONTROLS = [["search", "q"], ["check", "check"], ["family", "family"], ["evidence", "evidence"], ["zoo", "zoo"]];
   const showControls = () => {
-    for (const [id, key] of [["search", "q"], ["family", "family"], ["evidence", "evidence"], ["zoo", "zoo"]]) {
-      if (byId(id).value !== state[key]) byId(id).value = state[key];
-    }
+    for (const [id, key] of CONTROLS) if (byId(id).value !== state[key]) byId(id).value = state[key];
     byId("differs").checked = state.differs;
     for (const tile of byId("outcomes").children) {
       tile.setAttribute("aria-pressed", String(state.outcome.has(data.outcomes.indexOf(tile.dataset.outcome))));
     }
+    const cause = byId("cause-filter");
+    cause.hidden = !state.cause;
+    if (state.cause) {
+      const text = byId(`cause-${state.cause}`)?.querySelector(".text")?.textContent ?? "This report does not list that reason.";
+      const remove = el("button", { type: "button", className: "quiet" }, "Remove");
+      remove.addEventListener("click", () => { state.cause = ""; update(); });
+      cause.replaceChildren(el("b", {}, "Only this reason: "), el("span", {}, text), remove);
+    }
   };
-  const update = () => {
+  const update = (typed = false) => {
+    state.model = "";
     showControls();
     drawTable();
-    writeHash();
+    writeHash(!(typed && typing)); // letters typed in a row are one step back
+    typing = typed;
+  };
+  const follow = () => {
+    view.read(location.hash.slice(1));
+    typing = false;
+    showControls();
+    drawTable();
+    remember(view.toText());
   };
   const clear = () => {
-    state = { ...initial(), sort: state.sort, down: state.down };
+    view.reset({ sort: state.sort, down: state.down });
     update();
   };
 
   // ---- keys -------------------------------------------------------------------------------------------------
-  const focusCell = (line, column) => {
-    const target = line.cells[column]?.firstElementChild;
-    if (!target || target.tabIndex === undefined) return false;
+  const FAMILY = 1, LAST = data.columns.length + 1;
+  const focusAt = (place, column) => {
+    Object.assign(active, { place, column });
+    const head = table.tHead.offsetHeight, top = place * height;
+    if (top < scroll.scrollTop) scroll.scrollTop = top;
+    else if (top + height + head > scroll.scrollTop + scroll.clientHeight) scroll.scrollTop = top + height + head - scroll.clientHeight;
+    draw();
     body.querySelector("[tabindex='0']")?.setAttribute("tabindex", "-1");
+    const target = targetAt(place, column);
+    if (!target) return;
     target.tabIndex = 0;
     target.focus({ preventScroll: true });
     target.scrollIntoView({ block: "nearest", inline: "nearest" });
-    return true;
   };
-  const FAMILY = 1, LAST = data.columns.length + 1;
   const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], PageUp: [-10, 0], PageDown: [10, 0] };
   body.addEventListener("keydown", (event) => {
     const cell = event.target.closest("th, td");
-    if (!cell || event.ctrlKey || event.metaKey || event.altKey) return;
-    let line = cell.parentElement.sectionRowIndex, column = cell.cellIndex;
-    if (event.key === "Home") column = 0;
-    else if (event.key === "End") column = LAST;
+    if (!cell || event.metaKey || event.altKey || (event.ctrlKey && event.key !== "Home" && event.key !== "End")) return;
+    let place = first + cell.parentElement.sectionRowIndex, column = cell.cellIndex;
+    if (event.key === "Home") { column = 0; if (event.ctrlKey) place = 0; }
+    else if (event.key === "End") { column = LAST; if (event.ctrlKey) place = shown.length - 1; }
     else if (STEPS[event.key]) {
-      line = Math.max(0, line + STEPS[event.key][0]);
+      place += STEPS[event.key][0];
       column += STEPS[event.key][1];
       if (column === FAMILY) column += STEPS[event.key][1] || 1;
     } else return;
     event.preventDefault();
-    while (line >= body.rows.length && drawn < shown.length) drawMore();
-    focusCell(body.rows[Math.min(line, body.rows.length - 1)], Math.max(0, Math.min(column, LAST)));
+    focusAt(Math.max(0, Math.min(place, shown.length - 1)), Math.max(0, Math.min(column, LAST)));
+  });
+  body.addEventListener("click", (event) => {
+    const line = event.target.closest("tr");
+    if (!line || !event.target.closest("a[href]")) return;
+    state.model = data.names[shown[first + line.sectionRowIndex]]; // to come back to
+    writeHash(false);
   });
   document.addEventListener("keydown", (event) => {
     const search = byId("search");
@@ -207,26 +200,35 @@
       event.preventDefault();
       search.focus();
       search.select();
-    } else if (event.target === search && event.key === "ArrowDown" && body.rows.length) {
+    } else if (event.target === search && event.key === "ArrowDown" && shown.length) {
       event.preventDefault();
-      focusCell(body.rows[0], 0);
+      focusAt(0, 0);
     }
   });
 
   // ---- begin ------------------------------------------------------------------------------------------------
+  fill(byId("check"), data.columns.slice(), data.byVersion ? "any version" : "any check", false);
   fill(byId("family"), data.families.slice(), "all families");
   fill(byId("evidence"), data.evidence.slice(), "any evidence");
   byId("zoo-label").hidden = fill(byId("zoo"), data.zoos.slice(), "all zoos") < 2;
   byId("differs-label").hidden = !data.byVersion;
-  connect("search", "q", "input");
-  for (const id of ["family", "evidence", "zoo", "differs"]) connect(id, id);
+  byId("search").addEventListener("input", () => { state.q = byId("search").value; update(true); });
+  for (const id of ["check", "family", "evidence", "zoo"]) byId(id).addEventListener("change", () => { state[id] = byId(id).value; update(); });
+  byId("differs").addEventListener("change", () => { state.differs = byId("differs").checked; update(); });
   for (const id of ["reset", "reset-too"]) byId(id).addEventListener("click", clear);
   byId("search").form.addEventListener("submit", (event) => event.preventDefault());
-  addEventListener("hashchange", () => { readHash(); showControls(); drawTable(); });
-  addEventListener("beforeprint", () => { while (drawn < shown.length) drawMore(); });
-  scroll.addEventListener("scroll", () => {
-    if (scroll.scrollTop + 2 * scroll.clientHeight > scroll.scrollHeight) drawMore();
-  }, { passive: true });
+  const toMatrix = () => { if (state.cause || state.model) byId("matrix-section").scrollIntoView(); };
+  addEventListener("hashchange", () => { follow(); toMatrix(); });
+  const print = (on) => {
+    printing = on;
+    byId("print-note").textContent = on && shown.length > PRINTED ? `Printed: the first ${count(PRINTED)} of ${plural(shown.length, "architecture")}.` : "";
+    draw(true);
+  };
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
+  matchMedia("print").addEventListener("change", (event) => print(event.matches)); // then the page has its size back
+  addEventListener("resize", () => draw(true));
+  scroll.addEventListener("scroll", () => draw(), { passive: true });
   drawHead();
   headswap.drawOutcomes((outcome) => {
     if (!state.outcome.delete(outcome)) state.outcome.add(outcome);
@@ -235,8 +237,9 @@
   headswap.drawFamilies((name) => {
     state.family = state.family === name ? "" : name;
     update();
+    byId("matrix-section").scrollIntoView();
   });
-  readHash();
-  update();
+  follow();
+  if (performance.getEntriesByType("navigation")[0]?.type !== "back_forward") toMatrix();
   document.documentElement.dataset.ready = String(Math.round(performance.now()));
 })();

@@ -33,7 +33,8 @@
   } catch { /* without them */ }
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const link = { Escape: back, ArrowLeft: document.querySelector("a[rel=prev]"), ArrowRight: document.querySelector("a[rel=next]") }[event.key];
-    if (link) link.click();
+    const [before, after] = event.shiftKey ? [".prev-failing", ".next-failing"] : ["a[rel=prev]", "a[rel=next]"];
+    const link = { Escape: back, ArrowLeft: document.querySelector(before), ArrowRight: document.querySelector(after) }[event.key];
+    if (link && !event.target.closest("pre")) link.click(); // a traceback scrolls with the arrows
   });
 })();

@@ -3,17 +3,26 @@
 const headswap = (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const FAMILIES = 8;
+  const NAME = /\u0001/g; // in a message: the name of the architecture
   const byId = (id) => document.getElementById(id);
 
-  const rows = data.rows.map(([name, zoo, family, page, seconds, memory, differs, cells], number) => {
+  // A pattern is what a whole row of cells looks like; most rows share a few. Cell 0 is "no result".
+  const patterns = data.patterns.map((numbers) => {
+    const cells = numbers.map((number) => data.cells[number]);
     const present = cells.filter(Boolean);
     return {
-      number, name, zoo, family, page, seconds, memory, differs: Boolean(differs), cells, present,
-      worst: Math.min(...present.map((cell) => cell[0])),
-      bad: present.reduce((sum, cell) => sum + cell[4], 0),
-      searched: `${name} ${data.families[family]} ${data.zoos[zoo]}`.toLowerCase(),
+      cells, present,
+      worst: present.reduce((worst, cell) => Math.min(worst, cell[0]), data.outcomes.length - 1),
+      bad: present.reduce((sum, cell) => sum + cell[3], 0),
     };
   });
+  const differs = new Set(data.differs);
+  const href = (number) => {
+    const page = data.pages[number];
+    return page && `architectures/${page.endsWith(".html") ? page : `${data.names[number]}-${page}.html`}`;
+  };
+  const pattern = (number) => patterns[data.pattern[number]];
+  const message = (cell, number) => data.messages[cell[2]].replace(NAME, () => data.names[number]);
 
   const el = (tag, properties = {}, ...children) => {
     const node = document.createElement(tag);
@@ -24,6 +33,7 @@ const headswap = (() => {
     return node;
   };
   const count = (number) => number.toLocaleString("en");
+  const plural = (number, unit) => `${count(number)} ${unit}${number === 1 ? "" : "s"}`;
   const time = (seconds) => {
     if (seconds < 0.0995) return `${Math.round(1000 * seconds)} ms`;
     if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
@@ -31,11 +41,12 @@ const headswap = (() => {
     const minutes = Math.round(seconds / 60);
     return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
   };
-  const kind = (evidence) => {
-    const text = data.evidence[evidence];
-    return text.startsWith("abstract") ? " e-abstract" : text.startsWith("simulated") ? " e-simulated" : "";
+  const chip = (outcome, evidence = 0) => {
+    const letter = data.letters[evidence];
+    const node = el("span", { className: `chip o-${data.outcomes[outcome]}${letter && ` e-${letter}`}`, "aria-hidden": "true" }, data.symbols[outcome]);
+    if (letter) node.append(el("small", {}, letter));
+    return node;
   };
-  const chip = (outcome, more = "") => el("span", { className: `chip o-${data.outcomes[outcome]}${more}` }, data.symbols[outcome]);
 
   // ---- the overview -----------------------------------------------------------------------------------------
   const bar = (counts, total) => counts.flatMap((number, outcome) => {
@@ -44,12 +55,13 @@ const headswap = (() => {
     part.style.flexGrow = number / total;
     return [part];
   });
+  const inWords = (counts) => data.outcomes.map((name, place) => `${counts[place]} ${name}`).filter((_, place) => counts[place]).join(", ") || "no results";
 
   const drawOutcomes = (pick) => {
     const total = data.counts.reduce((sum, number) => sum + number, 0);
     const share = byId("share");
     share.replaceChildren(...bar(data.counts, total));
-    share.setAttribute("aria-label", data.outcomes.map((name, place) => `${data.counts[place]} ${name}`).filter((_, place) => data.counts[place]).join(", "));
+    share.setAttribute("aria-label", inWords(data.counts));
     byId("outcomes").replaceChildren(...data.outcomes.flatMap((name, outcome) => {
       if (!data.counts[outcome]) return [];
       const tile = el("button", { type: "button", className: "tile", "data-outcome": name }, chip(outcome), el("b", {}, count(data.counts[outcome])), el("span", {}, name));
@@ -58,21 +70,25 @@ const headswap = (() => {
     }));
   };
 
-  let allFamilies = false;
-  const drawFamilies = (pick) => {
-    const families = data.families.map((name, place) => ({ name, place, counts: data.outcomes.map(() => 0), bad: 0, seconds: 0, total: 0 }));
-    for (const row of rows) {
-      const family = families[row.family];
-      for (const cell of row.present) { family.counts[cell[0]] += 1; family.total += 1; }
-      family.bad += row.bad;
-      family.seconds += row.seconds;
-    }
+  let allFamilies = false, families = null;
+  const sumFamilies = () => {
+    families = data.families.map((name) => ({ name, counts: data.outcomes.map(() => 0), bad: 0, seconds: 0, total: 0 }));
+    data.family.forEach((place, number) => {
+      const family = families[place], { present, bad } = pattern(number);
+      for (const cell of present) family.counts[cell[0]] += 1;
+      family.total += present.length;
+      family.bad += bad;
+      family.seconds += data.seconds[number];
+    });
     families.sort((a, b) => b.bad - a.bad || b.seconds - a.seconds);
-    const longest = Math.max(...families.map((family) => family.seconds), 1e-9);
+  };
+  const drawFamilies = (pick) => {
+    if (!families) sumFamilies();
+    const longest = families.reduce((most, family) => Math.max(most, family.seconds), 1e-9);
     byId("families").tBodies[0].replaceChildren(...families.slice(0, allFamilies ? undefined : FAMILIES).map((family) => {
       const name = el("button", { type: "button", className: "link", title: family.name }, family.name || "no family");
       name.addEventListener("click", () => pick(family.name));
-      const summary = data.outcomes.map((name, place) => `${family.counts[place]} ${name}`).filter((_, place) => family.counts[place]).join(", ");
+      const summary = inWords(family.counts);
       const length = el("span", { className: "length" });
       length.style.width = `${(100 * family.seconds) / longest}%`;
       return el("tr", {},
@@ -88,5 +104,5 @@ const headswap = (() => {
     more.onclick = () => { allFamilies = !allFamilies; drawFamilies(pick); };
   };
 
-  return { data, rows, byId, el, count, time, kind, chip, drawOutcomes, drawFamilies };
+  return { data, patterns, pattern, differs, href, message, byId, el, count, plural, time, chip, drawOutcomes, drawFamilies };
 })();
