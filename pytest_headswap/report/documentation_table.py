@@ -9,7 +9,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from pytest_headswap._text import join_first, pluralize, single_line, truncate
-from pytest_headswap.report.html import PAGES
+from pytest_headswap.report.html import PAGES, rows_with_pages
 from pytest_headswap.report.markdown import escaped, table
 from pytest_headswap.results.matrix import Matrix, Row, build_matrix
 from pytest_headswap.results.result import BY_SEVERITY, Result
@@ -55,10 +55,11 @@ def _about(matrix: Matrix) -> str:
 
 def _by_architecture(matrix: Matrix, markup: Markup, links: str) -> tuple[list[str], list[list[str]]]:
     zoo_title, zoo_cell = _zoo_column(matrix, markup)
+    with_pages = {row.file_name for row in rows_with_pages(matrix)} if links else set()
     rows = []
     for row in matrix.rows:
         name = _text(row.model, markup, _NAME) or "none"
-        name = _link(name, f"{links}/{PAGES}/{row.file_name}", markup) if links else name
+        name = _link(name, f"{links}/{PAGES}/{row.file_name}", markup) if row.file_name in with_pages else name
         notes = _text("; ".join(_notes(row)), markup, 4 * _NOTE)
         rows.append([*zoo_cell(row.zoo), name, *map(_outcome, matrix.cells(row)), notes])
     return [*zoo_title, "architecture", *matrix.columns, "notes"], rows

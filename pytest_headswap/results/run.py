@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from pytest_headswap._check_names import CHECK_NAMES
-from pytest_headswap._text import join_first
-from pytest_headswap.results.completeness import missing_sentences
+from pytest_headswap.results.completeness import left_out, missing_sentences
 from pytest_headswap.results.journal import JournalError, JournalHeader, read_journal
 from pytest_headswap.results.result import Result
 
@@ -41,7 +38,7 @@ class Run:
     @cached_property
     def limits(self) -> tuple[str, ...]:
         """Return what was left out on purpose: models, shards and default checks; empty if the run covers the zoo."""
-        return tuple(_limits(self.header))
+        return tuple(dict.fromkeys(_limits(self)))
 
 
 def read_run(path: Path, *, needs_results: bool = False) -> Run:
@@ -69,21 +66,12 @@ def parse_start(header: JournalHeader) -> datetime | None:
     return started if started.tzinfo is not None else started.replace(tzinfo=timezone.utc)
 
 
-def _limits(header: JournalHeader) -> Iterator[str]:
+def _limits(run: Run) -> Iterator[str]:
     """Yield what was left out. A journal of several versions has the options of each."""
-    versions = [item.get("options") for item in header.merged.get("versions", ())]
-    options = [header.options, *(of_version for of_version in versions if isinstance(of_version, Mapping))]
-    for name, text in (("sample", "a sample of {}"), ("models", "only models {}"), ("shard", "only shard {}")):
-        yield from (text.format(value) for value in _values(options, name))
-    for checks in _values(options, "checks"):
-        if isinstance(checks, list) and (left_out := [name for name in CHECK_NAMES if name not in checks]):
-            yield f"without {join_first(left_out, len(CHECK_NAMES))}"
-
-
-def _values(options: list[Mapping[str, Any]], name: str) -> list[Any]:
-    """Return the different values that an option has, without empty ones."""
-    found: list[Any] = []
-    for of_version in options:
-        if (value := of_version.get(name)) and value not in found:
-            found.append(value)
-    return found
+    header = run.header
+    versions = [item["options"] for item in header.merged.get("versions", ()) if isinstance(item.get("options"), dict)]
+    samples = dict.fromkeys(str(options.get("sample", "")) for options in (header.options, *versions))
+    yield from (f"a sample of {sample}" for sample in samples if sample)
+    yield from left_out(header, run.results)
+    for options in versions:
+        yield from left_out(JournalHeader(options=options), ())

@@ -22,6 +22,15 @@ WHOLE = {"zoo": ["timm"], "checks": list(CHECKS), "models": ""}
 
 
 def _run(*results: Result, **header: object) -> Run:
+    """Return a run with these results. Other checks of a model pass, or are skipped if its first one is."""
+    if "selected" not in header:
+        there = {(item.model, item.check) for item in results}
+        first = {item.model: item for item in reversed(results)}
+        outcomes: dict[str, Outcome] = {
+            model: "skipped" if item.outcome == "skipped" else "passed" for model, item in first.items()
+        }
+        left = ((model, check) for model in first for check in CHECKS if (model, check) not in there)
+        results += tuple(result(model, check, outcomes[model]) for model, check in left)
     return Run(Path("run"), JournalHeader(**{"options": WHOLE, **header}), list(results))  # type: ignore[arg-type]
 
 
@@ -64,7 +73,7 @@ def test_only_a_run_without_failures_is_green(outcome: Outcome) -> None:
         ({"options": {**WHOLE, "sample": "5%"}}, "sample"),
         ({"options": {**WHOLE, "models": "resnet*"}}, "part"),
         ({"options": {**WHOLE, "shard": "1/8"}}, "part"),
-        ({"options": {**WHOLE, "checks": ["output_shape"]}}, "part"),
+        ({"options": {**WHOLE, "models": "*"}, "zoos": {"timm": {"architectures": 2}}}, "part"),
         ({"merged": {"missing": ["shard 2/2 is missing"]}}, "incomplete"),
         ({"merged": {"versions": [{"version": "torch 2.4", "options": {**WHOLE, "sample": "family"}}]}}, "sample"),
     ],
@@ -72,6 +81,16 @@ def test_only_a_run_without_failures_is_green(outcome: Outcome) -> None:
 def test_a_part_is_never_green_and_says_so(header: dict[str, object], word: str) -> None:
     assert _badge(result("a"), **header) == (f"1 / 1 conform ({word})", "yellow")
     assert _badge(result("a", outcome="failed"), **header) == (f"0 / 1 conform ({word})", "red")
+
+
+def test_a_run_of_some_checks_is_a_part() -> None:
+    selected = encode_selection([("timm", "a", "output_shape")])
+    assert _badge(result("a"), selected=selected) == ("1 / 1 conform (part)", "yellow")
+
+
+def test_a_pattern_that_matches_the_whole_zoo_leaves_nothing_out() -> None:
+    header = {"options": {**WHOLE, "models": "*"}, "zoos": {"timm": {"architectures": 1}}}
+    assert _badge(result("a"), **header) == ("1 / 1 conform", "brightgreen")
 
 
 def test_an_architecture_that_lacks_results_does_not_conform() -> None:

@@ -114,7 +114,7 @@ def test_what_the_run_does_not_cover_is_stated(markup: Markup) -> None:
     selected = encode_selection([("timm", "a", "output_shape"), ("timm", "b", "output_shape")])
     text = format_table(_run([result("a")], selected=selected, options={"sample": "5%"}), markup).replace("\\", "")
     assert "**Incomplete**: 1 of 2 selected results is missing: timm::b::output_shape." in text
-    assert "**Not the whole zoo**: a sample of 5%." in text
+    assert "**Not the whole zoo**: a sample of 5%; without native_parity, " in text
 
 
 @pytest.mark.parametrize("text", [*RST, *HARM])

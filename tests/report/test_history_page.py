@@ -24,18 +24,18 @@ def _page(tmp_path: Path, *folders: Path) -> str:
 
 
 def test_a_bar_is_drawn_for_each_run_and_outlined_for_a_part(tmp_path: Path) -> None:
-    one = write_journal(tmp_path / "1", [result("m"), result("n")], _header(1))
+    one = write_journal(tmp_path / "1", [result("m", check, seconds=1) for check in CHECKS], _header(1))
     two = write_journal(tmp_path / "2", [result("m", outcome="failed", message="no")], _header(2, sample="5%"))
-    three = write_journal(tmp_path / "3", [result("r", zoo="torchvision")], _header(3))
+    three = write_journal(tmp_path / "3", [result("r", check, zoo="torchvision") for check in CHECKS], _header(3))
     text = _page(tmp_path, one, two, three)
     bars = re.findall(r'<rect class="(\w+)" x="([\d.]+)" .*?<title>(.*?)</title>', text)
     assert bars == [
         ("whole", "0.5", "run 1: 0"),
         ("partial", "17.5", "run 2: 1, not of the whole zoo"),
-        ("whole", "0.5", "run 1: 0.2 s"),
+        ("whole", "0.5", "run 1: 8.0 s"),
         ("partial", "17.5", "run 2: 0.2 s, not of the whole zoo"),
         ("whole", "34.5", "run 3: 0"),
-        ("whole", "34.5", "run 3: 0.2 s"),
+        ("whole", "34.5", "run 3: 2.0 s"),
     ]
     assert "Not the whole zoo.</strong> a sample of 5%" in text
     assert "first bad in run 2, passed in run 1" in text

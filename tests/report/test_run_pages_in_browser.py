@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,16 +12,11 @@ from pytest_headswap.cli.main import main
 from pytest_headswap.report.write import write_reports
 from pytest_headswap.results import JournalHeader
 from tests.journals import CHECKS, harmful, result, write_journal
-from tests.report.test_browser import CHROMIUM, Open, browser, page_of
-
-__all__ = ["browser", "page_of"]
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: install it to test the report in it")
 
 
 @pytest.mark.parametrize("command", ["compare", "history"])
 def test_a_page_of_several_runs_fits_every_screen_and_links_to_the_reports(
-    page_of: Open, tmp_path: Path, command: str
+    page_of: Callable[..., Any], tmp_path: Path, command: str
 ) -> None:
     for day, outcome in ((1, "passed"), (2, "failed")):
         found = [result("plain", check, outcome, message="no") for check in CHECKS]  # type: ignore[arg-type]

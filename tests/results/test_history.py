@@ -108,7 +108,7 @@ def test_what_changed_is_told_for_each_run_against_the_one_before(tmp_path: Path
 
 
 def test_a_run_of_a_part_is_never_called_whole(tmp_path: Path) -> None:
-    selected = encode_selection([("timm", "m", "output_shape"), ("timm", "n", "output_shape")])
+    selected = encode_selection(("timm", model, check) for model in "mn" for check in CHECKS)
     whole = {"zoo": ["timm"], "checks": list(CHECKS), "models": ""}
     headers = [
         _header(1),
@@ -116,19 +116,20 @@ def test_a_run_of_a_part_is_never_called_whole(tmp_path: Path) -> None:
         _header(3, options={**whole, "sample": "5%"}),
         _header(4, options={**whole, "models": "m*"}),
         _header(5, options={**whole, "shard": "1/2"}),
-        _header(6, options={**whole, "checks": ["output_shape"]}),
+        _header(6, zoos={"timm": {"architectures": 3}}),
         _header(7, merged={"missing": ["shard 2/2 is missing"]}),
     ]
-    folders = [write_journal(tmp_path / f"{n}", [result("m")], header) for n, header in enumerate(headers)]
+    found = [result("m", check) for check in CHECKS]
+    folders = [write_journal(tmp_path / f"{n}", found, header) for n, header in enumerate(headers)]
     runs = read_history(folders).runs
     assert [run.is_whole for run in runs] == [True, *[False] * 6]
-    assert [coverage(run).partition(", ")[0] for run in runs] == [
+    assert [coverage(run).partition("; ")[0].partition(", ")[0] for run in runs] == [
         "whole",
-        "incomplete: 1 of 2 selected results is missing: timm::n::output_shape",
+        "incomplete: 8 of 16 selected results are missing: timm::n::output_shape",
         "a sample of 5%",
         "only models m*",
-        "only shard 1/2",
-        "without native_parity",
+        "shard 1/2",
+        "1 of 3 architectures of timm",
         "incomplete: shard 2/2 is missing",
     ]
 
