@@ -199,7 +199,7 @@ def read_history(paths: Sequence[Path], *, keep_order: bool = False) -> History:
 
 def _read(path: Path, tests: _Tests, first: int) -> list[PastRun]:
     """Return the runs of one journal, and add their results. The results are released before the next journal."""
-    runs = []
+    runs: list[PastRun] = []
     for past, results in _past_runs(read_run(path)):
         tests.add(first + len(runs), results)
         runs.append(past)
