@@ -30,7 +30,8 @@ def facts(matrix: Matrix) -> list[Fact]:
     found = [
         Fact("Zoos" if len(zoos) > 1 else "Zoo", join_first(zoos)),
         Fact("Library", ", ".join(_libraries(matrix))),
-        Fact("torch", _listed(header.versions.get("torch", ""), header.python and f"Python {header.python}")),
+        Fact("torch", header.versions.get("torch", "")),
+        Fact("Python", header.python),
         Fact("Run", _listed(readable_date(header.started), f"{format_duration(matrix.seconds)} of tests")),
         Fact("Scope", *_scope(matrix)),
         Fact("Devices", ", ".join(header.devices)),

@@ -12,6 +12,7 @@ from pytest_headswap.results.matrix import severity
 from pytest_headswap.results.result import Result
 
 _NOT_RUN = "not run: "  # in front of the messages of checks that were given up after the first was lost
+_COMPARED = 1_000  # characters of a message
 _NUMBER = re.compile(r"\d+")
 
 
@@ -61,15 +62,15 @@ class Cause:
 def find_causes(results: Iterable[Result]) -> list[Cause]:
     """Return the causes of all results that are not plain passes, worst first, then those of the most architectures.
 
-    Two results have the same cause if they have the same outcome, and messages that differ only in numbers, in the name
-    of the model, and in names of checks.
+    Two results have the same cause if they have the same outcome, and messages whose first 1,000 characters differ only
+    in numbers, in the name of the model, and in names of checks.
     """
     results = [result for result in results if result.outcome != "passed"]
     mask_checks = _any_name({result.check for result in results})
     groups: dict[tuple[str, str, str], list[Result]] = {}
     texts: dict[tuple[str, str, str], set[str]] = {}
     for result in results:
-        text = mask_checks(without_name(result.full_message, result.model).removeprefix(_NOT_RUN))
+        text = mask_checks(without_name(result.full_message[:_COMPARED], result.model).removeprefix(_NOT_RUN))
         key = result.outcome, result.reason, _NUMBER.sub("#", text)
         groups.setdefault(key, []).append(result)
         texts.setdefault(key, set()).add(text)

@@ -43,7 +43,8 @@ def test_a_report_says_what_it_is_of() -> None:
     assert _facts(TWO, _whole("a", "b")) == {
         "Zoo": "timm",
         "Library": "timm 1.0.31 (commit 3f2a91c0b1 with changes)",
-        "torch": "2.15.0, Python 3.12.1",
+        "torch": "2.15.0",
+        "Python": "3.12.1",
         "Run": "2026-11-29 01:48 UTC, 4.0 s of tests",
         "Scope": "Whole: all 2 architectures, all default checks",
     }

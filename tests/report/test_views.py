@@ -99,7 +99,7 @@ def test_a_model_is_a_link_and_the_way_back_leads_to_it(page_of: Open, timm_fold
 
 def test_the_next_failing_architecture_is_one_key_away(page_of: Open, folder: Path) -> None:
     page = page_of(next((folder / "architectures").glob("a_crash*")))
-    names = []
+    names: list[str] = []
     for _ in range(3):
         page.keyboard.press("Shift+ArrowRight")
         page.wait_for_url(lambda url: not names or names[-1] not in url)
@@ -127,6 +127,16 @@ def test_nothing_looks_better_because_it_is_cut_off(page_of: Open, folder: Path,
     legend = str(page.locator(".legend").text_content())
     assert all(outcome in legend for outcome in ("crashed", "timeout", "failed", "error", "skipped", "abstract"))
     assert page.locator(".legend").bounding_box()["y"] - frame["y"] - frame["height"] < 2, "the legend is in sight"
+
+
+def test_columns_out_of_view_are_announced(page_of: Open, tmp_path: Path) -> None:
+    checks = [f"check_{number}" for number in range(20)]
+    folder = write_journal(tmp_path / "report", [result("m", check) for check in checks])
+    write_reports(folder, folder)
+    page = page_of(folder / "index.html", viewport={"width": 390, "height": 844})
+    assert page.locator("#frame.more").count() == 1
+    page.evaluate("document.getElementById('scroll').scrollLeft = 1e6")
+    until(lambda: page.locator("#frame.more").count() == 0)
 
 
 def test_evidence_is_told_apart_without_colour(page_of: Open, folder: Path) -> None:

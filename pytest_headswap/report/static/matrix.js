@@ -79,6 +79,10 @@
   };
 
   const draw = (force = false) => {
+    drawRows(force);
+    byId("frame").classList.toggle("more", scroll.scrollWidth - scroll.clientWidth - scroll.scrollLeft > 3);
+  };
+  const drawRows = (force) => {
     const top = Math.floor(scroll.scrollTop / height), end = Math.ceil((scroll.scrollTop + scroll.clientHeight) / height);
     const whole = shown.length <= ALL;
     if (!force && (whole || (first <= Math.max(0, top - 5) && last >= Math.min(shown.length, end + 5)))) return;
@@ -230,6 +234,7 @@
   addEventListener("resize", () => draw(true));
   scroll.addEventListener("scroll", () => draw(), { passive: true });
   drawHead();
+  table.classList.toggle("by-version", data.byVersion);
   headswap.drawOutcomes((outcome) => {
     if (!state.outcome.delete(outcome)) state.outcome.add(outcome);
     update();
