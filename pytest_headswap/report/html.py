@@ -65,7 +65,7 @@ def write_html(matrix: Matrix, folder: Path) -> Path:
     old = {path.name for path in pages.iterdir() if _PACKAGE.fullmatch(path.name)}
     _write(folder / _STYLE, _static(_STYLE))
     common = _common(matrix)
-    rows = _rows_with_pages(matrix)
+    rows = rows_with_pages(matrix)
     names = {row.file_name for row in rows}
     template = environment.get_template("architecture.html.j2")
     for item in architecture_pages(rows, [row for row in matrix.worst_first if row.file_name in names]):
@@ -88,7 +88,7 @@ def write_html(matrix: Matrix, folder: Path) -> Path:
     return index
 
 
-def _rows_with_pages(matrix: Matrix) -> list[Row]:
+def rows_with_pages(matrix: Matrix) -> list[Row]:
     """Return the rows that get a page: all, or in a large report those with something to say."""
     if len(matrix.rows) <= MAX_PAGES:
         return list(matrix.rows)

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
 
-from pytest_headswap._check_names import CHECK_NAMES
 from pytest_headswap._text import format_duration, join_first, pluralize
-from pytest_headswap.results.completeness import decode_selection
+from pytest_headswap.results.completeness import left_out
 from pytest_headswap.results.matrix import Matrix
 
 _OWN_VERSIONS = ("pytest-headswap", "pytest", "torch")
@@ -63,7 +62,7 @@ def _listed(*texts: str) -> str:
 def _scope(matrix: Matrix) -> tuple[str, bool]:
     """Return what the run covers, and whether that is everything."""
     header = matrix.header
-    reasons = list(_left_out(matrix))
+    reasons = list(left_out(header, (result for row in matrix.rows for result in row.results)))
     if matrix.missing:
         return "; ".join(["Incomplete: results are missing", *reasons]), False
     if sample := header.options.get("sample"):
@@ -74,27 +73,6 @@ def _scope(matrix: Matrix) -> tuple[str, bool]:
     if not matrix.rows or any("architectures" not in header.zoos.get(zoo, {}) for zoo in zoo_names(matrix)):
         return f"{size}; the journal does not say how many there are", False
     return f"Whole: {'all ' if len(matrix.rows) > 1 else ''}{size}, all default checks", True
-
-
-def _left_out(matrix: Matrix) -> Iterator[str]:
-    """Yield what the run leaves out of the zoos and checks."""
-    header = matrix.header
-    tests = set(decode_selection(header.selected))
-    tests = tests or {(row.zoo, row.model, result.check) for row in matrix.rows for result in row.results}
-    models: dict[str, set[str]] = {}
-    for zoo, model, _ in tests:
-        models.setdefault(zoo, set()).add(model)
-    for zoo in zoo_names(matrix):
-        size, run = header.zoos.get(zoo, {}).get("architectures", 0), len(models.get(zoo, ()))
-        if run < size:
-            yield f"{run:,} of {pluralize(size, 'architecture')} of {zoo}"
-    if shard := header.options.get("shard"):
-        yield f"shard {shard}"
-    checks = {check for _, _, check in tests}
-    if checks and (skipped := [name for name in CHECK_NAMES if name not in checks]):
-        yield f"without {join_first(skipped, len(CHECK_NAMES))}"
-    if len(tests) < len(checks) * sum(map(len, models.values())):
-        yield "not every check of every architecture"
 
 
 def _libraries(matrix: Matrix) -> Iterator[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_headswap._check_names import CHECK_NAMES
 from pytest_headswap._text import join_first, pluralize
 from pytest_headswap.results.journal import JournalHeader
 from pytest_headswap.results.result import Result
@@ -76,3 +77,26 @@ def missing_sentences(header: JournalHeader, results: Iterable[Result]) -> tuple
         *([str(missing)] if missing else ()),
         *([f"the merge was interrupted before it wrote {pluralize(lost, 'result')}"] if lost > 0 else ()),
     )
+
+
+def left_out(header: JournalHeader, results: Iterable[Result]) -> Iterator[str]:
+    """Yield what a run leaves out of its zoos and of the default checks, on purpose. A sample is not named here."""
+    tests = set(decode_selection(header.selected))
+    tests = tests or {(result.zoo, result.model, result.check) for result in results}
+    models: dict[str, set[str]] = {}
+    for zoo, model, _ in tests:
+        models.setdefault(zoo, set()).add(model)
+    sizes = {zoo: facts.get("architectures", 0) for zoo, facts in header.zoos.items()}
+    for zoo in dict.fromkeys([*sizes, *models]):
+        if (run := len(models.get(zoo, ()))) < (size := sizes.get(zoo, 0)):
+            yield f"{run:,} of {pluralize(size, 'architecture')} of {zoo}"
+    options = header.options
+    if not sizes and (patterns := options.get("models")):
+        yield f"only models {patterns}"
+    if shard := options.get("shard"):
+        yield f"shard {shard}"
+    checks = {check for _, _, check in tests}
+    if checks and (skipped := [name for name in CHECK_NAMES if name not in checks]):
+        yield f"without {join_first(skipped, len(CHECK_NAMES))}"
+    if len(tests) < len(checks) * sum(map(len, models.values())):
+        yield "not every check of every architecture"

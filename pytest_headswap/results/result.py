@@ -22,6 +22,9 @@ BY_SEVERITY: tuple[Outcome, ...] = (
 FAILURES: frozenset[Outcome] = frozenset({"crashed", "timeout", "failed", "error"})
 """The outcomes that need attention."""
 
+NOT_RUN = "not_run"
+"""The reason code of a check that the expectations file excludes from running."""
+
 _OMITTED_IF_EMPTY = ("anatomy", "version", "raw_outcome", "expectation", "key", "taken_over", "traceback")
 
 

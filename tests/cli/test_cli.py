@@ -395,7 +395,7 @@ def test_models_outside_of_a_sample_are_not_removed(capsys: Output, tmp_path: Pa
     assert main(["compare", old, str(new), "--comment"]) == 0
     text = capsys.readouterr().out
     assert ("Removed: 1" in text) == removed
-    assert ("**A sample** (family): other models are not compared." in text) != removed
+    assert ("**A sample (family)**: other models are not compared" in text) != removed
     assert main(["compare", str(new), str(new), "--strict"]) == 0
 
 
