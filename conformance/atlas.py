@@ -1,4 +1,4 @@
-"""Write where the head of every architecture is: `conformance/atlas/<zoo>.tsv`, with one line for each head.
+"""Write where the head of every architecture is: `conformance/heads/<zoo>.tsv`, with one line for each head.
 
     python -m conformance.atlas -n 2                       # timm, torchvision and transformers, in 15 minutes
     python -m conformance.atlas timm --models='levit*'     # only these lines, to accept a change
@@ -29,7 +29,7 @@ from pytest_headswap.report import Result, read_journal
 from pytest_headswap.results.head_record import SwappedHead
 from pytest_headswap.zoo import ZooError, select_models
 
-FOLDER = Path(__file__).with_name("atlas")
+FOLDER = Path(__file__).with_name("heads")
 ZOOS = ("timm", "torchvision", "transformers")
 CHECK = "state_dict"
 """The check that costs the least: the heads are recorded with its results."""
