@@ -1,6 +1,6 @@
 """Write where the head of every architecture is: `conformance/heads/<zoo>.tsv`, with one line for each head.
 
-    python -m conformance.atlas -n 2                       # timm, torchvision and transformers, in 15 minutes
+    python -m conformance.atlas -n 2                       # timm, torchvision and transformers
     python -m conformance.atlas timm --models='levit*'     # only these lines, to accept a change
 
 The models run as in `pytest --headswap-zoo`, with abstract evidence; other arguments go to pytest. The report folder
