@@ -84,9 +84,13 @@ def origin(module: str, samples: Sequence[Sample], *flags: str, versions: Mappin
 
 
 def run(item: Sample, checks: str, max_parameters: float, folder: Path, flags: Sequence[str]) -> None:
-    """Run the checks over the models. The folder then has the results."""
-    names = ",".join(spec.name for spec in item.specs(max_parameters))
-    command = [sys.executable, "-m", "pytest", "-q", f"--headswap-zoo={item.zoo.name}", f"--headswap-models={names}"]
+    """Run the checks over the models of a sample. The folder then has the results."""
+    run_models(item.zoo.name, [spec.name for spec in item.specs(max_parameters)], checks, folder, flags)
+
+
+def run_models(zoo: str, names: Sequence[str], checks: str, folder: Path, flags: Sequence[str]) -> None:
+    """Run the checks over models of a zoo, or continue an interrupted run. The folder then has the results."""
+    command = [sys.executable, "-m", "pytest", "-q", f"--headswap-zoo={zoo}", f"--headswap-models={','.join(names)}"]
     more = [f"--headswap-checks={checks}", f"--headswap-expectations={Path(__file__).parent}"]
     subprocess.run([*command, *more, f"--headswap-report={folder}", "--headswap-resume", *flags], check=False)
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -19,26 +20,52 @@ HERE = Path(__file__).parent
 LIBRARIES = {"timm": "timm", "torchvision": "torchvision", "transformers": "transformers"}
 
 
-def run(zoo: str, folder: Path, *flags: str) -> tuple[int, str, list[Result]]:
-    """Run a zoo; return the exit status, the output, and the results."""
+class Run(NamedTuple):
+    """A run of a zoo: its exit status, output and results."""
+
+    zoo: str
+    status: int
+    printed: str
+    results: list[Result]
+
+
+def run(zoo: str, folder: Path, *flags: str) -> Run:
+    """Run a zoo with the expectations of this folder."""
     command = [sys.executable, "-m", "pytest", f"--headswap-zoo={zoo}", f"--headswap-expectations={HERE}", "-q", *flags]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     print(done.stdout[-5000:], done.stderr[-5000:])
-    return done.returncode, done.stdout, read_journal(folder / "headswap-report")[1]
+    return Run(zoo, done.returncode, done.stdout, read_journal(folder / "headswap-report")[1])
+
+
+@pytest.fixture(scope="module", params=sorted(LIBRARIES))
+def whole_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run every check on a whole zoo, once for all tests."""
+    pytest.importorskip(LIBRARIES[request.param])
+    return run(request.param, tmp_path_factory.mktemp(request.param), "-n", "2")
 
 
 @pytest.mark.conformance
-@pytest.mark.parametrize("zoo", sorted(LIBRARIES))
-def test_public_zoo_has_only_expected_results(zoo: str, tmp_path: Path) -> None:
-    pytest.importorskip(LIBRARIES[zoo])
+def test_public_zoo_has_only_expected_results(whole_run: Run) -> None:
     from pytest_headswap.zoo import load_zoo
 
-    status, printed, results = run(zoo, tmp_path, "-n", "2")
-    assert status == 0
-    assert {result.model for result in results} == set(load_zoo(zoo).names)
-    assert {result.outcome for result in results} <= {"passed", "skipped", "xfailed"}
-    assert "unused entr" not in printed
-    assert "without a reason yet" not in printed
+    assert whole_run.status == 0
+    assert {result.model for result in whole_run.results} == set(load_zoo(whole_run.zoo).names)
+    assert {result.outcome for result in whole_run.results} <= {"passed", "skipped", "xfailed"}
+    assert "unused entr" not in whole_run.printed
+    assert "without a reason yet" not in whole_run.printed
+
+
+@pytest.mark.conformance
+def test_heads_of_a_public_zoo_are_those_of_the_atlas(whole_run: Run) -> None:
+    from conformance.atlas import FOLDER, Atlas, differences, found_by
+    from pytest_headswap.zoo import load_zoo
+
+    atlas = Atlas.read(FOLDER / f"{whole_run.zoo}.tsv")
+    if other := atlas.other_version(load_zoo(whole_run.zoo)):
+        pytest.skip(other)
+    changed = differences(atlas, found_by(whole_run.results))
+    command = f"python -m conformance.atlas {whole_run.zoo} -n 2"
+    assert not changed, "\n".join([f"heads changed; to accept them: {command}", *changed])
 
 
 @pytest.mark.conformance
@@ -60,7 +87,7 @@ def test_found_heads_name_exactly_the_tensors_that_depend_on_the_class_count(zoo
 
 
 def test_builtin_zoo_has_only_expected_results(tmp_path: Path) -> None:
-    status, _, results = run("builtin", tmp_path)
-    assert status == 0
-    models = len({result.model for result in results})
-    assert Counter(result.outcome for result in results) == {"passed": 8 * (models - 1), "skipped": 8}
+    done = run("builtin", tmp_path)
+    assert done.status == 0
+    models = len({result.model for result in done.results})
+    assert Counter(result.outcome for result in done.results) == {"passed": 8 * (models - 1), "skipped": 8}
