@@ -20,6 +20,7 @@ there.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -94,12 +95,19 @@ def _run_with_memory(devices: Sequence[torch.device], run: Callable[[], str]) ->
 
 def _check_head_follows_model(case: Case) -> None:
     """Check that a head swapped into a model on the meta device in bfloat16 has the same device and dtype."""
-    with case.original_head(), on_meta_device(case.model, torch.bfloat16):
-        swap = apply_plan(case.plan, case.num_classes, verify=False)
+    meta, dtype = torch.device("meta"), torch.bfloat16
+    with case.original_head(), on_meta_device(case.model, dtype):
+        swap = _swap_on(case, meta, dtype)
         try:
-            _check_placement(swap, torch.device("meta"), torch.bfloat16, "after a swap in a model on")
+            _check_placement(swap, meta, dtype, "after a swap in a model on")
         finally:
             swap.restore()
+
+
+def _swap_on(case: Case, device: torch.device, dtype: torch.dtype | None) -> Swap:
+    """Swap the head while the model is on the device. The engine may run the model, which then needs inputs there."""
+    plan = replace(case.plan, inputs=_inputs_on(case, device, dtype))
+    return apply_plan(plan, case.num_classes, verify=False)
 
 
 def _check_placement(swap: Swap, device: torch.device, dtype: torch.dtype | None, how: str) -> None:
@@ -214,7 +222,7 @@ def check_on_device(case: Case, device: torch.device) -> str:
 
 def _swap_there(case: Case, device: torch.device, dtype: torch.dtype | None) -> None:
     """Swap the head while the model is on the device, run the model, and restore the old head."""
-    swap = apply_plan(case.plan, case.num_classes, verify=False)
+    swap = _swap_on(case, device, dtype)
     try:
         _check_placement(swap, device, dtype, "after a swap in a model on")
         _forward_and_backward(case, swap, device, dtype, "after a swap on")
@@ -282,7 +290,7 @@ def _forward_and_backward(case: Case, swap: Swap, device: torch.device, dtype: t
 def check_moved_between(case: Case, one: torch.device, other: torch.device) -> str:
     """Swap on one device, then move the model to another; there is nothing to note."""
     with case.original_head(), on_real_device(case.model, one):
-        swap = apply_plan(case.plan, case.num_classes, verify=False)
+        swap = _swap_on(case, one, None)
         try:
             case.model.to(other)
             _check_placement(swap, other, None, f"after a swap on {one} and a move to")

@@ -76,8 +76,8 @@ class Reply:
     rss: int
 
 
-_GC_THRESHOLD = 10_000
-"""New objects between garbage collections: with Python's default of 700, the gc takes a tenth of the time."""
+_GC_THRESHOLD = 100_000
+"""New objects between garbage collections: with 10,000 the gc takes a twelfth of the time, and with 100,000 a 30th."""
 
 
 def child_main(

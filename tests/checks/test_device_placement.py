@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,32 @@ def test_a_note_names_dtypes_that_the_model_as_built_does_not_support(make_case:
             return self.fc(self.backbone(x).relu())  # type: ignore[no-any-return]
 
     assert check_on_device(make_case(build=NoHalf), CPU) == "the model as built does not run in torch.float16"
+
+
+@pytest.mark.parametrize("names", [("width",), ("width", "rows", "columns", "grid")])
+def test_numbers_equal_to_the_old_count_are_not_tried_out_in_another_dtype(
+    make_case: MakeCase, names: tuple[str, ...]
+) -> None:
+    calls = itertools.count()
+
+    class Scale(nn.Module):
+        width: int
+
+        def __init__(self) -> None:
+            super().__init__()
+            vars(self).update(dict.fromkeys(names, 16))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            next(calls)
+            return x / self.width
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 16), Scale(), nn.Linear(16, 16))
+
+    case = make_case(build=build, evidence="abstract")
+    before = next(calls)
+    placement._check_head_follows_model(case)
+    assert next(calls) - before - 1 == 2  # one run in each mode
 
 
 def test_a_head_in_the_wrong_dtype_fails(make_case: MakeCase, monkeypatch: pytest.MonkeyPatch) -> None:
