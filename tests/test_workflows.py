@@ -84,10 +84,23 @@ def test_workflows_follow_the_github_schema() -> None:
 
 
 def test_workflows_have_minimal_permissions_and_timeouts() -> None:
-    for workflow in WORKFLOWS.values():
-        assert workflow["permissions"] == {"contents": "read"}
+    for file, workflow in WORKFLOWS.items():
+        assert workflow.get("permissions") == (None if file == "headswap.yml" else {"contents": "read"})
     granted = {(file, name): job["permissions"] for file, name, job in jobs() if "permissions" in job}
-    assert granted == {("release.yml", "publish"): {"id-token": "write"}}
+    comments = {"contents": "read", "actions": "read", "pull-requests": "write"}
+    assert granted == {
+        ("release.yml", "publish"): {"id-token": "write"},
+        ("release.yml", "ci"): comments,  # a called workflow cannot have more
+        ("ci.yml", "timm"): comments,
+        ("conformance.yml", "zoo"): comments,
+        ("headswap.yml", "shard"): {"contents": "read"},
+        ("headswap.yml", "merge"): {"contents": "read"},
+    }
+    for name in HEADSWAP["jobs"].keys() - {"shard", "merge"}:  # they have the permissions of the calling job
+        text = str(HEADSWAP["jobs"][name])
+        assert not re.search(r"checkout|inputs\.install|pip|headswap (merge|compare)", text), (
+            "it runs no code of a project"
+        )
     assert all("uses" in job or job["timeout-minutes"] <= 180 for _, _, job in jobs())
 
 
@@ -187,6 +200,7 @@ def test_reusable_workflow_runs_and_merges_shards(tmp_path: Path) -> None:
         "inputs.shards": "3",
         "inputs.expectations": str(ROOT / "conformance"),
         "inputs.options": "-q --headswap-evidence=abstract",
+        "needs.plan.outputs.flags": "",
     }
     assert run(step("headswap.yml", "plan", "Number the shards"), tmp_path, values).returncode == 0
     shards = output(tmp_path, "shards")
@@ -196,7 +210,8 @@ def test_reusable_workflow_runs_and_merges_shards(tmp_path: Path) -> None:
         of_shard = {**values, "matrix.shard": str(shard)}
         done = run(step("headswap.yml", "shard", "Test the shard"), tmp_path, of_shard)
         assert done.returncode == 0
-        uploaded = tmp_path / "shards" / EXPRESSION.sub(str(shard), kept["name"])
+        assert kept["name"] == "${{ inputs.name }}-shard-${{ matrix.shard }}"
+        uploaded = tmp_path / "shards" / f"headswap-shard-{shard}"
         uploaded.mkdir(parents=True)
         shutil.move(tmp_path / kept["path"], uploaded)
         shutil.rmtree(tmp_path / "headswap-report")

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pytest_headswap._version import __version__
 from pytest_headswap.cli.expectations import add_expectations_command
 from pytest_headswap.cli.explain import _explain
+from pytest_headswap.cli.for_documentation import add_documentation_commands
 from pytest_headswap.cli.reports import add_report_commands
 from pytest_headswap.cli.zoos import add_zoo_commands
 
@@ -43,4 +44,5 @@ def _parser() -> argparse.ArgumentParser:
     add_zoo_commands(commands)
     add_expectations_command(commands)
     add_report_commands(commands)
+    add_documentation_commands(commands)
     return parser

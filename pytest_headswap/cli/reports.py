@@ -6,13 +6,12 @@ import argparse
 import math
 import os
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pytest_headswap.cli.console import fail
-from pytest_headswap.results import JOURNAL_NAME, JournalError, read_journal
-from pytest_headswap.results.compare import THRESHOLD, compare
+from pytest_headswap.results import JOURNAL_NAME, JournalError
+from pytest_headswap.results.compare import THRESHOLD
 
 
 def add_report_commands(commands: Any) -> None:
@@ -20,6 +19,8 @@ def add_report_commands(commands: Any) -> None:
     report = commands.add_parser("report", help="write the HTML and Markdown reports of a journal")
     report.add_argument("journal", type=Path, metavar="DIR", help="report folder or journal")
     report.add_argument("--output", type=Path, metavar="FOLDER", help="output folder (default: that of the journal)")
+    report.add_argument("--ctrf", type=Path, metavar="FILE", help="also write the results as CTRF JSON")
+    report.add_argument("--annotations", action="store_true", help="also print failures as annotations of GitHub")
     report.set_defaults(run=_report)
 
     merge = commands.add_parser("merge", help="merge the journals of all shards, or of runs with different versions")
@@ -56,7 +57,17 @@ def add_report_commands(commands: Any) -> None:
         metavar="RATIO",
         help="factor by which time or memory must grow to count (default: %(default)g)",
     )
+    compare.add_argument(
+        "--comment", action="store_true", help="print only what broke, was fixed or changed, as a comment on GitHub"
+    )
+    compare.add_argument("--html", type=Path, metavar="FILE", help="also write the comparison as a page")
     compare.set_defaults(run=_compare)
+
+    history = commands.add_parser("history", help="show outcomes and cost over several runs, and the first bad ones")
+    history.add_argument("journals", type=Path, nargs="+", metavar="DIR", help="report folder or journal of each run")
+    history.add_argument("--keep-order", action="store_true", help="keep the order given (default: by date)")
+    history.add_argument("--html", type=Path, metavar="FILE", help="also write the history as a page")
+    history.set_defaults(run=_history)
 
 
 def _parse_threshold(text: str) -> float:
@@ -68,18 +79,27 @@ def _parse_threshold(text: str) -> float:
 
 def _report(arguments: argparse.Namespace) -> int:
     from pytest_headswap._text import escape_unprintable, pluralize
-    from pytest_headswap.report.write import write_reports
+    from pytest_headswap.report.annotations import github_annotations
+    from pytest_headswap.report.ctrf import ctrf_json
+    from pytest_headswap.report.output_file import write_output
+    from pytest_headswap.report.write import reports_of
+    from pytest_headswap.results.run import read_run
 
-    journal: Path = arguments.journal
-    folder = arguments.output or (journal if journal.is_dir() else journal.parent)
     try:
-        reports = write_reports(journal, folder)
+        run = read_run(arguments.journal)
+        reports = reports_of(run.header, run.results, arguments.output or run.folder)
+        if arguments.ctrf is not None:
+            write_output(arguments.ctrf, ctrf_json(run))
     except JournalError as error:
         return fail(1, str(error))
     print(f"{reports.html}: {pluralize(len(reports.matrix.rows), 'architecture')}")
     print(reports.markdown)
     for sentence in reports.matrix.missing:
         print(f"incomplete: {escape_unprintable(sentence)}")
+    if arguments.ctrf is not None:
+        print(arguments.ctrf)
+    for line in github_annotations(reports.matrix) if arguments.annotations else ():
+        print(line)
     return 0
 
 
@@ -104,13 +124,12 @@ def _merge(arguments: argparse.Namespace) -> int:
         else:
             merged = merge(arguments.journals, allow_missing=arguments.allow_missing)
         path = merged.write(arguments.out)
-        write_reports(path, arguments.out)
+        architectures = len(write_reports(path, arguments.out).matrix.rows)
     except MergeError as error:
         return fail(1, *error.problems)
     except JournalError as error:
         return fail(1, str(error))
-    models = {(result.zoo, result.model) for result in merged.results}
-    summary = f"{pluralize(len(merged.results), 'result')} of {pluralize(len(models), 'model')}"
+    summary = f"{pluralize(merged.count, 'result')} of {pluralize(architectures, 'model')}"
     print(f"{path}: {summary}{', incomplete' if merged.missing else ''}")
     for sentence in merged.missing:
         print(f"  {sentence}")
@@ -132,21 +151,38 @@ def _print_missing(journals: list[Path]) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from pytest_headswap.report.comparison import format_markdown
-    from pytest_headswap.results.completeness import missing_sentences
+    from pytest_headswap.report.comparison import format_comment, format_markdown
+    from pytest_headswap.report.comparison_page import write_comparison_page
+    from pytest_headswap.results.compare import compare_runs
+    from pytest_headswap.results.run import read_run
 
     try:
-        (old_header, old), (new_header, new) = read_journal(arguments.old), read_journal(arguments.new)
+        old, new = read_run(arguments.old), read_run(arguments.new)
     except JournalError as error:
         return fail(2, str(error))
-    missing = [
-        f"{path}: {sentence}"
-        for path, header, results in ((arguments.old, old_header, old), (arguments.new, new_header, new))
-        for sentence in missing_sentences(header, results)
-    ]
-    comparison = replace(compare(old, new, arguments.threshold), missing=tuple(missing))
-    print(format_markdown(comparison), end="")
+    comparison = compare_runs(old, new, arguments.threshold)
     if not comparison.shared:
         return fail(2, "the two runs have no results in common: there is nothing to compare")
+    print(format_comment(comparison) if arguments.comment else format_markdown(comparison), end="")
+    if arguments.html is not None:
+        try:
+            write_comparison_page(comparison, old, new, arguments.html)
+        except JournalError as error:
+            return fail(2, str(error))
     worse = comparison.slower or comparison.larger or comparison.removed
     return 1 if comparison.broken or (arguments.strict and worse) else 0
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    from pytest_headswap.report.history import format_markdown
+    from pytest_headswap.report.history_page import write_history_page
+    from pytest_headswap.results.history import read_history
+
+    try:
+        history = read_history(arguments.journals, keep_order=arguments.keep_order)
+        print(format_markdown(history), end="")
+        if arguments.html is not None:
+            write_history_page(history, arguments.html)
+    except JournalError as error:
+        return fail(1, *str(error).splitlines())
+    return 0

@@ -8,9 +8,10 @@ from typing import TypedDict
 
 from pytest_headswap.expectations.entry import Entry
 from pytest_headswap.expectations.files import ExpectationFiles
-from pytest_headswap.expectations.matcher import NOT_RUN, ExpectationMatcher
+from pytest_headswap.expectations.matcher import ExpectationMatcher
 from pytest_headswap.expectations.update import RunScope
 from pytest_headswap.results.ids import CheckId
+from pytest_headswap.results.result import NOT_RUN
 
 OPTION = "--headswap-expectations"
 UPDATE = "--headswap-update-expectations"

@@ -17,9 +17,6 @@ from pytest_headswap.results import Result
 from pytest_headswap.results.ids import CheckId
 from pytest_headswap.results.result import FAILURES
 
-NOT_RUN = "not_run"
-"""The reason code of checks that an entry excludes from running."""
-
 NOT_RUN_DESCRIPTION = "the expectations file excludes it from running"
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_headswap.expectations.expectations import Expectations
-from pytest_headswap.expectations.matcher import NOT_RUN, before_expectations, decided_by_mark
+from pytest_headswap.expectations.matcher import before_expectations, decided_by_mark
 from pytest_headswap.expectations.messages import describe
 from pytest_headswap.results import Result
-from pytest_headswap.results.result import FAILURES
+from pytest_headswap.results.result import FAILURES, NOT_RUN
 
 if TYPE_CHECKING:
     from pytest_headswap.results import Outcome

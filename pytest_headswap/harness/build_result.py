@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from pytest_headswap.harness.failure_text import error_message
+from pytest_headswap.harness.failure_text import error_message, failure_traceback
 from pytest_headswap.head import Head
 from pytest_headswap.results import Result
 from pytest_headswap.results.head_record import SwappedHead, SwappedHeads
 from pytest_headswap.results.ids import CheckId
+from pytest_headswap.results.result import FAILURES
 
 if TYPE_CHECKING:
     from pytest_headswap.case.case import Case
@@ -34,8 +35,9 @@ def build_result(
     finding: Finding | None = None,
     anatomy: SwappedHeads | None = None,
     peak_memory_mb: float | None = None,
+    error: BaseException | None = None,
 ) -> Result:
-    """Return a result, without its time."""
+    """Return a result, without its time. `error` is the exception that ended the check."""
     return Result(
         *(*test, outcome),
         evidence=finding.evidence if finding is not None else "",
@@ -47,6 +49,7 @@ def build_result(
         peak_memory_mb=peak_memory_mb,
         heads=tuple(head.path for head in anatomy.heads) if anatomy is not None else (),
         anatomy=anatomy,
+        traceback=failure_traceback(error) if error is not None and outcome in FAILURES else "",
     )
 
 

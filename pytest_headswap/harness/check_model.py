@@ -120,7 +120,10 @@ def _results(target: Target, checks: tuple[Check, ...], options: CaseOptions) ->
     except BaseException as error:  # noqa: BLE001 - the code of a model may raise anything, SystemExit too
         outcome = "skipped" if is_skip(error) else "xfailed" if is_xfail(error) else "error"
         message = error_text(error) if outcome == "skipped" else error_message(error)
-        return [result(check, outcome, message, reason_code(error)) for check in checks]
+        return [
+            result(check, outcome, message, reason_code(error), error=None if number else error)  # as in a journal
+            for number, check in enumerate(checks)
+        ]
     results = []
     try:
         anatomy = swapped_heads(case)
@@ -133,6 +136,7 @@ def _results(target: Target, checks: tuple[Check, ...], options: CaseOptions) ->
                 finding.reason,
                 finding=finding,
                 anatomy=anatomy,
+                error=finding.exception,
             )
             results.append(replace(item, anatomy=None) if results else item)  # on the first only
     finally:

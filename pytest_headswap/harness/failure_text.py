@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_headswap._links import page
+from pytest_headswap._text import truncate, truncate_left
 from pytest_headswap.harness.pytest_outcomes import is_failure, is_skip, is_xfail
 from pytest_headswap.results.ids import CheckId
 
@@ -15,6 +16,8 @@ REMOTE_ATTRIBUTE = "headswap_remote"
 """The attribute that holds the `RemoteException` record of an exception from another process."""
 
 _MAX_FRAMES = 3
+_MAX_REPORT_FRAMES = 8
+_MAX_TRACEBACK = 4_000  # characters in a result
 _PACKAGE = Path(__file__).parent.parent
 _FOLDERS = ("engine", "case", "checks", "harness", "isolation", "plugin")  # without the zoo folder, which holds models
 _OWN_FOLDERS = tuple(_PACKAGE / folder for folder in _FOLDERS)
@@ -26,10 +29,12 @@ class ReportedError(Exception):
     Attributes:
         details: lines printed below the message.
         code: section of the errors page that explains it.
+        traceback: the frames of the model's own code, for the report.
     """
 
     details = ""
     code = ""
+    traceback = ""
 
 
 def remote_exception_of(error: BaseException) -> Any:
@@ -83,18 +88,49 @@ def format_failure(error: BaseException, repro: str = "", url: str = "") -> str:
     return "\n".join(lines)
 
 
+def failure_traceback(error: BaseException) -> str:
+    """Return the frames of the model's own code that led to an error, the innermost last; empty if there are none."""
+    from pytest_headswap.case.finding import CheckFailed, describe_error
+
+    if (remote := remote_exception_of(error)) is not None:
+        return str(remote.traceback)
+    if isinstance(error, ReportedError):
+        return error.traceback
+    chain: list[BaseException] = []
+    following: BaseException | None = error if not isinstance(error, CheckFailed) else None
+    while following is not None and following not in chain:
+        chain.append(following)
+        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
+    for cause in reversed(chain):
+        frames = traceback.extract_tb(cause.__traceback__)
+        if model_frames(frames):
+            return format_frames(frames, truncate(describe_error(cause), _MAX_TRACEBACK // 4))
+    return ""
+
+
+def format_frames(frames: Sequence[traceback.FrameSummary], last_line: str = "") -> str:
+    """Return the frames of the model's own code, and the innermost one, as text for a result."""
+    kept = model_frames(frames)[-_MAX_REPORT_FRAMES:]
+    kept += [frames[-1]] if kept and frames[-1] is not kept[-1] else []
+    lines = [line.rstrip() for line in traceback.format_list(kept)]
+    return truncate_left("\n".join(filter(None, [*lines, last_line])), _MAX_TRACEBACK)
+
+
 def relevant_frames(frames: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
     """Return the last frames in the model's own code and the innermost frame; if there are none, the last frames."""
+    frames = list(frames)
+    own = model_frames(frames)[-_MAX_FRAMES:]
+    return own + ([frames[-1]] if frames[-1] is not own[-1] else []) if own else frames[-_MAX_FRAMES:]
+
+
+def model_frames(frames: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """Return the frames in the model's own code: neither in this package, nor in torch or pytest."""
     import torch
 
-    frames = list(frames)
     machinery = (*_OWN_FOLDERS, Path(torch.__file__).parent)
     # the frames before our first one are pytest's
     start = next((index for index, frame in enumerate(frames) if _is_in_folder(frame, *_OWN_FOLDERS)), 0)
-    model_frames = [frame for frame in frames[start:] if not _is_in_folder(frame, *machinery)]
-    if not model_frames:
-        return frames[-_MAX_FRAMES:]
-    return model_frames[-_MAX_FRAMES:] + ([frames[-1]] if frames[-1] is not model_frames[-1] else [])
+    return [frame for frame in frames[start:] if not _is_in_folder(frame, *machinery)]
 
 
 def _is_in_folder(frame: traceback.FrameSummary, *folders: Path) -> bool:
@@ -121,6 +157,7 @@ class UnprintableError(ReportedError):
     def __init__(self, error: BaseException) -> None:
         super().__init__(error_message(error))
         _, _, self.details = format_failure(error).partition("\n")
+        self.traceback = failure_traceback(error)
 
 
 def printable_exception(error: BaseException) -> BaseException:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EVIDENCE = ("auto", "abstract", "numeric")
 ISOLATION = ("auto", "fork", "spawn")
 EXECUTORS = ("local", "ray")
+ANNOTATIONS = ("github", "auto", "none")
 MAX_SHARDS = 10_000
 MIN_MEMORY = 64 * 2**20
 
@@ -182,6 +183,19 @@ def parse_isolation(value: str, option_name: str) -> str:
     if value == "fork" and not hasattr(os, "fork"):
         raise OptionError(f"{option_name}=fork: this system cannot fork processes. Use spawn or auto")
     return value
+
+
+def parse_annotations(value: str, option_name: str) -> bool:
+    """Return whether failures are printed as annotations of GitHub.
+
+    Raises:
+        OptionError: there are no such annotations.
+    """
+    if value not in ANNOTATIONS:
+        raise OptionError(
+            f"{option_name} must be one of {', '.join(ANNOTATIONS)}, not {value!r}{did_you_mean(value, ANNOTATIONS)}"
+        )
+    return value == "github" or (value == "auto" and os.environ.get("GITHUB_ACTIONS") == "true")
 
 
 def parse_evidence(value: Any, option_name: str) -> str:

@@ -8,7 +8,7 @@ import traceback
 from typing import Any, Literal
 
 from pytest_headswap._text import format_bytes
-from pytest_headswap.harness.failure_text import ReportedError, relevant_frames
+from pytest_headswap.harness.failure_text import ReportedError, format_frames, relevant_frames
 
 _MAX_FRAMES = 3
 _FRAME_LINE = re.compile(r'^  File "(.+)", line (\d+) in (.+)$')
@@ -20,6 +20,7 @@ class ChildProcessDied(ReportedError):
     Attributes:
         outcome: `crashed` or `timeout`.
         details: the stack of the process, as far as it is known.
+        traceback: its frames in the model's own code, with the innermost one.
         peak_memory_mb: the memory in MiB that the model had taken by then.
     """
 
@@ -30,6 +31,7 @@ class ChildProcessDied(ReportedError):
         self.outcome: Literal["crashed", "timeout"] = outcome
         self.code = outcome
         self.details = stack
+        self.traceback = format_frames(_parse_faulthandler(stack))
         self.peak_memory_mb = peak_memory_mb
 
     def __reduce__(self) -> tuple[Any, ...]:

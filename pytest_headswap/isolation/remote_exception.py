@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pytest_headswap.harness.failure_text import (
     REMOTE_ATTRIBUTE,
     error_message,
+    failure_traceback,
     format_failure,
     printable_exception,
     reason_code,
@@ -40,6 +41,7 @@ class RemoteException:
         pickled: the exception itself; None if it cannot be pickled or would end the run.
         module: the module of its type.
         is_skip: whether it is a skip of pytest, which cannot be pickled but must remain a skip.
+        traceback: the frames for the result.
     """
 
     message: str
@@ -48,6 +50,7 @@ class RemoteException:
     pickled: bytes | None
     module: str
     is_skip: bool = False
+    traceback: str = ""
 
     @classmethod
     def capture(
@@ -69,6 +72,7 @@ class RemoteException:
             pickled,
             type(error).__module__,
             skips,
+            "" if skips else failure_traceback(error),
         )
 
     def rebuild(self) -> BaseException:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_headswap.expectations.matcher import NOT_RUN
 from pytest_headswap.expectations.outcomes import apply
+from pytest_headswap.results.result import NOT_RUN
 
 if TYPE_CHECKING:
     from pytest_headswap.expectations.expectations import Expectations

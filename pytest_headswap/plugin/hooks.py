@@ -14,8 +14,8 @@ from pytest_headswap.plugin import hookspecs
 from pytest_headswap.plugin.contributions import register_contributed_zoos
 from pytest_headswap.plugin.controller_data import controller_data
 from pytest_headswap.plugin.given_ids import take_ids
+from pytest_headswap.plugin.option_declarations import add_options
 from pytest_headswap.plugin.options import (
-    add_options,
     read_settings,
     reject_models_without_zoo,
     requested_zoos,
@@ -68,6 +68,7 @@ def _join_run(config: pytest.Config, scope: ZooScope) -> None:
     from pytest_headswap.plugin.collection.replay import TAKEN_OVER, Replay
     from pytest_headswap.plugin.collection.session import ZooSession, set_torch_threads
     from pytest_headswap.plugin.recording.expectations_summary import ExpectationsSummary
+    from pytest_headswap.plugin.recording.exports import Exports
     from pytest_headswap.plugin.recording.keys import Keys
     from pytest_headswap.plugin.recording.recorder import Recorder
     from pytest_headswap.plugin.recording.report_folder import lock_report_folder
@@ -96,6 +97,8 @@ def _join_run(config: pytest.Config, scope: ZooScope) -> None:
         recorder = Recorder(config, settings, keys, lock, resume, since)
         config.pluginmanager.register(recorder, "headswap-recorder")
         config.pluginmanager.register(recorder.folded_errors, "headswap-folded-errors")
+        if settings.ctrf is not None or settings.annotations:
+            config.pluginmanager.register(Exports(recorder, settings), "headswap-exports")
     else:
         config.stash[CARRIED_OVER] = frozenset(workerinput.get("headswap_carried_over", ()))
         taken_over = workerinput.get("headswap_taken_over", {})

@@ -1,4 +1,4 @@
-"""Declare the options without torch, and read and validate them once a zoo is requested."""
+"""Read the options, and validate them once a zoo is requested. `option_declarations.py` declares them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import pytest
 from pytest_headswap._links import page
 from pytest_headswap._text import split_commas
 from pytest_headswap.case.options import AUTO, CaseOptions
-from pytest_headswap.harness.device_option import DEVICE_CHOICES, parse_device
+from pytest_headswap.harness.device_option import parse_device
 from pytest_headswap.harness.options import (
-    EVIDENCE,
-    ISOLATION,
     OptionError,
     default_checks,
+    parse_annotations,
     parse_evidence,
     parse_executor,
     parse_isolation,
@@ -31,6 +30,7 @@ from pytest_headswap.harness.options import (
 from pytest_headswap.plugin.contributions import available_checks, check_names
 from pytest_headswap.plugin.controller_data import controller_data
 from pytest_headswap.plugin.given_ids import given_ids, select_ids, zoos_of_ids
+from pytest_headswap.plugin.option_declarations import DEFAULT_REPORT
 from pytest_headswap.plugin.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,62 +39,7 @@ if TYPE_CHECKING:
     from pytest_headswap.plugin.settings import ZooScope
     from pytest_headswap.zoo.selection import Selection
 
-DEFAULT_REPORT = "headswap-report"
 _CASE_OPTIONS = pytest.StashKey[CaseOptions]()
-
-
-def add_options(parser: pytest.Parser) -> None:
-    """Declare each option as a flag and as an ini key."""
-    group = parser.getgroup("headswap", "swap the heads of the models of a zoo")
-
-    def add(name: str, metavar: str, text: str) -> None:
-        group.addoption(f"--headswap-{name}", metavar=metavar, default=None, help=text)
-        parser.addini(f"headswap_{name.replace('-', '_')}", text, default="")
-
-    text = "zoos of models to test, comma-separated, such as builtin or timm"
-    group.addoption("--headswap-zoo", metavar="ZOO", action="append", default=None, help=text)
-    parser.addini("headswap_zoo", text, "args", [])
-    add("models", "GLOBS", "comma-separated globs of models to test; !glob excludes (default: all)")
-    text = "comma-separated checks to run; +name adds one, !name excludes one (default: all but opt-in checks)"
-    add("checks", "NAMES", text)
-    add("num-classes", "N", f"class count of the new heads (default: {CaseOptions.num_classes})")
-    add("evidence", "KIND", f"kind of evidence: {', '.join(EVIDENCE)} (default: auto, numeric if memory allows)")
-    add("device", "DEVICE", f"device for device_placement: {DEVICE_CHOICES} (default: auto, whatever is available)")
-    text = "module that defines a type of device, such as torch_npu or torch_xla, to import first (default: none)"
-    add("device-import", "MODULE", text)
-    add("timeout", "SECONDS", f"time limit per model in seconds, for all its checks (default: {CaseOptions.timeout})")
-    add("memory-limit", "SIZE", "memory limit per model, such as 2.5GiB (default: the worker's share of free memory)")
-    add("isolation", "KIND", f"how child processes start: {', '.join(ISOLATION)} (default: auto, fork on Linux)")
-    text = "where models run: local, ray, or ray:ADDRESS of a Ray cluster (default: local)"
-    add("executor", "KIND", text)
-    text = "shard of the models for this machine, such as 2/8; auto asks the CI system or scheduler (default: all)"
-    add("shard", "I/N", text)
-    text = "TOML file (or a folder with one per zoo) that lists expected failures and their reasons (default: none)"
-    add("expectations", "FILE_OR_FOLDER", text)
-    group.addoption(
-        "--headswap-update-expectations",
-        action="store_true",
-        default=False,
-        help="merge the outcomes of this run into the expectations file, and print the diff",
-    )
-    group.addoption(
-        "--headswap-run-skipped",
-        action="store_true",
-        default=False,
-        help="also run what the expectations file or the zoo would skip, and report the outcome",
-    )
-    add("report", "FOLDER", f"folder for the report (default: {DEFAULT_REPORT})")
-    group.addoption(
-        "--headswap-resume",
-        action="store_true",
-        default=False,
-        help="resume from the journal in the report folder: keep its results, rerun crashes and timeouts; versions and "
-        "options must match",
-    )
-    text = "journal or report folder of an earlier run: take its results over where nothing they rest on has changed"
-    add("since", "JOURNAL", text)
-    add("sample", "SAMPLE", "models to run: family for one of each family, a percentage, or a number (default: all)")
-    add("since-verify", "N%", "part of the models to run although their results could be taken over; they must agree")
 
 
 def zoo_scope(config: pytest.Config) -> ZooScope | None:
@@ -136,6 +81,11 @@ def option_text(config: pytest.Config, name: str) -> str:
     """Return an option as typed on the command line or, failing that, in the ini file."""
     given = config.getoption(f"headswap_{name}")
     return str(config.getini(f"headswap_{name}") if given is None else given).strip()
+
+
+def resolve_path(config: pytest.Config, name: str, path: str) -> Path:
+    """Return the path that an option names: an ini key is relative to the root folder, an option to the current one."""
+    return (config.rootpath if config.getoption(f"headswap_{name}") is None else config.invocation_params.dir) / path
 
 
 def read_case_options(config: pytest.Config) -> CaseOptions:
@@ -180,6 +130,8 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
         options = read_case_options(config)
         patterns = option_text(config, "models")
         since = _since(config)
+        ctrf = _ctrf(config)
+        annotations = parse_annotations(option_text(config, "annotations") or "none", "--headswap-annotations")
         isolation = parse_isolation(option_text(config, "isolation") or AUTO, "--headswap-isolation")
         executor = parse_executor(option_text(config, "executor") or "local", "--headswap-executor")
         _reject_workers_with_cluster(config, executor)
@@ -210,6 +162,8 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
         checks_by_model=checks_by_model,
         since=since,
         sample=None if ids else sample,
+        ctrf=ctrf,
+        annotations=annotations,
     )
 
 
@@ -269,8 +223,7 @@ def _expectations_path(config: pytest.Config) -> tuple[str, Path]:
     """Return the path of the expectations as typed, empty if there is none, and the same path, absolute."""
     payload = getattr(config, "workerinput", {}).get("headswap_expectations")
     given_path = option_text(config, "expectations") if payload is None else payload["typed"]
-    base = config.rootpath if config.getoption("headswap_expectations") is None else config.invocation_params.dir
-    return given_path, base / given_path if payload is None else Path(payload["path"])
+    return given_path, resolve_path(config, "expectations", given_path) if payload is None else Path(payload["path"])
 
 
 def _shard_text(config: pytest.Config) -> str:
@@ -287,13 +240,18 @@ def _since(config: pytest.Config) -> tuple[Path, float] | None:
         if verify:
             raise OptionError("--headswap-since-verify has no effect without --headswap-since: add it", page="scale")
         return None
-    base = config.rootpath if config.getoption("headswap_since") is None else config.invocation_params.dir
-    return base / path, percentage
+    return resolve_path(config, "since", path), percentage
+
+
+def _ctrf(config: pytest.Config) -> Path | None:
+    text = option_text(config, "ctrf")
+    path = resolve_path(config, "ctrf", text) if text else None
+    if path is not None and path.is_dir():
+        example = Path(text) / "ctrf.json"
+        raise OptionError(f"--headswap-ctrf={text} is a folder: name a file, such as {example}", page="reports")
+    return path
 
 
 def _report_folder(config: pytest.Config) -> Path:
-    given: str | None = config.getoption("headswap_report")
-    ini: str = config.getini("headswap_report")
-    if given is None and ini:
-        return config.rootpath / ini
-    return config.invocation_params.dir / (given or DEFAULT_REPORT)
+    path = option_text(config, "report")
+    return resolve_path(config, "report", path) if path else config.invocation_params.dir / DEFAULT_REPORT

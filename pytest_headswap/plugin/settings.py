@@ -54,6 +54,12 @@ class Settings:
     """The journal whose results are taken over, and the percentage of models to verify."""
 
     sample: Sample | None = None
+    ctrf: Path | None = None
+    """The file for the results as CTRF JSON."""
+
+    annotations: bool = False
+    """Whether failures are printed as annotations of GitHub."""
+
     checks_by_model: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     """The names of the checks of each model, by zoo and model, if ids select them; empty: all checks of all models."""
 

@@ -7,12 +7,14 @@ small differences are ignored.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
+from pytest_headswap.results.differences import differences
 from pytest_headswap.results.journal import JournalHeader
 from pytest_headswap.results.matrix import Row, build_matrix, severity
 from pytest_headswap.results.result import Result
+from pytest_headswap.results.run import Run
 
 THRESHOLD = 1.5
 """The default ratio of new to old from which a model counts as slower or larger."""
@@ -74,22 +76,47 @@ class Comparison:
         fixed: results that needed attention or failed as expected, and pass now.
         changed: other results whose outcome changed, such as a check that no longer applies.
         removed: results that only the first run has.
+        new: results that only the second run has and that need no attention.
         slower, larger: models whose time or memory grew by more than the threshold.
         speed_ratio: the second run's time relative to the first, for the median model; None if the runs share too few
             models.
         shared: the number of results that both runs have.
+        added: the number of results that only the second run has.
+        taken_over: the number of results that the second run took over from earlier runs.
+        persistent: the number of results that needed attention before and still do.
         missing: sentences about results that a run should have but lacks.
+        differences: sentences about the versions and options that are not the same.
+        sample: the sample that the second run tested, if the first one did not; `removed` is then empty.
     """
 
     broken: tuple[Change, ...]
     fixed: tuple[Change, ...]
     changed: tuple[Change, ...]
     removed: tuple[Change, ...]
+    new: tuple[Change, ...]
     slower: tuple[CostIncrease, ...]
     larger: tuple[CostIncrease, ...]
     speed_ratio: float | None
     shared: int
+    added: int
+    taken_over: int
+    persistent: int
     missing: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+    sample: str = ""
+
+
+def compare_runs(old: Run, new: Run, threshold: float = THRESHOLD) -> Comparison:
+    """Compare two runs as `compare` does, and state what they lack and how their versions and options differ."""
+    comparison = compare(old.results, new.results, threshold)
+    sample = str(new.header.options.get("sample", ""))
+    if sample and sample != old.header.options.get("sample"):
+        comparison = replace(comparison, removed=(), sample=sample)
+    return replace(
+        comparison,
+        missing=tuple(f"{run.path}: {sentence}" for run in (old, new) for sentence in run.missing),
+        differences=tuple(differences(old.header, new.header)),
+    )
 
 
 def compare(old: Iterable[Result], new: Iterable[Result], threshold: float = THRESHOLD) -> Comparison:
@@ -108,6 +135,7 @@ def compare(old: Iterable[Result], new: Iterable[Result], threshold: float = THR
         if kind := _kind(before.get(key), result):
             kinds[kind].append(Change(before.get(key), result))
     removed = [Change(result, None) for key, result in before.items() if key not in after]
+    unseen = [Change(None, item) for key, item in after.items() if key not in before and not item.needs_attention]
     pairs = list(_comparable_rows(old, new))
     ratios = [row.seconds / was.seconds for was, row in pairs if was.seconds > 0]
     speed_ratio = median(ratios) if len(ratios) >= _MIN_SAMPLES else None
@@ -118,10 +146,16 @@ def compare(old: Iterable[Result], new: Iterable[Result], threshold: float = THR
         fixed=_worst_first(kinds["fixed"]),
         changed=_worst_first(kinds["changed"]),
         removed=_worst_first(removed),
+        new=_worst_first(unseen),
         slower=_increases(seconds, "s", speed_ratio or 1.0, threshold, NOISE_SECONDS),
         larger=_increases(memory, "MB", 1.0, threshold, NOISE_MEGABYTES),
         speed_ratio=speed_ratio,
         shared=len(before.keys() & after.keys()),
+        added=len(after.keys() - before.keys()),
+        taken_over=sum(bool(result.taken_over) for result in after.values()),
+        persistent=sum(
+            result.needs_attention and before[key].needs_attention for key, result in after.items() if key in before
+        ),
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_headswap._text import join_first
+from pytest_headswap._text import join_first, pluralize
 from pytest_headswap.results.journal import JournalHeader
 from pytest_headswap.results.result import Result
 
@@ -66,6 +67,12 @@ def missing_results(header: JournalHeader, results: Iterable[Result]) -> Missing
 
 def missing_sentences(header: JournalHeader, results: Iterable[Result]) -> tuple[str, ...]:
     """Return sentences about what is missing from a journal: from its own run, and from the merge that wrote it."""
-    missing = missing_results(header, results)
-    merged: tuple[str, ...] = tuple(header.merged.get("missing", ()))
-    return (*merged, *([str(missing)] if missing else ()))
+    count = itertools.count()  # zip asks it only for results that are there
+    missing = missing_results(header, (result for result, _ in zip(results, count, strict=False)))
+    merged = header.merged
+    lost = sum(part.get("results", 0) for part in merged.get("machines", merged.get("versions", ()))) - next(count)
+    return (
+        *merged.get("missing", ()),
+        *([str(missing)] if missing else ()),
+        *([f"the merge was interrupted before it wrote {pluralize(lost, 'result')}"] if lost > 0 else ()),
+    )

@@ -14,7 +14,9 @@ import math
 import os
 import platform
 import stat
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,6 +28,9 @@ from pytest_headswap.results.result import Result
 
 JOURNAL_NAME = "results.jsonl"
 _FORMAT = 1
+_BATCH = 16
+# texts that many results share; each would hold a copy of its own
+_REPEATED = frozenset({"zoo", "model", "check", "outcome", "evidence", "family", "reason", "version", "taken_over"})
 
 
 class JournalError(Exception):
@@ -53,6 +58,9 @@ class JournalHeader:
     code: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By zoo, the digest or version of each file and package that defines its models; empty if not known."""
 
+    zoos: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By zoo, the number of all its `architectures`, and the `commits` of its libraries and files where known."""
+
     def to_json(self) -> dict[str, Any]:
         """Return a dict that `json` can write, with the version of the format first."""
         return {
@@ -66,6 +74,7 @@ class JournalHeader:
             **({"merged": dict(self.merged)} if self.merged else {}),
             **({"selected": dict(self.selected)} if self.selected else {}),
             **({"code": {zoo: dict(parts) for zoo, parts in self.code.items()}} if self.code else {}),
+            **({"zoos": {zoo: dict(facts) for zoo, facts in self.zoos.items()}} if self.zoos else {}),
         }
 
 
@@ -78,8 +87,69 @@ def changed_code(then: JournalHeader, now: JournalHeader, zoo: str) -> list[str]
     return [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
 
 
+class JournalReader:
+    """A journal that is read line by line: memory does not grow with the number of results.
+
+    A last line that was cut off by a crash is ignored.
+
+    Args:
+        path: the file or its folder.
+
+    Attributes:
+        path: the file.
+        header: its first line.
+
+    Raises:
+        JournalError: the file cannot be read or is not a journal; also raised while results are read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        with _explained(path):
+            self.path = _journal_in(path) if path.is_dir() else path
+            if not stat.S_ISREG(self.path.stat().st_mode):  # reading a pipe or a device may never end
+                raise JournalError(f"{self.path} is not a headswap journal: it is not a regular file")
+            with self.path.open("rb") as file:
+                line = file.readline()
+        if not line.endswith(b"\n"):
+            raise JournalError(f"{self.path} is not a headswap journal: it has no complete line")
+        self.header = _read_header(self.path, line)
+
+    def results(self) -> Iterator[Result]:
+        """Yield the results in the order in which they were written."""
+        return (result for _, result in self.placed())
+
+    def placed(self) -> Iterator[tuple[int, Result]]:
+        """Yield the results, each with the place of its line: the number of bytes before it."""
+        with _explained(self.path), self.path.open("rb") as file:
+            place = len(file.readline())
+            for number, line in enumerate(file, start=2):
+                if not line.endswith(b"\n"):
+                    break  # cut off: a complete line ends with a newline
+                yield place, _read_result(f"{self.path}, line {number}", line)
+                place += len(line)
+
+    def at(self, places: Sequence[int]) -> Iterator[Result]:
+        """Yield the results at these places. The file is not kept open, since a run may have thousands of shards."""
+        for start in range(0, len(places), _BATCH):
+            with _explained(self.path), self.path.open("rb") as file:
+                results = []
+                for place in places[start : start + _BATCH]:
+                    file.seek(place)
+                    results.append(_read_result(f"{self.path}, byte {place}", file.readline()))
+            yield from results
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise JournalError(f"cannot read the journal {path}: {error}") from error
+
+
 def read_journal(path: str | Path) -> tuple[JournalHeader, list[Result]]:
-    """Read a journal. A last line that was cut off by a crash is ignored.
+    """Read a whole journal. A last line that was cut off by a crash is ignored.
 
     Args:
         path: the file or its folder.
@@ -90,26 +160,8 @@ def read_journal(path: str | Path) -> tuple[JournalHeader, list[Result]]:
     Raises:
         JournalError: the file cannot be read or is not a journal.
     """
-    path = Path(path)
-    header, results = None, []
-    try:
-        if path.is_dir():
-            path = _journal_in(path)
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device may never end
-            raise JournalError(f"{path} is not a headswap journal: it is not a regular file")
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    break  # cut off: a complete line ends with a newline
-                if header is None:
-                    header = _read_header(path, line)
-                else:
-                    results.append(_read_result(path, number, line))
-    except OSError as error:
-        raise JournalError(f"cannot read the journal {path}: {error}") from error
-    if header is None:
-        raise JournalError(f"{path} is not a headswap journal: it has no complete line")
-    return header, results
+    journal = JournalReader(path)
+    return journal.header, list(journal.results())
 
 
 def _journal_in(folder: Path) -> Path:
@@ -129,18 +181,28 @@ class _Options(TypedDict, total=False):
     checks: list[str]
 
 
-class _Version(TypedDict):
+class _Part(TypedDict, total=False):
+    results: int
+
+
+class _Version(_Part):
     version: str
 
 
 class _Merged(TypedDict, total=False):
     missing: list[str]
+    machines: list[_Part]
     versions: list[_Version]
 
 
 class _SelectedGroup(TypedDict):
     models: list[str]
     checks: list[str]
+
+
+class _ZooFacts(TypedDict, total=False):
+    architectures: int
+    commits: dict[str, str]
 
 
 class _Header(TypedDict, total=False):
@@ -155,6 +217,7 @@ class _Header(TypedDict, total=False):
     merged: _Merged
     selected: dict[str, list[_SelectedGroup]]
     code: dict[str, dict[str, str]]
+    zoos: dict[str, _ZooFacts]
 
 
 def _read_header(path: Path, line: bytes) -> JournalHeader:
@@ -175,11 +238,16 @@ def _read_header(path: Path, line: bytes) -> JournalHeader:
     return JournalHeader(**{**unknown, **known})
 
 
-def _read_result(path: Path, number: int, line: bytes) -> Result:
+def _read_result(where: str, line: bytes) -> Result:
     try:
-        return Result.from_json(_parse(line))
+        data = _parse(line)
+        if isinstance(data, dict):
+            for name in _REPEATED & data.keys():
+                if isinstance(data[name], str):
+                    data[name] = sys.intern(data[name])
+        return Result.from_json(data)
     except (ValueError, RecursionError) as error:
-        raise JournalError(f"{path}, line {number}: not a result ({error})") from error
+        raise JournalError(f"{where}: not a result ({error})") from error
 
 
 def _parse(line: bytes) -> Any:

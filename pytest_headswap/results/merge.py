@@ -2,22 +2,25 @@
 
 Each shard's header holds its number, the names of its models, and a digest of the whole selection. Missing parts can
 therefore be named even if a machine died, and parts of different runs are not merged.
+
+Results stay on disk: each journal is read once to verify it, and again when the merged one is written.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_headswap._text import join_first, pluralize
+from pytest_headswap._text import join_first
 from pytest_headswap.results.journal import JournalHeader
 from pytest_headswap.results.result import Result
-from pytest_headswap.results.shard_journals import MergeError, ShardJournal, read_shards
+from pytest_headswap.results.shard_journals import MergeError, ShardJournal, describe_keys, merged_order, read_shards
 from pytest_headswap.results.writer import JournalWriter
 
 _OF_SHARD = ("shard", "part", "selection")
@@ -44,9 +47,14 @@ class Merged:
     """Several journals combined."""
 
     header: JournalHeader
-    results: list[Result]
+    count: int
+    """The number of results."""
+
     missing: tuple[str, ...]
     """Sentences about what is missing; empty if the journal is complete."""
+
+    read: Callable[[], Iterator[Result]]
+    """Reads the results from the journals, in the order of the merged one."""
 
     def write(self, folder: Path) -> Path:
         """Write the journal; return its path.
@@ -55,7 +63,7 @@ class Merged:
             JournalError: the journal cannot be written.
         """
         with JournalWriter(folder, self.header) as writer:
-            for result in self.results:
+            for result in self.read():
                 writer.write(result)
         return writer.path
 
@@ -93,7 +101,7 @@ def missing_parts(folders: Sequence[Path]) -> list[MissingPart]:
         shard = by_number.get(number)
         if shard is None:
             parts.append(MissingPart(f"{number}/{count}", options, None))
-        elif set(shard.selected_tests) - {(result.zoo, result.model, result.check) for result in shard.results}:
+        elif shard.lacks:
             folder = shard.path if shard.path.is_dir() else shard.path.parent
             parts.append(MissingPart(f"{number}/{count}", options, folder))
     return parts
@@ -117,9 +125,6 @@ def merge(folders: Sequence[Path], *, allow_missing: bool = False) -> Merged:
     missing += _missing(shards)
     if missing and not allow_missing:
         raise MergeError(missing)
-    order = {check: position for position, check in enumerate(shards[0].header.options["checks"])}
-    results = [result for shard in shards for result in shard.results]
-    results.sort(key=lambda result: (result.zoo, result.model, order[result.check]))
     shards.sort(key=lambda shard: shard.number)
     first = shards[0].header
     header = merged_header(
@@ -130,7 +135,7 @@ def merge(folders: Sequence[Path], *, allow_missing: bool = False) -> Merged:
         {
             "selection": first.options["selection"],
             "machines": [
-                {"shard": f"{shard.number}/{shard.count}", "results": len(shard.results), **origin(shard.header)}
+                {"shard": f"{shard.number}/{shard.count}", "results": len(shard.places), **origin(shard.header)}
                 for shard in shards
             ],
         },
@@ -139,7 +144,12 @@ def merge(folders: Sequence[Path], *, allow_missing: bool = False) -> Merged:
     for shard in shards:
         for zoo, parts in shard.header.code.items():
             code.setdefault(zoo, {}).update(parts)
-    return Merged(replace(header, code=code), results, tuple(missing))
+    return Merged(
+        replace(header, code=code, zoos=first.zoos),
+        sum(len(shard.places) for shard in shards),
+        tuple(missing),
+        lambda: heapq.merge(*(shard.results for shard in shards), key=merged_order(first)),
+    )
 
 
 def _differences(shards: Sequence[ShardJournal]) -> Iterator[str]:
@@ -178,16 +188,11 @@ def _duplicates(shards: Sequence[ShardJournal]) -> Iterator[str]:
             )
     if max(numbers.values()) == 1:
         models = Counter(model for shard in shards for model in shard.part)
-        yield from _describe_keys(
+        yield from describe_keys(
             "several shards have", (model for model, times in models.items() if times > 1), "model"
         )
     for shard in shards:
-        selected = set(shard.selected_tests)
-        there = Counter((result.zoo, result.model, result.check) for result in shard.results)
-        yield from _describe_keys(f"{shard.name} repeats", (key for key, times in there.items() if times > 1))
-        yield from _describe_keys(
-            f"{shard.name} holds", (key for key in there if key not in selected), "result", "that it did not select"
-        )
+        yield from shard.wrong
 
 
 def _missing(shards: Sequence[ShardJournal]) -> Iterator[str]:
@@ -196,8 +201,7 @@ def _missing(shards: Sequence[ShardJournal]) -> Iterator[str]:
     for number in absent:
         yield f"shard {number}/{count} is missing"
     for shard in shards:
-        there = {(result.zoo, result.model, result.check) for result in shard.results}
-        yield from _describe_keys(f"{shard.name} lacks", (key for key in shard.selected_tests if key not in there))
+        yield from shard.lacks
     if absent:
         return
     models = [model for shard in shards for model in shard.part]
@@ -206,13 +210,6 @@ def _missing(shards: Sequence[ShardJournal]) -> Iterator[str]:
         if _selection(names) != selection:
             expected = selection["models"]
             yield f"the shards have {len(names)} models of {zoo}, which are not the {expected} that were selected"
-
-
-def _describe_keys(verb: str, keys: Iterable[tuple[str, ...]], unit: str = "result", end: str = "") -> Iterator[str]:
-    """Yield a sentence with the first few keys, if there are any."""
-    names = ["::".join(key) for key in keys]
-    if names:
-        yield f"{verb} {pluralize(len(names), unit)}{end and ' '}{end}: {join_first(names)}"
 
 
 def merged_header(

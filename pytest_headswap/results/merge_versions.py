@@ -10,13 +10,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pytest_headswap.results.completeness import missing_sentences
-from pytest_headswap.results.journal import JournalError, JournalHeader, read_journal
+from pytest_headswap.results.journal import JournalError, JournalReader
 from pytest_headswap.results.merge import Merged, given_twice, merge, merged_header, origin
-from pytest_headswap.results.result import Result
 from pytest_headswap.results.shard_journals import MergeError
+
+
+class _Journal(NamedTuple):
+    folder: Path
+    reader: JournalReader
+    results: int
 
 
 def merge_versions(folders: Sequence[Path], library: str, *, allow_missing: bool = False) -> Merged:
@@ -31,14 +36,16 @@ def merge_versions(folders: Sequence[Path], library: str, *, allow_missing: bool
         MergeError: a journal cannot be read or does not state the version, a version occurs twice, all versions are
             the same, or shards do not fit together.
     """
-    groups: dict[str, list[tuple[Path, JournalHeader, list[Result]]]] = {}
+    groups: dict[str, list[_Journal]] = {}
     problems: list[str] = []
     for folder in folders:
         try:
-            header, results = read_journal(folder)
+            reader = JournalReader(folder)
+            journal = _Journal(folder, reader, sum(1 for _ in reader.results()))
         except JournalError as error:
             problems.append(str(error))
             continue
+        header = reader.header
         version = header.python if library == "python" else header.versions.get(library, "")
         if "versions" in header.merged:
             problems.append(f"{folder} was merged from several versions: pass the journals of these versions instead")
@@ -46,10 +53,10 @@ def merge_versions(folders: Sequence[Path], library: str, *, allow_missing: bool
             known = ", ".join(sorted({*header.versions, "python"}))
             problems.append(f"{folder} does not state a version of {library}. It states those of {known}")
         else:
-            groups.setdefault(f"{library} {version}", []).append((folder, header, results))
+            groups.setdefault(f"{library} {version}", []).append(journal)
     for version, runs in groups.items():
-        if len(runs) > 1 and any("shard" not in header.options for _, header, _ in runs):
-            problems.append(given_twice(version, [path for path, _, _ in runs]))
+        if len(runs) > 1 and any("shard" not in run.reader.header.options for run in runs):
+            problems.append(given_twice(version, [run.folder for run in runs]))
     if not problems and len(groups) < 2:
         problems.append(f"all journals have {next(iter(groups))}: there is nothing to compare")
     if problems:
@@ -64,11 +71,11 @@ def _natural(version: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", version)]
 
 
-def _one_run(journals: Sequence[tuple[Path, JournalHeader, list[Result]]], allow_missing: bool) -> Merged:
-    (path, header, results), *more = journals
-    if more or "shard" in header.options:
-        return merge([path, *(other for other, _, _ in more)], allow_missing=allow_missing)
-    return Merged(header, results, missing_sentences(header, results))
+def _one_run(journals: Sequence[_Journal], allow_missing: bool) -> Merged:
+    (_, reader, results), *more = journals
+    if more or "shard" in reader.header.options:
+        return merge([journal.folder for journal in journals], allow_missing=allow_missing)
+    return Merged(reader.header, results, missing_sentences(reader.header, reader.results()), reader.results)
 
 
 def _as_one(runs: Mapping[str, Merged], library: str) -> Merged:
@@ -85,17 +92,22 @@ def _as_one(runs: Mapping[str, Merged], library: str) -> Merged:
             "versions": [
                 {
                     "version": version,
-                    "results": len(run.results),
+                    "results": run.count,
                     "versions": dict(run.header.versions),
                     "options": dict(run.header.options),
+                    "zoos": dict(run.header.zoos),
                     **origin(run.header),
                 }
                 for version, run in runs.items()
             ],
         },
     )
+    header = replace(header, zoos=_shared([header.zoos for header in headers]))
     return Merged(
-        header, [replace(item, version=version) for version, run in runs.items() for item in run.results], missing
+        header,
+        sum(run.count for run in runs.values()),
+        missing,
+        lambda: (replace(item, version=version) for version, run in runs.items() for item in run.read()),
     )
 
 

@@ -22,6 +22,11 @@ BY_SEVERITY: tuple[Outcome, ...] = (
 FAILURES: frozenset[Outcome] = frozenset({"crashed", "timeout", "failed", "error"})
 """The outcomes that need attention."""
 
+NOT_RUN = "not_run"
+"""The reason code of a check that the expectations file excludes from running."""
+
+_OMITTED_IF_EMPTY = ("anatomy", "version", "raw_outcome", "expectation", "key", "taken_over", "traceback")
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -51,6 +56,9 @@ class Result:
         key: a digest of everything that the result rests on. `?` in front: something is not known that it rests on, or
             only one of several attempts had this outcome. `?` alone: files changed while the model was tested.
         taken_over: when the run started that found the result, if a later run took it over; otherwise empty.
+        traceback: the frames of the model's own code that led to an error, or in which a lost process was, innermost
+            last, at most 4,000 characters. Empty for a fault that a check found, and for further results of a model
+            in a journal that have the same one.
     """
 
     zoo: str
@@ -72,6 +80,7 @@ class Result:
     expectation: str = ""
     key: str = ""
     taken_over: str = ""
+    traceback: str = ""
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
@@ -99,7 +108,7 @@ class Result:
         """Return a dict that `json` can write."""
         data: dict[str, Any] = msgspec.to_builtins(self)
         data["anatomy"] = self.anatomy.to_json() if self.anatomy is not None else None
-        for name in ("anatomy", "version", "raw_outcome", "expectation", "key", "taken_over"):  # empty in most results
+        for name in _OMITTED_IF_EMPTY:
             if not data[name]:
                 del data[name]
         return data

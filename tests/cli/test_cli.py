@@ -383,3 +383,17 @@ def test_removed_results_count_with_strict(tmp_path: Path) -> None:
 def test_runs_without_common_results_cannot_be_compared(capsys: Output, tmp_path: Path) -> None:
     assert main(["compare", _journal(tmp_path / "old", a="passed"), _journal(tmp_path / "new", b="passed")]) == 2
     assert "have no results in common" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("sample", "removed"), [("family", False), ("", True)])
+def test_models_outside_of_a_sample_are_not_removed(capsys: Output, tmp_path: Path, sample: str, removed: bool) -> None:
+    new = tmp_path / "new"
+    options = {"checks": ["x"], **({"sample": sample} if sample else {})}
+    with JournalWriter(new, JournalHeader({}, options)) as writer:
+        writer.write(Result("mine", "a", "x", "passed"))
+    old = _journal(tmp_path / "old", a="passed", b="passed")
+    assert main(["compare", old, str(new), "--comment"]) == 0
+    text = capsys.readouterr().out
+    assert ("Removed: 1" in text) == removed
+    assert ("**A sample (family)**: other models are not compared" in text) != removed
+    assert main(["compare", str(new), str(new), "--strict"]) == 0

@@ -18,7 +18,7 @@ from pytest_headswap.cli.main import _parser
 from pytest_headswap.expectations.condition import WORDS
 from pytest_headswap.expectations.entry import EXPECTABLE_OUTCOMES, KEYS
 from pytest_headswap.plugin import hookspecs
-from pytest_headswap.plugin.options import add_options
+from pytest_headswap.plugin.option_declarations import add_options
 from pytest_headswap.plugin.user_tests import fixtures, marker
 from pytest_headswap.results import OUTCOMES
 from pytest_headswap.zoo.registry import _ENTRIES

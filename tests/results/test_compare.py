@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_headswap.report.comparison import format_markdown, headline
+from pytest_headswap.report.comparison import format_comment, format_markdown, headline
 from pytest_headswap.results import OUTCOMES, Outcome, Result
 from pytest_headswap.results.compare import compare
 from pytest_headswap.results.result import FAILURES
@@ -153,7 +153,7 @@ def test_each_change_is_listed_and_what_is_worse_comes_with_a_command() -> None:
         == """\
 ## Head swaps compared
 
-3 shared results: 2 broken, 1 fixed, 1 removed, 1 slower, 1 larger
+3 shared results, 1 new: 2 broken, 1 fixed, 1 removed, 1 slower, 1 larger
 
 ### Broken: 2
 
@@ -217,3 +217,33 @@ def test_the_text_is_bounded_and_names_cannot_add_markup() -> None:
     assert len(text.encode("utf-8", "backslashreplace")) < 100_000
     assert "### Broken: 400" in text
     assert "<script>" not in text.partition("<details>")[0].replace("\\<", "")
+
+
+def test_a_comment_has_only_what_broke_was_fixed_or_changed() -> None:
+    old = [result("a"), result("b", outcome="failed"), result("c", outcome="failed"), result("slow", seconds=1.0)]
+    new = [result("a", outcome="crashed", message="died"), result("b"), result("c", outcome="failed"), result("d")]
+    comparison = compare(old, [*new, result("slow", seconds=100.0)])
+    assert comparison.slower
+    text = format_comment(comparison)
+    assert text.startswith("**Head swaps**: 4 shared results, 1 new: 1 broken, 1 fixed\n")
+    assert "| timm::a::output_shape | passed | crashed: died |" in text
+    assert "| timm::b::output_shape | failed | passed |" in text
+    assert "timm::c" not in text
+    assert "Needing attention in both runs: 1 result." in text
+    assert "Slower" not in text
+
+
+def test_a_comment_without_changes_is_one_line() -> None:
+    earlier = "2026-11-28T00:00:00+00:00"
+    text = format_comment(compare([result("a")], [result("a", taken_over=earlier)]))
+    assert text == "**Head swaps**: 1 shared result, 1 taken over: nothing changed\n"
+
+
+def test_a_comment_stays_below_the_limit_of_github_and_counts_everything() -> None:
+    for message in ("x" * 1000, "|<@" * 300, "模型🙂" * 200):
+        names = [f"{message[:80]}{number}" for number in range(500)]
+        old = [result(name) for name in names]
+        new = [result(name, outcome="failed", message=message) for name in names]
+        text = format_comment(compare([*old, result("b", outcome="failed")], [*new, result("b")]))
+        assert len(text) < 65_000
+        assert "500 broken, 1 fixed" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from pytest_headswap.results import JournalHeader, JournalWriter, Result, read_journal
+from pytest_headswap.results import JournalError, JournalHeader, JournalWriter, Result, read_journal
+from pytest_headswap.results.completeness import missing_sentences
 from pytest_headswap.results.merge import Merged, merge, shard_options
 from pytest_headswap.results.shard_journals import MergeError
 
@@ -54,7 +56,7 @@ def _problems(folders: list[Path], **options: bool) -> str:
 
 
 def _keys(merged: Merged) -> list[tuple[str, str, str]]:
-    return [(result.zoo, result.model, result.check) for result in merged.results]
+    return [(result.zoo, result.model, result.check) for result in merged.read()]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
@@ -65,7 +67,7 @@ def test_merged_shards_are_the_run_of_one_machine_in_its_order(
     assert merged.missing == ()
     assert _keys(merged) == ALL
     header, results = read_journal(merged.write(tmp_path / "out"))
-    assert results == merged.results
+    assert results == list(merged.read())
     assert header.options == OPTIONS, "as those of a run on one machine"
     assert header.versions == {"torch": "2.8", "lib": "1"}
     assert (header.python, header.platform, header.started) == ("3.10, 3.11, 3.12", "Linux", "2026-01")
@@ -212,7 +214,7 @@ def test_an_incomplete_set_of_shards_is_merged_on_request_and_states_what_is_mis
     _change(shards[1], lambda header, results: (header, results[:-1]))
     (tmp_path / "empty").mkdir()
     merged = merge([shards[1], shards[0], tmp_path / "empty"], allow_missing=True)
-    assert len(merged.results) == 7
+    assert merged.count == len(list(merged.read())) == 7
     assert "cannot read the journal" in merged.missing[0]
     assert merged.missing[1:] == ("shard 3/3 is missing", f"shard 2/3 ({shards[1]}) lacks 1 result: mine::e::x")
     header, _ = read_journal(merged.write(tmp_path / "out"))
@@ -235,3 +237,63 @@ def test_the_devices_of_all_machines_are_named(shards: list[Path]) -> None:
         "cuda:0 (A)",
         None,
     ]
+
+
+def _many_shards(folder: Path, count: int, models: int, message: str = "") -> list[Path]:
+    """Write the journals of shards with this many models each, in an order other than that of a merged journal."""
+    parts = {number: [f"m{model:03}-{number}" for model in range(models)] for number in range(1, count + 1)}
+    zoo = [name for part in parts.values() for name in part]
+    for number, names in parts.items():
+        options = {**OPTIONS, **shard_options(f"{number}/{count}", {"mine": names}, {"mine": zoo})}
+        with JournalWriter(folder / f"s{number}", JournalHeader({"torch": "2.8"}, options)) as writer:
+            for name in reversed(names):
+                for check in ("x", "y"):
+                    writer.write(Result("mine", name, check, "passed", message=message))
+    return [folder / f"s{number}" for number in parts]
+
+
+def test_merging_takes_much_less_memory_than_the_results(tmp_path: Path) -> None:
+    folders = _many_shards(tmp_path, 4, 100, message="x" * 10_000)
+    tracemalloc.start()
+    try:
+        merged = merge(folders)
+        merged.write(tmp_path / "out")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert merged.count == 800
+    assert (tmp_path / "out" / "results.jsonl").stat().st_size > 8_000_000
+    assert peak < 2_500_000
+    assert [name for _, name, _ in _keys(merged)] == sorted(name for _, name, _ in _keys(merged))
+
+
+def test_more_shards_are_merged_than_files_can_be_open(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="Windows does not limit open files in this way")
+    folders = _many_shards(tmp_path, 80, 1)
+    opened = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 40
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 40, limits[1]))
+    try:
+        merge(folders).write(tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(read_journal(tmp_path / "out")[1]) == 160
+
+
+def test_a_journal_that_changes_while_it_is_merged_is_an_error(shards: list[Path], tmp_path: Path) -> None:
+    merged = merge(shards)
+    _change(shards[1], lambda header, results: (header, results[::-1][:1]))
+    with pytest.raises(JournalError, match=r"results\.jsonl, byte \d+: not a result"):
+        merged.write(tmp_path / "out")
+    header, results = read_journal(tmp_path / "out")
+    assert len(results) < 10
+    assert missing_sentences(header, results) == (
+        f"the merge was interrupted before it wrote {10 - len(results)} results",
+    )
+
+
+@pytest.mark.parametrize("line", [b"[1, 2]", b"7", b'"zoo"', b'{"zoo": [1], "model": "a"}', b"null"])
+def test_a_line_that_is_not_a_result_makes_its_shard_unreadable(shards: list[Path], line: bytes) -> None:
+    with (shards[1] / "results.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    assert "results.jsonl, line 6: not a result" in _problems(shards)

@@ -11,6 +11,7 @@ import pytest
 from pytest_headswap.report.markdown import render_markdown
 from pytest_headswap.report.write import write_reports
 from pytest_headswap.results import JournalHeader, read_journal
+from pytest_headswap.results.completeness import missing_sentences
 from pytest_headswap.results.matrix import build_matrix
 from pytest_headswap.results.merge import shard_options
 from pytest_headswap.results.merge_versions import merge_versions
@@ -50,10 +51,12 @@ def runs(write: Write) -> list[Path]:
 def test_each_result_states_its_version_and_none_is_dropped(runs: list[Path], tmp_path: Path) -> None:
     merged = merge_versions(runs, "torch")
     header, results = read_journal(merged.write(tmp_path / "out"))
-    assert results == merged.results
+    assert results == list(merged.read())
     assert [item["version"] for item in header.merged["versions"]] == ["torch 2.4.1", "torch 2.9.1", "torch 2.10.0"]
     assert [item["results"] for item in header.merged["versions"]] == [4, 6, 6]
     assert header.merged["complete"] is True
+    assert missing_sentences(header, results) == ()
+    assert missing_sentences(header, results[:-2]) == ("the merge was interrupted before it wrote 2 results",)
     assert header.versions == {"timm": "1.0.31"}, "what they share"
     for folder in runs:
         of_run = [replace(item, version=f"torch {folder.name}") for item in read_journal(folder)[1]]
@@ -62,7 +65,7 @@ def test_each_result_states_its_version_and_none_is_dropped(runs: list[Path], tm
 
 def test_the_matrix_has_a_column_per_version_and_marks_differences(runs: list[Path]) -> None:
     merged = merge_versions(runs, "torch")
-    matrix = build_matrix(merged.header, merged.results)
+    matrix = build_matrix(merged.header, merged.read())
     assert matrix.columns == ("torch 2.4.1", "torch 2.9.1", "torch 2.10.0")
     assert {row.model: set(row.checks_that_differ) for row in matrix.rows} == {
         "new": {"output_shape", "metadata"},
@@ -73,7 +76,7 @@ def test_the_matrix_has_a_column_per_version_and_marks_differences(runs: list[Pa
 
 def test_the_summary_starts_with_the_differences(runs: list[Path]) -> None:
     merged = merge_versions(runs, "torch")
-    text = render_markdown(build_matrix(merged.header, merged.results))
+    text = render_markdown(build_matrix(merged.header, merged.read()))
     assert "#### Differences between versions: 2 architectures" in text
     assert "| architecture | torch 2.4.1 | torch 2.9.1 | torch 2.10.0 |" in text
     assert "| other | **failed** metadata | passed | passed |" in text
@@ -83,7 +86,7 @@ def test_the_summary_starts_with_the_differences(runs: list[Path]) -> None:
 
 def test_the_summary_counts_the_results_of_each_version_by_zoo(runs: list[Path]) -> None:
     merged = merge_versions(runs, "torch")
-    lines = render_markdown(build_matrix(merged.header, merged.results)).splitlines()
+    lines = render_markdown(build_matrix(merged.header, merged.read())).splitlines()
     title = lines.index("| zoo | torch 2.4.1 | torch 2.9.1 | torch 2.10.0 |")
     newer = "5 passed, 1 skipped"
     assert lines[title + 2] == f"| timm | 3 passed, 1 failed | {newer} | {newer} |"
@@ -92,7 +95,7 @@ def test_the_summary_counts_the_results_of_each_version_by_zoo(runs: list[Path])
 def test_the_summary_says_if_nothing_differs(runs: list[Path]) -> None:
     merged = merge_versions([runs[0], runs[2]], "torch")
     assert "No results differ between torch 2.9.1, torch 2.10.0." in render_markdown(
-        build_matrix(merged.header, merged.results)
+        build_matrix(merged.header, merged.read())
     )
 
 
@@ -114,7 +117,7 @@ def test_the_shards_of_each_version_are_verified(write: Write) -> None:
             results = [result(name, check) for check in ("output_shape", "metadata")]
             folders.append(write(results, f"{torch}-{number}", header))
     merged = merge_versions(folders, "torch")
-    assert [(item.version, item.model) for item in merged.results[::2]] == [
+    assert [(item.version, item.model) for item in list(merged.read())[::2]] == [
         ("torch 2.4.1", "a"),
         ("torch 2.4.1", "b"),
         ("torch 2.9.1", "a"),

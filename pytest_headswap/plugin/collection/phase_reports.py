@@ -59,6 +59,7 @@ def attach_result(item: CheckItem, call: pytest.CallInfo[None], report: pytest.T
             finding=_deciding_finding(item, report),
             anatomy=built.anatomy if built is not None else None,
             peak_memory_mb=_peak_memory_mb(item, error),
+            error=error,
         )
         if is_strict_xpass(report):
             result = replace(result, expectation=str(report.longrepr))

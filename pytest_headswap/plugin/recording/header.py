@@ -24,7 +24,8 @@ def journal_header(settings: Settings, keys: Keys) -> JournalHeader:
     if settings.shard is not None:
         part = {zoo.name: names for zoo, names in settings.this_shard}
         options |= shard_options(str(settings.shard), part, {zoo.name: names for zoo, names in settings.selected})
-    return JournalHeader(_versions(settings), options, devices=settings.devices, code=keys.code)
+    zoos = {zoo.name: {"architectures": len(zoo), "commits": keys.commits(zoo.name)} for zoo, _ in settings.this_shard}
+    return JournalHeader(_versions(settings), options, devices=settings.devices, code=keys.code, zoos=zoos)
 
 
 def _versions(settings: Settings) -> dict[str, str]:

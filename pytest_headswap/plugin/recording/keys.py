@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_headswap.harness.garbage import gc_disabled_for_imports
+from pytest_headswap.plugin.recording.commits import commits_of
 from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.results import JOURNAL_NAME
 from pytest_headswap.zoo.entry_code import ZooOrigins, describe, entry_code, zoo_origins
@@ -111,16 +112,24 @@ class Keys:
             found[zoo] |= code.parts
         return {zoo: {name: parts[name] for name in sorted(parts) if name != "entry"} for zoo, parts in found.items()}
 
+    def commits(self, zoo: str) -> dict[str, str]:
+        """Return the commits of a zoo's library and files, by name, where they are known."""
+        return commits_of(self._origin(zoo))
+
+    def _origin(self, zoo: str) -> ZooOrigins:
+        if zoo not in self._origins:
+            self._origins[zoo] = zoo_origins(zoo, self._code)
+        return self._origins[zoo]
+
     def _check(self, name: str) -> Check:
         return next(check for check in self.settings.checks if check.name == name)
 
     def _code_of(self, zoo: Zoo, model: str) -> Code:
         key = zoo.name, model
         if key not in self._models:
-            if zoo.name not in self._origins:
-                self._origins[zoo.name] = zoo_origins(zoo.name, self._code)
+            origins = self._origin(zoo.name)
             try:
-                self._models[key] = entry_code(self._origins[zoo.name], zoo[model], self._code)
+                self._models[key] = entry_code(origins, zoo[model], self._code)
             except Exception as error:  # noqa: BLE001 - the zoo is the user's, and its error belongs to the model
                 self._models[key] = Code({}, f"the zoo's entry of {model} raised {type(error).__name__}")
         return self._models[key]

@@ -68,6 +68,7 @@ class Recorder:
         self._seconds: dict[str, float] = {}
         self._repeated: set[str] = set()
         self._heads_written: set[tuple[str, str]] = set()
+        self._tracebacks_written: set[int] = set()
         self._names = {zoo.name: frozenset(zoo.names) for zoo, _ in settings.this_shard}
 
     @pytest.hookimpl(tryfirst=True)
@@ -185,6 +186,10 @@ class Recorder:
         if result.anatomy is not None:  # once per model keeps the journal small
             result = replace(result, anatomy=None if model in self._heads_written else result.anatomy)
             self._heads_written.add(model)
+        if result.traceback:
+            written = hash((model, result.traceback))
+            result = replace(result, traceback="" if written in self._tracebacks_written else result.traceback)
+            self._tracebacks_written.add(written)
         self._begin()  # in case no hook reported the collected tests
         if self.journal is not None:
             try:

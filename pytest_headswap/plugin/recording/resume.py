@@ -10,11 +10,11 @@ import pytest
 
 from pytest_headswap._text import join_first, pluralize
 from pytest_headswap.expectations.outcomes import reapply
-from pytest_headswap.plugin.recording.differences import differences
 from pytest_headswap.plugin.recording.header import journal_header
 from pytest_headswap.plugin.recording.keys import Keys
 from pytest_headswap.plugin.settings import CARRIED_OVER, Settings
 from pytest_headswap.results import JOURNAL_NAME, JournalError, Result, changed_code, read_journal
+from pytest_headswap.results.differences import differences
 
 RERUN_OUTCOMES = ("crashed", "timeout")
 """Outcomes whose checks are rerun: the machine may have caused them, and the next run may succeed."""

@@ -16,11 +16,11 @@ from pytest_headswap.expectations.matcher import before_expectations, decided_by
 from pytest_headswap.expectations.outcomes import reapply
 from pytest_headswap.harness.build_result import junit_properties
 from pytest_headswap.plugin.collection.replay import TAKEN_OVER, Replay
-from pytest_headswap.plugin.recording.differences import differences
 from pytest_headswap.plugin.recording.header import journal_header
 from pytest_headswap.plugin.recording.keys import INCOMPLETE, Keys
 from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.results import JournalError, Result, changed_code, read_journal
+from pytest_headswap.results.differences import differences
 from pytest_headswap.results.ids import CheckId, model_id
 from pytest_headswap.zoo.source_files import digest
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from pytest_headswap._links import page
 from pytest_headswap._text import pluralize
-from pytest_headswap.expectations.matcher import NOT_RUN, NOT_RUN_DESCRIPTION
+from pytest_headswap.expectations.matcher import NOT_RUN_DESCRIPTION
 from pytest_headswap.results import OUTCOMES
+from pytest_headswap.results.result import NOT_RUN
 
 
 def count_lines(counts: Mapping[str, Counter[str]], skips: Counter[str]) -> Iterator[str]:

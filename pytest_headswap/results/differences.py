@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pytest_headswap.results import JournalHeader
+from pytest_headswap.results.journal import JournalHeader
 
 _MODEL_NAME_OPTIONS = ("part", "selection")  # options that hold model names
 
