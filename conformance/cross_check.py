@@ -142,7 +142,7 @@ def class_sized(model: nn.Module, other: nn.Module) -> set[str]:
     } | (others.keys() - tensors.keys())
 
 
-def _first_names(tensors: Mapping[str, torch.Tensor]) -> dict[int, str]:
+def _first_names(tensors: dict[str, torch.Tensor]) -> dict[int, str]:
     return {id(tensor): name for name, tensor in reversed(tensors.items())}  # tied tensors count once
 
 

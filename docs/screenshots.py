@@ -130,19 +130,23 @@ pre { font-size: 34px; background: #1a237e; border-radius: 14px; padding: 26px 3
 
 
 def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> None:
-    """Make all pictures, or those whose names are given: `explain`, `report`, `card`."""
-    wanted = set(arguments) or {"explain", "report", "card"}
+    """Make all pictures, or those whose names are given: `explain`, `report`, `badge`, `card`."""
+    wanted = set(arguments) or {"explain", "report", "badge", "card"}
     FOLDER.mkdir(exist_ok=True)
     if "explain" in wanted:
         printed = printed_by(EXPLAIN)
         for theme, colours in _THEMES.items():
             (FOLDER / f"explain-{theme}.svg").write_text(terminal(EXPLAIN, printed, colours), encoding="utf-8")
+    if wanted & {"report", "badge"}:
+        run()
+    if "badge" in wanted:
+        badge = ["headswap", "badge", str(RESULTS), "--label=timm", f"--output={FOLDER / 'badge.svg'}"]
+        subprocess.run(badge, check=True)
     with chromium() as browser:
         if "report" in wanted:
-            run()
-            shoot(browser, "index.html", "report", (1180, 760))
+            shoot(browser, "index.html", "report", (1180, 900))
             (page,) = RESULTS.glob("architectures/deit_tiny_distilled_patch16_224-*.html")
-            shoot(browser, str(page.relative_to(RESULTS)), "architecture", (1180, 900))
+            shoot(browser, str(page.relative_to(RESULTS)), "architecture", (1180, 1340))
         if "card" in wanted:
             card(browser)
 

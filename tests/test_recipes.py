@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from conformance import recipes
 from conformance.recipes import ATTRIBUTE, LAST_LINEAR, MORE, NOTHING, OTHER, PARTLY, PEFT, RIGHT, TIMM, try_recipes
+from conformance.sampled_models import sample
 from pytest_headswap import ModelSpec
 
 
@@ -84,7 +85,7 @@ def test_model_without_a_head_does_not_count() -> None:
 
 
 def test_run_continues_with_the_models_that_the_journal_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    item = recipes.sample("builtin:12")
+    item = sample("builtin:12")
     first = recipes.run(item, tmp_path / "builtin.jsonl")
     monkeypatch.setattr(recipes, "try_recipes", lambda *_: pytest.fail("tried again"))
     assert recipes.run(item, tmp_path / "builtin.jsonl") == first

@@ -56,7 +56,7 @@ def facts() -> Iterator[tuple[Path, str]]:
     peft_models, peft_right = recipes()["transformers", "`classifier` and `score`, as PEFT"]
     yield README, f"the head of {peft_right} of {peft_models} architectures"
     _, same = cross_check()["timm"]
-    yield README, f"the right tensors of {same:,} of the {models:,} timm architectures"
+    yield README, f"the tensors of the head in {same:,} of these {models:,} timm architectures"
     costs = json.loads((FOLDER / "timm.json").read_text(encoding="utf-8"))["models"]
     minutes = sum(seconds for seconds, _ in costs.values()) / 60
     for page in TIMM_PAGES:
