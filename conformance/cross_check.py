@@ -108,16 +108,12 @@ def compare(spec: ModelSpec, find: FinderOfHeads = find_heads) -> Comparison:
     if spec.skip_reason or spec.build_native is None:
         return Comparison(spec.name, skipped=spec.skip_reason or "the zoo cannot build it with a class count")
     try:
-        model, other = (_on_meta_if_possible(spec.build_native, count) for count in COUNTS)
+        model, other = (on_meta_if_possible(spec.build_native, count) for count in COUNTS)
     except Exception as error:  # noqa: BLE001 - a zoo may raise anything
         return Comparison(spec.name, error=f"the zoo cannot build it: {type(error).__name__}: {error}")
-    tensors, others = dict(_tensors(model)), dict(_tensors(other))
-    first_names = {id(tensor): name for name, tensor in reversed(tensors.items())}  # tied tensors count once
-    differing = {
-        first_names[id(tensor)]
-        for name, tensor in tensors.items()
-        if name not in others or others[name].shape != tensor.shape
-    } | (others.keys() - tensors.keys())
+    tensors = dict(_tensors(model))
+    first_names = _first_names(tensors)
+    differing = class_sized(model, other)
     message = ""
     named: set[str] = set()
     try:
@@ -135,6 +131,21 @@ def compare(spec: ModelSpec, find: FinderOfHeads = find_heads) -> Comparison:
     )
 
 
+def class_sized(model: nn.Module, other: nn.Module) -> set[str]:
+    """Return the tensors of the first build whose shape differs in the other, and those that only the other has."""
+    tensors, others = dict(_tensors(model)), dict(_tensors(other))
+    first_names = _first_names(tensors)
+    return {
+        first_names[id(tensor)]
+        for name, tensor in tensors.items()
+        if name not in others or others[name].shape != tensor.shape
+    } | (others.keys() - tensors.keys())
+
+
+def _first_names(tensors: dict[str, torch.Tensor]) -> dict[int, str]:
+    return {id(tensor): name for name, tensor in reversed(tensors.items())}  # tied tensors count once
+
+
 def _names_found(spec: ModelSpec, model: nn.Module, find: FinderOfHeads) -> set[str]:
     try:
         return _head_tensors(spec, model, find)
@@ -150,7 +161,8 @@ def _head_tensors(spec: ModelSpec, model: nn.Module, find: FinderOfHeads) -> set
     return {name for head in find(model, inputs) for name in head.tensors}
 
 
-def _on_meta_if_possible(build: Callable[[int], nn.Module], count: int) -> nn.Module:
+def on_meta_if_possible(build: Callable[[int], nn.Module], count: int) -> nn.Module:
+    """Build a model for a class count, on the meta device unless its initialisers need values."""
     try:
         with torch.device("meta"):
             return build(count)

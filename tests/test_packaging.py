@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 import tomlkit
-from markdown_it import MarkdownIt
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import hatch_build
 import pytest_headswap
 
 ROOT = Path(__file__).parent.parent
 REPOSITORY = "https://github.com/pytest-headswap/pytest-headswap"
+IN_REPOSITORY = "|".join(map(re.escape, (hatch_build.REPOSITORY, hatch_build.PICTURES)))
+absolute = hatch_build.absolute
 
 
 def test_version_is_defined_in_one_place() -> None:
@@ -28,8 +30,13 @@ def test_version_is_defined_in_one_place() -> None:
     assert f'"{pytest_headswap.__version__}"' not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_changelog_has_a_section_for_this_version() -> None:
-    assert f"## {pytest_headswap.__version__} - " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+def test_changelog_has_titles_in_the_standard_form_and_links_them() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    titles = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert titles[0].partition(" ")[0] in ("[Unreleased]", f"[{pytest_headswap.__version__}]")
+    for title in titles:
+        assert re.fullmatch(r"\[Unreleased\]|\[\d+\.\d+\.\d+\] - \d{4}-\d{2}-\d{2}", title)
+        assert f"\n{title.partition(' ')[0]}: {REPOSITORY}" in text
 
 
 def test_entry_points_can_be_loaded() -> None:
@@ -49,14 +56,15 @@ def test_package_is_marked_as_typed() -> None:
     assert (Path(pytest_headswap.__file__).parent / "py.typed").exists()
 
 
-def test_readme_links_are_absolute() -> None:
-    tokens = MarkdownIt().parse((ROOT / "README.md").read_text(encoding="utf-8"))
-    inline = [child for token in tokens for child in token.children or ()]
-    links = [
-        str(child.attrGet("href") or child.attrGet("src")) for child in inline if child.type in ("link_open", "image")
-    ]
-    assert links
+def test_readme_of_the_metadata_has_absolute_links_to_existing_files() -> None:
+    relative = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = absolute(relative)
+    links = re.findall(r"""(?:\]\(|src="|srcset=")([^)"\s]+)""", text)
     assert [link for link in links if not link.startswith("https://")] == []
+    paths = {found[2] for link in links if (found := re.fullmatch(rf"({IN_REPOSITORY})([\w./-]+)", link))}
+    assert {"CONTRIBUTING.md", "examples", "docs/screens/report-dark.png"} <= paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert len(absolute(text)) == len(text), "absolute links stay"
 
 
 def test_links_into_the_repository_point_to_existing_files() -> None:
@@ -64,7 +72,7 @@ def test_links_into_the_repository_point_to_existing_files() -> None:
     paths = {
         found for text in texts.values() for found in re.findall(rf"{REPOSITORY}/(?:blob|tree)/main/([\w./-]+)", text)
     }
-    assert "CONTRIBUTING.md" in paths
+    assert "CHANGELOG.md" in paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
@@ -79,10 +87,10 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert command in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_readme_starts_with_the_run_and_test_commands() -> None:
-    screen = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:40])
-    assert "--headswap-zoo=builtin" in screen
-    assert "<!-- test-command -->" in screen
+def test_readme_starts_with_install_example_run_and_test_commands() -> None:
+    before, _, _ = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## ")
+    parts = ("pip install 'pytest-headswap", "swap_head(", "--headswap-zoo=builtin", "<!-- test-command -->")
+    assert sorted(parts, key=before.index) == list(parts)
 
 
 @pytest.mark.parametrize("name", [".ci/run"])

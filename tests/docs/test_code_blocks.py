@@ -35,11 +35,19 @@ SLURM = " ".join(f"SLURM_ARRAY_TASK_{name}" for name in ("ID=0", "MIN=0", "MAX=0
 REDUCED = {
     # command on a page: command to run instead, and why
     "pip install 'pytest-headswap[timm]'": ("true", "the release tests install it"),
+    "pip install pytest-headswap": ("true", "the same"),
+    "python3 -m venv .venv && . .venv/bin/activate": ("true", "the same"),
+    "pytest -q -n 2": ("pytest -q", "the workers take longer to start than the tests"),
     "pip install 'pytest-headswap[ray]'": ("true", "the tests of clusters need it"),
     "pytest --headswap-zoo=timm --headswap-executor=ray:10.0.0.1:6379": (f"pytest -q {SMALL}", "needs a cluster"),
-    "python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[timm]' && pytest --headswap-zoo=builtin": (
+    "python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[docs,timm]' "
+    "&& pytest --headswap-zoo=builtin -n 2": (
         f"pytest -q {SMALL}",
         "the same",
+    ),
+    "pytest --headswap-zoo=timm --headswap-models='resnet18*,vit_tiny_*,!*_qkvb' -n 2": (
+        "pytest -q --headswap-zoo=timm --headswap-models=resnet18 --headswap-checks=metadata",
+        "the release tests run it",
     ),
     "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest -n 2": (
         "pytest --version",

@@ -101,3 +101,19 @@ def test_pages_load_nothing_from_other_sites(site: Path) -> None:
         files = list(site.rglob(kind))
         assert files
         assert not [path for path in files if pattern.search(path.read_text(encoding="utf-8"))]
+
+
+def test_pages_have_a_card_for_links_and_do_not_ask_github_for_stars(site: Path) -> None:
+    for name in ("", "use/timm"):
+        html = _html(site, name)
+        assert f'property="og:image" content="{DOCS}screens/card.png"' in html.replace("=og:image", '="og:image"')
+        assert 'class="md-source"' in html
+        assert 'data-md-component="source"' not in html
+    assert (site / "screens" / "card.png").exists()
+    assert not (site / "theme").exists()
+
+
+def test_signatures_of_the_reference_are_formatted(site: Path) -> None:
+    html = _html(site, "api")
+    signature = html[html.index('<span class="nf">swap_head</span>') :].partition("</div>")[0]
+    assert signature.count("\n") > 10
