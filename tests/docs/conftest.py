@@ -49,24 +49,23 @@ def blocks_of(page: Path) -> Iterator[Block]:
             yield Block(language, title, token.content, token.map[0] + 1 if token.map else 0)
 
 
-def tables_of(page: Path) -> list[list[tuple[str, ...]]]:
-    """Return the tables of a page as rows of cell sources, without the header row."""
+def tables_of(page: Path, *, under: str = "") -> list[list[tuple[str, ...]]]:
+    """Return the tables of a page as rows of cell sources, without the header row.
+
+    With `under`, return only those whose first column has this title.
+    """
     tables: list[list[tuple[str, ...]]] = []
     row: list[str] = []
-    inside = False
     for token in _tokens(page):
-        if token.type == "tbody_open":
+        if token.type == "thead_open":
             tables.append([])
-            inside = True
-        elif token.type == "tbody_close":
-            inside = False
         elif token.type == "tr_open":
             row = []
-        elif token.type == "inline" and inside:
+        elif token.type == "inline" and tables:
             row.append(token.content)
-        elif token.type == "tr_close" and inside:
+        elif token.type == "tr_close":
             tables[-1].append(tuple(row))
-    return tables
+    return [rows for title, *rows in tables if under in ("", title[0])]
 
 
 def headings_of(page: Path, level: int) -> list[str]:
