@@ -18,6 +18,7 @@ from pytest_headswap.plugin.collection.phase_reports import NO_RESULT, REPLAY_AT
 from pytest_headswap.plugin.collection.report_outcome import report_outcome
 from pytest_headswap.plugin.recording.fold_errors import FoldedErrors
 from pytest_headswap.plugin.recording.header import journal_header
+from pytest_headswap.plugin.recording.once_per_model import OncePerModel
 from pytest_headswap.plugin.recording.summary import count_lines, problem_lines
 from pytest_headswap.plugin.settings import Settings
 from pytest_headswap.report.terminal import worst_lines
@@ -67,8 +68,7 @@ class Recorder:
         self._results: dict[str, Result] = {}
         self._seconds: dict[str, float] = {}
         self._repeated: set[str] = set()
-        self._heads_written: set[tuple[str, str]] = set()
-        self._tracebacks_written: set[int] = set()
+        self._once_per_model = OncePerModel()
         self._names = {zoo.name: frozenset(zoo.names) for zoo, _ in settings.this_shard}
 
     @pytest.hookimpl(tryfirst=True)
@@ -182,14 +182,7 @@ class Recorder:
         return test.model in self._names.get(test.zoo, ())
 
     def _write(self, result: Result) -> None:
-        model = result.zoo, result.model
-        if result.anatomy is not None:  # once per model keeps the journal small
-            result = replace(result, anatomy=None if model in self._heads_written else result.anatomy)
-            self._heads_written.add(model)
-        if result.traceback:
-            written = hash((model, result.traceback))
-            result = replace(result, traceback="" if written in self._tracebacks_written else result.traceback)
-            self._tracebacks_written.add(written)
+        result = self._once_per_model.without_known(result)
         self._begin()  # in case no hook reported the collected tests
         if self.journal is not None:
             try:
