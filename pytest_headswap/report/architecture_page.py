@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from pytest_headswap._check_names import CHECK_NAMES, OPT_IN_CHECK_NAMES
 from pytest_headswap._links import page
@@ -22,6 +22,7 @@ PAGE_IDS = ("theme", "matrix-link", "checks-title", "heads-title", "repeat-title
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
+@cache
 def anchor(name: str) -> str:
     """Return the id of an element for a check or a version: its name, as far as that can be an id and is not taken."""
     readable = _UNSAFE.sub("-", name)[:60].strip("-")
@@ -35,6 +36,7 @@ def column_anchors(matrix: Matrix) -> dict[str, str]:
     return {column: anchor(column) for column in matrix.columns}
 
 
+@cache
 def check_url(check: str) -> str:
     """Return the address of what a built-in check promises; empty for a check of the user."""
     return page("checks", check) if check in (*CHECK_NAMES, *OPT_IN_CHECK_NAMES) else ""
@@ -85,12 +87,12 @@ class ArchitecturePage:
     def blocks(self) -> list[Block]:
         return [Block(cause) for cause in find_causes(self.row.results)]
 
-    @property
+    @cached_property
     def checks(self) -> list[str]:
         """Return the names of the checks."""
         return list(dict.fromkeys(result.check for result in self.row.results))
 
-    @property
+    @cached_property
     def passed(self) -> list[Result]:
         return [result for result in self.row.results if result.outcome == "passed"]
 
@@ -99,7 +101,7 @@ class ArchitecturePage:
         """Return the times of the runs from which results were taken over."""
         return sorted({result.taken_over for result in self.row.results if result.taken_over})
 
-    @property
+    @cached_property
     def command(self) -> str:
         """Return the command that repeats all checks; empty if no result has one."""
         checks = self.checks
