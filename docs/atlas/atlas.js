@@ -15,7 +15,7 @@
 
   // ---- the files -------------------------------------------------------------------------------------------------
   const read = (zoo, text) => {
-    const [versions, header, ...rows] = text.trimEnd().split("\n");
+    const [versions, header, ...rows] = text.replace(/\n$/, "").split("\n");
     const columns = header.split("\t"), entries = new Map();
     for (const row of rows) {
       const cells = row.split("\t");
