@@ -14,6 +14,7 @@ from pathlib import Path
 
 import inferred_inputs
 import plugin_overhead
+import ray_overhead
 import swap_cost
 import zoo_vs_bare_loop
 
@@ -31,6 +32,8 @@ def main() -> None:
     for way, cost in zoo_vs_bare_loop.measure_ways(sizes):
         print(way, cost, flush=True)
         costs[way] = cost
+    often = max(1, arguments.every * ray_overhead.EVERY // zoo_vs_bare_loop.EVERY)
+    executors = ray_overhead.measure_both(often)
     empty = plugin_overhead.measure_both()
     swaps = {name: swap_cost.measure(name) for name in swap_cost.MODELS}
     inputs = {name: inferred_inputs.measure(name) for name in inferred_inputs.MODELS}
@@ -44,6 +47,8 @@ def main() -> None:
         "## All checks of a zoo",
         "",
         *zoo_vs_bare_loop.table(len(sizes), costs),
+        "",
+        *ray_overhead.table(often, executors),
         "",
         *plugin_overhead.table(plugin_overhead.RESULTS, empty),
         "",

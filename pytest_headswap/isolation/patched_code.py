@@ -6,6 +6,7 @@ import sys
 import types
 from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from operator import is_
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,18 @@ class PatchedCode:
     def __init__(self) -> None:
         self._imported = dict(sys.modules)
         self._namespaces = [(name, value, dict(vars(value))) for name, value in _namespaces()]
+        self._now = [sys.modules, *(vars(value) for _, value, _ in self._namespaces)]
+        self._sizes = [len(namespace) for namespace in self._now]
+        self._values = list(self._current_values())
+
+    def _current_values(self) -> Iterator[Any]:
+        return chain.from_iterable(namespace.values() for namespace in self._now)
 
     def changes(self) -> list[str]:
         """Return descriptions of what was replaced since."""
+        # most models change nothing, and to compare all namespaces at once takes a fraction of the time
+        if list(map(len, self._now)) == self._sizes and all(map(is_, self._current_values(), self._values)):
+            return []
         return [
             *(words for name, value, was in self._namespaces for words in self._changed_in(name, value, was)),
             *self._changed_imports(),

@@ -37,7 +37,7 @@ def find_mixing(graph: Graph, features: Collection[Value]) -> Mixing | None:
     found: dict[Value, Mixing] = {}
     arrangers: set[Value] = set()
     some_separate = False
-    for source in {value for node in graph.nodes for value in node.inputs if value.origin == INPUT}:
+    for source in dict.fromkeys(value for node in graph.nodes for value in node.inputs if value.origin == INPUT):
         first: Mixing | None = None
         for dim, size in enumerate(source.shape[:2]):
             if not 1 < size <= _MAX_ROWS:

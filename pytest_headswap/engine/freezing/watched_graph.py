@@ -47,7 +47,8 @@ class WatchedGraph:
         """Return the values that the heads read."""
         before = before_heads(self.graph, heads)
         within = ancestors(output for call in head_calls(self.graph, heads) for output in call.outputs)
-        read = (value for node in within - before for value in node.inputs)
+        readers = within - before
+        read = (value for node in self.graph.nodes if node in readers for value in node.inputs)
         return list(dict.fromkeys(value for value in read if value.node in before or value.origin == INPUT))
 
     def feature_operations(self, heads: HeadNames) -> set[Any]:
