@@ -45,7 +45,7 @@ def test_commands_are_provided_by_the_packages_the_page_installs(page: Path, bef
         ("timm", "mkdocs serve", "mkdocs"),
         ("timm", "tox run -e lint", "tox"),
         ("timm", "pytest --headswap-zoo=builtin -n 2", "-n"),
-        ("docs", "mkdocs build && ruff check .", "ruff"),
+        ("docs", "mkdocs build && twine check", "twine"),
         ("docs", "mkdocs serve", ""),
         ("dev", "tox run -e lint && mkdocs serve", ""),
     ],

@@ -77,6 +77,9 @@ Then run `headswap explain timm:levit_128`.
 ```python
 import mine
 ```
+```python
+mine.__name__[0]
+```
 """
     script = pasted(page)
     assert (
@@ -91,24 +94,28 @@ import mine
     assert (tmp_path / "log").read_text() == "one\n"
     assert "timm:levit_128\n" in done.stdout
     assert done.stdout.endswith("it's $HOME\n")
-    assert done.stdout.count(STEP) == 4
+    assert done.stdout.count(STEP) == 5
 
 
 def pasted(page: str) -> str:
     """Return a bash script that runs the blocks of a page in order, without the test command.
 
-    Python blocks with a title are written to that file; others run. `headswap` commands in sentences run too.
+    Python blocks with a title are written to that file. Others run after those before them, as in one session.
+    `headswap` commands in sentences run too.
     """
     parts: list[str] = []
-    before = ""
+    before = session = ""
     for token in MarkdownIt("commonmark").enable("table").parse(page):
         for_tests, before = "test-command" in before, token.content
         language, _, more = token.info.partition(" ")
         if token.type == "fence" and language == "bash" and not for_tests:
             parts.append(token.content.replace(INSTALL, FROM_CLONE))
         elif token.type == "fence" and language == "python":
-            target = f"cat > {more[7:-1]}" if more.startswith('title="') else "python -"
-            parts.append(f"{target} << 'END OF BLOCK'\n{token.content}END OF BLOCK\n")
+            if more.startswith('title="'):
+                parts.append(f"cat > {more[7:-1]} << 'END OF BLOCK'\n{token.content}END OF BLOCK\n")
+            else:
+                session += token.content
+                parts.append(f"python - << 'END OF BLOCK'\n{session}END OF BLOCK\n")
         spans = [child.content for child in token.children or () if child.type == "code_inline"]
         parts += [f"{span}\n" for span in spans if span.startswith("headswap ")]
     return "".join(f"echo '{STEP}{number}'\n{part}" for number, part in enumerate(parts, 1))
