@@ -118,7 +118,7 @@
     const several = entry.heads.length > 1;
     const parts = entry.heads.flatMap((line) => [...(several ? [el("h3", {}, code(line.head))] : []), path(line), facts(line)]);
     const notes = entry.lines[0].notes;
-    const small = entry.zoo === "transformers" ? ["The width is that of a small configuration. A checkpoint has its own width and class count."] : [];
+    const small = entry.zoo === "transformers" ? ["The width is that of a small configuration. A checkpoint has its own width and class count. If the error is no_inputs, pass example_inputs to swap_head."] : [];
     const texts = [...(notes ? [`${notes[0].toUpperCase()}${notes.slice(1)}.`] : []), ...small];
     return [...program(entry), ...parts, ...texts.map((text) => el("p", { className: "atlas-note" }, text)), link];
   };
