@@ -65,3 +65,11 @@ def test_another_head_with_as_many_classes_decides() -> None:
 
     heads = find_heads(Boxes(), X)
     assert {(head.path, head.num_classes) for head in heads} == {("scores", 3), ("fc", 3)}
+
+
+def test_anchors_that_are_joined_from_several_levels_leave_no_doubt() -> None:
+    def levels(y: Tensor) -> Tensor:
+        return torch.cat([part.reshape(len(y), -1, 7) for part in (y, y * 2)], 1)
+
+    (head,) = find_heads(Detector(levels), X)
+    assert (head.num_classes, head.class_dim) == (7, 2)

@@ -228,6 +228,7 @@ class Tracer(DimFlow):
 
 def _add_obstacle(trace: Trace, node: Node, dim: int, obstacle: str) -> None:
     reason = "concatenated" if node.name.endswith("cat") else "composite"
+    trace.is_cut |= reason == "composite"
     trace.obstacles.append((reason, f"the dimension {obstacle} ({node.name})"))
     trace.partial_sources += [(reason, ClassAxis(value, dim)) for value in node.inputs if len(value.shape) > dim]
 

@@ -74,3 +74,5 @@ class Trace:
     axes: set[ClassAxis] = field(default_factory=set)
     from_input: bool = False
     """Whether an input of the model sets the dimension. Tracing stops there."""
+    is_cut: bool = False
+    """Whether it is cut out of a longer dimension, or changed in parts."""

@@ -45,6 +45,8 @@ class RejectionCause:
     reason: str
     tensor: str
     sentence: str
+    is_cut: bool = False
+    """Whether the dimension is cut out of a longer one that the tensor sets."""
 
 
 @dataclass
@@ -156,15 +158,16 @@ def _rejection_cause(candidate: Candidate, tracer: Tracer) -> RejectionCause | N
         if axis.value.origin == ATTRIBUTE:
             sentence = "it has one entry per class but is a plain attribute: register it as a buffer"
             return RejectionCause("unsupported_layer", axis.value.name, sentence)
-    pieces, searched = list(trace.partial_sources), set[ClassAxis]()
+    pieces, searched, is_cut = list(trace.partial_sources), set[ClassAxis](), trace.is_cut
     for reason, piece in pieces:  # grows by the pieces of pieces
         if piece in searched or piece.value.shape[piece.dim] == 0:
             continue
         searched.add(piece)
         part = tracer.trace_back(piece, piece.value.shape[piece.dim])
+        is_cut |= part.is_cut
         fault = _consumed_by_backbone(part, tracer)
         if fault is None and part.projections:
-            fault = RejectionCause(reason, source_name(part.projections[0].weight.value), _PARTIAL_CLASS_DIM)
+            fault = RejectionCause(reason, source_name(part.projections[0].weight.value), _PARTIAL_CLASS_DIM, is_cut)
         if fault:
             return fault
         pieces += part.partial_sources

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from pytest_headswap.engine.dataflow.dim_tracer import Tracer, source_name
 from pytest_headswap.engine.dataflow.graph import ancestors
-from pytest_headswap.engine.detection.candidates import PARTIAL_REASONS, Candidate, RejectionCause
+from pytest_headswap.engine.detection.candidates import Candidate, RejectionCause
 from pytest_headswap.engine.errors import HeadSwapError
 
 
@@ -62,10 +62,11 @@ def resolve_class_dim(candidates: list[Candidate], declared: int | None, tracers
 def check_no_weight_sets_parts(
     candidates: Iterable[Candidate], accepted: Sequence[Candidate], declared: int | None
 ) -> None:
-    """Check that a weight which sets the classes does not set parts of another dimension of the same output.
+    """Check that no part of another dimension of the same output is cut out of what sets the classes.
 
     A detector may cut coordinates and classes out of one dimension: the dimension that is whole then counts anchors. It
-    counts classes if another head has as many, or if the model declares them.
+    counts classes if another head has as many, or if the model declares them. A dimension that is joined from whole
+    parts, such as the anchors of several levels, is no such sign.
 
     Raises:
         HeadSwapError: `composite`.
@@ -73,7 +74,7 @@ def check_no_weight_sets_parts(
     names = {id(item): {name for weight in item.weights if weight for name in weight.value.names} for item in accepted}
     for part in candidates:
         cause, output = part.rejection_cause, part.output
-        if cause is None or cause.reason not in PARTIAL_REASONS:
+        if cause is None or not cause.is_cut:
             continue
         for item in accepted:
             counts = {x.output.size for x in accepted if names[id(x)].isdisjoint(names[id(item)])} | {declared}
