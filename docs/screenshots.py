@@ -55,7 +55,8 @@ def _without_fonts() -> str:
 
 def printed_by(command: str) -> str:
     """Return what a command prints in a terminal, with colours."""
-    env = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(_WIDTH)}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    env = {**os.environ, "PATH": path, "FORCE_COLOR": "1", "COLUMNS": str(_WIDTH)}
     done = subprocess.run(command.split(), cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     return done.stdout
 

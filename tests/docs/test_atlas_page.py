@@ -156,7 +156,7 @@ def test_link_opens_an_architecture_and_the_keyboard_does(open_page: Open) -> No
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type("timm mobilenetv5_300m_enc")
     page.keyboard.press("Enter")
-    assert page.url.endswith("#timm/mobilenetv5_300m_enc")
+    page.wait_for_url("**/#timm/mobilenetv5_300m_enc", timeout=5_000)
     link = page.locator("details[open] a").first
     assert link.get_attribute("href") == "../errors/#declared_headless"
     assert page.evaluate("document.activeElement.tagName") == "SUMMARY"

@@ -45,7 +45,7 @@ def test_the_header_the_journal_and_the_reports_name_the_devices(
     assert read_journal(folder)[0].devices == names
     assert "; on cuda:0" in (folder / "summary.md").read_text(encoding="utf-8")
     page = (folder / "index.html").read_text(encoding="utf-8")
-    assert "<dt>devices</dt><dd>cuda:0 (NVIDIA H200 &lt;0&gt;), cuda:1" in page
+    assert "cuda:0 (NVIDIA H200 &lt;0&gt;), cuda:1 (NVIDIA H200 &lt;1&gt;)" in page
 
 
 @pytest.mark.parametrize("option", ["--headswap-device=cpu", "--headswap-evidence=abstract"])

@@ -139,7 +139,6 @@ def detect_heads_in(
     rejected = rejections(candidates, tracers)
     possible = [candidate for candidate in candidates if candidate.rejection_cause is None]
     accepted = resolve_class_dim(possible, declared, tracers)
-    check_no_weight_sets_parts(candidates, accepted, declared)
     check_modes_agree(candidates, accepted)
     lists = [] if accepted else find_label_lists(model, graphs, tracers)
     competing: frozenset[frozenset[str]] = frozenset()
@@ -156,6 +155,8 @@ def detect_heads_in(
             doubt = hidden_head_error(name, graphs, tracers, chosen.flattened)
         elif not chosen.labels and all(item.head.num_classes != declared for item in detected):
             doubt = unresolved_output_error(name, graphs, tracers, candidates, detected)
+        if doubt is None:
+            check_no_weight_sets_parts(candidates, accepted, declared)
     elif lists and declared != 0:
         detected = lists
     else:
