@@ -553,6 +553,48 @@ class HeadWithTwoNames(Planted):
         self.classifier = self.fc
 
 
+class HeadInAnotherContainer(Planted):
+    """Sound: the head is also registered in a container beside the backbone."""
+
+    def set_up(self) -> None:
+        self.tasks = nn.ModuleDict({"first": self.fc})
+
+
+class TracedBody(Planted):
+    """Sound: part of the backbone is a traced module."""
+
+    def set_up(self) -> None:
+        body = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU())
+        self.traced = torch.jit.trace(body, torch.zeros(2, WIDTH))  # type: ignore[no-untyped-call]
+
+    def between(self, features: torch.Tensor) -> torch.Tensor:
+        return self.traced(features)  # type: ignore[no-any-return]
+
+
+class _Standardized(nn.Module):
+    """A parametrization that keeps the mean of the weight, and in a module of its own the deviation."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, width))
+        self.deviation: Any = nn.Module()
+        self.deviation.register_buffer("value", torch.ones(1, width))
+
+    def forward(self, stored: torch.Tensor) -> torch.Tensor:
+        return stored * self.deviation.value + self.mean  # type: ignore[no-any-return]
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        self.mean, self.deviation.value = weight.mean(0, keepdim=True), weight.std(0, keepdim=True)
+        return (weight - self.mean) / self.deviation.value  # type: ignore[no-any-return]
+
+
+class StandardizedHead(Planted):
+    """Sound: setting the weight of the head sets buffers of its parametrization, also in a module inside."""
+
+    def set_up(self) -> None:
+        nn.utils.parametrize.register_parametrization(self.fc, "weight", _Standardized(WIDTH))
+
+
 class ComplexNumbers(Planted):
     """Sound: backbone and head compute with complex numbers."""
 

@@ -88,7 +88,10 @@ def _try_calls(
 
 
 def _backbone(model: nn.Module, swap: Swap) -> dict[str, nn.Module]:
-    inside = {owner_path(name) for name in swap.state_dict()} | {head.path for head in swap.heads}
+    paths = {owner_path(name) for name in swap.state_dict()} | {head.path for head in swap.heads}
+    named = named_modules(model, include_aliases=True)
+    heads = {module for path, module in named if path in paths}
+    inside = {path for path, module in named if module in heads}  # a head may have several names
     around = {prefix for path in inside for prefix in _prefixes(path)}
     return {
         path: module

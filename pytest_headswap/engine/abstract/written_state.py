@@ -44,9 +44,8 @@ class WrittenState:
 
 
 def _state_of(module: nn.Module) -> Iterator[dict[str, Any]]:
-    state = module.__dict__
-    yield {key: value for key, value in state.items() if key not in REGISTRIES}
-    yield from (dict(state[key]) for key in _PARTS)
+    yield {key: value for key, value in module.__dict__.items() if key not in REGISTRIES}
+    yield from (dict(getattr(module, key).items()) for key in _PARTS)  # a script module keeps them elsewhere
 
 
 def _items(value: Any) -> Any:

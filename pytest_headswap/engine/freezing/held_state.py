@@ -89,8 +89,8 @@ class HeldState:
 
     def _add_module(self, prefix: str, module: nn.Module) -> None:
         state = module.__dict__
-        for registry in ("_parameters", "_buffers"):
-            for key, tensor in state[registry].items():
+        for registry in (module._parameters, module._buffers):  # a script module has them outside of its `__dict__`
+            for key, tensor in registry.items():
                 if tensor is not None:
                     self._add_tensor(prefix + key, prefix + key, True, tensor)
         # first in one comprehension, because most attributes are left out

@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import ParametrizationList, type_before_parametr
 
 from pytest_headswap.engine.detection.describe import WEIGHT, ClassTensor
 from pytest_headswap.engine.errors import HeadSwapError
-from pytest_headswap.engine.pytorch.modules import get_registered_tensor, owner_path
+from pytest_headswap.engine.pytorch.modules import get_registered_tensor, modules, owner_path
 from pytest_headswap.engine.pytorch.weight_hooks import WeightHook, weight_hooks
 from pytest_headswap.engine.swapping.buffers import NewTensor
 from pytest_headswap.engine.swapping.transaction import Transaction
@@ -184,9 +184,13 @@ def _inverted(
     originals: torch.Tensor | Sequence[torch.Tensor] = value
     replaced: list[tuple[nn.Module, str]] = []
     for module in reversed(list(source)):
-        before = dict(module._buffers)
-        copies = {key: None if buffer is None else buffer.clone() for key, buffer in before.items()}
-        module._buffers.update(copies)
+        before = {inner: dict(inner._buffers) for inner in modules(module)}
+        copies = {
+            inner: {key: None if buffer is None else buffer.clone() for key, buffer in buffers.items()}
+            for inner, buffers in before.items()
+        }
+        for inner, buffers in copies.items():
+            inner._buffers.update(buffers)
         try:
             with suppress(NotImplementedError):  # torch takes the identity then
                 if hasattr(module, "right_inverse"):
@@ -198,12 +202,14 @@ def _inverted(
                 f"{error}. Swap the head first, then parametrise it",
             ) from error
         finally:
-            after = dict(module._buffers)
-            module._buffers.update(before)
-        for key, buffer in after.items():
-            if buffer is not None and not _is_unchanged(buffer, copies[key], before[key]):
-                changes.set(module._buffers, key, buffer)
-                replaced.append((module, key))
+            after = {inner: dict(inner._buffers) for inner in before}
+            for inner, buffers in before.items():
+                inner._buffers.update(buffers)
+        for inner, buffers in after.items():
+            for key, buffer in buffers.items():
+                if buffer is not None and not _is_unchanged(buffer, copies[inner][key], before[inner][key]):
+                    changes.set(inner._buffers, key, buffer)
+                    replaced.append((inner, key))
     if isinstance(originals, torch.Tensor):
         return {"original": originals}, replaced
     return {f"original{index}": original for index, original in enumerate(originals)}, replaced
