@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -286,6 +287,49 @@ def replaces_a_constant(model: Any, f: Tensor) -> Any:
 
 def test_a_buffer_that_becomes_a_constant_is_named_in_a_note() -> None:
     assert "forward replaces average" in frozen_with(replaces_a_constant).notes[0]
+
+
+class InPieces(nn.Module):
+    """A model that computes the logits of pieces of the batch; `mix` adds what a piece takes from another one."""
+
+    def __init__(self, size: int, mix: Callable[[list[Tensor], int], Tensor | float] = lambda pieces, place: 0) -> None:
+        super().__init__()
+        self.size, self.mix = size, mix
+        self.body, self.fc = nn.Linear(8, WIDTH), nn.Linear(WIDTH, 10)
+
+    def forward(self, x: Tensor) -> Any:
+        pieces = [self.body(piece).relu() for piece in torch.split(x, self.size)]
+        return torch.cat([self.fc(piece + self.mix(pieces, place)) for place, piece in enumerate(pieces)])
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_pieces_of_a_batch_are_not_taken_for_mixed_samples(batch: int, size: int) -> None:
+    assert freeze_backbone(swap_head(InPieces(size), 5, torch.randn(batch, 8))).notes == ()
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda pieces, place: pieces[place - 1],
+        lambda pieces, place: torch.cat(pieces).mean(0),
+        lambda pieces, place: pieces[0][:1],
+    ],
+    ids=["neighbours", "mean", "first"],
+)
+def test_pieces_that_take_from_each_other_are_refused(mix: Any, size: int) -> None:
+    with pytest.raises(HeadSwapError, match="combines the samples of a batch"):
+        freeze_backbone(swap_head(InPieces(size, mix), 5, torch.randn(4, 8)))
+
+
+def test_a_batch_with_more_rows_behind_it_is_not_refused() -> None:
+    class Padded(InPieces):
+        def forward(self, x: Tensor) -> Any:
+            features = self.body(x).relu()
+            return self.fc(torch.cat([features, features[:1]]))[: len(x)]
+
+    assert freeze_backbone(swap_head(Padded(1), 5, torch.randn(4, 8))).notes == ()
 
 
 class SequenceFirst(nn.Module):

@@ -25,12 +25,28 @@ class Detector(nn.Module):
         return self.end(self.fc(self.body(x).relu()))
 
 
+def unbound(y: Tensor) -> tuple[Tensor, ...]:
+    return y.view(len(y), -1, 14).unbind(-1)
+
+
+def written(y: Tensor) -> Tensor:
+    scores = y.new_zeros(*y.shape[:2], 10)
+    for index in range(10):
+        scores[..., index] = y[..., 4 + index]
+    return scores
+
+
 CUT: dict[str, Callable[[Tensor], Any]] = {
     "slices": lambda y: (y.view(len(y), -1, 14)[..., :4], y.view(len(y), -1, 14)[..., 4:]),
     "only the scores": lambda y: y.view(len(y), -1, 14)[..., 4:].sigmoid(),
     "split": lambda y: torch.split(y.view(len(y), -1, 14), [4, 10], -1),
     "anchors last": lambda y: y.view(len(y), 14, -1)[:, 4:],
     "narrow": lambda y: {"scores": y.reshape(len(y), -1, 14).narrow(2, 4, 10)},
+    "stacked": lambda y: [torch.stack(part, -1) for part in (unbound(y)[:4], unbound(y)[4:])],
+    "selected": lambda y: torch.stack([y.view(len(y), -1, 14)[..., index] for index in range(4, 14)], -1),
+    "corners": lambda y: torch.stack([unbound(y)[0] - unbound(y)[2].exp() / 2, unbound(y)[1] * 8], 1),
+    "written": lambda y: written(y.view(len(y), -1, 14)),
+    "a score alone": lambda y: (torch.stack(unbound(y)[:4], -1), unbound(y)[4].sigmoid()),
     "joined again": lambda y: torch.cat([y.view(len(y), -1, 14)[..., :4].exp(), y.view(len(y), -1, 14)[..., 4:]], -1),
 }
 
@@ -73,3 +89,16 @@ def test_anchors_that_are_joined_from_several_levels_leave_no_doubt() -> None:
 
     (head,) = find_heads(Detector(levels), X)
     assert (head.num_classes, head.class_dim) == (7, 2)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=str)
+def test_classes_whose_parts_are_all_returned_are_swapped(order: tuple[int, int]) -> None:
+    """One layer gives the mean and the variance of each class, which forward takes apart and stacks again."""
+
+    def moments(y: Tensor) -> Tensor:
+        parts = y.view(len(y), -1, 2).unbind(-1)
+        return torch.stack([parts[index].exp() for index in order], 1)
+
+    model: Any = Detector(moments)
+    swap_head(model, 5, X)
+    assert model(X).shape == (2, 2, 5)

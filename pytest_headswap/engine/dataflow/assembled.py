@@ -6,7 +6,7 @@ select each index of one dimension of `w` once, so that dimension sets the size 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from pytest_headswap.engine.dataflow.dims.links import normalize_dim
@@ -89,6 +89,24 @@ def selections(parts: Sequence[Value]) -> Iterator[list[Selected]]:
             for base, dim, index in selections_before(value)
             if base.shape[dim] == len(parts)
         ]
+
+
+def selections_within(value: Value, passes: Callable[[Node], bool]) -> Iterator[tuple[Value, int, int]]:
+    """Yield each tensor, dimension and index that data from the input is selected from before a value.
+
+    The value is followed back through the operations that `passes` accepts.
+    """
+    visited: set[Node] = set()
+    stack = [value]
+    while stack:
+        value = stack.pop()
+        node = value.node
+        if node is None or not value.from_input:
+            continue
+        yield from _selections_of(value)
+        if node not in visited and passes(node):
+            visited.add(node)
+            stack += node.inputs
 
 
 def selections_before(value: Value) -> Iterator[tuple[Value, int, int]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 
-from pytest_headswap.engine.dataflow.assembled import Selected, parts_of, reassembled_dim, selections
+from pytest_headswap.engine.dataflow.assembled import Selected, parts_of, reassembled_dim, selections, selections_within
 from pytest_headswap.engine.dataflow.dim_flow import DimFlow, map_stride
 from pytest_headswap.engine.dataflow.dims.links import DimRelation
 from pytest_headswap.engine.dataflow.dims.views import WRITTEN
@@ -15,6 +15,7 @@ from pytest_headswap.engine.dataflow.trace import ClassAxis, Projection, Trace
 __all__ = ["ClassAxis", "Projection", "Trace", "Tracer", "source_name"]
 
 
+_Origin = tuple[int, tuple[ClassAxis, ...]]
 _NO_DIM = -1  # for a part of a dimension that is assembled only later
 
 
@@ -65,19 +66,19 @@ class Tracer(DimFlow):
     def _step_back(self, axis: ClassAxis, node: Node, trace: Trace) -> Iterator[tuple[Node, int, ClassAxis]]:
         """Yield the operands that the class index runs over before a node: the node, the operand's index, its axis."""
         parts = parts_of(node, axis.dim) if axis.inner == 1 else []
-        if whole := reassembled_dim(node, parts):
+        if whole := reassembled_dim(node, parts) or _table_looked_up(axis, node):
             yield node, 0, ClassAxis(*whole)
             return
         selected = self._selected_for_parts(parts)
         if selected:
             yield from self._step_back_to_selected(axis, selected, trace)
             return
-        if _looks_up_all_rows(axis, node):
-            yield node, 0, ClassAxis(node.inputs[0], 0)
-            return
         relation = self.relation_of(node)
         links = [x for x in relation.links if x.output == axis.value.index and x.out_dim == axis.dim]
         obstacle = relation.partial.get((axis.value.index, axis.dim))
+        if (cut := self._partly_assembled(parts)) and obstacle in (None, WRITTEN):
+            _add_cut(trace, "composite", f"is assembled from parts of a longer one ({node.name})", [cut])
+            return
         if obstacle and relation.equal_parts == axis.dim:
             trace.parts.setdefault((node, axis.dim), set()).add(axis.value.index)
         elif obstacle == WRITTEN:
@@ -129,6 +130,24 @@ class Tracer(DimFlow):
             if by_part.keys() == everything == {item.position for item in by_part.values()}
             for item in by_part.values()
         ]
+
+    def _partly_assembled(self, parts: Sequence[Value]) -> ClassAxis | None:
+        """Return a dimension set by a projection that each part takes an index of, if some index is left out.
+
+        Several views of one dimension count as one.
+        """
+        axes: dict[_Origin, ClassAxis] = {}
+        taken: dict[_Origin, dict[int, set[int]]] = {}
+        for part, value in enumerate(parts) if len(parts) > 1 else ():
+            for base, dim, index in selections_within(value, lambda node: not self.relation_of(node).contracted):
+                axis, size = ClassAxis(base, dim), base.shape[dim]
+                weights = tuple(item.weight for item in self.trace_back(axis, size).projections)
+                axes.setdefault((size, weights), axis)
+                taken.setdefault((size, weights), {}).setdefault(part, set()).add(index)
+        for (size, weights), by_part in taken.items():
+            if weights and len(by_part) == len(parts) and len(set().union(*by_part.values())) < size:
+                return axes[size, weights]
+        return None
 
     def _step_back_to_selected(
         self, axis: ClassAxis, selected: list[Selected], trace: Trace
@@ -228,19 +247,21 @@ class Tracer(DimFlow):
 
 def _add_obstacle(trace: Trace, node: Node, dim: int, obstacle: str) -> None:
     reason = "concatenated" if node.name.endswith("cat") else "composite"
+    _add_cut(trace, reason, f"{obstacle} ({node.name})", [ClassAxis(x, dim) for x in node.inputs if len(x.shape) > dim])
+
+
+def _add_cut(trace: Trace, reason: str, what: str, before: Iterable[ClassAxis]) -> None:
     trace.is_cut |= reason == "composite"
-    trace.obstacles.append((reason, f"the dimension {obstacle} ({node.name})"))
-    trace.partial_sources += [(reason, ClassAxis(value, dim)) for value in node.inputs if len(value.shape) > dim]
+    trace.obstacles.append((reason, f"the dimension {what}"))
+    trace.partial_sources += [(reason, axis) for axis in before]
 
 
-def _looks_up_all_rows(axis: ClassAxis, node: Node) -> bool:
-    """Return whether a dimension runs over all rows of a table, such as label embeddings looked up by `arange`."""
-    return (
-        node.name == "aten::embedding"
-        and not axis.value.from_input
-        and axis[1:] == (0, 1)
-        and node.inputs[1].shape == node.inputs[0].shape[:1]
-    )
+def _table_looked_up(axis: ClassAxis, node: Node) -> tuple[Value, int] | None:
+    """Return the table whose rows a dimension all runs over, such as label embeddings looked up by `arange`."""
+    if node.name != "aten::embedding" or axis.value.from_input or axis[1:] != (0, 1):
+        return None
+    table, indices = node.inputs
+    return (table, 0) if indices.shape == table.shape[:1] else None
 
 
 def _feature_axis(relation: DimRelation, operand: int, node: Node) -> ClassAxis | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from functools import reduce
 from operator import or_
 from typing import NamedTuple
@@ -80,7 +80,7 @@ def _mixing_in(flow: RowFlow, features: Iterable[Value], size: int) -> tuple[Mix
         for axis, rows in axes.items():
             elsewhere = [reduce(or_, rows) for other, rows in axes.items() if other.dim != axis.dim]
             rest = whole | unsure(reduce(or_, elsewhere, 0))
-            others = min((_beyond(rows, rest, own) for own in _own(len(rows), size)), key=certain)
+            others = min((_beyond(rows, rest, own) for own in _own(rows, size)), key=certain)
             if others:
                 break
         if others and (found is None or certain(others)):
@@ -90,13 +90,26 @@ def _mixing_in(flow: RowFlow, features: Iterable[Value], size: int) -> tuple[Mix
     return found, is_used
 
 
-def _own(length: int, size: int) -> list[tuple[int, ...]]:
-    """Return the rows that each position may depend on: its own one, also if each row is repeated."""
-    rows = own_rows(size)
-    count = length // size
-    if length % size:
-        return [rows[:length]] if length < size else []
-    return [rows * count, tuple(row for row in rows for _ in range(count))]
+def _own(rows: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    """Return the rows that each position may depend on: its own one, also if each row is repeated.
+
+    A shorter dimension is a part of the batch, and begins at the first row that its first position depends on. Behind
+    the rows of a longer one, a position may depend on any one row.
+    """
+    own, length = own_rows(size), len(rows)
+    count, rest = divmod(length, size)
+    if count == 0:
+        start = min(_first(rows[0]).bit_length() - 1, size - length) if rows[0] else 0
+        return [own[start : start + length]]
+    if rest:
+        return [own + tuple(map(_first, rows[size:]))]
+    return [own * count, tuple(row for row in own for _ in range(count))]
+
+
+def _first(rows: int) -> int:
+    """Return the first one of some rows, one that is certain if there is any."""
+    rows = certain(rows) or rows
+    return rows & -rows
 
 
 def _beyond(rows: Iterable[int], rest: int, own: Iterable[int]) -> int:
