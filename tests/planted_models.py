@@ -673,6 +673,26 @@ class SavingClones(Planted):
         return state
 
 
+class HasItsWeightTwice(Planted):
+    """Sound: the weight of the head is registered on the model too, and first."""
+
+    def set_up(self) -> None:
+        head: Any = self._modules.pop("fc")
+        self.first = head.weight
+        self.fc = head
+
+
+class SharesItsWeight(Planted):
+    """Sound: the weight of the head belongs to a layer that does not run as well, and to a list."""
+
+    def set_up(self) -> None:
+        head: Any = self._modules.pop("fc")
+        self.unused = nn.Linear(WIDTH, head.out_features, bias=False)
+        self.fc = head
+        self.fc.weight = self.unused.weight
+        self.kept = nn.ParameterList(head.parameters())
+
+
 class CountsItself(Planted):
     """Sound: numbers that merely differ between two models, by chance in the ratio of their classes or a multiple."""
 

@@ -61,6 +61,8 @@ SOUND: dict[Callable[[int], nn.Module], tuple[torch.Tensor, ...]] = {
     sound_models.LoadingDropsABuffer: _BATCH,
     sound_models.SavingAddsAnEntry: _BATCH,
     sound_models.SavingClones: _BATCH,
+    sound_models.HasItsWeightTwice: _BATCH,
+    sound_models.SharesItsWeight: _BATCH,
     sound_models.CountsItself: _BATCH,
     sound_models.GraphOfNodes: (_NODES, _EDGES),
     sound_models.GraphOfGraphs: (_NODES, _EDGES, torch.tensor([0, 0, 0, 1, 1, 1])),

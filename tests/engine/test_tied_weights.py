@@ -237,3 +237,39 @@ def test_a_weight_with_two_names_is_listed_by_its_first_and_found_by_both() -> N
         swap_head(model, 5, X, head=name)
         assert model(X)[0].shape == (4, 5)
         assert model.labels is model.classes
+
+
+def weight_on_the_model(model: Any) -> None:
+    model.first, model.fc = model.fc.weight, model._modules.pop("fc")
+
+
+def both_on_the_model(model: Any) -> None:
+    model.first, model.second, model.fc = model.fc.weight, model.fc.bias, model._modules.pop("fc")
+
+
+def in_a_list(model: Any) -> None:
+    model.kept = nn.ParameterList(model.fc.parameters())
+
+
+def in_a_layer_that_does_not_run(model: Any) -> None:
+    own = model._modules.pop("fc")
+    model.unused, model.fc = nn.Linear(16, 10), own
+    own.weight = model.unused.weight
+
+
+@pytest.mark.parametrize("register", [weight_on_the_model, both_on_the_model, in_a_list, in_a_layer_that_does_not_run])
+def test_a_head_is_named_after_the_layer_that_runs(register: Callable[[Any], None]) -> None:
+    model: Any = Body(lambda self, x: self.fc(self.features(x)))
+    register(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HeadSwapWarning)
+        (head,) = swap_head(model, 5, X).heads
+    assert (head.path, head.aliases) == ("fc", ())
+    assert dict(model.named_parameters())[head.tensors[0]] is model.fc.weight
+
+
+def test_a_note_tells_both_names_of_a_weight_in_a_layer_that_does_not_run() -> None:
+    model: Any = Body(lambda self, x: self.fc(self.features(x)))
+    in_a_layer_that_does_not_run(model)
+    with pytest.warns(HeadSwapWarning, match=r"unused\.weight is tied to fc\.weight, so it was replaced as well"):
+        swap_head(model, 5, X)

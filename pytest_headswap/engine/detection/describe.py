@@ -32,7 +32,8 @@ class ClassTensor:
 
     `names` are the names under which it is registered and will be replaced. `part` is its role: `weight` multiplies
     the features, `bias` is added to the result, `other` is anything else. `is_inner` marks a tensor that takes classes
-    in, after the projection. `more` are other class-sized dimensions of it, each as (dim, outer, inner).
+    in, after the projection. `more` are other class-sized dimensions of it, each as (dim, outer, inner). `reader` is
+    the path of the module that owns it under one of its names and runs the projection, if there is one.
     """
 
     names: tuple[str, ...]
@@ -43,11 +44,12 @@ class ClassTensor:
     part: str
     is_inner: bool = False
     more: tuple[tuple[int, int, int], ...] = ()
+    reader: str | None = None
 
     @property
     def module(self) -> str:
         """Return the path of the module that owns it. For a reparametrised layer, that is the layer itself."""
-        return owner_path(self.names[0])
+        return owner_path(self.names[0]) if self.reader is None else self.reader
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def describe_heads(
         for key, projection in zip(keys, reversed(candidate.trace.projections), strict=True):
             weight = tensors[key]
             if key not in found:
-                item = _describe(candidate, projection, weight, main)
+                item = _describe(model, candidate, projection, weight, main)
                 item = replace(item, computed_by=changes_zero(projection, tracer, candidate.trace.size))
                 path_to_output = path_through_head(model, candidate, projection, tracer, item.head.path)
                 found[key] = replace(item, head=replace(item.head, path_to_output=path_to_output))
@@ -165,7 +167,10 @@ def _class_tensor(
     part = WEIGHT if value in weights or value in summands else BIAS if _is_added(candidate.trace, axis) else OTHER
     names = tied_weights.own_names(value, candidate)
     is_inner = not candidate.inner_names.isdisjoint(value.names)
-    return ClassTensor(names, axis.dim, axis.outer(size), axis.inner, value.origin == BUFFER, part, is_inner)
+    running = {projection.node.module for projection in candidate.trace.projections}
+    reader = next((path for path in map(owner_path, names) if path in running), None)
+    is_buffer = value.origin == BUFFER
+    return ClassTensor(names, axis.dim, axis.outer(size), axis.inner, is_buffer, part, is_inner, reader=reader)
 
 
 def _is_added(trace: Trace, axis: ClassAxis) -> bool:
@@ -175,9 +180,12 @@ def _is_added(trace: Trace, axis: ClassAxis) -> bool:
     return last_name(node) in ADDITIVE or _BIAS_OPERANDS.get(last_name(node)) == operand
 
 
-def _describe(candidate: Candidate, projection: Projection, weight: ClassTensor, main: OutputDim) -> DetectedHead:
+def _describe(
+    model: nn.Module, candidate: Candidate, projection: Projection, weight: ClassTensor, main: OutputDim
+) -> DetectedHead:
     output = candidate.output
-    path, *aliases = dict.fromkeys(owner_path(name) for name in weight.names)
+    path, owners = weight.module, dict.fromkeys(map(owner_path, weight.names))
+    aliases = [name for name in owners if name != path and model.get_submodule(name) is model.get_submodule(path)]
     operation = projection.node.name.split("::")[-1]
     if "dist" in path:
         role = "distillation"  # The name decides only this label, never what is swapped.
@@ -248,10 +256,9 @@ def _finalize(item: DetectedHead, tied_weights: TiedWeights, chosen: Mapping[str
         verb = "have" if len(downstream) > 1 else "has"
         evidence += (f"{', '.join(downstream)} {verb} one entry per class, after the projection",)
     tensors = tuple(tensor.names[0] for tensor in item.tensors)
-    tied, idle = (
-        tuple((name, pairs[name]) for name in tensors if name in pairs)
-        for pairs in (tied_weights.untied, tied_weights.idle())
-    )
+    tied = tuple((name, tied_weights.untied[name]) for name in tensors if name in tied_weights.untied)
+    unread = tied_weights.idle()
+    idle = tuple(unread[name] for name in tensors if name in unread)
     evidence += tuple(f"{name} is shared with {other}: a new head gets its own tensor" for name, other in tied)
     labels = sorted({chosen[name] for name in item.tensors[0].names if name in chosen})
     caution = "" if labels else item.caution

@@ -25,12 +25,12 @@ class TiedWeights:
         self._tracers = tracers
         self._path_nodes: set[Node] = {node for candidate in candidates for node in candidate.trace.nodes}
         self.untied: dict[str, str] = {}
-        self._idle: dict[str, str] = {}
+        self._idle: dict[str, tuple[str, str]] = {}
         self._used: set[str] = set()
 
-    def idle(self) -> dict[str, str]:
-        """Return, for tensors of a head, another name of theirs in a module that does not run."""
-        return {name: other for name, other in self._idle.items() if other not in self._used}
+    def idle(self) -> dict[str, tuple[str, str]]:
+        """Return, for tensors of a head, their name in the head and another one in a module that does not run."""
+        return {name: (own, other) for name, (own, other) in self._idle.items() if other not in self._used}
 
     def own_names(self, value: Value, candidate: Candidate) -> tuple[str, ...]:
         """Return the names under which the tensor belongs to the head.
@@ -49,7 +49,7 @@ class TiedWeights:
         if not foreign:
             idle = [name for name in others if names and not _contains(owner_path(name), names[0])]
             if idle and "" not in mine:
-                self._idle[value.names[0]] = idle[0]
+                self._idle[value.names[0]] = (names[0], idle[0])
             return value.names
         if len(value.names) == 1 or not others:
             before = ancestors(projection.features.value for projection in candidate.trace.projections)
