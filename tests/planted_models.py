@@ -693,6 +693,21 @@ class SharesItsWeight(Planted):
         self.kept = nn.ParameterList(head.parameters())
 
 
+class ComputesItsLoss(Planted):
+    """Sound: with labels, it returns the loss before the logits."""
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> Any:  # type: ignore[override]
+        logits = super().forward(x)
+        return nn.functional.cross_entropy(logits, labels), logits
+
+
+class MapsItsHead(Planted):
+    """Sound: the head is called on one sample at a time, by `torch.vmap`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.vmap(self.fc)(self.backbone(x).relu())  # type: ignore[no-any-return]
+
+
 class CountsItself(Planted):
     """Sound: numbers that merely differ between two models, by chance in the ratio of their classes or a multiple."""
 

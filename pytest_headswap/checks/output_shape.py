@@ -180,7 +180,10 @@ def _check_sizes(case: Case, dims: ClassDims, num_classes: int, batch: int, trai
     after = _swapped_run(case, num_classes, inputs, training)
     where = f"with {num_classes} classes and a batch of {batch} in {mode_name(training)}"
     if after.error is None:
-        expected = {label: (shape[0] * batch // present, *shape[1:]) for label, shape in before.shapes.items()}
+        expected = {
+            label: (shape[0] * batch // present, *shape[1:]) if shape else shape  # a loss has no dimensions
+            for label, shape in before.shapes.items()
+        }
         with suppress(CheckFailed):
             _compare(expected, after.shapes, dims, num_classes, where)
             return True

@@ -61,6 +61,8 @@ SOUND: dict[Callable[[int], nn.Module], tuple[torch.Tensor, ...]] = {
     sound_models.LoadingDropsABuffer: _BATCH,
     sound_models.SavingAddsAnEntry: _BATCH,
     sound_models.SavingClones: _BATCH,
+    sound_models.ComputesItsLoss: (*_BATCH, torch.tensor([1, 2])),
+    sound_models.MapsItsHead: _BATCH,
     sound_models.HasItsWeightTwice: _BATCH,
     sound_models.SharesItsWeight: _BATCH,
     sound_models.CountsItself: _BATCH,

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from pytest_headswap.engine.pytorch.internals import without_vmap
+
 
 @contextmanager
 def record_head_calls(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, list[list[torch.Tensor]]]]:
@@ -22,7 +24,7 @@ def record_head_calls(model: nn.Module, paths: Iterable[str]) -> Iterator[dict[s
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: str = path) -> None:
             tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
-            features = [x.detach().clone() for x in tensors if x.is_floating_point() or x.is_complex()]
+            features = [without_vmap(x.detach()).clone() for x in tensors if x.is_floating_point() or x.is_complex()]
             calls.setdefault(path, []).append(features)
 
         handles.append(model.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True))

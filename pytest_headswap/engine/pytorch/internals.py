@@ -41,6 +41,7 @@ __all__ = [
     "tensors_of_call",
     "tree_leaves",
     "tree_map_only",
+    "without_vmap",
 ]
 
 
@@ -76,6 +77,16 @@ def map_tensors(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> An
     Containers that torch does not know as a pytree stay as they are.
     """
     return tree_map_only(torch.Tensor, change, tree)
+
+
+def without_vmap(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor with the dimensions that `torch.vmap` hides from the code inside, in front of the others."""
+    functorch = torch._C._functorch
+    if not functorch.is_functorch_wrapped_tensor(tensor):
+        return tensor
+    dim = functorch.maybe_get_bdim(tensor)
+    inner = without_vmap(functorch.get_unwrapped(tensor))
+    return inner if dim < 0 else inner.movedim(dim + inner.dim() - tensor.dim() - 1, 0)
 
 
 def gradient_leaves(tensors: Collection[torch.Tensor]) -> list[torch.Tensor]:
