@@ -19,13 +19,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from markdown_it import MarkdownIt
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from pytest_headswap._packages import distributions_by_package
 
 ROOT = Path(__file__).parent.parent
 USE = ROOT / "docs" / "use"
@@ -71,7 +73,7 @@ def modules_of(page: Path) -> list[str]:
 
 def packages_of(page: Path) -> list[str]:
     """Return the installed packages that a page imports, or says to install."""
-    distributions = packages_distributions()
+    distributions = distributions_by_package()
     found = {canonicalize_name(distributions[module][0]) for module in modules_of(page)}
     if command := re.search(r"`pip install ([^`]+)`", page.read_text(encoding="utf-8")):
         for requirement in map(Requirement, shlex.split(command[1])):

@@ -19,6 +19,7 @@ from pytest_headswap.head import PathStep
 from pytest_headswap.report import Result, read_journal
 from pytest_headswap.results.head_record import SwappedHead, SwappedHeads
 from tests.journals import write_journal
+from tests.usable import usable_transformers
 
 # cheap models of several families: two heads, a convolution, an Identity, no head, several outputs, a mapping
 SAMPLE = {
@@ -46,6 +47,8 @@ def current(name: str) -> tuple[Zoo, Atlas]:
 @pytest.mark.parametrize("model", [f"{zoo}:{model}" for zoo, models in SAMPLE.items() for model in models])
 def test_engine_finds_the_heads_of_the_atlas(model: str) -> None:
     name, _, architecture = model.partition(":")
+    if name == "transformers":
+        usable_transformers()
     _, read = current(name)
     changed = differences(read, found_by(check_headswap(model, checks=CHECK, evidence="abstract")))
     command = f"python -m conformance.atlas {name} --models={architecture}"
@@ -54,6 +57,8 @@ def test_engine_finds_the_heads_of_the_atlas(model: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_atlas_lists_every_architecture_once_and_in_order(name: str) -> None:
+    if name == "transformers":
+        usable_transformers()
     zoo, read = current(name)
     assert tuple(read.lines) == zoo.names
     assert all(line.family == zoo[line.architecture].family for lines in read.lines.values() for line in lines[:1])

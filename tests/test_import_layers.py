@@ -16,7 +16,7 @@ import pytest_headswap
 PACKAGE = Path(pytest_headswap.__file__).parent
 
 BASE, PUBLIC = "base", "public"  # layers of the top-level modules: plain data and text, and what users import
-BASE_MODULES = {"head", "_check_names", "_text", "_numbers", "_globs", "_links", "_version", "_devices"}
+BASE_MODULES = {"head", "_check_names", "_text", "_numbers", "_globs", "_links", "_version", "_devices", "_packages"}
 PUBLIC_MODULES = {"__init__", "strategies"}
 ONLY_FOR_USERS = {"strategies"}  # the package itself never imports these, so they may import torch
 

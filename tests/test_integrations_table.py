@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from packaging.utils import canonicalize_name
 
 from conformance import integrations
 from conformance.integrations import ROOT, TABLE, USE, modules_of, packages_of, try_page, write_table
+from pytest_headswap._packages import distributions_by_package
 from tests.test_packaging import declared_names
 
 PAGES = [page for page in sorted(USE.glob("*.md")) if modules_of(page)]
@@ -100,7 +100,7 @@ def test_the_stored_table_lists_every_page_and_all_passed() -> None:
 def test_the_extra_declares_every_package_that_a_page_imports() -> None:
     project = tomlkit.parse((ROOT / "pyproject.toml").read_text(encoding="utf-8")).unwrap()["project"]
     declared = {*declared_names(project, ""), *declared_names(project, "integrations")}
-    installed = packages_distributions()
+    installed = distributions_by_package()
     imported = {canonicalize_name(installed.get(name, [name])[0]) for page in PAGES for name in modules_of(page)}
     assert {"timm", "torch"} < imported
     assert imported - declared == set()

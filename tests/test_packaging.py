@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import entry_points, packages_distributions, version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 import hatch_build
 import pytest_headswap
+from pytest_headswap._packages import distributions_by_package
 
 ROOT = Path(__file__).parent.parent
 REPOSITORY = "https://github.com/pytest-headswap/pytest-headswap"
@@ -121,7 +122,7 @@ def undeclared(sources: dict[str, str]) -> list[str]:
     """Return `FILE: MODULE` for each import of an installed package that neither the project nor its `dev` declares."""
     project = tomlkit.parse((ROOT / "pyproject.toml").read_text(encoding="utf-8")).unwrap()["project"]
     declared = {"pytest-headswap", *declared_names(project, ""), *declared_names(project, "dev")}
-    packages = packages_distributions()
+    packages = distributions_by_package()
     return [
         f"{file}: {name}"
         for file, source in sorted(sources.items())

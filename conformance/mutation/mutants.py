@@ -51,7 +51,9 @@ def replacements(node: ast.AST) -> Made:
     yield from ()
 
 
-@replacements.register
+@replacements.register(ast.If)
+@replacements.register(ast.While)
+@replacements.register(ast.IfExp)
 def _condition(node: ast.If | ast.While | ast.IfExp) -> Made:
     if isinstance(node.test, ast.UnaryOp) and isinstance(node.test.op, ast.Not):
         yield "condition", _changed(node, test=node.test.operand)

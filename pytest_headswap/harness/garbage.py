@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,16 +35,22 @@ def gc_disabled_for_imports() -> Iterator[None]:
     finally:
         if not had_torch and "torch" in sys.modules:
             gc.freeze()
-            atexit.register(_unfreeze_at_exit)
+            atexit.register(_leave_quickly)
         if enabled:
             gc.enable()
 
 
-def _unfreeze_at_exit() -> None:
-    """Let Python free the objects of nanobind, which triton uses: it prints a line for each that is never collected."""
+def _leave_quickly() -> None:
+    """Exempt everything from the collections at the end of Python, which take seconds.
+
+    Libraries that use nanobind, such as triton, print a line for each of their objects that is never collected. Nothing
+    else is printed so late.
+    """
     gc.collect()  # run finalizers while every module is still whole
-    gc.unfreeze()
-    gc.disable()  # Python collects three times at its end, and only the first looks at this switch: two are enough
+    gc.freeze()
+    with suppress(OSError, ValueError, AttributeError):  # no stderr
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def trim_heap() -> None:

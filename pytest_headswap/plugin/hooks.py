@@ -84,9 +84,10 @@ def _join_run(config: pytest.Config, scope: ZooScope) -> None:
             config.pluginmanager.register(CompletionOrder(settings, zoos), "headswap-completion-order")
         lock = lock_report_folder(config, settings)
         keys = Keys(config, settings)
-        if lock is not None or settings.since is not None:
-            keys.read_all()
-        resume = Resume(config, settings, keys) if config.getoption("headswap_resume") else None
+        is_resumed = config.getoption("headswap_resume")
+        if settings.since is not None or is_resumed or (lock is not None and config.getoption("dist", "no") == "no"):
+            keys.read_all()  # with xdist, the recorder does this while the workers start
+        resume = Resume(config, settings, keys) if is_resumed else None
         since = None
         if settings.since is not None:
             since = Since(config, settings, keys, *settings.since, config.stash.get(CARRIED_OVER, frozenset()))

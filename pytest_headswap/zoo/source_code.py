@@ -24,11 +24,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, packages_distributions
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pytest_headswap._packages import distributions_by_package
 from pytest_headswap.zoo.source_files import SourceFile, data_digest, digest, file_digest, read_source
 
 OWN_PACKAGE = "pytest_headswap"
@@ -243,12 +244,7 @@ def required_versions(package: str) -> dict[str, str] | None:
 def _distributions(package: str) -> list[Distribution]:
     with suppress(PackageNotFoundError, ValueError):
         return [distribution(package)]
-    return [distribution(name) for name in sorted(set(_names().get(package, ())))]
-
-
-@cache
-def _names() -> dict[str, list[str]]:
-    return dict(packages_distributions())
+    return [distribution(name) for name in sorted(set(distributions_by_package().get(package, ())))]
 
 
 def _record_digest(item: Distribution) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import timm
 import torch
-import transformers
 from torch import nn
 from torch.nn.utils import parametrizations
 
 from pytest_headswap import HeadSwapError, freeze_backbone, load_checkpoint, swap_head
+from tests.usable import usable_transformers
 
 X = torch.zeros(2, 8)
 
@@ -192,6 +192,7 @@ def test_the_entry_with_the_tensors_is_found(case: str, wrap: Callable[[nn.Modul
 
 
 def test_a_checkpoint_of_the_backbone_alone_is_loaded() -> None:
+    transformers = usable_transformers()
     config = transformers.BertConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=30
     )

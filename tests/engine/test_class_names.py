@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_headswap.engine import HeadSwapError, HeadSwapWarning, Swap, swap_head
+from tests.usable import usable_transformers
 
 X = torch.randn(4, 8)
 OLD = ["ant", "bee", "cat", "dog", "eel", "fox"]
@@ -177,7 +178,7 @@ def test_given_names_go_to_the_mapping_and_not_to_a_list_of_other_names(value: A
 
 
 def test_class_names_leave_the_names_of_module_classes_in_a_library_alone() -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = usable_transformers()
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     model = transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=50, **sizes))
     before = copy.deepcopy(model._no_split_modules)

@@ -55,6 +55,8 @@ class CompilesInForward(CompilesAMethod):
 @pytest.mark.parametrize("build", [CompilesItsBackbone, CompilesAMethod, CompilesInForward])
 @pytest.mark.parametrize("warm", [True, False])
 def test_compiled_code_in_a_model_is_not_compiled_for_a_probe(build: Any, warm: bool) -> None:
+    if build is CompilesAMethod and not hasattr(torch.compiler, "set_stance"):
+        pytest.skip("before torch 2.6, nothing keeps a method that was compiled with its class from being compiled")
     torch._dynamo.reset()
     model = build()
     if warm:

@@ -13,10 +13,10 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification
 
 from pytest_headswap.engine import HeadSwapError, Swap, freeze_backbone, swap_head
 from pytest_headswap.engine.swapping.transaction import Transaction
+from tests.usable import usable_transformers
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest_headswap.HeadSwapWarning")
 
@@ -55,7 +55,9 @@ class Raw(nn.Module):
 
 def bert() -> nn.Module:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    model: nn.Module = BertForSequenceClassification(BertConfig(vocab_size=50, **sizes))
+    transformers = usable_transformers()
+    config = transformers.BertConfig(vocab_size=50, **sizes)
+    model: nn.Module = transformers.BertForSequenceClassification(config)
     return model
 
 

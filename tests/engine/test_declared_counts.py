@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_headswap.engine import HeadSwapError, NoHeadError, find_heads, swap_head
+from tests.usable import usable_transformers
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 
@@ -111,7 +112,7 @@ def test_a_head_with_the_declared_count_is_enough() -> None:
 
 @pytest.mark.parametrize("kind", ["Bert", "ViT"])
 def test_the_pooler_of_a_transformers_backbone_is_refused(kind: str) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = usable_transformers()
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     if kind == "Bert":
         model = transformers.BertModel(transformers.BertConfig(**sizes, vocab_size=100))

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pytest_headswap.engine import HeadSwapError, HeadSwapWarning, extract_features, freeze_backbone, swap_head
 from pytest_headswap.zoo import load_zoo
+from tests.usable import usable_transformers
 
 
 class Net(nn.Module):
@@ -152,7 +153,7 @@ def test_several_heads_give_a_dictionary_by_path() -> None:
 
 
 def test_a_text_model_of_transformers_takes_mappings() -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = usable_transformers()
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1}
     model = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes, vocab_size=50, num_labels=7))
     batch = {"input_ids": torch.randint(0, 50, (3, 7)), "attention_mask": torch.ones(3, 7, dtype=torch.long)}

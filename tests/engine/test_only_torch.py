@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import sysconfig
-from importlib.metadata import distribution, packages_distributions
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import pytest_headswap
+from pytest_headswap._packages import distributions_by_package
 
 SETUP = """
 import warnings
@@ -63,7 +64,7 @@ def with_requirements(package: str) -> set[str]:
 def linked(folder: Path, package: str) -> Path:
     """Fill a folder with links to a package, its requirements and this package: `pip install --no-deps` gives this."""
     allowed = with_requirements(package)
-    distributions = packages_distributions()
+    distributions = distributions_by_package()
     (folder / "pytest_headswap").symlink_to(Path(pytest_headswap.__file__).parent)
     for name in ("purelib", "platlib"):
         for path in Path(sysconfig.get_path(name)).iterdir():

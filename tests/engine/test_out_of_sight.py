@@ -75,6 +75,8 @@ BOTH: dict[str, Head] = {
 
 @pytest.mark.parametrize("name", BOTH)
 def test_the_head_is_found_swapped_trained_and_restored(name: str) -> None:
+    if "subclass" in name and torch.__version__.startswith("2.4."):
+        pytest.skip("torch 2.4 cannot make a subclass of a tensor that a dispatch mode has seen")
     model = Net(BOTH[name]).eval()
     before, expected = {key: value.clone() for key, value in model.state_dict().items()}, model(X)
     swap = swap_head(model, 5, X)

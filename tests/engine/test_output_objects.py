@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Independent, MixtureSameFamily, Normal
 
 from pytest_headswap.engine import HeadSwapError, flatten_outputs, swap_head
+from tests.usable import usable_transformers
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 
@@ -194,7 +195,7 @@ def test_the_keys_and_values_in_a_cache_lead_to_no_head(heads: int, fused: bool)
 
 
 def test_the_cache_of_a_transformers_model_leads_to_no_head() -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = usable_transformers()
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
     config = transformers.LlamaConfig(**sizes, vocab_size=50, num_labels=3, pad_token_id=0)
     model = transformers.LlamaForSequenceClassification(config)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import timm
 import torch
-import transformers
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from pytest_headswap import HeadSwapError, HeadSwapWarning, Swap, freeze_backbone, swap_head
+from tests.usable import usable_transformers
 
 X = torch.zeros(2, 8)
 
@@ -215,6 +215,7 @@ def test_masks_and_computed_weights_do_not_hide_the_order() -> None:
 
 
 def test_each_layer_of_a_transformer_has_its_own_rate() -> None:
+    transformers = usable_transformers()
     config = transformers.BertConfig(
         hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16, vocab_size=30
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pytest_headswap.engine import HeadSwapWarning, freeze_backbone, swap_head
+from tests.usable import usable_transformers
 
 peft = pytest.importorskip("peft")
 timm = pytest.importorskip("timm")
@@ -28,7 +29,7 @@ def images() -> Tensor:
 
 
 def bert() -> Any:
-    transformers = pytest.importorskip("transformers")
+    transformers = usable_transformers()
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
     config = transformers.BertConfig(**sizes, vocab_size=50, num_labels=10)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import timm
 import torch
-import transformers
 from torch import nn
 
 from pytest_headswap import HeadSwapError, HeadSwapWarning, freeze_backbone, swap_head
+from tests.usable import usable_transformers
 
 X = torch.zeros(2, 8)
 
@@ -299,6 +299,7 @@ def test_heads_whose_outputs_are_averaged_need_one_count() -> None:
 
 
 def test_a_tied_head_and_another_one_leave_the_embedding_as_it_was() -> None:
+    transformers = usable_transformers()
     config = transformers.BertConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=30
     )

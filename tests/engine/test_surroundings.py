@@ -7,6 +7,7 @@ import contextvars
 import dataclasses
 import functools
 import queue
+import sys
 import threading
 import types
 import weakref
@@ -282,7 +283,9 @@ def test_a_tensor_in_a_place_out_of_reach_is_an_error_that_names_the_holder() ->
                 tables.send(super().table(device))
             return next(tables)
 
-    with pytest.raises(HeadSwapError, match=r"Cached stores a tensor in builtins\.generator") as error:
+    # Python 3.10 does not tell the garbage collector what a generator holds
+    holder = r"builtins\.generator" if sys.version_info >= (3, 11) else "an object of a C extension"
+    with pytest.raises(HeadSwapError, match=rf"Cached stores a tensor in {holder}") as error:
         find_heads(Cached(), X)
     assert error.value.reason == "leaked_tensor"
 

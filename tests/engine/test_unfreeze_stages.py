@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_headswap.engine import FrozenBackbone, HeadSwapError, HeadSwapWarning, freeze_backbone, swap_head
+from tests.usable import usable_transformers
 
 DROPOUT_NOTE = "a Dropout of the unfrozen part also runs in the frozen part, so it stays in eval mode"
 
@@ -407,7 +408,7 @@ def torchvision_model(name: str) -> Callable[[], Any]:
 
 
 def bert() -> Any:
-    transformers = pytest.importorskip("transformers")
+    transformers = usable_transformers()
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 3}
     return transformers.BertForSequenceClassification(transformers.BertConfig(**sizes, vocab_size=50, num_labels=7))
 

@@ -77,6 +77,12 @@ class Recorder:
         for result in self.resume.carried_over if self.lock is not None and self.resume is not None else ():
             self._announce(result)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> None:
+        """Read the code of the models. With xdist, the workers import their packages at the same time."""
+        if self.lock is not None and not self.keys.are_read:
+            self.keys.read_all()
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Record the selected tests. Without xdist, they are collected here."""
         self._select(item.nodeid for item in session.items)
