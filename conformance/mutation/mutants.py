@@ -125,12 +125,17 @@ def _return(node: ast.Return) -> Made:
         yield "return", _changed(node, value=ast.Constant(None))
 
 
-@replacements.register
+@replacements.register(ast.Break)
+@replacements.register(ast.Continue)
 def _jump(node: ast.Break | ast.Continue) -> Made:
     yield "continue/break", ast.Continue() if isinstance(node, ast.Break) else ast.Break()
 
 
-@replacements.register
+@replacements.register(ast.Raise)
+@replacements.register(ast.AugAssign)
+@replacements.register(ast.Delete)
+@replacements.register(ast.Assign)
+@replacements.register(ast.Expr)
 def _removed(node: ast.Raise | ast.AugAssign | ast.Delete | ast.Assign | ast.Expr) -> Made:
     if isinstance(node, ast.Assign):
         has_effect = isinstance(node.targets[0], ast.Attribute | ast.Subscript)  # a name would only be missing
