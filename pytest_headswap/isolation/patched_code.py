@@ -13,6 +13,8 @@ from typing import Any
 
 _WATCHED = ("builtins", "math", "random", "numpy", "numpy.random", "torch", "torch.functional", "torch.cuda")
 """Modules whose functions are watched, besides those of `torch.nn`."""
+_SET_BY_EXTENSIONS = frozenset(("cython_runtime",))
+"""Modules that the first extension in C of their kind creates when it is imported; the others share it."""
 _MISSING = object()
 
 
@@ -59,7 +61,7 @@ class PatchedCode:
                 yield f"sys.modules[{name!r}] was {'replaced' if name in sys.modules else 'removed'}"
         for name in sorted(sys.modules.keys() - self._imported.keys()):
             # extensions in C add parts of themselves, and private modules
-            is_public = "." not in name and not name.startswith("_")
+            is_public = "." not in name and not name.startswith("_") and name not in _SET_BY_EXTENSIONS
             if is_public and getattr(sys.modules[name], "__spec__", None) is None:
                 yield f"sys.modules[{name!r}] was set without an import"
 

@@ -102,3 +102,18 @@ def test_classes_whose_parts_are_all_returned_are_swapped(order: tuple[int, int]
     model: Any = Detector(moments)
     swap_head(model, 5, X)
     assert model(X).shape == (2, 2, 5)
+
+
+WHOLE: dict[str, Callable[[Tensor], Tensor]] = {
+    "stacked": lambda y: torch.stack(y.unbind(1), -1),
+    "with a new dimension each": lambda y: torch.cat([part.unsqueeze(-1) for part in y.unbind(-1)], -1),
+    "slices": lambda y: torch.cat([y[:, index : index + 1] for index in range(y.shape[1])], 1),
+    "two ways": lambda y: torch.stack([y[:, j] for j in range(y.shape[1])], 1) + torch.stack(y.unbind(1), 1),
+}
+
+
+@pytest.mark.parametrize("end", WHOLE.values(), ids=WHOLE)
+def test_logits_that_are_taken_apart_and_joined_whole_are_classes(end: Callable[[Tensor], Tensor]) -> None:
+    model = Detector(end, classes=6)
+    (head,) = swap_head(model, 5, X).heads
+    assert (head.path, head.class_dim, model(X).shape) == ("fc", 1, (2, 5))

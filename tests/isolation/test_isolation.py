@@ -422,6 +422,7 @@ def importing():
     import zipapp, torch._dynamo
     sys.modules.pop("colorsys")
     import colorsys  # executes the module once more, as transformers does with itself
+    sys.modules.setdefault("cython_runtime", type(sys)("cython_runtime"))  # as any extension written in Cython does
     return Net()
 
 SPECS = {

@@ -53,6 +53,8 @@ class SimulatedDeviceMode(TorchFunctionMode):
             if is_fake_tensor_limitation(error):
                 raise limitation from None
             raise RuntimeError(str(error).replace(str(_LAZY), str(self._device))) from error
+        finally:
+            del limitation  # its traceback holds this frame, and so the model
 
     def _with_full_devices(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
         """Write every device with its index, which torch would ask the backend for, and `x.cuda()` as `x.to(...)`."""

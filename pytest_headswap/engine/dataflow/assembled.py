@@ -35,8 +35,16 @@ def parts_of(node: Node, dim: int) -> list[Value]:
         shape = node.outputs[0].shape
         single = operation == "stack" or all(len(x.shape) == len(shape) and x.shape[dim] == 1 for x in node.inputs)
         if single and normalize_dim(node.argument(1, "dim", 0), len(shape)) == dim and shape[dim] == len(node.inputs):
-            return list(node.inputs)
+            return [_without_new_dim(value, dim) for value in node.inputs]
     return []
+
+
+def _without_new_dim(value: Value, dim: int) -> Value:
+    """Return the value before `unsqueeze` made the dimension along which it is concatenated: together they stack."""
+    node = value.node
+    if node is None or node.name != "aten::unsqueeze":
+        return value
+    return node.inputs[0] if normalize_dim(node.argument(1, "dim"), len(value.shape)) == dim else value
 
 
 def reassembled_dim(node: Node, parts: Sequence[Value]) -> tuple[Value, int] | None:
@@ -132,7 +140,7 @@ def _selections_of(value: Value) -> Iterator[tuple[Value, int, int]]:
     node = value.node
     if node is None or not node.inputs:
         return
-    base = node.inputs[0]
+    base = _before_whole_slices(node.inputs[0])
     dim = normalize_dim(node.argument(1, "dim", 0), len(base.shape)) if node.name in _DIM_SECOND else 0
     if node.name == "aten::select":
         yield base, dim, int(node.argument(2, "index")) % base.shape[dim]
@@ -144,6 +152,15 @@ def _selections_of(value: Value) -> Iterator[tuple[Value, int, int]]:
         dim = normalize_dim(node.argument(2, "dim", 0), len(base.shape))
         if all(output.shape[dim] == 1 for output in node.outputs):
             yield base, dim, value.index
+
+
+def _before_whole_slices(value: Value) -> Value:
+    """Return the value before slices that take everything: torch before 2.12 records one for each `:` of an index."""
+    node = value.node
+    while node is not None and node.name == "aten::slice" and node.inputs[0].shape == value.shape:
+        value = node.inputs[0]
+        node = value.node
+    return value
 
 
 _VIEWS = ("aten::unsqueeze", "aten::view", "aten::slice", "aten::expand")
