@@ -708,6 +708,14 @@ class MapsItsHead(Planted):
         return torch.vmap(self.fc)(self.backbone(x).relu())  # type: ignore[no-any-return]
 
 
+class TakesThePiecesOfABatch(Planted):
+    """Sound: it computes one logit after the other for pieces of the batch, the first one alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pieces = (x[:1], *torch.split(x[1:], 2))
+        return torch.cat([super(TakesThePiecesOfABatch, self).forward(piece) for piece in pieces if len(piece)])
+
+
 class CountsItself(Planted):
     """Sound: numbers that merely differ between two models, by chance in the ratio of their classes or a multiple."""
 

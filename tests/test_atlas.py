@@ -37,7 +37,7 @@ SAMPLE = {
 @cache
 def current(name: str) -> tuple[Zoo, Atlas]:
     """Return a zoo and its atlas. Skip the test if the installed libraries are not those of the atlas."""
-    pytest.importorskip(name)
+    usable_transformers() if name == "transformers" else pytest.importorskip(name)
     zoo, read = load_zoo(name), Atlas.read(FOLDER / f"{name}.tsv")
     if other := read.other_version(zoo):
         pytest.skip(other)
@@ -47,8 +47,6 @@ def current(name: str) -> tuple[Zoo, Atlas]:
 @pytest.mark.parametrize("model", [f"{zoo}:{model}" for zoo, models in SAMPLE.items() for model in models])
 def test_engine_finds_the_heads_of_the_atlas(model: str) -> None:
     name, _, architecture = model.partition(":")
-    if name == "transformers":
-        usable_transformers()
     _, read = current(name)
     changed = differences(read, found_by(check_headswap(model, checks=CHECK, evidence="abstract")))
     command = f"python -m conformance.atlas {name} --models={architecture}"
@@ -57,8 +55,6 @@ def test_engine_finds_the_heads_of_the_atlas(model: str) -> None:
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_atlas_lists_every_architecture_once_and_in_order(name: str) -> None:
-    if name == "transformers":
-        usable_transformers()
     zoo, read = current(name)
     assert tuple(read.lines) == zoo.names
     assert all(line.family == zoo[line.architecture].family for lines in read.lines.values() for line in lines[:1])

@@ -11,5 +11,5 @@ def usable_transformers() -> Any:
     """Return the package `transformers`. Skip the test if it is missing, or needs a newer torch."""
     transformers: Any = pytest.importorskip("transformers")
     if not transformers.is_torch_available():
-        pytest.skip("the installed transformers needs a newer torch")
+        pytest.skip("the installed transformers needs a newer torch", allow_module_level=True)
     return transformers

@@ -17,15 +17,18 @@ _ROUNDING = 64  # times the precision of the dtype
 
 @contextmanager
 def record_head_inputs(model: nn.Module, swap: Swap) -> Iterator[dict[str, torch.Tensor]]:
-    """Record the last input of each head in the block, by the path of the head. Skip a head that is the model itself.
+    """Record the input of each head in the block, by the path of the head. Skip a head that is the model itself.
 
+    The inputs of several calls are joined if they fit, as for pieces of a batch; otherwise it is that of the last call.
     The dictionary is filled at the end of the block.
     """
     inputs: dict[str, torch.Tensor] = {}
     with record_head_calls(model, {head.path for head in swap.heads if head.path}) as calls:
         yield inputs
     for path, tensors in calls.items():
-        inputs.update((path, call[0]) for call in tensors if call)
+        if features := [call[0] for call in tensors if call]:
+            fits = len({(x.shape[1:], x.dtype) for x in features if x.dim()}) == 1 and all(x.dim() for x in features)
+            inputs[path] = torch.cat(features) if fits else features[-1]
 
 
 Sample = dict[str, list[torch.Tensor]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import gc
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,22 +34,16 @@ def gc_disabled_for_imports() -> Iterator[None]:
     finally:
         if not had_torch and "torch" in sys.modules:
             gc.freeze()
-            atexit.register(_leave_quickly)
+            atexit.register(_unfreeze_at_exit)
         if enabled:
             gc.enable()
 
 
-def _leave_quickly() -> None:
-    """Exempt everything from the collections at the end of Python, which take seconds.
-
-    Libraries that use nanobind, such as triton, print a line for each of their objects that is never collected. Nothing
-    else is printed so late.
-    """
+def _unfreeze_at_exit() -> None:
+    """Let Python free the objects of nanobind, which triton uses: it prints a line for each that is never collected."""
     gc.collect()  # run finalizers while every module is still whole
-    gc.freeze()
-    with suppress(OSError, ValueError, AttributeError):  # no stderr
-        sys.stderr.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    gc.unfreeze()
+    gc.disable()  # Python collects three times at its end, and only the first looks at this switch: two are enough
 
 
 def trim_heap() -> None:

@@ -63,6 +63,7 @@ SOUND: dict[Callable[[int], nn.Module], tuple[torch.Tensor, ...]] = {
     sound_models.SavingClones: _BATCH,
     sound_models.ComputesItsLoss: (*_BATCH, torch.tensor([1, 2])),
     sound_models.MapsItsHead: _BATCH,
+    sound_models.TakesThePiecesOfABatch: (torch.arange(40.0).reshape(5, 8).sin(),),
     sound_models.HasItsWeightTwice: _BATCH,
     sound_models.SharesItsWeight: _BATCH,
     sound_models.CountsItself: _BATCH,

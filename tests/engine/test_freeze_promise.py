@@ -323,6 +323,15 @@ def test_pieces_that_take_from_each_other_are_refused(mix: Any, size: int) -> No
         freeze_backbone(swap_head(InPieces(size, mix), 5, torch.randn(4, 8)))
 
 
+def test_each_second_sample_is_a_piece_of_a_batch() -> None:
+    class Strided(InPieces):
+        def forward(self, x: Tensor) -> Any:
+            odd, even = (self.fc(self.body(x[start::2]).relu()) for start in range(2))
+            return torch.stack([odd, even], 1).flatten(0, 1)
+
+    assert freeze_backbone(swap_head(Strided(1), 5, torch.randn(4, 8))).notes == ()
+
+
 def test_a_batch_with_more_rows_behind_it_is_not_refused() -> None:
     class Padded(InPieces):
         def forward(self, x: Tensor) -> Any:

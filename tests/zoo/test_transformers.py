@@ -14,9 +14,9 @@ from pytest_headswap.case.options import CaseOptions
 from pytest_headswap.checks import CHECKS, run_check
 from pytest_headswap.engine import NoHeadError, swap_head
 from pytest_headswap.zoo import load_zoo
+from tests.usable import usable_transformers
 
-if not pytest.importorskip("transformers").is_torch_available():
-    pytest.skip("the installed transformers needs a newer torch", allow_module_level=True)
+usable_transformers()
 
 SAMPLE = {
     "ViTForImageClassification": "classifier",

@@ -76,7 +76,7 @@ class Tracer(DimFlow):
         relation = self.relation_of(node)
         links = [x for x in relation.links if x.output == axis.value.index and x.out_dim == axis.dim]
         obstacle = relation.partial.get((axis.value.index, axis.dim))
-        if (cut := self._partly_assembled(parts)) and obstacle in (None, WRITTEN):
+        if obstacle in (None, WRITTEN) and (cut := self._partly_assembled(parts)):
             _add_cut(trace, "composite", f"is assembled from parts of a longer one ({node.name})", [cut])
             return
         if obstacle and relation.equal_parts == axis.dim:

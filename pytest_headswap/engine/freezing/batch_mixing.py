@@ -93,12 +93,15 @@ def _mixing_in(flow: RowFlow, features: Iterable[Value], size: int) -> tuple[Mix
 def _own(rows: Sequence[int], size: int) -> list[tuple[int, ...]]:
     """Return the rows that each position may depend on: its own one, also if each row is repeated.
 
-    A shorter dimension is a part of the batch, and begins at the first row that its first position depends on. Behind
-    the rows of a longer one, a position may depend on any one row.
+    A shorter dimension is a part of the batch: different rows, or those from the first one that its first position
+    depends on. Behind the rows of a longer one, a position may depend on any one row.
     """
     own, length = own_rows(size), len(rows)
     count, rest = divmod(length, size)
     if count == 0:
+        firsts = tuple(map(_first, rows))
+        if len(set(firsts)) == length:
+            return [firsts]
         start = min(_first(rows[0]).bit_length() - 1, size - length) if rows[0] else 0
         return [own[start : start + length]]
     if rest:

@@ -81,8 +81,8 @@ def map_tensors(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> An
 
 def without_vmap(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor with the dimensions that `torch.vmap` hides from the code inside, in front of the others."""
-    functorch = torch._C._functorch
-    if not functorch.is_functorch_wrapped_tensor(tensor):
+    functorch: Any = getattr(torch._C, "_functorch", None)
+    if functorch is None or not functorch.is_functorch_wrapped_tensor(tensor):
         return tensor
     dim = functorch.maybe_get_bdim(tensor)
     inner = without_vmap(functorch.get_unwrapped(tensor))

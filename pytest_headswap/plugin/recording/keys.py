@@ -42,11 +42,7 @@ _PYTEST = frozenset(("pytest", "_pytest", "pluggy", "xdist", OWN_PACKAGE))
 
 
 class Keys:
-    """The keys of all tests of a run. Files are read once, before the first test.
-
-    Attributes:
-        are_read: whether they have been read.
-    """
+    """The keys of all tests of a run. Files are read once, before the first test."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config = config
@@ -59,10 +55,11 @@ class Keys:
         self._stats: dict[Path, tuple[int, int]] = {}
         self._changed: set[Path] = set()
         self._looked = 0.0
-        self.are_read = False
 
     def read_all(self) -> None:
-        """Read the code of all models of this run."""
+        """Read the code of all models of this run, unless it has been read."""
+        if self._looked:
+            return
         with gc_disabled_for_imports():
             for zoo, models in self.settings.this_shard:
                 for model in models:
@@ -72,7 +69,6 @@ class Keys:
             self._stats = {path: stat for path in self._files() if (stat := _stat(path)) is not None}
             self._code = SourceCode()  # all is known, so the texts of the files need no more memory
         self._looked = time.monotonic()
-        self.are_read = True
 
     def key(self, test: CheckId) -> str:
         """Return the key of a test. It starts with `?` if something that the result rests on is not known."""

@@ -80,7 +80,7 @@ class Recorder:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
         """Read the code of the models. With xdist, the workers import their packages at the same time."""
-        if self.lock is not None and not self.keys.are_read:
+        if self.lock is not None:
             self.keys.read_all()
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -103,6 +103,7 @@ class Recorder:
     def _begin(self, tests: Iterable[CheckId] = ()) -> None:
         if self.lock is None or self.journal is not None:
             return
+        self.keys.read_all()
         carried_over = self.resume.carried_over if self.resume is not None else ()
         known = [(result.zoo, result.model, result.check) for result in carried_over]
         header = replace(journal_header(self.settings, self.keys), selected=encode_selection([*known, *tests]))
