@@ -15,6 +15,9 @@ BACKEND_PACKAGES = {
 DEVICE_TYPES = ("cuda", "mps", "xpu", "mtia", *BACKEND_PACKAGES)
 """Known types of accelerators."""
 
+WORKER = "HEADSWAP_WORKER"
+"""Environment variable with the number of a process that checks models beside others: they take devices in turn."""
+
 SIMULATED = "simulated"
 """Evidence from a device that is not there, and the device of the option: `simulated` for CUDA, or `simulated:TYPE`."""
 

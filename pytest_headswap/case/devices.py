@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from pytest_headswap._devices import is_real
+from pytest_headswap._devices import WORKER, is_real
 from pytest_headswap.case.case import Case
 from pytest_headswap.case.value_snapshot import ValueSnapshot
 from pytest_headswap.engine import on_real_device
@@ -22,7 +22,8 @@ def devices_of(case: Case) -> list[torch.device]:
     There is none if the case holds no values, or if no device is available.
     """
     found = accelerators.devices(case.device) if case.numeric and is_real(case.device) else []
-    return accelerators.devices_of_worker(found, os.environ.get("PYTEST_XDIST_WORKER", "")) if found else []
+    worker = os.environ.get(WORKER) or os.environ.get("PYTEST_XDIST_WORKER", "")
+    return accelerators.devices_of_worker(found, worker) if found else []
 
 
 @contextmanager

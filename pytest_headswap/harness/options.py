@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -150,16 +151,20 @@ def parse_percentage(value: str, option_name: str) -> float:
 
 
 def parse_executor(value: str, option_name: str) -> str:
-    """Validate `value` as a place to run models: `local`, `ray`, or `ray:ADDRESS` with the address of a cluster.
+    """Validate `value` as a place to run models, and return it with the number of CPUs in the place of `auto`.
+
+    It is `local`, `local:N` or `local:auto` for several processes of this machine, `ray`, or `ray:ADDRESS` with the
+    address of a cluster.
 
     Raises:
         OptionError: there is no such executor, or Ray is not installed.
     """
-    kind, separator, address = value.partition(":")
-    if kind not in EXECUTORS or (separator and (kind == "local" or not address)):
+    kind, separator, place = value.partition(":")
+    is_count = re.fullmatch(r"[1-9]\d{0,3}|auto", place, re.ASCII) is not None
+    if kind not in EXECUTORS or (separator and not (is_count if kind == "local" else place)):
         raise OptionError(
-            f"{option_name} must be local, ray, or ray:ADDRESS such as ray:10.0.0.1:6379, "
-            f"not {value!r}{did_you_mean(kind, EXECUTORS)}",
+            f"{option_name} must be local, local:N for N processes, local:auto for one on each CPU, ray, or "
+            f"ray:ADDRESS such as ray:10.0.0.1:6379, not {value!r}{did_you_mean(kind, EXECUTORS)}",
             page="scale",
         )
     if kind == "ray" and find_spec("ray") is None:
@@ -167,7 +172,12 @@ def parse_executor(value: str, option_name: str) -> str:
             f"{option_name}={value} needs Ray, which is not installed: run pip install 'pytest-headswap[ray]'",
             page="scale",
         )
-    return value
+    return f"local:{_usable_cpus()}" if value == "local:auto" else value
+
+
+def _usable_cpus() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def parse_isolation(value: str, option_name: str) -> str:

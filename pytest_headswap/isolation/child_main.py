@@ -12,13 +12,11 @@ import logging
 import os
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -27,11 +25,11 @@ from pytest_headswap.harness.memory_budget import rss_bytes
 from pytest_headswap.isolation.executor import BuildReply, CheckReply
 from pytest_headswap.isolation.in_process_executor import InProcessExecutor
 from pytest_headswap.isolation.inherited_file import InheritedFile
+from pytest_headswap.isolation.interrupts import end_with_parent
 from pytest_headswap.isolation.process_tree import MARK
 from pytest_headswap.isolation.remote_exception import RemoteException, truncate
 
 STACK_SIGNAL = signal.SIGUSR1 if sys.platform != "win32" else 0
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _MAX_WARNINGS = 100  # per request
 
@@ -109,23 +107,17 @@ def child_main(
 
 def _detach_from_pytest(outputs: Sequence[InheritedFile], stack: InheritedFile) -> None:
     """Separate the process from pytest: give it its own files and signals, and have it end with pytest."""
-    parent = parent_process()
-    assert parent is not None
     os.environ[MARK] = str(os.getpid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform != "win32":
         os.setpgid(0, 0)  # Ctrl-C is for pytest; killing the group also kills the processes of a model
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    end_with_parent()
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what loses its parent process stays in the tree
-        if os.getppid() != parent.pid:
-            os._exit(0)
         with suppress(OSError):  # if memory runs out, the kernel should kill this process first
             Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    else:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     descriptors = [file.descriptor for file in outputs]
     for place, file in enumerate((os.open(os.devnull, os.O_RDONLY), *descriptors)):
         os.dup2(file, place)
@@ -135,12 +127,6 @@ def _detach_from_pytest(outputs: Sequence[InheritedFile], stack: InheritedFile) 
     faulthandler.enable(stack.descriptor)
     if sys.platform != "win32":
         faulthandler.register(STACK_SIGNAL, stack.descriptor)
-
-
-def _end_with(sentinel: int) -> None:
-    """End this process when the parent process ends."""
-    wait([sentinel])
-    os._exit(0)
 
 
 def _prepare_for_models() -> None:

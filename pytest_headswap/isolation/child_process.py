@@ -82,7 +82,7 @@ class ChildProcess:
             target=child_main, args=arguments
         )
         try:
-            hidden = _main_hidden() if start_method == "spawn" else nullcontext()
+            hidden = main_hidden() if start_method == "spawn" else nullcontext()
             with interrupts_blocked(), hidden, warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # about threads; the child needs none
                 self._process.start()
@@ -270,7 +270,7 @@ def _read_available(file: FileIO) -> bytes | None:
 
 
 @contextmanager
-def _main_hidden() -> Iterator[None]:
+def main_hidden() -> Iterator[None]:
     """Keep a spawned process from importing `__main__`: a script that calls `pytest.main()` would run again."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

@@ -1,11 +1,18 @@
-"""Delay Ctrl-C."""
+"""Delay Ctrl-C, and end a process with its parent process."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
+
+_PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
@@ -19,3 +26,20 @@ def interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent() -> None:
+    """End this process when the process that started it ends."""
+    parent = parent_process()
+    assert parent is not None
+    if sys.platform != "linux":
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent.pid:
+        os._exit(0)
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(0)

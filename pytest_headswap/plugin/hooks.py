@@ -85,8 +85,8 @@ def _join_run(config: pytest.Config, scope: ZooScope) -> None:
         lock = lock_report_folder(config, settings)
         keys = Keys(config, settings)
         is_resumed = config.getoption("headswap_resume")
-        if settings.since is not None or is_resumed or (lock is not None and config.getoption("dist", "no") == "no"):
-            keys.read_all()  # with xdist, the recorder does this while the workers start
+        if settings.since is not None or is_resumed:
+            keys.read_all()  # otherwise the recorder does this while other processes begin
         resume = Resume(config, settings, keys) if is_resumed else None
         since = None
         if settings.since is not None:

@@ -33,7 +33,7 @@ def add_options(parser: pytest.Parser) -> None:
     add("timeout", "SECONDS", f"time limit per model in seconds, for all its checks (default: {CaseOptions.timeout})")
     add("memory-limit", "SIZE", "memory limit per model, such as 2.5GiB (default: the worker's share of free memory)")
     add("isolation", "KIND", f"how child processes start: {', '.join(ISOLATION)} (default: auto, fork on Linux)")
-    text = "where models run: local, ray, or ray:ADDRESS of a Ray cluster (default: local)"
+    text = "where models run: local, local:N processes, ray, or ray:ADDRESS of a Ray cluster (default: local)"
     add("executor", "KIND", text)
     text = "shard of the models for this machine, such as 2/8; auto asks the CI system or scheduler (default: all)"
     add("shard", "I/N", text)

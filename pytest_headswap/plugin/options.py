@@ -134,7 +134,7 @@ def read_settings(config: pytest.Config, scope: ZooScope) -> Settings:
         annotations = parse_annotations(option_text(config, "annotations") or "none", "--headswap-annotations")
         isolation = parse_isolation(option_text(config, "isolation") or AUTO, "--headswap-isolation")
         executor = parse_executor(option_text(config, "executor") or "local", "--headswap-executor")
-        _reject_workers_with_cluster(config, executor)
+        _reject_workers_with_pool(config, executor)
         shard = parse_shard(_shard_text(config), "--headswap-shard")
         sample = parse_sample(option_text(config, "sample"), "--headswap-sample")
         requested = split_commas(option_text(config, "checks"))
@@ -176,7 +176,7 @@ def _reject_dist_each(config: pytest.Config) -> None:
         )
 
 
-def _reject_workers_with_cluster(config: pytest.Config, executor: str) -> None:
+def _reject_workers_with_pool(config: pytest.Config, executor: str) -> None:
     if executor == "local" or controller_data(config) is not None:
         return
     if config.getoption("dist", "no") != "no":

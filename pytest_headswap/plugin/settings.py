@@ -48,7 +48,7 @@ class Settings:
     """How child processes start: `auto`, `fork` or `spawn`."""
 
     executor: str = "local"
-    """Where models run: `local`, or `ray` with the address of a cluster after a colon if there is one."""
+    """Where models run: `local`, or `ray`; after a colon the number of processes, or the address of a cluster."""
 
     since: tuple[Path, float] | None = None
     """The journal whose results are taken over, and the percentage of models to verify."""
@@ -62,6 +62,17 @@ class Settings:
 
     checks_by_model: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
     """The names of the checks of each model, by zoo and model, if ids select them; empty: all checks of all models."""
+
+    @property
+    def on_cluster(self) -> bool:
+        """Return whether models run on a Ray cluster."""
+        return self.executor.partition(":")[0] == "ray"
+
+    @property
+    def processes(self) -> int:
+        """Return the number of processes of this machine that take models from this one; 0: it runs them itself."""
+        kind, _, count = self.executor.partition(":")
+        return int(count) if kind == "local" and count else 0
 
     def checks_of(self, zoo: str, model: str) -> tuple[Check, ...]:
         """Return the selected checks of a model."""

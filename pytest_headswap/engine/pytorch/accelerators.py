@@ -49,9 +49,10 @@ def devices(text: str) -> list[torch.device]:
 def devices_of_worker(found: Sequence[torch.device], worker: str) -> list[torch.device]:
     """Return the device that a worker uses, and a second one to move models to if there are several.
 
-    Workers of pytest-xdist, `gw0` and so on, take turns. Any other name stands for the first.
+    Workers with numbers take turns, also those of pytest-xdist, `gw0` and so on. Any other name stands for the first.
     """
-    number = int(worker[2:]) if re.fullmatch(r"gw\d+", worker, re.ASCII) else 0
+    numbered = re.fullmatch(r"(?:gw)?(\d+)", worker, re.ASCII)
+    number = int(numbered[1]) if numbered else 0
     return [found[(number + step) % len(found)] for step in range(min(2, len(found)))]
 
 

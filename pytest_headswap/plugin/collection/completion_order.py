@@ -1,9 +1,8 @@
-"""Run the models of a cluster in the order in which their results arrive."""
+"""Run the models of a pool in the order in which their results arrive."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +13,8 @@ from pytest_headswap.plugin.planning.costs import model_seconds
 from pytest_headswap.results.ids import model_id
 
 if TYPE_CHECKING:
-    from pytest_headswap.isolation.ray_executor import ModelKey, RayExecutor
+    from pytest_headswap.isolation.model_calls import ModelKey
+    from pytest_headswap.isolation.pool_executor import PoolExecutor
     from pytest_headswap.plugin.collection.session import ZooSession
     from pytest_headswap.plugin.settings import Settings
 
@@ -23,65 +23,70 @@ _Groups = dict["ModelKey", list[CheckItem]]
 
 
 class CompletionOrder:
-    """A run loop that submits all models to the cluster, and then reports those that are done.
-
-    pytest's own loop would wait for each model in turn.
-    """
+    """A run loop that reports the models of a pool as they are done. pytest's own loop would wait for each in turn."""
 
     def __init__(self, settings: Settings, zoos: ZooSession) -> None:
         self._settings = settings
         self._zoos = zoos
-
-    @cached_property
-    def _executor(self) -> RayExecutor:
-        from pytest_headswap.isolation.ray_executor import RayExecutor
-
-        executor = self._zoos.executor()
-        assert isinstance(executor, RayExecutor)
-        return executor
+        self._executor: PoolExecutor | None = None
+        self._groups: _Groups = {}
+        self._not_run: list[ModelKey] = []
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
-        """Run the other tests of the session while the cluster checks the models."""
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Have the pool begin, while pytest prepares the report."""
+        from pytest_headswap.isolation.pool_executor import PoolExecutor
+
         option = session.config.option
         groups = _by_model(session.items)
         if not groups or option.collectonly or (session.testsfailed and not option.continue_on_collection_errors):
-            return None  # pytest's own loop does the right thing
+            return  # pytest's own loop does the right thing
+        executor = self._zoos.executor()
+        if isinstance(executor, PoolExecutor):  # models run in this process under a debugger
+            self._executor, self._groups = executor, groups
+            self._not_run = self._submit(executor)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Run the other tests of the session while the pool checks the models."""
+        executor, groups = self._executor, self._groups
+        if executor is None:
+            return None
         reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
-            reporter.write_line(f"headswap: Ray cluster of {self._executor.cluster}")
-        not_run = self._submit(groups)
+            reporter.write_line(f"headswap: {executor.pool}")
         others = [item for item in session.items if not isinstance(item, CheckItem)]
         first = next(iter(groups.values()))[0]
         for item, following in zip(others, [*others[1:], first], strict=bool(others)):
             _run(session, item, following)
-        _run_models(session, groups, not_run)
-        _run_models(session, groups, self._executor.completed())
+            executor.pool.poll()
+        _run_models(session, groups, self._not_run)
+        _run_models(session, groups, executor.completed())
         return True
 
-    def _submit(self, groups: _Groups) -> list[ModelKey]:
+    def _submit(self, executor: PoolExecutor) -> list[ModelKey]:
         """Submit the models, the longest first. Return those of which no check is to be run, or only taken over."""
         seconds = model_seconds(self._settings)
         expectations = self._settings.expectations
         not_run = []
-        for key in sorted(groups, key=lambda key: -seconds[model_id(*key)]):
+        for key in sorted(self._groups, key=lambda key: -seconds[model_id(*key)]):
             checks = [
                 item.check.name
-                for item in groups[key]
+                for item in self._groups[key]
                 if (expectations.run_skipped or expectations.not_run_entry(item.check_id) is None)
                 and item.nodeid not in item.config.stash.get(TAKEN_OVER, {})
             ]
             if checks:
-                self._executor.submit(*key, checks)
+                executor.submit(*key, checks)
             else:
                 not_run.append(key)
         return not_run
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Add the time that the cluster took."""
+        """Add the time that the pool took."""
         report = yield
-        if isinstance(item, CheckItem):
+        if isinstance(item, CheckItem) and self._executor is not None:
             report.duration += self._executor.take_seconds()
         return report
 

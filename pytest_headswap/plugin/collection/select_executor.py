@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +47,7 @@ def _debugger_attached() -> bool:
 
 def make_executor(config: pytest.Config, settings: Settings) -> tuple[Executor, str]:
     """Return the executor of this process, and why it cannot use a child process; empty if it does or need not."""
-    if settings.executor != "local":
+    if settings.on_cluster:
         return _cluster_executor(config, settings), ""
     budget = run_memory_budget(config, settings)
     if why_not_isolated(config):
@@ -54,9 +56,28 @@ def make_executor(config: pytest.Config, settings: Settings) -> tuple[Executor, 
     from pytest_headswap.isolation.subprocess_executor import SubprocessExecutor
 
     spawned = SpawnedExecutor.of(config, settings, budget)
-    isolated = SubprocessExecutor(in_process, _start_methods(settings.isolation, settings.options.device), spawned)
+    methods = _start_methods(settings.isolation, settings.options.device)
+    isolated = SubprocessExecutor(in_process, methods, spawned)
+    if settings.processes:
+        return _pool_executor(settings, methods[0], isolated, spawned), ""
     why = isolated.start()
     return (in_process, why) if why else (isolated, "")
+
+
+def _pool_executor(
+    settings: Settings, method: StartMethod, isolated: SubprocessExecutor, spawned: SpawnedExecutor
+) -> Executor:
+    from pytest_headswap.isolation.pool_executor import PoolExecutor
+    from pytest_headswap.isolation.process_pool import ProcessPool
+
+    make: Callable[[], SubprocessExecutor] = PoolProcessExecutor(spawned, settings.isolation, settings.options.device)
+    if method == "fork":  # each process has its copy
+        make = partial(_same, isolated)
+    return PoolExecutor(ProcessPool(settings.processes, method, make))
+
+
+def _same(executor: SubprocessExecutor) -> SubprocessExecutor:
+    return executor
 
 
 def _start_methods(isolation: str, device: str) -> tuple[StartMethod, StartMethod]:
@@ -70,14 +91,17 @@ def _start_methods(isolation: str, device: str) -> tuple[StartMethod, StartMetho
 
 
 def _cluster_executor(config: pytest.Config, settings: Settings) -> Executor:
-    from pytest_headswap.isolation.ray_executor import ClusterError, RayCluster, RayExecutor
+    from pytest_headswap.isolation.pool_executor import PoolExecutor
+    from pytest_headswap.isolation.ray_pool import ClusterError, RayCluster, RayPool
 
     try:
         cluster = RayCluster(settings.executor.removeprefix("ray").removeprefix(":"))
         budget = resolve_memory_budget(settings.options.memory_limit, 1, cluster.memory_share)
-        make = NodeExecutor(SpawnedExecutor.of(config, settings, budget), settings.isolation, settings.options.device)
+        make = PoolProcessExecutor(
+            SpawnedExecutor.of(config, settings, budget), settings.isolation, settings.options.device
+        )
         gpus = cluster.gpu_share if is_real(settings.options.device) else 0.0
-        return RayExecutor(cluster, make, budget.process_bytes, gpus)
+        return PoolExecutor(RayPool(cluster, make, budget.process_bytes, gpus))
     except ClusterError as error:
         raise pytest.UsageError(f"--headswap-executor={settings.executor}: {error}") from error
 
@@ -109,7 +133,7 @@ class SpawnedExecutor:
         # the child imported this package before pytest could rewrite its assertions
         rewrite = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
         options["pythonwarnings"] = [*(config.option.pythonwarnings or ()), rewrite]
-        own = controller_data(config) or {"workercount": 1}
+        own = controller_data(config) or {"workercount": settings.processes or 1}
         workerinput = {**own, **worker_input(config, settings)}
         return cls(options, list(config.args), config.invocation_params.dir, workerinput, budget)
 
@@ -126,15 +150,15 @@ class SpawnedExecutor:
 
 
 @dataclass(frozen=True)
-class NodeExecutor:
-    """Makes the executor of a process on a node of a cluster from plain data."""
+class PoolProcessExecutor:
+    """Makes the executor of a process of a pool from plain data, on this machine or on a node of a cluster."""
 
     spawned: SpawnedExecutor
     isolation: str
     device: str
 
     def __call__(self) -> SubprocessExecutor:
-        """Return the executor; called on the node."""
+        """Return the executor; called in the process."""
         from pytest_headswap.isolation.subprocess_executor import SubprocessExecutor
 
         return SubprocessExecutor(self.spawned(), _start_methods(self.isolation, self.device), self.spawned)
@@ -159,7 +183,7 @@ def limits_header(config: pytest.Config, settings: Settings) -> str:
     """Return a line with the limits of a model, and how many models are known to exceed them."""
     if why := why_not_isolated(config):
         return f"headswap: limits: none, because models run in the pytest process {why}"
-    if settings.executor != "local" and settings.options.memory_limit == AUTO:
+    if settings.on_cluster and settings.options.memory_limit == AUTO:
         return f"headswap: limits: {settings.options.timeout:g} s and a CPU's share of the node's memory for each model"
     max_bytes = run_memory_budget(config, settings).process_bytes
     oversized = len(known_oversized(settings, max_bytes))
@@ -171,7 +195,8 @@ def run_memory_budget(config: pytest.Config, settings: Settings) -> MemoryBudget
     """Return the memory budget of this process, or of each worker; it is measured once."""
     if _BUDGET not in config.stash:
         workerinput = controller_data(config)
-        workers = worker_count(config) if workerinput is None else int(workerinput["workercount"])
+        here = settings.processes or worker_count(config)
+        workers = here if workerinput is None else int(workerinput["workercount"])
         config.stash[_BUDGET] = resolve_memory_budget(settings.options.memory_limit, workers)
     return config.stash[_BUDGET]
 
