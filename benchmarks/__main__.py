@@ -12,9 +12,9 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import executors
 import inferred_inputs
 import plugin_overhead
-import ray_overhead
 import swap_cost
 import zoo_vs_bare_loop
 
@@ -32,8 +32,8 @@ def main() -> None:
     for way, cost in zoo_vs_bare_loop.measure_ways(sizes):
         print(way, cost, flush=True)
         costs[way] = cost
-    often = max(1, arguments.every * ray_overhead.EVERY // zoo_vs_bare_loop.EVERY)
-    executors = ray_overhead.measure_both(often)
+    often = max(1, arguments.every * executors.EVERY // zoo_vs_bare_loop.EVERY)
+    by_executor = executors.measure_each(often)
     empty = plugin_overhead.measure_both()
     swaps = {name: swap_cost.measure(name) for name in swap_cost.MODELS}
     inputs = {name: inferred_inputs.measure(name) for name in inferred_inputs.MODELS}
@@ -48,7 +48,7 @@ def main() -> None:
         "",
         *zoo_vs_bare_loop.table(len(sizes), costs),
         "",
-        *ray_overhead.table(often, executors),
+        *executors.table(often, by_executor),
         "",
         *plugin_overhead.table(plugin_overhead.RESULTS, empty),
         "",

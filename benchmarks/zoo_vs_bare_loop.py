@@ -6,7 +6,7 @@ Three variants run over the same models, one after the other, in two processes w
 
 - bare: a loop that creates each model and runs one forward and one backward pass, batch 2, at its own resolution
 - test: the same as a parametrized pytest test under xdist
-- harness: `pytest --headswap-zoo=timm -n 2`, all checks
+- harness: `pytest --headswap-zoo=timm`, all checks, with `-n 2` and with `--headswap-executor=local:2`
 
 In the variants `bare` and `test`, two large models do not fit in memory at once. These variants run large models one at
 a time, with two threads. CPU seconds are summed over all processes; the peak is that of the largest process. Ratios are
@@ -111,6 +111,15 @@ def _bare_gigabytes(name: str) -> float:
     return (2 * weights + sum(storages.values())) / 1e9
 
 
+_ABSTRACT = "--headswap-evidence=abstract"
+HARNESS = {
+    "-n 2": ["-n", "2"],
+    "-n 2, abstract": ["-n", "2", _ABSTRACT],
+    "local:2": ["--headswap-executor=local:2"],
+    "local:2, abstract": ["--headswap-executor=local:2", _ABSTRACT],
+}
+"""The flags of each variant of the harness."""
+
 FIXED = "test_vit"
 """A model that costs almost nothing to run."""
 
@@ -124,7 +133,7 @@ def measure_ways(sizes: Mapping[str, float]) -> Iterator[tuple[str, Cost]]:
         (folder / "test_small.py").write_text(TEST.replace("{names!r}", repr(small)))
         (folder / "test_large.py").write_text(TEST.replace("{names!r}", repr(large)))
         plain = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        zoo = [*plain, "-n", "2", "--headswap-zoo=timm", f"--headswap-models={','.join(sizes)}"]
+        zoo = [*plain, "--headswap-zoo=timm", f"--headswap-models={','.join(sizes)}"]
         loop = [sys.executable, "-c", LOOP]
         yield (
             "bare",
@@ -136,8 +145,8 @@ def measure_ways(sizes: Mapping[str, float]) -> Iterator[tuple[str, Cost]]:
             measure([[*plain, "-n", "2", "test_small.py"]], folder)
             + measure([[*plain, "test_large.py"]], folder, threads=2),
         )
-        yield "harness", measure([zoo], folder)
-        yield "abstract", measure([[*zoo, "--headswap-evidence=abstract"]], folder)
+        for way, flags in HARNESS.items():
+            yield way, measure([[*zoo, *flags]], folder)
         yield "import", measure([[sys.executable, "-c", "import torch, timm"]], folder)
         yield "one small model", measure([[*plain, "--headswap-zoo=timm", f"--headswap-models={FIXED}"]], folder)
 
@@ -164,8 +173,10 @@ def table(models: int, costs: Mapping[str, Cost]) -> list[str]:
 WAYS = {
     "bare": "bare loop: create, one forward and one backward at the model's own resolution",
     "test": "the same as a parametrized pytest test",
-    "harness": "`pytest --headswap-zoo=timm -n 2`: all checks",
-    "abstract": "the same with `--headswap-evidence=abstract`",
+    "-n 2": "`pytest --headswap-zoo=timm -n 2`: all checks",
+    "-n 2, abstract": "the same with `--headswap-evidence=abstract`",
+    "local:2": "`pytest --headswap-zoo=timm --headswap-executor=local:2`: all checks",
+    "local:2, abstract": "the same with `--headswap-evidence=abstract`",
 }
 
 

@@ -1,6 +1,6 @@
-"""Compare a run on a Ray cluster with a run under xdist: `python benchmarks/ray_overhead.py`.
+"""Compare runs in two processes of pytest, on a Ray cluster, and under xdist: `python benchmarks/executors.py`.
 
-Both check the same models with abstract evidence, one after the other, in two processes with one thread each. The
+All check the same models with abstract evidence, one after the other, in two processes with one thread each. The
 cluster has two CPUs of this machine. It is started before the measurement, and its processes start during it.
 """
 
@@ -20,10 +20,8 @@ EVERY = 5
 _STORE_BYTES = 2**28
 
 
-def measure_both(every: int = EVERY) -> dict[str, Cost]:
-    """Measure every Nth model of timm; return the costs of `xdist` and `ray`, or nothing if Ray is not installed."""
-    if find_spec("ray") is None:
-        return {}
+def measure_each(every: int = EVERY) -> dict[str, Cost]:
+    """Measure every Nth model of timm; return the costs of `xdist`, `local` and, if Ray is installed, `ray`."""
     import timm
 
     names = ",".join(timm.list_models()[::every])
@@ -32,8 +30,10 @@ def measure_both(every: int = EVERY) -> dict[str, Cost]:
         pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
         zoo = [*pytest, "--headswap-zoo=timm", f"--headswap-models={names}", "--headswap-evidence=abstract"]
         costs = {"xdist": measure([[*zoo, "-n", "2"]], folder)}
-        with _cluster() as address:
-            costs["ray"] = measure([[*zoo, f"--headswap-executor=ray:{address}"]], folder)
+        costs["local"] = measure([[*zoo, "--headswap-executor=local:2"]], folder)
+        if find_spec("ray") is not None:
+            with _cluster() as address:
+                costs["ray"] = measure([[*zoo, f"--headswap-executor=ray:{address}"]], folder)
     return costs
 
 
@@ -52,26 +52,33 @@ def _cluster() -> Iterator[str]:
 
 def table(every: int, costs: Mapping[str, Cost]) -> list[str]:
     """Return the figures as a Markdown table. Ray's processes are not those of the run, so their CPU is not known."""
-    if not costs:
-        return ["Ray was not measured, because it is not installed: `pip install 'pytest-headswap[ray]'`."]
-    names = {"xdist": "`-n 2`", "ray": "`--headswap-executor=ray:ADDRESS`, a cluster with 2 CPUs"}
     lines = [
         f"Every {every}th timm model with `--headswap-evidence=abstract`, in two processes with one thread each:",
         "",
         "| | wall | wall relative to `-n 2` |",
         "|---|---:|---:|",
     ]
-    for way, what in names.items():
-        lines.append(f"| {what} | {costs[way].wall:.0f} s | {costs[way].wall / costs['xdist'].wall:.2f} |")
+    for way, what in WAYS.items():
+        if way in costs:
+            lines.append(f"| {what} | {costs[way].wall:.0f} s | {costs[way].wall / costs['xdist'].wall:.2f} |")
+    if "ray" not in costs:
+        lines += ["", "Ray was not measured, because it is not installed: `pip install 'pytest-headswap[ray]'`."]
     return lines
 
 
+WAYS = {
+    "xdist": "`-n 2`",
+    "local": "`--headswap-executor=local:2`",
+    "ray": "`--headswap-executor=ray:ADDRESS`, a cluster with 2 CPUs",
+}
+
+
 def main() -> None:
-    """Measure both and print the table."""
+    """Measure each and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=EVERY, help=f"measure every Nth model (default: {EVERY})")
     arguments = parser.parse_args()
-    print("\n".join(table(arguments.every, measure_both(arguments.every))))
+    print("\n".join(table(arguments.every, measure_each(arguments.every))))
 
 
 if __name__ == "__main__":
