@@ -29,7 +29,7 @@ def outcomes(results: dict[str, Result]) -> dict[str, tuple[object, ...]]:
     }
 
 
-@pytest.mark.parametrize("isolation", ["fork", "spawn"])
+@pytest.mark.parametrize("isolation", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_pool_gives_the_outcomes_of_one_process(
     project: pytest.Pytester, extend_conftest: Extend, journal: Journal, isolation: str
 ) -> None:
