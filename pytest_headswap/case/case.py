@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -13,7 +13,7 @@ from torch import nn
 
 from pytest_headswap.case.abstract_runs import ModeRun, OriginalRun, original_runs, run_mode, run_modes
 from pytest_headswap.case.finding import ABSTRACT, NUMERIC, CheckSkipped
-from pytest_headswap.case.head_inputs import record_head_inputs
+from pytest_headswap.case.head_inputs import HeadInputs, record_head_inputs
 from pytest_headswap.case.sample_inputs import seeded
 from pytest_headswap.case.skip_init import on_meta_if_possible
 from pytest_headswap.case.structure_snapshot import StructureSnapshot
@@ -171,7 +171,7 @@ class Case:
         """
         assert self.original_values is not None, "training needs a model with values"
         with self.seeded("training"):
-            reference: Mapping[str, torch.Tensor] = {}
+            reference: HeadInputs = {}
             with suppress(Exception):  # The model may run only in train mode; output_shape reports that.
                 reference = self.evaluation.head_inputs
             return train(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 
 import torch
 from torch import nn
@@ -15,34 +16,39 @@ from pytest_headswap.engine import Inputs, Swap, record_head_calls
 _ROUNDING = 64  # times the precision of the dtype
 
 
-@contextmanager
-def record_head_inputs(model: nn.Module, swap: Swap) -> Iterator[dict[str, torch.Tensor]]:
-    """Record the input of each head in the block, by the path of the head. Skip a head that is the model itself.
+HeadInputs = dict[str, list[torch.Tensor]]
+"""The input of each call of a head, by the path of the head."""
 
-    The inputs of several calls are joined if they fit, as for pieces of a batch; otherwise it is that of the last call.
+
+@contextmanager
+def record_head_inputs(model: nn.Module, swap: Swap) -> Iterator[HeadInputs]:
+    """Record the input of each call of a head in the block. Skip a head that is the model itself.
+
     The dictionary is filled at the end of the block.
     """
-    inputs: dict[str, torch.Tensor] = {}
+    inputs: HeadInputs = {}
     with record_head_calls(model, {head.path for head in swap.heads if head.path}) as calls:
         yield inputs
     for path, tensors in calls.items():
         if features := [call[0] for call in tensors if call]:
-            fits = len({(x.shape[1:], x.dtype) for x in features if x.dim()}) == 1 and all(x.dim() for x in features)
-            inputs[path] = torch.cat(features) if fits else features[-1]
+            inputs[path] = features
 
 
 Sample = dict[str, list[torch.Tensor]]
 """For each head, its input for one sample, in each way in which the rows may be arranged."""
 
 
-def sample_of(head_inputs: Mapping[str, torch.Tensor], inputs: Inputs, *, last: bool = False) -> Sample:
+def sample_of(head_inputs: Mapping[str, Sequence[torch.Tensor]], inputs: Inputs, *, last: bool = False) -> Sample:
     """Return the part of each tensor that belongs to the first or last sample.
 
-    The tensors are (batch, ...), (steps, batch, ...), (batch * parts, ...) or (parts * batch, ...).
+    The tensors are (batch, ...), (steps, batch, ...), (batch * parts, ...) or (parts * batch, ...). If each of several
+    calls has the whole batch, the last one counts. If the calls are pieces of it, in any order, each row may be the
+    sample.
     """
     batch = batch_size(inputs)
     found: Sample = {}
-    for path, tensor in head_inputs.items():
+    for path, calls in head_inputs.items():
+        tensor = calls[-1]
         if tensor.dim() > 1 and tensor.shape[0] != batch and tensor.shape[1] == batch:
             found[path] = [tensor[:, -1 if last else 0]]
         else:
@@ -50,7 +56,18 @@ def sample_of(head_inputs: Mapping[str, torch.Tensor], inputs: Inputs, *, last: 
             found[path] = [tensor[-parts:] if last else tensor[:parts]]
             if parts > 1:
                 found[path].append(tensor[batch - 1 :: batch] if last else tensor[::batch])
+        found[path] += [pair[last] for pair in product(_rows_of_pieces(calls, batch), repeat=2)]
     return found
+
+
+def _rows_of_pieces(calls: Sequence[torch.Tensor], batch: int) -> list[torch.Tensor]:
+    """Return the rows of each sample, in the order of the calls, if these can be pieces of a batch."""
+    if len(calls) == 1 or any(call.dim() == 0 or call.shape[1:] != calls[0].shape[1:] for call in calls):
+        return []
+    if len(calls) == batch and len({call.shape for call in calls}) == 1:
+        return list(calls)  # one sample each, also without a dimension for samples
+    joined = torch.cat(list(calls))
+    return list(joined.reshape(batch, -1, *joined.shape[1:])) if len(joined) % batch == 0 else []
 
 
 def feature_differences(one: Sample, other: Sample) -> list[str]:

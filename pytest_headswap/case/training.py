@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from torch import nn
 
 from pytest_headswap.case.calls_after_freeze import effects_of_calls
 from pytest_headswap.case.class_outputs import class_output_labels
-from pytest_headswap.case.head_inputs import Sample, feature_differences, record_head_inputs, sample_of
+from pytest_headswap.case.head_inputs import HeadInputs, Sample, feature_differences, record_head_inputs, sample_of
 from pytest_headswap.case.sample_inputs import stable_seed, with_first_sample_last
 from pytest_headswap.case.tensor_names import swapped_names
 from pytest_headswap.case.value_snapshot import ValueSnapshot, bitwise_equal
@@ -34,10 +34,10 @@ _LEARNING_RATE, _MOMENTUM, _WEIGHT_DECAY = 0.1, 0.9, 0.01
 
 @dataclass(frozen=True)
 class EvalForward:
-    """A real forward pass in eval mode: the outputs, and the input of each head by the path of the head."""
+    """A real forward pass in eval mode: the outputs, and the inputs of the heads."""
 
     outputs: Any
-    head_inputs: Mapping[str, torch.Tensor]
+    head_inputs: HeadInputs
 
 
 @dataclass
@@ -83,7 +83,7 @@ def train(
     *,
     freeze: Callable[[], AbstractContextManager[FrozenBackbone]],
     train_mode: bool,
-    reference: Mapping[str, torch.Tensor],
+    reference: HeadInputs,
     rows_are_samples: bool,
 ) -> TrainingRecord:
     """Freeze all but the heads, take up to three SGD steps with momentum and weight decay, and record the effects.
@@ -149,7 +149,7 @@ def _take_steps(
     batches: Sequence[Inputs],
     training: bool,
     record: TrainingRecord,
-    reference: Mapping[str, torch.Tensor],
+    reference: HeadInputs,
 ) -> None:
     """Train on the first batch and on further ones, until `TrainingRecord` needs no other step."""
     optimizer = torch.optim.SGD(parameters(model), lr=_LEARNING_RATE, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY)

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,13 +70,9 @@ def _pool_executor(
     from pytest_headswap.isolation.process_pool import ProcessPool
 
     make: Callable[[], SubprocessExecutor] = PoolProcessExecutor(spawned, settings.isolation, settings.options.device)
-    if method == "fork":  # each process has its copy
-        make = partial(_same, isolated)
+    if method == "fork":
+        make = lambda: isolated  # noqa: E731 - each process has its copy
     return PoolExecutor(ProcessPool(settings.processes, method, make))
-
-
-def _same(executor: SubprocessExecutor) -> SubprocessExecutor:
-    return executor
 
 
 def _start_methods(isolation: str, device: str) -> tuple[StartMethod, StartMethod]:
